@@ -1,0 +1,251 @@
+"""From a configuration to data loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import default_collate
+from yacs.config import CfgNode
+
+from dassl.utils import BadImageError, InputError, check_availability, read_image
+
+from .datasets import Datum, build_dataset
+from .samplers import build_sampler
+from .transforms.transforms import build_plain_transform, build_transform
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetWrapper(Dataset):
+    """Images of a list of Datum as dicts: img, label, domain, impath, index (and img0 if asked).
+
+    `transform` is one transform or several (then img, img2, ...). With K_TRANSFORMS > 1 each is
+    applied that often in training, and `img` is a list. An unreadable image raises BadImageError,
+    or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable` drops.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Callable | Sequence[Callable] | None = None,
+        is_train: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        self.skip_bad = skips_bad_images(cfg)
+        self.to_tensor = build_plain_transform(cfg)
+        if self.k_tfm > 1 and transform is None:
+            raise InputError(
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm} but there is no transform to repeat: "
+                "set it to 1, or INPUT.NO_TRANSFORM to False."
+            )
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        try:
+            image = read_image(item.impath)
+        except BadImageError:
+            if self.skip_bad:
+                return {"bad": item.impath}
+            raise
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        output.update(self._transformed(image))
+        if self.return_img0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _transformed(self, image) -> dict[str, Any]:
+        if self.transform is None:
+            return {}
+        several = isinstance(self.transform, (list, tuple))
+        transforms = self.transform if several else [self.transform]
+        keys = ["img", *(f"img{i}" for i in range(2, len(transforms) + 1))]
+        return {k: self._repeated(tfm, image) for k, tfm in zip(keys, transforms, strict=True)}
+
+    def _repeated(self, transform: Callable, image) -> Any:
+        images = [transform(image) for _ in range(self.k_tfm)]
+        return images if self.k_tfm > 1 else images[0]
+
+
+def skips_bad_images(cfg: CfgNode) -> bool:
+    """Whether DATALOADER.BAD_IMAGES is "skip"; a configuration of upstream has no such key."""
+    setting = cfg.DATALOADER.get("BAD_IMAGES", "stop")
+    check_availability(setting, ("stop", "skip"), what="DATALOADER.BAD_IMAGES")
+    return setting == "skip"
+
+
+def collate_readable(samples: list[Any]) -> Any:
+    """Collate all samples but {"bad": path} ones; their paths go to batch["bad"], if any.
+
+    A batch of bad images only is {"bad": [...]}, without "img".
+    """
+    bad = [s["bad"] for s in samples if isinstance(s, dict) and "bad" in s]
+    if not bad:
+        return default_collate(samples)
+    good = [s for s in samples if "bad" not in s]
+    return {**(default_collate(good) if good else {}), "bad": bad}
+
+
+def build_data_loader(
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Callable | Sequence[Callable] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: type[Dataset] | None = None,
+) -> DataLoader:
+    """A loader over `data_source`; in training an incomplete last batch is left out.
+
+    The order depends on the global generators alone. Workers are started anew each epoch and
+    seeded (Python, numpy, torch) from torch's global generator, so that restoring it restores the
+    augmentations; workers kept alive would carry state that no checkpoint holds.
+    """
+    if not data_source:
+        kind = "training" if is_train else "evaluation"
+        raise InputError(
+            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT "
+            "and the folders under it."
+        )
+    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    return DataLoader(
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        collate_fn=collate_readable if skips_bad_images(cfg) else None,
+    )
+
+
+class DataManager:
+    """The dataset that `cfg` names, and its loaders.
+
+    Differs from upstream: a loader, and what only it needs, is made when it is first read, so that
+    evaluation does not list or transform training images.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Callable | Sequence[Callable] | None = None,
+        custom_tfm_test: Callable | Sequence[Callable] | None = None,
+        dataset_wrapper: type[Dataset] | None = None,
+    ) -> None:
+        self.cfg = cfg
+        self.dataset = build_dataset(cfg)
+        self._custom_tfm_train = custom_tfm_train
+        self._custom_tfm_test = custom_tfm_test
+        self._dataset_wrapper = dataset_wrapper
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset.num_classes
+
+    @property
+    def num_source_domains(self) -> int:
+        return len(self.cfg.DATASET.SOURCE_DOMAINS)
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Label -> class name."""
+        return self.dataset.lab2cname
+
+    @cached_property
+    def tfm_train(self) -> Any:
+        if self._custom_tfm_train is None:
+            return build_transform(self.cfg, is_train=True)
+        logger.info("* Using custom transform for training")
+        return self._custom_tfm_train
+
+    @cached_property
+    def tfm_test(self) -> Any:
+        if self._custom_tfm_test is None:
+            return build_transform(self.cfg, is_train=False)
+        logger.info("* Using custom transform for testing")
+        return self._custom_tfm_test
+
+    @cached_property
+    def train_loader_x(self) -> DataLoader:
+        return self._train_loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X)
+
+    @cached_property
+    def train_loader_u(self) -> DataLoader | None:
+        if not self.dataset.train_u:
+            return None
+        loaders = self.cfg.DATALOADER
+        settings = loaders.TRAIN_X if loaders.TRAIN_U.SAME_AS_X else loaders.TRAIN_U
+        return self._train_loader(self.dataset.train_u, settings)
+
+    @cached_property
+    def val_loader(self) -> DataLoader | None:
+        return self._test_loader(self.dataset.val) if self.dataset.val else None
+
+    @cached_property
+    def test_loader(self) -> DataLoader:
+        return self._test_loader(self.dataset.test)
+
+    def _train_loader(self, source: Sequence[Datum], settings: CfgNode) -> DataLoader:
+        return build_data_loader(
+            self.cfg,
+            sampler_type=settings.SAMPLER,
+            data_source=source,
+            batch_size=settings.BATCH_SIZE,
+            n_domain=settings.N_DOMAIN,
+            n_ins=settings.N_INS,
+            tfm=self.tfm_train,
+            is_train=True,
+            dataset_wrapper=self._dataset_wrapper,
+        )
+
+    def _test_loader(self, source: Sequence[Datum]) -> DataLoader:
+        return build_data_loader(
+            self.cfg,
+            sampler_type=self.cfg.DATALOADER.TEST.SAMPLER,
+            data_source=source,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=self.tfm_test,
+            is_train=False,
+            dataset_wrapper=self._dataset_wrapper,
+        )
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Log a table of the sizes. Training images are counted only once they are listed."""
+        rows = [("Dataset", cfg.DATASET.NAME)]
+        if cfg.DATASET.SOURCE_DOMAINS:
+            rows.append(("Source", str(cfg.DATASET.SOURCE_DOMAINS)))
+        if cfg.DATASET.TARGET_DOMAINS:
+            rows.append(("Target", str(cfg.DATASET.TARGET_DOMAINS)))
+        rows.append(("# classes", f"{self.num_classes:,}"))
+        rows += [(f"# {name}", count) for name, count in self._counts()]
+        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
+        rule = f"{'-' * left}  {'-' * right}"
+        table = [rule, *(f"{name:<{left}}  {value}" for name, value in rows), rule]
+        logger.info("%s", "\n".join(table))
+
+    def _counts(self) -> list[tuple[str, str]]:
+        data = self.dataset
+        listed = data.train_x_listed
+        counts = [("train_x", f"{len(data.train_x or ()):,}" if listed else "not listed yet")]
+        for name in ("train_u", "val", "test"):
+            if getattr(data, name):
+                counts.append((name, f"{len(getattr(data, name)):,}"))
+        return counts

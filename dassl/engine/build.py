@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from yacs.config import CfgNode
+
+from dassl.utils import Registry
+
+TRAINER_REGISTRY = Registry("TRAINER")
+
+logger = logging.getLogger(__name__)
+
+
+def build_trainer(cfg: CfgNode) -> Any:
+    """The registered trainer cfg.TRAINER.NAME, built from `cfg`."""
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if cfg.VERBOSE:
+        logger.info("Loading trainer: %s", cfg.TRAINER.NAME)
+    return trainer(cfg)

@@ -1,0 +1,120 @@
+"""What a run says of itself while it trains: progress lines and metrics.jsonl."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dassl.utils import AverageMeter, MetricMeter, atomic_write, write_errors_named
+
+
+class EpochProgress:
+    """Times and losses of one epoch."""
+
+    def __init__(self, epoch: int, max_epoch: int, num_batches: int) -> None:
+        self.epoch = epoch
+        self.max_epoch = max_epoch
+        self.num_batches = num_batches
+        self.losses = MetricMeter()
+        self.batch_time = AverageMeter()
+        self.data_time = AverageMeter()
+        self.bad_images = 0
+        self.begin = self.end = time.perf_counter()
+
+    def data_arrived(self) -> None:
+        """The batch is here: what passed since the last step was waiting for data."""
+        self.data_time.update(time.perf_counter() - self.end)
+
+    def step_done(self, loss_summary: dict[str, float] | None) -> None:
+        """A batch is finished; None if it was skipped."""
+        now = time.perf_counter()
+        if loss_summary is not None:
+            self.batch_time.update(now - self.end)
+            self.losses.update(loss_summary)
+        self.end = now
+
+    def line(self, batch_idx: int, lr: float) -> str:
+        """One printed line, in upstream's form; `lr` is the rate that the step used."""
+        return " ".join(
+            [
+                f"epoch [{self.epoch + 1}/{self.max_epoch}]",
+                f"batch [{batch_idx + 1}/{self.num_batches}]",
+                f"time {self.batch_time.val:.3f} ({self.batch_time.avg:.3f})",
+                f"data {self.data_time.val:.3f} ({self.data_time.avg:.3f})",
+                f"{self.losses}",
+                f"lr {lr:.4e}",
+                f"eta {datetime.timedelta(seconds=int(self._eta(batch_idx)))}",
+            ]
+        )
+
+    def batch_record(self, batch_idx: int, lr: float) -> dict[str, Any]:
+        """What the line says, for metrics.jsonl; times in seconds."""
+        return {
+            "epoch": self.epoch + 1,
+            "batch": batch_idx + 1,
+            **{name: meter.val for name, meter in self.losses.meters.items()},
+            "lr": lr,
+            "time": self.batch_time.val,
+            "data": self.data_time.val,
+            "eta": self._eta(batch_idx),
+        }
+
+    def epoch_record(self) -> dict[str, Any]:
+        """Means over the epoch; `data_share` is the share of its time spent waiting for data."""
+        seconds = time.perf_counter() - self.begin
+        return {
+            "epoch": self.epoch + 1,
+            **{f"mean_{name}": meter.avg for name, meter in self.losses.meters.items()},
+            "epoch_time": seconds,
+            "data_share": self.data_time.sum / max(seconds, 1e-9),
+            "bad_images": self.bad_images,
+        }
+
+    def _eta(self, batch_idx: int) -> float:
+        batches = self.num_batches - batch_idx - 1
+        batches += (self.max_epoch - self.epoch - 1) * self.num_batches
+        return self.batch_time.avg * batches
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, appended to as the run goes on.
+
+    Opened at epoch `start_epoch` of a resumed run it keeps the lines of the epochs before and
+    drops those of an epoch that was cut off, so that no epoch occurs twice.
+    """
+
+    def __init__(self, path: str | os.PathLike, start_epoch: int = 0) -> None:
+        self.path = Path(path)
+        kept = [line for line in self._lines() if _epoch_of(line) <= start_epoch]
+        with atomic_write(self.path) as handle:
+            handle.writelines(f"{line}\n" for line in kept)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; a number that is not finite becomes null."""
+        line = json.dumps({name: _plain(value) for name, value in record.items()})
+        with write_errors_named(self.path), open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(f"{line}\n")
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return json.loads(line)["epoch"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf  # a line cut off by a crash belongs to no finished epoch
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,125 @@
+"""Learning-rate schedules by name, with a warm-up in front.
+
+A scheduler is stepped once an epoch. Warm-up and successor are composed as upstream composes
+them: with constant warm-up of one epoch and WARMUP_RECOUNT, epoch 0 runs at WARMUP_CONS_LR and
+epoch e >= 1 of a cosine at LR (1 + cos(pi (e - 1) / MAX_EPOCH)) / 2, so that the last epoch does
+not reach 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
+
+from dassl.utils import InputError, check_availability
+
+SCHEDULERS = ("single_step", "multi_step", "cosine")
+
+
+class _WarmupScheduler(LRScheduler):
+    """`warmup_epoch` epochs of its own rate, then `successor` takes over.
+
+    The state is plain (numbers, lists, dicts; the successor's state nested), so that
+    `torch.load(weights_only=True)` reads it.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
+    ) -> None:
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        """The rate of each parameter group in warm-up epoch `self.last_epoch`."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch >= self.warmup_epoch:
+            return self.successor.get_last_lr()
+        return self.warmup_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch < self.warmup_epoch:
+            super().step(epoch)
+            return
+        self.successor.step(epoch)
+        self._last_lr = self.successor.get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        self.successor.load_state_dict(state.pop("successor"))
+        super().load_state_dict(state)
+
+
+class ConstantWarmupScheduler(_WarmupScheduler):
+    """`cons_lr` in every warm-up epoch."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        cons_lr: float,
+        last_epoch: int = -1,
+    ) -> None:
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        return [self.cons_lr] * len(self.base_lrs)
+
+
+class LinearWarmupScheduler(_WarmupScheduler):
+    """`min_lr` in epoch 0, then LR * epoch / warmup_epoch."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        min_lr: float,
+        last_epoch: int = -1,
+    ) -> None:
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return [self.min_lr] * len(self.base_lrs)
+        return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+
+
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
+    """The schedule OPTIM.LR_SCHEDULER, behind a warm-up if WARMUP_EPOCH > 0."""
+    scheduler = _main_scheduler(optimizer, optim_cfg)
+    epochs = optim_cfg.WARMUP_EPOCH
+    if epochs <= 0:
+        return scheduler
+    check_availability(optim_cfg.WARMUP_TYPE, ("constant", "linear"), what="OPTIM.WARMUP_TYPE")
+    if not optim_cfg.WARMUP_RECOUNT:
+        scheduler.last_epoch = epochs
+    if optim_cfg.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_CONS_LR)
+    return LinearWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_MIN_LR)
+
+
+def _main_scheduler(optimizer: Optimizer, cfg: CfgNode) -> LRScheduler:
+    check_availability(cfg.LR_SCHEDULER, SCHEDULERS, what="OPTIM.LR_SCHEDULER")
+    several = isinstance(cfg.STEPSIZE, (list, tuple))
+    if cfg.LR_SCHEDULER == "cosine":
+        return CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH))
+    if cfg.LR_SCHEDULER == "multi_step":
+        if not several:
+            raise InputError(f"multi_step needs a list as OPTIM.STEPSIZE, not {cfg.STEPSIZE!r}.")
+        return MultiStepLR(optimizer, milestones=list(cfg.STEPSIZE), gamma=cfg.GAMMA)
+    step = cfg.STEPSIZE[-1] if several else cfg.STEPSIZE
+    if not isinstance(step, int):
+        raise InputError(f"single_step needs whole epochs as OPTIM.STEPSIZE, not {step!r}.")
+    return StepLR(optimizer, step_size=step if step > 0 else cfg.MAX_EPOCH, gamma=cfg.GAMMA)

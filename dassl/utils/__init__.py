@@ -1,0 +1,71 @@
+from .checkpoint import (
+    load_checkpoint,
+    load_pretrained_weights,
+    load_weights_into,
+    named_checkpoint,
+    restore,
+    resume_from_checkpoint,
+    save_checkpoint,
+    save_tensors,
+)
+from .errors import BadImageError, InputError, NonFiniteLossError, UnknownNameError
+from .files import (
+    atomic_write,
+    check_isfile,
+    listdir_nohidden,
+    mkdir_if_missing,
+    read_json,
+    write_errors_named,
+    write_json,
+)
+from .logger import setup_logger
+from .meters import AverageMeter, MetricMeter
+from .names import check_availability, get_most_similar_str_to_a_from_b, nearest_name
+from .registry import Registry
+from .rng import get_rng_state, set_rng_state
+from .tools import collect_env_info, read_image, set_random_seed, tolist_if_not
+from .torchtools import (
+    count_num_param,
+    init_network_weights,
+    open_all_layers,
+    open_specified_layers,
+)
+
+__all__ = [
+    "AverageMeter",
+    "BadImageError",
+    "InputError",
+    "MetricMeter",
+    "NonFiniteLossError",
+    "Registry",
+    "UnknownNameError",
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "get_most_similar_str_to_a_from_b",
+    "get_rng_state",
+    "init_network_weights",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "load_weights_into",
+    "mkdir_if_missing",
+    "named_checkpoint",
+    "nearest_name",
+    "open_all_layers",
+    "open_specified_layers",
+    "read_image",
+    "read_json",
+    "restore",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+    "set_random_seed",
+    "set_rng_state",
+    "setup_logger",
+    "tolist_if_not",
+    "write_errors_named",
+    "write_json",
+]

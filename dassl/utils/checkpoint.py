@@ -1,0 +1,216 @@
+"""Checkpoints: written whole, read without running code."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import re
+import shutil
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .files import atomic_write
+from .untrusted import load_weights_only
+
+__all__ = [
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "load_weights_into",
+    "named_checkpoint",
+    "restore",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+]
+
+logger = logging.getLogger(__name__)
+
+BEST = "model-best.pth.tar"
+
+# What torch.load raises for files that are cut off or are something else.
+_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+def save_tensors(obj: Any, path: str | os.PathLike) -> None:
+    """`torch.save` to `path`, atomically. InputError if the disk is full or not writable."""
+    with atomic_write(path, "wb") as handle:
+        # Through memory: torch's own file writer turns a full disk into an obscure RuntimeError.
+        buffer = io.BytesIO()
+        torch.save(obj, buffer)
+        handle.write(buffer.getbuffer())
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str | os.PathLike,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
+    """Write `state` to `save_dir`/`model_name` (default model.pth.tar-<epoch>).
+
+    Then the file `checkpoint` is made to name it; with `is_best` it is copied to
+    model-best.pth.tar. `remove_module_from_keys` strips DataParallel's "module.". Each file is
+    written whole or not at all (InputError), and `checkpoint` never names an incomplete one.
+    """
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _without_module(state["state_dict"])}
+    path = Path(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    save_tensors(state, path)
+    with atomic_write(path.with_name("checkpoint")) as handle:
+        handle.write(f"{path.name}\n")
+    logger.info("Checkpoint saved to %s", path)
+    if is_best:
+        with open(path, "rb") as source, atomic_write(path.with_name(BEST), "wb") as copy:
+            shutil.copyfileobj(source, copy)
+
+
+def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; code inside it is never run.
+
+    Files of upstream hold pickled optimiser and scheduler objects: those are dropped (their
+    entry becomes None). Anything else that would need code is refused.
+
+    Differs from upstream: always on the CPU (`load_state_dict` moves tensors where they belong)
+    and always `weights_only=True`.
+
+    Raises:
+        InputError: no such file, a folder, a damaged file, or one that would run code.
+    """
+    if fpath is None or not str(fpath):
+        raise InputError("No checkpoint file was named.")
+    if os.path.isdir(fpath):
+        raise InputError(f"{fpath} is a folder, not a checkpoint file.{_files_in(fpath)}")
+    if not os.path.isfile(fpath):
+        raise InputError(f"There is no checkpoint {fpath}.{_files_in(Path(fpath).parent)}")
+    try:
+        return load_weights_only(fpath)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))  # torch's text also says how to run it: no
+        why = f"loading it would run code ({code[1]})" if code else "it is damaged"
+        raise InputError(
+            f"The checkpoint {fpath} was refused: {why}. Only files of tensors, numbers and text "
+            "are read."
+        ) from error
+    except _DAMAGED as e:
+        raise InputError(
+            f"{fpath} is not a readable checkpoint; it may be truncated or of another kind "
+            f"({' '.join(str(e).split())[:200]}). Copy or download it again."
+        ) from e
+
+
+def named_checkpoint(directory: str | os.PathLike) -> Path | None:
+    """The file that `directory`/checkpoint names, None if there is no such note."""
+    note = Path(directory, "checkpoint")
+    if not note.is_file():
+        return None
+    lines = note.read_text(encoding="utf-8").splitlines()
+    if not lines or not lines[0].strip():
+        raise InputError(f"{note} is empty; write the name of a checkpoint file into it.")
+    return Path(directory, lines[0].strip())
+
+
+def load_weights_into(model: nn.Module, state_dict: dict[str, Any], path: Any) -> None:
+    """`model.load_state_dict`, with an InputError naming `path` if names or shapes differ."""
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise InputError(
+            f"The checkpoint {path} does not fit the model ({' '.join(str(error).split())[:500]}). "
+            "Was it trained with another backbone, context length or class list?"
+        ) from error
+
+
+def restore(
+    checkpoint: dict[str, Any],
+    path: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Put a loaded checkpoint into model, optimiser and scheduler; returns the epoch to go on at.
+
+    A scheduler whose state was not kept (a file of upstream) is stepped forward to the epoch.
+    """
+    load_weights_into(model, checkpoint["state_dict"], path)
+    epoch = int(checkpoint["epoch"])
+    if scheduler is not None:
+        if checkpoint.get("scheduler") is not None:
+            scheduler.load_state_dict(checkpoint["scheduler"])
+        else:
+            _fast_forward(scheduler, epoch)
+    # After the scheduler: stepping that sets learning rates, the optimiser's state has the right
+    # ones.
+    if optimizer is not None and checkpoint.get("optimizer") is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    return epoch
+
+
+def resume_from_checkpoint(
+    fdir: str | os.PathLike,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Restore what the note `fdir`/checkpoint names; returns the epoch to go on at."""
+    path = named_checkpoint(fdir)
+    if path is None:
+        raise InputError(f"There is no file `checkpoint` in {fdir} to resume from.")
+    epoch = restore(load_checkpoint(path), path, model, optimizer, scheduler)
+    logger.info("Resumed from %s (epoch %d)", path, epoch)
+    return epoch
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
+    """Load the entries of a checkpoint or state dict that fit `model` by name and shape.
+
+    "module." is stripped; entries that do not fit are left out and listed in a warning.
+
+    Differs from upstream: if nothing fits that is an InputError, not a silent continue.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    own = model.state_dict()
+    fitting, left_out = OrderedDict(), []
+    for name, value in _without_module(checkpoint.get("state_dict", checkpoint)).items():
+        if name in own and torch.is_tensor(value) and own[name].shape == value.shape:
+            fitting[name] = value
+        else:
+            left_out.append(name)
+    if not fitting:
+        raise InputError(
+            f"Nothing in {weight_path} fits the model: it holds {left_out[:5]}, "
+            f"the model has {list(own)[:5]} (names and shapes must agree)."
+        )
+    model.load_state_dict({**own, **fitting})
+    logger.info("Loaded pretrained weights from %s", weight_path)
+    if left_out:
+        logger.warning("Left out of %s, as name or shape differ: %s", weight_path, left_out)
+
+
+def _without_module(state_dict: dict[str, Any]) -> OrderedDict[str, Any]:
+    return OrderedDict((name.removeprefix("module."), v) for name, v in state_dict.items())
+
+
+def _fast_forward(scheduler: Any, epoch: int) -> None:
+    with warnings.catch_warnings():
+        # torch wants optimizer.step() first; here those steps were made in an earlier run.
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(epoch):
+            scheduler.step()
+
+
+def _files_in(folder: str | os.PathLike) -> str:
+    if not os.path.isdir(folder):
+        return f" The folder {folder} does not exist."
+    names = sorted(os.listdir(folder))
+    return f" {folder} holds: {', '.join(names[:20]) or 'nothing'}."

@@ -1,0 +1,99 @@
+"""Files and folders: written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file beside `path` and move it into place when the block ends well.
+
+    Readers see the old file or the whole new one. On any error the temporary file is removed and
+    the old file stays. `mode` is "w" (UTF-8) or "wb". A full disk, a missing permission and the
+    like become an InputError that names `path`.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    encoding = "utf-8" if mode == "w" else None
+    with write_errors_named(path, own=temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, mode, encoding=encoding) as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors_named(path: str | os.PathLike, own: str | os.PathLike = "") -> Iterator[None]:
+    """Turn the OSError of a failed write to `path` (or to `own`) into an InputError.
+
+    An OSError about some other file, raised inside the block, passes through unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        about = error.filename2 or error.filename
+        ours = {str(path), str(own), str(Path(path).parent)}
+        if about is not None and str(about) not in ours:
+            raise
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
+            "Free some space or permit writing there, or choose another output folder."
+        ) from error
+
+
+def mkdir_if_missing(dirname: str | os.PathLike) -> None:
+    """Create the folder `dirname` and its parents if they are missing."""
+    with write_errors_named(dirname):
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str | os.PathLike) -> bool:
+    """Whether `fpath` is a file; a warning is logged when it is not."""
+    is_file = os.path.isfile(fpath)
+    if not is_file:
+        logger.warning("No file found at %s", fpath)
+    return is_file
+
+
+def read_json(fpath: str | os.PathLike) -> Any:
+    """The content of a JSON file; InputError if it is missing or not JSON."""
+    try:
+        return json.loads(Path(fpath).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {fpath}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{fpath} is not valid JSON ({error}). Mend it, or delete it if it was generated."
+        ) from error
+
+
+def write_json(obj: Any, fpath: str | os.PathLike) -> None:
+    """Write `obj` as indented JSON, atomically."""
+    with atomic_write(fpath) as handle:
+        json.dump(obj, handle, indent=4)
+        handle.write("\n")
+
+
+def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
+    """Names in a folder that do not begin with a dot; `sort` them if asked."""
+    names = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(names) if sort else names

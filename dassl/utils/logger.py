@@ -1,0 +1,50 @@
+"""Logging that looks like upstream's printed output, without touching sys.stdout."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+
+from .files import mkdir_if_missing, write_errors_named
+
+__all__ = ["setup_logger"]
+
+_CONSOLE, _FILE = "dassl-console", "dassl-file"
+
+
+def setup_logger(output: str | os.PathLike | None = None) -> None:
+    """Send log records of level INFO and above to stdout and, with `output`, to a file as well.
+
+    `output` is a folder (the file is its `log.txt`) or a path that ends in .txt or .log. Calling
+    it again replaces the handlers of the earlier call.
+
+    Differs from upstream: records are logged, sys.stdout is not replaced; an existing log is
+    appended to under a dated line, so that a run that was stopped and resumed reads as one
+    story. (Upstream starts `log.txt-<time>` beside it.)
+    """
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if h.get_name() in (_CONSOLE, _FILE)]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.INFO)
+    _add(root, logging.StreamHandler(sys.stdout), _CONSOLE)
+    if output:
+        _add(root, _file_handler(os.fspath(output)), _FILE)
+
+
+def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:
+    handler.set_name(name)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(handler)
+
+
+def _file_handler(output: str) -> logging.Handler:
+    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    mkdir_if_missing(os.path.dirname(path) or ".")
+    with write_errors_named(path, own=os.path.abspath(path)):
+        if os.path.exists(path):
+            with open(path, "a", encoding="utf-8") as log:
+                log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
+        return logging.FileHandler(path, encoding="utf-8")

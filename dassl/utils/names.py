@@ -1,0 +1,32 @@
+"""Names that users type: what is known, and which known name is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from .errors import UnknownNameError
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
+    """The string of `b` most similar to `a` (case ignored), None if `b` is empty."""
+    return max(b, key=lambda name: _similarity(a, name), default=None)
+
+
+nearest_name = get_most_similar_str_to_a_from_b
+
+
+def check_availability(requested: str, available: Iterable[str], what: str = "name") -> None:
+    """Raise UnknownNameError unless `requested` is in `available`; `what` names the kind."""
+    available = list(available)
+    if requested in available:
+        return
+    nearest = nearest_name(str(requested), available)
+    raise UnknownNameError(
+        f"Unknown {what} {str(requested)!r}. Known: {', '.join(available) or 'none'}."
+        + (f" Did you mean {nearest!r}?" if nearest is not None else "")
+    )
+
+
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(None, a.lower(), b.lower()).ratio()

@@ -1,0 +1,79 @@
+"""Seeds, images, and what the run stands on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import struct
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import BadImageError
+
+# What Pillow raises for damaged or foreign files, by format.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python's, numpy's and torch's (CPU and CUDA) global generators. 0 is a seed."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """The image at `path`, decoded whole, as RGB. BadImageError if it is missing or damaged.
+
+    Differs from upstream: a file that cannot be read is an error, not an endless retry.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # decodes every row, so that a truncated file is noticed here
+            return image.convert("RGB")
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(
+            f"Cannot read the image {path} ({reason}). Replace or remove the file, or set "
+            "DATALOADER.BAD_IMAGES skip to leave such images out."
+        ) from error
+
+
+def tolist_if_not(x: Any) -> list:
+    """`x` if it is a list, else `[x]`."""
+    return x if isinstance(x, list) else [x]
+
+
+def collect_env_info() -> str:
+    """Versions of what figures can depend on, one a line. Starts no process."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "scikit-learn")
+    lines = [f"python: {platform.python_version()} ({platform.system()} {platform.machine()})"]
+    lines += [f"{name}: {_version(name)}" for name in packages]
+    lines.append(f"CUDA: {torch.version.cuda or 'none'}, devices: {_devices()}")
+    lines.append(f"CPUs: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

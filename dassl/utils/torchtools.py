@@ -1,0 +1,67 @@
+"""Small helpers for models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .errors import InputError
+from .names import check_availability
+
+__all__ = ["count_num_param", "init_network_weights", "open_all_layers", "open_specified_layers"]
+
+
+def count_num_param(model: nn.Module | None = None, params=None) -> int:
+    """Number of numbers in `params` (a list of tensors or of groups with "params") or `model`."""
+    if params is None:
+        if model is None:
+            raise ValueError("count_num_param needs a model or params")
+        params = model.parameters()
+    tensors = (t for p in params for t in (p["params"] if isinstance(p, dict) else [p]))
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def open_all_layers(model: nn.Module) -> None:
+    """Train mode, and a gradient for every parameter."""
+    model.train()
+    model.requires_grad_(True)
+
+
+def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
+    """Train the named children only; all others go to eval mode without gradients."""
+    model = model.module if isinstance(model, nn.DataParallel) else model
+    children = dict(model.named_children())
+    wanted = [open_layers] if isinstance(open_layers, str) else open_layers
+    for name in wanted:
+        check_availability(name, children, what="layer")
+    for name, child in children.items():
+        child.train(name in wanted)
+        child.requires_grad_(name in wanted)
+
+
+_INITIALISERS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "normal": lambda weight, gain: nn.init.normal_(weight, 0.0, gain),
+    "xavier": lambda weight, gain: nn.init.xavier_normal_(weight, gain=gain),
+    "kaiming": lambda weight, gain: nn.init.kaiming_normal_(weight, a=0, mode="fan_in"),
+    "orthogonal": lambda weight, gain: nn.init.orthogonal_(weight, gain=gain),
+}
+
+
+def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
+    """Initialise convolutions and linear layers by `init_type`, norm layers to weight 1, bias 0."""
+    if init_type not in _INITIALISERS:
+        raise InputError(f"Unknown init_type {init_type!r}; known: {', '.join(_INITIALISERS)}.")
+    for module in model.modules():
+        kind = type(module).__name__
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if "BatchNorm" in kind or "InstanceNorm" in kind:
+            if weight is not None:
+                nn.init.ones_(weight)
+        elif ("Conv" in kind or "Linear" in kind) and isinstance(weight, torch.Tensor):
+            _INITIALISERS[init_type](weight, gain)
+        else:
+            continue
+        if bias is not None:
+            nn.init.zeros_(bias)

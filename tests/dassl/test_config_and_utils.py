@@ -1,0 +1,275 @@
+"""Configuration keys, registries, logging, meters, metrics, the evaluator."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from dassl.config import clean_cfg, get_cfg_default
+from dassl.engine.progress import MetricsFile
+from dassl.evaluation import build_evaluator
+from dassl.metrics import compute_accuracy
+from dassl.utils import (
+    AverageMeter,
+    InputError,
+    MetricMeter,
+    Registry,
+    check_availability,
+    check_isfile,
+    collect_env_info,
+    count_num_param,
+    get_most_similar_str_to_a_from_b,
+    init_network_weights,
+    listdir_nohidden,
+    open_all_layers,
+    open_specified_layers,
+    read_json,
+    setup_logger,
+    tolist_if_not,
+    write_json,
+)
+
+DEFAULTS = """
+VERSION=1 OUTPUT_DIR='./output' RESUME='' SEED=-1 USE_CUDA=True VERBOSE=True
+INPUT.SIZE=(224,224) INPUT.INTERPOLATION='bilinear' INPUT.TRANSFORMS=() INPUT.NO_TRANSFORM=False
+INPUT.PIXEL_MEAN=[0.485,0.456,0.406] INPUT.PIXEL_STD=[0.229,0.224,0.225] INPUT.CROP_PADDING=4
+INPUT.RRCROP_SCALE=(0.08,1.0) INPUT.CUTOUT_N=1 INPUT.CUTOUT_LEN=16 INPUT.GN_MEAN=0.0
+INPUT.GN_STD=0.15 INPUT.RANDAUGMENT_N=2 INPUT.RANDAUGMENT_M=10 INPUT.COLORJITTER_B=0.4
+INPUT.COLORJITTER_C=0.4 INPUT.COLORJITTER_S=0.4 INPUT.COLORJITTER_H=0.1 INPUT.RGS_P=0.2
+INPUT.GB_P=0.5 INPUT.GB_K=21
+DATASET.ROOT='' DATASET.NAME='' DATASET.SOURCE_DOMAINS=() DATASET.TARGET_DOMAINS=()
+DATASET.NUM_LABELED=-1 DATASET.NUM_SHOTS=-1 DATASET.VAL_PERCENT=0.1 DATASET.STL10_FOLD=-1
+DATASET.CIFAR_C_TYPE='' DATASET.CIFAR_C_LEVEL=1 DATASET.ALL_AS_UNLABELED=False
+DATASET.SUBSAMPLE_CLASSES='all'
+DATALOADER.NUM_WORKERS=4 DATALOADER.K_TRANSFORMS=1 DATALOADER.RETURN_IMG0=False
+DATALOADER.BAD_IMAGES='stop' DATALOADER.TRAIN_X.SAMPLER='RandomSampler'
+DATALOADER.TRAIN_X.BATCH_SIZE=32 DATALOADER.TRAIN_X.N_DOMAIN=0 DATALOADER.TRAIN_X.N_INS=16
+DATALOADER.TRAIN_U.SAME_AS_X=True DATALOADER.TRAIN_U.SAMPLER='RandomSampler'
+DATALOADER.TRAIN_U.BATCH_SIZE=32 DATALOADER.TRAIN_U.N_DOMAIN=0 DATALOADER.TRAIN_U.N_INS=16
+DATALOADER.TEST.SAMPLER='SequentialSampler' DATALOADER.TEST.BATCH_SIZE=32
+MODEL.INIT_WEIGHTS='' MODEL.BACKBONE.NAME='' MODEL.BACKBONE.PRETRAINED=True MODEL.HEAD.NAME=''
+MODEL.HEAD.HIDDEN_LAYERS=() MODEL.HEAD.ACTIVATION='relu' MODEL.HEAD.BN=True MODEL.HEAD.DROPOUT=0.0
+OPTIM.NAME='adam' OPTIM.LR=0.0003 OPTIM.WEIGHT_DECAY=5e-4 OPTIM.MOMENTUM=0.9 OPTIM.SGD_DAMPNING=0
+OPTIM.SGD_NESTEROV=False OPTIM.RMSPROP_ALPHA=0.99 OPTIM.ADAM_BETA1=0.9 OPTIM.ADAM_BETA2=0.999
+OPTIM.STAGED_LR=False OPTIM.NEW_LAYERS=() OPTIM.BASE_LR_MULT=0.1 OPTIM.LR_SCHEDULER='single_step'
+OPTIM.STEPSIZE=(-1,) OPTIM.GAMMA=0.1 OPTIM.MAX_EPOCH=10 OPTIM.WARMUP_EPOCH=-1
+OPTIM.WARMUP_TYPE='linear' OPTIM.WARMUP_CONS_LR=1e-5 OPTIM.WARMUP_MIN_LR=1e-5
+OPTIM.WARMUP_RECOUNT=True
+TRAIN.CHECKPOINT_FREQ=0 TRAIN.PRINT_FREQ=10 TRAIN.COUNT_ITER='train_x'
+TEST.EVALUATOR='Classification' TEST.PER_CLASS_RESULT=False TEST.COMPUTE_CMAT=False
+TEST.NO_TEST=False TEST.SPLIT='test' TEST.FINAL_MODEL='last_step' TRAINER.NAME=''
+"""
+
+
+def flat(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, CN):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_config_keys_and_defaults():
+    pairs = (entry.split("=", 1) for entry in DEFAULTS.split())
+    expected = {key: eval(value, {}) for key, value in pairs}
+    cfg = get_cfg_default()
+    assert {"MCD", "CDAC", "FIXMATCH"} <= set(cfg.TRAINER)
+    clean_cfg(cfg, "CoOp")
+    assert dict(flat(cfg)) == expected
+
+
+def test_config_copies_are_independent_and_unknown_keys_fail():
+    cfg = get_cfg_default()
+    cfg.INPUT.PIXEL_MEAN[0] = 9.0
+    cfg.OPTIM.LR = 1.0
+    assert get_cfg_default().INPUT.PIXEL_MEAN[0] == 0.485 and get_cfg_default().OPTIM.LR == 0.0003
+    with pytest.raises(AssertionError, match="Non-existent key"):
+        cfg.merge_from_list(["OPTIM.LRR", 1])
+
+
+def test_clean_cfg_keeps_the_trainers_own_node():
+    cfg = get_cfg_default()
+    clean_cfg(cfg, "FixMatch")
+    assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
+
+
+def test_registry():
+    registry = Registry("SCORE")
+
+    @registry.register()
+    class Energy:
+        pass
+
+    def entropy():
+        pass
+
+    registry.register(entropy)
+    assert registry.get("Energy") is Energy and registry.registered_names() == ["Energy", "entropy"]
+    assert "entropy" in registry and "MCM" not in registry
+    with pytest.raises(KeyError, match="already registered"):
+        registry.register(entropy)
+    registry.register(entropy, force=True)
+    with pytest.raises(InputError) as caught:
+        registry.get("energi")
+    assert isinstance(caught.value, KeyError)
+    assert str(caught.value) == (
+        "Unknown score 'energi'. Known: Energy, entropy. Did you mean 'Energy'?"
+    )
+
+
+def test_names():
+    assert get_most_similar_str_to_a_from_b("cosin", ["step", "cosine"]) == "cosine"
+    assert get_most_similar_str_to_a_from_b("x", []) is None
+    check_availability("a", ["a"])
+    with pytest.raises(InputError, match="Known: none"):
+        check_availability("a", [])
+
+
+def test_meters_print_as_upstream():
+    meter = MetricMeter()
+    meter.update(None)
+    meter.update({"loss": torch.tensor(1.0), "acc": 50})
+    meter.update({"loss": 2.0})
+    assert str(meter) == "loss 2.0000 (1.5000) acc 50.0000 (50.0000)"
+    with pytest.raises(TypeError):
+        meter.update([1])
+    average = AverageMeter()
+    average.update(1.0, n=3)
+    average.update(5.0)
+    assert (average.val, average.avg) == (5.0, 2.0)
+
+
+@pytest.fixture
+def own_root_handlers():
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield root
+    for handler in [h for h in root.handlers if h not in before]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+
+
+def test_logger_is_idempotent_and_appends(tmp_path, own_root_handlers, capsys):
+    stdout = sys.stdout
+    before = len(own_root_handlers.handlers)
+    for text in ("first run", "second run"):
+        setup_logger(tmp_path)
+        logging.getLogger("anything").info(text)
+    assert len(own_root_handlers.handlers) == before + 2 and sys.stdout is stdout
+    assert capsys.readouterr().out == "first run\nsecond run\n"
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("first run", "second run")
+    assert sum(line.startswith("=====") for line in lines) == 1
+
+
+def test_logger_to_a_file_and_to_nothing(tmp_path, own_root_handlers):
+    before = len(own_root_handlers.handlers)
+    setup_logger(str(tmp_path / "a" / "other.log"))
+    assert (tmp_path / "a" / "other.log").exists()
+    setup_logger()
+    assert len(own_root_handlers.handlers) == before + 1
+
+
+def test_accuracy():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]])
+    top1, top2, top9 = compute_accuracy((logits, None), torch.tensor([0, 1, 0, 1]), topk=(1, 2, 9))
+    assert (top1.item(), top2.item(), top9.item()) == (50.0, 75.0, 100.0) and top1.shape == (1,)
+
+
+def evaluator_after(tmp_path, *opts):
+    cfg = get_cfg_default()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.merge_from_list(list(opts))
+    return build_evaluator(cfg, lab2cname={i: f"c{i}" for i in range(4)})
+
+
+def test_evaluator(tmp_path, caplog):
+    evaluator = evaluator_after(tmp_path, "TEST.PER_CLASS_RESULT", True, "TEST.COMPUTE_CMAT", True)
+    rng = np.random.default_rng(0)
+    true, logits = rng.integers(0, 3, 50), rng.normal(size=(50, 4))
+    for part in (slice(0, 20), slice(20, 50)):
+        evaluator.process(torch.tensor(logits[part]), torch.tensor(true[part]))
+    results = evaluator.evaluate()
+    pred = logits.argmax(1)
+    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
+    assert results["accuracy"] == pytest.approx(100 * (true == pred).mean())
+    f1 = f1_score(true, pred, average="macro", labels=np.unique(true))
+    assert results["macro_f1"] == pytest.approx(100 * f1)
+    recalls = [(pred[true == c] == c).mean() for c in range(3)]
+    assert results["perclass_accuracy"] == pytest.approx(100 * np.mean(recalls))
+    saved = torch.load(tmp_path / "cmat.pt", weights_only=True)
+    np.testing.assert_allclose(saved.numpy(), confusion_matrix(true, pred, normalize="true"))
+    assert any(m.startswith("* class: 0 (c0)\ttotal: ") for m in caplog.messages)
+    evaluator.reset()
+    with pytest.raises(InputError, match="No image was evaluated"):
+        evaluator.evaluate()
+
+
+def test_per_class_results_need_names():
+    cfg = get_cfg_default()
+    cfg.TEST.PER_CLASS_RESULT = True
+    with pytest.raises(InputError, match="class names"):
+        build_evaluator(cfg)
+
+
+def test_metrics_file_drops_what_a_stopped_run_wrote_too_much(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    for epoch in (1, 2, 3):
+        metrics.write({"epoch": epoch, "loss": float("nan") if epoch == 2 else 1 / 3})
+    with path.open("a") as file:
+        file.write('{"epoch": 1, "lo')  # cut off
+    MetricsFile(path, start_epoch=2)
+    assert path.read_text() == '{"epoch": 1, "loss": 0.333333}\n{"epoch": 2, "loss": null}\n'
+    MetricsFile(path)
+    assert path.read_text() == ""
+
+
+def test_json_and_listing(tmp_path, caplog):
+    write_json({"b": [1]}, tmp_path / "x.json")
+    assert read_json(tmp_path / "x.json") == {"b": [1]}
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "a").touch()
+    assert listdir_nohidden(tmp_path, sort=True) == ["a", "x.json"]
+    with pytest.raises(InputError, match="no file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_json(tmp_path / "a")
+    assert check_isfile(tmp_path / "a") and not check_isfile(tmp_path / "b")
+    assert "No file found" in caplog.messages[-1]
+    assert tolist_if_not("a") == ["a"] and tolist_if_not(["a"]) == ["a"]
+
+
+def test_layers_and_parameter_count():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    open_specified_layers(model, "1")
+    assert not model[0].weight.requires_grad and not model[0].training
+    assert model[1].weight.requires_grad and model[1].training
+    open_all_layers(model)
+    assert model[0].weight.requires_grad and model[0].training
+    assert count_num_param(model) == 10 == count_num_param(params=[{"params": model.parameters()}])
+    with pytest.raises(InputError, match="Unknown layer"):
+        open_specified_layers(model, "2")
+
+
+@pytest.mark.parametrize("kind", ["normal", "xavier", "kaiming", "orthogonal"])
+def test_weight_initialisation(kind):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    nn.init.constant_(model[0].weight, 7.0)
+    nn.init.constant_(model[1].weight, 7.0)
+    init_network_weights(model, kind)
+    assert model[0].weight.abs().max() < 7 and (model[1].weight == 1).all()
+    assert (model[2].bias == 0).all()
+    with pytest.raises(InputError):
+        init_network_weights(model, "zeros")
+
+
+def test_env_info_names_versions():
+    info = collect_env_info()
+    assert f"torch: {torch.__version__.split('+')[0]}" in info and "CPUs:" in info

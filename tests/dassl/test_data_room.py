@@ -1,0 +1,295 @@
+"""Datum lists, few-shot sampling, transforms, loaders: against the public code's numbers."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the dataset)
+from dassl.config import get_cfg_default
+from dassl.data import DataManager, DatasetWrapper, build_data_loader
+from dassl.data.data_manager import collate_readable
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.transforms import build_transform
+from dassl.data.transforms.transforms import AVAI_CHOICES
+from dassl.utils import BadImageError, InputError, read_image, set_random_seed
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEWSHOT = json.loads((GOLDEN / "fewshot_dassl.json").read_text())
+
+
+def items_of(sizes):
+    """Datum lists whose impath is their index."""
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    return [Datum(impath=str(i), label=label) for i, label in enumerate(labels)]
+
+
+def indices(items):
+    return [int(item.impath) for item in items]
+
+
+@pytest.mark.parametrize("key, sizes", [("selected", [40] * 8),
+                                        ("selected_short", [40, 40, 5] + [40] * 5)])  # fmt: skip
+def test_fewshot_selection_equals_the_public_code(key, sizes):
+    items, base = items_of(sizes), DatasetBase()
+    for seed in FEWSHOT["seeds"]:
+        for shots in FEWSHOT["shots"]:
+            expected = FEWSHOT[key][f"seed{seed}_shots{shots}"]
+            set_random_seed(seed)
+            assert indices(base.generate_fewshot_dataset(items, num_shots=shots)) == expected
+            own = base.generate_fewshot_dataset(items, num_shots=shots, rng=random.Random(seed))
+            assert indices(own) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    shots=st.integers(1, 8),
+    seed=st.integers(0, 9),
+)
+def test_fewshot_never_repeats_and_takes_small_classes_whole(sizes, shots, seed):
+    base, items = DatasetBase(), items_of(sizes)
+    chosen = base.generate_fewshot_dataset(items, num_shots=shots, rng=random.Random(seed))
+    assert len(set(indices(chosen))) == len(chosen)
+    counts = {label: len(found) for label, found in base.split_dataset_by_label(chosen).items()}
+    assert counts == {label: min(size, shots) for label, size in enumerate(sizes)}
+    filled = base.generate_fewshot_dataset(items, num_shots=shots, repeat=True)
+    assert len(filled) == shots * len(sizes)
+
+
+def test_fewshot_off_and_several_sources():
+    base, items = DatasetBase(), items_of([3, 3])
+    assert base.generate_fewshot_dataset(items) is items
+    assert base.generate_fewshot_dataset(items, items, num_shots=0) == (items, items)
+    both = base.generate_fewshot_dataset(items, items, num_shots=1, rng=random.Random(0))
+    assert [len(part) for part in both] == [2, 2]
+
+
+def test_training_set_is_listed_only_when_read():
+    listed = []
+
+    def list_images():
+        listed.append(1)
+        return items_of([2, 2])
+
+    data = DatasetBase(train_x=list_images, classnames=["ant", "bee"])
+    assert (data.num_classes, data.classnames) == (2, ["ant", "bee"])
+    assert data.lab2cname == {0: "ant", 1: "bee"} and not listed
+    assert len(data.train_x) == 4 and data.train_x is data.train_x and listed == [1]
+
+
+def test_classes_from_training_images_as_upstream():
+    items = [Datum("a", 2, classname="cat"), Datum("b", 0, classname="ant")]
+    data = DatasetBase(train_x=items)
+    assert (data.num_classes, data.classnames) == (3, ["ant", "cat"])
+    assert DatasetBase(train_x=lambda: items).lab2cname == {0: "ant", 2: "cat"}
+    with pytest.raises(InputError, match="empty"):
+        DatasetBase(train_x=[])
+
+
+def test_datum_and_domains():
+    with pytest.raises(TypeError):
+        Datum(impath=Path("x"))
+    data = DatasetBase(train_x=[Datum("a", domain=1), Datum("b"), Datum("c", domain=1)])
+    assert {d: indices_of(v) for d, v in data.split_dataset_by_domain(data.train_x).items()} == {
+        1: ["a", "c"],
+        0: ["b"],
+    }
+    data.domains = ["photo"]
+    data.check_input_domains(["photo"], [])
+    with pytest.raises(InputError, match="Unknown domain 'sketch'"):
+        data.check_input_domains(["photo"], ["sketch"])
+
+
+def indices_of(items):
+    return [item.impath for item in items]
+
+
+def test_split_file_round_trip_has_relative_paths(tmp_path):
+    part = [Datum(str(tmp_path / "img" / "a.png"), 1, classname="bee")]
+    DatasetBase.save_split(part, [], part, tmp_path / "split.json", tmp_path)
+    assert str(tmp_path) not in (tmp_path / "split.json").read_text()
+    assert DatasetBase.read_split(tmp_path / "split.json", tmp_path) == (part, [], part)
+
+
+def clip_input(**keys):
+    cfg = get_cfg_default()
+    settings = {
+        "SIZE": (64, 64),
+        "INTERPOLATION": "bicubic",
+        "PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073],
+        "PIXEL_STD": [0.26862954, 0.26130258, 0.27577711],
+        "TRANSFORMS": ("random_resized_crop", "random_flip", "normalize"),
+    }
+    for name, value in {**settings, **keys}.items():
+        cfg.INPUT[name] = value
+    return cfg
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_transforms_equal_the_public_code_bit_for_bit(i):
+    golden = np.load(GOLDEN / "preprocess.npz")
+    image = Image.fromarray(golden[f"image_{i}"])
+    test = build_transform(clip_input(), is_train=False)(image)
+    assert np.array_equal(test.numpy(), golden[f"test_{i}"])
+    train = build_transform(clip_input(), is_train=True)
+    torch.manual_seed(i)
+    assert np.array_equal(train(image).numpy(), golden[f"train_{i}"])
+
+
+def test_transform_log_reads_as_upstreams(caplog):
+    build_transform(clip_input(), is_train=True)
+    build_transform(clip_input(), is_train=False)
+    assert [m for m in caplog.messages if "normalization" not in m] == [
+        "Building transform_train",
+        "+ random resized crop (size=(64, 64), scale=(0.08, 1.0))",
+        "+ random flip",
+        "+ to torch tensor of range [0, 1]",
+        "Building transform_test",
+        "+ resize the smaller edge to 64",
+        "+ 64x64 center crop",
+        "+ to torch tensor of range [0, 1]",
+    ]
+
+
+@pytest.mark.parametrize("choice", AVAI_CHOICES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_every_transform_gives_the_size_asked_for(choice, interpolation):
+    cfg = clip_input(SIZE=(24, 32), INTERPOLATION=interpolation)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    for is_train in (True, False):
+        assert build_transform(cfg, is_train, choices=[choice])(image).shape == (3, 24, 32)
+
+
+def test_unknown_transform_and_no_transform():
+    with pytest.raises(InputError, match="Did you mean 'random_flip'"):
+        build_transform(clip_input(TRANSFORMS=("random_flp",)))
+    with pytest.raises(InputError, match="Did you mean 'bicubic'"):
+        build_transform(clip_input(INTERPOLATION="cubic"))
+    assert build_transform(clip_input(NO_TRANSFORM=True)) is None
+
+
+class IndexOnly(torch.utils.data.Dataset):
+    """A wrapper as users pass it: here an item is its own index."""
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.data_source = data_source
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, idx):
+        return idx
+
+
+@pytest.mark.parametrize("key", FEWSHOT["loader"])
+def test_loader_order_equals_the_public_code(key):
+    seed, n = (int(part.lstrip("seedn")) for part in key.split("_"))
+    cfg = get_cfg_default()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    loader = build_data_loader(
+        cfg, "RandomSampler", items_of([n]), batch_size=32, dataset_wrapper=IndexOnly
+    )
+    set_random_seed(seed)
+    assert [[b.tolist() for b in loader] for _ in range(2)] == FEWSHOT["loader"][key]
+
+
+class Noise(IndexOnly):
+    """An item is what the three generators of its worker give."""
+
+    def __getitem__(self, idx):
+        return torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
+
+
+def test_workers_draw_from_restored_generators():
+    cfg = get_cfg_default()
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loader = build_data_loader(
+        cfg, "SequentialSampler", items_of([6]), batch_size=2, dataset_wrapper=Noise
+    )
+    set_random_seed(3)
+    first, second = torch.cat(list(loader)), torch.cat(list(loader))
+    assert torch.unique(torch.cat([first, second])).numel() == 36
+    set_random_seed(3)
+    assert torch.equal(torch.cat(list(loader)), first)
+
+
+def test_empty_set_unknown_sampler_and_dropped_rest():
+    cfg = get_cfg_default()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    with pytest.raises(InputError, match="training set .* is empty"):
+        build_data_loader(cfg, data_source=[])
+    with pytest.raises(InputError, match="Did you mean 'RandomSampler'"):
+        build_data_loader(cfg, "RandomSample", items_of([2]))
+    for is_train, n, batches in ((True, 9, 2), (False, 9, 3), (True, 3, 1)):
+        loader = build_data_loader(cfg, data_source=items_of([n]), batch_size=4,
+                                   is_train=is_train, dataset_wrapper=IndexOnly)  # fmt: skip
+        assert len(loader) == batches
+
+
+def test_wrapper_items(make_cfg):
+    cfg = make_cfg("DATALOADER.K_TRANSFORMS", 2, "DATALOADER.RETURN_IMG0", True)
+    data = build_dataset(cfg).train_x
+    tfm = build_transform(cfg, is_train=True)
+    item = DatasetWrapper(cfg, data, transform=[tfm, tfm], is_train=True)[7]
+    assert set(item) == {"label", "domain", "impath", "index", "img", "img2", "img0"}
+    assert (item["label"], item["index"], len(item["img"])) == (1, 7, 2)
+    assert item["img0"].shape == item["img2"][1].shape == (3, 16, 16)
+    test_item = DatasetWrapper(cfg, data, transform=tfm, is_train=False)[0]
+    assert test_item["img"].shape == (3, 16, 16)  # repeated in training only
+    with pytest.raises(InputError, match="K_TRANSFORMS"):
+        DatasetWrapper(cfg, data, transform=None, is_train=True)
+
+
+def jpeg(path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path, quality=95)
+    return path.read_bytes()
+
+
+def test_truncated_and_foreign_images_are_noticed(tmp_path):
+    whole = jpeg(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").mode == "RGB"
+    for name, content in (("cut.jpg", whole[: len(whole) * 2 // 3]), ("text.jpg", b"no image"),
+                          ("empty.jpg", b"")):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadImageError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(BadImageError, match="missing.jpg"):
+        read_image(tmp_path / "missing.jpg")
+
+
+def test_bad_images_in_a_batch(make_cfg, tmp_path):
+    cfg = make_cfg("DATALOADER.BAD_IMAGES", "skip")
+    good = build_dataset(cfg).train_x[:2]
+    source = [good[0], Datum(str(tmp_path / "none.png")), good[1], Datum(str(tmp_path / "no.png"))]
+    loader = build_data_loader(cfg, data_source=source, batch_size=2, is_train=False,
+                               tfm=build_transform(cfg, is_train=False))  # fmt: skip
+    first = next(iter(loader))
+    assert first["img"].shape[0] == 1 and first["bad"] == [source[1].impath]
+    assert collate_readable([{"bad": "x"}, {"bad": "y"}]) == {"bad": ["x", "y"]}
+    with pytest.raises(InputError, match="Did you mean 'skip'"):
+        build_data_loader(make_cfg("DATALOADER.BAD_IMAGES", "skp"), data_source=source)
+
+
+def test_manager_table_and_loaders(make_cfg, caplog):
+    cfg = make_cfg("DATALOADER.TRAIN_X.BATCH_SIZE", 4)
+    manager = DataManager(cfg, custom_tfm_test=build_transform(cfg, is_train=False))
+    assert (manager.num_classes, manager.lab2cname[1], manager.num_source_domains) == (3, "bee", 0)
+    table = next(m for m in caplog.messages if m.startswith("---"))
+    assert [line.split() for line in table.splitlines()[1:-1]] == [
+        ["Dataset", "TinyFolders"],
+        ["#", "classes", "3"],
+        ["#", "train_x", "18"],
+        ["#", "val", "9"],
+        ["#", "test", "9"],
+    ]
+    assert len(manager.train_loader_x) == 4 and manager.train_loader_u is None
+    assert next(iter(manager.test_loader))["img"].shape == (4, 3, 16, 16)
+    assert manager.val_loader is not None

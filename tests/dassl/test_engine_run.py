@@ -1,0 +1,305 @@
+"""A trainer written for upstream Dassl, end to end on the CPU."""
+
+import json
+import logging
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer and its dataset)
+from dassl.engine import TrainerBase, build_trainer
+from dassl.utils import (
+    InputError,
+    NonFiniteLossError,
+    get_rng_state,
+    load_checkpoint,
+    set_random_seed,
+    set_rng_state,
+)
+
+CHECKPOINT_KEYS = {"state_dict", "epoch", "optimizer", "scheduler", "val_result", "rng", "meta"}
+
+
+class StoppedHere(Exception):
+    pass
+
+
+def run(cfg, stop_after=None):
+    """Train as an entry point would; `stop_after` epochs the process "dies"."""
+    set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    if stop_after is not None:
+        after_epoch = trainer.after_epoch
+
+        def dying():
+            after_epoch()
+            if trainer.epoch + 1 == stop_after:
+                raise StoppedHere
+
+        trainer.after_epoch = dying
+        with pytest.raises(StoppedHere):
+            trainer.train()
+    else:
+        trainer.train()
+    return trainer
+
+
+def records(cfg):
+    return [json.loads(x) for x in Path(cfg.OUTPUT_DIR, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_output_layout_checkpoint_and_console(make_cfg, caplog):
+    cfg = make_cfg()
+    run(cfg)
+    out = Path(cfg.OUTPUT_DIR)
+    assert (out / "prompt_learner/checkpoint").read_text() == "model.pth.tar-3\n"
+    assert sorted(p.name for p in (out / "prompt_learner").iterdir()) == [
+        "checkpoint",
+        "model.pth.tar-3",
+    ]
+    assert len(list((out / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    state = torch.load(out / "prompt_learner/model.pth.tar-3", weights_only=True)
+    assert set(state) == CHECKPOINT_KEYS and state["epoch"] == 3 and state["val_result"] is None
+    assert set(state["state_dict"]) == {"ctx", "token_prefix", "token_suffix"}
+    lines = [m for m in caplog.messages if m.startswith("epoch [")]
+    assert len(lines) == 9  # 18 images, batches of 5, the incomplete one left out; 3 epochs
+    assert lines[2].startswith("epoch [1/3] batch [3/3] time ")
+    # The rate each step used: upstream printed the next epoch's in the last batch.
+    assert [line.split(" lr ")[1].split()[0] for line in lines[2:5]] == [
+        "1.0000e-05",
+        "5.0000e-02",
+        "5.0000e-02",
+    ]
+    for text in ("No checkpoint found, train from scratch", "Finish training",
+                 "Deploy the last-epoch model", "Evaluate on the *test* set"):  # fmt: skip
+        assert text in caplog.messages
+    assert any(m.startswith("=> result\n* total: 9\n* correct: ") for m in caplog.messages)
+
+
+def test_metrics_file_has_a_line_a_print_and_one_an_epoch(make_cfg):
+    cfg = make_cfg("TRAIN.PRINT_FREQ", 2)
+    run(cfg)
+    rows = records(cfg)
+    assert [(r["epoch"], r.get("batch")) for r in rows] == [
+        (1, 2), (1, None), (2, 2), (2, None), (3, 2), (3, None)]  # fmt: skip
+    assert {"loss", "acc", "lr", "time", "data", "eta"} <= set(rows[0])
+    assert all(0 <= r["data_share"] <= 1 and r["bad_images"] == 0 for r in rows[1::2])
+
+
+def last_file(trainer, epoch):
+    return Path(trainer.output_dir, f"prompt_learner/model.pth.tar-{epoch}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("prec", ["fp32", "amp"])
+def test_resumed_run_equals_uninterrupted_one(make_cfg, tmp_path, workers, prec):
+    common = ("DATALOADER.NUM_WORKERS", workers, "TRAIN.CHECKPOINT_FREQ", 1, "DATASET.NUM_SHOTS",
+              4, "TRAINER.UPSTREAMSTYLE.PREC", prec, "OPTIM.MAX_EPOCH", 4)  # fmt: skip
+    whole = run(make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "whole")))
+    cfg = make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "parts"))
+    run(cfg, stop_after=2)
+    resumed = run(cfg)
+    assert resumed.start_epoch == 2
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    states = [load_checkpoint(last_file(t, 4))["rng"] for t in (whole, resumed)]
+    assert torch.equal(states[0]["torch"], states[1]["torch"])
+    assert torch.equal(states[0]["python"]["words"], states[1]["python"]["words"])
+    losses = [[r.get("loss") for r in records(t.cfg)] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_the_resume_test_can_fail(make_cfg, tmp_path, monkeypatch):
+    """Without restored generators the resumed run is another one."""
+    monkeypatch.setattr("dassl.engine.base.set_rng_state", lambda state: None)
+    common = ("TRAIN.CHECKPOINT_FREQ", 1)
+    whole = run(make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "whole")))
+    cfg = make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "parts"))
+    run(cfg, stop_after=2)
+    assert not torch.equal(run(cfg).model.prompt_learner.ctx, whole.model.prompt_learner.ctx)
+
+
+def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
+    folder = Path(cfg.OUTPUT_DIR, "prompt_learner")
+    run(cfg, stop_after=2)
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]
+    assert (folder / "checkpoint").read_text() == "model.pth.tar-2\n"
+
+
+def test_best_val_keeps_and_deploys_the_best(make_cfg):
+    cfg = make_cfg("TEST.FINAL_MODEL", "best_val")
+    trainer = run(cfg)
+    best = load_checkpoint(Path(cfg.OUTPUT_DIR, "prompt_learner/model-best.pth.tar"))
+    assert best["val_result"] == trainer.best_result
+    torch.testing.assert_close(best["state_dict"]["ctx"], trainer.model.prompt_learner.ctx.detach())
+
+
+def test_best_val_without_validation_set_is_refused(make_cfg):
+    trainer = build_trainer(make_cfg("TEST.FINAL_MODEL", "best_val"))
+    trainer.val_loader = None
+    with pytest.raises(InputError, match="no validation images"):
+        trainer.train()
+
+
+def test_resume_from_a_folder_without_checkpoint_is_refused(make_cfg, tmp_path):
+    with pytest.raises(InputError, match="RESUME names"):
+        build_trainer(make_cfg("RESUME", str(tmp_path))).train()
+
+
+def test_evaluation_builds_no_training_loader(make_cfg):
+    trainer = build_trainer(make_cfg())
+    trainer.test()
+    assert "train_loader_x" not in trainer.dm.__dict__
+    assert "tfm_train" not in trainer.dm.__dict__
+
+
+def test_pretrained_weights_and_own_load_model(make_cfg, tmp_path):
+    cfg = make_cfg()
+    first = run(cfg)
+    weights = Path(cfg.OUTPUT_DIR, "prompt_learner/model.pth.tar-3")
+    second = build_trainer(make_cfg("MODEL.INIT_WEIGHTS", str(weights)))
+    assert torch.equal(second.model.prompt_learner.ctx, first.model.prompt_learner.ctx)
+    third = build_trainer(make_cfg())
+    third.load_model(cfg.OUTPUT_DIR, epoch=3)
+    assert torch.equal(third.model.prompt_learner.ctx, first.model.prompt_learner.ctx)
+
+
+@pytest.fixture
+def base(tmp_path):
+    trainer = TrainerBase()  # no cfg anywhere
+    trainer.register_model("net", torch.nn.Linear(2, 2))
+    return trainer
+
+
+def test_load_model_picks_best_then_newest_and_epoch_zero_is_a_value(base, tmp_path, caplog):
+    base.save_model(-1, tmp_path)  # epoch 0
+    base.save_model(1, tmp_path)
+    base.load_model(tmp_path)
+    assert "model.pth.tar-2" in caplog.messages[-1] and "val_result" not in caplog.messages[-1]
+    base.load_model(tmp_path, epoch=0)
+    assert "model.pth.tar-0" in caplog.messages[-1]
+    base.save_model(0, tmp_path, val_result=61.25, model_name="model-best.pth.tar")
+    base.load_model(tmp_path)
+    assert "model-best.pth.tar" in caplog.messages[-1]
+    assert "val_result = 61.2" in caplog.messages[-1]
+    with pytest.raises(InputError, match=r"model\.pth\.tar-7.*holds: .*model\.pth\.tar-2"):
+        base.load_model(tmp_path, epoch=7)
+
+
+def test_checkpoint_of_another_shape_is_a_sentence(base, tmp_path):
+    base.save_model(0, tmp_path)
+    other = TrainerBase()
+    other.register_model("net", torch.nn.Linear(3, 2))
+    with pytest.raises(InputError, match="does not fit the model"):
+        other.load_model(tmp_path, epoch=1)
+
+
+def test_checkpoints_of_different_epochs_are_not_mixed(base, tmp_path):
+    base.register_model("other", torch.nn.Linear(1, 1))
+    base.save_model(0, tmp_path)
+    Path(tmp_path, "net/checkpoint").write_text("model.pth.tar-2\n")
+    state = load_checkpoint(tmp_path / "net/model.pth.tar-1")
+    torch.save({**state, "epoch": 2}, tmp_path / "net/model.pth.tar-2")
+    with pytest.raises(InputError, match="different epochs"):
+        base.resume_model_if_exist(tmp_path)
+
+
+def test_registration_rules(base):
+    with pytest.raises(ValueError, match="registered already"):
+        base.register_model("net")
+    with pytest.raises(InputError, match="Did you mean 'net'"):
+        base.get_model_names("nett")
+    with pytest.raises(AttributeError):
+        TrainerBase.__new__(TrainerBase).register_model("net")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_non_finite_loss_names_its_place(make_cfg, value):
+    trainer = build_trainer(make_cfg())
+    trainer.epoch, trainer.batch_idx = 4, 1
+    with pytest.raises(NonFiniteLossError, match="epoch 5, batch 2 at precision fp32") as caught:
+        trainer.model_backward(torch.tensor(value, requires_grad=True))
+    assert isinstance(caught.value, FloatingPointError) and isinstance(caught.value, InputError)
+
+
+def test_rng_state_round_trip_is_weights_only(tmp_path):
+    set_random_seed(0)
+    random.gauss(0, 1), np.random.randn()  # leaves a cached second value in both
+    torch.save(get_rng_state(), tmp_path / "rng")
+    first = (random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand())
+    drawn = torch.rand(3)
+    set_rng_state(torch.load(tmp_path / "rng", weights_only=True))
+    assert (random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand()) == first
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def break_images(cfg, tmp_path, broken):
+    """A copy of the data with the `broken` training images cut short."""
+    import shutil
+
+    root = tmp_path / "broken"
+    shutil.copytree(cfg.DATASET.ROOT, root)
+    for path in broken:
+        file = root / "tiny" / path
+        file.write_bytes(file.read_bytes()[:60])
+    return str(root)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
+    root = break_images(make_cfg(), tmp_path, ["train/bee/1.png"])
+    trainer = build_trainer(
+        make_cfg("DATASET.ROOT", root, "DATALOADER.NUM_WORKERS", workers,
+                 "DATALOADER.TRAIN_X.BATCH_SIZE", 18)  # fmt: skip
+    )
+    with pytest.raises(InputError, match=r"^Cannot read the image .*bee/1\.png") as caught:
+        trainer.train()
+    assert "Traceback" not in str(caught.value)
+
+
+def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplog):
+    root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
+    cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
+                   "DATALOADER.TRAIN_X.BATCH_SIZE", 18)  # fmt: skip
+    run(cfg)
+    named = [m for m in caplog.messages if m.startswith("Left out, as it cannot be read: ")]
+    assert sorted(Path(m).parent.name + "/" + Path(m).name for m in named) == [
+        "ant/0.png",
+        "bee/1.png",
+    ]
+    assert "Epoch 3: 1 unreadable images were left out" in caplog.messages
+    assert "1 unreadable images of the test set were left out" in caplog.messages
+    assert any("* total: 8\n" in m for m in caplog.messages)
+    assert [r["bad_images"] for r in records(cfg) if "bad_images" in r] == [1, 1, 1]
+
+
+def test_learning_rate_moves_on_when_the_last_batch_is_all_bad(make_cfg, tmp_path):
+    broken = [f"train/cat/{i}.png" for i in range(6)]
+    root = break_images(make_cfg(), tmp_path, broken)
+    cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
+                   "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler",
+                   "DATALOADER.TRAIN_X.BATCH_SIZE", 6)  # fmt: skip
+    run(cfg)
+    assert [r["lr"] for r in records(cfg) if "lr" in r][::2] == [1e-5, 0.05, 0.0375]
+
+
+def test_no_readable_image_at_all_is_an_error(make_cfg, tmp_path):
+    broken = [f"train/{c}/{i}.png" for c in ("ant", "bee", "cat") for i in range(6)]
+    root = break_images(make_cfg(), tmp_path, broken)
+    trainer = build_trainer(make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip"))
+    logging.getLogger("dassl").setLevel(logging.ERROR)
+    try:
+        with pytest.warns(UserWarning), pytest.raises(InputError, match="No training image"):
+            trainer.train()
+    finally:
+        logging.getLogger("dassl").setLevel(logging.NOTSET)
+
+
+def test_unknown_trainer_names_the_nearest(make_cfg):
+    with pytest.raises(InputError, match="Unknown trainer 'UpstreamStile'.*'UpstreamStyle'"):
+        build_trainer(make_cfg("TRAINER.NAME", "UpstreamStile"))

@@ -1,0 +1,168 @@
+"""Learning rates against the public code's, against formulas, and across a save."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.optimizer import OPTIMIZERS
+from dassl.utils import InputError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/lr_schedules.json").read_text())
+
+
+def optim_cfg(**keys):
+    cfg = get_cfg_default().OPTIM
+    for name, value in {"NAME": "sgd", **keys}.items():
+        cfg[name] = value
+    return cfg
+
+
+def build(cfg):
+    model = nn.Linear(1, 1)
+    optim = build_optimizer(model, cfg)
+    return optim, build_lr_scheduler(optim, cfg)
+
+
+def rates(cfg, epochs):
+    """The rate used in each epoch, and the one set after the last."""
+    optim, sched = build(cfg)
+    used = []
+    for _ in range(epochs):
+        used.append(optim.param_groups[0]["lr"])
+        optim.step()
+        sched.step()
+    return used, optim.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("name", GOLDEN["lr_schedules"])
+def test_rates_equal_the_public_code(name):
+    case = GOLDEN["lr_schedules"][name]
+    used, after = rates(optim_cfg(**case["optim"]), len(case["lr_of_epoch"]))
+    assert used == case["lr_of_epoch"]
+    assert after == case["lr_after_last"]
+
+
+def test_published_schedule_is_the_shifted_cosine():
+    case = GOLDEN["lr_schedules"]["locoop_vit_b16_ep50"]
+    used, _ = rates(optim_cfg(**case["optim"]), 50)
+    formula = [0.002 * (1 + math.cos(math.pi * (e - 1) / 50)) / 2 for e in range(1, 50)]
+    assert used[0] == 1e-5
+    assert used[1:] == pytest.approx(formula, rel=1e-9)
+
+
+SCHEDULES = st.fixed_dictionaries(
+    {
+        "MAX_EPOCH": st.integers(1, 12),
+        "LR": st.floats(1e-4, 1.0),
+        "LR_SCHEDULER": st.sampled_from(["single_step", "multi_step", "cosine"]),
+        "STEPSIZE": st.lists(st.integers(1, 6), min_size=1, max_size=3).map(
+            lambda steps: tuple(sorted(set(steps)))
+        ),
+        "WARMUP_EPOCH": st.integers(-1, 4),
+        "WARMUP_TYPE": st.sampled_from(["constant", "linear"]),
+    }
+)
+
+
+def formula(keys, epoch):
+    """The schedule with WARMUP_RECOUNT, from its description."""
+    warmup = max(keys["WARMUP_EPOCH"], 0)
+    if epoch < warmup:
+        if keys["WARMUP_TYPE"] == "constant" or epoch == 0:
+            return 1e-5
+        return keys["LR"] * epoch / warmup
+    e = epoch - warmup
+    if keys["LR_SCHEDULER"] == "cosine":
+        return keys["LR"] * (1 + math.cos(math.pi * e / keys["MAX_EPOCH"])) / 2
+    if keys["LR_SCHEDULER"] == "single_step":
+        return keys["LR"] * 0.1 ** (e // keys["STEPSIZE"][-1])
+    return keys["LR"] * 0.1 ** sum(step <= e for step in keys["STEPSIZE"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(keys=SCHEDULES)
+def test_rates_follow_the_formula(keys):
+    used, _ = rates(optim_cfg(**keys), keys["MAX_EPOCH"])
+    expected = [formula(keys, epoch) for epoch in range(keys["MAX_EPOCH"])]
+    assert used == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(keys=SCHEDULES, stop=st.integers(0, 12))
+def test_saved_schedule_goes_on_where_it_stopped(keys, stop, tmp_path_factory):
+    cfg = optim_cfg(**keys)
+    optim, sched = build(cfg)
+    for _ in range(stop):
+        optim.step()
+        sched.step()
+    path = tmp_path_factory.mktemp("sched") / "state"
+    torch.save({"sched": sched.state_dict(), "optim": optim.state_dict()}, path)
+    state = torch.load(path, weights_only=True)
+    optim2, sched2 = build(cfg)
+    sched2.load_state_dict(state["sched"])
+    optim2.load_state_dict(state["optim"])
+    for _ in range(5):
+        assert optim.param_groups[0]["lr"] == optim2.param_groups[0]["lr"]
+        assert sched.get_last_lr() == sched2.get_last_lr()
+        for o, s in ((optim, sched), (optim2, sched2)):
+            o.step()
+            s.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_steps_and_saves_plainly(name, tmp_path):
+    model = nn.Linear(2, 1)
+    optim = build_optimizer(model, optim_cfg(NAME=name, LR=0.1))
+    before = model.weight.detach().clone()
+    model(torch.ones(1, 2)).sum().backward()
+    optim.step()
+    assert not torch.equal(model.weight, before)
+    torch.save(optim.state_dict(), tmp_path / "state")
+    torch.load(tmp_path / "state", weights_only=True)
+
+
+def test_parameter_lists_groups_and_staged_rates(caplog):
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    assert len(build_optimizer(model.parameters(), optim_cfg()).param_groups[0]["params"]) == 4
+    groups = [{"params": list(model.parameters()), "lr": 0.5}]
+    optim = build_optimizer(model, optim_cfg(STAGED_LR=True), param_groups=groups)
+    assert optim.param_groups[0]["lr"] == 0.5 and "ignored" in caplog.messages[-1]
+    model.scale = nn.Parameter(torch.ones(1))  # in no child; upstream lost it
+    staged = build_optimizer(model, optim_cfg(STAGED_LR=True, NEW_LAYERS=("1",), LR=0.1))
+    assert [g["lr"] for g in staged.param_groups] == [pytest.approx(0.01), 0.1]
+    assert [len(g["params"]) for g in staged.param_groups] == [3, 2]
+
+
+def test_frozen_parameters_keep_their_number_and_value():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    model[0].requires_grad_(False)
+    optim = build_optimizer(model, optim_cfg(LR=0.1))
+    before = model[0].weight.clone()
+    model(torch.ones(1, 1)).sum().backward()
+    optim.step()
+    assert torch.equal(model[0].weight, before)
+    assert optim.state_dict()["param_groups"][0]["params"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"NAME": "sdg"}, "Did you mean 'sgd'"),
+        ({"LR_SCHEDULER": "cosin"}, "Did you mean 'cosine'"),
+        ({"WARMUP_EPOCH": 1, "WARMUP_TYPE": "const"}, "Did you mean 'constant'"),
+        ({"LR_SCHEDULER": "multi_step", "STEPSIZE": 3}, "needs a list"),
+        ({"STEPSIZE": (1.5,)}, "whole epochs"),
+        ({"STAGED_LR": True, "NEW_LAYERS": "head"}, "Unknown layer"),
+    ],
+)
+def test_wrong_settings_are_sentences(keys, message):
+    with pytest.raises(InputError, match=message):
+        build(optim_cfg(**keys))
