@@ -1,0 +1,66 @@
+"""What data sets stored as one folder a class have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dassl.data.datasets import DatasetBase, Datum
+from datasets.classnames import report_classnames
+from datasets.fewshot import few_shot
+from datasets.folders import find_splits, read_class_folders
+
+
+class ClassFolders(DatasetBase):
+    """An ID set in class folders; a data set says which classes it has and what they are called.
+
+    The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when ``train_x`` is first
+    read, so that an evaluation needs no training images. With only one of ``val/`` and
+    ``test/`` there, it plays both parts.
+
+    Attributes:
+        dataset_dir: the data set's folder.
+        class_folders: folder names in label order (ImageNet: WordNet ids).
+    """
+
+    default_folder = ""
+
+    def __init__(self, cfg):
+        self.dataset_dir = str(data_root(cfg) / (cfg.DATASET.FOLDER or self.default_folder))
+        self.splits = find_splits(Path(self.dataset_dir))
+        self.class_folders = self.choose_classes(cfg)
+        names, source = self.name_classes(cfg)
+        report_classnames(type(self).__name__, names, source)
+        test = self._read(self.splits.get("test", self.splits.get("val")), names)
+        both = "val" in self.splits and "test" in self.splits
+        super().__init__(
+            train_x=lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
+            val=self._read(self.splits["val"], names) if both else test,
+            test=test,
+            classnames=names,
+        )
+
+    def choose_classes(self, cfg) -> list[str]:
+        """The class folders in label order."""
+        raise NotImplementedError
+
+    def name_classes(self, cfg) -> tuple[list[str], str]:
+        """The class names in label order, and where they come from, for the log."""
+        raise NotImplementedError
+
+    def evaluation_splits(self) -> list[Path]:
+        """The splits other than ``train``."""
+        return [path for name, path in self.splits.items() if name != "train"]
+
+    def _read(self, split: Path, names: Sequence[str]) -> list[Datum]:
+        return read_class_folders(split, self.class_folders, names)
+
+    def _read_train(self, num_shots: int, seed: int, names: Sequence[str]) -> list[Datum]:
+        # Named even where it is missing, so that the error says which folder to fill.
+        train = self.evaluation_splits()[0].parent / "train"
+        return few_shot(self._read(train, names), num_shots, seed)
+
+
+def data_root(cfg) -> Path:
+    """DATASET.ROOT, with ``~`` spelled out; a relative root stays relative."""
+    return Path(cfg.DATASET.ROOT).expanduser()

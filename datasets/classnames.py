@@ -1,0 +1,139 @@
+"""Class names: ImageNet's built in, a user's file, and the hash that tells lists apart.
+
+Differs from upstream: CoOp and LoCoOp need a ``classnames.txt`` that no repository ships, and
+lists found elsewhere differ in hundreds of names, which moves the figures. Here the list is
+built in, a user's file still wins, and the hash of whatever was used goes into the results.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dassl.utils.errors import InputError
+from datasets.folders import absolute, some
+
+logger = logging.getLogger(__name__)
+
+
+def imagenet_wnids() -> list[str]:
+    """The 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
+    return list(_imagenet_wnids())
+
+
+@functools.cache
+def _imagenet_wnids() -> tuple[str, ...]:
+    from timm.data import ImageNetInfo  # here, for it takes seconds to import
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+def imagenet_classnames() -> list[str]:
+    """CLIP's 1000 ImageNet class names (from open_clip), in the order of the WordNet ids."""
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+    return list(IMAGENET_CLASSNAMES)
+
+
+def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
+    """Read ``n01440764 tench`` lines: a class folder, white space, its name.
+
+    A folder whose own name has spaces is ended by a tab. Blank lines are skipped.
+
+    Returns:
+        (folder or WordNet id, class name) in the file's order.
+
+    Raises:
+        InputError: no such file, a line without a name, a class listed twice, or no line at all.
+    """
+    pairs = []
+    for number, line in enumerate(_lines(path), start=1):
+        folder, _, name = line.partition("\t") if "\t" in line else line.partition(" ")
+        if not line:
+            continue
+        if not name.strip():
+            raise InputError(
+                f"Line {number} of the class names {absolute(path)} is {line!r}. Each line must "
+                "be a class folder and a name, such as: n01440764 tench"
+            )
+        pairs.append((folder.strip(), name.strip()))
+    _require_listed_once([folder for folder, _ in pairs], path)
+    return pairs
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark in front of the first id.
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
+            "a text file with one class a line."
+        ) from error
+    return [line.strip() for line in text.splitlines()]
+
+
+def _require_listed_once(folders: Sequence[str], path: str | Path) -> None:
+    twice = [folder for folder, count in Counter(folders).items() if count > 1]
+    if twice or not folders:
+        found = f"lists classes more than once: {some(twice)}" if twice else "is empty"
+        raise InputError(f"The class list {absolute(path)} {found}. Each class needs one line.")
+
+
+def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
+    """The names a user's file gives to ``folders``, in that order; further lines are ignored.
+
+    Raises:
+        InputError: the file lacks a folder, or :func:`read_classnames_file` refuses it.
+    """
+    names = dict(read_classnames_file(path))
+    missing = [folder for folder in folders if folder not in names]
+    if missing:
+        raise InputError(
+            f"The class names {absolute(path)} lack {len(missing)} of the {len(folders)} "
+            f"classes: {some(missing)}. Found: {len(names)} lines. Add a line for each, or "
+            "leave DATASET.CLASSNAMES_FILE empty for the built-in names."
+        )
+    return [names[folder] for folder in folders]
+
+
+def read_class_list(text: str) -> list[str]:
+    """The classes that DATASET.CLASSES names: separated by commas, or the lines of a .txt file.
+
+    In a file, ``#`` starts a comment.
+
+    Raises:
+        InputError: the file is missing, or a class is named twice, or none is.
+    """
+    if text.endswith(".txt"):
+        classes = [line.partition("#")[0].strip() for line in _lines(text)]
+    else:
+        classes = [name.strip() for name in text.split(",")]
+    classes = [name for name in classes if name]
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        found = f"names classes more than once: {some(twice)}" if twice else "names no class"
+        raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
+    return classes
+
+
+def classnames_hash(names: Sequence[str]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the names, one a line, in label order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
+    """Log which class names are used, and warn of classes that share one."""
+    logger.info(
+        "%s: %d class names from %s, hash %s", dataset, len(names), source, classnames_hash(names)
+    )
+    shared = [name for name, count in Counter(names).items() if count > 1]
+    if shared:
+        logger.warning(
+            "%s: %d class names stand for more than one class each, which no prompt can tell "
+            "apart: %s", dataset, len(shared), some(shared),
+        )

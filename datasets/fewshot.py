@@ -1,0 +1,89 @@
+"""Few-shot sampling and the record of what was drawn."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils.errors import InputError
+from dassl.utils.files import write_json
+
+
+def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
+    """Draw ``num_shots`` items of every class, the selection CoOp and LoCoOp draw.
+
+    Args:
+        items: a training set; within a class the order is the listing order, which must be
+            sorted for the draw to be the same on every machine.
+        num_shots: items a class, or -1 for all. A class that has fewer is taken whole, and no
+            random number is spent on it.
+        seed: 0 or more; the sampler has a generator of its own.
+
+    Returns:
+        The selected items, class by class in label order, in the order they were drawn.
+
+    Raises:
+        InputError: ``num_shots`` is 0 or below -1, or the seed is negative.
+
+    Differs from upstream: the generator is private (upstream seeds and consumes Python's global
+    one), classes go in label order (upstream: by first appearance, the same for sorted
+    listings), and 0 shots are refused (upstream takes all).
+    """
+    _check_request(num_shots, seed)
+    if num_shots == -1:
+        return list(items)
+    by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
+    sampler = DatasetBase(classnames=())
+    return sampler.generate_fewshot_dataset(by_label, num_shots=num_shots, rng=random.Random(seed))
+
+
+def _check_request(num_shots: int, seed: int) -> None:
+    if num_shots == 0 or num_shots < -1:
+        raise InputError(
+            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "
+            "whole training set."
+        )
+    # Python seeds with the absolute value: -1, Dassl's "no seed", would silently be seed 1.
+    if num_shots != -1 and seed < 0:
+        raise InputError(
+            f"Few-shot sampling was asked for with seed {seed}. Allowed: 0 or more. Choose one "
+            "with --seed (SEED in the config)."
+        )
+
+
+def split_record(
+    items: Sequence[Datum], root: str | Path, num_shots: int, seed: int
+) -> dict:
+    """What a run was trained on, ready for JSON: posix paths relative to ``root``, no others.
+
+    Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files.
+
+    Raises:
+        InputError: an item lies outside ``root``.
+    """
+    names = {item.label: item.classname for item in items}
+    train = [[_relative(item.impath, root), item.label, item.classname] for item in items]
+    return {
+        "seed": seed,
+        "num_shots": num_shots,
+        "classnames": [names[label] for label in sorted(names)],
+        "train": train,
+    }
+
+
+def _relative(impath: str, root: str | Path) -> str:
+    try:
+        return PurePath(os.path.abspath(impath)).relative_to(os.path.abspath(root)).as_posix()
+    except ValueError:
+        raise InputError(
+            f"The image {impath} lies outside the data root {root}, so its path cannot be "
+            "recorded relative to it. Give the root the data set was read from."
+        ) from None
+
+
+def write_split(path: str | Path, record: dict) -> None:
+    """Write a :func:`split_record` as JSON, atomically: for readers, never taken for a cache."""
+    write_json(record, path)

@@ -1,0 +1,193 @@
+"""Image listings and class folders: the one place that walks the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+)
+SPLITS = ("train", "val", "test")
+
+
+def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
+    """Images in a folder: posix paths relative to it, sorted; hidden entries are skipped.
+
+    Strings, because ImageNet's training set has 1.3 million of them.
+
+    Raises:
+        InputError: the folder cannot be listed.
+    """
+    names: list[str] = []
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        for entry in _entries(os.path.join(folder, prefix)):
+            if entry.is_dir():
+                if recursive:
+                    pending.append(f"{prefix}{entry.name}/")
+            elif is_image(entry.name):
+                names.append(prefix + entry.name)
+    return sorted(names)
+
+
+def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """The files of :func:`image_names` as paths that start with ``folder``, in the same order."""
+    return [Path(folder, name) for name in image_names(folder, recursive)]
+
+
+def is_image(name: str) -> bool:
+    """Whether the file name ends like an image's, in any case of letters."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def class_folders(split: Path) -> list[str]:
+    """Sorted names of the class folders in a split such as ``.../val``.
+
+    Images beside the class folders belong to no class: a warning counts them.
+
+    Raises:
+        InputError: the split is missing, empty, or flat (images but no class folders).
+    """
+    if not split.is_dir():
+        raise InputError(
+            f"The folder {absolute(split)} does not exist. It must hold one folder of images for "
+            f"each class. Found beside it: {contents(split.parent)}."
+        )
+    entries = _entries(split)
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    loose = sorted(entry.name for entry in entries if is_image(entry.name) and not entry.is_dir())
+    if not folders:
+        raise _no_class_folders(split, loose)
+    if loose:
+        logger.warning(
+            "%d images lie directly in %s, in no class folder, and are left out, such as %s",
+            len(loose), absolute(split), loose[0],
+        )
+    return folders
+
+
+def _no_class_folders(split: Path, loose: list[str]) -> InputError:
+    if not loose:
+        return InputError(
+            f"The folder {absolute(split)} holds no class folders. Found in it: "
+            f"{contents(split)}. Put one folder of images for each class into it."
+        )
+    return InputError(
+        f"The folder {absolute(split)} is flat: {len(loose)} images such as {loose[0]} lie "
+        f"directly in it, and no class folders. Sort them into {split.name}/<class>/. For "
+        "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
+        "moves each of the 50,000 files into its nXXXXXXXX folder."
+    )
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The splits of a data set: ``folder/images/{train,val,test}`` or ``folder/{train,...}``.
+
+    Raises:
+        InputError: no such folder, or neither ``val`` nor ``test`` in it.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"The data set's folder {absolute(folder)} does not exist. Found beside it: "
+            f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
+            "folder under it."
+        )
+    for parent in (folder / "images", folder):
+        splits = {name: parent / name for name in SPLITS if (parent / name).is_dir()}
+        if "val" in splits or "test" in splits:
+            return splits
+    raise InputError(
+        f"The folder {absolute(folder)} has no images to evaluate on: neither val/<class>/ nor "
+        f"test/<class>/ lies in it or in its images/ folder. Found in it: {contents(folder)}. "
+        "Sort the images into train/<class>/ and val/<class>/ (or test/<class>/)."
+    )
+
+
+def read_class_folders(
+    split: Path, folders: Sequence[str], classnames: Sequence[str]
+) -> list[Datum]:
+    """Every image of the given class folders: label = position of its folder in ``folders``.
+
+    Raises:
+        InputError: a class folder is missing or has no images; all such folders are counted.
+    """
+    require_folders(split, folders, class_folders(split))
+    items: list[Datum] = []
+    empty = []
+    for label, (folder, classname) in enumerate(zip(folders, classnames, strict=True)):
+        path = os.path.join(split, folder)
+        names = image_names(path)
+        if not names:
+            empty.append(folder)
+        items += [Datum(f"{path}/{name}", label, classname=classname) for name in names]
+    if empty:
+        raise InputError(
+            f"{len(empty)} of {len(folders)} class folders in {absolute(split)} hold no images: "
+            f"{some(empty)}. Allowed: {', '.join(sorted(IMAGE_EXTENSIONS))}. Fill or remove "
+            "them, or choose classes with DATASET.CLASSES."
+        )
+    return items
+
+
+def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Raise an InputError that counts and names the ``wanted`` class folders not in ``found``."""
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(wanted)} class folders are missing in {absolute(split)}: "
+            f"{some(missing)}. Found: {len(found)} class folders. Complete the data, or set "
+            "DATASET.CLASSES: \"present\" takes the classes whose folders exist, or name them."
+        )
+
+
+def in_all(found: dict[str, list[str]]) -> list[str]:
+    """The class folders that all splits have, sorted: DATASET.CLASSES "present".
+
+    Raises:
+        InputError: there is none.
+    """
+    common = sorted(set.intersection(*map(set, found.values())))
+    if not common:
+        raise InputError(
+            f"DATASET.CLASSES is \"present\", but {', '.join(found)} have no class folder in "
+            "common. Name the class folders alike in all of them."
+        )
+    return common
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names and how many more there are, for messages."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def contents(folder: Path) -> str:
+    """What a folder holds, in a few words, for messages."""
+    if not folder.is_dir():
+        return f"nothing ({absolute(folder)} does not exist either)"
+    return some(sorted(entry.name for entry in _entries(folder))) or "nothing"
+
+
+def absolute(path: str | Path) -> str:
+    """The absolute path, for messages: users are often not in the folder they think they are."""
+    return os.path.abspath(path)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as scan:
+            return [entry for entry in scan if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"The folder {absolute(folder)} cannot be listed: {error.strerror}. Check the path "
+            "and the permissions."
+        ) from error

@@ -1,0 +1,87 @@
+"""OOD sets: plain folders of images, named in YAML."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from dassl.utils.errors import InputError
+from datasets.classfolders import data_root
+from datasets.folders import absolute, contents, image_names
+
+logger = logging.getLogger(__name__)
+
+OOD_LABEL = -1
+
+
+def load_ood_sets(cfg) -> dict[str, list[Datum]]:
+    """List every OOD set of ``cfg.OOD.SETS``, in its order, images sorted by path, label -1.
+
+    The first of FOLDERS that exists under DATASET.ROOT is taken, with all its subfolders. A set
+    with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one, is
+    easily taken for the curated 10,000.
+
+    Raises:
+        InputError: no set is configured, none of a set's folders exists (all such sets are
+            listed with the paths tried), or a folder holds no images.
+    """
+    wanted = {name: entry for name, entry in cfg.OOD.SETS.items() if _folders(name, entry)}
+    if not wanted:
+        raise InputError(
+            "No OOD set is configured. Name at least one under OOD.SETS in the data set's YAML, "
+            "such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
+        )
+    root = data_root(cfg)
+    found = {name: _find(root, entry.FOLDERS) for name, entry in wanted.items()}
+    missing = [name for name, folder in found.items() if folder is None]
+    if missing:
+        raise _not_found(root, {name: wanted[name].FOLDERS for name in missing})
+    return {
+        name: _read(name, folder, wanted[name].get("IMAGES", 0))
+        for name, folder in found.items()
+    }
+
+
+def _folders(name: str, entry) -> Sequence[str]:
+    folders = entry.get("FOLDERS") if isinstance(entry, dict) else None
+    if not isinstance(folders, (list, tuple)):
+        raise InputError(
+            f"OOD.SETS.{name} is {entry!r}. It must name its folders in a list, and may give "
+            f"the expected count:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
+        )
+    return folders
+
+
+def _find(root: Path, folders: Sequence[str]) -> Path | None:
+    return next((root / folder for folder in folders if (root / folder).is_dir()), None)
+
+
+def _not_found(root: Path, missing: dict[str, Sequence[str]]) -> InputError:
+    tried = "".join(
+        f"\n  {name}: tried " + ", ".join(absolute(root / folder) for folder in folders)
+        for name, folders in missing.items()
+    )
+    example = next(iter(missing))
+    return InputError(
+        f"{len(missing)} OOD sets were not found:{tried}\nFound in {absolute(root)}: "
+        f"{contents(root)}. Set DATASET.ROOT (--root), or name the folder in "
+        f"OOD.SETS.{example}.FOLDERS; an empty list there leaves the set out."
+    )
+
+
+def _read(name: str, folder: Path, expected: int) -> list[Datum]:
+    images = image_names(folder)
+    if not images:
+        raise InputError(
+            f"The OOD set {name} has no images: {absolute(folder)} holds {contents(folder)}. "
+            f"Fill it, or name another folder in OOD.SETS.{name}.FOLDERS."
+        )
+    logger.info("OOD set %s: %d images in %s", name, len(images), absolute(folder))
+    if expected and len(images) != expected:
+        logger.warning(
+            "OOD set %s: %d images where the protocol has %d: figures are not comparable with "
+            "the papers'", name, len(images), expected,
+        )
+    return [Datum(f"{folder}/{image}", OOD_LABEL) for image in images]

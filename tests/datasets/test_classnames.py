@@ -1,0 +1,118 @@
+import hashlib
+
+import pytest
+
+from dassl.utils.errors import InputError
+from datasets.classnames import (
+    classnames_hash,
+    imagenet_classnames,
+    imagenet_wnids,
+    names_from_file,
+    read_class_list,
+    read_classnames_file,
+    report_classnames,
+)
+
+
+def test_imagenet_has_1000_sorted_ids_and_names():
+    wnids = imagenet_wnids()
+    assert len(wnids) == len(set(wnids)) == len(imagenet_classnames()) == 1000
+    assert wnids == sorted(wnids)
+
+
+@pytest.mark.parametrize(
+    "label, wnid, name",
+    [
+        (0, "n01440764", "tench"),
+        (1, "n01443537", "goldfish"),
+        (207, "n02099601", "Golden Retriever"),
+        (281, "n02123045", "tabby cat"),
+        (517, "n03126707", "construction crane"),
+        (895, "n04552348", "military aircraft"),
+        (954, "n07753592", "banana"),
+        (963, "n07873807", "pizza"),
+        (999, "n15075141", "toilet paper"),
+    ],
+)
+def test_imagenet_ids_and_names_belong_together(label, wnid, name):
+    assert imagenet_wnids()[label] == wnid
+    assert imagenet_classnames()[label] == name
+
+
+def test_callers_cannot_change_the_ids():
+    imagenet_wnids().clear()
+    assert len(imagenet_wnids()) == 1000
+
+
+def test_user_file_is_read_as_coop_writes_it(tmp_path):
+    path = tmp_path / "classnames.txt"
+    path.write_bytes("\ufeffn01440764 tench\r\n\r\nn01443537  gold fish \n".encode())
+    assert read_classnames_file(path) == [("n01440764", "tench"), ("n01443537", "gold fish")]
+
+
+def test_folders_with_spaces_are_ended_by_a_tab(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("polar bear\ta white bear\n")
+    assert read_classnames_file(path) == [("polar bear", "a white bear")]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("n01440764 tench\nn01443537\n", "Line 2 .*n01443537.*a class folder and a name"),
+        ("n1 a\nn1 b\n", "more than once: n1"),
+        ("\n", "is empty"),
+    ],
+)
+def test_bad_user_files_are_refused(tmp_path, text, message):
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_classnames_file(path)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="none.txt cannot be read"):
+        read_classnames_file(tmp_path / "none.txt")
+    (tmp_path / "image.txt").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match="image.txt cannot be read as UTF-8"):
+        read_classnames_file(tmp_path / "image.txt")
+
+
+def test_names_come_in_the_order_asked_and_must_be_complete(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("a one\nb two\nc three\n")
+    assert names_from_file(path, ["c", "a"]) == ["three", "one"]
+    with pytest.raises(InputError, match="lack 2 of the 3 classes: x, y.*CLASSNAMES_FILE"):
+        names_from_file(path, ["a", "x", "y"])
+
+
+def test_class_list_inline_or_file(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("n01440764  # tench\n\n# fish\nn01443537\n")
+    assert read_class_list(str(path)) == read_class_list("n01440764, n01443537,")
+    assert read_class_list("polar bear") == ["polar bear"]
+
+
+@pytest.mark.parametrize("text, message", [("a,b,a", "more than once: a"), (" , ", "no class")])
+def test_bad_class_lists_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        read_class_list(text)
+
+
+def test_missing_class_list_file_is_refused():
+    with pytest.raises(InputError, match="nowhere.txt cannot be read"):
+        read_class_list("nowhere.txt")
+
+
+def test_hash_tells_names_and_order_apart():
+    assert classnames_hash(["a", "b"]) == hashlib.sha256(b"a\nb").hexdigest()[:16]
+    assert classnames_hash(["a", "b"]) != classnames_hash(["b", "a"])
+
+
+def test_shared_names_are_warned_of(caplog):
+    report_classnames("X", ["crane", "cat", "crane"], "a file")
+    assert "more than one class each" in caplog.text and "crane" in caplog.text
+    caplog.clear()
+    report_classnames("X", ["cat", "dog"], "a file")
+    assert "more than one" not in caplog.text

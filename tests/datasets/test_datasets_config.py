@@ -1,0 +1,71 @@
+"""The YAML files, the keys, and every registered data set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datasets  # noqa: F401  registers the data sets
+from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+from datasets.classnames import imagenet_wnids, read_class_list
+
+ROOT = Path(__file__).parents[2]
+YAMLS = sorted((ROOT / "configs" / "datasets").glob("*.yaml"))
+SUBSETS = {"imagenet10": 10, "imagenet20": 20, "imagenet100": 100}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_yaml_names_a_registered_data_set_and_ood_sets(cfg, path):
+    cfg.merge_from_file(str(path))
+    assert cfg.DATASET.NAME in DATASET_REGISTRY.registered_names()
+    assert cfg.OOD.SETS
+    for entry in cfg.OOD.SETS.values():
+        assert entry.FOLDERS and entry.IMAGES >= 0
+
+
+def test_imagenet_has_the_four_sets_in_the_papers_order(cfg):
+    cfg.merge_from_file(str(ROOT / "configs/datasets/imagenet.yaml"))
+    counts = {name: entry.IMAGES for name, entry in cfg.OOD.SETS.items()}
+    assert counts == {"iNaturalist": 10000, "SUN": 10000, "Places": 10000, "Texture": 5640}
+    assert list(counts) == ["iNaturalist", "SUN", "Places", "Texture"]
+
+
+@pytest.mark.parametrize("name, count", SUBSETS.items())
+def test_subset_lists_are_imagenet_ids(cfg, name, count):
+    cfg.merge_from_file(str(ROOT / f"configs/datasets/{name}.yaml"))
+    classes = read_class_list(cfg.DATASET.CLASSES)
+    assert len(classes) == count
+    assert set(classes) <= set(imagenet_wnids())
+
+
+def test_a_set_can_be_moved_or_left_out_on_the_command_line(cfg):
+    cfg.merge_from_file(str(ROOT / "configs/datasets/imagenet.yaml"))
+    cfg.merge_from_list(["OOD.SETS.SUN.FOLDERS", "['/data/sun']", "OOD.SETS.Places.FOLDERS", "[]"])
+    assert cfg.OOD.SETS.SUN.FOLDERS == ["/data/sun"]
+    assert cfg.OOD.SETS.Places.FOLDERS == []
+
+
+@pytest.mark.parametrize("name", DATASET_REGISTRY.registered_names())
+def test_every_registered_data_set_builds_from_a_tiny_tree(cfg, tree, name):
+    classes = ["n01440764", "n01443537"]
+    tree({f"tiny/images/{split}/{c}": 3 for split in ("train", "val") for c in classes})
+    cfg.DATASET.NAME, cfg.DATASET.FOLDER, cfg.DATASET.CLASSES = name, "tiny", "present"
+    cfg.DATASET.NUM_SHOTS = 2
+    dataset = build_dataset(cfg)
+    assert len(dataset.classnames) == dataset.num_classes == 2
+    assert dataset.lab2cname == dict(enumerate(dataset.classnames))
+    assert len(dataset.val) == len(dataset.test) == 6
+    assert len(dataset.train_x) == 4
+    assert Path(dataset.dataset_dir) == Path(cfg.DATASET.ROOT) / "tiny"
+    for item in dataset.train_x + dataset.test:
+        assert Path(item.impath).is_file()
+        assert item.classname == dataset.classnames[item.label]
+
+
+def test_importing_the_package_imports_no_model_library():
+    code = (
+        "import sys, datasets, datasets.ood_sets\n"
+        "sys.exit(', '.join(m for m in ('open_clip', 'timm') if m in sys.modules) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,70 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dassl.utils.errors import InputError
+from datasets.folders import class_folders, image_names, is_image, list_images, some
+
+
+def test_listing_is_sorted_recursive_and_skips_what_is_no_image(tree):
+    root = tree({"b": 2, "a/deep": 1, ".hidden": 1})
+    for name in ("a/Z.JPEG", "a/notes.txt", "a/.b.png", "c.Tif"):
+        (root / name).write_bytes(b"")
+    names = ["a/Z.JPEG", "a/deep/0.png", "b/0.png", "b/1.png", "c.Tif"]
+    assert image_names(root) == names
+    assert list_images(root) == [root / name for name in names]
+    assert image_names(root, recursive=False) == ["c.Tif"]
+
+
+@given(st.lists(st.text("ab_-", min_size=1, max_size=3), min_size=1, max_size=4))
+def test_listing_agrees_with_glob(tmp_path_factory, folders):
+    root = tmp_path_factory.mktemp("listing")
+    for folder in folders:
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / f"{folder}.png").touch()
+    oracle = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    assert image_names(root) == oracle
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.JPG", "a.jpeg", "a.PNG", "a.bmp", "a.webp", "a.TIF", "a.tiff", "a.gif",
+             "a.ppm", "a.b.Jpg"]
+)
+def test_image_extensions(name):
+    assert is_image(name)
+
+
+@pytest.mark.parametrize("name", ["jpg", "a.txt", "a.jpg.tar", "a.npy", "a"])
+def test_not_image_extensions(name):
+    assert not is_image(name)
+
+
+def test_symbolic_links_to_folders_are_followed(tree, tmp_path):
+    tree({"elsewhere": 2})
+    (tmp_path / "set").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "set" / "link")
+    assert image_names(tmp_path / "set") == ["link/0.png", "link/1.png"]
+
+
+def test_missing_folder_cannot_be_listed(tmp_path):
+    with pytest.raises(InputError, match="nowhere cannot be listed: No such file"):
+        image_names(tmp_path / "nowhere")
+
+
+def test_loose_images_beside_class_folders_are_warned_of(tree, caplog):
+    root = tree({"val": 2, "val/cat": 1})
+    assert class_folders(root / "val") == ["cat"]
+    assert "2 images lie directly in" in caplog.text
+
+
+def test_some_says_how_many_more():
+    assert some(["a", "b", "c"], limit=2) == "a, b and 1 more"
+    assert some(["a", "b"], limit=2) == "a, b"
+
+
+def test_list_images_accepts_strings(tree):
+    root = tree({"a": 1})
+    assert list_images(str(root)) == [Path(root, "a/0.png")]

@@ -1,0 +1,186 @@
+import os
+
+import pytest
+
+import datasets.folders as folders
+from dassl.data.datasets import build_dataset
+from dassl.utils.errors import InputError
+
+PETS = {"train/cat": 3, "train/polar_bear": 2, "val/cat": 1, "val/polar_bear": 2}
+
+
+def under(prefix, counts):
+    return {f"{prefix}/{folder}": count for folder, count in counts.items()}
+
+
+@pytest.fixture
+def build(cfg):
+    def make(**keys):
+        cfg.DATASET.NAME = "ImageFolder"
+        for key, value in keys.items():
+            setattr(cfg.DATASET, key, value)
+        return build_dataset(cfg)
+
+    return make
+
+
+def paths(items, root):
+    return [os.path.relpath(item.impath, root) for item in items]
+
+
+@pytest.mark.parametrize("folder, prefix", [("pets", "pets"), ("pets", "pets/images"), ("", ".")])
+def test_layouts(tree, build, folder, prefix):
+    root = tree(under(prefix, PETS))
+    dataset = build(FOLDER=folder)
+    assert dataset.classnames == ["cat", "polar bear"]
+    assert dataset.class_folders == ["cat", "polar_bear"]
+    assert dataset.num_classes == 2
+    base = "" if prefix == "." else prefix + "/"
+    assert paths(dataset.test, root) == [
+        f"{base}val/{name}" for name in ("cat/0.png", "polar_bear/0.png", "polar_bear/1.png")
+    ]
+    assert [item.label for item in dataset.train_x] == [0, 0, 0, 1, 1]
+    assert dataset.train_x[-1].classname == "polar bear"
+    assert dataset.val == dataset.test
+
+
+def test_val_and_test_are_kept_apart(tree, build):
+    tree(PETS | {"test/cat": 4, "test/polar_bear": 1})
+    dataset = build()
+    assert len(dataset.val) == 3 and len(dataset.test) == 5
+
+
+def test_test_alone_is_both(tree, build):
+    tree({"train/cat": 1, "test/cat": 2})
+    dataset = build()
+    assert len(dataset.val) == len(dataset.test) == 2
+
+
+def test_relative_root_stays_relative(tree, build, tmp_path, monkeypatch):
+    tree(under("data", PETS))
+    monkeypatch.chdir(tmp_path)
+    assert build(ROOT="data").test[0].impath == "data/val/cat/0.png"
+
+
+def test_images_below_a_class_folder_count(tree, build):
+    tree({"train/cat/images": 2, "val/cat": 1})
+    assert len(build().train_x) == 2
+
+
+def test_few_shots_of_the_config(tree, build, cfg):
+    tree({"train/a": 9, "train/b": 9, "val/a": 1, "val/b": 1})
+    cfg.SEED = 0
+    first = build(NUM_SHOTS=2).train_x
+    assert [item.label for item in first] == [0, 0, 1, 1]
+    assert [item.impath for item in first] == [item.impath for item in build().train_x]
+
+
+def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
+    tree(PETS)
+    listed = []
+    original = folders.image_names
+    monkeypatch.setattr(
+        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+    )
+    dataset = build()
+    assert dataset.num_classes == 2 and dataset.lab2cname == {0: "cat", 1: "polar bear"}
+    assert listed and not any("/train/" in folder for folder in listed)
+    assert len(dataset.train_x) == 5
+    assert any("/train/" in folder for folder in listed)
+
+
+def test_evaluation_needs_no_training_folder(tree, build):
+    tree({"val/cat": 1, "val/dog": 1})
+    dataset = build()
+    assert len(dataset.test) == 2
+    with pytest.raises(InputError, match="train does not exist.*one folder of images"):
+        dataset.train_x  # noqa: B018
+
+
+def test_class_names_from_a_file(tree, build, tmp_path):
+    tree(PETS)
+    (tmp_path / "names.txt").write_text("polar_bear white bear\ncat tabby\nextra one\n")
+    dataset = build(CLASSNAMES_FILE=str(tmp_path / "names.txt"))
+    assert dataset.classnames == ["tabby", "white bear"]
+
+
+def test_classes_choose_a_subset_in_sorted_order(tree, build):
+    tree({f"{split}/{name}": 1 for split in ("train", "val") for name in "abcd"})
+    dataset = build(CLASSES="d, b")
+    assert dataset.classnames == ["b", "d"]
+    assert [item.label for item in dataset.train_x] == [0, 1]
+
+
+def test_present_takes_what_all_splits_have(tree, build):
+    tree({"train/a": 1, "train/b": 1, "val/b": 1, "val/c": 1})
+    assert build(CLASSES="present").classnames == ["b"]
+
+
+def test_names_shared_by_folders_are_warned_of(tree, build, caplog):
+    tree({"val/polar_bear": 1, "val/polar bear": 1})
+    build()
+    assert "more than one class each" in caplog.text
+
+
+BAD_TREES = {
+    "missing": ({"other": 1}, "pets does not exist.*Found beside it: other.*DATASET.FOLDER"),
+    "empty": ({"pets": 0}, "no images to evaluate on.*Found in it: nothing.*Sort the images"),
+    "train only": ({"pets/train/cat": 1}, "no images to evaluate on.*Found in it: train"),
+    "flat": (
+        {"pets/train/cat": 1, "pets/val": 3},
+        "pets/val is flat: 3 images such as 0.png.*Sort them into val/<class>/.*valprep.sh",
+    ),
+    "no class folders": ({"pets/val": 0}, "pets/val holds no class folders. Found in it: nothing"),
+    "only in val": (
+        {"pets/train/cat": 1, "pets/val/cat": 1, "pets/val/dog": 1},
+        "differ. Only in train/: none. Only in val/: dog. .*DATASET.CLASSES",
+    ),
+    "only in train": (
+        {"pets/train/cat": 1, "pets/train/dog": 1, "pets/val/cat": 1},
+        "differ. Only in train/: dog. Only in val/: none",
+    ),
+    "class without images": (
+        {"pets/val/cat": 1, "pets/val/dog": 0},
+        r"1 of 2 class folders in .*pets/val hold no images: dog. Allowed: \.bmp",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TREES)
+def test_bad_trees_are_refused(tree, build, case):
+    counts, message = BAD_TREES[case]
+    tree(counts)
+    with pytest.raises(InputError, match=message):
+        build(FOLDER="pets")
+
+
+def test_training_class_without_images_is_refused(tree, build):
+    tree({"train/cat": 0, "val/cat": 1})
+    with pytest.raises(InputError, match="hold no images: cat"):
+        build().train_x  # noqa: B018
+
+
+def test_unknown_class_is_refused(tree, build):
+    tree(PETS)
+    with pytest.raises(InputError, match="1 of 2 class folders are missing in .*train: dog"):
+        build(CLASSES="cat,dog")
+
+
+def test_nothing_in_common_is_refused(tree, build):
+    tree({"train/a": 1, "val/b": 1})
+    with pytest.raises(InputError, match="train, val have no class folder in common"):
+        build(CLASSES="present")
+
+
+def test_unreadable_folder_is_refused(tree, build, monkeypatch):
+    tree(PETS)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).rstrip("/").endswith("val/cat"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="val/cat cannot be listed: Permission denied"):
+        build()

@@ -1,0 +1,135 @@
+import pytest
+
+import datasets.folders as folders
+from dassl.data.datasets import build_dataset
+from dassl.utils.errors import InputError
+from datasets.classnames import imagenet_classnames, imagenet_wnids
+
+TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
+
+
+def images(split, wnids, count=1):
+    return {f"imagenet/images/{split}/{wnid}": count for wnid in wnids}
+
+
+@pytest.fixture
+def build(cfg):
+    def make(**keys):
+        cfg.DATASET.NAME = "ImageNet"
+        for key, value in keys.items():
+            setattr(cfg.DATASET, key, value)
+        return build_dataset(cfg)
+
+    return make
+
+
+def test_all_1000_classes(tree, build, caplog):
+    tree(images("val", imagenet_wnids()))
+    dataset = build()
+    assert dataset.classnames == imagenet_classnames()
+    assert dataset.class_folders == imagenet_wnids()
+    assert [item.label for item in dataset.test] == list(range(1000))
+    assert dataset.val == dataset.test
+    assert f"/val/{TENCH}/" in dataset.test[0].impath
+    # Two names in CLIP's list stand for two classes each.
+    assert "more than one class each" in caplog.text and "missile, sunglasses" in caplog.text
+
+
+def test_subset_follows_the_order_of_the_ids(tree, build, tmp_path):
+    tree(images("val", [TENCH, GOLDFISH, SHARK]) | images("train", [SHARK, TENCH], 5))
+    inline = build(CLASSES=f"{SHARK}, {TENCH}", NUM_SHOTS=2)
+    assert inline.classnames == ["tench", "great white shark"]
+    assert [item.label for item in inline.train_x] == [0, 0, 1, 1]
+    (tmp_path / "two.txt").write_text(f"{SHARK}  # shark\n{TENCH}\n")
+    assert build(CLASSES=str(tmp_path / "two.txt")).class_folders == inline.class_folders
+
+
+def test_present_takes_the_folders_there_are(tree, build, caplog):
+    tree(images("val", [GOLDFISH, TENCH]))
+    assert build(CLASSES="present").classnames == ["tench", "goldfish"]
+    assert "2 validation images where the protocol has 100 (2 classes)" in caplog.text
+
+
+def test_whole_protocol_is_not_warned_of(tree, build, caplog):
+    tree(images("val", [TENCH], 50))
+    build(CLASSES=TENCH)
+    assert "protocol" not in caplog.text
+
+
+def test_missing_classes_are_counted_and_named(tree, build):
+    tree(images("val", imagenet_wnids()[:3]))
+    with pytest.raises(InputError, match='997 of 1000 class folders are missing.*val: n01491361.*'
+                       'Found: 3 .*CLASSES: "present"'):
+        build()
+
+
+def test_unknown_folders_are_named(tree, build):
+    tree(images("val", [TENCH, "n99999999"]))
+    for classes in ("", "present"):
+        with pytest.raises(InputError, match="1 classes in .*val are not among .*n99999999"):
+            build(CLASSES=classes)
+    assert build(CLASSES=TENCH).classnames == ["tench"]
+
+
+def test_unknown_ids_asked_for_are_named(tree, build):
+    tree(images("val", [TENCH]))
+    with pytest.raises(InputError, match="DATASET.CLASSES are not among the 1000.*n00000001"):
+        build(CLASSES=f"{TENCH},n00000001")
+
+
+def test_flat_val_is_explained(tree, build):
+    root = tree({"imagenet/images/val": 0})
+    (root / "imagenet/images/val/ILSVRC2012_val_00000001.JPEG").touch()
+    with pytest.raises(InputError, match="val is flat: 1 images such as ILSVRC2012_val_00000001."
+                       "JPEG.*Sort them.*valprep.sh"):
+        build()
+
+
+def test_missing_folder_is_explained(build):
+    with pytest.raises(InputError, match="imagenet does not exist.*DATASET.ROOT"):
+        build()
+
+
+def test_training_needs_the_training_folders(tree, build):
+    tree(images("val", [TENCH, SHARK]) | images("train", [TENCH]))
+    dataset = build(CLASSES=f"{TENCH},{SHARK}")
+    with pytest.raises(InputError, match=f"1 of 2 class folders are missing in .*train: {SHARK}"):
+        dataset.train_x  # noqa: B018
+
+
+def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
+    tree(images("val", [TENCH]) | images("train", [TENCH], 3))
+    listed = []
+    original = folders.image_names
+    monkeypatch.setattr(
+        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+    )
+    dataset = build(CLASSES=TENCH)
+    assert len(dataset.test) == 1 and not any("/train/" in folder for folder in listed)
+    assert len(dataset.train_x) == 3
+
+
+def test_users_class_names_win(tree, build, tmp_path, caplog):
+    caplog.set_level("INFO")
+    root = tree(images("val", [TENCH, GOLDFISH]))
+    assert build(CLASSES="present").classnames == ["tench", "goldfish"]
+    assert "open_clip (built in)" in caplog.text
+
+    (root / "imagenet/classnames.txt").write_text(f"{TENCH} a fish\n{GOLDFISH} gold\n{SHARK} x\n")
+    assert build().classnames == ["a fish", "gold"]
+    assert "imagenet/classnames.txt, hash" in caplog.text
+
+    (tmp_path / "mine.txt").write_text(f"{GOLDFISH} mine\n{TENCH} fish\n")
+    assert build(CLASSNAMES_FILE=str(tmp_path / "mine.txt")).classnames == ["fish", "mine"]
+
+
+def test_incomplete_class_names_are_refused(tree, build, tmp_path):
+    root = tree(images("val", [TENCH, GOLDFISH]))
+    (root / "imagenet/classnames.txt").write_text(f"{TENCH} tench\n")
+    with pytest.raises(InputError, match=f"lack 1 of the 2 classes: {GOLDFISH}"):
+        build(CLASSES="present")
+
+
+def test_folder_may_be_renamed(tree, build):
+    tree({f"ILSVRC2012/val/{TENCH}": 1})
+    assert build(FOLDER="ILSVRC2012", CLASSES=TENCH).classnames == ["tench"]

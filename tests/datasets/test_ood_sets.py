@@ -1,0 +1,86 @@
+import pytest
+from yacs.config import CfgNode as CN
+
+from dassl.utils.errors import InputError
+from datasets.ood_sets import load_ood_sets
+
+
+@pytest.fixture
+def load(cfg):
+    def run(**sets):
+        cfg.OOD.SETS = CN(sets, new_allowed=True)
+        return load_ood_sets(cfg)
+
+    return run
+
+
+def entry(*folders, images=0):
+    return CN({"FOLDERS": list(folders), "IMAGES": images})
+
+
+def test_sets_come_in_order_with_sorted_paths(tree, load):
+    root = tree({"Texture/images/zigzag": 1, "Texture/images/banded": 2, "sun": 1})
+    sets = load(SUN=entry("SUN397", "sun"), Texture=entry("Texture/images", "dtd/images"))
+    assert list(sets) == ["SUN", "Texture"]
+    assert [item.impath for item in sets["Texture"]] == [
+        f"{root}/Texture/images/{name}" for name in ("banded/0.png", "banded/1.png", "zigzag/0.png")
+    ]
+    assert {item.label for items in sets.values() for item in items} == {-1}
+
+
+def test_first_folder_that_exists_wins_and_absolute_paths_are_taken(tree, load, tmp_path):
+    tree({"a": 1, "b": 2, "elsewhere/c": 3})
+    assert len(load(X=entry("none", "b", "a"))["X"]) == 2
+    assert len(load(X=entry(str(tmp_path / "elsewhere")))["X"]) == 3
+
+
+def test_relative_root_stays_relative(tree, load, cfg, tmp_path, monkeypatch):
+    tree({"data/SUN/images": 1})
+    monkeypatch.chdir(tmp_path)
+    cfg.DATASET.ROOT = "data"
+    assert load(SUN=entry("SUN"))["SUN"][0].impath == "data/SUN/images/0.png"
+
+
+def test_unexpected_counts_are_warned_of(tree, load, caplog):
+    tree({"Places": 3})
+    load(Places=entry("Places", images=3))
+    load(Places=entry("Places"))
+    assert "protocol" not in caplog.text
+    load(Places=entry("Places", images=10000))
+    assert "Places: 3 images where the protocol has 10000" in caplog.text
+    assert "not comparable" in caplog.text
+
+
+def test_all_missing_sets_are_listed_with_the_paths_tried(tree, load, tmp_path):
+    tree({"Texture": 1})
+    with pytest.raises(InputError) as error:
+        load(SUN=entry("SUN", "sun"), Texture=entry("Texture"), Places=entry("Places"))
+    message = str(error.value)
+    assert "2 OOD sets were not found" in message
+    for path in ("SUN", "sun", "Places"):
+        assert str(tmp_path / path) in message
+    assert "Found in" in message and "OOD.SETS.SUN.FOLDERS" in message
+    assert "Texture: tried" not in message
+
+
+def test_empty_folders_leave_a_set_out(tree, load):
+    tree({"SUN": 1})
+    assert list(load(SUN=entry("SUN"), Places=entry())) == ["SUN"]
+
+
+def test_folder_without_images_is_refused(tree, load):
+    root = tree({"SUN/images": 0})
+    (root / "SUN" / "list.txt").touch()
+    with pytest.raises(InputError, match="SUN has no images.*holds images, list.txt.*SETS.SUN"):
+        load(SUN=entry("SUN"))
+
+
+def test_no_set_is_refused(load):
+    with pytest.raises(InputError, match="No OOD set is configured.*OOD.SETS"):
+        load()
+
+
+@pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3}), CN({"FOLDERS": "SUN"})])
+def test_malformed_entries_are_refused(load, value):
+    with pytest.raises(InputError, match="OOD.SETS.SUN is .*FOLDERS: "):
+        load(SUN=value)
