@@ -1,0 +1,1 @@
+"""Out-of-distribution scores, metrics, results, plots and region maps."""

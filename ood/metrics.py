@@ -1,0 +1,223 @@
+"""OOD detection metrics on arrays of scores; higher score = more in-distribution.
+
+Published figures disagree on two points, so both are named wherever a number is written:
+
+*Which class is positive.* With ID as the positive class, FPR95 is the share of OOD images kept
+when 95 % of the ID images are kept (MCM, GL-MCM, LoCoOp, CLIPN). With OOD as the positive class
+it is the share of ID images rejected when 95 % of the OOD images are caught (OpenOOD).
+
+*Where the threshold lies.* An image is kept when its score reaches the threshold; every distinct
+score is a threshold. With finitely many images the rate 0.95 is rarely met exactly:
+
+- ``nearest``: the threshold whose rate is nearest to 0.95 (MCM, GL-MCM, LoCoOp);
+- ``interpolated``: straight lines between the points of the ROC curve (CLIPN);
+- ``first``: the strictest threshold whose rate is at least 0.95 (OpenOOD).
+
+All functions take one-dimensional arrays (a column is accepted), compute in float64, and raise
+InputError for an empty array, NaN or infinity, naming the array.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from dassl.utils.errors import InputError
+
+Positive = Literal["id", "ood"]
+Rule = Literal["nearest", "interpolated", "first"]
+POSITIVES = ("id", "ood")
+RULES = ("nearest", "interpolated", "first")
+
+PRIMARY = "fpr95_id_nearest"
+"""The FPR95 of the MCM, GL-MCM and LoCoOp papers; tables show this one first."""
+
+CONVENTIONS = {
+    "direction": "higher score = more in-distribution",
+    "units": "fractions in [0, 1]",
+    "auroc": "area under the ROC curve; a tie of an ID and an OOD image counts 1/2",
+    "aupr_in": "average precision, ID positive",
+    "aupr_out": "average precision, OOD positive (on negated scores)",
+    "fpr95_id": "share of OOD images kept when 95 % of ID images are kept (ID positive)",
+    "fpr95_ood": "share of ID images rejected when 95 % of OOD images are caught (OOD positive)",
+    "nearest": "threshold whose true positive rate is nearest to 95 % (MCM, GL-MCM, LoCoOp)",
+    "interpolated": "linear interpolation of the ROC curve at 95 % (CLIPN)",
+    "first": "strictest threshold whose true positive rate is at least 95 % (OpenOOD)",
+    "average": "unweighted mean over the OOD sets",
+}
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold and the rates it gives.
+
+    ID is kept at ``score >= threshold``; with OOD positive, OOD is caught at
+    ``score <= threshold``. ``tpr`` and ``fpr`` are those of the positive class asked for.
+    """
+
+    threshold: float
+    tpr: float
+    fpr: float
+
+
+class _Curve(NamedTuple):
+    """Counts at every distinct threshold, strictest first; positives score higher."""
+
+    thresholds: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    positives: int
+    negatives: int
+
+
+def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} scores are not numbers: {error}") from error
+    if array.ndim != 1 and not (array.ndim == 2 and array.shape[1] == 1):
+        raise InputError(f"{name} scores must be one number per image, got shape {array.shape}")
+    if array.size == 0:
+        raise InputError(f"{name} scores are empty: metrics need at least one image in each set")
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise InputError(f"{name} scores hold NaN or infinity for {bad} of {array.size} images")
+    return array.reshape(-1)
+
+
+def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(is ID, score) of all images, ID images first."""
+    inside, outside = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
+    is_id = np.zeros(inside.size + outside.size, dtype=bool)
+    is_id[: inside.size] = True
+    return is_id, np.concatenate([inside, outside])
+
+
+def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """Chance that a random ID image scores above a random OOD image; a tie counts 1/2."""
+    return float(roc_auc_score(*_labelled(id_scores, ood_scores)))
+
+
+def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """Average precision with ID positive: ``sum_n (R_n - R_{n-1}) P_n`` over thresholds."""
+    return float(average_precision_score(*_labelled(id_scores, ood_scores)))
+
+
+def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
+    """Average precision with OOD positive, on the negated scores."""
+    is_id, scores = _labelled(id_scores, ood_scores)
+    return float(average_precision_score(~is_id, -scores))
+
+
+def _curve(is_positive: np.ndarray, scores: np.ndarray) -> _Curve:
+    order = np.argsort(scores, kind="stable")[::-1]
+    ordered, hits = scores[order], np.cumsum(is_positive[order])
+    # A threshold can only fall after the last of equal scores.
+    ends = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)
+    true_positives = hits[ends]
+    positives = int(hits[-1])
+    return _Curve(
+        ordered[ends], true_positives, ends + 1 - true_positives, positives, scores.size - positives
+    )
+
+
+def _nearest(curve: _Curve, tpr: float) -> OperatingPoint:
+    """Of equally near thresholds upstream takes the laxest; past full recall it looks no further.
+
+    The recall at the chosen point can be shared by several thresholds which differ only in
+    negatives let in: the laxest of these has the largest FPR, and published figures use it.
+    """
+    last = int(np.searchsorted(curve.true_positives, curve.positives))
+    distance = np.abs(curve.true_positives[: last + 1] / curve.positives - tpr)
+    return _point(curve, last - int(np.argmin(distance[::-1])))
+
+
+def _first(curve: _Curve, tpr: float) -> OperatingPoint:
+    return _point(curve, int(np.argmax(curve.true_positives / curve.positives >= tpr)))
+
+
+def _interpolated(curve: _Curve, tpr: float) -> OperatingPoint:
+    # The ROC curve starts at (0, 0), above every score; its threshold there is the top score.
+    rates = np.append(0.0, curve.true_positives / curve.positives)
+    fpr = np.interp(tpr, rates, np.append(0.0, curve.false_positives / curve.negatives))
+    thresholds = np.append(curve.thresholds[0], curve.thresholds)
+    return OperatingPoint(float(np.interp(tpr, rates, thresholds)), tpr, float(fpr))
+
+
+def _point(curve: _Curve, i: int) -> OperatingPoint:
+    return OperatingPoint(
+        float(curve.thresholds[i]),
+        float(curve.true_positives[i] / curve.positives),
+        float(curve.false_positives[i] / curve.negatives),
+    )
+
+
+_RULES = {"nearest": _nearest, "interpolated": _interpolated, "first": _first}
+
+
+def threshold_at_tpr(
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    tpr: float = 0.95,
+    positive: Positive = "id",
+    rule: Rule = "nearest",
+) -> OperatingPoint:
+    """The threshold where ``tpr`` of the positive class is recognised, and its true rates.
+
+    Differs from upstream: OpenOOD looks for its first point on a ROC curve from which scikit-learn
+    has dropped points in line with their neighbours; here every threshold is on the curve.
+    """
+    if positive not in POSITIVES or rule not in RULES:
+        raise InputError(
+            f'positive = "{positive}", rule = "{rule}": positive must be one of {POSITIVES}, '
+            f"rule one of {RULES}"
+        )
+    if not 0 < tpr <= 1:
+        raise InputError(f"tpr = {tpr}: it must lie in (0, 1], for example 0.95")
+    is_id, scores = _labelled(id_scores, ood_scores)
+    if positive == "id":
+        return _RULES[rule](_curve(is_id, scores), tpr)
+    point = _RULES[rule](_curve(~is_id, -scores), tpr)
+    return point._replace(threshold=-point.threshold)
+
+
+def fpr_at_tpr(
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    tpr: float = 0.95,
+    positive: Positive = "id",
+    rule: Rule = "nearest",
+) -> float:
+    """False positive rate where the true positive rate is ``tpr``; see the module docstring."""
+    return threshold_at_tpr(id_scores, ood_scores, tpr, positive, rule).fpr
+
+
+def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(share of OOD kept, share of ID kept) at every distinct threshold, from (0, 0) to (1, 1)."""
+    curve = _curve(*_labelled(id_scores, ood_scores))
+    return (
+        np.append(0.0, curve.false_positives / curve.negatives),
+        np.append(0.0, curve.true_positives / curve.positives),
+    )
+
+
+def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
+    """All metrics of one OOD set, as fractions, under the names explained in CONVENTIONS.
+
+    Keys: auroc, aupr_in, aupr_out, fpr95_{id,ood}_{nearest,interpolated,first}, n_id, n_ood.
+    """
+    is_id, scores = _labelled(id_scores, ood_scores)
+    curves = {"id": _curve(is_id, scores), "ood": _curve(~is_id, -scores)}
+    figures = {
+        "auroc": float(roc_auc_score(is_id, scores)),
+        "aupr_in": float(average_precision_score(is_id, scores)),
+        "aupr_out": float(average_precision_score(~is_id, -scores)),
+    }
+    for positive, curve in curves.items():
+        for rule in RULES:
+            figures[f"fpr95_{positive}_{rule}"] = _RULES[rule](curve, 0.95).fpr
+    figures["n_id"] = int(np.count_nonzero(is_id))
+    figures["n_ood"] = int(scores.size - figures["n_id"])
+    return figures

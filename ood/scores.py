@@ -1,0 +1,320 @@
+"""OOD scores: pure functions of what CLIP says about a batch of images.
+
+**Higher = more in-distribution, for every score here.** No caller turns a sign.
+
+A score is one decorated function. Its positional arguments are the inputs it needs, its
+keyword-only arguments are its parameters; the registry reads both from the signature, so a new
+score reaches the command line, the results files and the tests by being written down here.
+
+Inputs (any floating type; half precision is computed in float32, float64 stays float64):
+
+- ``cosines`` [B, C]: cosine similarity of each image with each class text.
+- ``local_cosines`` [B, N, C]: the same for each of the N regions of an image.
+- ``logits`` [B, C]: ``exp(logit_scale) * cosines``.
+
+Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
+cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
+softmax runs in the model's precision, which in float16 leaves some 200 distinct scores.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+INPUT_DIMS = {"cosines": 2, "logits": 2, "local_cosines": 3}
+# What goes wrong when an input is absent, for the inputs a model may be unable to give.
+ABSENCE = {"local_cosines": "no local features: {score} would silently equal MCM"}
+# Beyond these, 1/T or T itself leaves float32's normal range.
+TEMPERATURE_RANGE = (1e-30, 1e30)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A registered score: ``function(*needs, **parameters) -> [B]``, higher = more ID."""
+
+    name: str
+    needs: tuple[str, ...]
+    function: Callable[..., Tensor]
+    parameters: dict[str, float]  # name -> default
+    title: str
+    paper: str
+
+
+SCORES: dict[str, Score] = {}
+
+
+def score(name: str, needs: tuple[str, ...], title: str, paper: str) -> Callable:
+    """Register a score function under ``name``.
+
+    ``needs`` must repeat the function's positional arguments; every keyword-only argument must
+    have a numeric default. Breaking either rule is a TypeError when the module is imported.
+    """
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        arguments = inspect.signature(function).parameters.values()
+        positional = tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY)
+        parameters = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
+        if positional != tuple(needs):
+            raise TypeError(f"score {name}: needs={needs}, but the function takes {positional}")
+        if any(default is inspect.Parameter.empty for default in parameters.values()):
+            raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
+        if name in SCORES:
+            raise TypeError(f"score {name} is registered twice")
+        SCORES[name] = Score(name, tuple(needs), function, parameters, title, paper)
+        return function
+
+    return register
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """``((x - max) / T [..., C], max [..., 1])`` in float32 or float64.
+
+    The one fresh tensor is worked on in place; the caller may do so too. Half-precision ``x``
+    is promoted by the subtraction itself, so a large local tensor is never copied just to
+    change its type.
+    """
+    low, high = TEMPERATURE_RANGE
+    if not low <= temperature <= high:
+        raise InputError(
+            f"temperature {temperature} is not allowed: it must be a positive number "
+            f"(between {low} and {high}); the papers use 1.0 on cosine similarities"
+        )
+    peak = x.amax(dim=-1, keepdim=True).to(_compute_dtype(x))
+    gap = x - peak
+    return (gap if temperature == 1 else gap.div_(temperature)), peak
+
+
+def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
+    """Largest softmax probability over the last dimension: [..., C] -> [...].
+
+    ``max_c softmax(x/T) = 1 / sum_c exp((x_c - max)/T)``, exactly; unlike
+    ``exp(max/T - logsumexp(x/T))`` it does not lose digits when T is small.
+    """
+    gap, _ = _gap_to_peak(x, temperature)
+    return gap.exp_().sum(dim=-1).reciprocal()
+
+
+@score(
+    "MCM",
+    needs=("cosines",),
+    title="maximum concept matching",
+    paper="Ming et al., Delving into out-of-distribution detection with vision-language "
+    "representations, NeurIPS 2022",
+)
+def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """``max_c softmax_c(cosines / T)``: [B, C] -> [B], in [1/C, 1]."""
+    return _max_softmax(cosines, temperature)
+
+
+@score(
+    "GL-MCM",
+    needs=("cosines", "local_cosines"),
+    title="global-local maximum concept matching",
+    paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
+    "out-of-distribution detection, IJCV 2025",
+)
+def gl_mcm(
+    cosines: Tensor,
+    local_cosines: Tensor,
+    *,
+    temperature: float = 1.0,
+    local_weight: float = 1.0,
+) -> Tensor:
+    """``MCM + w * max_{i,c} softmax_c(local_cosines / T)``: [B, C], [B, N, C] -> [B].
+
+    ``w`` is 1 in LoCoOp; GL-MCM's own ImageNet script uses 0.5.
+    """
+    best_region = _max_softmax(local_cosines, temperature).amax(dim=-1)  # [B, N] -> [B]
+    return mcm(cosines, temperature=temperature) + local_weight * best_region
+
+
+@score(
+    "MSP",
+    needs=("logits",),
+    title="maximum softmax probability",
+    paper="Hendrycks and Gimpel, A baseline for detecting misclassified and "
+    "out-of-distribution examples in neural networks, ICLR 2017",
+)
+def msp(logits: Tensor) -> Tensor:
+    """``max_c softmax_c(logits)``: [B, C] -> [B]."""
+    return _max_softmax(logits)
+
+
+@score(
+    "MaxLogit",
+    needs=("logits",),
+    title="maximum logit",
+    paper="Hendrycks et al., Scaling out-of-distribution detection for real-world settings, "
+    "ICML 2022",
+)
+def max_logit(logits: Tensor) -> Tensor:
+    """``max_c logits``: [B, C] -> [B]."""
+    return logits.amax(dim=-1).to(_compute_dtype(logits))
+
+
+@score(
+    "Energy",
+    needs=("logits",),
+    title="negative free energy",
+    paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, eq. 4",
+)
+def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
+    """``T logsumexp_c(logits / T)``: [B, C] -> [B]; the paper's energy with its sign turned."""
+    gap, peak = _gap_to_peak(logits, energy_temperature)
+    return peak.squeeze(-1) + energy_temperature * gap.exp_().sum(dim=-1).log()
+
+
+@score(
+    "Entropy",
+    needs=("logits",),
+    title="negative entropy",
+    paper="Chan et al., Entropy maximization and meta classification for out-of-distribution "
+    "detection in semantic segmentation, ICCV 2021 (there with the opposite sign)",
+)
+def entropy(logits: Tensor) -> Tensor:
+    """``sum_c p_c log p_c`` with ``p = softmax(logits)``: [B, C] -> [B], in [-log C, 0]."""
+    log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    return (log_p.exp() * log_p).sum(dim=-1)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    return by_lower[close[0]]
+
+
+def get_scores(names: str | Iterable[str]) -> list[Score]:
+    """Scores by name, in the order asked; ``"all"`` gives every registered one.
+
+    Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
+    """
+    if names == "all":
+        return list(SCORES.values())
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in SCORES:
+            raise InputError(
+                f'unknown score "{name}": did you mean "{_nearest(name, SCORES)}"? '
+                f'Known: {", ".join(SCORES)}, or "all"'
+            )
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"scores {names}: name at least one, each once, or say \"all\"")
+    return [SCORES[name] for name in names]
+
+
+def required_inputs(scores: Iterable[Score]) -> set[str]:
+    """Names of all inputs that ``scores`` need: local features are computed only if asked for."""
+    return {need for s in scores for need in s.needs}
+
+
+def compute_scores(
+    scores: Iterable[Score],
+    inputs: Mapping[str, Tensor],
+    params: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
+
+    Each function gets the inputs it needs and those of ``params`` which it declares. Raises
+    InputError for an absent, misshapen or non-finite input, and for a parameter that no
+    registered score declares or that is not a finite number.
+    """
+    scores = list(scores)
+    params = dict(params or {})
+    _check_params(params)
+    _check_inputs(scores, inputs)
+    results = {}
+    for s in scores:
+        own = {name: float(params[name]) for name in s.parameters if name in params}
+        results[s.name] = s.function(*(inputs[need] for need in s.needs), **own)
+    _warn_if_one_class(inputs, results)
+    return results
+
+
+def score_parameters(
+    scores: Iterable[Score], params: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """The parameters each score runs with, defaults included: what a results file records."""
+    params = dict(params or {})
+    _check_params(params)
+    return {
+        s.name: {name: float(params.get(name, default)) for name, default in s.parameters.items()}
+        for s in scores
+    }
+
+
+def _check_params(params: Mapping[str, float]) -> None:
+    declared = {name for s in SCORES.values() for name in s.parameters}
+    for name, value in params.items():
+        if name not in declared:
+            raise InputError(
+                f'no score has a parameter "{name}": did you mean '
+                f'"{_nearest(name, declared)}"? Known: {", ".join(sorted(declared))}'
+            )
+        try:
+            finite = abs(float(value)) < float("inf")
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
+
+
+def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
+    user = {need: s.name for s in reversed(scores) for need in s.needs}  # first score to need it
+    for need, name in user.items():
+        if inputs.get(need) is None:
+            reason = ABSENCE.get(need, "{score} needs them").format(score=name)
+            found = ", ".join(k for k in inputs if inputs[k] is not None) or "nothing"
+            raise InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
+        _check_tensor(name, need, inputs[need])
+    shapes = {need: (inputs[need].shape[0], inputs[need].shape[-1]) for need in user}
+    if len(set(shapes.values())) > 1:
+        raise InputError(f"the inputs disagree on (images, classes): {shapes}")
+
+
+def _check_tensor(name: str, need: str, x: Tensor) -> None:
+    if x.dim() != INPUT_DIMS.get(need, x.dim()) or not x.is_floating_point():
+        dims = INPUT_DIMS.get(need, "any number of")
+        raise InputError(
+            f"score {name}: {need} must be a floating point tensor of {dims} dimensions, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if 0 in x.shape[1:]:
+        raise InputError(f"score {name}: {need} of shape {tuple(x.shape)} has no class or region")
+    # aminmax passes NaN on and allocates nothing, where isfinite would copy a large local tensor.
+    if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
+        bad = (~torch.isfinite(x)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        raise InputError(
+            f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} images "
+            f"(first in the batch: {bad[0]}); half precision may have overflowed: try fp32"
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+    if any(x is not None and x.shape[-1] == 1 for x in inputs.values()):
+        flat = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
+        if flat:
+            _warn_once(
+                f"there is a single class: a softmax over it is always 1, so {', '.join(flat)} "
+                "cannot tell images apart; use MaxLogit or Energy, or add classes"
+            )

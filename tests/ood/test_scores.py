@@ -1,0 +1,302 @@
+"""Scores against the papers' formulas, the public code's numbers and each other."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ood.scores as scores_module
+from dassl.utils.errors import InputError
+from ood.scores import (
+    SCORES,
+    compute_scores,
+    get_scores,
+    required_inputs,
+    score,
+    score_parameters,
+)
+from tests import oracles
+
+with np.load(Path(__file__).parents[1] / "golden" / "ood_scores.npz") as arrays:
+    GOLDEN = dict(arrays)  # inputs and scores of the public code; its sign where a test says so
+ORACLES = {
+    "MCM": lambda x, p: oracles.mcm(x["cosines"], p.get("temperature", 1.0)),
+    "GL-MCM": lambda x, p: oracles.gl_mcm(x["cosines"], x["local_cosines"], **p),
+    "MSP": lambda x, p: oracles.msp(x["logits"]),
+    "MaxLogit": lambda x, p: oracles.maxlogit(x["logits"]),
+    "Energy": lambda x, p: oracles.energy(x["logits"], p.get("energy_temperature", 1.0)),
+    "Entropy": lambda x, p: oracles.entropy(x["logits"]),
+}
+
+
+def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    cosines = torch.rand(batch, classes, generator=generator) * 2 - 1
+    local = torch.rand(batch, regions, classes, generator=generator) * 2 - 1
+    inputs = {"cosines": cosines, "local_cosines": local, "logits": scale * cosines}
+    return {name: x.to(dtype) for name, x in inputs.items()}
+
+
+def golden(key):
+    return torch.from_numpy(GOLDEN[key])
+
+
+def one(name, inputs, **params):
+    return compute_scores(get_scores([name]), inputs, params)[name]
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    batch=st.integers(1, 4),
+    regions=st.integers(1, 5),
+    classes=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 100.0, 1e4]),
+    temperature=st.sampled_from([1e-4, 0.01, 0.5, 1.0, 3.0, 100.0, 1e4]),
+    weight=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_every_score_is_its_formula(
+    seed, batch, regions, classes, scale, temperature, weight, dtype
+):
+    inputs = make_inputs(seed, batch, regions, classes, scale, dtype)
+    params = {"temperature": temperature, "local_weight": weight, "energy_temperature": temperature}
+    results = compute_scores(get_scores("all"), inputs, params)
+    plain = {name: x.double().tolist() for name, x in inputs.items()}
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for name, values in results.items():
+        declared = {p: v for p, v in params.items() if p in SCORES[name].parameters}
+        expected = ORACLES[name](plain, declared)
+        # Entropy near 0 is a sum of rounding errors: a small absolute slack as well.
+        slack = tolerance * 0.1 if name == "Entropy" else 0
+        assert values.tolist() == pytest.approx(expected, rel=tolerance, abs=slack)
+
+
+def test_oracle_for_every_score():
+    assert set(ORACLES) == set(SCORES)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_registered_score_shape_type_and_purity(name, dtype):
+    inputs = make_inputs(batch=3, dtype=dtype)
+    before = {key: x.clone() for key, x in inputs.items()}
+    values = one(name, inputs)
+    assert values.shape == (3,) and values.dtype == torch.float32 and values.isfinite().all()
+    assert all(torch.equal(before[key], x) for key, x in inputs.items())
+    assert SCORES[name].title and SCORES[name].paper
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_higher_is_more_in_distribution(name):
+    """Images that resemble one class score above images that resemble all classes alike."""
+    confident = torch.full((4, 10), 0.15)
+    confident[:, 3] = 0.35
+    uniform = torch.full((4, 10), 0.15)
+
+    def inputs(x):
+        local = x.unsqueeze(1).expand(-1, 6, -1)
+        return {"cosines": x, "logits": 100 * x, "local_cosines": local}
+
+    assert (one(name, inputs(confident)) > one(name, inputs(uniform))).all()
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_class_and_region_order_do_not_matter(name):
+    inputs = make_inputs(seed=3, dtype=torch.float64)
+    classes, regions = torch.randperm(7), torch.randperm(4)
+    shuffled = {key: x[..., classes] for key, x in inputs.items()}
+    shuffled["local_cosines"] = shuffled["local_cosines"][:, regions]
+    torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_images_are_scored_one_by_one(name):
+    inputs = make_inputs(seed=4, batch=6)
+    together = one(name, inputs)
+    for i in range(6):
+        alone = one(name, {key: x[i : i + 1] for key, x in inputs.items()})
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_empty_batch(name):
+    assert one(name, make_inputs(batch=0)).shape == (0,)
+
+
+def test_gl_mcm_with_zero_weight_is_mcm():
+    inputs = make_inputs(seed=5)
+    assert torch.equal(one("GL-MCM", inputs, local_weight=0.0), one("MCM", inputs))
+
+
+def test_half_precision_keeps_distinct_scores():
+    """float16 softmax would leave a handful of values; float32 keeps (nearly) all apart."""
+    inputs = make_inputs(batch=2000, classes=100, dtype=torch.float16)
+    small = {"cosines": inputs["cosines"] * 0.1 + 0.2}
+    assert one("MCM", small).unique().numel() > 1500
+
+
+@pytest.mark.parametrize("model", ["tiny_vit", "tiny_rn"])
+@pytest.mark.parametrize("t", ["1.0", "0.5", "2.0", "0.01"])
+def test_public_locoop_mcm(model, t):
+    """The public code divides logits by 100 and negates."""
+    inputs = {"cosines": golden(f"locoop/{model}/logits") / 100}
+    expected = -golden(f"locoop/{model}/T{t}/MCM")
+    values = one("MCM", inputs, temperature=float(t))
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("images", ["id", "ood"])
+@pytest.mark.parametrize("t", ["1", "0.01", "100"])
+def test_public_mcm_project(images, t):
+    cosines, temperature = golden(f"mcm/{images}/cosines"), float(t)
+    ours = {
+        "MCM": one("MCM", {"cosines": cosines}, temperature=temperature),
+        "max-logit": one("MaxLogit", {"logits": cosines}),
+        "energy": one("Energy", {"logits": cosines}, energy_temperature=temperature),
+        "entropy": one("Entropy", {"logits": cosines / temperature}),
+    }
+    for name, values in ours.items():
+        expected = -golden(f"mcm/{images}/T{t}/{name}").double()
+        torch.testing.assert_close(values, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", ["id", "ood"])
+@pytest.mark.parametrize("t", ["1", "0.01", "100"])
+@pytest.mark.parametrize("w", ["1.0", "0.5"])
+def test_public_gl_mcm_project(images, t, w):
+    inputs = {key: golden(f"glmcm/{images}/{key}") for key in ("cosines", "local_cosines")}
+    values = one("GL-MCM", inputs, temperature=float(t), local_weight=float(w))
+    expected = -golden(f"glmcm/{images}/T{t}/w{w}").double()
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("case", ["normal", "saturated", "ties", "C1", "small_scale"])
+@pytest.mark.parametrize("name", ["MSP", "MaxLogit", "Energy"])
+def test_public_clipn_baselines(case, name):
+    for images in ("id", "ood"):
+        values = one(name, {"logits": golden(f"clipn/{case}/{images}/logits").double()})
+        expected = golden(f"clipn/{case}/{images}/{name}").double().flatten()
+        torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+
+
+def test_get_scores():
+    assert [s.name for s in get_scores(["GL-MCM", "MCM"])] == ["GL-MCM", "MCM"]
+    assert [s.name for s in get_scores("all")] == list(SCORES)
+    assert [s.name for s in get_scores("MCM")] == ["MCM"]
+    assert required_inputs(get_scores(["MCM"])) == {"cosines"}
+    assert required_inputs(get_scores(["GL-MCM", "MSP"])) == {"cosines", "local_cosines", "logits"}
+
+
+@pytest.mark.parametrize(
+    "asked, nearest", [("glmcm", "GL-MCM"), ("mcm", "MCM"), ("Enrgy", "Energy")]
+)
+def test_unknown_score_names_the_nearest(asked, nearest):
+    with pytest.raises(InputError, match=f'unknown score "{asked}": did you mean "{nearest}"'):
+        get_scores([asked])
+
+
+@pytest.mark.parametrize("asked", [[], ["MCM", "MCM"]])
+def test_no_or_repeated_score(asked):
+    with pytest.raises(InputError, match="each once"):
+        get_scores(asked)
+
+
+def test_parameters_reach_only_those_who_declare_them():
+    inputs = make_inputs()
+    cold = compute_scores(get_scores("all"), inputs, {"temperature": 0.1})
+    plain = compute_scores(get_scores("all"), inputs)
+    changed = {name for name in SCORES if not torch.equal(cold[name], plain[name])}
+    assert changed == {"MCM", "GL-MCM"}
+    assert score_parameters(get_scores(["MSP", "GL-MCM"]), {"temperature": 0.1}) == {
+        "MSP": {},
+        "GL-MCM": {"temperature": 0.1, "local_weight": 1.0},
+    }
+
+
+def test_parameter_nobody_declares():
+    with pytest.raises(InputError, match='"temprature": did you mean "temperature"'):
+        one("MCM", make_inputs(), temprature=1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-45])
+@pytest.mark.parametrize("name", ["MCM", "GL-MCM", "Energy"])
+def test_temperature_must_be_positive(name, value):
+    parameter = "energy_temperature" if name == "Energy" else "temperature"
+    with pytest.raises(InputError, match="must be a positive number"):
+        one(name, make_inputs(), **{parameter: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "warm", None])
+def test_parameter_must_be_a_finite_number(value):
+    with pytest.raises(InputError, match="local_weight.*finite number"):
+        one("GL-MCM", make_inputs(), local_weight=value)
+
+
+def test_missing_local_features_are_refused():
+    inputs = make_inputs()
+    without = {key: x for key, x in inputs.items() if key != "local_cosines"}
+    for absent in (without, {**inputs, "local_cosines": None}):
+        with pytest.raises(InputError, match="no local features: GL-MCM would silently equal MCM"):
+            compute_scores(get_scores("all"), absent)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", SCORES)
+def test_non_finite_input_names_the_score(name, value):
+    inputs = make_inputs()
+    inputs[SCORES[name].needs[-1]].view(5, -1)[3, 2] = value
+    with pytest.raises(InputError, match=f"score {name}: .* 1 of 5 images .first in the batch: 3"):
+        one(name, inputs)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"cosines": torch.zeros(5)}, "2 dimensions"),
+        ({"cosines": torch.zeros(5, 7, dtype=torch.int64)}, "floating point"),
+        ({"local_cosines": torch.zeros(5, 7)}, "3 dimensions"),
+        ({"local_cosines": torch.zeros(5, 0, 7)}, "no class or region"),
+        ({"local_cosines": torch.zeros(4, 2, 7)}, "disagree"),
+        ({"local_cosines": torch.zeros(5, 2, 8)}, "disagree"),
+    ],
+)
+def test_misshapen_input(change, message):
+    with pytest.raises(InputError, match=message):
+        one("GL-MCM", {**make_inputs(), **change})
+
+
+def test_single_class_is_warned_of_once(caplog):
+    scores_module._warn_once.cache_clear()
+    inputs = make_inputs(classes=1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            compute_scores(get_scores("all"), inputs)
+    assert len(caplog.records) == 1
+    assert "MCM, GL-MCM, MSP, Entropy cannot tell images apart" in caplog.text
+
+
+def test_registration_rules(monkeypatch):
+    monkeypatch.setattr(scores_module, "SCORES", {})
+
+    def register(function, needs):
+        return score("New", needs=needs, title="t", paper="p")(function)
+
+    with pytest.raises(TypeError, match="the function takes"):
+        register(lambda cosines: cosines, ("logits",))
+    with pytest.raises(TypeError, match="needs a default"):
+        register(lambda cosines, *, power: cosines, ("cosines",))
+    register(lambda cosines, *, power=2.0: cosines.sum(-1), ("cosines",))
+    with pytest.raises(TypeError, match="twice"):
+        register(lambda cosines: cosines, ("cosines",))
+    assert scores_module.SCORES["New"].parameters == {"power": 2.0}
+
+
+def test_scores_can_be_differentiated():
+    """Gradient-based detectors stand on these functions; the in-place steps must not break them."""
+    cosines = torch.rand(2, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: SCORES["MCM"].function(x, temperature=0.5), cosines)
+    assert torch.autograd.gradcheck(lambda x: SCORES["Energy"].function(x), cosines)

@@ -1,0 +1,174 @@
+"""Slow, obvious re-derivations from the papers, to test the fast code against.
+
+Plain Python floats and loops; nothing here imports the project. Arguments are anything that can
+be indexed (lists, numpy arrays, tensors turned to lists): cosines [B][C], local [B][N][C].
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+
+def softmax(values, temperature=1.0):
+    scaled = [float(v) / temperature for v in values]
+    peak = max(scaled)
+    weights = [math.exp(v - peak) for v in scaled]
+    total = math.fsum(weights)
+    return [w / total for w in weights]
+
+
+# Scores, one number per image; higher = more in-distribution.
+
+
+def mcm(cosines, temperature=1.0):
+    return [max(softmax(row, temperature)) for row in cosines]
+
+
+def gl_mcm(cosines, local_cosines, temperature=1.0, local_weight=1.0):
+    scores = []
+    for row, regions in zip(cosines, local_cosines):
+        best_local = max(max(softmax(region, temperature)) for region in regions)
+        scores.append(max(softmax(row, temperature)) + local_weight * best_local)
+    return scores
+
+
+def msp(logits):
+    return [max(softmax(row)) for row in logits]
+
+
+def maxlogit(logits):
+    return [max(float(v) for v in row) for row in logits]
+
+
+def energy(logits, temperature=1.0):
+    scores = []
+    for row in logits:
+        scaled = [float(v) / temperature for v in row]
+        peak = max(scaled)
+        total = math.fsum(math.exp(v - peak) for v in scaled)
+        scores.append(temperature * (peak + math.log(total)))
+    return scores
+
+
+def entropy(logits):
+    """Minus the Shannon entropy of the softmax, in nats."""
+    return [math.fsum(p * math.log(p) for p in softmax(row) if p > 0) for row in logits]
+
+
+# Metrics, in exact fractions where possible.
+
+
+def auroc(id_scores, ood_scores):
+    """Share of (ID, OOD) pairs in the right order; a tie is half a pair."""
+    halves = 0
+    for i in id_scores:
+        for o in ood_scores:
+            halves += 2 if i > o else 1 if i == o else 0
+    return float(Fraction(halves, 2 * len(id_scores) * len(ood_scores)))
+
+
+def roc(positives, negatives):
+    """(threshold, true positives, false positives) at each distinct threshold, strictest first."""
+    points = []
+    for threshold in sorted({*positives, *negatives}, reverse=True):
+        caught = sum(1 for p in positives if p >= threshold)
+        wrong = sum(1 for n in negatives if n >= threshold)
+        points.append((threshold, caught, wrong))
+    return points
+
+
+def average_precision(positives, negatives):
+    """sum over thresholds of (recall - recall before) * precision."""
+    total, before = Fraction(0), 0
+    for _, caught, wrong in roc(positives, negatives):
+        total += Fraction(caught - before, len(positives)) * Fraction(caught, caught + wrong)
+        before = caught
+    return float(total)
+
+
+def aupr_in(id_scores, ood_scores):
+    return average_precision(id_scores, ood_scores)
+
+
+def aupr_out(id_scores, ood_scores):
+    return average_precision([-s for s in ood_scores], [-s for s in id_scores])
+
+
+def fpr(id_scores, ood_scores, tpr=0.95, positive="id", rule="nearest"):
+    """False positive rate by scanning all thresholds; the rules of ood/metrics.py."""
+    if positive == "id":
+        positives, negatives = list(id_scores), list(ood_scores)
+    else:
+        positives, negatives = [-s for s in ood_scores], [-s for s in id_scores]
+    points = [(c / len(positives), w / len(negatives)) for _, c, w in roc(positives, negatives)]
+    return {"nearest": _nearest, "first": _first, "interpolated": _interpolated}[rule](points, tpr)
+
+
+def _first(points, tpr):
+    for recall, false_rate in points:
+        if recall >= tpr:
+            return false_rate
+
+
+def _nearest(points, tpr):
+    """Least |recall - tpr|; then the larger recall; then the larger false positive rate, but once
+    every positive is caught the threshold is lowered no further."""
+    candidates = []
+    for recall, false_rate in points:
+        candidates.append((-abs(recall - tpr), recall, false_rate))
+        if recall == 1:
+            break
+    return max(candidates)[2]
+
+
+def _interpolated(points, tpr):
+    """Straight lines from (0, 0) through all points; where the curve runs level at ``tpr``, the
+    larger false positive rate."""
+    curve = [(0.0, 0.0), *points]
+    at_level = [false_rate for recall, false_rate in curve if recall == tpr]
+    if at_level:
+        return max(at_level)
+    for (r0, f0), (r1, f1) in zip(curve, curve[1:]):
+        if r0 < tpr < r1:
+            return f0 + (f1 - f0) * (tpr - r0) / (r1 - r0)
+
+
+# LoCoOp.
+
+
+def id_irrelevant_regions(local_cosines, label, k):
+    """[N] booleans for one image: True where the label is not among the region's top K.
+
+    Sorts the classes by similarity; of equal ones the label comes first.
+    """
+    irrelevant = []
+    for region in local_cosines:
+        order = sorted(range(len(region)), key=lambda c: (-float(region[c]), c != label))
+        irrelevant.append(label not in order[:k])
+    return irrelevant
+
+
+def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
+    """``CE - lambda * mean_{i in J} ( - sum_c p_ic log(p_ic + 1e-5) )``; J over the whole batch."""
+    cross_entropy = []
+    entropies = []
+    for row, regions, label in zip(cosines, local_cosines, labels):
+        p = softmax([scale * float(v) for v in row])
+        cross_entropy.append(-math.log(p[label]))
+        for region, chosen in zip(regions, id_irrelevant_regions(regions, label, k)):
+            if chosen:
+                q = softmax([scale * float(v) for v in region])
+                entropies.append(-math.fsum(v * math.log(v + 1e-5) for v in q))
+    loss = math.fsum(cross_entropy) / len(cross_entropy)
+    if entropies:
+        loss -= lam * math.fsum(entropies) / len(entropies)
+    return loss
+
+
+def lr(epoch, max_epoch, base=0.002, warmup_lr=1e-5, warmup_epochs=1):
+    """Learning rate in ``epoch`` (from 0): constant warm-up, then a cosine that starts at ``base``
+    after the warm-up and would reach 0 at ``max_epoch + warmup_epochs``."""
+    if epoch < warmup_epochs:
+        return warmup_lr
+    return base * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch)) / 2
