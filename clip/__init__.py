@@ -1,0 +1,23 @@
+"""CLIP as OOD detection needs it, standing on open_clip.
+
+>>> model, preprocess = load("ViT-B/16", device="cpu", precision="fp32")
+
+gives global *and* local image features, and text features from tokens or from
+learned prompt embeddings.
+"""
+
+from clip.loading import available_models, load
+from clip.model import ClipModel
+from clip.precision import PRECISIONS, Precision, resolve_precision
+from clip.tokenizer import encode, tokenize
+
+__all__ = [
+    "ClipModel",
+    "PRECISIONS",
+    "Precision",
+    "available_models",
+    "encode",
+    "load",
+    "resolve_precision",
+    "tokenize",
+]

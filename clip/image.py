@@ -1,0 +1,112 @@
+"""Global and local image features of CLIP's two kinds of image tower.
+
+Local features follow GL-MCM (Miyai et al., IJCV 2025) and LoCoOp (Miyai et al.,
+NeurIPS 2023): every region passes the last block along its own value path,
+without the attention that would mix regions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from dassl.utils.errors import InputError
+
+
+def grid_of(visual: nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of local regions, None for a tower that has no local features."""
+    if isinstance(visual, ModifiedResNet):
+        # attnpool's position embedding has one row a cell and one for their mean.
+        side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
+        return side, side
+    return tuple(visual.grid_size) if _has_value_path(visual) else None
+
+
+def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+    """Unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
+
+    Regions are in row-major order. Without `local` the second value is None.
+
+    Raises:
+        InputError: local features were asked of a tower that has none.
+    """
+    if isinstance(visual, ModifiedResNet):
+        return _encode_resnet(visual, images, local)
+    if _has_value_path(visual):
+        return _encode_vit(visual, images, local)
+    if local:
+        raise InputError(
+            f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
+            "silently equal MCM and LoCoOp would have no regions to push away. Use a ViT that "
+            "pools its class token or a ModifiedResNet, or choose scores that need no regions."
+        )
+    features = visual(images)
+    return features[0] if isinstance(features, tuple) else features, None
+
+
+def _has_value_path(visual: nn.Module) -> bool:
+    return (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and isinstance(visual.transformer.resblocks[-1], ResidualAttentionBlock)
+    )
+
+
+def _encode_vit(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+    x = visual._embeds(images)  # [B, 1 + N, W], [CLS] first
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = block(x)
+    x = visual.ln_post(_last_block(last, x, local))  # [B, 1 + N, W], [B, 1, W] without local
+    if visual.proj is not None:
+        x = x @ visual.proj
+    return x[:, 0], x[:, 1:] if local else None
+
+
+def _last_block(block: ResidualAttentionBlock, x: Tensor, local: bool) -> Tensor:
+    """The last block, for only what is read of it.
+
+    [CLS] attends to all tokens as always; a region takes its own value instead
+    of a mixture. Nothing else of the block's output is used, so one pass gives
+    both kinds of feature, and for less than the whole block costs.
+
+    Differs from upstream: the public code runs the value path through every
+    block beside the normal path; only the last one's result is ever used.
+    """
+    normed = block.ln_1(x)
+    query, key, value = _project(block.attn, normed)
+    mixed = _attend(query, key, value, block.attn.num_heads)  # [B, 1, W]
+    if local:
+        mixed = torch.cat([mixed, value[:, 1:]], dim=1)  # [B, 1 + N, W]
+    x = x[:, : mixed.shape[1]] + block.ls_1(block.attn.out_proj(mixed))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query of [CLS] alone `[B, 1, W]`; key and value of every token `[B, 1 + N, W]`."""
+    width = x.shape[-1]
+    query = F.linear(x[:, :1], attn.in_proj_weight[:width], attn.in_proj_bias[:width])
+    key_value = F.linear(x, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
+    return query, *key_value.chunk(2, dim=-1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    query, key, value = (
+        t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value)
+    )  # [B, H, tokens, W / H]
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def _encode_resnet(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+    x = visual.stem(images)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)  # [B, W, h, w]
+    pool = visual.attnpool
+    if not local:
+        return pool(x), None
+    cells = x.flatten(2).transpose(1, 2)  # [B, N, W]
+    return pool(x), pool.c_proj(pool.v_proj(cells))

@@ -1,0 +1,312 @@
+"""From a name or a file to a `ClipModel` and its preprocessing.
+
+Three kinds of name: OpenAI's (`ViT-B/16`), open_clip's `model/tag` pairs
+(`ViT-B-16/laion2b_s34b_b88k`), and files (OpenAI's JIT archives and state dicts,
+open_clip checkpoints, safetensors).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor
+from torchvision import transforms
+
+from clip.model import ClipModel
+from clip.precision import resolve_precision
+from dassl.utils import load_checkpoint, nearest_name
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ACTIVATIONS = ("quick_gelu", "gelu")
+OPENAI_TRANSFORM = {
+    "mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"
+}
+# OpenAI's names and what open_clip calls the same architecture.
+OPENAI_MODELS = {
+    "RN50": "RN50", "RN101": "RN101", "RN50x4": "RN50x4", "RN50x16": "RN50x16",
+    "RN50x64": "RN50x64", "ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16",
+    "ViT-L/14": "ViT-L-14", "ViT-L/14@336px": "ViT-L-14-336",
+}
+
+
+def available_models() -> list[str]:
+    """OpenAI's model names; open_clip's pairs are listed by `open_clip.list_pretrained()`."""
+    return list(OPENAI_MODELS)
+
+
+def load(
+    name: str,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    activation: str | None = None,
+) -> tuple[ClipModel, transforms.Compose]:
+    """Load a frozen CLIP and the transform from a PIL image to its input `[3, H, W]`.
+
+    Args:
+        name: OpenAI name, open_clip `model/tag`, or path of a file.
+        precision: fp32, amp, amp_bf16 or fp16 (see `clip.precision`).
+        activation: "quick_gelu" or "gelu", for files that do not say. The
+            same weights under the other activation lose points of accuracy
+            without any error, so a file that says otherwise is refused.
+
+    Raises:
+        InputError: unknown name, unreadable file, activation missing or wrong,
+            no connection to download from.
+    """
+    if activation not in (None, *ACTIVATIONS):
+        raise InputError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
+    if name in OPENAI_MODELS:
+        model = _from_file(_download_openai(name), name, activation)
+    elif os.path.exists(name):
+        model = _from_file(name, name, activation)
+    else:
+        model = _from_open_clip(name, activation)
+    model.to_dtype(resolve_precision(precision, device).weights).to(device)
+    return model, preprocessing(model)
+
+
+def preprocessing(model: ClipModel) -> transforms.Compose:
+    """Evaluation transform of `model`: resize the smaller edge, centre crop, normalise."""
+    interpolation = transforms.InterpolationMode(model.interpolation)
+    return transforms.Compose([
+        _to_rgb,
+        transforms.Resize(model.image_size, interpolation=interpolation),
+        transforms.CenterCrop(model.image_size),
+        transforms.ToTensor(),
+        transforms.Normalize(model.mean, model.std),
+    ])
+
+
+def _to_rgb(image):
+    # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
+    return image.convert("RGB")
+
+
+def _download_openai(name: str) -> str:
+    """Path of OpenAI's own archive, downloaded (and checked by its sha256) at first use."""
+    url = open_clip.get_pretrained_cfg(OPENAI_MODELS[name], "openai")["url"]
+    try:
+        return open_clip.download_pretrained_from_url(url)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"cannot download {name} from {url} ({error}). Without a connection, fetch that file "
+            "elsewhere and give its path as MODEL.BACKBONE.NAME, or put it into ~/.cache/clip"
+        ) from error
+
+
+def _from_open_clip(name: str, activation: str | None) -> ClipModel:
+    architecture, _, tag = name.rpartition("/")
+    pairs = open_clip.list_pretrained(as_str=False)
+    if (architecture, tag) not in pairs:
+        known = [*OPENAI_MODELS, *("/".join(pair) for pair in pairs)]
+        raise InputError(
+            f"unknown CLIP model {name!r}: it is neither a file nor a name. "
+            f"Nearest name: {nearest_name(name, known)!r}. OpenAI's names: "
+            f"{', '.join(OPENAI_MODELS)}; open_clip's are written model/tag, such as "
+            "ViT-B-16/laion2b_s34b_b88k; or give the path of a file"
+        )
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    trained_quick = pretrained.get("quick_gelu", False)
+    if quick != trained_quick:
+        fitting = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix(
+            "-quickgelu")
+        raise InputError(
+            f"{name}: these weights were trained with {ACTIVATIONS[not trained_quick]}, the "
+            f"architecture computes {ACTIVATIONS[not quick]}: use {fitting}/{tag}"
+        )
+    _check_activation(name, ACTIVATIONS[not quick], activation)
+    try:
+        model = open_clip.create_model(architecture, pretrained=tag, precision="fp32")
+    except OSError as error:
+        raise InputError(
+            f"cannot download {name} ({error}). Without a connection, fetch the weights "
+            "elsewhere and give the file's path as MODEL.BACKBONE.NAME"
+        ) from error
+    transform = open_clip.get_model_preprocess_cfg(model)
+    return ClipModel(
+        model, name=name, activation=ACTIVATIONS[not quick],
+        weights_hash=weights_hash(model.state_dict()),
+        **{key: transform[key] for key in OPENAI_TRANSFORM},
+    )
+
+
+def _from_file(path: str, name: str, activation: str | None) -> ClipModel:
+    state, says = read_state_dict(path)
+    if says is not None:
+        _check_activation(name, says, activation)
+        activation = says
+    if activation is None:
+        activation = "quick_gelu"
+        logger.warning(
+            "%s does not say its activation; QuickGELU is assumed, as in OpenAI's models. If it "
+            "was trained with open_clip's defaults, set MODEL.BACKBONE.ACTIVATION gelu", name
+        )
+    model = build_model(state, activation)
+    return ClipModel(
+        model, name=name, activation=activation, weights_hash=weights_hash(model.state_dict()),
+        **OPENAI_TRANSFORM,
+    )
+
+
+def _check_activation(name: str, found: str, asked: str | None) -> None:
+    if asked not in (None, found):
+        raise InputError(
+            f"{name} was trained with {found}, asked was {asked}: computing the one's weights "
+            "with the other loses accuracy silently, so it is refused. Leave "
+            "MODEL.BACKBONE.ACTIVATION empty"
+        )
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
+    """Weights of a file in OpenAI's (and open_clip's) layout, and the activation it names.
+
+    Raises:
+        InputError: the file cannot be read or holds no CLIP.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        state, activation = _read_safetensors(path)
+    elif _is_jit_archive(path):
+        state, activation = _read_jit(path), "quick_gelu"
+    else:
+        state, activation = _read_checkpoint(path)
+    # OpenAI's archives carry three numbers beside the weights; nobody else's do.
+    markers = [state.pop(k, None) for k in ("input_resolution", "context_length", "vocab_size")]
+    if any(marker is not None for marker in markers):
+        activation = "quick_gelu"
+    missing = [key for key in ("text_projection", "token_embedding.weight", "logit_scale")
+               if key not in state]
+    if missing:
+        raise InputError(
+            f"{path} holds no CLIP model in OpenAI's layout: {', '.join(missing)} not found among "
+            f"its {len(state)} entries (first: {', '.join(list(state)[:3]) or 'none'})"
+        )
+    return _spread_token_rows(state), activation
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise InputError(f"cannot read {path} as safetensors: {error}") from error
+    activation = metadata.get("activation")
+    if activation not in (None, *ACTIVATIONS):
+        raise InputError(f"{path} names an unknown activation {json.dumps(activation)}")
+    return state, activation
+
+
+def _is_jit_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_jit(path: Path) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, OpenAI's files are still written in it.
+        warnings.simplefilter("ignore")
+        try:
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        except RuntimeError as error:
+            raise InputError(f"cannot read the TorchScript archive {path}: {error}") from error
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """A state dict, bare or as open_clip's training wraps it."""
+    content = load_checkpoint(path)
+    wrapped = isinstance(content.get("state_dict"), dict)
+    state = content["state_dict"] if wrapped else content
+    state = {key.removeprefix("module.").removeprefix("text."): value
+             for key, value in state.items()}
+    return {key: value for key, value in state.items() if key != "attn_mask"}, None
+
+
+def _spread_token_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put the embedding rows of a small file at their places in the full vocabulary.
+
+    A CLIP trained on a few hundred words keeps only their rows and says which
+    (`token_ids`); words it has never seen embed as zero.
+    """
+    token_ids = state.pop("token_ids", None)
+    if token_ids is not None:
+        rows = state["token_embedding.weight"]
+        full = rows.new_zeros(49408, rows.shape[1])
+        full[token_ids] = rows
+        state["token_embedding.weight"] = full
+    return state
+
+
+def build_model(state: dict[str, Tensor], activation: str) -> open_clip.CLIP:
+    """An open_clip CLIP in float32 with the weights `state`, sizes read off their shapes.
+
+    Differs from upstream: open_clip's own reader of OpenAI's layout rounds the
+    weights to float16 on the way; here they stay as they are.
+    """
+    try:
+        model = open_clip.CLIP(
+            embed_dim=state["text_projection"].shape[1],
+            vision_cfg=_vision_config(state),
+            text_cfg=_text_config(state),
+            quick_gelu=activation == "quick_gelu",
+        )
+        model.load_state_dict({key: value.float() if value.is_floating_point() else value
+                               for key, value in state.items()})
+    except (KeyError, RuntimeError, AssertionError) as error:
+        raise InputError(f"the weights are not those of a whole CLIP model: {error}") from error
+    return model.eval()
+
+
+def _vision_config(state: dict[str, Tensor]) -> dict:
+    if "visual.proj" in state:
+        width, _, patch, _ = state["visual.conv1.weight"].shape
+        side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        layers = _count(state, "visual.transformer.resblocks.", 3)
+        return {"layers": layers, "width": width, "patch_size": patch, "image_size": side * patch}
+    side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    layers = [_count(state, f"visual.layer{stage}.", 2) for stage in (1, 2, 3, 4)]
+    width = state["visual.layer1.0.conv1.weight"].shape[0]
+    return {"layers": layers, "width": width, "image_size": side * 32}
+
+
+def _text_config(state: dict[str, Tensor]) -> dict:
+    vocabulary, width = state["token_embedding.weight"].shape
+    return {
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": vocabulary,
+        "width": width,
+        "heads": width // 64,  # of every OpenAI and open_clip model in this layout
+        "layers": _count(state, "transformer.resblocks.", 2),
+    }
+
+
+def _count(state: dict[str, Tensor], prefix: str, part: int) -> int:
+    """How many numbered modules stand behind `prefix`."""
+    return len({key.split(".")[part] for key in state if key.startswith(prefix)})
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes and float32 values: the same for every file format."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

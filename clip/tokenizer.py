@@ -1,0 +1,62 @@
+"""OpenAI CLIP's tokeniser: open_clip's byte-pair encoding with OpenAI's names and limits."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import regex
+import torch
+
+CONTEXT_LENGTH = 77
+SOT, EOT = "<|startoftext|>", "<|endoftext|>"
+
+
+@lru_cache(maxsize=1)
+def tokenizer():
+    """The shared tokeniser (built at first use: reading the vocabulary takes a moment).
+
+    open_clip renamed the two special tokens; written out in a text, OpenAI's
+    names must become single tokens and open_clip's must not.
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    bpe = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    for renamed, name, token_id in zip(
+        ("<start_of_text>", "<end_of_text>"), (SOT, EOT), bpe.all_special_ids, strict=True
+    ):
+        del bpe.encoder[renamed], bpe.cache[renamed]
+        bpe.encoder[name], bpe.decoder[token_id], bpe.cache[name] = token_id, name, name
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    specials = "|".join(regex.escape(name) for name in (SOT, EOT))
+    bpe.pat = regex.compile(f"{specials}|{words}", regex.IGNORECASE)
+    return bpe
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of `text` without [SOT] and [EOT]."""
+    return tokenizer().encode(text)
+
+
+def tokenize(
+    texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False
+) -> torch.Tensor:
+    """Token ids `[T, context_length]` (int64) of one or more texts, padded with 0.
+
+    Raises:
+        RuntimeError: a text does not fit and `truncate` is off. With `truncate`
+            it is cut and its last token becomes [EOT].
+    """
+    bpe = tokenizer()
+    texts = [texts] if isinstance(texts, str) else texts
+    tokens = torch.zeros(len(texts), context_length, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        ids = [bpe.sot_token_id, *bpe.encode(text), bpe.eot_token_id]
+        if len(ids) > context_length:
+            if not truncate:
+                raise RuntimeError(
+                    f"Input {text} is too long for context length {context_length}: "
+                    f"it has {len(ids)} tokens with the start and end tokens"
+                )
+            ids = [*ids[: context_length - 1], bpe.eot_token_id]
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens

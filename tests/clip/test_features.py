@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import clip
+from dassl.utils.errors import InputError
+
+ARCHS = ["tiny-vit", "tiny-rn"]
+
+
+def _close(actual, expected):
+    """1e-5 of the largest entry: float32 against the public code in float64."""
+    expected = torch.as_tensor(np.asarray(expected)).float()
+    assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def _images(golden):
+    return torch.from_numpy(golden("forward.npz")["images_q"]).float() / 32
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_image_features_are_the_public_codes(arch, golden, tiny_clip):
+    arrays, key = golden("forward.npz"), arch.replace("-", "_")
+    features, regions = tiny_clip(arch).encode_image(_images(golden), local=True)
+    _close(features, arrays[f"{key}/global_f64"])
+    _close(regions, arrays[f"{key}/local_f64"])
+    _close(tiny_clip(arch).encode_image(_images(golden)), arrays[f"{key}/global_f64"])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_text_features_are_the_public_codes(arch, golden, tiny_clip):
+    arrays, key = golden("forward.npz"), arch.replace("-", "_")
+    tokens = torch.from_numpy(arrays["text_ids"]).long()
+    _close(tiny_clip(arch).encode_text(tokens), arrays[f"{key}/text_f64"])
+
+
+def test_vit_matches_the_whole_last_block(golden, tiny_clip):
+    """The one-pass last block against open_clip's own forward, and the value path by hand."""
+    model, images = tiny_clip("tiny-vit"), _images(golden)
+    visual = model.visual
+    features, regions = model.encode_image(images, local=True)
+    _close(features, visual(images))
+
+    x = visual._embeds(images)
+    for block in visual.transformer.resblocks[:-1]:
+        x = block(x)
+    last = visual.transformer.resblocks[-1]
+    w, b = last.attn.in_proj_weight.chunk(3)[2], last.attn.in_proj_bias.chunk(3)[2]
+    v = last.attn.out_proj(last.ln_1(x) @ w.T + b) + x
+    v = v + last.mlp(last.ln_2(v))
+    _close(regions, (visual.ln_post(v) @ visual.proj)[:, 1:])
+
+
+def test_prompts_need_no_padding(tiny_clip):
+    """Attention is causal: what follows the last [EOT] changes nothing."""
+    model = tiny_clip()
+    tokens = clip.tokenize(["a cat", "a photo of a very small dog on a table."])
+    eot = tokens.argmax(dim=1)
+    whole = model.encode_prompts(model.token_embedding(tokens), eot)
+    short = model.encode_prompts(model.token_embedding(tokens[:, : eot.max() + 1]), eot)
+    assert_close(short, whole, rtol=1e-5, atol=1e-5)
+    assert_close(model.encode_text(tokens), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_regions_are_row_major(tiny_clip):
+    """Changing one patch of the input changes most that region's own feature."""
+    model = tiny_clip("tiny-vit")
+    images = torch.zeros(1, 3, 64, 64)
+    changed = images.clone()
+    changed[:, :, 16:32, 48:64] = 2.0  # row 1, column 3 of 4 x 4
+    difference = (model.encode_image(images, local=True)[1]
+                  - model.encode_image(changed, local=True)[1]).norm(dim=-1)[0]
+    assert difference.argmax() == 1 * 4 + 3 and model.grid == (4, 4)
+
+
+def test_wrong_size_is_told(tiny_clip):
+    with pytest.raises(InputError, match="64 x 64 pixels, got 32 x 64"):
+        tiny_clip().encode_image(torch.zeros(1, 3, 32, 64))
+
+
+def test_tower_without_regions_is_an_error():
+    visual = torch.nn.Sequential(torch.nn.Flatten())
+    with pytest.raises(InputError, match="GL-MCM would silently equal MCM"):
+        clip.image.encode_image(visual, torch.zeros(1, 3, 4, 4), local=True)
+    assert clip.image.encode_image(visual, torch.zeros(1, 3, 4, 4), local=False)[0].shape == (1, 48)
+
+
+def test_towers_stay_frozen_and_in_evaluation_mode(tiny_clip):
+    model = tiny_clip("tiny-rn").train()
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_half_precision_keeps_the_scale(clip_file):
+    model, _ = clip.load(clip_file("tiny-vit"))
+    model.to_dtype(torch.float16)
+    assert model.dtype == torch.float16 and model.logit_scale.dtype == torch.float32

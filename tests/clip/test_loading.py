@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import clip
+from clip.loading import OPENAI_MODELS, build_model, read_state_dict, weights_hash
+from dassl.utils.errors import InputError
+
+
+def _same(model, other):
+    return model.weights_hash == other.weights_hash
+
+
+@pytest.fixture
+def reference(tiny_clip):
+    return tiny_clip("tiny-vit")
+
+
+def test_bare_state_dict_is_read_as_openais_and_says_so(
+    generated_weights, reference, tmp_path, caplog
+):
+    torch.save(generated_weights("tiny-vit"), tmp_path / "bare.pt")
+    model, _ = clip.load(str(tmp_path / "bare.pt"))
+    assert _same(model, reference) and model.activation == "quick_gelu"
+    assert "QuickGELU is assumed" in caplog.text
+
+
+def test_openais_markers_fix_the_activation(generated_weights, tmp_path, caplog):
+    state = generated_weights("tiny-vit") | {
+        "input_resolution": torch.tensor(64), "context_length": torch.tensor(77),
+        "vocab_size": torch.tensor(49408),
+    }
+    torch.save(state, tmp_path / "openai.pt")
+    assert clip.load(str(tmp_path / "openai.pt"))[0].activation == "quick_gelu"
+    assert not caplog.text
+    with pytest.raises(InputError, match="trained with quick_gelu, asked was gelu"):
+        clip.load(str(tmp_path / "openai.pt"), activation="gelu")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_jit_archive(generated_weights, reference, tmp_path):
+    """A TorchScript archive with OpenAI's parameter names, as the published files are."""
+    holder = torch.nn.Module()
+    for key, value in generated_weights("tiny-vit").items():
+        *path, name = key.split(".")
+        module = holder
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, torch.nn.Module())
+            module = module._modules[part]
+        module.register_buffer(name, value.half())
+    torch.jit.script(holder).save(str(tmp_path / "jit.pt"))
+    model, _ = clip.load(str(tmp_path / "jit.pt"))
+    assert _same(model, reference) and model.activation == "quick_gelu"
+
+
+def test_open_clip_checkpoint_with_its_wrapping(generated_weights, reference, tmp_path):
+    state = {f"module.{key}": value for key, value in generated_weights("tiny-vit").items()}
+    torch.save({"epoch": 3, "name": "run", "state_dict": state}, tmp_path / "epoch_3.pt")
+    model, _ = clip.load(str(tmp_path / "epoch_3.pt"), activation="gelu")
+    assert _same(model, reference) and model.activation == "gelu"
+
+
+def test_activation_changes_features(clip_file, generated_weights, tmp_path):
+    save_file(generated_weights("tiny-vit"), tmp_path / "plain.safetensors")
+    images = torch.ones(1, 3, 64, 64)
+    quick, plain = (
+        clip.load(str(tmp_path / "plain.safetensors"), activation=activation)[0].encode_image(images)
+        for activation in ("quick_gelu", "gelu")
+    )
+    assert (quick - plain).abs().max() > 1e-3
+
+
+def test_small_file_spreads_its_token_rows(generated_weights, tmp_path):
+    state = generated_weights("tiny-vit")
+    ids = torch.tensor([320, 2368, 49406, 49407])
+    small = state | {"token_embedding.weight": state["token_embedding.weight"][ids],
+                     "token_ids": ids}
+    save_file(small, tmp_path / "small.safetensors", {"activation": "quick_gelu"})
+    embedding = clip.load(str(tmp_path / "small.safetensors"))[0].token_embedding.weight
+    assert embedding.shape == (49408, 128)
+    assert (embedding[ids] == small["token_embedding.weight"]).all()
+    assert embedding.count_nonzero() == small["token_embedding.weight"].count_nonzero()
+
+
+def test_float32_weights_are_not_rounded(generated_weights):
+    state = generated_weights("tiny-vit")
+    state["visual.proj"] = state["visual.proj"] + 1e-6
+    assert (build_model(state, "gelu").visual.proj == state["visual.proj"]).all()
+
+
+@pytest.mark.parametrize("arch", ["tiny-vit", "tiny-rn"])
+def test_sizes_are_read_off_the_weights(arch, tiny_clip):
+    model = tiny_clip(arch)
+    assert model.image_size == 64 and model.grid == {"tiny-vit": (4, 4), "tiny-rn": (2, 2)}[arch]
+
+
+def test_hash_tells_weights_apart(generated_weights):
+    state = generated_weights("tiny-vit")
+    changed = state | {"logit_scale": state["logit_scale"] + 1e-3}
+    assert weights_hash(state) == weights_hash(dict(reversed(state.items())))
+    assert weights_hash(state) != weights_hash(changed)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("ViT-B/61", "Nearest name: 'ViT-B/16'"),
+    ("ViT-B-16/laion2b_s34b", "Nearest name: 'ViT-B-16/laion2b_s34b_b88k'"),
+    ("no/such/file.pt", "neither a file nor a name"),
+])
+def test_unknown_names(name, words):
+    with pytest.raises(InputError, match=words):
+        clip.load(name)
+
+
+def test_activation_mismatch_of_a_pair_is_refused_before_downloading():
+    with pytest.raises(InputError, match="use ViT-B-16-quickgelu/openai"):
+        clip.load("ViT-B-16/openai")
+
+
+def test_no_connection_is_told(monkeypatch):
+    def offline(url, cache_dir=None):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("open_clip.download_pretrained_from_url", offline)
+    with pytest.raises(InputError, match="give its path as MODEL.BACKBONE.NAME"):
+        clip.load("ViT-B/16")
+
+
+def test_openai_names_load_through_the_download(monkeypatch, clip_file, reference):
+    monkeypatch.setattr("open_clip.download_pretrained_from_url", lambda url: clip_file("tiny-vit"))
+    assert _same(clip.load("ViT-B/16")[0], reference)
+
+
+@pytest.mark.parametrize("name", OPENAI_MODELS)
+def test_every_openai_name_has_an_address(name, monkeypatch):
+    asked = []
+    monkeypatch.setattr("open_clip.download_pretrained_from_url",
+                        lambda url: asked.append(url) or "nowhere")
+    with pytest.raises(InputError):
+        clip.load(name)
+    assert asked[0].startswith("https://openaipublic") and asked[0].endswith(".pt")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "file"), (b"not a checkpoint at all", "file"),
+])
+def test_damaged_files_are_told(content, words, tmp_path):
+    for name in ("broken.pt", "broken.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="broken"):
+            clip.load(str(tmp_path / name))
+
+
+def test_file_without_a_clip(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="holds no CLIP model"):
+        read_state_dict(tmp_path / "other.safetensors")
+
+
+def test_half_precision_on_cpu_says_that_it_is_not(clip_file, caplog):
+    caplog.set_level("INFO")
+    model, _ = clip.load(clip_file("tiny-vit"), "cpu", "fp16")
+    assert model.dtype == torch.float32 and "fp32 is used" in caplog.text
+
+
+def test_unknown_precision(clip_file):
+    with pytest.raises(InputError, match="fp32, amp, amp_bf16, fp16"):
+        clip.load(clip_file("tiny-vit"), precision="fp8")
+
+
+def test_preprocessing_reads_any_mode(clip_file):
+    _, preprocess = clip.load(clip_file("tiny-vit"))
+    grey = Image.fromarray(np.full((90, 70), 128, np.uint8))
+    assert preprocess(grey).shape == (3, 64, 64)
+    assert torch.allclose(preprocess(grey), preprocess(grey.convert("RGB")))

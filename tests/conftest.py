@@ -1,0 +1,65 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden.weights import make_state_dict
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(arch: str, seed: int) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(value) for key, value in make_state_dict(seed, arch).items()}
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reads a golden file: `golden("loss.json")` or `golden("loss.npz")`."""
+
+    @functools.cache
+    def read(name: str):
+        path = GOLDEN / name
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def generated_weights():
+    """State dict of a golden architecture, in OpenAI's layout: `generated_weights("tiny-vit")`."""
+    return lambda arch, seed=1001: dict(_weights(arch, seed))
+
+
+@pytest.fixture(scope="session")
+def clip_file(generated_weights, tmp_path_factory):
+    """Path of a safetensors file with those weights, which says that they are QuickGELU's."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+
+    @functools.cache
+    def write(arch: str) -> str:
+        path = folder / f"{arch}.safetensors"
+        save_file(generated_weights(arch), path, {"activation": "quick_gelu"})
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(clip_file):
+    """A loaded golden model: `tiny_clip("tiny-rn")`."""
+    import clip
+
+    return functools.cache(lambda arch="tiny-vit": clip.load(clip_file(arch))[0])
