@@ -1,0 +1,243 @@
+"""What the entry points share: the command line, the config and how an error is told.
+
+Later wins: defaults, the dataset's YAML, the trainer's YAML (or, with
+--model-dir, the settings that run was made with), flags, KEY VALUE pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import nearest_name
+from dassl.utils.errors import InputError
+from datasets.config import add_dataset_cfg
+from trainers.run_folder import CONFIG, read_config
+
+HERE = Path(__file__).resolve().parent
+DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
+DEFAULT_DATASET = "generated"
+DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16")  # where a dataset has no config of its own name
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The flags that every entry point has; published names where there are any."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--root", default=None, help="folder of the datasets (data)")
+    add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
+    add("--dataset", default="", help=f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})")
+    add("--dataset-config-file", default="", help="its path, instead of the name")
+    add("--config", default="", help=f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's "
+        f"name where there is such a file, else {DEFAULT_CONFIGS[0]})")
+    add("--config-file", default="", help="its path, instead of the name")
+    add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
+    add("--shots", type=int, default=None, help="images a class; -1 for all")
+    add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
+    add("--output-dir", default="", help="(output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)")
+    add("--model-dir", default="", help="folder of a trained run")
+    add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (the last)")
+    for flag, owners in _trainer_flags().items():
+        add(f"--{flag}", default=None, help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
+    return parser
+
+
+def _trainer_flags() -> dict[str, dict[str, str]]:
+    """Flags that trainers declare: flag -> {trainer: config key}."""
+    flags: dict[str, dict[str, str]] = {}
+    for name in TRAINER_REGISTRY.registered_names():
+        for flag, key in getattr(TRAINER_REGISTRY.get(name), "FLAGS", {}).items():
+            flags.setdefault(flag, {})[name] = key
+    return flags
+
+
+def build_cfg(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run, from parsed flags.
+
+    Raises:
+        InputError: unknown keys or names, values of the wrong type, missing files.
+    """
+    cfg = default_cfg()
+    run = read_config(args.model_dir) if args.model_dir else None
+    dataset_file, trainer_file = _config_files(args, run)
+    if run is not None:
+        _merge(cfg, run, f"{args.model_dir}/{CONFIG}")
+    if dataset_file:
+        cfg.OOD.SETS = CfgNode(new_allowed=True)
+        _merge(cfg, _read_yaml(dataset_file), dataset_file)
+    if trainer_file:
+        _merge(cfg, _read_yaml(trainer_file), trainer_file)
+    _merge_flags(cfg, args)
+    _merge_pairs(cfg, args.opts)
+    cfg.RESUME = getattr(args, "resume", "")
+    cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
+        cfg, dataset_file, trainer_file)
+    cfg.freeze()
+    return cfg
+
+
+def default_cfg() -> CfgNode:
+    """Dassl's defaults, the datasets' keys and a node for every registered trainer."""
+    cfg = get_cfg_default()
+    add_dataset_cfg(cfg)
+    cfg.MODEL.BACKBONE.ACTIVATION = ""  # quick_gelu or gelu, for files that do not say
+    for name in TRAINER_REGISTRY.registered_names():
+        trainer = TRAINER_REGISTRY.get(name)
+        if hasattr(trainer, "CONFIG"):
+            cfg.TRAINER[trainer.CONFIG_KEY] = trainer.CONFIG.clone()
+    return cfg
+
+
+def default_output_dir(cfg: CfgNode, dataset_file: str, trainer_file: str) -> str:
+    """LoCoOp's layout of run folders."""
+    trainer = cfg.TRAINER.NAME
+    folder = Path("output", Path(dataset_file).stem, trainer)
+    settings = cfg.TRAINER.get(getattr(TRAINER_REGISTRY.get(trainer), "CONFIG_KEY", ""), {})
+    if "N_CTX" not in settings:
+        return (folder / Path(trainer_file).stem).as_posix()
+    shots = f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
+    prompt = f"nctx{settings.N_CTX}_csc{settings.CSC}_ctp{settings.CLASS_TOKEN_POSITION}"
+    return (folder / shots / prompt / f"seed{cfg.SEED}").as_posix()
+
+
+def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
+    """Paths of the dataset's and the trainer's YAML, "" where the run's settings stand for it."""
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        raise InputError(f"--model-dir {args.model_dir}: there is no such folder")
+    dataset = args.dataset_config_file or (
+        _named(DATASET_CONFIGS, args.dataset, "dataset") if args.dataset else "")
+    if run is not None:
+        return dataset, ""
+    trainer = TRAINER_REGISTRY.get(args.trainer).__name__ if args.trainer else ""
+    if not trainer:
+        raise InputError(
+            "which method? Give --trainer, one of "
+            f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
+        )
+    dataset = dataset or _named(DATASET_CONFIGS, DEFAULT_DATASET, "dataset")
+    if args.config_file:
+        return dataset, args.config_file
+    configs = TRAINER_CONFIGS / trainer
+    names = [Path(dataset).stem, *DEFAULT_CONFIGS]
+    usual = next((n for n in names if (HERE / configs / f"{n}.yaml").exists()), names[0])
+    return dataset, _named(configs, args.config or usual, "config")
+
+
+def _named(folder: Path, name: str, kind: str) -> str:
+    path = folder / f"{name.removesuffix('.yaml')}.yaml"
+    if not (HERE / path).exists():
+        known = sorted(file.stem for file in (HERE / folder).glob("*.yaml"))
+        raise InputError(
+            f"unknown {kind} {name!r}: {folder} holds {', '.join(known) or 'nothing'}. "
+            f"Nearest: {nearest_name(name, known)!r}"
+        )
+    return str(path)
+
+
+def _read_yaml(path: str | Path) -> dict:
+    """Settings of a YAML file, over those of the file it names as `_BASE_` (beside itself)."""
+    # Names are looked up beside the code, so that the tools run from any folder.
+    file = Path(path) if Path(path).exists() else HERE / path
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"config file {path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config file {path} holds no settings (KEY: value lines)")
+    base = content.pop("_BASE_", None)
+    return _over(_read_yaml(file.parent / base), content) if base else content
+
+
+def _over(base: dict, top: dict) -> dict:
+    """`top` over `base`, node by node."""
+    merged = base | top
+    for key in base.keys() & top.keys():
+        if isinstance(base[key], dict) and isinstance(top[key], dict):
+            merged[key] = _over(base[key], top[key])
+    return merged
+
+
+def _merge(cfg: CfgNode, content: dict, source: str) -> None:
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except KeyError as error:
+        raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.trainer:
+        cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer).__name__
+    cfg.SEED = args.seed if args.seed is not None else (cfg.SEED if args.model_dir else 1)
+    cfg.DATASET.ROOT = args.root or cfg.DATASET.ROOT or "data"
+    if args.backbone:
+        cfg.MODEL.BACKBONE.NAME = args.backbone
+    if args.shots is not None:
+        cfg.DATASET.NUM_SHOTS = args.shots
+    for flag, owners in _trainer_flags().items():
+        value = getattr(args, flag)
+        if value is None:
+            continue
+        if cfg.TRAINER.NAME not in owners:
+            raise InputError(
+                f"--{flag} is a setting of {', '.join(owners)}; {cfg.TRAINER.NAME} has none of it")
+        node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
+        _merge_pairs(cfg, [f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value])
+
+
+def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
+    if len(pairs) % 2:
+        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(pairs)}")
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, _as_float(cfg, key, value)])
+        except (KeyError, AssertionError, AttributeError) as error:
+            raise InputError(_unknown_key(cfg, key)) from error
+        except (ValueError, SyntaxError) as error:
+            raise InputError(f"{key} {value}: {error}") from error
+
+
+def _as_float(cfg: CfgNode, key: str, value: str):
+    """`value` as a float where the setting is one: `LAMBDA 1` is as good as `LAMBDA 1.0`."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    try:
+        return float(value) if isinstance(node, float) else value
+    except ValueError:
+        return value
+
+
+def _unknown_key(cfg: CfgNode, key: str) -> str:
+    key = key.removeprefix("Non-existent config key: ")
+    known = list(_keys(cfg))
+    return f"unknown setting {key}. Nearest: {nearest_name(key, known)}"
+
+
+def _keys(node: CfgNode, prefix: str = ""):
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point; what a user can mend is told in a sentence, without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -1,0 +1,86 @@
+"""Evaluate OOD detection: python eval_ood.py --model-dir DIR; without --model-dir, zero-shot CLIP."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from cli import build_cfg, make_parser, run
+from dassl.data import build_data_loader
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed, setup_logger
+from datasets.ood_sets import load_ood_sets
+from ood.evaluation import score_sets
+from ood.plots import plot_histograms, plot_roc
+from ood.provenance import git_state, versions
+from ood.results import evaluate_sets, format_table, write_results
+from ood.scores import SCORES, get_scores, score_parameters
+
+ID = "ID"  # name of the in-distribution set in the results
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--scores", default="all", help=f"separated by commas: {', '.join(SCORES)}")
+    parser.add_argument("--T", "--temperature", type=float, default=1.0, dest="temperature",
+                        help="of MCM and GL-MCM, on cosine similarities")
+    parser.add_argument("--local-weight", type=float, default=1.0,
+                        help="weight of the regions in GL-MCM")
+    args = parser.parse_args()
+    if not (args.trainer or args.model_dir):
+        args.trainer = "ZeroshotCLIP"
+    names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
+    params = {"temperature": args.temperature, "local_weight": args.local_weight}
+    scores = get_scores(names)
+    cfg = build_cfg(args)
+    setup_logger(str(Path(cfg.OUTPUT_DIR, "eval_log.txt")))
+
+    sets = load_ood_sets(cfg)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    if args.model_dir:
+        trainer.load_model(args.model_dir, args.load_epoch)
+    evaluation = score_sets(
+        trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
+        scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT,
+    )
+    provenance = trainer.provenance()
+    provenance["comparable"]["scores"] = score_parameters(scores, params)
+    provenance |= {
+        "model_dir": args.model_dir, "epoch": args.load_epoch, "config": cfg.dump(),
+        "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
+    }
+    logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
+
+
+def test_loader(cfg, manager, items):
+    """An unshuffled loader of `items` with the test transform."""
+    return build_data_loader(
+        cfg, sampler_type="SequentialSampler", data_source=items, tfm=manager.tfm_test,
+        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE, is_train=False,
+    )
+
+
+def report(folder: str, sets: dict, provenance: dict) -> str:
+    """Write results and plots into `folder`; the table, and where everything lies."""
+    inside = sets[ID]
+    outside = {name: part.scores for name, part in sets.items() if name != ID}
+    figures = evaluate_sets(inside.scores, outside)
+    plots = Path(folder, "plots")
+    for name, values in inside.scores.items():
+        others = {set_name: columns[name] for set_name, columns in outside.items()}
+        plot_histograms(plots / f"{name}_histogram.png", values, others, name)
+        plot_roc(plots / f"{name}_roc.png", values, others, name)
+    write_results(folder, figures, list(sets.values()), provenance)
+    return (
+        f"{format_table(figures)}\n\nID accuracy: {100 * inside.accuracy:.2f} %\n"
+        f"results.json, results.csv, scores/ and plots/ are in {folder}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Run the tests, on the CPU, in a few minutes; sets up .venv if something is missing.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+require requirements.txt requirements-test.txt
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,338 @@
+"""The commands a user types, on a world made on the spot: train, evaluate, draw, and be told off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import cli
+import eval_ood
+import train
+import visualize
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("cat", "golden_retriever", "tea pot", "crane")
+SEED1 = "run_2shots/nctx16_cscFalse_ctpend/seed1"
+
+
+def _images(folder: Path, count: int, rng) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, clip_file):
+    """A data root with an ID set and two OOD sets, and configs that fit a tiny CLIP."""
+    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    for name in CLASSES:
+        _images(folder / "data/pets/train" / name, 4, rng)
+        _images(folder / "data/pets/val" / name, 3, rng)
+    for name in ("Scenes", "Dots"):
+        _images(folder / "data" / name, 5, rng)
+    sets = {name: {"FOLDERS": [name], "IMAGES": 5} for name in ("Scenes", "Dots")}
+    _write(folder / "pets.yaml", {
+        "DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}})
+    for trainer in ("CoOp", "LoCoOp"):
+        node = {"TRAINER": {"LOCOOP": {"TOPK": 2}}} if trainer == "LoCoOp" else {}
+        _write(folder / trainer / "run.yaml", {
+            "_BASE_": str(ROOT / f"configs/trainers/{trainer}/vit_b16_ep50.yaml"),
+            "INPUT": {"SIZE": [64, 64]}, "DATALOADER": {"NUM_WORKERS": 0},
+            "OPTIM": {"MAX_EPOCH": 3},
+            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}}, **node})
+    return folder
+
+
+def _write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
+    return ["--root", f"{world}/data", "--trainer", trainer,
+            "--dataset-config-file", f"{world}/pets.yaml",
+            "--config-file", f"{world}/{trainer}/run.yaml"]
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs an entry point in this process: `call(train, "--shots", "2")`."""
+
+    def run(module, *arguments) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        cli.run(module.main)
+
+    return run
+
+
+@pytest.fixture
+def told(call):
+    """What an entry point says when it refuses: one sentence, no traceback, exit not zero."""
+
+    def run(module, *arguments) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            call(module, *arguments)
+        assert isinstance(exit_.value.code, str) and exit_.value.code.startswith("error: ")
+        return exit_.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """A LoCoOp run, trained by the real script, in another folder than the repository's."""
+    output = world / "output" / "LoCoOp" / SEED1
+    script(world, "train.sh", *flags(world), "--shots", "2", "--seed", "1", "--output-dir", output)
+    return output
+
+
+def script(world, name, *arguments, check=True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=world, check=check,
+        env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_training_leaves_dassls_layout(trained):
+    files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    assert {"log.txt", "config.yaml", "finished.json", "split.json", "metrics.jsonl",
+            "prompt_learner/checkpoint", "prompt_learner/model.pth.tar-3"} <= files
+    assert any(name.startswith("tensorboard/events") for name in files)
+    assert not any("tmp" in name for name in files)
+    content = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)
+    assert {"state_dict", "epoch", "optimizer", "scheduler", "val_result"} <= content.keys()
+    assert content["meta"]["activation"] == "quick_gelu"
+    log = (trained / "log.txt").read_text(encoding="utf-8")
+    assert "epoch [3/3] batch [1/1]" in log and "loss_en" in log
+    split = json.loads((trained / "split.json").read_text(encoding="utf-8"))
+    assert len(split["train"]) == 8 and split["seed"] == 1
+
+
+def test_evaluation_by_the_script(world, trained):
+    done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", trained)
+    assert "GL-MCM" in done.stdout and "average" in done.stdout
+    results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
+    assert set(results["figures"]) >= {"MCM", "GL-MCM", "MSP", "MaxLogit", "Energy", "Entropy"}
+    assert set(results["figures"]["MCM"]) == {"Scenes", "Dots", "average"}
+    comparable = results["provenance"]["comparable"]
+    assert comparable["trainer"] == "LoCoOp" and len(comparable["weights_hash"]) == 64
+    assert comparable["scores"]["MCM"] == {"temperature": 1.0}
+    rows = (trained / "scores" / "ID.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + 12 and rows[1].startswith("pets/val/cat/0.jpg")
+    assert (trained / "plots" / "GL-MCM_histogram.png").stat().st_size > 1000
+    assert "epoch [3/3]" in (trained / "log.txt").read_text(encoding="utf-8")  # is training's own
+
+
+def test_region_map_by_the_script(world, trained):
+    image = world / "data/pets/val/cat/0.jpg"
+    before = image.read_bytes()
+    done = script(world, "demo_visualization.sh", "--root", f"{world}/data", "--model-dir", trained,
+                  "--image", image, "--label", "tea pot")
+    drawn = list((trained / "visualization").glob("*.png"))
+    assert len(drawn) == 1 and "K = 2 of 4 classes" in done.stdout
+    assert image.read_bytes() == before
+
+
+def test_same_seed_same_context_other_seed_other(world, trained, call, tmp_path):
+    def context(folder):
+        path = folder / "prompt_learner/model.pth.tar-3"
+        return torch.load(path, weights_only=True)["state_dict"]["ctx"]
+
+    for seed in (1, 0):
+        call(train, *flags(world), "--shots", 2, "--seed", seed, "--output-dir", tmp_path / str(seed))
+    assert torch.equal(context(tmp_path / "1"), context(trained))
+    assert not torch.equal(context(tmp_path / "0"), context(trained))
+
+
+def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, capsys, tmp_path):
+    arguments = [*flags(world), "--shots", 2, "--seed", 1, "--output-dir"]
+    stamp = (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns
+    call(train, *arguments, trained)
+    assert "finished before" in capsys.readouterr().out
+    assert (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns == stamp
+
+    # A run stopped after its second epoch: no marker, a checkpoint of epoch 2.
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "finish_run", lambda *a, **k: None)
+        step = cli.TRAINER_REGISTRY.get("LoCoOp").before_epoch
+
+        def die(self):
+            if self.epoch == 2:
+                raise KeyboardInterrupt
+            step(self)
+
+        patch.setattr(cli.TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", die)
+        with pytest.raises(SystemExit, match="stopped"):
+            call(train, *arguments, stopped)
+    call(train, *arguments, stopped)
+    contexts = [torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)
+                ["state_dict"]["ctx"] for folder in (stopped, trained)]
+    assert torch.equal(*contexts)
+
+
+def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):
+    message = told(train, *flags(world), "--shots", 2, "--seed", 1, "--output-dir", trained,
+                   "--lambda_value", 0)
+    assert "TRAINER.LOCOOP.LAMBDA was 0.25, is 0.0" in message
+
+
+def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):
+    call(eval_ood, "--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
+         "--backbone", clip_file("tiny-rn"), "--scores", "MCM,GL-MCM", "--T", "0.5",
+         "--output-dir", tmp_path, "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0")
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["comparable"]["scores"]["GL-MCM"]["temperature"] == 0.5
+    assert list(results["figures"]) == ["MCM", "GL-MCM"] and "AUROC" in capsys.readouterr().out
+
+
+def test_published_positional_arguments(world, tmp_path):
+    """LoCoOp's own command lines, with one seed and a small config in the repository's place."""
+    copy = tmp_path / "repository"
+    beside = {".git", ".venv", "data", "output"}
+    shutil.copytree(ROOT, copy, ignore=lambda folder, _: beside if folder == str(ROOT) else set())
+    shutil.copy(world / "pets.yaml", copy / "configs/datasets")
+    shutil.copy(world / "LoCoOp/run.yaml", copy / "configs/trainers/LoCoOp")
+    environment = {**os.environ, "PYTHON": sys.executable, "SEEDS": "2", "OMP_NUM_THREADS": "1"}
+
+    def bash(name, *arguments):
+        return subprocess.run(["bash", f"scripts/locoop/{name}", *map(str, arguments)], cwd=copy,
+                              check=True, env=environment, capture_output=True, text=True)
+
+    data, run = f"{world}/data", "output/pets/LoCoOp/run_1shots/nctx4_cscFalse_ctpmiddle/seed2"
+    bash("train.sh", data, "pets", "run", "middle", 4, 1, "False", 0.25, 2)
+    assert (copy / run / "prompt_learner/model.pth.tar-3").exists()
+    assert "GL-MCM" in bash("eval.sh", data, "pets", "run", 1, run).stdout
+    bash("demo_visualization.sh", data, "pets", "run", run, f"{data}/pets/val/crane/1.jpg", 3)
+    assert list((copy / run / "visualization").glob("*.png"))
+
+
+@pytest.mark.parametrize("name, count", [("train", 9), ("eval", 5), ("demo_visualization", 6)])
+def test_positional_scripts_name_their_arguments(world, name, count):
+    done = script(world, f"locoop/{name}.sh", "data", check=False)
+    assert done.returncode == 2 and "usage:" in done.stderr and "DATA DATASET CONFIG" in done.stderr
+
+
+@pytest.mark.parametrize("extra, words", [
+    (["--trainer", "LoCop"], "LoCoOp"),
+    (["--dataset", "imagenett", "--dataset-config-file", ""], "Nearest: 'imagenet'"),
+    (["--config", "vit_b16_ep5", "--config-file", ""], "Nearest: 'vit_b16_ep50'"),
+    (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
+    (["--topk", "5"], "between 1 and the number of classes"),
+    (["--topk", "many"], "TRAINER.LOCOOP.TOPK"),
+    (["--root", "nowhere"], "nowhere"),
+    (["--backbone", "ViT-B/15"], "Nearest name: 'ViT-B/16'"),
+    (["--backbone", "no/file.pt"], "neither a file nor a name"),
+    (["OPTIM.LRR", "0.1"], "Nearest: OPTIM.LR"),
+    (["OPTIM.LR", "fast"], "OPTIM.LR"),
+    (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
+    (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
+    (["INPUT.INTERPOLATION", "bilinear"], "the model wants bicubic"),
+    (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, amp, amp_bf16, fp16"),
+    (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
+    (["--shots", "0"], "NUM_SHOTS"),
+])
+def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, words):
+    message = told(train, *flags(world), "--shots", 1, "--output-dir", tmp_path / "run", *extra)
+    assert words in message
+    assert not (tmp_path / "run" / "prompt_learner").exists()
+
+
+@pytest.mark.parametrize("extra, words", [
+    (["--scores", "MCN"], "MCM"),
+    (["--T", "0"], "temperature"),
+    (["--load-epoch", "7"], "model.pth.tar-7"),
+    (["--model-dir", "nowhere"], "no such folder"),
+    (["TRAINER.LOCOOP.N_CTX", "4"], "a shared context of 16 tokens"),
+    (["TRAINER.LOCOOP.CSC", "True"], "one context for each of 4 classes"),
+    (["OOD.SETS.Dots.FOLDERS", "['Dotts']"], "Dotts"),
+    (["DATASET.CLASSES", "cat,crane"], "classnames_hash"),
+    (["MODEL.BACKBONE.ACTIVATION", "gelu"], "trained with quick_gelu"),
+])
+def test_bad_evaluation_input_is_told_in_a_sentence(world, trained, told, tmp_path, extra, words):
+    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained,
+                   "--output-dir", tmp_path, *extra)
+    assert words in message and not (tmp_path / "results.json").exists()
+
+
+def test_other_weights_under_a_trained_prompt_are_refused(world, trained, told, generated_weights,
+                                                          tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(generated_weights("tiny-vit", seed=7), tmp_path / "other.safetensors",
+              {"activation": "quick_gelu"})
+    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--backbone",
+                   tmp_path / "other.safetensors", "--output-dir", tmp_path)
+    assert "weights_hash" in message
+
+
+@pytest.mark.parametrize("extra, words", [
+    (["--label", "teapott"], "Nearest name: 'tea pot'"),
+    (["--label", "9"], "index from 0 to 3"),
+    (["--label", "0", "--image", "nowhere.jpg"], "no such file"),
+    (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
+])
+def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, words):
+    image = world / "data/pets/val/cat/0.jpg"
+    assert words in told(visualize, "--root", f"{world}/data", "--model-dir", trained,
+                         "--image", image, *extra)
+
+
+@pytest.fixture
+def damaged(world, tmp_path):
+    """The same world with one truncated image in each set."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    for path in ("pets/train/cat/0.jpg", "pets/val/crane/1.jpg", "Dots/2.jpg"):
+        content = (tmp_path / "data" / path).read_bytes()
+        (tmp_path / "data" / path).write_bytes(content[: len(content) // 2])
+    return tmp_path / "data"
+
+
+def test_damaged_images_stop_or_are_left_out_by_name(world, trained, damaged, told, call, caplog,
+                                                     tmp_path):
+    arguments = ["--root", damaged, "--model-dir", trained, "--output-dir", tmp_path / "out"]
+    assert "1.jpg" in told(eval_ood, *arguments)
+    call(eval_ood, *arguments, "DATALOADER.BAD_IMAGES", "skip")
+    results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["skipped"] == {
+        "ID": ["pets/val/crane/1.jpg"], "Scenes": [], "Dots": ["Dots/2.jpg"]}
+    assert results["images"] == {"ID": 11, "Scenes": 5, "Dots": 4}
+    assert "1 of 12 images could not be read" in caplog.text
+
+    training = [*flags(world), "--root", damaged, "--shots", "4", "--output-dir"]
+    assert "train/cat/0.jpg" in told(train, *training, tmp_path / "stop")
+    call(train, *training, tmp_path / "skip", "DATALOADER.BAD_IMAGES", "skip", "TEST.NO_TEST", "True")
+    assert (tmp_path / "skip/finished.json").exists()
+
+
+def test_a_full_disk_leaves_no_half_written_checkpoint(world, told, tmp_path, monkeypatch):
+    import errno
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = told(train, *flags(world), "--shots", 1, "--output-dir", tmp_path / "run")
+    assert "space" in message.lower()
+    assert not list((tmp_path / "run/prompt_learner").glob("*"))
+    assert not (tmp_path / "run/finished.json").exists()
+
+
+def test_published_checkpoints_are_evaluated(world, call, tmp_path):
+    """A folder as LoCoOp's authors publish it: a Dassl checkpoint with pickled schedulers, no config."""
+    published = tmp_path / "seed1/prompt_learner"
+    shutil.copytree(next((ROOT / "tests/golden/checkpoint").rglob("model.pth.tar-4")).parent, published)
+    call(eval_ood, *flags(world), "--model-dir", published.parent, "--output-dir", tmp_path / "out",
+         "--load-epoch", 4)
+    assert (tmp_path / "out/results.json").exists()

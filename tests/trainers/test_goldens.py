@@ -1,0 +1,170 @@
+"""Losses, gradients and whole short trainings against the public code on the same weights."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cli import default_cfg
+from dassl.engine import TRAINER_REGISTRY
+from trainers.locoop import ood_regularisation
+
+GOLDEN_CONFIG = {
+    "OPTIM.NAME": "sgd", "OPTIM.LR": 0.002, "OPTIM.LR_SCHEDULER": "cosine",
+    "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant", "OPTIM.WARMUP_CONS_LR": 1e-5,
+    "INPUT.SIZE": (64, 64), "INPUT.INTERPOLATION": "bicubic",
+    "INPUT.PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073],
+    "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711], "TEST.NO_TEST": True,
+}
+
+
+class Batches:
+    """Recorded batches: the next `per_epoch` at every pass."""
+
+    def __init__(self, images, labels, per_epoch):
+        self.batches = [{"img": image, "label": label}
+                        for image, label in zip(images, labels, strict=True)]
+        self.per_epoch, self.epoch = per_epoch, 0
+        self.dataset = range(per_epoch * len(images[0]))
+
+    def __len__(self):
+        return self.per_epoch
+
+    def __iter__(self):
+        start = self.epoch * self.per_epoch
+        self.epoch += 1
+        return iter(self.batches[start : start + self.per_epoch])
+
+
+def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25):
+    """The real trainer on recorded batches."""
+    cfg = default_cfg()
+    node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
+    settings = {
+        **GOLDEN_CONFIG, "TRAINER.NAME": name, "OUTPUT_DIR": str(folder),
+        "MODEL.BACKBONE.NAME": backbone, "OPTIM.MAX_EPOCH": case.get("max_epoch", 4),
+        f"TRAINER.{node}.PREC": "fp32", f"TRAINER.{node}.N_CTX": case["n_ctx"],
+        f"TRAINER.{node}.CSC": case["csc"], f"TRAINER.{node}.CTX_INIT": case.get("ctx_init") or "",
+        f"TRAINER.{node}.CLASS_TOKEN_POSITION": case["class_token_position"],
+    }
+    if name == "LoCoOp":
+        settings |= {"TRAINER.LOCOOP.TOPK": k, "TRAINER.LOCOOP.LAMBDA": lam}
+    for key, value in settings.items():
+        cfg.merge_from_list([key, value])
+
+    class Recorded(TRAINER_REGISTRY.get(name)):
+        def build_data_loader(self):
+            dataset = SimpleNamespace(classnames=classnames, train_x=[], lab2cname={})
+            self.dm = SimpleNamespace(dataset=dataset, lab2cname=dict(enumerate(classnames)))
+            self.train_loader_x = loader
+            self.num_classes, self.lab2cname = len(classnames), self.dm.lab2cname
+
+    return Recorded(cfg)
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Largest difference relative to the largest value."""
+    expected = np.asarray(expected, dtype=np.float64)
+    actual = np.asarray(actual, dtype=np.float64)
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert error < tolerance, f"relative error {error:.2e}"
+
+
+def _loss_cases():
+    import json
+    from pathlib import Path
+
+    path = Path(__file__).parents[1] / "golden" / "loss.json"
+    return json.loads(path.read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("case", _loss_cases(), ids=lambda case: case["id"])
+def test_loss_and_gradient(case, golden, clip_file, tmp_path):
+    arrays, about = golden("loss.npz"), golden("loss.json")
+    images = torch.from_numpy(arrays["images_q"]).float() / 32
+    labels = torch.from_numpy(arrays["labels"])
+    trainer = make_trainer("LoCoOp", case, about["classnames"], None, tmp_path,
+                           clip_file(case["arch"]))
+    ctx0 = torch.from_numpy(arrays[f"{case['id']}/ctx0"]).float()
+    with torch.no_grad():
+        trainer.learner.ctx.copy_(ctx0)
+    for k, expected in case["topk"].items():
+        trainer.cfg.TRAINER.LOCOOP.TOPK = int(k)
+        trainer.learner.ctx.grad = None
+        _, summary = trainer.loss(images, labels)
+        for part in ("loss", "loss_id", "loss_en"):
+            assert summary[part].item() == pytest.approx(expected[part], rel=1e-5, abs=1e-6), part
+        summary["loss"].backward()
+        _check_gradient(trainer.learner.ctx.grad.numpy(), arrays, case["id"], k,
+                        none_selected=expected["n_selected"] == 0)
+
+
+def _check_gradient(grad, arrays, case, k, none_selected):
+    key = f"{case}/coop" if none_selected else f"{case}/top{k}"
+    if f"{key}/grad" in arrays:
+        close(grad, arrays[f"{key}/grad"])
+    else:  # of some classes only
+        close(grad[[0, 3, -1]], arrays[f"{key}/grad_cls"])
+
+
+def _runs():
+    import json
+    from pathlib import Path
+
+    path = Path(__file__).parents[1] / "golden" / "train.json"
+    return json.loads(path.read_text(encoding="utf-8"))["runs"]
+
+
+@pytest.mark.parametrize("run", _runs(), ids=lambda run: run["id"])
+def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
+    about, arrays = golden("train.json"), golden("train.npz")
+    images = torch.from_numpy(arrays["images_q"]).float() / 32  # [8, 4, 3, 64, 64]
+    loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
+    trainer = make_trainer(run["trainer"], run, about["classnames"], loader, tmp_path,
+                           clip_file(run["arch"]), about["topk"], about["lambda_value"])
+    with torch.no_grad():
+        trainer.learner.ctx.copy_(torch.from_numpy(arrays[f"{run['id']}/ctx0"]))
+    trainer.max_epoch = 4  # of MAX_EPOCH, which is the cosine's length
+    rates, losses, contexts = [], [], []
+    step = type(trainer).forward_backward
+
+    def recorded(self, batch):
+        rates.append(self.get_current_lr())
+        losses.append(step(self, batch)["loss"])
+        contexts.append(self.learner.ctx.detach().numpy().copy())
+
+        return {"loss": losses[-1]}
+
+    monkeypatch.setattr(type(trainer), "forward_backward", recorded)
+    trainer.train()
+    assert rates == run["lr"]
+    assert losses == pytest.approx(run["loss_f64"], rel=1e-5)
+    for number in (1, 3, 8):
+        key = f"{run['id']}/ctx_f64_step{number}"
+        if key in arrays:
+            close(contexts[number - 1], arrays[key])
+        else:
+            close(contexts[number - 1], arrays[f"{run['id']}/ctx_f32_step{number}"])
+
+
+def test_lambda_zero_is_coop(golden, clip_file, tmp_path):
+    about, arrays = golden("loss.json"), golden("loss.npz")
+    case = about["cases"][0]
+    images = torch.from_numpy(arrays["images_q"]).float() / 32
+    labels = torch.from_numpy(arrays["labels"])
+    losses = {}
+    for name in ("CoOp", "LoCoOp"):
+        trainer = make_trainer(name, case, about["classnames"], None, tmp_path / name,
+                               clip_file("tiny-vit"), lam=0.0)
+        with torch.no_grad():
+            trainer.learner.ctx.copy_(torch.from_numpy(arrays["c00/ctx0"]))
+        losses[name] = trainer.loss(images, labels)[1]["loss"].item()
+    assert losses["CoOp"] == pytest.approx(losses["LoCoOp"], rel=1e-6)
+
+
+def test_no_region_gives_zero_and_a_gradient():
+    local = torch.randn(2, 3, 4, requires_grad=True)
+    value = ood_regularisation(local, torch.tensor([0, 1]), torch.tensor(100.0), k=4)
+    value.backward()
+    assert value == 0 and value.dtype == torch.float32 and (local.grad == 0).all()

@@ -1,0 +1,52 @@
+"""Train a method on few-shot images: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
+
+import logging
+
+from cli import build_cfg, make_parser, run
+from dassl.engine import build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from dassl.utils.errors import InputError
+from trainers.run_folder import RunState, finish_run, open_run
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--resume", default="", help="folder of a run to go on from")
+    parser.add_argument("--eval-only", action="store_true", help="only test the run in --model-dir")
+    parser.add_argument("--no-train", action="store_true", help="only build everything")
+    args = parser.parse_args()
+    cfg = build_cfg(args)
+    if args.model_dir and not args.eval_only:
+        raise InputError("--model-dir names a finished run: add --eval-only, or use --resume")
+
+    if args.eval_only or args.no_train:
+        setup_logger()
+        trainer = build_trainer(cfg)
+        if args.eval_only:
+            trainer.load_model(args.model_dir, args.load_epoch)
+            trainer.test()
+        return
+    train(cfg)
+
+
+def train(cfg) -> None:
+    """Train, or go on, or say that it is done."""
+    state = open_run(cfg)
+    if state is RunState.FINISHED:
+        print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
+        return
+    setup_logger(cfg.OUTPUT_DIR)
+    logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
+    logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
+    if cfg.SEED >= 0:
+        logger.info("Setting fixed seed: %d", cfg.SEED)
+        set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,265 @@
+"""What all CLIP trainers share: loading, precision, one way to step, one way to be scored."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from clip import ClipModel, load, resolve_precision
+from dassl.engine import TrainerX
+from dassl.engine.base import model_file
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint, load_pretrained_weights, set_random_seed
+from dassl.utils.errors import InputError
+from datasets.classnames import classnames_hash
+from datasets.fewshot import split_record, write_split
+from trainers.model import PromptedCLIP
+from trainers.prompt_learner import PromptLearner
+
+logger = logging.getLogger(__name__)
+
+
+class ClipTrainer(TrainerX):
+    """A Dassl trainer around a frozen CLIP.
+
+    Subclasses declare
+        CONFIG: their node of the config, with its defaults; it lands at
+            TRAINER.<CONFIG_KEY>.
+        FLAGS: command-line flags of their own, flag -> key of that node.
+    and build `self.model`, a `PromptedCLIP`.
+    """
+
+    CONFIG_KEY: str
+    CONFIG: CfgNode
+    FLAGS: dict[str, str] = {}
+    scaler: torch.amp.GradScaler | None = None
+    _text: Tensor | None = None
+
+    @property
+    def settings(self) -> CfgNode:
+        """This trainer's own node of the config."""
+        return self.cfg.TRAINER[self.CONFIG_KEY]
+
+    def load_clip(self) -> ClipModel:
+        """The frozen CLIP of the config, on the trainer's device."""
+        cfg = self.cfg
+        logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
+        self.precision = resolve_precision(self.settings.PREC, self.device)
+        model, _ = load(
+            cfg.MODEL.BACKBONE.NAME, self.device, self.precision.name,
+            cfg.MODEL.BACKBONE.ACTIVATION or None,
+        )
+        self._check_input(model)
+        return model
+
+    def _check_input(self, model: ClipModel) -> None:
+        """The images must be what the model was trained on: size, mean, std, interpolation."""
+        given = self.cfg.INPUT
+        asked = (tuple(given.SIZE), given.INTERPOLATION, *map(_rounded, (given.PIXEL_MEAN, given.PIXEL_STD)))
+        found = ((model.image_size,) * 2, model.interpolation, *map(_rounded, (model.mean, model.std)))
+        keys = ("INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
+        wrong = [f"{key} is {a}, the model wants {f}"
+                 for key, a, f in zip(keys, asked, found, strict=True) if a != f]
+        if wrong:
+            raise InputError(
+                f"the images would not be what {model.name} was trained on: {'; '.join(wrong)}. "
+                "Set these keys in the trainer's YAML or behind the command"
+            )
+
+    def before_train(self) -> None:
+        """Resume if there is something to resume, and record which images are trained on."""
+        super().before_train()
+        cfg, items = self.cfg, self.dm.dataset.train_x
+        record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        write_split(Path(self.output_dir, "split.json"), record)
+
+    def checkpoint_meta(self) -> dict[str, str | int]:
+        """What a checkpoint must fit to be used again."""
+        clip = self.model.clip
+        names = self.dm.dataset.classnames
+        return {
+            "trainer": type(self).__name__, "backbone": clip.name, "activation": clip.activation,
+            "weights_hash": clip.weights_hash, "classnames_hash": classnames_hash(names),
+            "num_classes": len(names),
+        }
+
+    def provenance(self) -> dict[str, object]:
+        """All that could change this model's figures, for a results file.
+
+        "comparable" holds what must be equal in runs whose figures are averaged.
+        """
+        cfg, names = self.cfg, self.dm.dataset.classnames
+        clip = self.model.clip
+        return {
+            "comparable": {
+                "trainer": type(self).__name__, "settings": dict(self.settings),
+                "backbone": clip.name, "weights_hash": clip.weights_hash,
+                "activation": clip.activation, "precision": self.precision.name,
+                "classnames_hash": classnames_hash(names), "num_classes": len(names),
+                "shots": cfg.DATASET.NUM_SHOTS,
+                "transform": {
+                    "size": list(cfg.INPUT.SIZE), "interpolation": cfg.INPUT.INTERPOLATION,
+                    "mean": list(cfg.INPUT.PIXEL_MEAN), "std": list(cfg.INPUT.PIXEL_STD),
+                },
+            },
+            "seed": cfg.SEED,
+            "logit_scale": float(self.model.scale),
+            "device": str(self.device),
+        }
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """One step of SGD: the same code with and without mixed precision."""
+        images, labels = self.parse_batch_train(batch)
+        with self.autocast():
+            cosines, summary = self.loss(images, labels)
+        self._backward_and_update(summary["loss"])
+        summary["acc"] = compute_accuracy(cosines, labels)[0]
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {name: value.item() for name, value in summary.items()}
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cosines `[B, C]` and the named parts of the loss, the total as "loss"."""
+        raise NotImplementedError
+
+    def _backward_and_update(self, loss: Tensor) -> None:
+        if self.scaler is None:
+            self.model_backward_and_update(loss)
+            return
+        self.detect_anomaly(loss)
+        self.model_zero_grad()
+        self.scaler.scale(loss).backward()
+        for optimizer in self._optims.values():
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def autocast(self):
+        """The context of a forward pass in this run's precision."""
+        if self.precision.autocast is None:
+            return nullcontext()
+        return self.precision.context(self.device)
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device)
+
+    @torch.no_grad()
+    def text_features(self) -> Tensor:
+        """Text features `[C, D]` of the classes, encoded once as long as the weights stay."""
+        if self._text is None:
+            with self.autocast():
+                self._text = self.model.text_features()
+        return self._text
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]`; the prompts are encoded once for all batches of a test."""
+        with self.autocast():
+            return self.model(images, self.text_features())[0] * self.model.scale
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """As Dassl's; whoever changes the mode may go on to change the weights."""
+        self._text = None
+        super().set_model_mode(mode, names)
+
+
+class PromptTrainer(ClipTrainer):
+    """A trainer that learns nothing but the context of the prompt."""
+
+    def build_model(self) -> None:
+        cfg, settings = self.cfg, self.settings
+        clip = self.load_clip()
+        learner = PromptLearner(
+            self.dm.dataset.classnames, clip, n_ctx=settings.N_CTX, csc=settings.CSC,
+            ctx_init=settings.CTX_INIT, position=settings.CLASS_TOKEN_POSITION,
+            generator=_seeded(cfg.SEED),
+        ).to(self.device)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner))
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("prompt_learner", learner, self.optim, self.sched)
+        if self.precision.needs_scaler:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+        if cfg.SEED >= 0:
+            # Building a model draws random numbers, how many depends on where its
+            # weights come from. The order of the images must not.
+            set_random_seed(cfg.SEED)
+
+    @property
+    def learner(self) -> PromptLearner:
+        return self._models["prompt_learner"]
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the context of `<directory>/prompt_learner`.
+
+        CoOp's and LoCoOp's published files load too. The fixed embeddings they
+        hold are left out: ours come from the class names at hand.
+
+        Raises:
+            InputError: no such file, another shape of context, another class
+                list (where the context is class-specific), another CLIP.
+        """
+        path = model_file(Path(directory, "prompt_learner"), epoch)
+        checkpoint = load_checkpoint(path)
+        self.check_checkpoint(checkpoint, path)
+        with torch.no_grad():
+            self.learner.ctx.copy_(checkpoint["state_dict"]["ctx"])
+        self._text = None
+        logger.info('Loading weights to prompt_learner from "%s" (epoch = %s)',
+                    path, checkpoint.get("epoch"))
+
+    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
+        """Refuse a context that was learned for something else than the config describes."""
+        ctx = checkpoint.get("state_dict", {}).get("ctx")
+        if ctx is None:
+            raise InputError(f"{path} holds no context vectors (state_dict/ctx): is it a prompt?")
+        expected = self.learner.ctx.shape
+        if ctx.shape != expected:
+            raise InputError(
+                f"{path} does not fit the model: it holds {_describe(ctx.shape)}, the config asks "
+                f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
+                ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
+            )
+        # Published files have no meta: of them nothing more can be checked.
+        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        for key in theirs.keys() & {"activation", "weights_hash", "classnames_hash"}:
+            if theirs[key] != ours[key]:
+                raise InputError(
+                    f"{path} was trained with {key} {theirs[key]} ({theirs['backbone']}, "
+                    f"{theirs['num_classes']} classes), the config gives {ours[key]} "
+                    f"({ours['backbone']}, {ours['num_classes']} classes): evaluate it with the "
+                    "model and the class list it was trained on"
+                )
+
+
+class LearnedPrompts(torch.nn.Module):
+    """Text features of the learned prompts."""
+
+    def __init__(self, clip: ClipModel, learner: PromptLearner):
+        super().__init__()
+        # A tuple, so that the CLIP is not registered a second time.
+        self._clip, self.learner = (clip,), learner
+
+    def forward(self) -> Tensor:
+        """Unnormalised text features `[C, D]`."""
+        return self._clip[0].encode_prompts(self.learner(), self.learner.eot)
+
+
+def _seeded(seed: int) -> torch.Generator | None:
+    return torch.Generator().manual_seed(seed) if seed >= 0 else None
+
+
+def _rounded(values) -> tuple[float, ...]:
+    return tuple(round(float(value), 4) for value in values)
+
+
+def _describe(shape: torch.Size) -> str:
+    *classes, n_ctx, width = shape
+    kind = f"one context for each of {classes[0]} classes" if classes else "a shared context"
+    return f"{kind} of {n_ctx} tokens, {width} wide"

@@ -1,0 +1,32 @@
+"""CoOp: learn the context words of the prompt."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.engine import TRAINER_REGISTRY
+from trainers.base import PromptTrainer
+
+PROMPT_CONFIG = {
+    "N_CTX": 16,  # number of context vectors
+    "CSC": False,  # one context per class
+    "CTX_INIT": "",  # words to start from, instead of N_CTX random vectors
+    # fp32, amp (float16 autocast), amp_bf16 or fp16 (towers in float16). Published
+    # runs used fp16 with the context in float16 too; here the context is float32.
+    "PREC": "amp",
+    "CLASS_TOKEN_POSITION": "end",  # end, middle or front
+}
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    """Context optimisation (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
+
+    CONFIG_KEY = "COOP"
+    CONFIG = CfgNode(PROMPT_CONFIG)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        cosines, _ = self.model(images)
+        return cosines, {"loss": F.cross_entropy(self.model.scale * cosines, labels)}

@@ -1,0 +1,120 @@
+"""The learnable prompt that every prompt-learning trainer shares.
+
+CoOp (Zhou et al., IJCV 2022), Section 3.2: M context vectors stand where the
+words of a hand-written prompt would, `[SOS] v_1 .. v_M <class name> . [EOT]`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from clip import ClipModel, encode, tokenize
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+
+
+class PromptLearner(nn.Module):
+    """Context vectors and the prompts of all classes built from them.
+
+    Args:
+        classnames: C names; underscores are read as spaces.
+        model: the CLIP whose token embeddings surround the context.
+        n_ctx: M, the number of context vectors.
+        csc: one context per class instead of a shared one.
+        ctx_init: words to start from; they override `n_ctx` and `csc`.
+        position: where the class name stands: "end" (after the context),
+            "middle" (after its first half) or "front" (before it). The full
+            stop stays last in all three.
+        generator: draws the random start N(0, 0.02); None for the global one.
+
+    State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`), and the fixed embeddings
+    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` as CoOp's files
+    hold them; only `ctx` means anything to another class list.
+
+    Raises:
+        InputError: unknown position, or a prompt longer than the text tower reads.
+    """
+
+    def __init__(self, classnames: list[str], model: ClipModel, *, n_ctx: int = 16,
+                 csc: bool = False, ctx_init: str = "", position: str = "end",
+                 generator: torch.Generator | None = None):
+        super().__init__()
+        if position not in CLASS_TOKEN_POSITIONS:
+            raise InputError(
+                f"unknown class token position {position!r}: use one of "
+                f"{', '.join(CLASS_TOKEN_POSITIONS)}"
+            )
+        names = [name.replace("_", " ") for name in classnames]
+        ctx_init = ctx_init.replace("_", " ").strip()
+        if ctx_init:
+            n_ctx = len(encode(ctx_init))
+            ctx = _embed(model, tokenize(ctx_init))[0, 1 : 1 + n_ctx]
+            if csc:
+                logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
+        else:
+            shape = (len(names), n_ctx) if csc else (n_ctx,)
+            ctx = torch.empty(*shape, model.token_embedding.embedding_dim)
+            nn.init.normal_(ctx, std=0.02, generator=generator)
+        # Float32 whatever the towers are: at a learning rate of 1e-5 most of a
+        # half-precision context would not move at all.
+        self.ctx = nn.Parameter(ctx.float().clone())
+
+        start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
+        logger.info('Initial context: "%s"', start)
+        logger.info("Number of context words (tokens): %d", n_ctx)
+        tokens = _tokenize_prompts([f"{start} {name}." for name in names])
+        embedded = _embed(model, tokens)  # [C, 77, W]
+        self.register_buffer("token_prefix", embedded[:, :1])
+        self.register_buffer("token_suffix", embedded[:, 1 + n_ctx :])
+        eot = tokens.argmax(dim=-1)
+        self.register_buffer("eot", eot, persistent=False)  # [C]
+        self.length = int(eot.max()) + 1  # nothing after the last [EOT] is ever read
+        order = _order(position, n_ctx, [len(encode(name)) for name in names], self.length)
+        self.register_buffer("order", order, persistent=False)
+
+    @property
+    def n_cls(self) -> int:
+        return len(self.token_prefix)
+
+    def forward(self) -> Tensor:
+        """Prompt embeddings `[C, L, W]`, L the length of the longest prompt."""
+        ctx = self.ctx.expand(self.n_cls, -1, -1)  # [C, M, W]
+        suffix = self.token_suffix[:, : self.length - 1 - ctx.shape[1]]
+        prompts = torch.cat([self.token_prefix, ctx, suffix], dim=1)  # [C, L, W]
+        if self.order is None:
+            return prompts
+        return prompts[torch.arange(self.n_cls, device=prompts.device)[:, None], self.order]
+
+
+def _embed(model: ClipModel, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.token_embedding(tokens.to(model.token_embedding.weight.device)).float()
+
+
+def _tokenize_prompts(prompts: list[str]) -> Tensor:
+    try:
+        return tokenize(prompts)
+    except RuntimeError as error:
+        raise InputError(
+            f"a prompt is too long: {error}. Use fewer context tokens (N_CTX) or a shorter "
+            "class name"
+        ) from error
+
+
+def _order(position: str, n_ctx: int, name_lens: list[int], length: int) -> Tensor | None:
+    """Where each place of the prompts comes from in the layout "end", `[C, L]`; None for "end"."""
+    if position == "end":
+        return None
+    before = n_ctx // 2 if position == "middle" else 0
+    rows = []
+    for name_len in name_lens:
+        ctx, name = list(range(1, 1 + n_ctx)), list(range(1 + n_ctx, 1 + n_ctx + name_len))
+        head = [0, *ctx[:before], *name, *ctx[before:]]
+        rows.append(head + list(range(len(head), length)))
+    return torch.tensor(rows)

@@ -1,0 +1,91 @@
+"""The folder of a run: what it was asked to do, and whether it has done it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from enum import Enum
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from dassl.utils import atomic_write
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CONFIG, MARKER = "config.yaml", "finished.json"
+# Settings that say where and how a run computes, not what.
+INCIDENTAL = (
+    "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
+    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST", "OOD",
+)
+
+
+class RunState(Enum):
+    NEW = "new"
+    STARTED = "started"
+    FINISHED = "finished"
+
+
+def open_run(cfg: CfgNode) -> RunState:
+    """State of the run in `cfg.OUTPUT_DIR`; a new one's config is written there.
+
+    A run is finished when its marker says so, not when its folder exists: a
+    crashed one is resumed from its last checkpoint.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if not (folder / CONFIG).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / CONFIG) as file:
+            file.write(cfg.dump())
+        return RunState.NEW
+    differences = _differences(read_config(folder), cfg)
+    if differences:
+        raise InputError(
+            f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
+            "--output-dir, or remove that folder if the run is not wanted"
+        )
+    return RunState.FINISHED if (folder / MARKER).exists() else RunState.STARTED
+
+
+def finish_run(cfg: CfgNode, **facts: object) -> None:
+    """Mark the run as finished, with a few facts about it."""
+    with atomic_write(Path(cfg.OUTPUT_DIR) / MARKER) as file:
+        json.dump({"max_epoch": cfg.OPTIM.MAX_EPOCH, **facts}, file, indent=2)
+
+
+def read_config(folder: str | Path) -> dict | None:
+    """The settings a run was made with, None for a folder without them (published files)."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return None
+    with open(path, encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
+def _differences(before: dict, cfg: CfgNode) -> list[str]:
+    old, new = _flatten(before), _flatten(yaml.safe_load(cfg.dump()))
+    return [
+        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if not _incidental(key) and old.get(key) != new.get(key)
+    ]
+
+
+def _incidental(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
+
+
+def _flatten(node: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
