@@ -34,7 +34,7 @@ class ZeroshotCLIP(ClipTrainer):
         clip = self.load_clip()
         templates = templates_of(self.settings.TEMPLATE)
         names = [name.replace("_", " ") for name in self.dm.dataset.classnames]
-        logger.info("Prompts: %d template(s), the first: %s", len(templates), templates[0].format(names[0]))
+        logger.info("Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0]))
         with torch.no_grad():
             features = template_features(clip, names, templates)
         self.model = PromptedCLIP(clip, lambda: features)
@@ -44,6 +44,8 @@ class ZeroshotCLIP(ClipTrainer):
         self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
+        if not directory:
+            return
         raise InputError(
             f"zero-shot CLIP has nothing to load from {directory}: leave --model-dir out, or name "
             "the trainer the run was made with (--trainer)"
@@ -70,6 +72,11 @@ def templates_of(setting: str) -> list[str]:
     return templates
 
 
+def fill(template: str, name: str) -> str:
+    """The template about one class; braces other than the place for the name stay as they are."""
+    return template.replace("{}", name)
+
+
 def template_features(clip, names: list[str], templates: list[str]) -> Tensor:
     """Text features `[C, D]`: over templates, the mean of the normalised features.
 
@@ -78,7 +85,7 @@ def template_features(clip, names: list[str], templates: list[str]) -> Tensor:
     device = clip.logit_scale.device
     total = 0
     for template in templates:
-        tokens = tokenize([template.format(name) for name in names], truncate=True).to(device)
+        tokens = tokenize([fill(template, name) for name in names], truncate=True).to(device)
         features = torch.cat([clip.encode_text(part) for part in tokens.split(512)])
         total = total + F.normalize(features.float(), dim=-1)  # [C, D]
     return total / len(templates)
