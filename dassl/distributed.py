@@ -136,20 +136,20 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradient of every parameter by its mean over the ranks, in one all-reduce.
 
-    A parameter that this rank's share of the batch did not reach counts as zero.
+    A gradient that this rank's share of the batch did not reach counts as zero; one that no rank
+    has stays None, as an optimiser would otherwise let the weight decay.
     """
-    if world_size() == 1:
-        return
     learned = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in learned:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.float().flatten() for parameter in learned])
+    if world_size() == 1 or not learned:
+        return
+    reached = torch.tensor([p.grad is not None for p in learned], device=learned[0].device)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+    flat = torch.cat([_at_least_float32(part).flatten() for part in (*grads, reached)])
     _all_reduce(flat)
     flat /= world_size()
-    parts = flat.split([parameter.numel() for parameter in learned])
-    for parameter, part in zip(learned, parts, strict=True):
-        parameter.grad.copy_(part.view_as(parameter))
+    *means, reached = flat.split([*(p.numel() for p in learned), len(learned)])
+    for parameter, mean, anywhere in zip(learned, means, reached.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter).to(parameter.dtype) if anywhere else None
 
 
 @torch.no_grad()
@@ -255,6 +255,10 @@ class _Sum(torch.autograd.Function):
         grad = grad.clone()
         _all_reduce(grad)
         return grad
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _all_reduce(tensor: Tensor) -> None:

@@ -11,6 +11,6 @@ source "$(dirname "$0")/env.sh"
 if [ -n "${NPROC:-}" ]; then
     # torchrun would set 1 thread a process; share the cores instead.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
-    exec "$PYTHON" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node "$NPROC" train.py "$@"
+    exec "$PYTHON" scripts/torchrun.py ${TORCHRUN:---standalone} --nproc-per-node "$NPROC" train.py "$@"
 fi
 exec "$PYTHON" train.py "$@"
