@@ -165,7 +165,9 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
         shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
         for shard in tqdm(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
-    counts = {shard: count for part in distributed.from_all(counted) for shard, count in part.items()}
+    counts = {}
+    for part in distributed.from_all(counted):
+        counts |= part
     return [counts[shard] for shard in range(len(shards))]
 
 
@@ -215,8 +217,9 @@ def _counted(shard: Path) -> int:
     lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
     if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
         raise InputError(
-            f"The shard {absolute(shard)} holds no {lacks}. Found in it: {some(names) or 'nothing'}. "
-            f"A pair is <key>.txt and <key> with one of {', '.join(IMAGES)}, one beside the other."
+            f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
+            f"{some(names) or 'none'}. A pair is <key>.txt and <key>.jpg (or {', '.join(IMAGES[1:])}), "
+            "one beside the other."
         )
     return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
 

@@ -65,7 +65,8 @@ class PairsLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # The workers' seeds are drawn from it; no two ranks augment alike.
-        self.generator.manual_seed(seeded(self.seed, self.epoch, distributed.rank()).getrandbits(63))
+        own = seeded(self.seed, self.epoch, distributed.rank())
+        self.generator.manual_seed(own.getrandbits(63))
         return super().__iter__()
 
 

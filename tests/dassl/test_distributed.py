@@ -27,7 +27,7 @@ def results(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     two_ranks.main(str(one))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*launch, two_ranks.__file__, str(two)], cwd=ROOT, env=environment,
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -90,6 +90,16 @@ def test_ranks_draw_other_numbers_that_rank_0s_state_decides(results):
     assert all(a != b for a, b in zip(first[0], second[0], strict=True))
 
 
+def test_ranks_share_the_pairs_of_shards_out(results):
+    assert [part["pairs"][0] for part in results] == [13, 13, 13]  # each counted some of the shards
+    (_, whole), (_, first), (_, second) = (part["pairs"] for part in results)
+    for epoch in range(2):
+        assert [len(batch) for batch in whole[epoch]] == [4, 4, 4]
+        assert [len(batch) for batch in first[epoch] + second[epoch]] == [2] * 6
+        seen = sum(first[epoch] + second[epoch], [])
+        assert len(set(seen)) == len(seen) == 12
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(results):
     for part in results[1:]:
         assert "BATCH_SIZE is 5, which 2 processes cannot share equally" in part["share"]
@@ -134,7 +144,8 @@ def test_a_last_batch_smaller_than_the_ranks_is_refused(monkeypatch):
 
 def test_one_process_needs_no_group():
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert distributed.is_main() and distributed.first_to_fail() and distributed.name_of_rank() == ""
+    assert distributed.is_main() and distributed.first_to_fail()
+    assert distributed.name_of_rank() == ""
     distributed.barrier()
     distributed.shutdown()
 

@@ -3,18 +3,26 @@
 Usage: two_ranks.py OUT. Each rank writes OUT/rank<r>.pt.
 """
 
+import io
 import random
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
+from torchvision.transforms import ToTensor
 
 from dassl import distributed
+from dassl.config import get_cfg_default
 from dassl.data.samplers import RankBatches
 from dassl.utils import InputError, set_random_seed
+from datasets.captions import build_pairs_loader
+from datasets.config import add_dataset_cfg
 
 ROWS = 6
 
@@ -34,6 +42,7 @@ def main(out: str) -> None:
         "broadcast": broadcast(),
         "seeds": seeds(),
         "share": refused(),
+        "pairs": pairs(),
         "first": distributed.first_to_fail(),
     }
     distributed.barrier()
@@ -122,6 +131,35 @@ def seeds():
         distributed.seed_other_ranks()
         draws.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
     return draws
+
+
+def pairs():
+    """Captions of two epochs of shards of 3, 4, 2 and 4 pairs, in batches of 4 of all ranks."""
+    cfg = get_cfg_default()
+    add_dataset_cfg(cfg)
+    cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH, cfg.SEED = "shards", "{0..3}.tar", -1
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 4, 0
+    with tempfile.TemporaryDirectory() as cfg.DATASET.ROOT:
+        for shard, count in enumerate((3, 4, 2, 4)):
+            write_shard(Path(cfg.DATASET.ROOT, f"{shard}.tar"), shard, count)
+        loader = build_pairs_loader(cfg, ToTensor())
+        epochs = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            epochs.append([batch["caption"] for batch in loader])
+    return loader.dataset.count, epochs
+
+
+def write_shard(path: Path, shard: int, count: int) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(image, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            text = f"{shard} {number}".encode()
+            for name, content in (("png", image.getvalue()), ("txt", text)):
+                info = tarfile.TarInfo(f"{number}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
 
 
 def refused():
