@@ -157,7 +157,7 @@ def broadcast_state(module: nn.Module) -> None:
     """Give every rank the parameters and buffers of rank 0, so that all start from one model."""
     if world_size() > 1:
         for tensor in module.state_dict().values():
-            with _named_loss():
+            with _lost_rank_named():
                 dist.broadcast(tensor, 0)
 
 
@@ -179,7 +179,7 @@ def seed_other_ranks() -> None:
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
-        with _named_loss():
+        with _lost_rank_named():
             dist.barrier()
 
 
@@ -193,7 +193,7 @@ def from_main(function: Callable[[], Any]) -> Any:
     if world_size() == 1:
         return function()
     held = [function() if is_main() else None]
-    with _named_loss():
+    with _lost_rank_named():
         dist.broadcast_object_list(held, 0)
     return held[0]
 
@@ -202,7 +202,7 @@ def from_all(value: Any) -> list[Any]:
     """Every rank's `value`, in rank order."""
     values = [value] * world_size()
     if world_size() > 1:
-        with _named_loss():
+        with _lost_rank_named():
             dist.all_gather_object(values, value)
     return values
 
@@ -232,7 +232,7 @@ class _Gather(torch.autograd.Function):
         ctx.rows = len(tensor)
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format)
                  for _ in range(world_size())]
-        with _named_loss():
+        with _lost_rank_named():
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
@@ -262,12 +262,12 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _all_reduce(tensor: Tensor) -> None:
-    with _named_loss():
+    with _lost_rank_named():
         dist.all_reduce(tensor)
 
 
 @contextmanager
-def _named_loss() -> Iterator[None]:
+def _lost_rank_named() -> Iterator[None]:
     """A collective fails when another rank is gone: say so, instead of the transport's words."""
     try:
         yield

@@ -218,8 +218,8 @@ def _counted(shard: Path) -> int:
     if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
         raise InputError(
             f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
-            f"{some(names) or 'none'}. A pair is <key>.txt and <key>.jpg (or {', '.join(IMAGES[1:])}), "
-            "one beside the other."
+            f"{some(names) or 'none'}. A pair is <key>.txt and, beside it, <key>.jpg (or "
+            f"{', '.join(IMAGES[1:])})."
         )
     return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
 
