@@ -15,6 +15,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
+from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import nearest_name
@@ -263,10 +264,22 @@ def _keys(node: CfgNode, prefix: str = ""):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; what a user can mend is told in a sentence, without a traceback."""
+    """Run an entry point; what a user can mend is told in a sentence, without a traceback.
+
+    Under torchrun the first rank that fails tells why, and torchrun ends the others.
+    """
     try:
+        distributed.init_from_env()
         main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        distributed.shutdown()
     except KeyboardInterrupt:
         sys.exit("stopped")
+    except Exception as error:
+        where = distributed.name_of_rank()
+        if not distributed.first_to_fail():
+            sys.exit(1)
+        if isinstance(error, InputError):
+            sys.exit(f"error ({where}): {error}" if where else f"error: {error}")
+        if where:
+            error.add_note(f"This was {where}.")
+        raise

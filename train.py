@@ -3,6 +3,7 @@
 import logging
 
 from cli import build_cfg, make_parser, run
+from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
@@ -33,9 +34,10 @@ def main() -> None:
 
 def train(cfg) -> None:
     """Train, or go on, or say that it is done."""
-    state = open_run(cfg)
+    state = distributed.from_main(lambda: open_run(cfg))
     if state is RunState.FINISHED:
-        print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
+        if distributed.is_main():
+            print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
         return
     setup_logger(cfg.OUTPUT_DIR)
     logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
@@ -45,7 +47,8 @@ def train(cfg) -> None:
         set_random_seed(cfg.SEED)
     trainer = build_trainer(cfg)
     trainer.train()
-    finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
+    if distributed.is_main():
+        finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 
 
 if __name__ == "__main__":

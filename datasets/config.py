@@ -21,10 +21,25 @@ def add_dataset_cfg(cfg: CN) -> None:
     ``OOD.SETS.<name>``: ``FOLDERS``, the names tried in turn under DATASET.ROOT (absolute paths
     are taken as they are; an empty list leaves the set out), and ``IMAGES``, the count the
     protocol expects (0 = unknown).
+
+    ``DATASET.PAIRS``: the image-caption pairs that CLIPN is trained on.
+    ``SOURCE``: shards, csv, folder or classnames (datasets/captions.py says what each is).
+    ``PATH``: under DATASET.ROOT, or absolute: ``cc3m/{00000..00331}.tar`` or a folder of tars, a
+    table, a folder. ``NUM_PAIRS``: pairs an epoch, another choice of them in each; 0 for all.
+    ``COLUMNS``: of the table, the path and the caption. ``TEMPLATES``: of classnames. ``SHUFFLE``:
+    pairs that each worker holds, undecoded, to draw from; of shards.
     """
     cfg.DATASET.FOLDER = ""
     cfg.DATASET.CLASSES = ""
     cfg.DATASET.CLASSNAMES_FILE = ""
+    cfg.DATASET.PAIRS = CN({
+        "SOURCE": "",
+        "PATH": "",
+        "NUM_PAIRS": 0,
+        "COLUMNS": ("path", "caption"),
+        "TEMPLATES": ("a photo of a {}.",),
+        "SHUFFLE": 2000,
+    })
     if "OOD" not in cfg:
         cfg.OOD = CN()
     cfg.OOD.SETS = CN(new_allowed=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,14 @@ def tiny_clip(clip_file):
     import clip
 
     return functools.cache(lambda arch="tiny-vit": clip.load(clip_file(arch))[0])
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """An entry point run in this process leaves no handlers to the next test."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    yield
+    for handler in [h for h in root.handlers if (h.get_name() or "").startswith("dassl-")]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)

@@ -102,7 +102,9 @@ def trained(world):
 
 
 def script(world, name, *arguments, check=True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    # As many threads as here: sums over other parts round otherwise, and runs are compared exactly.
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": threads}
     return subprocess.run(
         ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=world, check=check,
         env=environment, capture_output=True, text=True, timeout=300)

@@ -11,6 +11,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
+from dassl import distributed
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
 from dassl.metrics import compute_accuracy
@@ -78,7 +79,8 @@ class ClipTrainer(TrainerX):
         super().before_train()
         cfg, items = self.cfg, self.dm.dataset.train_x
         record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        write_split(Path(self.output_dir, "split.json"), record)
+        if distributed.is_main():
+            write_split(Path(self.output_dir, "split.json"), record)
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """What a checkpoint must fit to be used again."""
@@ -127,13 +129,16 @@ class ClipTrainer(TrainerX):
         with self.autocast():
             cosines, summary = self.loss(images, labels)
         self._backward_and_update(summary["loss"])
-        summary["acc"] = compute_accuracy(cosines, labels)[0]
+        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {name: value.item() for name, value in summary.items()}
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cosines `[B, C]` and the named parts of the loss, the total as "loss"."""
+        """Cosines `[B, C]` and the named parts of the loss, the total as "loss".
+
+        Under torchrun B is this rank's share; the losses are those of the batch of all ranks.
+        """
         raise NotImplementedError
 
     def _backward_and_update(self, loss: Tensor) -> None:
@@ -143,6 +148,7 @@ class ClipTrainer(TrainerX):
         self.detect_anomaly(loss)
         self.model_zero_grad()
         self.scaler.scale(loss).backward()
+        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
         for optimizer in self._optims.values():
             self.scaler.step(optimizer)
         self.scaler.update()

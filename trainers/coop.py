@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import PromptTrainer
 
@@ -29,4 +30,5 @@ class CoOp(PromptTrainer):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         cosines, _ = self.model(images)
-        return cosines, {"loss": F.cross_entropy(self.model.scale * cosines, labels)}
+        losses = F.cross_entropy(self.model.scale * cosines, labels, reduction="none")  # [B]
+        return cosines, {"loss": mean_over_ranks(losses)}

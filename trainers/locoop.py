@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from ood.regions import check_top_k, id_irrelevant_regions
@@ -40,7 +41,7 @@ class LoCoOp(PromptTrainer):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         cosines, local_cosines = self.model(images, local=True)
         scale = self.model.scale
-        loss_id = F.cross_entropy(scale * cosines, labels)
+        loss_id = mean_over_ranks(F.cross_entropy(scale * cosines, labels, reduction="none"))
         loss_en = ood_regularisation(local_cosines, labels, scale, self.settings.TOPK)
         total = loss_id + self.settings.LAMBDA * loss_en
         return cosines, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
@@ -53,11 +54,11 @@ def ood_regularisation(local_cosines: Tensor, labels: Tensor, scale: Tensor, k: 
         local_cosines: `[B, N, C]`. labels: `[B]`. scale: of the softmax. k: K.
 
     Returns:
-        A scalar; 0 where no region of the batch is ID-irrelevant.
+        A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
+        over the regions of all ranks.
     """
     irrelevant = id_irrelevant_regions(local_cosines.detach(), labels, k)  # [B, N]
     log_p = F.log_softmax(scale * local_cosines[irrelevant], dim=-1)  # [selected, C]
     p = log_p.exp()
     # log(p + 1e-5) and not log_p: the published objective, bounded where p vanishes.
-    negative_entropy = (p * torch.log(p + 1e-5)).sum(dim=-1)
-    return negative_entropy.sum() / max(1, len(negative_entropy))
+    return mean_over_ranks((p * torch.log(p + 1e-5)).sum(dim=-1))

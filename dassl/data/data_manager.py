@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.utils import BadImageError, InputError, check_availability, read_image
 
 from .datasets import Datum, build_dataset
-from .samplers import build_sampler
+from .samplers import RankBatches, build_sampler
 from .transforms.transforms import build_plain_transform, build_transform
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,9 @@ def build_data_loader(
 ) -> DataLoader:
     """A loader over `data_source`; in training an incomplete last batch is left out.
 
+    In training `batch_size` is that of all ranks together, and this rank gets its slice of each
+    batch; every rank evaluates the whole set.
+
     The order depends on the global generators alone. Workers are started anew each epoch and
     seeded (Python, numpy, torch) from torch's global generator, so that restoring it restores the
     augmentations; workers kept alive would carry state that no checkpoint holds.
@@ -123,12 +127,16 @@ def build_data_loader(
             "and the folders under it."
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+    drop_last = is_train and len(data_source) >= batch_size
+    if is_train and distributed.world_size() > 1:
+        batches = {"batch_sampler": RankBatches(sampler, batch_size, drop_last)}
+    else:
+        batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     return DataLoader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
-        batch_size=batch_size,
-        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        **batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )

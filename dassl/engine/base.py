@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dassl import distributed
 from dassl.utils import (
     InputError,
     NonFiniteLossError,
@@ -81,7 +82,20 @@ class TrainerBase:
 
         Besides upstream's keys a checkpoint holds "rng", "meta" and, if the trainer has a gradient
         scaler as `self.scaler`, "scaler": what a resumed run needs to equal an uninterrupted one.
+        Of several ranks, all must call this; rank 0 writes, and the others wait until it has.
         """
+        if distributed.is_main():
+            self._write_checkpoints(epoch, directory, is_best, val_result, model_name)
+        distributed.barrier()
+
+    def _write_checkpoints(
+        self,
+        epoch: int,
+        directory: str | os.PathLike,
+        is_best: bool,
+        val_result: float | None,
+        model_name: str,
+    ) -> None:
         extra = {"rng": get_rng_state(), "meta": dict(self.checkpoint_meta())}
         if getattr(self, "scaler", None) is not None:
             extra["scaler"] = self.scaler.state_dict()
@@ -101,8 +115,18 @@ class TrainerBase:
         """Restore what the notes <directory>/<name>/checkpoint name; returns the start epoch.
 
         Models, optimisers, schedulers, the scaler and all random generators are restored. Returns
-        0 if there is nothing to resume from.
+        0 if there is nothing to resume from. Of several ranks each reads the same files.
         """
+        start_epoch = self._resume(directory)
+        epochs = distributed.from_all(start_epoch)
+        if len(set(epochs)) > 1:
+            raise InputError(
+                f"The ranks found checkpoints of different epochs in {directory}: {epochs}. The "
+                "output folder must be on a file system that all machines share."
+            )
+        return start_epoch
+
+    def _resume(self, directory: str | os.PathLike) -> int:
         paths = {name: named_checkpoint(Path(directory, name)) for name in self.get_model_names()}
         if not paths or None in paths.values():
             logger.info("No checkpoint found, train from scratch")
@@ -243,6 +267,13 @@ class TrainerBase:
     def model_backward(self, loss: torch.Tensor) -> None:
         self.detect_anomaly(loss)
         loss.backward()
+        self.mean_gradients()
+
+    def mean_gradients(self) -> None:
+        """After backward, under torchrun: the mean over the ranks, for all that is learned."""
+        optims = self._optims_of(None)
+        groups = [group for optim in optims for group in optim.param_groups]
+        distributed.mean_gradients(p for group in groups for p in group["params"])
 
     def model_update(self, names: str | list[str] | None = None) -> None:
         for optim in self._optims_of(names):

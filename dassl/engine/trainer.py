@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.utils import InputError, check_availability, load_checkpoint, mkdir_if_missing
@@ -38,8 +39,7 @@ class SimpleTrainer(TrainerBase):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         self.check_cfg(cfg)
-        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
-        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.device = distributed.local_device(cfg.USE_CUDA)
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
@@ -106,12 +106,18 @@ class SimpleTrainer(TrainerBase):
         if resume and self.start_epoch == 0:
             raise InputError(f"RESUME names {resume}, which holds no checkpoint of this trainer.")
         self._restore_best_result(resume or self.output_dir)
+        for name in self.get_model_names():
+            distributed.broadcast_state(self._models[name])
+        if distributed.is_main():
+            self._open_writers()
+        self.time_start = time.time()
+
+    def _open_writers(self) -> None:
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
         self.init_writer(writer_dir)
         metrics_path = os.path.join(self.output_dir, "metrics.jsonl")
         self._metrics = MetricsFile(metrics_path, self.start_epoch)
-        self.time_start = time.time()
 
     def after_train(self) -> None:
         logger.info("Finish training")
@@ -182,7 +188,7 @@ class SimpleTrainer(TrainerBase):
         split, loader = ("val", self.val_loader) if use_val else ("test", self.test_loader)
         logger.info("Evaluate on the *%s* set", split)
         bad = 0
-        for batch in tqdm(loader):
+        for batch in tqdm(loader, disable=not distributed.is_main()):
             bad += self.count_bad_images(batch)
             if has_images(batch):
                 input, label = self.parse_batch_test(batch)
@@ -225,9 +231,14 @@ class TrainerX(SimpleTrainer):
         read (BAD_IMAGES skip) is left out; if it is the last one, `update_lr` is called here, as
         trainers do that themselves in the last batch.
 
+        A loader whose order depends on the epoch is told it by its `set_epoch`.
+
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
         self.set_model_mode("train")
+        distributed.seed_other_ranks()
+        if hasattr(self.train_loader_x, "set_epoch"):
+            self.train_loader_x.set_epoch(self.epoch)
         self.num_batches = len(self.train_loader_x)
         progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
         for batch in self._numbered(self.train_loader_x):
@@ -238,6 +249,7 @@ class TrainerX(SimpleTrainer):
                 progress.step_done(self.forward_backward(batch) or {})
                 self._report(progress, lr)
             else:
+                _refuse_to_stand_by()
                 progress.step_done(None)
                 if self.batch_idx + 1 == self.num_batches:
                     self.update_lr()
@@ -258,6 +270,7 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def _end_epoch(self, progress: EpochProgress) -> None:
+        progress.bad_images = distributed.total(progress.bad_images)
         if progress.bad_images:
             logger.warning(
                 "Epoch %d: %d unreadable images were left out", self.epoch + 1, progress.bad_images
@@ -279,4 +292,13 @@ class TrainerX(SimpleTrainer):
 
 def has_images(batch: Any) -> bool:
     """False for a batch of which every image was unreadable."""
-    return not (isinstance(batch, dict) and "bad" in batch and "label" not in batch)
+    return not (isinstance(batch, dict) and "bad" in batch and not {"img", "label"} & batch.keys())
+
+
+def _refuse_to_stand_by() -> None:
+    """A rank without images would leave the others waiting for its features for ever."""
+    if distributed.world_size() > 1:
+        raise InputError(
+            f"No image of a batch's share of {distributed.name_of_rank()} can be read; see the "
+            "paths above. Replace or remove these files, or start fewer processes."
+        )

@@ -20,6 +20,8 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     `output` is a folder (the file is its `log.txt`) or a path that ends in .txt or .log. Calling
     it again replaces the handlers of the earlier call.
 
+    Under torchrun ranks above 0 log to the console only, warnings only, and name themselves.
+
     Differs from upstream: records are logged, sys.stdout is not replaced; an existing log is
     appended to under a dated line, so that a run that was stopped and resumed reads as one
     story. (Upstream starts `log.txt-<time>` beside it.)
@@ -28,9 +30,15 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     for handler in [h for h in root.handlers if h.get_name() in (_CONSOLE, _FILE)]:
         root.removeHandler(handler)
         handler.close()
+    from dassl import distributed  # here, for it imports this package
+
     root.setLevel(logging.INFO)
-    _add(root, logging.StreamHandler(sys.stdout), _CONSOLE)
-    if output:
+    console = logging.StreamHandler(sys.stdout)
+    _add(root, console, _CONSOLE)
+    if not distributed.is_main():
+        console.setLevel(logging.WARNING)
+        console.setFormatter(logging.Formatter(f"[{distributed.name_of_rank()}] %(message)s"))
+    elif output:
         _add(root, _file_handler(os.fspath(output)), _FILE)
 
 

@@ -46,7 +46,12 @@ def test_a_set_can_be_moved_or_left_out_on_the_command_line(cfg):
     assert cfg.OOD.SETS.Places.FOLDERS == []
 
 
-@pytest.mark.parametrize("name", DATASET_REGISTRY.registered_names())
+# Other rooms' tests register data sets of their own.
+OURS = [name for name in DATASET_REGISTRY.registered_names()
+        if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")]
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_registered_data_set_builds_from_a_tiny_tree(cfg, tree, name):
     classes = ["n01440764", "n01443537"]
     tree({f"tiny/images/{split}/{c}": 3 for split in ("train", "val") for c in classes})

@@ -1,0 +1,279 @@
+"""Several processes that train one model, as `torchrun` starts them (or NPROC of scripts/train.sh).
+
+The rule: a batch is global. DATALOADER.TRAIN_X.BATCH_SIZE is its size whatever the number of
+ranks, each rank encodes its share of it, and **every rank computes the loss of the whole batch**,
+from features that `gather_with_grad` brings together or sums that `mean_over_ranks` makes. After
+backward, `mean_gradients` leaves the exact gradient of that loss on every rank: with features f_r
+of rank r, a rank's backward sums what all W ranks send to f_r, W dL/df_r, so that the mean of the
+ranks' parameter gradients is sum_r dL/df_r df_r/dtheta. N ranks then take the step of one.
+
+Why not DistributedDataParallel: it averages in the same way, but hooks on one module's forward;
+here the losses take features of several calls, and what is trained (a context, a text tower) is
+small beside the frozen rest. One explicit all-reduce is easier to read and as exact.
+
+Rank 0 alone writes files and logs. All ranks read the same checkpoint, so the output folder must
+be on a file system that all machines share. Everything here is a no-op in a single process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dassl.utils.errors import InputError
+from dassl.utils.tools import set_random_seed
+
+_store: dist.Store | None = None
+
+
+def init_from_env() -> None:
+    """Join the process group that torchrun's environment describes; nothing without one.
+
+    gloo carries CPU tensors, nccl those of CUDA devices.
+    """
+    global _store
+    if dist.is_initialized() or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    _store, rank_, world = next(dist.rendezvous("env://"))
+    dist.init_process_group(backend, store=_store, rank=rank_, world_size=world)
+
+
+def shutdown() -> None:
+    """Leave the process group, after the last collective of a run that went well."""
+    global _store
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _store = None
+
+
+def rank() -> int:
+    """This process's number, from 0; 0 in a single process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the files and the log."""
+    return rank() == 0
+
+
+def local_device(use_cuda: bool = True) -> torch.device:
+    """The device of this process: its own GPU (LOCAL_RANK) where there are any, else the CPU.
+
+    Raises:
+        InputError: more processes on this machine than GPUs.
+    """
+    if not (use_cuda and torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not dist.is_initialized():
+        return torch.device("cuda")
+    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= gpus:
+        raise InputError(
+            f"Process {local + 1} of this machine has no GPU: there are {gpus}. Start at most "
+            f"{gpus} processes a machine (NPROC={gpus}), or train on the CPU with USE_CUDA False."
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def share_of(batch_size: int, key: str = "DATALOADER.TRAIN_X.BATCH_SIZE") -> int:
+    """Images of a global batch that each rank gets.
+
+    Raises:
+        InputError: the ranks do not divide the batch; `key` is the setting to change.
+    """
+    ranks = world_size()
+    if batch_size < 1 or batch_size % ranks:
+        raise InputError(
+            f"{key} is {batch_size}, which {ranks} processes cannot share equally. It is the size "
+            f"of the global batch: choose a multiple of {ranks}, or another NPROC."
+        )
+    return batch_size // ranks
+
+
+def rank_slice(batch: Sequence, index: int, ranks: int) -> Sequence:
+    """The `index`-th of `ranks` consecutive parts of `batch`; sizes differ by at most 1."""
+    return batch[index * len(batch) // ranks : (index + 1) * len(batch) // ranks]
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """All ranks' `tensor` `[b, ...]` one below the other, in rank order: `[W b, ...]`.
+
+    All ranks must give the same shape. The gradient sums what all ranks send to this rank's
+    slice; see the module's docstring for what follows.
+    """
+    return tensor if world_size() == 1 else _Gather.apply(tensor)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of all ranks' `values` `[n]`, n may differ; 0 if there is none anywhere.
+
+    A mean of the ranks' means would be another number where n differs, as it does for LoCoOp's
+    regions. Differentiable like `gather_with_grad`.
+    """
+    count = torch.tensor(float(values.numel()), device=values.device)
+    total = values.sum()
+    if world_size() > 1:
+        _all_reduce(count)
+        total = _Sum.apply(total)
+    return total / count.clamp(min=1)
+
+
+@torch.no_grad()
+def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradient of every parameter by its mean over the ranks, in one all-reduce.
+
+    A gradient that this rank's share of the batch did not reach counts as zero; one that no rank
+    has stays None, as an optimiser would otherwise let the weight decay.
+    """
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    if world_size() == 1 or not learned:
+        return
+    reached = torch.tensor([p.grad is not None for p in learned], device=learned[0].device)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+    flat = torch.cat([_at_least_float32(part).flatten() for part in (*grads, reached)])
+    _all_reduce(flat)
+    flat /= world_size()
+    *means, reached = flat.split([*(p.numel() for p in learned), len(learned)])
+    for parameter, mean, anywhere in zip(learned, means, reached.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter).to(parameter.dtype) if anywhere else None
+
+
+@torch.no_grad()
+def broadcast_state(module: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0, so that all start from one model."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            with _lost_rank_named():
+                dist.broadcast(tensor, 0)
+
+
+def seed_other_ranks() -> None:
+    """Seed the generators of ranks above 0 from rank 0's state and their rank.
+
+    Ranks that draw the same numbers would augment their images alike. What rank 0 draws stays as
+    in a single process, and as a checkpoint restores it: called at the start of each epoch, this
+    makes a resumed run equal an uninterrupted one.
+    """
+    if world_size() == 1:
+        return
+    state = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).digest()
+    seed = from_main(lambda: int.from_bytes(state[:4], "little"))
+    if not is_main():
+        set_random_seed((seed + rank()) % 2**32)
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        with _lost_rank_named():
+            dist.barrier()
+
+
+def total(number: int) -> int:
+    """The sum of all ranks' `number`."""
+    return sum(from_all(number))
+
+
+def from_main(function: Callable[[], Any]) -> Any:
+    """What `function` returns on rank 0, on every rank; it is called there alone."""
+    if world_size() == 1:
+        return function()
+    held = [function() if is_main() else None]
+    with _lost_rank_named():
+        dist.broadcast_object_list(held, 0)
+    return held[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's `value`, in rank order."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        with _lost_rank_named():
+            dist.all_gather_object(values, value)
+    return values
+
+
+def first_to_fail() -> bool:
+    """Whether no rank has said before that it failed: then this one tells the user why.
+
+    A rank that fails takes the others with it, and often all fail for one reason: the reason is
+    to be read once.
+    """
+    if _store is None:
+        return True
+    try:
+        return _store.add("failed", 1) == 1
+    except RuntimeError:  # the machine that keeps the store is gone: nobody else will tell
+        return True
+
+
+def name_of_rank() -> str:
+    """`rank 1 of 4`, or nothing in a single process."""
+    return f"rank {rank()} of {world_size()}" if world_size() > 1 else ""
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format)
+                 for _ in range(world_size())]
+        with _lost_rank_named():
+            dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        _all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        result = tensor.clone()
+        _all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        _all_reduce(grad)
+        return grad
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _all_reduce(tensor: Tensor) -> None:
+    with _lost_rank_named():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _lost_rank_named() -> Iterator[None]:
+    """A collective fails when another rank is gone: say so, instead of the transport's words."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"Another process of the run has died or cannot be reached ({reason}). Its own "
+            "message says why. The same command goes on from the last complete checkpoint."
+        ) from error

@@ -1,0 +1,162 @@
+"""Image-caption pairs in plain files: a table, a folder, or an ID data set with its class names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from dassl.data.datasets import build_dataset
+from dassl.utils import BadImageError
+from dassl.utils.errors import InputError
+from datasets.folders import absolute, contents, list_images, some
+from datasets.pairs import BadPair, read_pair, seeded
+
+# So many pairs in a row that cannot be read are no accident.
+MOST_BAD_IN_A_ROW = 100
+
+
+class CaptionedImages(Dataset):
+    """Images with captions, by index.
+
+    Args:
+        images: paths of the images.
+        caption_of: (index, epoch) -> caption; raises BadPair where there is none.
+        transform: PIL image -> tensor ``[3, H, W]``.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str],
+        caption_of: Callable[[int, int], str],
+        transform: Callable,
+    ):
+        self.images, self.caption_of, self.transform = images, caption_of, transform
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The pair, or the next one that can be read; ``bad`` names those passed over."""
+        bad: list[str] = []
+        for position in range(index, index + min(MOST_BAD_IN_A_ROW, len(self))):
+            i = position % len(self)
+            try:
+                image, caption = read_pair(self.images[i], self.caption_of(i, self.epoch))
+            except BadPair as error:
+                bad.append(f"{self.images[i]} ({error})")
+                continue
+            return {"img": self.transform(image), "caption": caption, "bad": bad}
+        raise BadImageError(
+            f"{len(bad)} image-caption pairs in a row cannot be read, such as {bad[0]}. Check "
+            "DATASET.PAIRS.PATH and the files."
+        )
+
+
+def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
+    """Pairs of a table with a header line; separated by tabs if that has any, else by commas.
+
+    Image paths are relative to the table's folder, or absolute.
+
+    Args:
+        columns: names of the columns of paths and of captions.
+
+    Raises:
+        InputError: no such file, not a table, no such columns, no rows, or none of the first
+            images is there.
+    """
+    rows = _rows(path, columns)
+    images = [str(path.parent / image) for image, _ in rows]
+    first = images[:MOST_BAD_IN_A_ROW]
+    if not any(map(_is_file, first)):
+        raise InputError(
+            f"None of the first {len(first)} images of {absolute(path)} exists, such as "
+            f"{absolute(first[0])}. Paths are relative to the table's own folder, or absolute."
+        )
+    return CaptionedImages(images, partial(_of_list, [text for _, text in rows]), transform)
+
+
+def folder_pairs(folder: Path, transform: Callable) -> CaptionedImages:
+    """Every image of a folder and its subfolders, each with a caption in ``<same name>.txt``.
+
+    Raises:
+        InputError: no such folder, no images in it, or no caption beside any of the first.
+    """
+    images = list_images(folder)
+    if not any(image.with_suffix(".txt").is_file() for image in images[:MOST_BAD_IN_A_ROW]):
+        raise InputError(
+            f"The folder {absolute(folder)} holds {len(images)} images and no captions beside "
+            f"them. Found in it: {contents(folder)}. Put the caption of x.jpg into x.txt."
+        )
+    return CaptionedImages([str(image) for image in images], partial(_beside, images), transform)
+
+
+def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -> CaptionedImages:
+    """The training images of the ID data set, captioned with its class names. **Not the setting
+    of CLIPN's paper**: see the docstring of datasets/captions.py.
+
+    A template is drawn for each image and epoch.
+
+    Raises:
+        InputError: no template, one without a place for the name, or no training images.
+    """
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong or not templates:
+        raise InputError(
+            f"DATASET.PAIRS.TEMPLATES is {tuple(templates)}: each template must hold {{}} once, "
+            "where the class name goes, and there must be one."
+        )
+    items = build_dataset(cfg).train_x
+    names = [item.classname for item in items]
+    caption_of = partial(_of_template, names, list(templates), seed)
+    return CaptionedImages([item.impath for item in items], caption_of, transform)
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
+    image, caption = columns
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            tabs = "\t" in file.readline()
+            file.seek(0)
+            table = csv.DictReader(file, delimiter="\t" if tabs else ",")
+            header = table.fieldnames or []
+            missing = [name for name in (image, caption) if name not in header]
+            rows = [] if missing else [(row[image] or "", row[caption] or "") for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"The table of pairs {absolute(path)} cannot be read: {error}. Give the path of a "
+            "UTF-8 CSV file with a header line."
+        ) from error
+    if missing or not rows:
+        found = f"has no column {some(missing)}" if missing else "has no rows"
+        raise InputError(
+            f"The table of pairs {absolute(path)} {found}. Found: {some(header) or 'nothing'}. "
+            "Name its columns in DATASET.PAIRS.COLUMNS, such as ('filepath', 'title')."
+        )
+    return rows
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def _of_list(captions: list[str], index: int, epoch: int) -> str:
+    return captions[index]
+
+
+def _of_template(
+    names: list[str], templates: list[str], seed: int, index: int, epoch: int
+) -> str:
+    return seeded(seed, epoch, index).choice(templates).format(names[index])
+
+
+def _beside(images: list[Path], index: int, epoch: int) -> bytes:
+    try:
+        return images[index].with_suffix(".txt").read_bytes()
+    except OSError as error:
+        raise BadPair(f"no caption: {error.strerror}") from error

@@ -1,0 +1,244 @@
+"""Image-caption pairs in webdataset shards: tars of ``<key>.jpg`` and ``<key>.txt``.
+
+Only images and captions are taken out of a tar, images by Pillow and captions as UTF-8:
+webdataset's decoders, which unpickle files by their suffix, are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from dassl import distributed
+from dassl.utils import BadImageError
+from dassl.utils.errors import InputError
+from datasets.folders import absolute, contents, some
+from datasets.pairs import BadPair, Place, read_pair, seeded
+
+logger = logging.getLogger(__name__)
+
+IMAGES, CAPTION = ("jpg", "jpeg", "png", "webp"), "txt"
+Slice = tuple[int, int, int]  # shard, first pair, first pair no longer taken
+
+
+class ShardPairs(IterableDataset):
+    """The pairs of an epoch that this rank, and each of its workers, reads.
+
+    The shards are put into an order drawn for the epoch; the pairs, in that order, are cut into
+    one stretch for each worker of each rank, so that no pair is read twice; within its stretch a
+    worker shuffles through a buffer. A worker whose stretch has pairs that cannot be read begins
+    again at its start to make up their number.
+
+    Args:
+        pattern: path with braces, ``cc3m/{00000..00331}.tar``, or of a folder of .tar files.
+        shuffle: pairs in each worker's buffer, undecoded.
+
+    Attributes:
+        count: pairs in all shards.
+        place: must be set before reading.
+
+    Raises:
+        InputError: no shards, or some that are missing, no tars, or without captions.
+    """
+
+    place: Place
+
+    def __init__(self, pattern: Path, transform: Callable, seed: int, shuffle: int):
+        self.shards = find_shards(pattern)
+        self.counts = count_pairs(self.shards)
+        self.count = sum(self.counts)
+        self.transform, self.seed, self.shuffle = transform, seed, max(1, shuffle)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.place.batches * self.place.share
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        stretch = self.stretches(workers)[self.place.rank * workers + worker]
+        wanted = sum(stop - start for _, start, stop in stretch)
+        bad: list[str] = []
+        turn = 0
+        while wanted:
+            rng = seeded(self.seed, self.epoch, self.place.rank, worker, turn)
+            got = 0
+            for sample in islice(self._read(stretch, rng, bad), wanted):
+                yield {**sample, "bad": bad.copy()}
+                bad.clear()
+                got += 1
+            if not got:
+                raise BadImageError(
+                    f"None of {wanted} image-caption pairs can be read, such as {bad[0]}. Check "
+                    f"the shards {absolute(self.shards[stretch[0][0]])} and following."
+                )
+            wanted -= got
+            turn += 1
+
+    def stretches(self, workers: int) -> list[list[Slice]]:
+        """What each worker of each rank reads in this epoch, rank by rank."""
+        order = list(range(len(self.shards)))
+        seeded(self.seed, self.epoch).shuffle(order)
+        place = self.place
+        # Batches are taken from the workers in turn, the first ones get what is left over.
+        of_rank = [len(range(w, place.batches, workers)) * place.share for w in range(workers)]
+        return cut(order, self.counts, of_rank * place.ranks)
+
+    def _read(self, stretch: Sequence[Slice], rng, bad: list[str]) -> Iterator[dict[str, Any]]:
+        import webdataset
+
+        raw = (pair for piece in stretch for pair in self._raw(piece, bad))
+        for pair in webdataset.shuffle(self.shuffle, initial=self.shuffle, rng=rng)(raw):
+            image = next((pair[suffix] for suffix in IMAGES if suffix in pair), None)
+            try:
+                picture, caption = read_pair(image, pair.get(CAPTION))
+            except BadPair as error:
+                bad.append(f"{pair['__url__']}/{pair['__key__']} ({error})")
+            else:
+                yield {"img": self.transform(picture), "caption": caption}
+
+    def _raw(self, piece: Slice, bad: list[str]) -> Iterator[dict[str, Any]]:
+        """Undecoded pairs of a part of a shard; what is wrong with the shard goes to ``bad``."""
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        shard, start, stop = piece
+        path = str(self.shards[shard])
+
+        def named(error: Exception) -> bool:
+            bad.append(f"{path} (the rest of the shard: {error.args[0]})")
+            return False  # stops reading this shard
+
+        try:
+            with open(path, "rb") as stream:
+                source = [{"url": path, "stream": stream}]
+                files = tar_file_expander(source, handler=named, select_files=is_part)
+                yield from islice(group_by_keys(files, handler=named), start, stop)
+        except OSError as error:
+            bad.append(f"{path} (the whole shard: {error.strerror})")
+
+
+def find_shards(pattern: Path) -> list[Path]:
+    """The files that a pattern with braces, or a folder of .tar files, stands for.
+
+    Raises:
+        InputError: no shard at all, or some that do not exist; they are counted and named.
+    """
+    import braceexpand
+
+    if pattern.is_dir():
+        shards = sorted(path for path in pattern.glob("*.tar") if not path.name.startswith("."))
+    else:
+        shards = [Path(path) for path in braceexpand.braceexpand(str(pattern))]
+    missing = [path for path in shards if not path.is_file()]
+    if missing or not shards:
+        lost = f"{len(missing)} of {len(shards)} shards do not exist: "
+        lost += some([absolute(path) for path in missing])
+        folder = pattern if pattern.is_dir() else pattern.parent
+        raise InputError(
+            f"DATASET.PAIRS.PATH ({absolute(pattern)}): {lost if missing else 'no .tar file'}. "
+            f"Found in {absolute(folder)}: {contents(folder)}. Give the path of local tars, such "
+            "as cc3m/{00000..00331}.tar, or the folder that holds them."
+        )
+    return shards
+
+
+def count_pairs(shards: Sequence[Path]) -> list[int]:
+    """Pairs in each shard: img2dataset's ``<shard>_stats.json``, or counted, the ranks sharing it.
+
+    The first shard is always looked through. A count that is too high does no harm beyond
+    repeating some pairs of the shard's neighbours.
+
+    Raises:
+        InputError: a shard is no tar, or holds no captions or no images.
+    """
+    mine = range(distributed.rank(), len(shards), distributed.world_size())
+    quiet = not distributed.is_main()
+    counted = {
+        shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
+        for shard in tqdm(mine, desc="counting pairs", unit="shard", disable=quiet)
+    }
+    counts = {}
+    for part in distributed.from_all(counted):
+        counts |= part
+    return [counts[shard] for shard in range(len(shards))]
+
+
+def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> list[list[Slice]]:
+    """Cut the pairs of the shards, one shard after the other in ``order``, into stretches.
+
+    Args:
+        counts: pairs in each shard.
+        quotas: pairs of each stretch; together at most all there are.
+    """
+    pieces = ((shard, 0, counts[shard]) for shard in order)
+    shard, start, stop = 0, 0, 0  # what is left of the shard at hand
+    stretches = []
+    for quota in quotas:
+        stretch = []
+        while quota:
+            if start == stop:
+                shard, start, stop = next(pieces)
+                continue
+            taken = min(quota, stop - start)
+            stretch.append((shard, start, start + taken))
+            start, quota = start + taken, quota - taken
+        stretches.append(stretch)
+    return stretches
+
+
+def is_part(name: str) -> bool:
+    """Whether a tar's member is an image or a caption; nothing else is taken out."""
+    return name.rpartition(".")[2].lower() in (*IMAGES, CAPTION)
+
+
+def _recorded(shard: Path) -> int:
+    """img2dataset's own count of a shard, 0 where it left none."""
+    try:
+        text = shard.with_name(f"{shard.stem}_stats.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["successes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _counted(shard: Path) -> int:
+    """Pairs in a shard, by its members' names; a part that is cut off is warned of."""
+    from webdataset.tariterators import base_plus_ext
+
+    names = _names(shard)
+    suffixes = {name.rpartition(".")[2].lower() for name in names}
+    lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
+    if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
+        raise InputError(
+            f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
+            f"{some(names) or 'none'}. A pair is <key>.txt and, beside it, <key>.jpg (or "
+            f"{', '.join(IMAGES[1:])})."
+        )
+    return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
+
+
+def _names(shard: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.isreg() and is_part(member.name):
+                    names.append(member.name)
+    except (tarfile.ReadError, EOFError, OSError) as error:
+        if not names:
+            raise InputError(
+                f"The shard {absolute(shard)} is no readable tar: {error}. Download it again, or "
+                "leave it out of DATASET.PAIRS.PATH."
+            ) from error
+        logger.warning(
+            "The shard %s is cut off after %d files (%s): the rest of it is missing",
+            absolute(shard), len(names), error,
+        )
+    return names

@@ -1,0 +1,174 @@
+"""What test_distributed.py runs in each of two processes; and itself as one.
+
+Usage: two_ranks.py OUT. Each rank writes OUT/rank<r>.pt.
+"""
+
+import io
+import random
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision.transforms import ToTensor
+
+from dassl import distributed
+from dassl.config import get_cfg_default
+from dassl.data.samplers import RankBatches
+from dassl.utils import InputError, set_random_seed
+from datasets.captions import build_pairs_loader
+from datasets.config import add_dataset_cfg
+
+ROWS = 6
+
+
+def main(out: str) -> None:
+    distributed.init_from_env()
+    results = {
+        "world": (distributed.rank(), distributed.world_size()),
+        "gather": gather(),
+        "step": step(),
+        "step_without_mean": step(mean=False),
+        "mean": mean(),
+        "no_grad_on_one": gradient_on_one_rank(),
+        "objects": (distributed.from_all(distributed.rank()), distributed.from_main(lambda: 7),
+                    distributed.total(distributed.rank() + 1)),
+        "batches": batches(),
+        "broadcast": broadcast(),
+        "seeds": seeds(),
+        "share": refused(),
+        "pairs": pairs(),
+        "first": distributed.first_to_fail(),
+    }
+    distributed.barrier()
+    torch.save(results, Path(out, f"rank{distributed.rank()}.pt"))
+    distributed.shutdown()
+
+
+def mine(values):
+    return distributed.rank_slice(values, distributed.rank(), distributed.world_size())
+
+
+def global_rows() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
+
+
+def gather():
+    """The gathered rows, and the gradient of a loss of all pairs with respect to them."""
+    rows = mine(global_rows()).clone().requires_grad_()
+    every = distributed.gather_with_grad(rows)
+    loss = torch.logsumexp(every @ every.T, dim=1).mean()
+    (loss / distributed.world_size()).backward()
+    return every.detach(), rows.grad
+
+
+def step(mean=True):
+    """One step of SGD on a loss like CLIPN's, of all pairs: loss and parameters after it."""
+    set_random_seed(3)
+    towers = nn.ModuleList(nn.Linear(5, 4, dtype=torch.float64) for _ in range(3))
+    towers[0].requires_grad_(False)  # images: frozen
+    unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    learned = [*towers.parameters(), unused]
+    optimiser = torch.optim.SGD([p for p in learned if p.requires_grad], lr=0.1, weight_decay=0.1)
+    rows = mine(global_rows())
+    f, t, g = (distributed.gather_with_grad(F.normalize(tower(rows), dim=-1)) for tower in towers)
+    yes, no = 10 * f @ t.T, 10 * f @ g.T
+    matched = torch.eye(len(f), dtype=torch.bool)
+    loss = -F.logsigmoid(yes - no)[matched].mean() - F.logsigmoid(no - yes)[~matched].mean()
+    loss = loss + (2 - (2 - 2 * (t * g).sum(-1) + 1e-4).sqrt()).mean()
+    loss.backward()
+    if mean:
+        distributed.mean_gradients(learned)
+    optimiser.step()
+    return loss.detach(), [p.detach().clone() for p in learned]
+
+
+def mean():
+    """Means of values of which the ranks hold 4 and 2, and of none at all; with a gradient."""
+    values = torch.arange(6.0)[:4] if distributed.is_main() else torch.arange(6.0)[4:]
+    values = torch.arange(6.0) if distributed.world_size() == 1 else values
+    weight = torch.tensor(2.0, requires_grad=True)
+    result = distributed.mean_over_ranks(weight * values)
+    (result / distributed.world_size()).backward()
+    grad = torch.tensor(distributed.from_all(weight.grad.item())).sum()
+    return result.detach(), grad, distributed.mean_over_ranks(torch.zeros(0))
+
+
+def gradient_on_one_rank():
+    parameter = nn.Parameter(torch.zeros(2))
+    if distributed.is_main():
+        (parameter * torch.tensor([1.0, 2.0])).sum().backward()
+    distributed.mean_gradients([parameter])
+    return parameter.grad * distributed.world_size()
+
+
+def batches():
+    """Batches over two epochs, though this rank's own generator is somewhere else."""
+    set_random_seed(5 + distributed.rank())
+    sampler = RankBatches(torch.utils.data.RandomSampler(range(11)), 4, drop_last=False)
+    return [list(sampler) for _ in range(2)], len(sampler)
+
+
+def broadcast():
+    torch.manual_seed(distributed.rank())
+    module = nn.BatchNorm1d(3)
+    nn.init.normal_(module.weight)
+    distributed.broadcast_state(module)
+    return module.weight.detach().clone()
+
+
+def seeds():
+    """Draws after seeding, twice from the same state of rank 0."""
+    draws = []
+    for _ in range(2):
+        set_random_seed(1 if distributed.is_main() else random.randrange(99))
+        distributed.seed_other_ranks()
+        draws.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    return draws
+
+
+def pairs():
+    """Captions of two epochs of shards of 3, 4, 2 and 4 pairs, in batches of 4 of all ranks."""
+    cfg = get_cfg_default()
+    add_dataset_cfg(cfg)
+    cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH, cfg.SEED = "shards", "{0..3}.tar", -1
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 4, 0
+    with tempfile.TemporaryDirectory() as cfg.DATASET.ROOT:
+        for shard, count in enumerate((3, 4, 2, 4)):
+            write_shard(Path(cfg.DATASET.ROOT, f"{shard}.tar"), shard, count)
+        loader = build_pairs_loader(cfg, ToTensor())
+        epochs = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            epochs.append([batch["caption"] for batch in loader])
+    return loader.dataset.count, epochs
+
+
+def write_shard(path: Path, shard: int, count: int) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(image, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for number in range(count):
+            text = f"{shard} {number}".encode()
+            for name, content in (("png", image.getvalue()), ("txt", text)):
+                info = tarfile.TarInfo(f"{number}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def refused():
+    assert distributed.share_of(4) == 4 // distributed.world_size()
+    try:
+        return distributed.share_of(5)
+    except InputError as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,384 @@
+"""Image-caption pairs from shards, tables, folders and class names."""
+
+import collections
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import Compose, RandomCrop, ToTensor
+
+from dassl import distributed
+from dassl.utils.errors import InputError
+from datasets import caption_shards
+from datasets.caption_shards import cut, find_shards
+from datasets.captions import build_pairs_loader
+
+TRANSFORM = Compose([RandomCrop(6), ToTensor()])
+
+
+def image_bytes(number=0, kind="JPEG"):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pair(number, suffix="jpg", caption=None):
+    text = f"caption {number}\n" if caption is None else caption
+    image = image_bytes(number, "PNG" if suffix == "png" else "JPEG")
+    return {f"{number:09}.{suffix}": image, f"{number:09}.txt": text.encode(),
+            f"{number:09}.json": b"{}"}
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def members(numbers, **kwargs):
+    return {name: data for n in numbers for name, data in pair(n, **kwargs).items()}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Five shards of 3, 7, 1, 6 and 4 pairs, numbered through."""
+    start = 0
+    for shard, count in enumerate((3, 7, 1, 6, 4)):
+        suffix = ("jpg", "png", "jpeg")[shard % 3]
+        content = members(range(start, start + count), suffix=suffix)
+        write_tar(tmp_path / f"cc/{shard:05}.tar", content)
+        start += count
+    return tmp_path / "cc"
+
+
+@pytest.fixture
+def loader(cfg):
+    """loader(batch_size=4, workers=0, SOURCE="shards", PATH=...) builds one."""
+
+    def make(batch_size=4, workers=0, seed=1, **keys):
+        cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = batch_size, workers
+        for key, value in {"SOURCE": "shards", "PATH": "cc/{00000..00004}.tar", **keys}.items():
+            cfg.DATASET.PAIRS[key] = value
+        return build_pairs_loader(cfg, TRANSFORM, seed)
+
+    return make
+
+
+def captions(loader):
+    return [text for batch in loader for text in batch["caption"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_shards(shards, loader, workers):
+    batches = list(loader(workers=workers))
+    assert len(batches) == len(loader(workers=workers)) == 5  # 21 pairs, the last one left out
+    for batch in batches:
+        assert set(batch) == {"img", "caption"}
+        assert batch["img"].shape == (4, 3, 6, 6) and batch["img"].dtype == torch.float32
+        assert len(batch["caption"]) == 4
+    seen = [text for batch in batches for text in batch["caption"]]
+    assert len(set(seen)) == 20 and set(seen) < {f"caption {n}" for n in range(21)}
+
+
+def test_image_and_caption_stay_together(shards, cfg, loader):
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 7
+    loader(batch_size=7)
+    plain = build_pairs_loader(cfg, ToTensor())
+    for batch in plain:
+        for image, text in zip(batch["img"], batch["caption"], strict=True):
+            number = int(text.split()[1])
+            kind = "PNG" if 3 <= number < 10 or 17 <= number else "JPEG"
+            expected = ToTensor()(Image.open(io.BytesIO(image_bytes(number, kind))).convert("RGB"))
+            torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone(shards, loader, workers):
+    def epoch(number, seed=1, before=()):
+        made = loader(workers=workers, seed=seed)
+        for earlier in before:
+            made.set_epoch(earlier)
+            captions(made)
+        made.set_epoch(number)
+        torch.manual_seed(number)  # without workers the trainer's own generator augments
+        return list(made)
+
+    first, again = epoch(3), epoch(3, before=(0, 2))
+    for one, other in zip(first, again, strict=True):
+        assert one["caption"] == other["caption"] and torch.equal(one["img"], other["img"])
+    others = epoch(4), epoch(3, seed=2)
+    texts = [[text for b in part for text in b["caption"]] for part in (first, *others)]
+    assert texts[0] != texts[1] and texts[0] != texts[2]
+    assert sorted(texts[0]) != texts[0]
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """as_rank(1, 2): from here on this process takes itself for rank 1 of 2."""
+
+    def be(rank, ranks):
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+        monkeypatch.setattr(caption_shards, "count_pairs", lambda shards: [3, 7, 1, 6, 4])
+
+    return be
+
+
+@pytest.mark.parametrize("ranks, workers", [(2, 0), (4, 0), (2, 2), (1, 2)])
+def test_ranks_and_workers_share_the_pairs_out(shards, loader, as_rank, ranks, workers):
+    for epoch in range(2):
+        seen = []
+        for rank in range(ranks):
+            as_rank(rank, ranks)
+            made = loader(batch_size=4, workers=workers)
+            made.set_epoch(epoch)
+            batches = list(made)
+            assert [len(batch["caption"]) for batch in batches] == [4 // ranks] * 5
+            seen += [text for batch in batches for text in batch["caption"]]
+        assert len(seen) == len(set(seen)) == 20
+
+
+def test_ranks_share_each_batch_of_a_table(folder, loader, as_rank):
+    whole = [batch["caption"] for batch in loader(batch_size=4, **LISTED[1])]
+    parts = []
+    for rank in range(2):
+        as_rank(rank, 2)
+        parts.append([batch["caption"] for batch in loader(batch_size=4, **LISTED[1])])
+    assert [one + other for one, other in zip(*parts, strict=True)] == whole
+
+
+def test_ranks_that_do_not_divide_the_batch(folder, loader, as_rank):
+    as_rank(0, 3)
+    with pytest.raises(InputError, match="BATCH_SIZE is 4, which 3 processes cannot share"):
+        loader(batch_size=4, **LISTED[1])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.data())
+def test_stretches_cover_each_pair_at_most_once(counts, data):
+    order = data.draw(st.permutations(range(len(counts))))
+    left, quotas = sum(counts), []
+    for _ in range(data.draw(st.integers(1, 6))):
+        quotas.append(data.draw(st.integers(0, left)))
+        left -= quotas[-1]
+    stretches = cut(order, counts, quotas)
+    pairs = [[(s, i) for s, a, b in part for i in range(a, b)] for part in stretches]
+    assert [len(part) for part in pairs] == quotas
+    flat = [p for part in pairs for p in part]
+    assert flat == [(s, i) for s in order for i in range(counts[s])][: len(flat)]
+
+
+def test_fewer_pairs_an_epoch_are_others_each_time(shards, loader):
+    made = loader(NUM_PAIRS=10)
+    assert len(made) == 2
+    epochs = []
+    for epoch in range(4):
+        made.set_epoch(epoch)
+        epochs.append(frozenset(captions(made)))
+    assert all(len(part) == 8 for part in epochs) and len(set(epochs)) > 1
+
+
+def test_bad_samples_are_named_and_replaced(shards, loader):
+    bad = pair(100) | pair(101, caption="  ") | pair(102) | pair(103)
+    bad["000000100.jpg"] = b"no image"
+    del bad["000000102.txt"]
+    bad["000000103.txt"] = b"\xff\xfe"
+    write_tar(shards / "00001.tar", {**members(range(3, 10)), **bad})
+    batches = list(loader(batch_size=5))
+    assert [len(batch["caption"]) for batch in batches] == [5] * 5
+    named = {name.rpartition("/")[2] for batch in batches for name in batch.get("bad", ())}
+    reasons = {name.split(" (")[0]: name.split(" (")[1] for name in named}
+    assert set(reasons) == {f"000000{n}" for n in (100, 101, 102, 103)}
+    assert reasons["000000100"].startswith("no readable image: cannot identify")
+    assert reasons["000000101"] == reasons["000000102"] == "no caption)"
+    assert reasons["000000103"] == "the caption is not UTF-8)"
+    counts = collections.Counter(text for batch in batches for text in batch["caption"])
+    assert sum(counts.values()) == 25 and len(counts) == 21
+
+
+def test_a_shard_cut_off_is_warned_of_and_made_up_for(shards, loader, caplog):
+    path = shards / "00003.tar"
+    write_tar(path, members(range(11, 31)))
+    path.write_bytes(path.read_bytes()[:20000])
+    made = loader()
+    assert "00003.tar is cut off after" in caplog.text
+    batches = list(made)
+    assert all(len(batch["caption"]) == 4 for batch in batches) and len(batches) == len(made)
+    named = [name for batch in batches for name in batch.get("bad", ())]
+    assert any("00003.tar (the rest of the shard: " in name for name in named)
+
+
+def test_counts_of_img2dataset_are_taken_and_may_be_wrong(shards, loader):
+    (shards / "00003_stats.json").write_text(json.dumps({"successes": 9}))
+    (shards / "00004_stats.json").write_text("no json")
+    made = loader()
+    assert made.dataset.counts == [3, 7, 1, 9, 4]
+    assert [len(batch["caption"]) for batch in made] == [4] * 6
+
+
+class Trap:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of the tar was run')",)
+
+
+def test_nothing_is_unpickled(shards, loader):
+    content = members(range(3))
+    for suffix in ("pyd", "pkl", "pickle", "pyc", "pth"):
+        content[f"000000002.{suffix}"] = pickle.dumps(Trap())
+    write_tar(shards / "00000.tar", content)
+    assert len(captions(loader())) == 20
+
+
+def test_a_folder_of_tars(shards, loader):
+    assert len(captions(loader(PATH="cc"))) == 20
+
+
+def told(message, **keys):
+    return pytest.param(keys, message, id=message[:30])
+
+
+@pytest.mark.parametrize("keys, message", [
+    told("2 of 7 shards do not exist: .*00005.tar, .*00006.tar", PATH="cc/{00000..00006}.tar"),
+    told("PAIRS.PATH .*no .tar file.*Found in", PATH="empty"),
+    told("PAIRS.PATH is empty", PATH=""),
+    told("do not exist: .*pipe:touch x", PATH="pipe:touch x"),
+    told("Unknown DATASET.PAIRS.SOURCE 'shard'.*Did you mean 'shards'", SOURCE="shard"),
+    told("NUM_PAIRS is 22, but there are 21", NUM_PAIRS=22),
+    told("3 image-caption pairs, fewer than a batch", NUM_PAIRS=3),
+])
+def test_bad_input_is_a_sentence(shards, loader, tmp_path, keys, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        loader(**keys)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"a.jpg": image_bytes(), "a.json": b"{}"}, "holds no captions .*found in it: a.jpg"),
+    ({"a.txt": b"text"}, "holds no images"),
+    ({"a.json": b"{}"}, "holds no captions .*found in it: none"),
+    (None, "is no readable tar"),
+])
+def test_bad_shards_are_named(shards, loader, content, message):
+    path = shards / "00002.tar"
+    path.write_bytes(b"garbage" * 100) if content is None else write_tar(path, content)
+    with pytest.raises(InputError, match=f"00002.tar {message}"):
+        loader()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_readable_pair_at_all_is_a_sentence(tmp_path, loader, workers):
+    write_tar(tmp_path / "bad.tar", {f"{n}.{s}": b" " for n in range(4) for s in ("jpg", "txt")})
+    with pytest.raises(InputError, match="^None of 4 image-caption pairs can be read, such as "):
+        list(loader(PATH="bad.tar", workers=workers))
+
+
+def test_find_shards_keeps_the_order_of_the_braces(shards):
+    assert [path.stem for path in find_shards(shards / "{00003,00001}.tar")] == ["00003", "00001"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pairs x.jpg, x.txt in a folder and one below it, and tables that list them."""
+    names = [f"{'deep/' if n % 2 else ''}{n}.jpg" for n in range(10)]
+    (tmp_path / "web/deep").mkdir(parents=True)
+    for n, name in enumerate(names):
+        (tmp_path / "web" / name).write_bytes(image_bytes(n))
+        (tmp_path / "web" / name).with_suffix(".txt").write_text(f"caption {n}")
+    rows = [f'{name}{{0}}"caption {n}"{{0}}x' for n, name in enumerate(names)]
+    for name, between, header in (("a.csv", ",", "path,caption,class"),
+                                  ("b.tsv", "\t", "filepath\ttitle\tclass")):
+        text = "\n".join([header, *(row.format(between) for row in rows)])
+        (tmp_path / "web" / name).write_text(text)
+    return tmp_path / "web"
+
+
+LISTED = [{"SOURCE": "folder", "PATH": "web"}, {"SOURCE": "csv", "PATH": "web/a.csv"},
+          {"SOURCE": "csv", "PATH": "web/b.tsv", "COLUMNS": ("filepath", "title")}]
+
+
+@pytest.mark.parametrize("source", LISTED)
+def test_tables_and_folders(folder, loader, source):
+    made = loader(batch_size=4, **source)
+    assert len(made) == 2
+    epochs = []
+    for epoch in (0, 1, 0):
+        made.set_epoch(epoch)
+        epochs.append(captions(made))
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert len(set(epochs[0])) == 8 and set(epochs[0]) < {f"caption {n}" for n in range(10)}
+
+
+@pytest.mark.parametrize("source", LISTED)
+def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
+    (folder / "deep/3.jpg").write_bytes(b"")
+    (folder / "4.jpg").unlink() if source["SOURCE"] == "csv" else (folder / "4.txt").unlink()
+    batches = list(loader(batch_size=5, **source))
+    assert [len(batch["caption"]) for batch in batches] == [5, 5]
+    named = {name.split(" ")[0].rpartition("/")[2] for b in batches for name in b.get("bad", ())}
+    assert named == {"3.jpg", "4.jpg"}
+
+
+@pytest.mark.parametrize("keys, message", [
+    told("holds 10 images and no captions beside them", SOURCE="folder", PATH="web"),
+    told("cannot be listed", SOURCE="folder", PATH="nowhere"),
+    told("cannot be read: .*No such file", SOURCE="csv", PATH="nowhere.csv"),
+    told("has no column text. Found: path, caption", SOURCE="csv", PATH="web/a.csv",
+         COLUMNS=("path", "text")),
+    told("None of the first 1 images of .*lost.csv exists, such as .*web/z.jpg", SOURCE="csv",
+         PATH="web/lost.csv"),
+    told("has no rows", SOURCE="csv", PATH="web/none.csv"),
+])
+def test_bad_tables_and_folders(folder, loader, keys, message):
+    for text in folder.rglob("*.txt"):
+        text.unlink()
+    (folder / "lost.csv").write_text("path,caption\nz.jpg,text\n")
+    (folder / "none.csv").write_text("path,caption\n")
+    with pytest.raises(InputError, match=message):
+        loader(**keys)
+
+
+def test_every_image_bad_ends_with_a_sentence(folder, loader):
+    made = loader(batch_size=2, SOURCE="folder", PATH="web")
+    for image in folder.rglob("*.jpg"):
+        image.write_bytes(b"")
+    with pytest.raises(InputError, match="10 image-caption pairs in a row cannot be read"):
+        list(made)
+
+
+@pytest.fixture
+def pets(tree, cfg):
+    names = ("cat", "polar_bear")
+    tree({f"pets/{split}/{name}": 6 for split in ("train", "val") for name in names})
+    cfg.DATASET.NAME, cfg.DATASET.FOLDER, cfg.DATASET.NUM_SHOTS = "ImageFolder", "pets", 4
+
+
+def test_captions_of_class_names(pets, loader, cfg):
+    cfg.INPUT.SIZE = (2, 2)
+    templates = ("a photo of a {}.", "the {}")
+    made = loader(batch_size=4, SOURCE="classnames", TEMPLATES=templates)
+    made.dataset.transform = ToTensor()
+    texts = set()
+    for epoch in range(6):
+        made.set_epoch(epoch)
+        drawn = captions(made)
+        assert len(drawn) == 8 and sum("polar bear" in text for text in drawn) == 4
+        assert drawn == captions(made)
+        texts |= set(drawn)
+    assert texts == {t.format(name) for t in templates for name in ("cat", "polar bear")}
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",)])
+def test_templates_need_one_place_for_the_name(pets, loader, templates):
+    with pytest.raises(InputError, match="TEMPLATES.*must hold {} once"):
+        loader(SOURCE="classnames", TEMPLATES=templates)
