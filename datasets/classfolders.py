@@ -16,7 +16,8 @@ class ClassFolders(DatasetBase):
 
     The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when ``train_x`` is first
     read, so that an evaluation needs no training images. With only one of ``val/`` and
-    ``test/`` there, it plays both parts.
+    ``test/`` there, it is the test set and ``val`` is None: a model chosen on it would be chosen
+    on the test images.
 
     Attributes:
         dataset_dir: the data set's folder.
@@ -31,12 +32,11 @@ class ClassFolders(DatasetBase):
         self.class_folders = self.choose_classes(cfg)
         names, source = self.name_classes(cfg)
         report_classnames(type(self).__name__, names, source)
-        test = self._read(self.splits.get("test", self.splits.get("val")), names)
         both = "val" in self.splits and "test" in self.splits
         super().__init__(
             train_x=lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
-            val=self._read(self.splits["val"], names) if both else test,
-            test=test,
+            val=self._read(self.splits["val"], names) if both else None,
+            test=self._read(self.splits.get("test", self.splits.get("val")), names),
             classnames=names,
         )
 

@@ -26,8 +26,9 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     easily taken for the curated 10,000.
 
     Raises:
-        InputError: a set's name is unfit for the results, no set is configured, none of a set's folders exists (all such sets are
-            listed with the paths tried), or a folder holds no images.
+        InputError: a set's name is unfit for the results, no set is configured, none of a set's
+            folders exists (all such sets are listed with the paths tried), or a folder holds no
+            images.
     """
     # Here, not when the results are written: that is hours later.
     _check_names(cfg.OOD.SETS)
