@@ -191,6 +191,17 @@ def test_load_model_picks_best_then_newest_and_epoch_zero_is_a_value(base, tmp_p
         base.load_model(tmp_path, epoch=7)
 
 
+def test_without_a_note_the_highest_epoch_is_loaded(base, tmp_path, caplog):
+    for epoch in (8, 49, 4):
+        base.save_model(epoch, tmp_path)
+    (tmp_path / "net/checkpoint").unlink()
+    (tmp_path / "net/model.pth.tar-99.part").touch()
+    base.load_model(tmp_path)
+    assert "model.pth.tar-50 " in caplog.messages[-1]
+    with pytest.raises(InputError, match="no checkpoint .*model-best"):
+        base.load_model(tmp_path / "elsewhere")
+
+
 def test_checkpoint_of_another_shape_is_a_sentence(base, tmp_path):
     base.save_model(0, tmp_path)
     other = TrainerBase()
