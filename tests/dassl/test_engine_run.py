@@ -131,6 +131,19 @@ def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
     assert (folder / "checkpoint").read_text() == "model.pth.tar-2\n"
 
 
+def test_the_checkpoint_resumed_from_goes_too_unless_it_is_elsewhere(make_cfg, tmp_path):
+    def files(cfg):
+        return {p.name for p in Path(cfg.OUTPUT_DIR, "prompt_learner").glob("model*")}
+
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
+    run(cfg, stop_after=2)
+    other = make_cfg("RESUME", cfg.OUTPUT_DIR, "OUTPUT_DIR", str(tmp_path / "other"))
+    run(other)
+    assert files(cfg) == {"model.pth.tar-2"} and files(other) == {"model.pth.tar-3"}
+    run(cfg)
+    assert files(cfg) == {"model.pth.tar-3"}
+
+
 def test_best_val_keeps_and_deploys_the_best(make_cfg):
     cfg = make_cfg("TEST.FINAL_MODEL", "best_val")
     trainer = run(cfg)
