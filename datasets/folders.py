@@ -63,7 +63,7 @@ def class_folders(split: Path) -> list[str]:
     """
     if not split.is_dir():
         raise InputError(
-            f"The folder {absolute(split)} does not exist. It must hold one folder of images for "
+            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images for "
             f"each class. Found beside it: {contents(split.parent)}."
         )
     entries = _entries(split)
@@ -101,7 +101,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(
-            f"The data set's folder {absolute(folder)} does not exist. Found beside it: "
+            f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
             f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
             "folder under it."
         )
@@ -177,8 +177,13 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 def contents(folder: Path) -> str:
     """What a folder holds, in a few words, for messages."""
     if not folder.is_dir():
-        return f"nothing ({absolute(folder)} does not exist either)"
+        return f"nothing ({absolute(folder)} {no_folder(folder)})"
     return some(sorted(_entries(folder))) or "nothing"
+
+
+def no_folder(path: Path) -> str:
+    """Why a path that should be a folder is none, for messages."""
+    return "is a file, not a folder" if path.exists() else "does not exist"
 
 
 def absolute(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
-from datasets.classfolders import data_root
+from datasets.classfolders import data_root, require_root
 from datasets.folders import absolute, contents, image_names
 
 logger = logging.getLogger(__name__)
@@ -40,9 +40,10 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
         )
     root = data_root(cfg)
     found = {name: _find(root, entry.FOLDERS) for name, entry in wanted.items()}
-    missing = [name for name, folder in found.items() if folder is None]
+    missing = {name: wanted[name].FOLDERS for name, folder in found.items() if folder is None}
     if missing:
-        raise _not_found(root, {name: wanted[name].FOLDERS for name in missing})
+        require_root(root, [folder for folders in missing.values() for folder in folders])
+        raise _not_found(root, missing)
     return {
         name: _read(name, folder, wanted[name].get("IMAGES", 0))
         for name, folder in found.items()

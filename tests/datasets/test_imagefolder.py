@@ -151,6 +151,23 @@ BAD_TREES = {
 }
 
 
+@pytest.mark.parametrize("name, why", [("no", "does not exist"), ("file", "is a file, not a fo")])
+@pytest.mark.parametrize("folder", ["", "pets"])
+def test_a_root_that_is_no_folder_is_told_first(tree, build, tmp_path, name, why, folder):
+    tree({"elsewhere/val/cat": 1})
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"The data root .*/{name} {why}.*--root"):
+        build(ROOT=str(tmp_path / name), FOLDER=folder)
+    # A folder named in full needs no root.
+    assert build(ROOT=str(tmp_path / name), FOLDER=str(tmp_path / "elsewhere")).num_classes == 1
+
+
+def test_a_data_set_that_is_a_file_is_told(tree, build, tmp_path):
+    (tmp_path / "pets").touch()
+    with pytest.raises(InputError, match="pets is a file, not a folder.*Found beside it: pets"):
+        build(FOLDER="pets")
+
+
 @pytest.mark.parametrize("case", BAD_TREES)
 def test_bad_trees_are_refused(tree, build, case):
     counts, message = BAD_TREES[case]
