@@ -1,4 +1,4 @@
-"""Seeds, images, and what the run stands on."""
+"""Seeds, images, and what the run stands on; upstream's module of this name holds more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ import torch
 from PIL import Image
 
 from .errors import BadImageError
+
+# Trainers and data sets written for upstream import these from here.
+from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json
+from .names import check_availability, get_most_similar_str_to_a_from_b
+
+__all__ = [
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "get_most_similar_str_to_a_from_b",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
 
 # What Pillow raises for damaged or foreign files, by format.
 _UNREADABLE = (
