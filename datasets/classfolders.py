@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils.errors import InputError
 from datasets.classnames import report_classnames
 from datasets.fewshot import few_shot
-from datasets.folders import find_splits, read_class_folders
+from datasets.folders import absolute, find_splits, no_folder, read_class_folders
 
 
 class ClassFolders(DatasetBase):
@@ -16,7 +18,8 @@ class ClassFolders(DatasetBase):
 
     The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when ``train_x`` is first
     read, so that an evaluation needs no training images. With only one of ``val/`` and
-    ``test/`` there, it plays both parts.
+    ``test/`` there, it is the test set and ``val`` is None: a model chosen on it would be chosen
+    on the test images.
 
     Attributes:
         dataset_dir: the data set's folder.
@@ -26,17 +29,18 @@ class ClassFolders(DatasetBase):
     default_folder = ""
 
     def __init__(self, cfg):
-        self.dataset_dir = str(data_root(cfg) / (cfg.DATASET.FOLDER or self.default_folder))
+        folder = cfg.DATASET.FOLDER or self.default_folder
+        require_root(data_root(cfg), [folder])
+        self.dataset_dir = str(data_root(cfg) / folder)
         self.splits = find_splits(Path(self.dataset_dir))
         self.class_folders = self.choose_classes(cfg)
         names, source = self.name_classes(cfg)
         report_classnames(type(self).__name__, names, source)
-        test = self._read(self.splits.get("test", self.splits.get("val")), names)
         both = "val" in self.splits and "test" in self.splits
         super().__init__(
             train_x=lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
-            val=self._read(self.splits["val"], names) if both else test,
-            test=test,
+            val=self._read(self.splits["val"], names) if both else None,
+            test=self._read(self.splits.get("test", self.splits.get("val")), names),
             classnames=names,
         )
 
@@ -64,3 +68,12 @@ class ClassFolders(DatasetBase):
 def data_root(cfg) -> Path:
     """DATASET.ROOT, with ``~`` spelled out; a relative root stays relative."""
     return Path(cfg.DATASET.ROOT).expanduser()
+
+
+def require_root(root: Path, folders: Iterable[str]) -> None:
+    """Raise an InputError if one of ``folders`` lies under a root that is no folder."""
+    if not root.is_dir() and not all(map(os.path.isabs, folders)):
+        raise InputError(
+            f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
+            "folder that holds the data sets' folders."
+        )

@@ -21,21 +21,25 @@ SPLITS = ("train", "val", "test")
 def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
     """Images in a folder: posix paths relative to it, sorted; hidden entries are skipped.
 
-    Strings, because ImageNet's training set has 1.3 million of them.
+    Strings, because ImageNet's training set has 1.3 million of them. Links are followed, but no
+    folder is listed twice: of its names the shortest counts, then the first.
 
     Raises:
-        InputError: the folder cannot be listed.
+        InputError: the folder, or one in it, cannot be listed.
     """
     names: list[str] = []
+    visited = set()
     pending = [""]
-    while pending:
-        prefix = pending.pop()
-        for entry in _entries(os.path.join(folder, prefix)):
-            if entry.is_dir():
-                if recursive:
-                    pending.append(f"{prefix}{entry.name}/")
-            elif is_image(entry.name):
-                names.append(prefix + entry.name)
+    for prefix in pending:  # which grows on the way
+        path = os.path.join(folder, prefix)
+        entries = _entries(path)
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) in visited:
+            continue
+        visited.add((found.st_dev, found.st_ino))
+        names += [prefix + name for name, is_dir in entries.items() if not is_dir and is_image(name)]
+        if recursive:
+            pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
     return sorted(names)
 
 
@@ -59,12 +63,12 @@ def class_folders(split: Path) -> list[str]:
     """
     if not split.is_dir():
         raise InputError(
-            f"The folder {absolute(split)} does not exist. It must hold one folder of images for "
+            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images for "
             f"each class. Found beside it: {contents(split.parent)}."
         )
     entries = _entries(split)
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
-    loose = sorted(entry.name for entry in entries if is_image(entry.name) and not entry.is_dir())
+    folders = sorted(name for name, is_dir in entries.items() if is_dir)
+    loose = sorted(name for name, is_dir in entries.items() if is_image(name) and not is_dir)
     if not folders:
         raise _no_class_folders(split, loose)
     if loose:
@@ -97,7 +101,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(
-            f"The data set's folder {absolute(folder)} does not exist. Found beside it: "
+            f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
             f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
             "folder under it."
         )
@@ -173,8 +177,13 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 def contents(folder: Path) -> str:
     """What a folder holds, in a few words, for messages."""
     if not folder.is_dir():
-        return f"nothing ({absolute(folder)} does not exist either)"
-    return some(sorted(entry.name for entry in _entries(folder))) or "nothing"
+        return f"nothing ({absolute(folder)} {no_folder(folder)})"
+    return some(sorted(_entries(folder))) or "nothing"
+
+
+def no_folder(path: Path) -> str:
+    """Why a path that should be a folder is none, for messages."""
+    return "is a file, not a folder" if path.exists() else "does not exist"
 
 
 def absolute(path: str | Path) -> str:
@@ -182,12 +191,13 @@ def absolute(path: str | Path) -> str:
     return os.path.abspath(path)
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
+def _entries(folder: str | Path) -> dict[str, bool]:
+    """Names in a folder but hidden ones -> whether each is a folder, or a link to one."""
     try:
         with os.scandir(folder) as scan:
-            return [entry for entry in scan if not entry.name.startswith(".")]
-    except OSError as error:
+            return {entry.name: entry.is_dir() for entry in scan if entry.name[0] != "."}
+    except OSError as error:  # of the folder, or of a link in it that leads to itself
         raise InputError(
-            f"The folder {absolute(folder)} cannot be listed: {error.strerror}. Check the path "
-            "and the permissions."
+            f"{absolute(error.filename or folder)} cannot be listed: {error.strerror}. Check the "
+            "path, what it links to, and the permissions."
         ) from error

@@ -23,11 +23,14 @@ VAL_IMAGES_PER_CLASS = 50
 
 @DATASET_REGISTRY.register()
 class ImageNet(ClassFolders):
-    """``<ROOT>/imagenet/images/{train,val}/nXXXXXXXX/``; validation and test set are ``val``.
+    """``<ROOT>/imagenet/images/{train,val}/nXXXXXXXX/``; ``val`` is the test set.
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
     ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else ``classnames.txt`` in the data
     set's folder where there is one, else CLIP's, built in.
+
+    Differs from upstream: CoOp's ImageNet gives ``val`` as validation set too, so that its
+    TEST.FINAL_MODEL best_val chose the model on the test images.
     """
 
     default_folder = "imagenet"

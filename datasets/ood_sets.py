@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from datasets.classfolders import data_root
+from dassl.utils.names import check_set_name
+from datasets.classfolders import data_root, require_root
 from datasets.folders import absolute, contents, image_names
 
 logger = logging.getLogger(__name__)
 
 OOD_LABEL = -1
+TAKEN = ("average", "ID")  # names that the results give to rows of their own
 
 
 def load_ood_sets(cfg) -> dict[str, list[Datum]]:
@@ -24,9 +26,12 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     easily taken for the curated 10,000.
 
     Raises:
-        InputError: no set is configured, none of a set's folders exists (all such sets are
-            listed with the paths tried), or a folder holds no images.
+        InputError: a set's name is unfit for the results, no set is configured, none of a set's
+            folders exists (all such sets are listed with the paths tried), or a folder holds no
+            images.
     """
+    # Here, not when the results are written: that is hours later.
+    _check_names(cfg.OOD.SETS)
     wanted = {name: entry for name, entry in cfg.OOD.SETS.items() if _folders(name, entry)}
     if not wanted:
         raise InputError(
@@ -35,13 +40,24 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
         )
     root = data_root(cfg)
     found = {name: _find(root, entry.FOLDERS) for name, entry in wanted.items()}
-    missing = [name for name, folder in found.items() if folder is None]
+    missing = {name: wanted[name].FOLDERS for name, folder in found.items() if folder is None}
     if missing:
-        raise _not_found(root, {name: wanted[name].FOLDERS for name in missing})
+        require_root(root, [folder for folders in missing.values() for folder in folders])
+        raise _not_found(root, missing)
     return {
         name: _read(name, folder, wanted[name].get("IMAGES", 0))
         for name, folder in found.items()
     }
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        check_set_name(name)
+        if name.lower() in map(str.lower, TAKEN):
+            raise InputError(
+                f"An OOD set may not be called {name!r}: in the results {' and '.join(TAKEN)} are "
+                f"names of their own. Rename OOD.SETS.{name} in the data set's YAML."
+            )
 
 
 def _folders(name: str, entry) -> Sequence[str]:

@@ -11,7 +11,6 @@ import csv
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
+from dassl.utils.names import check_set_name
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.provenance import file_hash, git_state, versions
 
@@ -61,11 +61,7 @@ class SetScores:
     predictions: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w .+-]*", self.name):
-            raise InputError(
-                f'image set "{self.name}": its name becomes a file name, so it may hold letters, '
-                "digits, spaces and . + - _ and starts with a letter or digit"
-            )
+        check_set_name(self.name)
         columns = {**self.scores, "label": self.labels, "prediction": self.predictions}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.images):

@@ -158,7 +158,8 @@ class TrainerBase:
         """Load the weights of every model from <directory>/<name>/.
 
         With `epoch`, model.pth.tar-<epoch>; else model-best.pth.tar if there is one, else the
-        file that the note `checkpoint` names. InputError if it is not there.
+        file that the note `checkpoint` names, else model.pth.tar-<N> of the highest N. InputError
+        if it is not there.
         """
         if not directory:
             logger.info("load_model() is skipped as no pretrained model is given")
@@ -297,7 +298,14 @@ def model_file(folder: Path, epoch: int | None = None) -> Path:
     if epoch is not None:
         return folder / f"model.pth.tar-{epoch}"
     best = folder / "model-best.pth.tar"
-    return best if best.is_file() else named_checkpoint(folder) or best
+    return best if best.is_file() else named_checkpoint(folder) or _last_epoch(folder) or best
+
+
+def _last_epoch(folder: Path) -> Path | None:
+    """The model.pth.tar-<N> of the highest N: files are published without the note."""
+    epochs = {path: path.name.rpartition("-")[2] for path in folder.glob("model.pth.tar-*")}
+    numbered = {path: int(epoch) for path, epoch in epochs.items() if epoch.isdecimal()}
+    return max(numbered, key=numbered.get, default=None)
 
 
 def _state_of(obj: Any) -> dict[str, Any] | None:

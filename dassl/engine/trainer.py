@@ -103,6 +103,8 @@ class SimpleTrainer(TrainerBase):
         logger.info("Training images: %s", f"{len(self.train_loader_x.dataset):,}")
         resume = self.cfg.RESUME
         self.start_epoch = self.resume_model_if_exist(resume or self.output_dir)
+        if os.path.realpath(resume or self.output_dir) == os.path.realpath(self.output_dir):
+            self._intermediate = self._checkpoints_of(self.start_epoch)
         if resume and self.start_epoch == 0:
             raise InputError(f"RESUME names {resume}, which holds no checkpoint of this trainer.")
         self._restore_best_result(resume or self.output_dir)
@@ -136,7 +138,8 @@ class SimpleTrainer(TrainerBase):
         """Keep the best model (TEST.FINAL_MODEL best_val), save every CHECKPOINT_FREQ epochs.
 
         Differs from upstream: of the intermediate checkpoints only the newest stays. One is
-        deleted once a later one is safely written.
+        deleted once a later one is safely written, also the one that the run resumed from; what
+        RESUME names in another folder stays.
         """
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             self._keep_if_best(self.test(split="val"))
@@ -146,10 +149,11 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
             for path in self._intermediate:
                 path.unlink(missing_ok=True)
-            names = self.get_model_names()
-            self._intermediate = [
-                Path(self.output_dir, name, f"model.pth.tar-{done}") for name in names
-            ]
+            self._intermediate = self._checkpoints_of(done)
+
+    def _checkpoints_of(self, epoch: int) -> list[Path]:
+        names = self.get_model_names()
+        return [Path(self.output_dir, name, f"model.pth.tar-{epoch}") for name in names]
 
     def _keep_if_best(self, result: float) -> None:
         if result > self.best_result:

@@ -20,7 +20,12 @@ from .files import (
 )
 from .logger import setup_logger
 from .meters import AverageMeter, MetricMeter
-from .names import check_availability, get_most_similar_str_to_a_from_b, nearest_name
+from .names import (
+    check_availability,
+    check_set_name,
+    get_most_similar_str_to_a_from_b,
+    nearest_name,
+)
 from .registry import Registry
 from .rng import get_rng_state, set_rng_state
 from .tools import collect_env_info, read_image, set_random_seed, tolist_if_not
@@ -42,6 +47,7 @@ __all__ = [
     "atomic_write",
     "check_availability",
     "check_isfile",
+    "check_set_name",
     "collect_env_info",
     "count_num_param",
     "get_most_similar_str_to_a_from_b",

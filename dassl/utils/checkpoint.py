@@ -83,7 +83,8 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
     and always `weights_only=True`.
 
     Raises:
-        InputError: no such file, a folder, a damaged file, or one that would run code.
+        InputError: no such file, a folder, a damaged file, one that would run code, or one that
+            holds something else than a dict.
     """
     if fpath is None or not str(fpath):
         raise InputError("No checkpoint file was named.")
@@ -92,7 +93,7 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
     if not os.path.isfile(fpath):
         raise InputError(f"There is no checkpoint {fpath}.{_files_in(Path(fpath).parent)}")
     try:
-        return load_weights_only(fpath)
+        content = load_weights_only(fpath)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -107,6 +108,12 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
             f"{fpath} is not a readable checkpoint; it may be truncated or of another kind "
             f"({' '.join(str(e).split())[:200]}). Copy or download it again."
         ) from e
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{fpath} is not a checkpoint: it holds a {type(content).__name__}, not a dict of "
+            "weights (a state dict, or one under the key state_dict)."
+        )
+    return content
 
 
 def named_checkpoint(directory: str | os.PathLike) -> Path | None:

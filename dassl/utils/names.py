@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-from .errors import UnknownNameError
+from .errors import InputError, UnknownNameError
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
@@ -26,6 +27,15 @@ def check_availability(requested: str, available: Iterable[str], what: str = "na
         f"Unknown {what} {str(requested)!r}. Known: {', '.join(available) or 'none'}."
         + (f" Did you mean {nearest!r}?" if nearest is not None else "")
     )
+
+
+def check_set_name(name: str) -> None:
+    """Raise InputError unless an image set may be called `name`: files are named after it."""
+    if not re.fullmatch(r"[^\W_][\w .+-]*", name):
+        raise InputError(
+            f'image set "{name}": its name becomes a file name, so it may hold letters, '
+            "digits, spaces and . + - _ and starts with a letter or digit"
+        )
 
 
 def _similarity(a: str, b: str) -> float:

@@ -1,4 +1,4 @@
-"""Seeds, images, and what the run stands on."""
+"""Seeds, images, and what the run stands on; upstream's module of this name holds more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ import torch
 from PIL import Image
 
 from .errors import BadImageError
+
+# Trainers and data sets written for upstream import these from here.
+from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json
+from .names import check_availability, get_most_similar_str_to_a_from_b
+
+__all__ = [
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "get_most_similar_str_to_a_from_b",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
 
 # What Pillow raises for damaged or foreign files, by format.
 _UNREADABLE = (
@@ -35,20 +53,34 @@ def set_random_seed(seed: int) -> None:
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """The image at `path`, decoded whole, as RGB. BadImageError if it is missing or damaged.
+    """The image at `path`, decoded whole, as RGB. The EXIF orientation is ignored, as upstream.
 
-    Differs from upstream: a file that cannot be read is an error, not an endless retry.
+    Differs from upstream: a file that cannot be read is an error, not an endless retry, and 16-bit
+    grey is scaled to 8 bit; Pillow clips it, which makes nearly all of it white.
+
+    Raises:
+        BadImageError: the file is missing, damaged, too large for Pillow, or holds
+            floating-point pixels, of which nothing says how bright 1.0 is.
     """
     try:
         with Image.open(path) as image:
             image.load()  # decodes every row, so that a truncated file is noticed here
-            return image.convert("RGB")
+            return _eight_bit(image).convert("RGB")
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
             f"Cannot read the image {path} ({reason}). Replace or remove the file, or set "
             "DATALOADER.BAD_IMAGES skip to leave such images out."
         ) from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, mode F; save it with 8 bits")
+    if image.mode.split(";")[0] != "I":
+        return image
+    # I;16, I;16B and the like; mode I is how Pillow reads some 16-bit files.
+    return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
 
 
 def tolist_if_not(x: Any) -> list:

@@ -1,4 +1,4 @@
-"""Small helpers for models."""
+"""Small helpers for models; upstream's module of this name holds checkpoints, too."""
 
 from __future__ import annotations
 
@@ -7,10 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+# Trainers written for upstream import these from here.
+from .checkpoint import (
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
 from .errors import InputError
 from .names import check_availability
 
-__all__ = ["count_num_param", "init_network_weights", "open_all_layers", "open_specified_layers"]
+__all__ = [
+    "count_num_param",
+    "init_network_weights",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+]
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:

@@ -108,6 +108,13 @@ def test_truncated_file_is_a_sentence(tmp_path, keep):
         load_checkpoint(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("content, kind", [(torch.zeros(2), "Tensor"), ([1], "list"), (3, "int")])
+def test_content_that_is_no_dict_is_a_sentence(tmp_path, content, kind):
+    torch.save(content, tmp_path / "odd")
+    with pytest.raises(InputError, match=f"odd is not a checkpoint: it holds a {kind}, not a dict"):
+        load_checkpoint(tmp_path / "odd")
+
+
 def test_missing_file_folder_and_nothing(tmp_path):
     (tmp_path / "model.pth.tar-5").write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint .*holds: model.pth.tar-5"):

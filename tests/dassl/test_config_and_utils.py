@@ -1,5 +1,6 @@
 """Configuration keys, registries, logging, meters, metrics, the evaluator."""
 
+import importlib
 import logging
 import sys
 
@@ -10,6 +11,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from torch import nn
 from yacs.config import CfgNode as CN
 
+import dassl.utils
 from dassl.config import clean_cfg, get_cfg_default
 from dassl.engine.progress import MetricsFile
 from dassl.evaluation import build_evaluator
@@ -244,6 +246,25 @@ def test_json_and_listing(tmp_path, caplog):
     assert check_isfile(tmp_path / "a") and not check_isfile(tmp_path / "b")
     assert "No file found" in caplog.messages[-1]
     assert tolist_if_not("a") == ["a"] and tolist_if_not(["a"]) == ["a"]
+
+
+UPSTREAM_PLACES = {
+    "tools": "check_availability check_isfile collect_env_info get_most_similar_str_to_a_from_b "
+             "listdir_nohidden mkdir_if_missing read_image read_json set_random_seed "
+             "tolist_if_not write_json",
+    "torchtools": "count_num_param init_network_weights load_checkpoint load_pretrained_weights "
+                  "open_all_layers open_specified_layers resume_from_checkpoint save_checkpoint",
+    "logger": "setup_logger",
+    "meters": "AverageMeter MetricMeter",
+    "registry": "Registry",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", UPSTREAM_PLACES)
+def test_names_are_where_upstream_has_them(module):
+    found = importlib.import_module(f"dassl.utils.{module}")
+    for name in UPSTREAM_PLACES[module].split():
+        assert getattr(found, name) is getattr(dassl.utils, name)
 
 
 def test_layers_and_parameter_count():

@@ -1,6 +1,7 @@
 """Datum lists, few-shot sampling, transforms, loaders: against the public code's numbers."""
 
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def test_datum_and_domains():
     data.check_input_domains(["photo"], [])
     with pytest.raises(InputError, match="Unknown domain 'sketch'"):
         data.check_input_domains(["photo"], ["sketch"])
+
+
+def test_datum_unpickles_ours_and_upstreams():
+    datum = Datum("a.png", 3, 1, "ant")
+    assert pickle.loads(pickle.dumps(datum)) == datum
+
+    class Upstream:  # pickled under Datum's name, with the attributes of upstream's class
+        def __reduce__(self):
+            state = {"_impath": "a.png", "_label": 3, "_domain": 1, "_classname": "ant"}
+            return object.__new__, (Datum,), state
+
+    assert pickle.loads(pickle.dumps([Upstream()])) == [datum]
 
 
 def indices_of(items):
@@ -263,6 +276,37 @@ def test_truncated_and_foreign_images_are_noticed(tmp_path):
             read_image(tmp_path / name)
     with pytest.raises(BadImageError, match="missing.jpg"):
         read_image(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize("name, mode", [
+    ("a.png", "I;16"), ("a.tif", "I;16"), ("a.tif", "I;16B"), ("a.tif", "I"), ("a.pgm", "I"),
+])  # fmt: skip
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, name, mode):
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    values = np.array([[0, 255, 256, 1000], [32768, 40000, 65279, 65535]]).astype(kind)
+    Image.frombytes(mode, (4, 2), values.tobytes()).save(tmp_path / name)
+    with Image.open(tmp_path / name) as image:
+        assert image.mode == mode
+    pixels = np.asarray(read_image(tmp_path / name))
+    expected = [[0, 0, 1, 3], [128, 156, 254, 255]]
+    assert pixels.shape == (2, 4, 3) and (pixels == np.array(expected)[..., None]).all()
+
+
+def test_pixels_of_unknown_range_and_decompression_bombs_are_named(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(BadImageError, match=r"float\.tif .*mode F"):
+        read_image(tmp_path / "float.tif")
+    jpeg(tmp_path / "huge.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadImageError, match=r"huge\.jpg .*exceeds limit"):
+        read_image(tmp_path / "huge.jpg")
+
+
+def test_exif_orientation_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (6, 4)
 
 
 def test_bad_images_in_a_batch(make_cfg, tmp_path):

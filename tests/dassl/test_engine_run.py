@@ -131,6 +131,19 @@ def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
     assert (folder / "checkpoint").read_text() == "model.pth.tar-2\n"
 
 
+def test_the_checkpoint_resumed_from_goes_too_unless_it_is_elsewhere(make_cfg, tmp_path):
+    def files(cfg):
+        return {p.name for p in Path(cfg.OUTPUT_DIR, "prompt_learner").glob("model*")}
+
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
+    run(cfg, stop_after=2)
+    other = make_cfg("RESUME", cfg.OUTPUT_DIR, "OUTPUT_DIR", str(tmp_path / "other"))
+    run(other)
+    assert files(cfg) == {"model.pth.tar-2"} and files(other) == {"model.pth.tar-3"}
+    run(cfg)
+    assert files(cfg) == {"model.pth.tar-3"}
+
+
 def test_best_val_keeps_and_deploys_the_best(make_cfg):
     cfg = make_cfg("TEST.FINAL_MODEL", "best_val")
     trainer = run(cfg)
@@ -189,6 +202,17 @@ def test_load_model_picks_best_then_newest_and_epoch_zero_is_a_value(base, tmp_p
     assert "val_result = 61.2" in caplog.messages[-1]
     with pytest.raises(InputError, match=r"model\.pth\.tar-7.*holds: .*model\.pth\.tar-2"):
         base.load_model(tmp_path, epoch=7)
+
+
+def test_without_a_note_the_highest_epoch_is_loaded(base, tmp_path, caplog):
+    for epoch in (8, 49, 4):
+        base.save_model(epoch, tmp_path)
+    (tmp_path / "net/checkpoint").unlink()
+    (tmp_path / "net/model.pth.tar-99.part").touch()
+    base.load_model(tmp_path)
+    assert "model.pth.tar-50 " in caplog.messages[-1]
+    with pytest.raises(InputError, match="no checkpoint .*model-best"):
+        base.load_model(tmp_path / "elsewhere")
 
 
 def test_checkpoint_of_another_shape_is_a_sentence(base, tmp_path):

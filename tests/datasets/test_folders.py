@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.utils.errors import InputError
-from datasets.folders import class_folders, image_names, is_image, list_images, some
+from datasets.folders import class_folders, contents, image_names, is_image, list_images, some
 
 
 def test_listing_is_sorted_recursive_and_skips_what_is_no_image(tree):
@@ -47,6 +47,22 @@ def test_symbolic_links_to_folders_are_followed(tree, tmp_path):
     (tmp_path / "set").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "set" / "link")
     assert image_names(tmp_path / "set") == ["link/0.png", "link/1.png"]
+
+
+def test_links_in_circles_are_left_at_once(tree, tmp_path):
+    root = tree({"set/a": 1, "set/b": 1})
+    os.symlink(root / "set", root / "set/a/top")
+    os.symlink(root / "set/b", root / "set/a/b")
+    os.symlink(root / "set/a", root / "set/b/a")
+    assert image_names(root / "set") == ["a/0.png", "b/0.png"]
+
+
+def test_a_link_to_itself_is_named(tree, tmp_path):
+    root = tree({"set": 1})
+    os.symlink("knot", root / "set/knot")
+    for list_ in (image_names, class_folders, contents):
+        with pytest.raises(InputError, match="set/knot cannot be listed: Too many levels"):
+            list_(root / "set")
 
 
 def test_missing_folder_cannot_be_listed(tmp_path):

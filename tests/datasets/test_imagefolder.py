@@ -3,6 +3,7 @@ import os
 import pytest
 
 import datasets.folders as folders
+from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 
@@ -41,7 +42,6 @@ def test_layouts(tree, build, folder, prefix):
     ]
     assert [item.label for item in dataset.train_x] == [0, 0, 0, 1, 1]
     assert dataset.train_x[-1].classname == "polar bear"
-    assert dataset.val == dataset.test
 
 
 def test_val_and_test_are_kept_apart(tree, build):
@@ -50,10 +50,15 @@ def test_val_and_test_are_kept_apart(tree, build):
     assert len(dataset.val) == 3 and len(dataset.test) == 5
 
 
-def test_test_alone_is_both(tree, build):
-    tree({"train/cat": 1, "test/cat": 2})
-    dataset = build()
-    assert len(dataset.val) == len(dataset.test) == 2
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_single_evaluation_split_is_the_test_set_and_selects_no_model(tree, cfg, split, caplog):
+    tree({"train/cat": 1, f"{split}/cat": 2})
+    caplog.set_level("INFO")
+    cfg.DATASET.NAME, cfg.DATALOADER.NUM_WORKERS = "ImageFolder", 0
+    manager = DataManager(cfg)
+    assert len(manager.dataset.test) == len(manager.test_loader.dataset) == 2
+    assert manager.dataset.val is None and manager.val_loader is None
+    assert "# test" in caplog.text and "# val" not in caplog.text
 
 
 def test_relative_root_stays_relative(tree, build, tmp_path, monkeypatch):
@@ -144,6 +149,23 @@ BAD_TREES = {
         r"1 of 2 class folders in .*pets/val hold no images: dog. Allowed: \.bmp",
     ),
 }
+
+
+@pytest.mark.parametrize("name, why", [("no", "does not exist"), ("file", "is a file, not a fo")])
+@pytest.mark.parametrize("folder", ["", "pets"])
+def test_a_root_that_is_no_folder_is_told_first(tree, build, tmp_path, name, why, folder):
+    tree({"elsewhere/val/cat": 1})
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"The data root .*/{name} {why}.*--root"):
+        build(ROOT=str(tmp_path / name), FOLDER=folder)
+    # A folder named in full needs no root.
+    assert build(ROOT=str(tmp_path / name), FOLDER=str(tmp_path / "elsewhere")).num_classes == 1
+
+
+def test_a_data_set_that_is_a_file_is_told(tree, build, tmp_path):
+    (tmp_path / "pets").touch()
+    with pytest.raises(InputError, match="pets is a file, not a folder.*Found beside it: pets"):
+        build(FOLDER="pets")
 
 
 @pytest.mark.parametrize("case", BAD_TREES)

@@ -63,6 +63,15 @@ def test_all_missing_sets_are_listed_with_the_paths_tried(tree, load, tmp_path):
     assert "Texture: tried" not in message
 
 
+def test_a_root_that_is_no_folder_is_told_first(tree, load, cfg, tmp_path):
+    tree({"sun": 1})
+    (tmp_path / "pets.yaml").touch()
+    cfg.DATASET.ROOT = str(tmp_path / "pets.yaml")
+    with pytest.raises(InputError, match="data root .*/pets.yaml is a file, not a folder.*--root"):
+        load(SUN=entry("sun"))
+    assert len(load(SUN=entry("SUN", str(tmp_path / "sun")))["SUN"]) == 1  # needs no root
+
+
 def test_empty_folders_leave_a_set_out(tree, load):
     tree({"SUN": 1})
     assert list(load(SUN=entry("SUN"), Places=entry())) == ["SUN"]
@@ -78,6 +87,15 @@ def test_folder_without_images_is_refused(tree, load):
 def test_no_set_is_refused(load):
     with pytest.raises(InputError, match="No OOD set is configured.*OOD.SETS"):
         load()
+
+
+@pytest.mark.parametrize("name, message", [
+    ("Places/365", "Places/365.*becomes a file name"), ("_x", "starts with a letter or digit"),
+    ("Average", "may not be called 'Average'"), ("id", "may not be called 'id'"),
+])  # fmt: skip
+def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
+    with pytest.raises(InputError, match=message):
+        load(SUN=entry("nowhere"), **{name: entry("nowhere")})
 
 
 @pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3}), CN({"FOLDERS": "SUN"})])

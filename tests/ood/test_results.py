@@ -118,7 +118,7 @@ def test_strange_file_names_survive(tmp_path):
     assert read_scores(tmp_path / "scores" / "odd.csv").images == [*names, "\\xff.png"]
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a\n"])
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "_x", "a\n"])
 def test_set_names_that_are_no_file_names(name):
     with pytest.raises(InputError, match="becomes a file name"):
         SetScores(name, [], {})

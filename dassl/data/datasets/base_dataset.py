@@ -31,6 +31,12 @@ class Datum:
         if not isinstance(self.impath, str):
             raise TypeError(f"Datum.impath must be a str, not {type(self.impath).__name__}")
 
+    def __setstate__(self, state: Sequence | dict) -> None:
+        """Unpickle: our own state, or upstream's, as in CoOp's files `shot_16-seed_1.pkl`."""
+        for i, name in enumerate(self.__slots__):
+            value = state[f"_{name}"] if isinstance(state, dict) else state[i]
+            object.__setattr__(self, name, value)  # the class is frozen
+
 
 Source = Sequence[Datum]
 
