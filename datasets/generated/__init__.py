@@ -16,9 +16,16 @@ What is drawn:
   ones: Places'), `generated-textures` (14 patterns: Texture's). Nuisances lie about in the
   first three. None shows an ID class.
 - *The training stream of the small CLIP* `clip/weights/generated_vit_s8.safetensors`: the ID
-  objects, 29 further objects (`further.py`), pairs of objects, bare backgrounds, with captions
-  (`captions.py`). It shares no image with the sets above, and none of the OOD sets' concepts
-  occurs in it. The command that made the file is in its metadata (`command`).
+  objects, 29 further objects (`further.py`), some close or before a plain background, pairs of
+  objects, bare backgrounds, with captions (`captions.py`). It shares no image with the sets
+  above, and none of the OOD sets' concepts occurs in it.
+
+The small CLIP was made by this command, which is also in its metadata (28 minutes on one busy
+core with bfloat16; figures on the 800 test images: zero-shot accuracy 58.3 % with "a photo of a
+{}.", the region that fits the true class best touches the object in 91 % of them, by chance 33 %):
+
+    python -m clip.pretrain --source generated --images 40000 --steps 2400 --batch-size 128 \\
+        --precision bf16 --seed 1 --output clip/weights/generated_vit_s8.safetensors
 
 Seeds: sample `index` of a stream depends on (`streams.SEED`, the stream's name, index) alone.
 Streams: `clip-train`, `clip-held-out`, `id-train/<class>` (the few-shot pool), `id-val/<class>`
