@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "train_step.json"
 GIB = 2**30
 LAMBDA = 0.25
 # What a plain step keeps of one class, for deciding what fits: 77 tokens in 12 blocks.
-PLAIN_BYTES_PER_CLASS, BASE_BYTES = 30e6, 1.5e9
+PLAIN_BYTES_PER_CLASS, BASE_BYTES = 38e6, 1.5e9
 
 
 def build_clip() -> ClipModel:
