@@ -9,11 +9,13 @@ learned prompt embeddings.
 from clip.loading import available_models, load, weights_hash
 from clip.model import ClipModel
 from clip.precision import PRECISIONS, Precision, resolve_precision
+from clip.prefix import Packing
 from clip.tokenizer import encode, tokenize
 
 __all__ = [
     "ClipModel",
     "PRECISIONS",
+    "Packing",
     "Precision",
     "available_models",
     "encode",

@@ -8,11 +8,11 @@ without the attention that would mix regions.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from clip.attention import attend, finish, project
 from dassl.utils.errors import InputError
 
 
@@ -78,27 +78,12 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, local: bool) -> Tensor
     block beside the normal path; only the last one's result is ever used.
     """
     normed = block.ln_1(x)
-    query, key, value = _project(block.attn, normed)
-    mixed = _attend(query, key, value, block.attn.num_heads)  # [B, 1, W]
+    query = project(block.attn, normed[:, :1], 0)
+    key, value = project(block.attn, normed, 1), project(block.attn, normed, 2)
+    mixed = attend(block.attn, query, key, value)  # [B, 1, W]
     if local:
         mixed = torch.cat([mixed, value[:, 1:]], dim=1)  # [B, 1 + N, W]
-    x = x[:, : mixed.shape[1]] + block.ls_1(block.attn.out_proj(mixed))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def _project(attn: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query of [CLS] alone `[B, 1, W]`; key and value of every token `[B, 1 + N, W]`."""
-    width = x.shape[-1]
-    query = F.linear(x[:, :1], attn.in_proj_weight[:width], attn.in_proj_bias[:width])
-    key_value = F.linear(x, attn.in_proj_weight[width:], attn.in_proj_bias[width:])
-    return query, *key_value.chunk(2, dim=-1)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    query, key, value = (
-        t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value)
-    )  # [B, H, tokens, W / H]
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return finish(block, x[:, : mixed.shape[1]], mixed)
 
 
 def _encode_resnet(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from clip.image import encode_image, grid_of
+from clip.prefix import CHUNK, Packing, can_share, encode_packed
 from dassl.utils.errors import InputError
 
 
@@ -32,7 +34,10 @@ class TextTower(nn.Module):
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
         x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
-        x = x[torch.arange(len(x), device=x.device), eot]  # [T, W]
+        return self.project(x[torch.arange(len(x), device=x.device), eot])
+
+    def project(self, x: Tensor) -> Tensor:
+        """Text features `[T, D]` of what the blocks made of [EOT], `[T, W]`."""
         x = self.ln_final(x)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
@@ -56,6 +61,9 @@ class ClipModel(nn.Module):
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
         self.mean, self.std, self.interpolation = mean, std, interpolation
         self.visual = model.visual
+        if isinstance(self.visual, ModifiedResNet):
+            # A fifth off the convolutions' time on a CPU; a ViT gains nothing.
+            self.visual.to(memory_format=torch.channels_last)
         self.text = TextTower(_text_source(model, name))
         self.logit_scale = model.logit_scale
         size = model.visual.image_size
@@ -111,11 +119,32 @@ class ClipModel(nn.Module):
         """Unnormalised text features `[T, D]` of token ids `[T, 77]`."""
         eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
         tokens = tokens[:, : int(eot.max()) + 1]
-        return self.text(self.token_embedding(tokens), eot)
+        embeddings = self.token_embedding(tokens)
+        if not self.shares_prefix:
+            return self.text(embeddings, eot)
+        alike = (tokens == tokens[:1]).all(dim=0).cumprod(dim=0).sum()
+        prefix = int(torch.minimum(alike, eot.min()))  # [EOT] at least is each text's own
+        packing = Packing((eot + 1 - prefix).tolist()).to(tokens.device)
+        return self.encode_packed(
+            embeddings[0, :prefix], packing.pack(embeddings[:, prefix:]), packing)
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         """Unnormalised text features `[T, D]` of prompt embeddings `[T, L, W]`, [EOT] at `eot` `[T]`."""
         return self.text(embeddings.to(self.dtype), eot)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether `encode_packed` can be used: the text tower's blocks are of the usual kind."""
+        return can_share(self.text)
+
+    def encode_packed(self, prefix: Tensor, suffixes: Tensor, packing: Packing,
+                      chunk: int = CHUNK) -> Tensor:
+        """Unnormalised text features `[T, D]` of embeddings that share a prefix, see `clip.prefix`.
+
+        The same as `encode_prompts` of the whole prompts, for a fraction of its cost.
+        """
+        return encode_packed(
+            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk)
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:

@@ -124,8 +124,11 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     A mean of the ranks' means would be another number where n differs, as it does for LoCoOp's
     regions. Differentiable like `gather_with_grad`.
     """
-    count = torch.tensor(float(values.numel()), device=values.device)
-    total = values.sum()
+    return mean_of_sums(values.sum(), torch.tensor(float(values.numel()), device=values.device))
+
+
+def mean_of_sums(total: Tensor, count: Tensor) -> Tensor:
+    """`mean_over_ranks` of values that each rank has summed: `total` of `count` values, scalars."""
     if world_size() > 1:
         _all_reduce(count)
         total = _Sum.apply(total)

@@ -11,6 +11,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
+from clip.prefix import CHUNK
 from dassl import distributed
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
@@ -99,6 +100,8 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
+        # How much is encoded at once changes time and memory, not figures.
+        settings = {key: value for key, value in self.settings.items() if key != "TEXT_CHUNK"}
         training = {
             "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
@@ -106,7 +109,7 @@ class ClipTrainer(TrainerX):
         }
         return {
             "comparable": {
-                "trainer": type(self).__name__, "settings": dict(self.settings),
+                "trainer": type(self).__name__, "settings": settings,
                 "training": training if self.get_model_names() else None,
                 "weights_hash": clip.weights_hash, "activation": clip.activation,
                 "precision": self.precision.name,
@@ -182,7 +185,13 @@ class ClipTrainer(TrainerX):
 
 
 class PromptTrainer(ClipTrainer):
-    """A trainer that learns nothing but the context of the prompt."""
+    """A trainer that learns nothing but the context of the prompt.
+
+    Subclasses declare `LOCAL`, whether their loss reads local features, and define
+    `loss_of_features`.
+    """
+
+    LOCAL = False
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
@@ -194,7 +203,7 @@ class PromptTrainer(ClipTrainer):
         ).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner))
+        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", learner, self.optim, self.sched)
@@ -204,6 +213,30 @@ class PromptTrainer(ClipTrainer):
             # Building a model draws random numbers, how many depends on where its
             # weights come from. The order of the images must not.
             set_random_seed(cfg.SEED)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            features, regions = self.model.image_features(images, self.LOCAL)
+        return self.loss_of_features(features, regions, labels)
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        try:
+            return super().forward_backward(batch)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            key, batch_size = f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK", len(batch["img"])
+            raise InputError(
+                f"out of memory in a training step of {batch_size} images and {self.num_classes} "
+                f"classes on {self.device}: set {key} lower (now {self.settings.TEXT_CHUNK}), or "
+                f"DATALOADER.TRAIN_X.BATCH_SIZE (now {batch_size})"
+            ) from error
+
+    def loss_of_features(
+        self, features: Tensor, regions: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss` of normalised image features `[B, D]` and, with LOCAL, `[B, N, D]`."""
+        raise NotImplementedError
 
     @property
     def learner(self) -> PromptLearner:
@@ -258,20 +291,28 @@ class PromptTrainer(ClipTrainer):
 
 
 class LearnedPrompts(torch.nn.Module):
-    """Text features of the learned prompts."""
+    """Text features of the learned prompts, at most `chunk` tokens encoded at once."""
 
-    def __init__(self, clip: ClipModel, learner: PromptLearner):
+    def __init__(self, clip: ClipModel, learner: PromptLearner, chunk: int = CHUNK):
         super().__init__()
         # A tuple, so that the CLIP is not registered a second time.
-        self._clip, self.learner = (clip,), learner
+        self._clip, self.learner, self.chunk = (clip,), learner, chunk
 
     def forward(self) -> Tensor:
         """Unnormalised text features `[C, D]`."""
-        return self._clip[0].encode_prompts(self.learner(), self.learner.eot)
+        clip = self._clip[0]
+        if clip.shares_prefix:
+            return clip.encode_packed(*self.learner.packed(), self.chunk)
+        return clip.encode_prompts(self.learner(), self.learner.eot)
 
 
 def _seeded(seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed) if seed >= 0 else None
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator raises no class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _rounded(values) -> tuple[float, ...]:

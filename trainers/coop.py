@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from clip.prefix import CHUNK
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import PromptTrainer
+from trainers.model import cosines
 
 PROMPT_CONFIG = {
     "N_CTX": 16,  # number of context vectors
@@ -18,6 +20,9 @@ PROMPT_CONFIG = {
     # runs used fp16 with the context in float16 too; here the context is float32.
     "PREC": "amp",
     "CLASS_TOKEN_POSITION": "end",  # end, middle or front
+    # Prompt tokens (of the class names, and of contexts no classes share) encoded at
+    # once. More are encoded chunk by chunk, for one more forward pass: less memory.
+    "TEXT_CHUNK": CHUNK,
 }
 
 
@@ -28,7 +33,9 @@ class CoOp(PromptTrainer):
     CONFIG_KEY = "COOP"
     CONFIG = CfgNode(PROMPT_CONFIG)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cosines, _ = self.model(images)
-        losses = F.cross_entropy(self.model.scale * cosines, labels, reduction="none")  # [B]
-        return cosines, {"loss": mean_over_ranks(losses)}
+    def loss_of_features(
+        self, features: Tensor, regions: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        similarity = cosines(features, self.model.text_features())
+        losses = F.cross_entropy(self.model.scale * similarity, labels, reduction="none")  # [B]
+        return similarity, {"loss": mean_over_ranks(losses)}

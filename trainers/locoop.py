@@ -7,12 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.distributed import mean_over_ranks
+from dassl.distributed import mean_of_sums, mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from ood.regions import check_top_k, id_irrelevant_regions
 from trainers.base import PromptTrainer
 from trainers.coop import PROMPT_CONFIG
+from trainers.model import cosines
+
+# Similarities of regions and classes held at once: 16 MB a copy, and a handful of copies.
+CHUNK = 1 << 22
 
 
 @TRAINER_REGISTRY.register()
@@ -25,6 +29,7 @@ class LoCoOp(PromptTrainer):
         "LAMBDA": 0.25,  # weight of the OOD regularisation; 0 is CoOp
         "TOPK": 200,  # K: chosen for 1000 classes, see README for other numbers
     })
+    LOCAL = True
     FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -38,27 +43,75 @@ class LoCoOp(PromptTrainer):
         check_top_k(self.settings.TOPK, self.num_classes)
         super().before_train()
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        cosines, local_cosines = self.model(images, local=True)
-        scale = self.model.scale
-        loss_id = mean_over_ranks(F.cross_entropy(scale * cosines, labels, reduction="none"))
-        loss_en = ood_regularisation(local_cosines, labels, scale, self.settings.TOPK)
+    def loss_of_features(
+        self, features: Tensor, regions: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        text, scale = self.model.text_features(), self.model.scale
+        similarity = cosines(features, text)
+        loss_id = mean_over_ranks(F.cross_entropy(scale * similarity, labels, reduction="none"))
+        loss_en = ood_regularisation(regions, text, labels, scale, self.settings.TOPK)
         total = loss_id + self.settings.LAMBDA * loss_en
-        return cosines, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
+        return similarity, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
 
 
-def ood_regularisation(local_cosines: Tensor, labels: Tensor, scale: Tensor, k: int) -> Tensor:
+def ood_regularisation(regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int,
+                       chunk: int = CHUNK) -> Tensor:
     """Minus the mean entropy of the batch's ID-irrelevant regions (LoCoOp, equations 4 to 6).
 
     Args:
-        local_cosines: `[B, N, C]`. labels: `[B]`. scale: of the softmax. k: K.
+        regions: local features `[B, N, D]`, normalised; no gradient reaches them.
+        text: text features `[C, D]`, normalised. labels: `[B]`.
+        scale: of the softmax, fixed. k: K.
+        chunk: similarities of regions and classes computed at once.
 
     Returns:
         A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
         over the regions of all ranks.
     """
-    irrelevant = id_irrelevant_regions(local_cosines.detach(), labels, k)  # [B, N]
-    log_p = F.log_softmax(scale * local_cosines[irrelevant], dim=-1)  # [selected, C]
+    with torch.autocast(text.device.type, enabled=False):
+        labels = labels.repeat_interleave(regions.shape[1])
+        regions = regions.detach().flatten(0, 1)  # [B N, D]
+        total, count = _SumOfNegativeEntropies.apply(
+            text, regions, labels, scale.detach(), k, chunk)
+    return mean_of_sums(total, count)
+
+
+class _SumOfNegativeEntropies(torch.autograd.Function):
+    """Similarities of regions and classes exist for one chunk at a time, and are computed once.
+
+    The result is a sum over regions, so a chunk's share of the gradient with respect to the
+    text features is known as soon as the chunk is: it is taken at once, in the forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, text, regions, labels, scale, k, chunk):
+        size = max(1, chunk // len(text))
+        total, count, grad = text.new_zeros(()), 0, torch.zeros_like(text)
+        for part, of in zip(regions.split(size), labels.split(size), strict=True):
+            with torch.enable_grad():
+                leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
+                values = _negative_entropies(part, leaf, of, scale, k)  # [selected]
+                summed = values.sum()
+            if summed.requires_grad:
+                grad += torch.autograd.grad(summed, leaf)[0]
+            total += summed.detach()
+            count += len(values)
+        ctx.save_for_backward(grad)
+        count = total.new_tensor(count)
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    def backward(ctx, grad_output, _):
+        return grad_output * ctx.saved_tensors[0], None, None, None, None, None
+
+
+def _negative_entropies(regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor,
+                        k: int) -> Tensor:
+    """Of those of the regions `[n, D]` that are ID-irrelevant; `labels` `[n]`."""
+    similarity = regions @ text.T  # [n, C]
+    irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]
+    log_p = F.log_softmax(scale * similarity[irrelevant], dim=-1)  # [selected, C]
     p = log_p.exp()
     # log(p + 1e-5) and not log_p: the published objective, bounded where p vanishes.
-    return mean_over_ranks((p * torch.log(p + 1e-5)).sum(dim=-1))
+    return (p * torch.log(p + 1e-5)).sum(dim=-1)

@@ -49,7 +49,12 @@ class PromptedCLIP(nn.Module):
         """
         features, regions = self.image_features(images, local)
         text = self.text_features() if text is None else text
-        # Outside autocast: in half precision a cosine is off by a hundredth of
-        # a logit, and softmax scores fall onto a few hundred distinct values.
-        with torch.autocast(images.device.type, enabled=False):
-            return features @ text.T, None if regions is None else regions @ text.T
+        return cosines(features, text), None if regions is None else cosines(regions, text)
+
+
+def cosines(features: Tensor, text: Tensor) -> Tensor:
+    """Cosine similarities `[..., C]` of normalised features `[..., D]` with `text` `[C, D]`."""
+    # Outside autocast: in half precision a cosine is off by a hundredth of
+    # a logit, and softmax scores fall onto a few hundred distinct values.
+    with torch.autocast(features.device.type, enabled=False):
+        return features @ text.T

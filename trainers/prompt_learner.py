@@ -11,7 +11,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from clip import ClipModel, encode, tokenize
+from clip import ClipModel, Packing, encode, tokenize
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,14 @@ class PromptLearner(nn.Module):
         eot = tokens.argmax(dim=-1)
         self.register_buffer("eot", eot, persistent=False)  # [C]
         self.length = int(eot.max()) + 1  # nothing after the last [EOT] is ever read
-        order = _order(position, n_ctx, [len(encode(name)) for name in names], self.length)
+        name_lens = [len(encode(name)) for name in names]
+        order = _order(position, n_ctx, name_lens, self.length)
         self.register_buffer("order", order, persistent=False)
+        before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+        # [SOS] and the context vectors that stand before every class name.
+        self.shared = 1 + (before if self.ctx.dim() == 2 else 0)
+        self._pack(_in_order(embedded[:, : self.length], order), _places(before, n_ctx, name_lens))
+        self.register_load_state_dict_pre_hook(_keep_names)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # A file's fixed embeddings are of the class names it was trained with; ours stay.
@@ -90,14 +96,43 @@ class PromptLearner(nn.Module):
     def n_cls(self) -> int:
         return len(self.token_prefix)
 
+    def _pack(self, prompts: Tensor, places: Tensor) -> None:
+        """Prepare `packed`, from prompts `[C, L, W]` with the context at `places` `[C, M]`."""
+        self.packing = Packing((self.eot + 1 - self.shared).tolist())
+        fixed = self.packing.pack(prompts[:, self.shared :])  # [rows, R, W]
+        self.register_buffer("fixed", fixed, persistent=False)
+        own = self.packing.start[:, None] + (places[:, self.shared - 1 :] - self.shared)
+        self.register_buffer("own_places", own.flatten(), persistent=False)
+
+    def packed(self) -> tuple[Tensor, Tensor, Packing]:
+        """The prompts as `ClipModel.encode_packed` wants them, without building them.
+
+        Returns:
+            What all prompts begin with, `[P, W]`: [SOS] and the shared context as far as
+            no class name stands before it; and the rest of each prompt up to [EOT], in
+            rows `[rows, R, W]`, with their packing.
+        """
+        sos, ahead = self.token_prefix[0], self.shared - 1
+        if self.ctx.dim() == 2:
+            prefix = torch.cat([sos, self.ctx[:ahead]])
+            behind = self.ctx[ahead:].expand(self.n_cls, -1, -1)
+        else:
+            prefix, behind = sos, self.ctx
+        if len(self.own_places) == 0:
+            return prefix, self.fixed, self.packing
+        rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
+        return prefix, rows.view_as(self.fixed), self.packing
+
     def forward(self) -> Tensor:
-        """Prompt embeddings `[C, L, W]`, L the length of the longest prompt."""
+        """Prompt embeddings `[C, L, W]`, L the length of the longest prompt.
+
+        The obvious form of what `packed` gives, many times its size: for reference, and for
+        text towers that can do nothing with a shared prefix.
+        """
         ctx = self.ctx.expand(self.n_cls, -1, -1)  # [C, M, W]
         suffix = self.token_suffix[:, : self.length - 1 - ctx.shape[1]]
         prompts = torch.cat([self.token_prefix, ctx, suffix], dim=1)  # [C, L, W]
-        if self.order is None:
-            return prompts
-        return prompts[torch.arange(self.n_cls, device=prompts.device)[:, None], self.order]
+        return _in_order(prompts, self.order)
 
 
 def _embed(model: ClipModel, tokens: Tensor) -> Tensor:
@@ -113,6 +148,25 @@ def _tokenize_prompts(prompts: list[str]) -> Tensor:
             f"a prompt is too long: {error}. Use fewer context tokens (N_CTX) or a shorter "
             "class name"
         ) from error
+
+
+def _keep_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
+    """A file's class names are not this learner's: of what is loaded, only the context counts."""
+    for key in ("token_prefix", "token_suffix"):
+        if prefix + key in state:
+            state[prefix + key] = getattr(learner, key)
+
+
+def _places(before: int, n_ctx: int, name_lens: list[int]) -> Tensor:
+    """Where the context vectors stand in the prompts, `[C, M]`; `before` of them before the name."""
+    number = torch.arange(n_ctx)
+    return 1 + number + torch.tensor(name_lens)[:, None] * (number >= before)
+
+
+def _in_order(prompts: Tensor, order: Tensor | None) -> Tensor:
+    if order is None:
+        return prompts
+    return prompts[torch.arange(len(prompts), device=order.device)[:, None], order]
 
 
 def _order(position: str, n_ctx: int, name_lens: list[int], length: int) -> Tensor | None:

@@ -86,6 +86,5 @@ def template_features(clip, names: list[str], templates: list[str]) -> Tensor:
     total = 0
     for template in templates:
         tokens = tokenize([fill(template, name) for name in names], truncate=True).to(device)
-        features = torch.cat([clip.encode_text(part) for part in tokens.split(512)])
-        total = total + F.normalize(features.float(), dim=-1)  # [C, D]
+        total = total + F.normalize(clip.encode_text(tokens).float(), dim=-1)  # [C, D]
     return total / len(templates)

@@ -1,0 +1,173 @@
+"""Text features of many texts that begin alike, the common beginning encoded once.
+
+Attention in CLIP's text tower is causal. The hidden states of a beginning that all
+texts share are therefore the same for every text, and nothing after [EOT] matters.
+What remains is, for each class, a suffix of a few tokens that attends to the
+prefix's keys and values and to itself. Exact, forwards and backwards.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clip.attention import attend, finish, project
+from dassl.utils.errors import InputError
+
+# Tokens whose graph is kept at once; about 250 kB a token in ViT-B's text tower.
+CHUNK = 16384
+# Suffixes share rows of at least so many tokens. Longer rows pad less and score more pairs
+# that the mask throws away; on CPUs 16 to 64 cost the same, GPUs like few long rows.
+ROW = 32
+
+
+class Packing(nn.Module):
+    """Where the tokens of T suffixes of unequal length stand in shared rows.
+
+    Rows of R tokens hold whole suffixes, one behind the other, so that one long
+    class name does not make every other class pay for its length.
+
+    Args:
+        lengths: tokens of each suffix, [EOT] included; at least 1.
+
+    Buffers (not saved): `text` `[rows, R]`, which suffix a token belongs to, -1 in padding;
+    `offset` `[rows, R]`, its place in the suffix; `start` `[T]`, where a suffix begins in the
+    flattened rows; `eot` `[T]`, where those in the order of the rows end; `restore` `[T]`
+    brings that order back to the suffixes' own. `counts`: how many suffixes each row holds.
+    """
+
+    def __init__(self, lengths: list[int]):
+        super().__init__()
+        width = max(max(lengths), min(sum(lengths), ROW))
+        rows = _fill_rows(lengths, width)
+        text = torch.full((len(rows), width), -1)
+        offset = torch.zeros(len(rows), width, dtype=torch.int64)
+        start, eot = [0] * len(lengths), []
+        for number, members in enumerate(rows):
+            at = 0
+            for member in members:
+                end = at + lengths[member]
+                text[number, at:end] = member
+                offset[number, at:end] = torch.arange(end - at)
+                start[member] = number * width + at
+                eot.append(number * width + end - 1)
+                at = end
+        self.counts = [len(members) for members in rows]
+        order = torch.tensor([member for members in rows for member in members])
+        for name, value in (("text", text), ("offset", offset), ("start", torch.tensor(start)),
+                            ("eot", torch.tensor(eot)), ("restore", order.argsort())):
+            self.register_buffer(name, value, persistent=False)
+
+    def pack(self, suffixes: Tensor) -> Tensor:
+        """`[T, L, W]`, what lies behind a suffix's end is dropped, to rows `[rows, R, W]`."""
+        return suffixes[self.text.clamp(min=0), self.offset]
+
+    def chunks(self, tokens: int):
+        """Slices of rows of at most `tokens` tokens (one row at least), and of their texts."""
+        step = max(1, tokens // self.text.shape[1])
+        done = 0
+        for first in range(0, len(self.counts), step):
+            count = sum(self.counts[first : first + step])
+            yield slice(first, first + step), slice(done, done + count)
+            done += count
+
+
+def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
+    """Suffixes of each row: the longest first, into the fullest row that still has room."""
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(width + 1)]  # rows by their free places
+    for member in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[member]
+        room = next((room for room in range(length, width + 1) if with_room[room]), None)
+        if room is None:
+            rows.append([])
+            with_room[width].append(len(rows) - 1)
+            room = width
+        row = with_room[room].pop()
+        rows[row].append(member)
+        with_room[room - length].append(row)
+    return rows
+
+
+def can_share(tower: nn.Module) -> bool:
+    """Whether the tower's blocks are of the one kind that `encode_packed` computes."""
+    return all(
+        type(block) is ResidualAttentionBlock and block.attn.in_proj_weight is not None
+        for block in tower.transformer.resblocks
+    )
+
+
+def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: Packing,
+                  chunk: int = CHUNK) -> Tensor:
+    """Unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
+
+    Args:
+        prefix: embeddings `[P, W]` that every text begins with, P >= 0.
+        suffixes: embeddings `[rows, R, W]` as `packing` places them.
+        chunk: tokens encoded at once. More suffixes than that are encoded chunk
+            by chunk, and with a gradient once more on the way back, so that
+            memory is a chunk's however many classes there are.
+
+    Raises:
+        InputError: `chunk` is not positive.
+    """
+    if chunk < 1:
+        raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {chunk}")
+    parts = list(packing.chunks(chunk))
+    again = len(parts) > 1 and torch.is_grad_enabled()
+    features = []
+    for rows, texts in parts:
+        eot = packing.eot[texts] - rows.start * suffixes.shape[1]
+        inputs = (tower, prefix, suffixes[rows], packing.text[rows], packing.offset[rows], eot)
+        features.append(
+            # Nothing in the tower is random, so no generator has to be put back.
+            checkpoint(_encode_rows, *inputs, use_reentrant=False, preserve_rng_state=False)
+            if again else _encode_rows(*inputs)
+        )
+    return torch.cat(features).index_select(0, packing.restore)
+
+
+def _encode_rows(tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor,
+                 eot: Tensor) -> Tensor:
+    """Features `[T, D]` of the suffixes that end at `eot`, in this order."""
+    mask = _mask(text, len(prefix))
+    position = tower.positional_embedding
+    shared = (prefix + position[: len(prefix)])[None]  # [1, P, W]
+    own = suffixes + position[len(prefix) + offset]  # [rows, R, W]
+    *blocks, last = tower.transformer.resblocks
+    for block in blocks:
+        shared, own = _block(block, shared, own, mask)
+    # Of the last block only what becomes of [EOT] is read.
+    _, mixed = _mix(last, shared, own, mask)
+    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))
+    return tower.project(finish(last, own, mixed))
+
+
+def _block(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    mixed, own_mixed = _mix(block, shared, own, mask)
+    return finish(block, shared, mixed), finish(block, own, own_mixed)
+
+
+def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of the prefix to itself `[1, P, W]`, of the suffixes to both `[rows, R, W]`."""
+    attn = block.attn
+    normed, own_normed = block.ln_1(shared), block.ln_1(own)
+    query, key, value = (project(attn, normed, part) for part in range(3))
+    own_query, own_key, own_value = (project(attn, own_normed, part) for part in range(3))
+    own_mixed = attend(attn, own_query, _join(key, own_key), _join(value, own_value),
+                       attn_mask=mask)
+    return attend(attn, query, key, value, is_causal=True), own_mixed
+
+
+def _mask(text: Tensor, prefix: int) -> Tensor:
+    """What a suffix token may see `[rows, 1, R, P + R]`: the prefix, and its own up to itself."""
+    same = (text[:, :, None] == text[:, None, :]).tril()
+    return F.pad(same, (prefix, 0), value=True)[:, None]
+
+
+def _join(shared: Tensor, own: Tensor) -> Tensor:
+    """The prefix's keys or values before those of each row, `[rows, P + R, W]`."""
+    return torch.cat([shared.expand(len(own), -1, -1), own], dim=1)

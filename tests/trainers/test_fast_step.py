@@ -1,0 +1,183 @@
+"""The fast training step against the slow, obvious one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import clip
+from benchmarks import plain
+from clip.loading import OPENAI_TRANSFORM, build_model
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import InputError
+from trainers.base import LearnedPrompts, PromptTrainer
+from trainers.locoop import ood_regularisation
+from trainers.model import PromptedCLIP, cosines
+from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
+
+# From one token to twelve.
+NAMES = ["cat", "golden retriever", "crane (bird)", "jack-o'-lantern", "great white shark",
+         "small black and white dog on the red kitchen table today"]
+assert len(clip.encode(NAMES[0])) == 1 and len(clip.encode(NAMES[-1])) >= 11
+
+
+KINDS = [("tiny-vit", "quick_gelu"), ("tiny-rn", "quick_gelu"), ("tiny-vit", "gelu")]
+
+
+@pytest.fixture(scope="module")
+def models(generated_weights):
+    """Each kind of model in float32 and in float64."""
+    def build(arch, activation):
+        model = build_model(generated_weights(arch), activation)
+        return clip.ClipModel(model, name=arch, activation=activation, weights_hash="",
+                              **OPENAI_TRANSFORM)
+
+    return {kind: (build(*kind), build(*kind).to_dtype(torch.float64)) for kind in KINDS}
+
+
+def _relative(actual, expected):
+    """Length of the difference relative to the length of the values."""
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def _gradient(features, learner):
+    direction = torch.linspace(-1, 1, features.numel(), dtype=features.dtype).view_as(features)
+    return torch.autograd.grad((F.normalize(features, dim=-1) * direction).sum(), learner.ctx)[0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7), kind=st.sampled_from(KINDS),
+    n_ctx=st.sampled_from([1, 4, 16]), csc=st.booleans(),
+    position=st.sampled_from(CLASS_TOKEN_POSITIONS), chunk=st.sampled_from([1, 40, 10**6]),
+    seed=st.integers(0, 9),
+)
+def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chunk, seed, models):
+    """Against the plain ones in float64, to 1e-6 beyond what the plain ones lose in float32.
+
+    These weights are drawn wide, so that float32 itself loses up to 1e-6 on either path.
+    """
+    single, double = models[kind]
+    learner = PromptLearner(names, single, n_ctx=n_ctx, csc=csc, position=position,
+                            generator=torch.Generator().manual_seed(seed))
+    plain = double.encode_prompts(learner(), learner.eot)
+    gradient = _gradient(plain, learner)
+    exact = LearnedPrompts(double, learner, chunk)()
+    assert _relative(exact, plain) <= 1e-12
+    assert _relative(_gradient(exact, learner), gradient) <= 1e-6  # float32's, the context is
+    fast = LearnedPrompts(single, learner, chunk)()
+    lost = _relative(single.encode_prompts(learner(), learner.eot), plain)
+    assert fast.dtype == torch.float32 and _relative(fast, plain) <= 1e-6 + lost
+    assert _relative(_gradient(fast, learner), gradient) <= 1e-5
+
+
+@pytest.mark.parametrize("n_ctx", [1, 16])
+def test_the_benchmarks_plain_step_is_the_fast_one(n_ctx, models):
+    """Both sides of benchmarks/train_step.py compute the same loss and the same gradient."""
+    model = models[KINDS[0]][0]
+    learner = PromptLearner(NAMES, model, n_ctx=n_ctx)
+    prompted = PromptedCLIP(model, LearnedPrompts(model, learner))
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 4])
+    slow = plain.locoop_loss(model, learner, images, labels, k=2, weight=0.25)
+    features, regions = prompted.image_features(images, local=True)
+    text, scale = prompted.text_features(), model.scale
+    fast = F.cross_entropy(scale * cosines(features, text), labels)
+    fast = fast + 0.25 * ood_regularisation(regions, text, labels, scale, k=2)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
+    slow, fast = (torch.autograd.grad(loss, learner.ctx)[0] for loss in (slow, fast))
+    assert _relative(fast, slow) <= 1e-4  # scaled by 100, then a softmax
+
+
+def test_prompts_are_not_built(models, monkeypatch):
+    learner = PromptLearner(NAMES, models[KINDS[0]][0], n_ctx=4)
+    monkeypatch.setattr(learner, "forward", lambda: pytest.fail("[C, L, W] was built"))
+    LearnedPrompts(models[KINDS[0]][0], learner)()
+    prefix, rows, _ = learner.packed()
+    assert prefix.shape[0] == 5 and rows.requires_grad is False
+
+
+def test_other_blocks_take_the_plain_path(models, monkeypatch):
+    model = models[KINDS[0]][0]
+    learner = PromptLearner(NAMES, model, n_ctx=4)
+    expected = LearnedPrompts(model, learner)()
+    monkeypatch.setattr(type(model), "shares_prefix", False)
+    assert _relative(LearnedPrompts(model, learner)(), expected) <= 1e-6
+
+
+def test_loaded_context_keeps_the_class_names(models):
+    """A file made for other names of the same number brings its context alone."""
+    ours, theirs = (PromptLearner([name] * 2, models[KINDS[0]][0], n_ctx=4) for name in NAMES[:2])
+    suffix = ours.token_suffix.clone()
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours.ctx, theirs.ctx) and torch.equal(ours.token_suffix, suffix)
+
+
+def _obvious_regularisation(regions, text, labels, scale, k):
+    probabilities = (scale * regions @ text.T).softmax(dim=-1)  # [B, N, C]
+    top = probabilities.topk(k, dim=-1).indices
+    irrelevant = (top != labels[:, None, None]).all(dim=-1)
+    p = probabilities[irrelevant]
+    return (p * torch.log(p + 1e-5)).sum() / max(1, len(p))
+
+
+@settings(deadline=None, max_examples=40)
+@given(batch=st.integers(1, 3), regions=st.integers(1, 9), classes=st.integers(2, 12),
+       chunk=st.sampled_from([1, 17, 50, 10**6]), seed=st.integers(0, 99), data=st.data())
+def test_regularisation_in_chunks(batch, regions, classes, chunk, seed, data):
+    k = data.draw(st.integers(1, classes))
+    draw = torch.Generator().manual_seed(seed)
+    local = F.normalize(torch.randn(batch, regions, 6, generator=draw), dim=-1)
+    text = F.normalize(torch.randn(classes, 6, generator=draw), dim=-1).requires_grad_()
+    labels = torch.randint(classes, (batch,), generator=draw)
+    scale = torch.tensor(10.0)
+    value = ood_regularisation(local, text, labels, scale, k, chunk)
+    expected = _obvious_regularisation(local, text, labels, scale, k)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+    grads = [torch.autograd.grad(3 * loss, text)[0] for loss in (value, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+
+
+def test_no_region_gives_zero_and_a_gradient():
+    text = F.normalize(torch.randn(4, 3), dim=-1).requires_grad_()
+    value = ood_regularisation(torch.randn(2, 3, 3), text, torch.tensor([0, 1]),
+                               torch.tensor(100.0), k=4)
+    value.backward()
+    assert value == 0 and value.dtype == torch.float32 and (text.grad == 0).all()
+
+
+def test_similarities_exist_for_one_chunk_at_a_time(monkeypatch):
+    sizes = []
+    rank = ood_regularisation.__globals__["id_irrelevant_regions"]
+
+    def watched(similarity, *args):
+        sizes.append(similarity.numel())
+        return rank(similarity, *args)
+
+    monkeypatch.setitem(ood_regularisation.__globals__, "id_irrelevant_regions", watched)
+    regions, text = torch.randn(4, 50, 8), torch.randn(21, 8)
+    with torch.no_grad():
+        ood_regularisation(regions, text, torch.arange(4), torch.tensor(1.0), 5, chunk=420)
+    assert max(sizes) == 420 and sum(sizes) == 4 * 50 * 21
+
+
+@pytest.mark.parametrize("error, told", [
+    (torch.OutOfMemoryError("CUDA out of memory"), True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+    (RuntimeError("shapes do not fit"), False),
+])
+@pytest.mark.parametrize("name", ["CoOp", "LoCoOp"])
+def test_out_of_memory_names_the_settings(name, error, told):
+    from types import SimpleNamespace
+
+    def fail(*_):
+        raise error
+
+    kind = TRAINER_REGISTRY.get(name)
+    trainer = object.__new__(kind)
+    trainer.cfg = SimpleNamespace(TRAINER={kind.CONFIG_KEY: kind.CONFIG})
+    trainer.num_classes, trainer.device, trainer.parse_batch_train = 1000, "cpu", fail
+    expected = (InputError, "TEXT_CHUNK lower .now 16384., or DATALOADER.TRAIN_X.BATCH_SIZE")
+    with pytest.raises(*expected[:1] if told else (RuntimeError,),
+                       match=expected[1] if told else "shapes"):
+        PromptTrainer.forward_backward(trainer, {"img": torch.zeros(32)})
