@@ -8,14 +8,17 @@ learned prompt embeddings.
 
 from clip.loading import available_models, load
 from clip.model import ClipModel
+from clip.negation import NoTextEncoder, build_no_encoder
 from clip.precision import PRECISIONS, Precision, resolve_precision
 from clip.tokenizer import encode, tokenize
 
 __all__ = [
     "ClipModel",
+    "NoTextEncoder",
     "PRECISIONS",
     "Precision",
     "available_models",
+    "build_no_encoder",
     "encode",
     "load",
     "resolve_precision",

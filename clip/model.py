@@ -46,15 +46,18 @@ class ClipModel(nn.Module):
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
         mean, std, interpolation: of the transform it was trained with.
+        has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
     """
 
     def __init__(self, model: nn.Module, *, name: str, activation: str, weights_hash: str,
-                 mean: tuple[float, ...], std: tuple[float, ...], interpolation: str):
+                 mean: tuple[float, ...], std: tuple[float, ...], interpolation: str,
+                 has_negation: bool = False):
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
         self.mean, self.std, self.interpolation = mean, std, interpolation
+        self.has_negation = has_negation
         self.visual = model.visual
         self.text = TextTower(_text_source(model, name))
         self.logit_scale = model.logit_scale

@@ -32,12 +32,16 @@ class ClipTrainer(TrainerX):
         CONFIG: their node of the config, with its defaults; it lands at
             TRAINER.<CONFIG_KEY>.
         FLAGS: command-line flags of their own, flag -> key of that node.
+        MUST_MATCH: entries of a checkpoint's meta that must be the config's.
+        LEARNS: False where there is nothing to train, so shots and seed change nothing.
     and build `self.model`, a `PromptedCLIP`.
     """
 
     CONFIG_KEY: str
     CONFIG: CfgNode
     FLAGS: dict[str, str] = {}
+    MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash", "classnames_hash")
+    LEARNS = True
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
 
@@ -72,9 +76,22 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
+    def ready_to_train(self) -> None:
+        """What `build_model` ends with."""
+        if self.precision.needs_scaler:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+        if self.cfg.SEED >= 0:
+            # Building a model draws random numbers, how many depends on where its
+            # weights come from. The order of the images must not.
+            set_random_seed(self.cfg.SEED)
+
     def before_train(self) -> None:
         """Resume if there is something to resume, and record which images are trained on."""
         super().before_train()
+        self.record_split()
+
+    def record_split(self) -> None:
+        """Write down which images of the ID dataset are trained on."""
         cfg, items = self.cfg, self.dm.dataset.train_x
         record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         write_split(Path(self.output_dir, "split.json"), record)
@@ -88,6 +105,18 @@ class ClipTrainer(TrainerX):
             "weights_hash": clip.weights_hash, "classnames_hash": classnames_hash(names),
             "num_classes": len(names),
         }
+
+    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
+        """Refuse a checkpoint of another CLIP or (where that matters) another class list."""
+        # Published files have no meta: of them nothing can be checked.
+        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        for key in self.MUST_MATCH:
+            if key in theirs and theirs[key] != ours[key]:
+                raise InputError(
+                    f"{path} was trained with {key} {theirs[key]} ({_model_of(theirs)}), the "
+                    f"config gives {ours[key]} ({_model_of(ours)}): evaluate it with the model "
+                    "and the settings it was trained with"
+                )
 
     def provenance(self) -> dict[str, object]:
         """All that could change this model's figures, for a results file.
@@ -129,12 +158,20 @@ class ClipTrainer(TrainerX):
         raise NotImplementedError
 
     def _backward_and_update(self, loss: Tensor) -> None:
-        if self.scaler is None:
-            self.model_backward_and_update(loss)
-            return
-        self.detect_anomaly(loss)
         self.model_zero_grad()
-        self.scaler.scale(loss).backward()
+        self.backward(loss)
+        self.update()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, scaled where float16 needs it."""
+        self.detect_anomaly(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def update(self) -> None:
+        """One step of every optimiser, on gradients that `backward` made."""
+        if self.scaler is None:
+            self.model_update()
+            return
         for optimizer in self._optims.values():
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -184,12 +221,7 @@ class PromptTrainer(ClipTrainer):
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", learner, self.optim, self.sched)
-        if self.precision.needs_scaler:
-            self.scaler = torch.amp.GradScaler(self.device.type)
-        if cfg.SEED >= 0:
-            # Building a model draws random numbers, how many depends on where its
-            # weights come from. The order of the images must not.
-            set_random_seed(cfg.SEED)
+        self.ready_to_train()
 
     @property
     def learner(self) -> PromptLearner:
@@ -226,16 +258,7 @@ class PromptTrainer(ClipTrainer):
                 f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
                 ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
             )
-        # Published files have no meta: of them nothing more can be checked.
-        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
-        for key in theirs.keys() & {"activation", "weights_hash", "classnames_hash"}:
-            if theirs[key] != ours[key]:
-                raise InputError(
-                    f"{path} was trained with {key} {theirs[key]} ({theirs['backbone']}, "
-                    f"{theirs['num_classes']} classes), the config gives {ours[key]} "
-                    f"({ours['backbone']}, {ours['num_classes']} classes): evaluate it with the "
-                    "model and the class list it was trained on"
-                )
+        super().check_checkpoint(checkpoint, path)
 
 
 class LearnedPrompts(torch.nn.Module):
@@ -253,6 +276,11 @@ class LearnedPrompts(torch.nn.Module):
 
 def _seeded(seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed) if seed >= 0 else None
+
+
+def _model_of(meta: dict) -> str:
+    classes = f", {meta['num_classes']} classes" if "num_classes" in meta else ""
+    return f"{meta.get('backbone')}{classes}"
 
 
 def _rounded(values) -> tuple[float, ...]:
