@@ -7,11 +7,11 @@ Later wins: defaults, the dataset's YAML, the trainer's YAML (or, with
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
@@ -20,7 +20,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
-from trainers.run_folder import CONFIG, read_config
+from trainers.run_folder import CONFIG, read_config, read_yaml
 
 HERE = Path(__file__).resolve().parent
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
@@ -71,6 +71,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     dataset_file, trainer_file = _config_files(args, run)
     if run is not None:
         _merge(cfg, run, f"{args.model_dir}/{CONFIG}")
+        _check_same_trainer(cfg, args)
     if dataset_file:
         cfg.OOD.SETS = CfgNode(new_allowed=True)
         _merge(cfg, _read_yaml(dataset_file), dataset_file)
@@ -78,6 +79,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         _merge(cfg, _read_yaml(trainer_file), trainer_file)
     _merge_flags(cfg, args)
     _merge_pairs(cfg, args.opts)
+    _check_ranges(cfg)
     cfg.RESUME = getattr(args, "resume", "")
     cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
         cfg, dataset_file, trainer_file)
@@ -144,20 +146,18 @@ def _named(folder: Path, name: str, kind: str) -> str:
     return str(path)
 
 
-def _read_yaml(path: str | Path) -> dict:
+def _read_yaml(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
     """Settings of a YAML file, over those of the file it names as `_BASE_` (beside itself)."""
     # Names are looked up beside the code, so that the tools run from any folder.
     file = Path(path) if Path(path).exists() else HERE / path
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"config file {path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"config file {path} holds no settings (KEY: value lines)")
+    content = read_yaml(file)
     base = content.pop("_BASE_", None)
-    return _over(_read_yaml(file.parent / base), content) if base else content
+    if base is None:
+        return content
+    chain = (*above, file.resolve())
+    if (file.parent / base).resolve() in chain:
+        raise InputError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
+    return _over(_read_yaml(file.parent / base, chain), content)
 
 
 def _over(base: dict, top: dict) -> dict:
@@ -174,7 +174,7 @@ def _merge(cfg: CfgNode, content: dict, source: str) -> None:
         cfg.merge_from_other_cfg(CfgNode(content))
     except KeyError as error:
         raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: {error}") from error
 
 
@@ -182,7 +182,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.trainer:
         cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer).__name__
     cfg.SEED = args.seed if args.seed is not None else (cfg.SEED if args.model_dir else 1)
-    cfg.DATASET.ROOT = args.root or cfg.DATASET.ROOT or "data"
+    cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT or "data")
     if args.backbone:
         cfg.MODEL.BACKBONE.NAME = args.backbone
     if args.shots is not None:
@@ -203,22 +203,51 @@ def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
         raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(pairs)}")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         try:
-            cfg.merge_from_list([key, _as_float(cfg, key, value)])
+            cfg.merge_from_list([key, _typed(cfg, key, value)])
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
             raise InputError(f"{key} {value}: {error}") from error
 
 
-def _as_float(cfg: CfgNode, key: str, value: str):
-    """`value` as a float where the setting is one: `LAMBDA 1` is as good as `LAMBDA 1.0`."""
+def _typed(cfg: CfgNode, key: str, value: str):
+    """`value` for a setting that is a number or a text; yacs reads the others.
+
+    `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
+    """
     node = cfg
     for part in key.split("."):
         node = node.get(part) if isinstance(node, CfgNode) else None
+    if isinstance(node, str):
+        return repr(value)
     try:
         return float(value) if isinstance(node, float) else value
     except ValueError:
         return value
+
+
+def _check_same_trainer(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
+        raise InputError(
+            f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, asked was --trainer {args.trainer}: "
+            "leave --trainer out, or name a run of that trainer"
+        )
+
+
+def _check_ranges(cfg: CfgNode) -> None:
+    """Numbers that would fail deep inside torch or numpy, or train nothing, are refused here."""
+    lowest = {
+        "SEED": (cfg.SEED, -1), "OPTIM.LR": (cfg.OPTIM.LR, 0),
+        "OPTIM.MAX_EPOCH": (cfg.OPTIM.MAX_EPOCH, 1),
+        "DATALOADER.TRAIN_X.BATCH_SIZE": (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, 1),
+        "DATALOADER.TEST.BATCH_SIZE": (cfg.DATALOADER.TEST.BATCH_SIZE, 1),
+        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS, 0),
+    }
+    for key, (value, low) in lowest.items():
+        if value < low:
+            raise InputError(f"{key} is {value}, it must be at least {low}")
+    if cfg.SEED >= 2**32:
+        raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
+from dassl.utils.errors import InputError
 from datasets.ood_sets import load_ood_sets
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
 from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
-from ood.results import evaluate_sets, format_table, write_results
+from ood.results import evaluate_sets, format_table, read_results, write_results
 from ood.scores import SCORES, get_scores, offered_scores, score_parameters
 
 ID = "ID"  # name of the in-distribution set in the results
@@ -36,9 +38,10 @@ def main() -> None:
         args.trainer = "ZeroshotCLIP"
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
     params = {"temperature": args.temperature, "local_weight": args.local_weight}
-    get_scores(names)  # an unknown name is told before anything is loaded
+    # What can be told before anything is loaded: unknown names, impossible parameters.
+    score_parameters(get_scores(names), params)
     cfg = build_cfg(args)
-    setup_logger(str(Path(cfg.OUTPUT_DIR, "eval_log.txt")))
+    setup_logger(Path(cfg.OUTPUT_DIR, "eval_log.txt"))
 
     sets = load_ood_sets(cfg)
     if cfg.SEED >= 0:
@@ -47,15 +50,15 @@ def main() -> None:
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
     scores = offered_scores(names, trainer.model.provides)
+    provenance = trainer.provenance()
+    provenance["comparable"]["scores"] = score_parameters(scores, params)
+    check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     evaluation = score_sets(
         trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
         scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT,
     )
-    provenance = trainer.provenance()
-    provenance["comparable"]["scores"] = score_parameters(scores, params)
     provenance |= {
-        "model_dir": args.model_dir, "epoch": args.load_epoch, "config": cfg.dump(),
-        "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
+        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
     }
     logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
 
@@ -68,6 +71,20 @@ def test_loader(cfg, manager, items):
     )
 
 
+def check_same_model(folder: str, comparable: dict) -> None:
+    """Refuse to put another model's results over those in `folder`; other scores are welcome."""
+    if not Path(folder, "results.json").exists():
+        return
+    before = read_results(folder)["provenance"]["comparable"]
+    now = json.loads(json.dumps(comparable))  # tuples are lists in a file
+    changed = [key for key in now if key != "scores" and before.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
+            f"is {now[changed[0]]}. Choose another --output-dir, or remove its results.json"
+        )
+
+
 def report(folder: str, sets: dict, provenance: dict) -> str:
     """Write results and plots into `folder`; the table, and where everything lies."""
     inside = sets[ID]
@@ -78,6 +95,8 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
+    for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
+        old.unlink()  # of scores or sets that are not asked for this time
     for name, values in inside.scores.items():
         others = {set_name: columns[name] for set_name, columns in outside.items()}
         plot_histograms(plots / f"{name}_histogram.png", values, others, name)

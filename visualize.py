@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from tqdm import tqdm
 
 from cli import build_cfg, make_parser, run
 from dassl.engine import build_trainer
-from dassl.utils import atomic_write, nearest_name, setup_logger
+from dassl.utils import atomic_write, nearest_name, read_image, setup_logger
 from dassl.utils.errors import InputError
 from ood.regions import (
     check_top_k,
@@ -56,7 +57,7 @@ def main() -> None:
 def choose_k(asked: str | None, trainer) -> int:
     """K as asked, else the trainer's, else the paper's ratio."""
     classes = len(trainer.dm.dataset.classnames)
-    if asked is not None and not asked.isdigit():
+    if asked is not None and not asked.isdecimal():
         raise InputError(f"--topk {asked!r}: K is a whole number of classes")
     k = int(asked) if asked else trainer.settings.get("TOPK", suggest_top_k(classes))
     check_top_k(k, classes)
@@ -69,7 +70,8 @@ def draw(trainer, path: str, label: str, k: int) -> None:
     index = find_label(label, names)
     irrelevant = irrelevant_regions(trainer, original, index, k)
     caption = region_caption(names[index], k, len(names), irrelevant)
-    name = f"{Path(path).stem}_{names[index].replace(' ', '_')}_k{k}.png"
+    image = re.sub(r"[^\w.-]+", "_", f"{Path(path).absolute().parent.name}_{Path(path).stem}")
+    name = f"{image}_class{index}_k{k}.png"
     output = Path(trainer.cfg.OUTPUT_DIR, "visualization", name)
     seen = as_seen(trainer.cfg, InterpolationMode(trainer.cfg.INPUT.INTERPOLATION))(original)
     save_region_map(output, path, original, seen, irrelevant, caption)
@@ -96,24 +98,14 @@ def compare_with_masks(trainer, folder: Path, k: int) -> None:
         100 * figures["recall"], 100 * figures["background"], output)
 
 
-def read_image(path: str) -> Image.Image:
-    """The image at `path`, in RGB."""
-    try:
-        return Image.open(path).convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"image {path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-
-
 def find_label(asked: str, names: list[str]) -> int:
     """Index of the class that `asked` names or numbers."""
-    if asked.isdigit() and int(asked) < len(names):
-        return int(asked)
     plain = [name.replace("_", " ").lower() for name in names]
     wanted = asked.replace("_", " ").lower()
-    if wanted in plain:
+    if wanted in plain:  # before the index: a class may be called 2
         return plain.index(wanted)
+    if asked.isdecimal() and int(asked) < len(names):
+        return int(asked)
     raise InputError(
         f"--label {asked!r} is neither a class name nor an index from 0 to {len(names) - 1}. "
         f"Nearest name: {nearest_name(wanted, plain)!r}"

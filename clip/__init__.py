@@ -6,7 +6,7 @@ gives global *and* local image features, and text features from tokens or from
 learned prompt embeddings.
 """
 
-from clip.loading import available_models, load
+from clip.loading import available_models, load, weights_hash
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder, build_no_encoder
 from clip.precision import PRECISIONS, Precision, resolve_precision
@@ -23,4 +23,5 @@ __all__ = [
     "load",
     "resolve_precision",
     "tokenize",
+    "weights_hash",
 ]

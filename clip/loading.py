@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import warnings
 import zipfile
@@ -26,12 +25,12 @@ from clip.precision import resolve_precision
 from dassl.utils import load_checkpoint, nearest_name
 from dassl.utils.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 ACTIVATIONS = ("quick_gelu", "gelu")
 OPENAI_TRANSFORM = {
     "mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"
 }
+# Small models that come with this repository.
+BUNDLED = {"generated-ViT-S/8": Path(__file__).parent / "weights" / "generated_vit_s8.safetensors"}
 # OpenAI's names and what open_clip calls the same architecture.
 OPENAI_MODELS = {
     "RN50": "RN50", "RN101": "RN101", "RN50x4": "RN50x4", "RN50x16": "RN50x16",
@@ -46,8 +45,8 @@ NEGATION_KEYS = (
 
 
 def available_models() -> list[str]:
-    """OpenAI's model names; open_clip's pairs are listed by `open_clip.list_pretrained()`."""
-    return list(OPENAI_MODELS)
+    """OpenAI's names and the bundled ones; `open_clip.list_pretrained()` lists open_clip's pairs."""
+    return [*OPENAI_MODELS, *BUNDLED]
 
 
 def load(
@@ -73,6 +72,8 @@ def load(
         raise InputError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
     if name in OPENAI_MODELS:
         model = _from_file(_download_openai(name), name, activation)
+    elif name in BUNDLED:
+        model = _from_file(BUNDLED[name], name, activation)
     elif os.path.exists(name):
         model = _from_file(name, name, activation)
     else:
@@ -114,7 +115,7 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
     architecture, _, tag = name.rpartition("/")
     pairs = open_clip.list_pretrained(as_str=False)
     if (architecture, tag) not in pairs:
-        known = [*OPENAI_MODELS, *("/".join(pair) for pair in pairs)]
+        known = [*available_models(), *("/".join(pair) for pair in pairs)]
         raise InputError(
             f"unknown CLIP model {name!r}: it is neither a file nor a name. "
             f"Nearest name: {nearest_name(name, known)!r}. OpenAI's names: "
@@ -147,33 +148,23 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
     )
 
 
-def _from_file(path: str, name: str, activation: str | None) -> ClipModel:
+def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel:
     state, says = read_state_dict(path)
     negation = negation_state(state)
     if says is not None:
         _check_activation(name, says, activation)
         activation = says
     if activation is None:
-        activation = _assumed_activation(name, is_clipn=bool(negation))
+        raise InputError(
+            f"{name} does not say its activation, and computing with the wrong one loses points of "
+            "accuracy without any error: set MODEL.BACKBONE.ACTIVATION quick_gelu (OpenAI's "
+            "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's published files)"
+        )
     model = build_model(without_negation(state), activation)
     return ClipModel(
         model, name=name, activation=activation, weights_hash=weights_hash(model.state_dict()),
         has_negation=bool(negation), **OPENAI_TRANSFORM,
     )
-
-
-def _assumed_activation(name: str, is_clipn: bool) -> str:
-    """What a file that does not say its activation was most likely trained with."""
-    likely, models, other = (
-        ("gelu", "CLIPN's published models, which start from LAION's", "quick_gelu")
-        if is_clipn else ("quick_gelu", "OpenAI's models", "gelu")
-    )
-    logger.warning(
-        "%s does not say its activation; %s is assumed, as in %s. If it was trained with the "
-        "other, set MODEL.BACKBONE.ACTIVATION %s",
-        name, {"gelu": "GELU", "quick_gelu": "QuickGELU"}[likely], models, other,
-    )
-    return likely
 
 
 def _check_activation(name: str, found: str, asked: str | None) -> None:
@@ -247,8 +238,7 @@ def _read_jit(path: Path) -> dict[str, Tensor]:
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """A state dict, bare or as open_clip's training wraps it."""
     content = load_checkpoint(path)
-    wrapped = isinstance(content.get("state_dict"), dict)
-    state = content["state_dict"] if wrapped else content
+    state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
     state = {key.removeprefix("module.").removeprefix("text."): value
              for key, value in state.items()}
     return {key: value for key, value in state.items() if key != "attn_mask"}, None

@@ -86,6 +86,11 @@ def published_pairs() -> list[Pair]:
     return [(_quoted(yes, yes), _quoted(no, yes)) for yes, no in pairs]
 
 
+def fill(template: str, text: str) -> str:
+    """The template about one class or caption; braces other than its {} stay as they are."""
+    return template.replace("{}", text)
+
+
 def _with(template: str) -> str:
     return template.replace(" of ", " with ").replace(" in a video", " appearing in a video")
 
@@ -109,13 +114,13 @@ def classifier(
         names: C class names. templates: with {} for the name.
     """
     names = [name.replace("_", " ") for name in names]
-    rows = {text: None for template in templates for text in map(template.format, names)}
+    rows = {fill(template, name): None for template in templates for name in names}
     tokens = tokenize(list(rows), truncate=True)
     features = _encode_all(encode, tokens, device, title)  # [distinct, D]
     index = {text: row for row, text in enumerate(rows)}
     total = 0
     for template in templates:
-        total = total + features[[index[template.format(name)] for name in names]]  # [C, D]
+        total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
     return F.normalize(total, dim=-1)
 
 

@@ -57,12 +57,10 @@ def _check_request(num_shots: int, seed: int) -> None:
 def split_record(
     items: Sequence[Datum], root: str | Path, num_shots: int, seed: int
 ) -> dict:
-    """What a run was trained on, ready for JSON: posix paths relative to ``root``, no others.
+    """What a run was trained on, ready for JSON.
 
-    Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files.
-
-    Raises:
-        InputError: an item lies outside ``root``.
+    Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files; paths are
+    posix, relative to ``root``, or absolute where a data set lies elsewhere.
     """
     names = {item.label: item.classname for item in items}
     train = [[_relative(item.impath, root), item.label, item.classname] for item in items]
@@ -75,13 +73,9 @@ def split_record(
 
 
 def _relative(impath: str, root: str | Path) -> str:
-    try:
-        return PurePath(os.path.abspath(impath)).relative_to(os.path.abspath(root)).as_posix()
-    except ValueError:
-        raise InputError(
-            f"The image {impath} lies outside the data root {root}, so its path cannot be "
-            "recorded relative to it. Give the root the data set was read from."
-        ) from None
+    path = PurePath(os.path.abspath(impath))
+    root = os.path.abspath(root)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def write_split(path: str | Path, record: dict) -> None:

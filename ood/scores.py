@@ -93,6 +93,15 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _check_temperature(temperature: float) -> None:
+    low, high = TEMPERATURE_RANGE
+    if not low <= temperature <= high:
+        raise InputError(
+            f"temperature {temperature} is not allowed: it must be a positive number "
+            f"(between {low} and {high}); the papers use 1.0 on cosine similarities"
+        )
+
+
 def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """``((x - max) / T [..., C], max [..., 1])`` in float32 or float64.
 
@@ -100,12 +109,7 @@ def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     is promoted by the subtraction itself, so a large local tensor is never copied just to
     change its type.
     """
-    low, high = TEMPERATURE_RANGE
-    if not low <= temperature <= high:
-        raise InputError(
-            f"temperature {temperature} is not allowed: it must be a positive number "
-            f"(between {low} and {high}); the papers use 1.0 on cosine similarities"
-        )
+    _check_temperature(temperature)
     peak = x.amax(dim=-1, keepdim=True).to(_compute_dtype(x))
     gap = x - peak
     return (gap if temperature == 1 else gap.div_(temperature)), peak
@@ -394,6 +398,8 @@ def _check_params(params: Mapping[str, float]) -> None:
             finite = False
         if not finite:
             raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
+        if name.endswith("temperature"):
+            _check_temperature(float(value))
 
 
 def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:

@@ -1,16 +1,18 @@
-# Sourced by the other scripts: goes to the repository's root and chooses $PYTHON:
-# $PYTHON as given, else .venv where there is one, else the python of the path.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Sourced by the other scripts: $REPOSITORY, its root, and $PYTHON: as given, else that of
+# $REPOSITORY/.venv where there is one, else the path's. The working directory stays the user's.
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
-    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
+    if [ -x "$REPOSITORY/.venv/bin/python" ]; then PYTHON=$REPOSITORY/.venv/bin/python
+    elif command -v python >/dev/null; then PYTHON=python
+    else PYTHON=python3; fi
 fi
 
 # Installs the given requirement files into .venv unless $PYTHON has what they name.
 require() {
-    if ! "$PYTHON" scripts/missing.py "$@"; then
+    if ! "$PYTHON" "$REPOSITORY/scripts/missing.py" "$@"; then
         echo "setting up .venv (a few minutes, once)"
-        [ -x .venv/bin/python ] || python3 -m venv .venv
-        PYTHON=.venv/bin/python
+        PYTHON=$REPOSITORY/.venv/bin/python
+        [ -x "$PYTHON" ] || python3 -m venv "$REPOSITORY/.venv"
         local files=()
         for file in "$@"; do files+=(-r "$file"); done
         "$PYTHON" -m pip install --quiet --disable-pip-version-check "${files[@]}"

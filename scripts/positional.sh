@@ -1,10 +1,10 @@
 # Sourced by scripts/locoop and scripts/coop, which take the published positional arguments.
 
-# usage N "NAMES" "$@": stops with the names of the arguments unless there are at least N.
+# usage N "NAMES" "$@": stops with the names of the arguments unless there are N.
 usage() {
     local count=$1 names=$2
     shift 2
-    if [ $# -lt "$count" ]; then
+    if [ $# -ne "$count" ]; then
         echo "usage: bash $0 $names" >&2
         exit 2
     fi
@@ -15,7 +15,7 @@ train_seeds() {
     local trainer=$1 node=$2 data=$3 dataset=$4 cfg=$5 ctp=$6 nctx=$7 shots=$8 csc=$9
     shift 9
     for seed in ${SEEDS:-1 2 3}; do
-        bash scripts/train.sh --root "$data" --seed "$seed" --trainer "$trainer" \
+        bash "$REPOSITORY/scripts/train.sh" --root "$data" --seed "$seed" --trainer "$trainer" \
             --dataset "$dataset" --config "$cfg" --shots "$shots" "$@" \
             "TRAINER.$node.N_CTX" "$nctx" "TRAINER.$node.CSC" "$csc" \
             "TRAINER.$node.CLASS_TOKEN_POSITION" "$ctp"
@@ -24,12 +24,12 @@ train_seeds() {
 
 # evaluate TRAINER DATA DATASET CFG T MODEL_DIR
 evaluate() {
-    bash scripts/eval.sh --root "$2" --trainer "$1" --dataset "$3" --config "$4" --T "$5" \
+    bash "$REPOSITORY/scripts/eval.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" --T "$5" \
         --model-dir "$6"
 }
 
 # visualize TRAINER DATA DATASET CFG MODEL_DIR IMAGE LABEL
 visualize() {
-    bash scripts/demo_visualization.sh --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
+    bash "$REPOSITORY/scripts/demo_visualization.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
         --model-dir "$5" --image "$6" --label "$7"
 }

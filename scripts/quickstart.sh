@@ -4,6 +4,7 @@
 # CLIP, draws score histograms and region maps, and prints one table.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
+cd "$REPOSITORY"
 require requirements.txt
 export PYTHON
 

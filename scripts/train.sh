@@ -4,4 +4,4 @@
 # A finished run is not repeated, a stopped one goes on. --help lists all flags.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec "$PYTHON" train.py "$@"
+exec "$PYTHON" "$REPOSITORY/train.py" "$@"

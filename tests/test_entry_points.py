@@ -16,9 +16,12 @@ import yaml
 from PIL import Image
 
 import cli
+import clip
 import eval_ood
 import train
 import visualize
+from dassl.utils import load_pretrained_weights
+from trainers.prompt_learner import PromptLearner
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot", "crane")
@@ -44,6 +47,7 @@ def world(tmp_path_factory, clip_file):
     sets = {name: {"FOLDERS": [name], "IMAGES": 5} for name in ("Scenes", "Dots")}
     _write(folder / "pets.yaml", {
         "DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}})
+    _write(folder / "loop.yaml", {"_BASE_": "loop.yaml"})
     for trainer in ("CoOp", "LoCoOp"):
         node = {"TRAINER": {"LOCOOP": {"TOPK": 2}}} if trainer == "LoCoOp" else {}
         _write(folder / trainer / "run.yaml", {
@@ -61,7 +65,7 @@ def world(tmp_path_factory, clip_file):
 
 def _write(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
@@ -127,6 +131,8 @@ def test_training_leaves_dassls_layout(trained):
 def test_evaluation_by_the_script(world, trained):
     done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", trained)
     assert "GL-MCM" in done.stdout and "average" in done.stdout
+    sets = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("Scen", "Dots"))]
+    assert sets[:2] == ["Scenes", "Dots"]  # the YAML's order
     results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     assert set(results["figures"]) >= {"MCM", "GL-MCM", "MSP", "MaxLogit", "Energy", "Entropy"}
     assert set(results["figures"]["MCM"]) == {"Scenes", "Dots", "average"}
@@ -146,7 +152,38 @@ def test_region_map_by_the_script(world, trained):
                   "--image", image, "--label", "tea pot")
     drawn = list((trained / "visualization").glob("*.png"))
     assert len(drawn) == 1 and "K = 2 of 4 classes" in done.stdout
-    assert image.read_bytes() == before
+    assert drawn[0].name == "cat_0_class3_k2.png" and image.read_bytes() == before
+
+
+def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip_file):
+    """The share of regions printed, for every label and K, against one computed by hand."""
+    caplog.set_level("INFO")
+    image = world / "data/pets/val/cat/0.jpg"
+    model, preprocess = clip.load(clip_file("tiny-vit"))
+    names = ["cat", "crane", "golden retriever", "tea pot"]
+    learner = PromptLearner(names, model)
+    content = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)
+    learner.load_state_dict(content["state_dict"])
+    regions = model.encode_image(preprocess(Image.open(image))[None], local=True)[1][0]
+    text = model.encode_prompts(learner(), learner.eot)
+    order = (regions @ torch.nn.functional.normalize(text, dim=-1).T).argsort(descending=True)
+    for label in range(4):
+        for k in (1, 3):
+            caplog.clear()
+            call(visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image,
+                 "--label", label, "--topk", k)
+            extracted = sum(label not in row[:k] for row in order.tolist())
+            assert f"{extracted} of 16 regions" in caplog.text
+
+
+def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path):
+    for path in (world / "data/pets/val").rglob("*.jpg"):
+        mask = tmp_path / path.parent.name / f"{path.stem}.png"
+        mask.parent.mkdir(exist_ok=True)
+        Image.new("L", (80, 72), 255 if path.parent.name == "cat" else 0).save(mask)
+    call(visualize, "--root", f"{world}/data", "--model-dir", trained, "--masks", tmp_path)
+    figures = json.loads((trained / "visualization/regions_k2.json").read_text(encoding="utf-8"))
+    assert figures["images"] == 12 and figures["background"] == 0.75
 
 
 def test_same_seed_same_context_other_seed_other(world, trained, call, tmp_path):
@@ -202,6 +239,89 @@ def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):
     assert list(results["figures"]) == ["MCM", "GL-MCM"] and "AUROC" in capsys.readouterr().out
 
 
+def test_the_weight_of_the_regions_reaches_the_score(world, trained, call, tmp_path):
+    def score(weight):
+        call(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path,
+             "--scores", "MCM,GL-MCM", "--local-weight", weight)
+        rows = (tmp_path / "scores/ID.csv").read_text(encoding="utf-8").splitlines()[1:]
+        return np.array([row.split(",")[-2:] for row in rows], dtype=float)
+
+    for weight in (0, 0.5):
+        mcm, gl_mcm = score(weight).T
+        assert (gl_mcm > mcm).all() if weight else (gl_mcm == mcm).all()
+    assert not list((tmp_path / "plots").glob("Energy*"))
+
+
+def test_other_results_are_not_overwritten_and_stale_ones_are_removed(world, trained, call, told,
+                                                                      tmp_path):
+    arguments = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path]
+    call(eval_ood, *arguments)
+    call(eval_ood, *arguments, "--scores", "MCM", "OOD.SETS.Scenes.FOLDERS", "[]")
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"ID.csv", "Dots.csv"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "MCM_histogram.png", "MCM_roc.png"}
+    message = told(eval_ood, *arguments, "DATASET.CLASSES", "cat,crane")
+    assert "holds results of another model: classnames_hash was" in message
+
+
+def test_results_say_which_context_they_are_of(world, trained, call, tmp_path):
+    call(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path)
+    provenance = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["provenance"]
+    ctx = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)["state_dict"]
+    assert provenance["context"]["file"].endswith("model.pth.tar-3")
+    assert provenance["context"]["hash"] == clip.weights_hash({"ctx": ctx["ctx"]})
+    assert provenance["comparable"]["training"]["optim"]["MAX_EPOCH"] == 3
+
+
+def test_a_run_that_never_began_may_be_corrected(world, call, told, tmp_path):
+    arguments = [*flags(world), "--shots", 1, "--output-dir", tmp_path / "run"]
+    assert "between 1 and the number" in told(train, *arguments, "--topk", 9)
+    call(train, *arguments, "--topk", 2)
+    assert (tmp_path / "run/finished.json").exists()
+
+
+def test_only_testing_and_only_building(world, trained, call, caplog, tmp_path, clip_file):
+    caplog.set_level("INFO")
+    call(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
+    assert "* total: 12" in caplog.text
+    caplog.clear()
+    call(train, *flags(world), "--trainer", "ZeroshotCLIP", "--eval-only")  # as CoOp's scripts do
+    assert "* total: 12" in caplog.text
+    call(train, *flags(world), "--no-train", "--output-dir", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_going_on_from_another_folder(world, trained, call, tmp_path):
+    call(train, *flags(world), "--shots", 2, "--resume", trained, "--output-dir", tmp_path,
+         "OPTIM.MAX_EPOCH", 4)
+    note = (tmp_path / "prompt_learner/checkpoint").read_text(encoding="utf-8")
+    assert note.strip() == "model.pth.tar-4"
+
+
+def test_initial_weights_bring_the_context_and_not_their_class_names(world, trained, clip_file):
+    model, _ = clip.load(clip_file("tiny-vit"))
+    learner = PromptLearner(["a", "b", "c", "d"], model)  # as many classes as the file has
+    own = learner.token_suffix.clone()
+    path = trained / "prompt_learner/model.pth.tar-3"
+    load_pretrained_weights(learner, path)
+    assert torch.equal(learner.token_suffix, own)
+    assert torch.equal(learner.ctx, torch.load(path, weights_only=True)["state_dict"]["ctx"])
+
+
+def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(world))
+    call(train, *flags(world), "--root", "~/data", "--shots", 1, "--output-dir", tmp_path / "run")
+    split = json.loads((tmp_path / "run/split.json").read_text(encoding="utf-8"))
+    assert split["train"][0][0].startswith("pets/train/cat/")
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "a: [", "1: 2"])
+def test_a_damaged_config_of_a_run_is_told(world, trained, told, tmp_path, content):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/config.yaml").write_text(content, encoding="utf-8")
+    assert "config" in told(eval_ood, "--root", f"{world}/data", "--model-dir", tmp_path / "run")
+
+
 def test_published_positional_arguments(world, tmp_path):
     """LoCoOp's own command lines, with one seed and a small config in the repository's place."""
     copy = tmp_path / "repository"
@@ -244,7 +364,8 @@ def test_clipn_from_training_to_the_table(world, tmp_path):
 
 def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):
     arguments = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
-                 "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0"]
+                 "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0",
+                 "MODEL.BACKBONE.ACTIVATION", "gelu"]
     call(eval_ood, "--trainer", "CLIPN", "--template", "published", "--scores",
          "MCM,CTW-public,ODIN", "--output-dir", tmp_path / "clipn", *arguments)
     results = json.loads((tmp_path / "clipn/results.json").read_text(encoding="utf-8"))
@@ -263,7 +384,8 @@ def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file
     cases = (
         (["--variant", "learned"], "learnable, handcrafted"),
         (["--template", "a photo"], "must hold {} once"),
-        (["--backbone", clipn_file(11, "hand")], "VARIANT handcrafted"),
+        (["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
+         "VARIANT handcrafted"),
         (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
     )
     for number, (extra, words) in enumerate(cases):
@@ -296,11 +418,19 @@ def test_clipns_positional_scripts(world, trained, tmp_path):
     (["--dataset", "imagenett", "--dataset-config-file", ""], "Nearest: 'imagenet'"),
     (["--config", "vit_b16_ep5", "--config-file", ""], "Nearest: 'vit_b16_ep50'"),
     (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
+    (["--config-file", "WORLD/loop.yaml"], "its own _BASE_"),
     (["--topk", "5"], "between 1 and the number of classes"),
     (["--topk", "many"], "TRAINER.LOCOOP.TOPK"),
     (["--root", "nowhere"], "nowhere"),
     (["--backbone", "ViT-B/15"], "Nearest name: 'ViT-B/16'"),
     (["--backbone", "no/file.pt"], "neither a file nor a name"),
+    (["--seed", "4294967296"], "seeds below"),
+    (["--lambda_value", "-1"], "0 or more"),
+    (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
+    (["OPTIM.MAX_EPOCH", "0"], "at least 1"),
+    (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
+    (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
+    (["--output-dir", "/dev/null/run"], "/dev/null"),
     (["OPTIM.LRR", "0.1"], "Nearest: OPTIM.LR"),
     (["OPTIM.LR", "fast"], "OPTIM.LR"),
     (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
@@ -311,6 +441,7 @@ def test_clipns_positional_scripts(world, trained, tmp_path):
     (["--shots", "0"], "NUM_SHOTS"),
 ])
 def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, words):
+    extra = [argument.replace("WORLD", str(world)) for argument in extra]
     message = told(train, *flags(world), "--shots", 1, "--output-dir", tmp_path / "run", *extra)
     assert words in message
     assert not (tmp_path / "run" / "prompt_learner").exists()
@@ -324,13 +455,21 @@ def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, 
     (["TRAINER.LOCOOP.N_CTX", "4"], "a shared context of 16 tokens"),
     (["TRAINER.LOCOOP.CSC", "True"], "one context for each of 4 classes"),
     (["OOD.SETS.Dots.FOLDERS", "['Dotts']"], "Dotts"),
-    (["DATASET.CLASSES", "cat,crane"], "classnames_hash"),
+    (["--trainer", "CoOp"], "is a run of LoCoOp"),
     (["MODEL.BACKBONE.ACTIVATION", "gelu"], "trained with quick_gelu"),
 ])
 def test_bad_evaluation_input_is_told_in_a_sentence(world, trained, told, tmp_path, extra, words):
     message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained,
                    "--output-dir", tmp_path, *extra)
     assert words in message and not (tmp_path / "results.json").exists()
+
+
+def test_a_shared_context_may_move_to_other_classes(world, trained, call, caplog, tmp_path):
+    call(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path,
+         "DATASET.CLASSES", "cat,crane")
+    assert "shared context is used for other classes" in caplog.text
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["comparable"]["num_classes"] == 2
 
 
 def test_other_weights_under_a_trained_prompt_are_refused(world, trained, told, generated_weights,
@@ -347,7 +486,7 @@ def test_other_weights_under_a_trained_prompt_are_refused(world, trained, told, 
 @pytest.mark.parametrize("extra, words", [
     (["--label", "teapott"], "Nearest name: 'tea pot'"),
     (["--label", "9"], "index from 0 to 3"),
-    (["--label", "0", "--image", "nowhere.jpg"], "no such file"),
+    (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
     (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
 ])
 def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, words):

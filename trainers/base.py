@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip import ClipModel, load, resolve_precision
+from clip import ClipModel, load, resolve_precision, weights_hash
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint, load_pretrained_weights, set_random_seed
+from dassl.utils import load_pretrained_weights, set_random_seed
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
@@ -40,10 +40,11 @@ class ClipTrainer(TrainerX):
     CONFIG_KEY: str
     CONFIG: CfgNode
     FLAGS: dict[str, str] = {}
-    MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash", "classnames_hash")
+    MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
+    _loaded_from: str | None = None
 
     @property
     def settings(self) -> CfgNode:
@@ -107,16 +108,24 @@ class ClipTrainer(TrainerX):
         }
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
-        """Refuse a checkpoint of another CLIP or (where that matters) another class list."""
-        # Published files have no meta: of them nothing can be checked.
-        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        """Refuse a checkpoint of another CLIP."""
         for key in self.MUST_MATCH:
-            if key in theirs and theirs[key] != ours[key]:
-                raise InputError(
-                    f"{path} was trained with {key} {theirs[key]} ({_model_of(theirs)}), the "
-                    f"config gives {ours[key]} ({_model_of(ours)}): evaluate it with the model "
-                    "and the settings it was trained with"
-                )
+            if message := self._mismatch(checkpoint, path, key):
+                raise InputError(f"{message}: use it with the model it was trained on")
+
+    def _mismatch(self, checkpoint: dict, path: Path, key: str) -> str:
+        """How an entry of the checkpoint's meta differs from the config's; "" if it does not.
+
+        Published files have no meta: of them nothing can be checked.
+        """
+        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        if key not in theirs or theirs[key] == ours[key]:
+            return ""
+        return (
+            f"{path} was trained with {key} {theirs[key]} ({theirs.get('backbone')}, "
+            f"{theirs.get('num_classes')} classes), the config gives {ours[key]} "
+            f"({ours['backbone']}, {ours['num_classes']} classes)"
+        )
 
     def provenance(self) -> dict[str, object]:
         """All that could change this model's figures, for a results file.
@@ -125,18 +134,25 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
+        training = {
+            "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
+            "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
+            "transforms": list(cfg.INPUT.TRANSFORMS),
+        }
         return {
             "comparable": {
                 "trainer": type(self).__name__, "settings": dict(self.settings),
-                "backbone": clip.name, "weights_hash": clip.weights_hash,
-                "activation": clip.activation, "precision": self.precision.name,
-                "classnames_hash": classnames_hash(names), "num_classes": len(names),
-                "shots": cfg.DATASET.NUM_SHOTS,
+                "training": training if self.get_model_names() else None,
+                "weights_hash": clip.weights_hash, "activation": clip.activation,
+                "precision": self.precision.name,
+                "dataset": cfg.DATASET.NAME, "classnames_hash": classnames_hash(names),
+                "num_classes": len(names),
                 "transform": {
                     "size": list(cfg.INPUT.SIZE), "interpolation": cfg.INPUT.INTERPOLATION,
                     "mean": list(cfg.INPUT.PIXEL_MEAN), "std": list(cfg.INPUT.PIXEL_STD),
                 },
             },
+            "backbone": clip.name,
             "seed": cfg.SEED,
             "logit_scale": float(self.model.scale),
             "device": str(self.device),
@@ -228,29 +244,31 @@ class PromptTrainer(ClipTrainer):
         return self._models["prompt_learner"]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load the context of `<directory>/prompt_learner`.
+        """Load the context of `<directory>/prompt_learner`; without a directory nothing.
 
-        CoOp's and LoCoOp's published files load too. The fixed embeddings they
-        hold are left out: ours come from the class names at hand.
+        CoOp's and LoCoOp's published files load too.
 
         Raises:
-            InputError: no such file, another shape of context, another class
-                list (where the context is class-specific), another CLIP.
+            InputError: no such file, or a context that `check_checkpoint` refuses.
         """
-        path = model_file(Path(directory, "prompt_learner"), epoch)
-        checkpoint = load_checkpoint(path)
-        self.check_checkpoint(checkpoint, path)
-        with torch.no_grad():
-            self.learner.ctx.copy_(checkpoint["state_dict"]["ctx"])
+        super().load_model(directory, epoch)
         self._text = None
-        logger.info('Loading weights to prompt_learner from "%s" (epoch = %s)',
-                    path, checkpoint.get("epoch"))
+        if directory:
+            self._loaded_from = str(model_file(Path(directory, "prompt_learner"), epoch))
+
+    def provenance(self) -> dict[str, object]:
+        context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
+        return super().provenance() | {"context": context}
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
-        """Refuse a context that was learned for something else than the config describes."""
-        ctx = checkpoint.get("state_dict", {}).get("ctx")
-        if ctx is None:
-            raise InputError(f"{path} holds no context vectors (state_dict/ctx): is it a prompt?")
+        """Refuse a context that was learned for something else than the config describes.
+
+        A shared context may move to other classes, which is only warned of.
+        """
+        state = checkpoint.get("state_dict")
+        ctx = state.get("ctx") if isinstance(state, dict) else None
+        if not isinstance(ctx, Tensor) or not ctx.isfinite().all():
+            raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")
         expected = self.learner.ctx.shape
         if ctx.shape != expected:
             raise InputError(
@@ -259,6 +277,11 @@ class PromptTrainer(ClipTrainer):
                 ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
             )
         super().check_checkpoint(checkpoint, path)
+        message = self._mismatch(checkpoint, path, "classnames_hash")
+        if message and self.settings.CSC:
+            raise InputError(f"{message}: use it with the classes it was trained on")
+        if message:
+            logger.warning("%s: its shared context is used for other classes", message)
 
 
 class LearnedPrompts(torch.nn.Module):
@@ -276,11 +299,6 @@ class LearnedPrompts(torch.nn.Module):
 
 def _seeded(seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed) if seed >= 0 else None
-
-
-def _model_of(meta: dict) -> str:
-    classes = f", {meta['num_classes']} classes" if "num_classes" in meta else ""
-    return f"{meta.get('backbone')}{classes}"
 
 
 def _rounded(values) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
 from clip import ClipModel, NoTextEncoder, build_no_encoder, encode, tokenize
+from clip.loading import weights_hash
 from clip.negation import draw
-from clip.templates import classifier, template_pairs
+from clip.templates import classifier, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.base import model_file
 from dassl.optim import build_optimizer
 from trainers.base import ClipTrainer
 from trainers.model import PromptedCLIP, exact
@@ -115,7 +118,7 @@ class CLIPN(ClipTrainer):
         if learnable:
             tokens = self.tokenize(captions)
             return tokens, tokens, choices.to(self.device)
-        wordings = [[template.format(caption) for template in self.pairs[i]]
+        wordings = [[fill(template, caption) for template in self.pairs[i]]
                     for caption, i in zip(captions, choices.tolist(), strict=True)]
         standard, denied = zip(*wordings, strict=True)
         return self.tokenize(standard), self.tokenize(denied), None
@@ -203,9 +206,17 @@ class CLIPN(ClipTrainer):
     def part_size(self, count: int) -> int:
         return self.settings.MICRO_BATCH or count
 
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        super().load_model(directory, epoch)
+        if directory:
+            self._loaded_from = str(model_file(Path(directory, "no_encoder"), epoch))
+
     def checkpoint_meta(self) -> dict[str, str | int]:
-        meta = super().checkpoint_meta()
-        return {**meta, "variant": self.encoder.variant}
+        return {**super().checkpoint_meta(), "variant": self.encoder.variant}
+
+    def provenance(self) -> dict[str, object]:
+        hash_ = weights_hash(self.encoder.state_dict())
+        return super().provenance() | {"no_encoder": {"file": self._loaded_from, "hash": hash_}}
 
 
 class TwoBranchCLIP(PromptedCLIP):
@@ -252,7 +263,7 @@ class CaptionedBatches:
 
     def __init__(self, loader, classnames: Sequence[str], template: str):
         self.loader, self.dataset = loader, loader.dataset
-        self.captions = [template.format(name.replace("_", " ")) for name in classnames]
+        self.captions = [fill(template, name.replace("_", " ")) for name in classnames]
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -8,6 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import InputError
 from ood.regions import check_top_k, id_irrelevant_regions
 from trainers.base import PromptTrainer
 from trainers.coop import PROMPT_CONFIG
@@ -24,6 +25,13 @@ class LoCoOp(PromptTrainer):
         "TOPK": 200,  # K: chosen for 1000 classes, see README for other numbers
     })
     FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        if not 0 <= cfg.TRAINER.LOCOOP.LAMBDA < float("inf"):
+            raise InputError(
+                f"TRAINER.LOCOOP.LAMBDA (--lambda_value) is {cfg.TRAINER.LOCOOP.LAMBDA}: the weight "
+                "of the OOD regularisation must be 0 or more; 0 is CoOp"
+            )
 
     def before_train(self) -> None:
         check_top_k(self.settings.TOPK, self.num_classes)

@@ -45,6 +45,8 @@ class PromptLearner(nn.Module):
                  csc: bool = False, ctx_init: str = "", position: str = "end",
                  generator: torch.Generator | None = None):
         super().__init__()
+        if n_ctx < 1:
+            raise InputError(f"N_CTX is {n_ctx}: at least one context vector is needed")
         if position not in CLASS_TOKEN_POSITIONS:
             raise InputError(
                 f"unknown class token position {position!r}: use one of "
@@ -77,6 +79,12 @@ class PromptLearner(nn.Module):
         self.length = int(eot.max()) + 1  # nothing after the last [EOT] is ever read
         order = _order(position, n_ctx, [len(encode(name)) for name in names], self.length)
         self.register_buffer("order", order, persistent=False)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # A file's fixed embeddings are of the class names it was trained with; ours stay.
+        for name in ("token_prefix", "token_suffix"):
+            state_dict[prefix + name] = getattr(self, name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def n_cls(self) -> int:

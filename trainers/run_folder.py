@@ -19,7 +19,8 @@ CONFIG, MARKER = "config.yaml", "finished.json"
 # Settings that say where and how a run computes, not what.
 INCIDENTAL = (
     "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
-    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST", "OOD",
+    "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ",
+    "TEST", "OOD",
 )
 
 
@@ -33,18 +34,19 @@ def open_run(cfg: CfgNode) -> RunState:
     """State of the run in `cfg.OUTPUT_DIR`; a new one's config is written there.
 
     A run is finished when its marker says so, not when its folder exists: a
-    crashed one is resumed from its last checkpoint.
+    crashed one is resumed from its last checkpoint. One that never came to a
+    checkpoint has nothing to keep, so it may be started with other settings.
 
     Raises:
         InputError: the folder holds a run with other settings.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    if not (folder / CONFIG).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    before = read_config(folder) if any(folder.glob("*/checkpoint")) else None
+    if before is None:
         with atomic_write(folder / CONFIG) as file:
-            file.write(cfg.dump())
+            file.write(cfg.dump(sort_keys=False))
         return RunState.NEW
-    differences = _differences(read_config(folder), cfg)
+    differences = _differences(before, cfg)
     if differences:
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
@@ -62,10 +64,24 @@ def finish_run(cfg: CfgNode, **facts: object) -> None:
 def read_config(folder: str | Path) -> dict | None:
     """The settings a run was made with, None for a folder without them (published files)."""
     path = Path(folder) / CONFIG
-    if not path.exists():
-        return None
-    with open(path, encoding="utf-8") as file:
-        return yaml.safe_load(file)
+    return read_yaml(path) if path.exists() else None
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The settings in a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or holds something else than settings.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config file {path} holds no settings (KEY: value lines)")
+    return content
 
 
 def _differences(before: dict, cfg: CfgNode) -> list[str]:

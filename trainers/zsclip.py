@@ -6,7 +6,7 @@ import logging
 
 from yacs.config import CfgNode
 
-from clip.templates import classifier, template_pairs
+from clip.templates import classifier, fill, template_pairs
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from trainers.base import ClipTrainer
@@ -32,7 +32,7 @@ class ZeroshotCLIP(ClipTrainer):
         clip = self.load_clip()
         templates = [template for template, _ in template_pairs(self.settings.TEMPLATE)]
         names = self.dm.dataset.classnames
-        logger.info("Prompts: %d template(s), the first: %s", len(templates), templates[0].format(names[0]))
+        logger.info("Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0]))
         features = classifier(clip.encode_text, names, templates, self.device)
         self.model = PromptedCLIP(clip, lambda: features)
 
@@ -41,6 +41,8 @@ class ZeroshotCLIP(ClipTrainer):
         self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
+        if not directory:
+            return
         raise InputError(
             f"zero-shot CLIP has nothing to load from {directory}: leave --model-dir out, or name "
             "the trainer the run was made with (--trainer)"

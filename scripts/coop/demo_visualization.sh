@@ -3,6 +3,6 @@
 #   bash scripts/coop/demo_visualization.sh data imagenet vit_b16_ep50 MODEL_DIR IMAGE LABEL
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
-source scripts/positional.sh
+source "$REPOSITORY/scripts/positional.sh"
 usage 6 "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "$@"
 visualize CoOp "$1" "$2" "$3" "$4" "$5" "$6"

@@ -3,6 +3,6 @@
 #   bash scripts/coop/train.sh data imagenet vit_b16_ep50 end 16 1 False
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
-source scripts/positional.sh
+source "$REPOSITORY/scripts/positional.sh"
 usage 7 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" "$@"
 train_seeds CoOp COOP "$1" "$2" "$3" "$4" "$5" "$6" "$7"

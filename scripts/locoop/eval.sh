@@ -3,6 +3,6 @@
 #   bash scripts/locoop/eval.sh data imagenet vit_b16_ep50 1 output/imagenet/LoCoOp/vit_b16_ep50_1shots/nctx16_cscFalse_ctpend/seed1
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
-source scripts/positional.sh
+source "$REPOSITORY/scripts/positional.sh"
 usage 5 "DATA DATASET CONFIG TEMPERATURE MODEL_DIR" "$@"
 evaluate LoCoOp "$1" "$2" "$3" "$4" "$5"

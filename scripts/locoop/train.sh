@@ -3,6 +3,6 @@
 #   bash scripts/locoop/train.sh data imagenet vit_b16_ep50 end 16 1 False 0.25 200
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
-source scripts/positional.sh
+source "$REPOSITORY/scripts/positional.sh"
 usage 9 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC LAMBDA K" "$@"
 train_seeds LoCoOp LOCOOP "$1" "$2" "$3" "$4" "$5" "$6" "$7" --lambda_value "$8" --topk "$9"

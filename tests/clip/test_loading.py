@@ -18,13 +18,12 @@ def reference(tiny_clip):
     return tiny_clip("tiny-vit")
 
 
-def test_bare_state_dict_is_read_as_openais_and_says_so(
-    generated_weights, reference, tmp_path, caplog
-):
+def test_bare_state_dict_must_be_told_its_activation(generated_weights, reference, tmp_path):
     torch.save(generated_weights("tiny-vit"), tmp_path / "bare.pt")
-    model, _ = clip.load(str(tmp_path / "bare.pt"))
+    model, _ = clip.load(str(tmp_path / "bare.pt"), activation="quick_gelu")
     assert _same(model, reference) and model.activation == "quick_gelu"
-    assert "QuickGELU is assumed" in caplog.text
+    with pytest.raises(InputError, match="does not say its activation"):
+        clip.load(str(tmp_path / "bare.pt"))
 
 
 def test_openais_markers_fix_the_activation(generated_weights, tmp_path, caplog):

@@ -37,12 +37,12 @@ class Batches:
         return iter(self.batches[start : start + self.per_epoch])
 
 
-def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25):
+def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25, seed=-1):
     """The real trainer on recorded batches."""
     cfg = default_cfg()
     node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
     settings = {
-        **GOLDEN_CONFIG, "TRAINER.NAME": name, "OUTPUT_DIR": str(folder),
+        **GOLDEN_CONFIG, "TRAINER.NAME": name, "OUTPUT_DIR": str(folder), "SEED": seed,
         "MODEL.BACKBONE.NAME": backbone, "OPTIM.MAX_EPOCH": case.get("max_epoch", 4),
         f"TRAINER.{node}.PREC": "fp32", f"TRAINER.{node}.N_CTX": case["n_ctx"],
         f"TRAINER.{node}.CSC": case["csc"], f"TRAINER.{node}.CTX_INIT": case.get("ctx_init") or "",
@@ -146,6 +146,36 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
             close(contexts[number - 1], arrays[key])
         else:
             close(contexts[number - 1], arrays[f"{run['id']}/ctx_f32_step{number}"])
+
+
+def test_a_gradient_scaler_changes_nothing_but_the_path(golden, clip_file, tmp_path):
+    """On a GPU amp is the default: its branch of the step, with a scaler that works on the CPU."""
+    about, arrays = golden("train.json"), golden("train.npz")
+    run = about["runs"][0]
+    contexts = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        images = torch.from_numpy(arrays["images_q"]).float() / 32
+        loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
+        trainer = make_trainer("LoCoOp", run, about["classnames"], loader,
+                               tmp_path / str(len(contexts)), clip_file(run["arch"]))
+        with torch.no_grad():
+            trainer.learner.ctx.copy_(torch.from_numpy(arrays["a/ctx0"]))
+        trainer.scaler, trainer.max_epoch = scaler, 2
+        trainer.train()
+        contexts.append(trainer.learner.ctx.detach().numpy())
+    close(contexts[1], contexts[0], 1e-6)
+
+
+def test_the_order_of_the_images_depends_on_the_seed_alone(golden, clip_file, tmp_path):
+    """Not on how many random numbers building the model took."""
+    about = golden("train.json")
+    drawn = []
+    for arch in ("tiny-vit", "tiny-rn"):
+        case = about["runs"][0] | {"arch": arch}
+        make_trainer("CoOp", case, about["classnames"], None, tmp_path / arch, clip_file(arch),
+                     seed=3)
+        drawn.append(torch.randperm(100))
+    assert torch.equal(*drawn)
 
 
 def test_lambda_zero_is_coop(golden, clip_file, tmp_path):

@@ -61,7 +61,7 @@ def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
 def test_two_branches_are_the_public_codes(variant, clipn_file, golden):
     """Logits of both branches at scale 100, on the recorded image features."""
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
-    tiny, _ = clip.load(clipn_file(about["seed"], variant))
+    tiny, _ = clip.load(clipn_file(about["seed"], variant), activation="gelu")
     names = {"src": "learnable", "hand": "handcrafted"}
     model = TwoBranchCLIP(tiny, build_no_encoder(tiny, names[variant]), about["classes"],
                           template_pairs("published")).requires_grad_(False)
@@ -83,7 +83,7 @@ def test_published_checkpoint_gives_the_published_scores(clipn_file, golden):
 
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
     infer = about["infer"]
-    tiny, _ = clip.load(clipn_file(infer["seed"], arch="tiny512"))
+    tiny, _ = clip.load(clipn_file(infer["seed"], arch="tiny512"), activation="gelu")
     model = TwoBranchCLIP(tiny, build_no_encoder(tiny, "learnable"), about["classes"],
                           template_pairs("published")).requires_grad_(False)
     names = ["MSP", "MaxLogit", "Energy", "CTW-public", "ATD-public"]

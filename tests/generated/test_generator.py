@@ -1,0 +1,169 @@
+"""What the generator draws: determinism, masks, captions, and which concepts occur where."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.generated import captions, streams
+from datasets.generated.backgrounds import BACKGROUNDS
+from datasets.generated.canvas import CLEAR, COLOUR_NAMES, SIZE, Pen, Pose
+from datasets.generated.clutter import CLUTTER
+from datasets.generated.drawing import fit
+from datasets.generated.further import FURTHER_OBJECTS
+from datasets.generated.objects import ID_OBJECTS
+from datasets.generated.ood import OOD_SETS, ood_sample
+
+# Mean colours of one image a stream. A change here is a change of the benchmark: raise
+# build.VERSION, train the small CLIP anew, measure every published figure again.
+MEAN_COLOURS = {
+    "clip-train": (76.5, 112.6, 51.7),
+    "id-train": (98.4, 58.4, 29.8),
+    "id-val": (171.4, 127.1, 92.0),
+    "generated-nature": (161.6, 166.9, 154.5),
+    "generated-scenes": (86.1, 110.0, 134.7),
+    "generated-places": (103.1, 38.5, 15.8),
+    "generated-textures": (175.6, 89.3, 94.5),
+}
+
+
+def draw(stream: str, index: int = 3) -> np.ndarray:
+    if stream == "clip-train":
+        return streams.captioned_sample(stream, index).image
+    if stream.startswith("id-"):
+        return streams.id_sample(stream[3:], "duck", index).image
+    return ood_sample(stream, index)[0]
+
+
+@pytest.mark.parametrize("stream", MEAN_COLOURS)
+def test_benchmark_is_the_one_whose_figures_are_published(stream):
+    assert draw(stream).mean((0, 1)) == pytest.approx(MEAN_COLOURS[stream], abs=0.7)
+
+
+@pytest.mark.parametrize("stream", MEAN_COLOURS)
+def test_an_image_depends_on_stream_and_index_alone(stream):
+    first = draw(stream)
+    draw(stream, 4)
+    assert np.array_equal(first, draw(stream))
+    assert not np.array_equal(first, draw(stream, 4))
+    assert first.shape == (SIZE, SIZE, 3) and first.dtype == np.uint8
+
+
+def test_streams_and_seeds_share_no_image():
+    images = [streams.captioned_sample("clip-train", 0).image,
+              streams.captioned_sample("clip-held-out", 0).image,
+              streams.captioned_sample("clip-train", 0, seed=1).image]
+    images += [streams.id_sample(split, "key", 0).image for split in ("train", "val")]
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_concepts_of_the_ood_sets_occur_nowhere_else():
+    known = {*ID_OBJECTS, *FURTHER_OBJECTS, *CLUTTER}
+    known |= {name.removeprefix("a ").removeprefix("the ") for name in BACKGROUNDS}
+    concepts = [concept for names, _ in OOD_SETS.values() for concept in names]
+    assert len(set(concepts)) == len(concepts)
+    assert known.isdisjoint(concepts)
+    assert set(ID_OBJECTS).isdisjoint({*FURTHER_OBJECTS, *CLUTTER})
+
+
+def test_training_captions_name_no_ood_concept():
+    texts = " ".join(streams.captioned_sample("clip-train", i).caption for i in range(150))
+    words = f" {texts.replace('.', '').replace(',', '')} "
+    assert not [c for names, _ in OOD_SETS.values() for c in names if f" {c} " in words]
+
+
+def test_training_stream_shows_more_than_the_id_classes():
+    assert len(ID_OBJECTS) >= 12 and len(FURTHER_OBJECTS) >= 20
+    labels = [streams.captioned_sample("clip-train", i).label for i in range(150)]
+    assert "" in labels, "no bare background among 150 samples"
+    assert {*labels} & {*FURTHER_OBJECTS} and {*labels} & {*ID_OBJECTS}
+
+
+@pytest.mark.parametrize("name", ID_OBJECTS)
+@given(index=st.integers(0, 2**31))
+@settings(max_examples=8, deadline=None)
+def test_every_id_class_can_be_drawn(name, index):
+    sample = streams.id_sample("val", name, index)
+    assert 0.03 < sample.mask.mean() < 0.4
+    assert name in sample.caption
+
+
+@pytest.mark.parametrize("thing", [*FURTHER_OBJECTS.values(), *CLUTTER.values()],
+                         ids=lambda thing: thing.name)
+def test_every_other_thing_can_be_drawn(thing):
+    sample = streams.object_sample(np.random.default_rng(0), thing)
+    assert sample.mask.sum() > 60 and thing.name in sample.caption
+
+
+@pytest.mark.parametrize("name, concept", [(n, c) for n, (cs, _) in OOD_SETS.items() for c in cs])
+def test_every_ood_concept_can_be_drawn(name, concept):
+    _, draw_concept = OOD_SETS[name]
+    first, second = (draw_concept(np.random.default_rng(seed), concept) for seed in (0, 1))
+    assert first.shape == (SIZE, SIZE, 3) and np.isfinite(first).all()
+    assert first.std() > 3 and np.abs(first - second).mean() > 1
+
+
+@given(coverage=st.floats(0.08, 0.35), seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_fit_keeps_the_object_inside_and_near_its_coverage(coverage, seed):
+    rng = np.random.default_rng(seed)
+    alpha = fit(rng, ID_OBJECTS["alarm clock"], (200, 30, 30), coverage)[..., 3]
+    assert (alpha > 0.5).mean() == pytest.approx(coverage, rel=0.15)
+    edge = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+    assert (edge > 0.5).mean() < 0.1
+
+
+def test_mask_is_where_the_object_changed_the_image(monkeypatch):
+    """Without shadow, light, clutter and occlusion, the mask is exactly the changed pixels."""
+    monkeypatch.setattr(streams, "scatter_clutter", lambda rng, image: (image, []))
+    monkeypatch.setattr(streams, "place", lambda rng, image, layer: streams.composite(image, layer))
+    monkeypatch.setattr(streams, "_OCCLUDED", 0)
+    field = np.full((SIZE, SIZE, 3), 255, np.float32)
+    for thing in ID_OBJECTS.values():
+        image, mask, _ = streams.object_image(np.random.default_rng(1), thing, (0, 0, 0), field)
+        changed = np.abs(image - field).max(-1) > 140
+        assert not (changed & ~mask).any(), thing.name
+        # Cream, white and light blue parts change the white field less, but belong to the object.
+        assert (changed & mask).sum() > 0.25 * mask.sum(), thing.name
+
+
+def test_occluder_is_taken_out_of_the_mask(monkeypatch):
+    """The same object with and without a nuisance in front: the mask only shrinks."""
+    field = np.zeros((SIZE, SIZE, 3), np.float32)
+    masks = []
+    for share in (0, 1):
+        monkeypatch.setattr(streams, "_OCCLUDED", share)
+        masks.append(streams.object_image(np.random.default_rng(2), ID_OBJECTS["mug"],
+                                          (200, 0, 0), field)[1])
+    assert (masks[1] <= masks[0]).all() and masks[1].sum() < masks[0].sum()
+
+
+def test_pen_places_mirrors_and_erases():
+    pen = Pen(Pose(x=32, y=32, scale=16, mirror=True))
+    pen.box(0.2, -0.5, 1, 0.5, (255, 0, 0))
+    pen.box(0.2, -0.5, 0.6, 0.5, CLEAR)
+    alpha = pen.rgba()[..., 3]
+    assert alpha[32, 19] == 1 and alpha[32, 26] == 0 and alpha[32, 40] == 0
+
+
+def test_captions_name_object_and_background():
+    rng, background = np.random.default_rng(0), BACKGROUNDS["a beach"]
+    texts = [captions.object_caption(rng, "umbrella", "orange", "large", background, ["rock"])
+             for _ in range(300)]
+    assert all("umbrella" in text for text in texts)
+    assert any("on a beach" in t for t in texts) and any("a beach with an" in t for t in texts)
+    assert any("rock" in t for t in texts) and any("an orange umbrella" in t for t in texts)
+    assert len(set(texts)) > 30
+    assert not any(f" a {vowel}" in text for text in texts for vowel in "aeiou")
+
+
+def test_pairs_and_backgrounds_are_captioned():
+    rng, background = np.random.default_rng(0), BACKGROUNDS["a forest"]
+    text = captions.pair_caption(rng, [("red", "mug"), ("blue", "key")], background)
+    assert "mug" in text and "key" in text
+    assert "forest" in captions.background_caption(rng, background, [])
+
+
+def test_colours_keep_their_names_apart():
+    assert {"red", "green", "blue", "black", "white"} <= set(COLOUR_NAMES)
