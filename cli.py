@@ -26,7 +26,7 @@ from trainers.run_folder import CONFIG, read_config, read_yaml
 HERE = Path(__file__).resolve().parent
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
-DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16")  # where a dataset has no config of its own name
+DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -102,14 +102,15 @@ def default_cfg() -> CfgNode:
 
 def default_output_dir(cfg: CfgNode, dataset_file: str, trainer_file: str) -> str:
     """LoCoOp's layout of run folders."""
-    trainer = cfg.TRAINER.NAME
-    folder = Path("output", Path(dataset_file).stem, trainer)
-    settings = cfg.TRAINER.get(getattr(TRAINER_REGISTRY.get(trainer), "CONFIG_KEY", ""), {})
-    if "N_CTX" not in settings:
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    folder = Path("output", Path(dataset_file).stem, cfg.TRAINER.NAME)
+    if not getattr(trainer, "LEARNS", True):
         return (folder / Path(trainer_file).stem).as_posix()
-    shots = f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
-    prompt = f"nctx{settings.N_CTX}_csc{settings.CSC}_ctp{settings.CLASS_TOKEN_POSITION}"
-    return (folder / shots / prompt / f"seed{cfg.SEED}").as_posix()
+    settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
+    folder /= f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
+    if "N_CTX" in settings:
+        folder /= f"nctx{settings.N_CTX}_csc{settings.CSC}_ctp{settings.CLASS_TOKEN_POSITION}"
+    return (folder / f"seed{cfg.SEED}").as_posix()
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:

@@ -13,11 +13,12 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from datasets.ood_sets import load_ood_sets
+from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
 from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
 from ood.results import evaluate_sets, format_table, read_results, write_results
-from ood.scores import SCORES, get_scores, score_parameters
+from ood.scores import SCORES, get_scores, offered_scores, score_parameters
 
 ID = "ID"  # name of the in-distribution set in the results
 
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--scores", default="all", help=f"separated by commas: {', '.join(SCORES)}")
+    parser.add_argument("--scores", default="all", help="all the model can give, "
+                        f"or some, separated by commas: {', '.join(SCORES)}")
     parser.add_argument("--T", "--temperature", type=float, default=1.0, dest="temperature",
                         help="of MCM and GL-MCM, on cosine similarities")
     parser.add_argument("--local-weight", type=float, default=1.0,
@@ -36,8 +38,8 @@ def main() -> None:
         args.trainer = "ZeroshotCLIP"
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
     params = {"temperature": args.temperature, "local_weight": args.local_weight}
-    scores = get_scores(names)
-    parameters = score_parameters(scores, params)
+    # What can be told before anything is loaded: unknown names, impossible parameters.
+    score_parameters(get_scores(names), params)
     cfg = build_cfg(args)
     setup_logger(Path(cfg.OUTPUT_DIR, "eval_log.txt"))
 
@@ -47,8 +49,9 @@ def main() -> None:
     trainer = build_trainer(cfg)
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
+    scores = offered_scores(names, trainer.model.provides)
     provenance = trainer.provenance()
-    provenance["comparable"]["scores"] = parameters
+    provenance["comparable"]["scores"] = score_parameters(scores, params)
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     evaluation = score_sets(
         trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
@@ -87,6 +90,10 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
     inside = sets[ID]
     outside = {name: part.scores for name, part in sets.items() if name != ID}
     figures = evaluate_sets(inside.scores, outside)
+    decisions = decision_rates(
+        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID})
+    if decisions:
+        warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
     for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
         old.unlink()  # of scores or sets that are not asked for this time
@@ -94,11 +101,11 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
         others = {set_name: columns[name] for set_name, columns in outside.items()}
         plot_histograms(plots / f"{name}_histogram.png", values, others, name)
         plot_roc(plots / f"{name}_roc.png", values, others, name)
-    write_results(folder, figures, list(sets.values()), provenance)
-    return (
-        f"{format_table(figures)}\n\nID accuracy: {100 * inside.accuracy:.2f} %\n"
-        f"results.json, results.csv, scores/ and plots/ are in {folder}"
-    )
+    write_results(folder, figures, list(sets.values()), provenance, decisions)
+    parts = [format_table(figures), format_rates(decisions),
+             f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
+             f"results.json, results.csv, scores/ and plots/ are in {folder}"]
+    return "\n\n".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

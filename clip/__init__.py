@@ -8,16 +8,19 @@ learned prompt embeddings.
 
 from clip.loading import available_models, load, weights_hash
 from clip.model import ClipModel
+from clip.negation import NoTextEncoder, build_no_encoder
 from clip.precision import PRECISIONS, Precision, resolve_precision
 from clip.prefix import Packing
 from clip.tokenizer import encode, tokenize
 
 __all__ = [
     "ClipModel",
+    "NoTextEncoder",
     "PRECISIONS",
     "Packing",
     "Precision",
     "available_models",
+    "build_no_encoder",
     "encode",
     "load",
     "resolve_precision",

@@ -37,6 +37,11 @@ OPENAI_MODELS = {
     "RN50x64": "RN50x64", "ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16",
     "ViT-L/14": "ViT-L-14", "ViT-L/14@336px": "ViT-L-14-336",
 }
+# What the state dict of a CLIPN holds beside its CLIP's.
+NEGATION_KEYS = (
+    "transformer_no.", "token_embedding_no.", "positional_embedding_no", "ln_final_no.",
+    "text_projection_no", "prompt_no",
+)
 
 
 def available_models() -> list[str]:
@@ -145,6 +150,7 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
 
 def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel:
     state, says = read_state_dict(path)
+    negation = negation_state(state)
     if says is not None:
         _check_activation(name, says, activation)
         activation = says
@@ -152,12 +158,12 @@ def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel
         raise InputError(
             f"{name} does not say its activation, and computing with the wrong one loses points of "
             "accuracy without any error: set MODEL.BACKBONE.ACTIVATION quick_gelu (OpenAI's "
-            "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's)"
+            "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's published files)"
         )
-    model = build_model(state, activation)
+    model = build_model(without_negation(state), activation)
     return ClipModel(
         model, name=name, activation=activation, weights_hash=weights_hash(model.state_dict()),
-        **OPENAI_TRANSFORM,
+        has_negation=bool(negation), **OPENAI_TRANSFORM,
     )
 
 
@@ -236,6 +242,20 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     state = {key.removeprefix("module.").removeprefix("text."): value
              for key, value in state.items()}
     return {key: value for key, value in state.items() if key != "attn_mask"}, None
+
+
+def negation_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CLIPN's "no" text encoder among the weights `state`, under the text tower's names; empty
+    for a plain CLIP. The 16 learnable prompts keep their name, `prompt_no`."""
+    return {
+        key if key == "prompt_no" else key.replace("_no", "", 1): value
+        for key, value in state.items() if key.startswith(NEGATION_KEYS)
+    }
+
+
+def without_negation(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain CLIP among the weights `state`."""
+    return {key: value for key, value in state.items() if not key.startswith(NEGATION_KEYS)}
 
 
 def _spread_token_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -51,15 +51,18 @@ class ClipModel(nn.Module):
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
         mean, std, interpolation: of the transform it was trained with.
+        has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
     """
 
     def __init__(self, model: nn.Module, *, name: str, activation: str, weights_hash: str,
-                 mean: tuple[float, ...], std: tuple[float, ...], interpolation: str):
+                 mean: tuple[float, ...], std: tuple[float, ...], interpolation: str,
+                 has_negation: bool = False):
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
         self.mean, self.std, self.interpolation = mean, std, interpolation
+        self.has_negation = has_negation
         self.visual = model.visual
         if isinstance(self.visual, ModifiedResNet):
             # A fifth off the convolutions' time on a CPU; a ViT gains nothing.
@@ -119,14 +122,7 @@ class ClipModel(nn.Module):
         """Unnormalised text features `[T, D]` of token ids `[T, 77]`."""
         eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
         tokens = tokens[:, : int(eot.max()) + 1]
-        embeddings = self.token_embedding(tokens)
-        if not self.shares_prefix:
-            return self.text(embeddings, eot)
-        alike = (tokens == tokens[:1]).all(dim=0).cumprod(dim=0).sum()
-        prefix = int(torch.minimum(alike, eot.min()))  # [EOT] at least is each text's own
-        packing = Packing((eot + 1 - prefix).tolist()).to(tokens.device)
-        return self.encode_packed(
-            embeddings[0, :prefix], packing.pack(embeddings[:, prefix:]), packing)
+        return self.text(self.token_embedding(tokens), eot)
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         """Unnormalised text features `[T, D]` of prompt embeddings `[T, L, W]`, [EOT] at `eot` `[T]`."""

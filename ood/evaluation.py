@@ -16,10 +16,13 @@ from tqdm import tqdm
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
+from ood.decisions import decide
 from ood.results import SetScores
 from ood.scores import Score, compute_scores, required_inputs
 
 logger = logging.getLogger(__name__)
+
+DECISION = "decision "  # before the names of decisions, among the columns of a pass
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ def score_sets(
     """Score all images of all sets in one pass, the class prompts encoded once.
 
     Args:
-        model: as `trainers.model.PromptedCLIP`: `text_features()` `[C, D]`, `scale`, and
-            cosines `[B, C]`, local cosines `[B, N, C]` of `model(images, text, local)`.
+        model: as `trainers.model.PromptedCLIP`: `class_features()`, and
+            `inputs(images, classes, needs)`, the named inputs of scores.
         make_loader: an unshuffled loader of dict batches with "img" and "index".
             One loader reads all sets, so its workers start once.
         root: folder that the paths in the result are relative to.
@@ -59,13 +62,13 @@ def score_sets(
     model.eval()
     with torch.inference_mode(), tqdm(total=len(items), desc="scoring", unit="image") as bar:
         with autocast():
-            text = model.text_features()
+            classes = model.class_features()
         for batch in make_loader(items):
             if "img" in batch:
                 index = batch["index"].numpy()
                 done[index] = True
                 with autocast():
-                    parts = score_batch(model, batch["img"].to(device), text, scores, params)
+                    parts = score_batch(model, batch["img"].to(device), classes, scores, params)
                 for name, part in parts.items():
                     part = part.cpu().numpy()
                     columns.setdefault(name, np.zeros(len(items), part.dtype))[index] = part
@@ -74,15 +77,16 @@ def score_sets(
 
 
 def score_batch(
-    model: nn.Module, images: Tensor, text: Tensor, scores: Sequence[Score],
+    model: nn.Module, images: Tensor, classes: Mapping[str, Tensor], scores: Sequence[Score],
     params: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """Every score of a batch of images `[B, 3, H, W]`, `[B]` each, and the "prediction"."""
+    """Of a batch of images `[B, 3, H, W]`, `[B]` each: every score, the "prediction", and CLIPN's
+    decisions, named "decision ..."."""
     needs = required_inputs(scores)
-    cosines, local_cosines = model(images, text, local="local_cosines" in needs)
-    inputs = {"cosines": cosines, "local_cosines": local_cosines, "logits": model.scale * cosines}
-    parts = compute_scores(scores, {name: inputs[name] for name in needs}, params)
-    return parts | {"prediction": cosines.argmax(dim=-1)}
+    inputs = model.inputs(images, classes, needs)
+    parts = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
+    decisions = {f"{DECISION}{name}": rejected for name, rejected in decide(inputs).items()}
+    return parts | decisions | {"prediction": inputs["cosines"].argmax(dim=-1)}
 
 
 def _split(
@@ -98,9 +102,11 @@ def _split(
             raise InputError(f"{name}: none of its {len(items)} images could be read")
         values = {column: all_values[part][kept] for column, all_values in columns.items()}
         labels = np.array([item.label for item in items])[kept]
+        rejected = {column.removeprefix(DECISION): values.pop(column)
+                    for column in list(values) if column.startswith(DECISION)}
         scored[name] = SetScores(
             name=name, images=paths[kept].tolist(), predictions=values.pop("prediction"),
-            labels=None if (labels < 0).all() else labels, scores=values,
+            labels=None if (labels < 0).all() else labels, scores=values, rejected=rejected,
         )
         skipped[name] = paths[~kept].tolist()
         if skipped[name]:

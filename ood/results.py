@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class SetScores:
     """Scores of one image set, image by image; higher = more in-distribution.
 
     ``images``: paths relative to the data root. ``scores``: score name -> [n]. ``labels`` and
-    ``predictions`` (class indices, [n]) are for sets that have them.
+    ``predictions`` (class indices, [n]) are for sets that have them. ``rejected``: name of a
+    threshold-free decision -> bool [n].
     """
 
     name: str
@@ -59,10 +60,13 @@ class SetScores:
     scores: dict[str, np.ndarray]
     labels: Sequence[int] | None = None
     predictions: Sequence[int] | None = None
+    rejected: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_set_name(self.name)
-        columns = {**self.scores, "label": self.labels, "prediction": self.predictions}
+        columns = {
+            **self.scores, **self.rejected, "label": self.labels, "prediction": self.predictions
+        }
         for name, column in columns.items():
             if column is not None and len(column) != len(self.images):
                 raise InputError(
@@ -159,12 +163,14 @@ def write_results(
     figures: Figures,
     sets: Sequence[SetScores],
     provenance: Mapping[str, Any],
+    decisions: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write results.csv, scores/<set>.csv and, last, results.json; gives the latter's path.
 
     ``provenance`` holds all that could change the figures. Its entry "comparable", a dict, must be
     equal in runs that are averaged (class list, transform, score parameters, ...). Values that JSON
-    does not know are written as text, NaN and infinity as null.
+    does not know are written as text, NaN and infinity as null. ``decisions``: rates of
+    threshold-free decisions (`ood.decisions`), if there are any.
     """
     folder = Path(folder)
     path = folder / "results.json"
@@ -180,6 +186,7 @@ def write_results(
         "figures": figures,
         "accuracy": {s.name: s.accuracy for s in sets if s.accuracy is not None},
         "images": {s.name: len(s.images) for s in sets},
+        **({"decisions": decisions} if decisions else {}),
         "provenance": provenance,
     }
     with atomic_write(path) as file:

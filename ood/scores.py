@@ -11,6 +11,9 @@ Inputs (any floating type; half precision is computed in float32, float64 stays 
 - ``cosines`` [B, C]: cosine similarity of each image with each class text.
 - ``local_cosines`` [B, N, C]: the same for each of the N regions of an image.
 - ``logits`` [B, C]: ``exp(logit_scale) * cosines``.
+- ``no_logits`` [B, C]: the same with the texts of CLIPN's "no" text encoder.
+- ``odin_logits`` [B, C]: logits of the images after ODIN's step towards their class.
+- ``head_norm`` [B]: L1 norm of ``exp(logit_scale) * f``, what enters the cosine head.
 
 Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
 cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
@@ -33,9 +36,14 @@ from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-INPUT_DIMS = {"cosines": 2, "logits": 2, "local_cosines": 3}
+INPUT_DIMS = {
+    "cosines": 2, "logits": 2, "local_cosines": 3, "no_logits": 2, "odin_logits": 2, "head_norm": 1,
+}  # fmt: skip
 # What goes wrong when an input is absent, for the inputs a model may be unable to give.
-ABSENCE = {"local_cosines": "no local features: {score} would silently equal MCM"}
+ABSENCE = {
+    "local_cosines": "no local features: {score} would silently equal MCM",
+    "no_logits": 'the model has no "no" text encoder: {score} is for a CLIPN, --trainer CLIPN',
+}
 # Beyond these, 1/T or T itself leaves float32's normal range.
 TEMPERATURE_RANGE = (1e-30, 1e30)
 
@@ -50,13 +58,16 @@ class Score:
     parameters: dict[str, float]  # name -> default
     title: str
     paper: str
+    usual: bool = True  # part of "all"
 
 
 SCORES: dict[str, Score] = {}
 
 
-def score(name: str, needs: tuple[str, ...], title: str, paper: str) -> Callable:
-    """Register a score function under ``name``.
+def score(
+    name: str, needs: tuple[str, ...], title: str, paper: str, usual: bool = True
+) -> Callable:
+    """Register a score function under ``name``; one that is not ``usual`` must be asked for by it.
 
     ``needs`` must repeat the function's positional arguments; every keyword-only argument must
     have a numeric default. Breaking either rule is a TypeError when the module is imported.
@@ -72,7 +83,7 @@ def score(name: str, needs: tuple[str, ...], title: str, paper: str) -> Callable
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
         if name in SCORES:
             raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, tuple(needs), function, parameters, title, paper)
+        SCORES[name] = Score(name, tuple(needs), function, parameters, title, paper, usual)
         return function
 
     return register
@@ -197,6 +208,103 @@ def entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(dim=-1)
 
 
+CLIPN_PAPER = "Wang et al., CLIPN for zero-shot OOD detection: teaching CLIP to say no, ICCV 2023"
+
+
+def yes_no_log_odds(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """``log((1 - p_no) / p_no)`` of each class: [B, C] -> [B, C], float32 or float64.
+
+    ``p_no = exp(no) / (exp(yes) + exp(no))`` is the probability that the class is absent.
+    """
+    return logits.to(_compute_dtype(logits)) - no_logits.to(_compute_dtype(no_logits))
+
+
+def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """ATD's C + 1 log-probabilities: of the classes [B, C], ``log((1 - p_no_c) p_c)``, and of the
+    unknown class [B], ``log sum_c p_no_c p_c``."""
+    log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    odds = yes_no_log_odds(logits, no_logits)
+    known = log_p + torch.nn.functional.logsigmoid(odds)
+    return known, torch.logsumexp(log_p + torch.nn.functional.logsigmoid(-odds), dim=-1)
+
+
+@score("CTW", needs=("logits", "no_logits"), title="competing to win", paper=CLIPN_PAPER)
+def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """Log-odds of ``1 - p_no`` of the class with the largest logit: [B, C], [B, C] -> [B].
+
+    Differs from upstream: the probability itself is 1 in float32 from log-odds of 16.6, and the
+    ties move AUROC by points. Log-odds order images alike and never tie; CTW-public saturates.
+    """
+    winner = logits.argmax(dim=-1, keepdim=True)
+    return yes_no_log_odds(logits, no_logits).gather(-1, winner).squeeze(-1)
+
+
+@score("ATD", needs=("logits", "no_logits"), title="agreeing to differ", paper=CLIPN_PAPER)
+def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """Log-odds of ``sum_c (1 - p_no_c) p_c``, the probability of all known classes together:
+    [B, C], [B, C] -> [B].
+
+    Differs from upstream: log-odds, as in CTW.
+    """
+    known, unknown = atd_log_probabilities(logits, no_logits)
+    return torch.logsumexp(known, dim=-1) - unknown
+
+
+@score(
+    "CTW-public", needs=("logits", "no_logits"), usual=False, paper=CLIPN_PAPER,
+    title="competing to win as the public code computes it",
+)
+def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """``1 - p_no`` of the winning class, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    return torch.sigmoid(ctw(logits, no_logits))
+
+
+@score(
+    "ATD-public", needs=("logits", "no_logits"), usual=False, paper=CLIPN_PAPER,
+    title="agreeing to differ as the public code computes it",
+)
+def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """``sum_c (1 - p_no_c) p_c``, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    return (torch.sigmoid(yes_no_log_odds(logits, no_logits)) * p).sum(dim=-1)
+
+
+@score(
+    "ODIN",
+    needs=("odin_logits",),
+    title="out-of-distribution detector for neural networks",
+    paper="Liang et al., Enhancing the reliability of out-of-distribution image detection in "
+    "neural networks, ICLR 2018",
+    usual=False,  # two more passes and a backward one through the image tower
+)
+def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
+    """``max_c softmax_c(logits(x') / T)``: [B, C] -> [B].
+
+    ``x'`` is the image after a step of 0.0014 in each pixel value, up the gradient of
+    ``log max_c softmax_c(logits(x) / T)`` at T = 1000, by the model. The logits are CLIP's scaled
+    cosine similarities with the class texts.
+    """
+    return _max_softmax(odin_logits, odin_temperature)
+
+
+@score(
+    "GradNorm",
+    needs=("logits", "head_norm"),
+    title="L1 norm of the gradient of KL(uniform || softmax)",
+    paper="Huang et al., On the importance of gradients for detecting distributional shifts in "
+    "the wild, NeurIPS 2021, eqs. 2 to 6 with T = 1",
+)
+def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
+    """``|| d KL(u || softmax(W x)) / d W ||_1``, in closed form: [B, C], [B] -> [B].
+
+    The cosine head taken as the linear last layer: weights ``W`` [C, D], the normalised texts (not
+    CLIP's own parameters), input ``x = exp(logit_scale) f``. The gradient is
+    ``(softmax(W x) - u) x^T``, so its norm is ``||softmax(W x) - u||_1 ||x||_1``.
+    """
+    p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    return (p - 1 / p.shape[-1]).abs().sum(dim=-1) * head_norm.to(p.dtype)
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
@@ -204,12 +312,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def get_scores(names: str | Iterable[str]) -> list[Score]:
-    """Scores by name, in the order asked; ``"all"`` gives every registered one.
+    """Scores by name, in the order asked; ``"all"`` gives every usual one.
 
     Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
     """
     if names == "all":
-        return list(SCORES.values())
+        return [s for s in SCORES.values() if s.usual]
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if name not in SCORES:
@@ -225,6 +333,20 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
 def required_inputs(scores: Iterable[Score]) -> set[str]:
     """Names of all inputs that ``scores`` need: local features are computed only if asked for."""
     return {need for s in scores for need in s.needs}
+
+
+def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[Score]:
+    """As `get_scores`, for a model that ``provides`` these inputs: ``"all"`` means those it can
+    give; any other that it lacks the inputs for is an InputError."""
+    provides = set(provides)
+    if names == "all":
+        return [s for s in get_scores("all") if provides.issuperset(s.needs)]
+    scores = get_scores(names)
+    for s in scores:
+        for need in s.needs:
+            if need not in provides:
+                raise _missing(s.name, need, sorted(provides))
+    return scores
 
 
 def compute_scores(
@@ -284,13 +406,18 @@ def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
     user = {need: s.name for s in reversed(scores) for need in s.needs}  # first score to need it
     for need, name in user.items():
         if inputs.get(need) is None:
-            reason = ABSENCE.get(need, "{score} needs them").format(score=name)
-            found = ", ".join(k for k in inputs if inputs[k] is not None) or "nothing"
-            raise InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
+            raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
         _check_tensor(name, need, inputs[need])
-    shapes = {need: (inputs[need].shape[0], inputs[need].shape[-1]) for need in user}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"the inputs disagree on (images, classes): {shapes}")
+    images = {need: inputs[need].shape[0] for need in user}
+    classes = {need: inputs[need].shape[-1] for need in user if inputs[need].dim() > 1}
+    if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
+        raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")
+
+
+def _missing(name: str, need: str, found: list[str]) -> InputError:
+    reason = ABSENCE.get(need, "{score} needs them").format(score=name)
+    found = ", ".join(found) or "nothing"
+    return InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
 
 
 def _check_tensor(name: str, need: str, x: Tensor) -> None:
@@ -304,7 +431,7 @@ def _check_tensor(name: str, need: str, x: Tensor) -> None:
         raise InputError(f"score {name}: {need} of shape {tuple(x.shape)} has no class or region")
     # aminmax passes NaN on and allocates nothing, where isfinite would copy a large local tensor.
     if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
-        bad = (~torch.isfinite(x)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
         raise InputError(
             f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} images "
             f"(first in the batch: {bad[0]}); half precision may have overflowed: try fp32"
@@ -317,7 +444,7 @@ def _warn_once(message: str) -> None:
 
 
 def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
-    if any(x is not None and x.shape[-1] == 1 for x in inputs.values()):
+    if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in inputs.values()):
         flat = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
         if flat:
             _warn_once(

@@ -183,13 +183,18 @@ def _trainer(result: Mapping[str, Any]) -> str:
 
 
 def only(groups: Mapping[str, Sequence[dict]], scores: Sequence[str]) -> dict[str, list[dict]]:
-    """The same results with the figures of `scores` alone."""
-    missing = {s for runs in groups.values() for r in runs for s in scores if s not in r["figures"]}
-    if missing:
-        raise InputError(f"score {', '.join(sorted(missing))} is not in every run: evaluate again")
+    """The same results with the figures of `scores` alone, of each method those that it has."""
+    has = {name: {s for run in runs for s in run["figures"]} for name, runs in groups.items()}
+    unknown = [s for s in scores if not any(s in own for own in has.values())]
+    missing = {s for name, runs in groups.items() for run in runs
+               for s in has[name].intersection(scores) - run["figures"].keys()}
+    if unknown or missing:
+        missing = ", ".join(sorted({*unknown, *missing}))
+        raise InputError(f"score {missing} is not in every run: evaluate again")
+    chosen = {name: [s for s in scores if s in own] for name, own in has.items()}
     return {
-        name: [{**run, "figures": {s: run["figures"][s] for s in scores}} for run in runs]
-        for name, runs in groups.items()
+        name: [{**run, "figures": {s: run["figures"][s] for s in chosen[name]}} for run in runs]
+        for name, runs in groups.items() if chosen[name]
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.golden import weights_clipn
 from tests.golden.weights import make_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -75,3 +76,29 @@ def logging_as_it_was():
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def clipn_file(tmp_path_factory):
+    """Path of a CLIPN as its authors' code saves one: `clipn_file(seed, variant="src")`.
+
+    `plain`: only the CLIP in it.
+    """
+    folder = tmp_path_factory.mktemp("clipn")
+
+    def write(seed: int, variant: str = "src", arch: str = "tiny", logit_scale: float = 4.6052,
+              plain: bool = False) -> str:
+        path = folder / f"{seed}-{variant}-{arch}-{logit_scale}-{plain}/epoch_1.pt"
+        if path.exists():
+            return str(path)
+        path.parent.mkdir()
+        state = weights_clipn.make_state_dict(seed, arch, variant, logit_scale)
+        state = weights_clipn.plain_clip(state) if plain else state
+        state = {f"module.{key}": torch.as_tensor(value) for key, value in state.items()}
+        # As numpy's cosine schedule leaves it in the published files.
+        groups = [{"lr": np.float64(1e-4), "params": [0]}]
+        torch.save({"epoch": 1, "name": "x", "state_dict": state,
+                    "optimizer": {"state": {}, "param_groups": groups}}, path)
+        return str(path)
+
+    return write

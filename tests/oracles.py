@@ -56,6 +56,69 @@ def entropy(logits):
     return [math.fsum(p * math.log(p) for p in softmax(row) if p > 0) for row in logits]
 
 
+def ctw_probability(logits, no_logits):
+    scores = []
+    for yes, no in zip(logits, no_logits):
+        winner = max(range(len(yes)), key=lambda c: float(yes[c]))
+        scores.append(softmax([float(yes[winner]), float(no[winner])])[0])
+    return scores
+
+
+def ctw(logits, no_logits):
+    """Log-odds of 1 - p_no of the winner, which are the difference of its logits."""
+    winners = [max(range(len(yes)), key=lambda c: float(yes[c])) for yes in logits]
+    return [float(yes[c]) - float(no[c]) for yes, no, c in zip(logits, no_logits, winners)]
+
+
+def _known_and_unknown(yes, no):
+    """Logarithms of sum_c (1 - p_no_c) p_c and of sum_c p_no_c p_c, times the same constant."""
+    known = [a - _log1p_exp(b - a) for a, b in zip(map(float, yes), map(float, no))]
+    unknown = [a - _log1p_exp(a - b) for a, b in zip(map(float, yes), map(float, no))]
+    return _log_sum_exp(known), _log_sum_exp(unknown), max(known)
+
+
+def _log1p_exp(x):
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _log_sum_exp(values):
+    peak = max(values)
+    return peak + math.log(math.fsum(math.exp(v - peak) for v in values))
+
+
+def atd_probability(logits, no_logits):
+    scores = []
+    for yes, no in zip(logits, no_logits):
+        p = softmax(yes)
+        scores.append(math.fsum(p_c * softmax([a, b])[0] for p_c, a, b in zip(p, yes, no)))
+    return scores
+
+
+def atd(logits, no_logits):
+    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits)]
+    return [known - unknown for known, unknown, _ in parts]
+
+
+def ctw_decision(logits, no_logits):
+    """True for an image that is rejected as OOD."""
+    return [score < 0 for score in ctw(logits, no_logits)]
+
+
+def atd_decision(logits, no_logits):
+    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits)]
+    return [unknown > best for _, unknown, best in parts]
+
+
+def odin(logits, temperature=1000.0):
+    return [max(softmax(row, temperature)) for row in logits]
+
+
+def grad_norm(logits, norms):
+    """Sum over classes c and features d of |(p_c - 1/C) x_d|, with sum_d |x_d| given."""
+    return [math.fsum(abs(p - 1 / len(row)) for p in softmax(row)) * float(norm)
+            for row, norm in zip(logits, norms)]
+
+
 # Metrics, in exact fractions where possible.
 
 

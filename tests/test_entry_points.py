@@ -55,6 +55,11 @@ def world(tmp_path_factory, clip_file):
             "INPUT": {"SIZE": [64, 64]}, "DATALOADER": {"NUM_WORKERS": 0},
             "OPTIM": {"MAX_EPOCH": 3},
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}}, **node})
+    _write(folder / "CLIPN" / "run.yaml", {
+        "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
+        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 4}}, "OPTIM": {"MAX_EPOCH": 2},
+        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+        "TRAINER": {"CLIPN": {"TEMPLATE": "a photo of a {}."}}})
     return folder
 
 
@@ -340,10 +345,74 @@ def test_published_positional_arguments(world, tmp_path):
     assert list((copy / run / "visualization").glob("*.png"))
 
 
+def test_clipn_from_training_to_the_table(world, tmp_path):
+    """By the real scripts: two epochs, then CTW, ATD and the decisions beside the others."""
+    run = tmp_path / "clipn"
+    done = script(world, "train.sh", *flags(world, "CLIPN"), "--shots", "4", "--output-dir", run)
+    assert "epoch [2/2] batch [4/4]" in done.stdout and "bin_no" in done.stdout
+    assert "not the paper's setting" in done.stdout
+    assert (run / "no_encoder/model.pth.tar-2").exists() and (run / "finished.json").exists()
+    done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", run)
+    assert "Threshold-free decisions" in done.stdout and "OOD rejected" in done.stdout
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert list(results["figures"]) == [
+        "MCM", "GL-MCM", "MSP", "MaxLogit", "Energy", "Entropy", "CTW", "ATD", "GradNorm"]
+    assert set(results["decisions"]) == {"CTW", "ATD"}
+    row = results["decisions"]["ATD"]
+    assert 0 <= row["id_acceptance"] <= 1 and set(row["sets"]) == {"Scenes", "Dots", "average"}
+    header = (run / "scores/Dots.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "image,prediction," + ",".join(results["figures"])
+
+
+def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):
+    arguments = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
+                 "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0",
+                 "MODEL.BACKBONE.ACTIVATION", "gelu"]
+    call(eval_ood, "--trainer", "CLIPN", "--template", "published", "--scores",
+         "MCM,CTW-public,ODIN", "--output-dir", tmp_path / "clipn", *arguments)
+    results = json.loads((tmp_path / "clipn/results.json").read_text(encoding="utf-8"))
+    assert list(results["figures"]) == ["MCM", "CTW-public", "ODIN"]
+    assert results["provenance"]["comparable"]["activation"] == "gelu"
+    assert "Threshold-free" in capsys.readouterr().out
+    arguments[arguments.index("--config") + 1] = "vit_b16"
+    call(eval_ood, "--trainer", "ZeroshotCLIP", "--output-dir", tmp_path / "zero", *arguments,
+         "INPUT.SIZE", "(64, 64)")
+    results = json.loads((tmp_path / "zero/results.json").read_text(encoding="utf-8"))
+    assert "CTW" not in results["figures"] and "decisions" not in results
+
+
+def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file, tmp_path):
+    clipn = [*flags(world, "CLIPN"), "--shots", "1", "--output-dir"]
+    cases = (
+        (["--variant", "learned"], "learnable, handcrafted"),
+        (["--template", "a photo"], "must hold {} once"),
+        (["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
+         "VARIANT handcrafted"),
+        (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
+    )
+    for number, (extra, words) in enumerate(cases):
+        assert words in told(train, *clipn, tmp_path / str(number), *extra)
+    assert 'no "no" text encoder' in told(
+        eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--scores", "MCM,ATD",
+        "--output-dir", tmp_path / "out")
+
+
 @pytest.mark.parametrize("name, count", [("train", 9), ("eval", 5), ("demo_visualization", 6)])
 def test_positional_scripts_name_their_arguments(world, name, count):
     done = script(world, f"locoop/{name}.sh", "data", check=False)
     assert done.returncode == 2 and "usage:" in done.stderr and "DATA DATASET CONFIG" in done.stderr
+
+
+def test_clipns_positional_scripts(world, trained, tmp_path):
+    for name in ("train", "eval"):
+        done = script(world, f"clipn/{name}.sh", "data", check=False)
+        assert done.returncode == 2 and "DATA DATASET CONFIG" in done.stderr
+    run = tmp_path / "run"
+    pets = ["--dataset-config-file", f"{world}/pets.yaml", "--config-file", f"{world}/CLIPN/run.yaml",
+            "--output-dir", run, "TRAINER.CLIPN.MICRO_BATCH", "3"]
+    script(world, "clipn/train.sh", f"{world}/data", "imagefolder", "tiny", "handcrafted", 1, *pets)
+    script(world, "clipn/eval.sh", f"{world}/data", "imagefolder", "tiny", "published", run, *pets[:2])
+    assert "ATD" in json.loads((run / "results.json").read_text(encoding="utf-8"))["figures"]
 
 
 @pytest.mark.parametrize("extra, words", [

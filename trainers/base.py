@@ -34,12 +34,16 @@ class ClipTrainer(TrainerX):
         CONFIG: their node of the config, with its defaults; it lands at
             TRAINER.<CONFIG_KEY>.
         FLAGS: command-line flags of their own, flag -> key of that node.
+        MUST_MATCH: entries of a checkpoint's meta that must be the config's.
+        LEARNS: False where there is nothing to train, so shots and seed change nothing.
     and build `self.model`, a `PromptedCLIP`.
     """
 
     CONFIG_KEY: str
     CONFIG: CfgNode
     FLAGS: dict[str, str] = {}
+    MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
+    LEARNS = True
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -75,9 +79,22 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
+    def ready_to_train(self) -> None:
+        """What `build_model` ends with."""
+        if self.precision.needs_scaler:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+        if self.cfg.SEED >= 0:
+            # Building a model draws random numbers, how many depends on where its
+            # weights come from. The order of the images must not.
+            set_random_seed(self.cfg.SEED)
+
     def before_train(self) -> None:
         """Resume if there is something to resume, and record which images are trained on."""
         super().before_train()
+        self.record_split()
+
+    def record_split(self) -> None:
+        """Write down which images of the ID dataset are trained on."""
         cfg, items = self.cfg, self.dm.dataset.train_x
         record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         if distributed.is_main():
@@ -92,6 +109,26 @@ class ClipTrainer(TrainerX):
             "weights_hash": clip.weights_hash, "classnames_hash": classnames_hash(names),
             "num_classes": len(names),
         }
+
+    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
+        """Refuse a checkpoint of another CLIP."""
+        for key in self.MUST_MATCH:
+            if message := self._mismatch(checkpoint, path, key):
+                raise InputError(f"{message}: use it with the model it was trained on")
+
+    def _mismatch(self, checkpoint: dict, path: Path, key: str) -> str:
+        """How an entry of the checkpoint's meta differs from the config's; "" if it does not.
+
+        Published files have no meta: of them nothing can be checked.
+        """
+        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        if key not in theirs or theirs[key] == ours[key]:
+            return ""
+        return (
+            f"{path} was trained with {key} {theirs[key]} ({theirs.get('backbone')}, "
+            f"{theirs.get('num_classes')} classes), the config gives {ours[key]} "
+            f"({ours['backbone']}, {ours['num_classes']} classes)"
+        )
 
     def provenance(self) -> dict[str, object]:
         """All that could change this model's figures, for a results file.
@@ -145,13 +182,21 @@ class ClipTrainer(TrainerX):
         raise NotImplementedError
 
     def _backward_and_update(self, loss: Tensor) -> None:
-        if self.scaler is None:
-            self.model_backward_and_update(loss)
-            return
-        self.detect_anomaly(loss)
         self.model_zero_grad()
-        self.scaler.scale(loss).backward()
+        self.backward(loss)
+        self.update()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, scaled where float16 needs it."""
+        self.detect_anomaly(loss)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def update(self) -> None:
+        """One step of every optimiser, on gradients that `backward` made."""
         self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
+        if self.scaler is None:
+            self.model_update()
+            return
         for optimizer in self._optims.values():
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -207,12 +252,7 @@ class PromptTrainer(ClipTrainer):
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", learner, self.optim, self.sched)
-        if self.precision.needs_scaler:
-            self.scaler = torch.amp.GradScaler(self.device.type)
-        if cfg.SEED >= 0:
-            # Building a model draws random numbers, how many depends on where its
-            # weights come from. The order of the images must not.
-            set_random_seed(cfg.SEED)
+        self.ready_to_train()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
@@ -275,18 +315,11 @@ class PromptTrainer(ClipTrainer):
                 f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
                 ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
             )
-        # Published files have no meta: of them nothing more can be checked.
-        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
-        for key in theirs.keys() & {"activation", "weights_hash", "classnames_hash"}:
-            if theirs[key] == ours[key]:
-                continue
-            message = (
-                f"{path} was trained with {key} {theirs[key]} ({theirs.get('backbone')}, "
-                f"{theirs.get('num_classes')} classes), the config gives {ours[key]} "
-                f"({ours['backbone']}, {ours['num_classes']} classes)"
-            )
-            if key != "classnames_hash" or self.settings.CSC:
-                raise InputError(f"{message}: use it with the model and classes it was trained on")
+        super().check_checkpoint(checkpoint, path)
+        message = self._mismatch(checkpoint, path, "classnames_hash")
+        if message and self.settings.CSC:
+            raise InputError(f"{message}: use it with the classes it was trained on")
+        if message:
             logger.warning("%s: its shared context is used for other classes", message)
 
 

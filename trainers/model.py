@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip import ClipModel
+
+# ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
+ODIN_TEMPERATURE = 1000.0
+ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
 
 
 class PromptedCLIP(nn.Module):
@@ -51,10 +55,73 @@ class PromptedCLIP(nn.Module):
         text = self.text_features() if text is None else text
         return cosines(features, text), None if regions is None else cosines(regions, text)
 
+    # What scores are computed from
+
+    @property
+    def provides(self) -> set[str]:
+        """The inputs of `ood.scores` that this model can give."""
+        always = {"cosines", "logits", "head_norm", "odin_logits"}
+        return always | ({"local_cosines"} if self.clip.grid else set())
+
+    def class_features(self) -> dict[str, Tensor]:
+        """What describes the classes, `[C, D]` each: encoded once, then given to `inputs`."""
+        return {"text": self.text_features()}
+
+    def inputs(
+        self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The inputs `needs` of scores for images `[B, 3, H, W]`, and "cosines", by name.
+
+        Args:
+            classes: what `class_features` returned. needs: names among `provides`.
+        """
+        features, regions = self.image_features(images, "local_cosines" in needs)
+        with exact(images):
+            inputs = self.head(features, classes)
+            if regions is not None:
+                inputs["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
+        if "odin_logits" in needs:
+            features, _ = self.image_features(self.odin_images(images, classes["text"]), False)
+            with exact(images):
+                inputs["odin_logits"] = self.scale * features @ classes["text"].T
+        return {name: x for name, x in inputs.items() if name in needs or name == "cosines"}
+
+    def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What follows from image features `[B, D]`: cosines and logits `[B, C]`, and the L1 norm
+        `[B]` of what enters the cosine head, exp(logit_scale) * f."""
+        cosines = features @ classes["text"].T
+        norm = (self.scale * features).abs().sum(dim=-1)
+        return {"cosines": cosines, "logits": self.scale * cosines, "head_norm": norm}
+
+    def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
+        """Images a small step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
+
+        Liang et al., eq. 2. The step is taken on the normalised pixels, one of 1/std in each
+        channel, so that it is `ODIN_MAGNITUDE` in all pixels of the image itself.
+        """
+        # Within inference mode nothing can be differentiated, nor can tensors made in it.
+        with torch.inference_mode(False), torch.enable_grad():
+            pixels, text = images.clone().requires_grad_(), text.clone()
+            features, _ = self.image_features(pixels, local=False)
+            with exact(images):
+                # The factor T keeps the gradient's size; only its sign is used.
+                log_p = (self.scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
+                confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
+            (gradient,) = torch.autograd.grad(confidence, pixels)
+        std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)
+        return images + ODIN_MAGNITUDE * gradient.sign() / std
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """Float32 where `like` lives, whatever the precision around.
+
+    In half precision a cosine is off by a hundredth of a logit, and softmax scores fall onto a few
+    hundred distinct values.
+    """
+    return torch.autocast(like.device.type, enabled=False)
+
 
 def cosines(features: Tensor, text: Tensor) -> Tensor:
     """Cosine similarities `[..., C]` of normalised features `[..., D]` with `text` `[C, D]`."""
-    # Outside autocast: in half precision a cosine is off by a hundredth of
-    # a logit, and softmax scores fall onto a few hundred distinct values.
-    with torch.autocast(features.device.type, enabled=False):
+    with exact(features):
         return features @ text.T

@@ -3,7 +3,8 @@
 Upstream pickled whole schedulers, and with them optimisers. `torch.load(weights_only=True)`
 refuses such files. Here the names it refuses are listed first, statically; names under
 torch.optim and dassl.optim are then bound to an inert stub, so that the file loads with the
-objects' contents thrown away. Every other name is refused.
+objects' contents thrown away. So are numpy's scalars (CLIPN's files hold a learning rate as one).
+Every other name is refused.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ __all__ = ["load_weights_only"]
 logger = logging.getLogger(__name__)
 
 _DROPPED_MODULES = ("torch.optim.", "dassl.optim.")
+_DROPPED_NAMES = (
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
+)  # fmt: skip
 
 
 class _Dropped:
-    """Stands for a pickled object of torch.optim or dassl.optim and keeps nothing of it."""
+    """Stands for a pickled object whose content is thrown away, such as one of torch.optim."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -66,7 +70,7 @@ def _names_of_code(path: str | os.PathLike) -> list[str]:
 def _stub_for(name: str, path: str | os.PathLike) -> type:
     if name in _DICTS:
         stub = _PlainDict
-    elif name.startswith(_DROPPED_MODULES):
+    elif name.startswith(_DROPPED_MODULES) or name in _DROPPED_NAMES:
         stub = _Dropped
     else:
         raise InputError(

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 import ood.scores as scores_module
 from dassl.utils.errors import InputError
+from ood.metrics import ood_metrics
 from ood.scores import (
     SCORES,
     compute_scores,
     get_scores,
+    offered_scores,
     required_inputs,
     score,
     score_parameters,
@@ -30,18 +32,32 @@ ORACLES = {
     "MaxLogit": lambda x, p: oracles.maxlogit(x["logits"]),
     "Energy": lambda x, p: oracles.energy(x["logits"], p.get("energy_temperature", 1.0)),
     "Entropy": lambda x, p: oracles.entropy(x["logits"]),
+    "CTW": lambda x, p: oracles.ctw(x["logits"], x["no_logits"]),
+    "ATD": lambda x, p: oracles.atd(x["logits"], x["no_logits"]),
+    "CTW-public": lambda x, p: oracles.ctw_probability(x["logits"], x["no_logits"]),
+    "ATD-public": lambda x, p: oracles.atd_probability(x["logits"], x["no_logits"]),
+    "ODIN": lambda x, p: oracles.odin(x["odin_logits"], p.get("odin_temperature", 1000.0)),
+    "GradNorm": lambda x, p: oracles.grad_norm(x["logits"], x["head_norm"]),
 }
+# Scores that pass through 0, in a difference of numbers as large as the logits.
+SLACK = {"Entropy": 1e-6, "CTW": 1e-5, "ATD": 1e-5, "CTW-public": 1e-6, "ATD-public": 1e-6,
+         "GradNorm": 1e-5}
 
 
 def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     cosines = torch.rand(batch, classes, generator=generator) * 2 - 1
     local = torch.rand(batch, regions, classes, generator=generator) * 2 - 1
-    inputs = {"cosines": cosines, "local_cosines": local, "logits": scale * cosines}
+    no = torch.rand(batch, classes, generator=generator) * 2 - 1
+    inputs = {
+        "cosines": cosines, "local_cosines": local, "logits": scale * cosines,
+        "no_logits": scale * no, "odin_logits": scale * cosines.flip(0),
+        "head_norm": scale * (1 + 7 * torch.rand(batch, generator=generator)),
+    }
     return {name: x.to(dtype) for name, x in inputs.items()}
 
 
-def golden(key):
+def recorded(key):
     return torch.from_numpy(GOLDEN[key])
 
 
@@ -64,14 +80,14 @@ def test_every_score_is_its_formula(
 ):
     inputs = make_inputs(seed, batch, regions, classes, scale, dtype)
     params = {"temperature": temperature, "local_weight": weight, "energy_temperature": temperature}
-    results = compute_scores(get_scores("all"), inputs, params)
+    inputs = {name: x.clamp(-6e4, 6e4) for name, x in inputs.items()}
+    results = compute_scores(list(SCORES.values()), inputs, params)
     plain = {name: x.double().tolist() for name, x in inputs.items()}
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     for name, values in results.items():
         declared = {p: v for p, v in params.items() if p in SCORES[name].parameters}
         expected = ORACLES[name](plain, declared)
-        # Entropy near 0 is a sum of rounding errors: a small absolute slack as well.
-        slack = tolerance * 0.1 if name == "Entropy" else 0
+        slack = SLACK.get(name, 0) * tolerance * 1e5 * max(1.0, scale / 10)
         assert values.tolist() == pytest.approx(expected, rel=tolerance, abs=slack)
 
 
@@ -98,8 +114,9 @@ def test_higher_is_more_in_distribution(name):
     uniform = torch.full((4, 10), 0.15)
 
     def inputs(x):
-        local = x.unsqueeze(1).expand(-1, 6, -1)
-        return {"cosines": x, "logits": 100 * x, "local_cosines": local}
+        local, no = x.unsqueeze(1).expand(-1, 6, -1), torch.full_like(x, 0.2)
+        return {"cosines": x, "logits": 100 * x, "local_cosines": local, "no_logits": 100 * no,
+                "odin_logits": 100 * x, "head_norm": torch.full((len(x),), 5.0)}
 
     assert (one(name, inputs(confident)) > one(name, inputs(uniform))).all()
 
@@ -108,9 +125,9 @@ def test_higher_is_more_in_distribution(name):
 def test_class_and_region_order_do_not_matter(name):
     inputs = make_inputs(seed=3, dtype=torch.float64)
     classes, regions = torch.randperm(7), torch.randperm(4)
-    shuffled = {key: x[..., classes] for key, x in inputs.items()}
+    shuffled = {key: x[..., classes] if x.dim() > 1 else x for key, x in inputs.items()}
     shuffled["local_cosines"] = shuffled["local_cosines"][:, regions]
-    torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=0)
+    torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -143,8 +160,8 @@ def test_half_precision_keeps_distinct_scores():
 @pytest.mark.parametrize("t", ["1.0", "0.5", "2.0", "0.01"])
 def test_public_locoop_mcm(model, t):
     """The public code divides logits by 100 and negates."""
-    inputs = {"cosines": golden(f"locoop/{model}/logits") / 100}
-    expected = -golden(f"locoop/{model}/T{t}/MCM")
+    inputs = {"cosines": recorded(f"locoop/{model}/logits") / 100}
+    expected = -recorded(f"locoop/{model}/T{t}/MCM")
     values = one("MCM", inputs, temperature=float(t))
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
 
@@ -152,7 +169,7 @@ def test_public_locoop_mcm(model, t):
 @pytest.mark.parametrize("images", ["id", "ood"])
 @pytest.mark.parametrize("t", ["1", "0.01", "100"])
 def test_public_mcm_project(images, t):
-    cosines, temperature = golden(f"mcm/{images}/cosines"), float(t)
+    cosines, temperature = recorded(f"mcm/{images}/cosines"), float(t)
     ours = {
         "MCM": one("MCM", {"cosines": cosines}, temperature=temperature),
         "max-logit": one("MaxLogit", {"logits": cosines}),
@@ -160,7 +177,7 @@ def test_public_mcm_project(images, t):
         "entropy": one("Entropy", {"logits": cosines / temperature}),
     }
     for name, values in ours.items():
-        expected = -golden(f"mcm/{images}/T{t}/{name}").double()
+        expected = -recorded(f"mcm/{images}/T{t}/{name}").double()
         torch.testing.assert_close(values, expected, rtol=2e-6, atol=1e-6)
 
 
@@ -168,9 +185,9 @@ def test_public_mcm_project(images, t):
 @pytest.mark.parametrize("t", ["1", "0.01", "100"])
 @pytest.mark.parametrize("w", ["1.0", "0.5"])
 def test_public_gl_mcm_project(images, t, w):
-    inputs = {key: golden(f"glmcm/{images}/{key}") for key in ("cosines", "local_cosines")}
+    inputs = {key: recorded(f"glmcm/{images}/{key}") for key in ("cosines", "local_cosines")}
     values = one("GL-MCM", inputs, temperature=float(t), local_weight=float(w))
-    expected = -golden(f"glmcm/{images}/T{t}/w{w}").double()
+    expected = -recorded(f"glmcm/{images}/T{t}/w{w}").double()
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
 
 
@@ -178,14 +195,87 @@ def test_public_gl_mcm_project(images, t, w):
 @pytest.mark.parametrize("name", ["MSP", "MaxLogit", "Energy"])
 def test_public_clipn_baselines(case, name):
     for images in ("id", "ood"):
-        values = one(name, {"logits": golden(f"clipn/{case}/{images}/logits").double()})
-        expected = golden(f"clipn/{case}/{images}/{name}").double().flatten()
+        values = one(name, {"logits": recorded(f"clipn/{case}/{images}/logits").double()})
+        expected = recorded(f"clipn/{case}/{images}/{name}").double().flatten()
         torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+
+
+def _clipn(case, golden_clipn, dtype=torch.float32):
+    """Inputs of the ID and of the OOD images of a CLIPN case."""
+    return [
+        {"logits": torch.from_numpy(golden_clipn[f"{case}/{part}/yes"]).to(dtype),
+         "no_logits": torch.from_numpy(golden_clipn[f"{case}/{part}/no"]).to(dtype)}
+        for part in ("id", "ood")
+    ]
+
+
+CLIPN_CASES = ["normal", "saturated", "ties", "C1", "one_vs_one", "twenty", "small_scale"]
+
+
+@pytest.mark.parametrize("name", ["CTW", "ATD"])
+@pytest.mark.parametrize("case", CLIPN_CASES)
+def test_public_clipn_scores(case, name, golden):
+    """The public probabilities, in float32 and float64, and its metrics."""
+    arrays, figures = golden("clipn_scores.npz"), golden("clipn_scores.json")[case]
+    for dtype, precision in ((torch.float32, "fp32"), (torch.float64, "fp64")):
+        sides = _clipn(case, arrays, dtype)
+        public = [one(f"{name}-public", inputs) for inputs in sides]
+        for values, part in zip(public, ("id", "ood"), strict=True):
+            expected = torch.from_numpy(arrays[f"{case}/{part}/{name}_{precision}"]).to(dtype)
+            torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-7)
+            assert torch.equal(values == 1, expected == 1)  # saturated alike
+        ours = [torch.sigmoid(one(name, inputs)) for inputs in sides]
+        for values, expected in zip(ours, public, strict=True):
+            torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-7)
+        auroc, fpr = figures[precision][name]
+        metrics = ood_metrics(*(x.numpy() for x in public))
+        assert metrics["auroc"] == pytest.approx(auroc, abs=1e-9)
+        assert metrics["fpr95_id_interpolated"] == pytest.approx(fpr, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["CTW", "ATD"])
+def test_clipn_scores_do_not_saturate_into_ties(name, golden):
+    """In float32 the probabilities tie at 1 and cost AUROC points; log-odds give float64's."""
+    sides = _clipn("saturated", golden("clipn_scores.npz"))
+    figures = golden("clipn_scores.json")["saturated"]
+    ours = ood_metrics(*(one(name, inputs).numpy() for inputs in sides))["auroc"]
+    exact = ood_metrics(*(one(name, {k: x.double() for k, x in inputs.items()}).numpy()
+                          for inputs in sides))["auroc"]
+    assert ours == pytest.approx(exact, abs=1e-9)
+    assert abs(figures["fp32"][name][0] - ours) > 0.05
+    far = {"logits": torch.tensor([[60.0, 0.0], [61.0, 0.0]]), "no_logits": torch.zeros(2, 2)}
+    assert one(name, far).unique().numel() == 2 and (one(f"{name}-public", far) == 1).all()
+
+
+def test_grad_norm_is_the_norm_of_the_gradient():
+    """Of KL(uniform || softmax) with respect to the text features, image by image."""
+    generator = torch.Generator().manual_seed(2)
+    text, features = (torch.nn.functional.normalize(torch.randn(n, 6, generator=generator))
+                      for n in (5, 3))
+    inputs = {"logits": 10 * features @ text.T, "head_norm": (10 * features).abs().sum(dim=1)}
+    values = one("GradNorm", inputs)
+    for feature, value in zip(features, values, strict=True):
+        weights = text.clone().requires_grad_()
+        log_p = (10 * feature @ weights.T).log_softmax(dim=-1)
+        (-log_p.mean()).backward()  # KL(u || p) but for a constant
+        assert value.item() == pytest.approx(weights.grad.abs().sum().item(), rel=1e-5)
+
+
+def test_all_means_what_the_model_can_give():
+    plain = {"cosines", "logits", "head_norm", "odin_logits"}
+    names = [s.name for s in offered_scores("all", plain)]
+    assert names == ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]
+    both = [s.name for s in offered_scores("all", plain | {"no_logits", "local_cosines"})]
+    assert set(both) - set(names) == {"GL-MCM", "CTW", "ATD"}
+    assert [s.name for s in offered_scores(["ODIN"], plain)] == ["ODIN"]
+    with pytest.raises(InputError, match='score CTW: .*no "no" text encoder: CTW is for a CLIPN'):
+        offered_scores(["MCM", "CTW"], plain)
 
 
 def test_get_scores():
     assert [s.name for s in get_scores(["GL-MCM", "MCM"])] == ["GL-MCM", "MCM"]
-    assert [s.name for s in get_scores("all")] == list(SCORES)
+    assert [s.name for s in get_scores("all")] == [s.name for s in SCORES.values() if s.usual]
+    assert not {"ODIN", "CTW-public", "ATD-public"} & {s.name for s in get_scores("all")}
     assert [s.name for s in get_scores("MCM")] == ["MCM"]
     assert required_inputs(get_scores(["MCM"])) == {"cosines"}
     assert required_inputs(get_scores(["GL-MCM", "MSP"])) == {"cosines", "local_cosines", "logits"}
@@ -209,7 +299,7 @@ def test_parameters_reach_only_those_who_declare_them():
     inputs = make_inputs()
     cold = compute_scores(get_scores("all"), inputs, {"temperature": 0.1})
     plain = compute_scores(get_scores("all"), inputs)
-    changed = {name for name in SCORES if not torch.equal(cold[name], plain[name])}
+    changed = {name for name in cold if not torch.equal(cold[name], plain[name])}
     assert changed == {"MCM", "GL-MCM"}
     assert score_parameters(get_scores(["MSP", "GL-MCM"]), {"temperature": 0.1}) == {
         "MSP": {},
@@ -248,7 +338,7 @@ def test_missing_local_features_are_refused():
 @pytest.mark.parametrize("name", SCORES)
 def test_non_finite_input_names_the_score(name, value):
     inputs = make_inputs()
-    inputs[SCORES[name].needs[-1]].view(5, -1)[3, 2] = value
+    inputs[SCORES[name].needs[-1]].view(5, -1)[3, -1] = value
     with pytest.raises(InputError, match=f"score {name}: .* 1 of 5 images .first in the batch: 3"):
         one(name, inputs)
 
@@ -276,7 +366,7 @@ def test_single_class_is_warned_of_once(caplog):
         for _ in range(3):
             compute_scores(get_scores("all"), inputs)
     assert len(caplog.records) == 1
-    assert "MCM, GL-MCM, MSP, Entropy cannot tell images apart" in caplog.text
+    assert "MCM, GL-MCM, MSP, Entropy, GradNorm cannot tell images apart" in caplog.text
 
 
 def test_registration_rules(monkeypatch):

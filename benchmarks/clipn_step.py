@@ -1,0 +1,165 @@
+"""Time and memory of a CLIPN training step, and of its classifier, against a plain implementation.
+
+    python benchmarks/clipn_step.py --batch 32 --layers 12 --out clipn_step.json
+
+Plain: the step as the equations stand, all towers with graphs and all texts 77 tokens long; the
+classifier template by template. Both run in turn in this one process, on random weights of
+ViT-B/16's size (or smaller, as the flags say). Memory: the peak of the device's allocator on a GPU;
+on a CPU that of the process, which only grows, so each kind runs in a process of its own there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import open_clip  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
+from clip.model import TextTower  # noqa: E402
+from clip.templates import IMAGENET80, classifier  # noqa: E402
+from dassl.utils import atomic_write  # noqa: E402
+from trainers.clipn import clipn_losses, normalised  # noqa: E402
+
+KINDS = ("plain", "ours")
+CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=12, help="of both towers")
+    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", default="", help="JSON file to write")
+    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    model, encoder = build(args)
+    if args.memory_of:
+        step(args, model, encoder, args.memory_of)()
+        print(json.dumps(peak_memory(args.device)))
+        return
+    figures = {"settings": {"torch": torch.__version__, "threads": torch.get_num_threads(),
+                            **{k: v for k, v in vars(args).items() if k != "memory_of"}}}
+    figures["step_seconds"] = in_turn(
+        {kind: step(args, model, encoder, kind) for kind in KINDS}, args)
+    figures["classifier_seconds"] = in_turn(
+        {kind: weights(args, model, encoder, kind) for kind in KINDS}, args)
+    figures["step_peak_mib"] = {kind: memory(args, model, encoder, kind) for kind in KINDS}
+    print(json.dumps(figures, indent=1))
+    if args.out:
+        with atomic_write(args.out) as file:
+            json.dump(figures, file, indent=1)
+
+
+def build(args) -> tuple[ClipModel, NoTextEncoder]:
+    """Random weights: only their sizes matter here."""
+    torch.manual_seed(0)
+    source = open_clip.CLIP(
+        512, {"image_size": 224, "layers": args.layers, "width": 768, "patch_size": 16},
+        {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": args.layers},
+    )
+    model = ClipModel(source, name="random", activation="gelu", weights_hash="", mean=(0.0,) * 3,
+                      std=(1.0,) * 3, interpolation="bicubic").to(args.device)
+    return model, NoTextEncoder(model).to(args.device)
+
+
+def step(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
+    """Forward and backward of a batch; the optimiser's part is the same in both."""
+    images = torch.randn(args.batch, 3, 224, 224, device=args.device)
+    tokens = tokenize([CAPTION] * args.batch).to(args.device)
+    choices = torch.arange(args.batch, device=args.device) % encoder.num_choices
+
+    def ours() -> None:
+        with torch.no_grad():
+            features, text = normalised(model.encode_image(images)), normalised(model.encode_text(tokens))
+        finish(features, text, normalised(encoder(tokens, choices)))
+
+    def plain() -> None:
+        model.requires_grad_(True)
+        eot = tokens.argmax(dim=-1)
+        prompts = torch.cat([encoder.prompt_no, encoder.prompt_no.mean(dim=0, keepdim=True)])
+        no = TextTower.forward(encoder, encoder.token_embedding(tokens) + prompts[choices], eot)
+        yes = model.text(model.token_embedding(tokens), eot)
+        finish(normalised(model.encode_image(images)), normalised(yes), normalised(no))
+        model.requires_grad_(False)
+
+    def finish(features, text, negation) -> None:
+        encoder.zero_grad()
+        model.zero_grad()
+        sum(clipn_losses(features, text, negation, model.scale)).backward()
+
+    return {"ours": ours, "plain": plain}[kind]
+
+
+def weights(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
+    """Both branches' classifiers over 80 templates: of evaluation what does not depend on images."""
+    names, device = [f"thing number {i}" for i in range(args.classes)], torch.device(args.device)
+
+    def ours() -> None:
+        for encode in (model.encode_text, encoder):
+            classifier(encode, names, IMAGENET80, device)
+
+    @torch.no_grad()
+    def plain() -> None:
+        for tower, prompts in ((model.text, 0), (encoder, encoder.prompt_no.mean(dim=0))):
+            total = 0
+            for template in IMAGENET80:
+                tokens = tokenize([template.format(name) for name in names]).to(device)
+                embeddings = tower.token_embedding(tokens) + prompts
+                total = total + F.normalize(
+                    TextTower.forward(tower, embeddings, tokens.argmax(dim=-1)), dim=-1)
+
+    return {"ours": ours, "plain": plain}[kind]
+
+
+def in_turn(runs: dict, args) -> dict[str, float]:
+    """Median seconds of each, run alternately after one run to warm up."""
+    seconds = {kind: [] for kind in runs}
+    for repeat in range(args.repeats + 1):
+        for kind, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            if repeat:
+                seconds[kind].append(time.perf_counter() - start)
+    return {kind: round(statistics.median(values), 4) for kind, values in seconds.items()}
+
+
+def memory(args, model: ClipModel, encoder: NoTextEncoder, kind: str) -> float:
+    """Peak MiB of one step, weights included."""
+    if args.device == "cuda":
+        model.zero_grad()
+        encoder.zero_grad()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        step(args, model, encoder, kind)()
+        return peak_memory("cuda")
+    command = [sys.executable, __file__, "--memory-of", kind]
+    for name in ("batch", "layers", "classes", "device"):
+        command += [f"--{name}", str(getattr(args, name))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory(device: str) -> float:
+    if device == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+if __name__ == "__main__":
+    main()

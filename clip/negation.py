@@ -1,0 +1,162 @@
+"""CLIPN's "no" text encoder: a second text tower that learns to say what an image does not show.
+
+Wang et al., CLIPN for Zero-Shot OOD Detection: Teaching CLIP to Say No, ICCV 2023. Two variants:
+
+- *learnable*: 16 tensors `[context, W]`, zero at the start, of which one or their mean is added
+  to the embeddings of a text at all of its positions. Both branches read the same text.
+- *handcrafted*: no such tensors; the two branches read two wordings of the text
+  (`clip.templates`).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clip.loading import negation_state, read_state_dict
+from clip.model import ClipModel, TextTower
+from dassl.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+VARIANTS = ("learnable", "handcrafted")
+NUM_PROMPTS = 16
+MAX_LOGIT_SCALE = math.log(100)
+
+
+class NoTextEncoder(TextTower):
+    """The "no" branch of CLIPN on top of `model`, as a copy of its text tower, in float32.
+
+    State dict: the parts of the text tower under their usual names, `prompt_no`
+    `[16, context, W]` (learnable variant), and `logit_scale`, which training clamps.
+    """
+
+    def __init__(self, model: ClipModel, variant: str = "learnable"):
+        if variant not in VARIANTS:
+            raise InputError(f"unknown CLIPN variant {variant!r}: use one of {', '.join(VARIANTS)}")
+        super().__init__(copy.deepcopy(model.text).float())
+        self.requires_grad_(True)
+        self.variant = variant
+        self.prompt_no = None
+        if variant == "learnable":
+            zeros = torch.zeros(NUM_PROMPTS, *self.positional_embedding.shape)
+            self.prompt_no = nn.Parameter(zeros.to(self.positional_embedding.device))
+        self.register_buffer("logit_scale", model.logit_scale.detach().clone())
+
+    @property
+    def num_choices(self) -> int:
+        """What a training text draws from: each of the 16 prompts, and their mean (the last)."""
+        return NUM_PROMPTS + 1
+
+    def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
+        """Unnormalised "no" features `[T, D]` of token ids `[T, context]`.
+
+        Args:
+            choices: `[T]`, which prompt is added to each text, 16 for the mean;
+                None (inference): the mean for all. The handcrafted variant has none to add.
+        """
+        eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
+        length = int(eot.max()) + 1
+        embeddings = self.token_embedding(tokens[:, :length])  # [T, L, W]
+        if self.prompt_no is not None:
+            embeddings = embeddings + self._prompts(length, choices)
+        return super().forward(embeddings, eot)
+
+    def _prompts(self, length: int, choices: Tensor | None) -> Tensor:
+        """Of the added prompts the first `length` positions: `[T, L, W]`, `[L, W]` for the mean."""
+        prompts = self.prompt_no[:, :length]
+        mean = prompts.mean(dim=0)
+        return mean if choices is None else torch.cat([prompts, mean[None]])[choices]
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Keep exp(logit_scale) in [1, 100], as CLIP's training does after every step."""
+        self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def load_published(self, path: str | Path, model: ClipModel) -> None:
+        """Weights of the "no" branch in a file as CLIPN's authors publish them (`epoch_N.pt`).
+
+        Raises:
+            InputError: no "no" branch in it, one of the other variant or of another
+                size, or one trained beside another CLIP than `model`.
+        """
+        state, _ = read_state_dict(path)
+        negation = negation_state(state)
+        if not negation:
+            raise InputError(
+                f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
+                "plain CLIP. Give it as MODEL.BACKBONE.NAME to start a training from it"
+            )
+        found = VARIANTS["prompt_no" not in negation]
+        if found != self.variant:
+            raise InputError(
+                f"{path} is of CLIPN's {found} variant, the config asks for the {self.variant} "
+                f"one: set TRAINER.CLIPN.VARIANT {found}"
+            )
+        _check_same_clip(path, state, model)
+        self._load(path, {**negation, "logit_scale": state["logit_scale"]})
+
+    def _load(self, path: str | Path, state: dict[str, Tensor]) -> None:
+        own = self.state_dict()
+        wrong = [
+            f"{key} is {_shape(state.get(key))}, the model wants {_shape(own.get(key))}"
+            for key in sorted(own.keys() | state.keys())
+            if _shape(state.get(key)) != _shape(own.get(key))
+        ]
+        if wrong:
+            raise InputError(
+                f'{path}: its "no" text encoder does not fit: {wrong[0]} ({len(wrong)} '
+                "differences in all). Set MODEL.BACKBONE.NAME to the CLIP it was trained on"
+            )
+        self.load_state_dict(state)
+
+
+def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTextEncoder:
+    """The "no" branch for `model`: from the file `weights`, else from the model's own file if that
+    is CLIPN's, else (a plain CLIP) a copy of the text tower.
+
+    Differs from upstream: there a plain CLIP leaves the "no" branch random, without a word.
+    """
+    encoder = NoTextEncoder(model, variant)
+    source = weights or (model.name if model.has_negation else "")
+    if source:
+        encoder.load_published(source, model)
+        logger.info('"No" text encoder: %s, from %s', variant, source)
+    else:
+        logger.info('"No" text encoder: %s, starts as a copy of the text tower', variant)
+    return encoder
+
+
+def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
+    """`[count]` random integers below `choices`: a function of seed and step alone.
+
+    So a resumed run draws what an uninterrupted one would, and N processes which each take
+    their part of the draw for the whole batch draw what one process would.
+
+    Differs from upstream: numpy's global generator there, one per process.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    return torch.randint(choices, (count,), generator=generator)
+
+
+def _check_same_clip(path: str | Path, state: dict[str, Tensor], model: ClipModel) -> None:
+    """A "no" branch means something only beside the text tower it was trained against."""
+    theirs, ours = state["text_projection"], model.text.text_projection
+    if theirs.shape == ours.shape and not torch.equal(
+        theirs.to(ours.dtype), ours.detach().cpu()
+    ):
+        raise InputError(
+            f"{path} was trained beside another CLIP than {model.name} (activation "
+            f"{model.activation}): their text projections differ. Use the CLIP it was trained on, "
+            "for the published files ViT-B-16/laion2b_s34b_b88k, or give the file itself as "
+            "MODEL.BACKBONE.NAME"
+        )
+
+
+def _shape(value: Tensor | None) -> str:
+    return "missing" if value is None else str(list(value.shape))

@@ -1,0 +1,139 @@
+"""Prompt templates by name, their negations, and the classifier averaged over a set of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+from torch import Tensor
+from tqdm import tqdm
+
+from clip.tokenizer import tokenize
+from dassl.utils.errors import InputError
+
+BATCH = 512
+SHOW_PROGRESS_FROM = 4096  # texts
+IMAGENET80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+# CLIPN's file leaves these of CLIP's 80 out ...
+_NOT_IN_CLIPN = re.compile(
+    "hard to see|embroidered|plastic|origami|toy|cartoon|plushie|^art of the|^itap of my"
+)
+# ... and breaks the negation's rule once.
+_CLIPN_NEGATIONS = {
+    "a {} in a video game.": "no a {} in a video game.",
+    "the {} in a video game.": "the {} not in a video game.",
+}
+_WITH_A_COMMA = ("a photo of a {}.", "a photo with a {}.")
+
+Pair = tuple[str, str]
+
+
+def template_pairs(setting: str) -> list[Pair]:
+    """(standard, "no") templates that a TEMPLATE setting stands for.
+
+    "imagenet80": the 80 of CLIP's paper. "published": CLIPN's 128, with the quote characters
+    that its code reads as part of each line. Else one template, or several separated by "|".
+
+    Raises:
+        InputError: a template without a place for the class name.
+    """
+    if setting == "imagenet80":
+        return [(template, negated(template)) for template in IMAGENET80]
+    if setting == "published":
+        return published_pairs()
+    templates = [part.strip() for part in setting.split("|")]
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong:
+        raise InputError(
+            f"TEMPLATE {wrong[0]!r} must hold {{}} once, where the class name goes; several "
+            "templates are separated by |, imagenet80 stands for CLIP's 80, published for "
+            "CLIPN's 128 as its code reads them"
+        )
+    return [(template, negated(template)) for template in templates]
+
+
+def negated(template: str) -> str:
+    """`template` with the class denied, in CLIPN's wording.
+
+    >>> negated("a photo of a {}."), negated("a photo with the nice {}.")
+    ('a photo of no {}.', 'a photo without the nice {}.')
+    """
+    for pattern, denial in (
+        (r" with ", " without "), (r" appearing ", " not appearing "),
+        (r" of (?:a|the|my|one) ", " of no "), (r" of ", " of no "), (r"^(?:a|the) ", "no "),
+    ):
+        denied, count = re.subn(pattern, denial, template, count=1)
+        if count:
+            return denied
+    return f"no {template}"
+
+
+def published_pairs() -> list[Pair]:
+    """CLIPN's 128 template pairs exactly as its code reads them from its file.
+
+    64 of CLIP's 80, then the same saying "with" for "of". The file writes each as a Python
+    string, two of them with the comma behind it, and the code strips nothing of that: quotes and
+    commas are tokenised, in training (handcrafted) and in evaluation. Published checkpoints need
+    this preset to give their published figures; elsewhere the quotes only blur the text.
+    """
+    of = [template for template in IMAGENET80 if not _NOT_IN_CLIPN.search(template)]
+    pairs = [(template, _CLIPN_NEGATIONS.get(template) or negated(template)) for template in of]
+    have = [_with(template) for template in of]
+    pairs += [(template, negated(template)) for template in have]
+    return [(_quoted(yes, yes), _quoted(no, yes)) for yes, no in pairs]
+
+
+def fill(template: str, text: str) -> str:
+    """The template about one class or caption; braces other than its {} stay as they are."""
+    return template.replace("{}", text)
+
+
+def _with(template: str) -> str:
+    return template.replace(" of ", " with ").replace(" in a video", " appearing in a video")
+
+
+def _quoted(template: str, standard: str) -> str:
+    return f"'{template}'" + ("," if standard in _WITH_A_COMMA else "")
+
+
+def classifier(
+    encode: Callable[[Tensor], Tensor], names: Sequence[str], templates: Sequence[str],
+    device: torch.device, title: str = "classes",
+) -> Tensor:
+    """Weights `[C, D]` of a zero-shot classifier, normalised, float32.
+
+    Over templates, the sum of the normalised text features (Radford et al., 2021, Section
+    3.1.4). Each distinct text is encoded once, short ones together, so that no batch is much
+    longer than its texts.
+
+    Args:
+        encode: token ids `[T, 77]` to unnormalised features `[T, D]`.
+        names: C class names. templates: with {} for the name.
+    """
+    names = [name.replace("_", " ") for name in names]
+    rows = {fill(template, name): None for template in templates for name in names}
+    tokens = tokenize(list(rows), truncate=True)
+    features = _encode_all(encode, tokens, device, title)  # [distinct, D]
+    index = {text: row for row, text in enumerate(rows)}
+    total = 0
+    for template in templates:
+        total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
+    return F.normalize(total, dim=-1)
+
+
+@torch.no_grad()
+def _encode_all(
+    encode: Callable[[Tensor], Tensor], tokens: Tensor, device: torch.device, title: str
+) -> Tensor:
+    """Normalised features `[T, D]` in the order of `tokens`, encoded in the order of length."""
+    order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
+    parts = []
+    with tqdm(total=len(tokens), desc=f"encoding {title}", unit="text",
+              disable=len(tokens) < SHOW_PROGRESS_FROM) as bar:
+        for part in order.split(BATCH):
+            parts.append(F.normalize(encode(tokens[part].to(device)).float(), dim=-1))
+            bar.update(len(part))
+    return torch.cat(parts)[order.argsort().to(device)]

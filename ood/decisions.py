@@ -1,0 +1,109 @@
+"""CLIPN's threshold-free decisions: OOD or not, without a score to put a threshold on.
+
+Wang et al., ICCV 2023, Section 3.4. A decision says of each image whether it is rejected as OOD.
+
+Differs from upstream: the public code has the scores of CTW and ATD only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ood.scores import atd_log_probabilities, ctw
+
+logger = logging.getLogger(__name__)
+
+NEEDS = ("logits", "no_logits")
+FEW_CLASSES = 3
+
+Rates = dict[str, dict]
+
+
+def competing_to_win(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """OOD iff ``p_no > 1/2`` for the class with the largest logit: [B, C], [B, C] -> bool [B]."""
+    return ctw(logits, no_logits) < 0
+
+
+def agreeing_to_differ(logits: Tensor, no_logits: Tensor) -> Tensor:
+    """OOD iff the unknown class, ``1 - sum_c (1 - p_no_c) p_c``, is more probable than every
+    ``(1 - p_no_c) p_c``: [B, C], [B, C] -> bool [B].
+
+    The reading of the paper in which the C + 1 probabilities sum to 1.
+    """
+    known, unknown = atd_log_probabilities(logits, no_logits)
+    return unknown > known.amax(dim=-1)
+
+
+DECISIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "CTW": competing_to_win,
+    "ATD": agreeing_to_differ,
+}
+
+
+def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every decision on a batch, bool [B] each; none without a "no" text encoder's logits."""
+    if not set(NEEDS) <= inputs.keys():
+        return {}
+    return {name: function(*(inputs[need] for need in NEEDS)) for name, function in DECISIONS.items()}
+
+
+def warn_if_few_classes(classes: int) -> None:
+    """Few classes leave the decisions little to compete or differ about."""
+    if classes <= FEW_CLASSES:
+        logger.warning(
+            "%d class%s: ATD%s; with so few classes it is known to reject nearly everything. Use a "
+            "score with a threshold, or add classes",
+            classes, "" if classes == 1 else "es",
+            " and CTW decide alike, by the one p_no alone" if classes == 1 else
+            " compares the unknown class with few others",
+        )
+
+
+def decision_rates(
+    inside: Mapping[str, np.ndarray], outside: Mapping[str, Mapping[str, np.ndarray]]
+) -> Rates:
+    """Rates of every decision, as fractions.
+
+    Args:
+        inside: decision -> bool [n], which ID images are rejected. outside: set -> the same.
+
+    Returns:
+        decision -> {"id_acceptance": share of ID images kept, "sets": set -> {"ood_rejection":
+        share of its images rejected, "accuracy": share of its and the ID images that are decided
+        rightly}}, with the further set "average", the unweighted mean over the sets.
+    """
+    rates: Rates = {}
+    for name, rejected in inside.items():
+        kept = ~np.asarray(rejected)
+        rows = {}
+        for set_name, decisions in outside.items():
+            caught = np.asarray(decisions[name])
+            right = (kept.sum() + caught.sum()) / (len(kept) + len(caught))
+            rows[set_name] = {"ood_rejection": float(caught.mean()), "accuracy": float(right)}
+        rows["average"] = {
+            key: float(np.mean([row[key] for row in rows.values()]))
+            for key in ("ood_rejection", "accuracy")
+        }
+        rates[name] = {"id_acceptance": float(kept.mean()), "sets": rows}
+    return rates
+
+
+def format_rates(rates: Rates) -> str:
+    """The printed table of `decision_rates`, in percent; "" for none."""
+    if not rates:
+        return ""
+    width = max(14, *(len(name) for row in rates.values() for name in row["sets"]))
+    lines = ["Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."]
+    for name, row in rates.items():
+        lines += ["", f"{name:<{width}}{'ID kept':>12}{'OOD rejected':>14}{'accuracy':>11}"]
+        lines.append("-" * len(lines[-1]))
+        for set_name, cells in row["sets"].items():
+            figures = (row["id_acceptance"], cells["ood_rejection"], cells["accuracy"])
+            kept, caught, right = (f"{100 * figure:.2f}" for figure in figures)
+            lines.append(f"{set_name:<{width}}{kept:>12}{caught:>14}{right:>11}")
+    return "\n".join(lines)

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# OOD detection of a trained CLIPN (a run's folder) or of a published file (epoch_N.pt). TEMPLATES
+# is imagenet80, or published for a published file's own figures:
+#   bash scripts/clipn/eval.sh data imagenet vit_b16_cc3m imagenet80 output/imagenet/CLIPN/vit_b16_cc3m_-1shots/seed1
+set -euo pipefail
+source "$(dirname "$0")/../env.sh"
+source "$REPOSITORY/scripts/positional.sh"
+usage 5 "DATA DATASET CONFIG TEMPLATES MODEL_DIR_OR_FILE [KEY VALUE ...]" "${@:1:5}"
+weights=(--model-dir "$5")
+settings=()
+if [ -f "$5" ]; then
+    weights=(--backbone "$5")
+    settings=(MODEL.BACKBONE.ACTIVATION gelu)  # of LAION's CLIP; the file does not say
+fi
+bash "$REPOSITORY/scripts/eval.sh" --root "$1" --trainer CLIPN --dataset "$2" --config "$3" --template "$4" \
+    "${weights[@]}" ${settings[@]+"${settings[@]}"} "${@:6}"

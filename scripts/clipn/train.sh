@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# CLIPN, one run for each seed of $SEEDS (1):
+#   bash scripts/clipn/train.sh data imagenet vit_b16_cc3m learnable -1
+set -euo pipefail
+source "$(dirname "$0")/../env.sh"
+source "$REPOSITORY/scripts/positional.sh"
+usage 5 "DATA DATASET CONFIG VARIANT SHOTS [KEY VALUE ...]" "${@:1:5}"
+for seed in ${SEEDS:-1}; do
+    bash "$REPOSITORY/scripts/train.sh" --root "$1" --seed "$seed" --trainer CLIPN --dataset "$2" \
+        --config "$3" --variant "$4" --shots "$5" "${@:6}"
+done
