@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import sys
 
 import numpy as np
@@ -224,7 +225,7 @@ def test_metrics_file_drops_what_a_stopped_run_wrote_too_much(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
     for epoch in (1, 2, 3):
-        metrics.write({"epoch": epoch, "loss": float("nan") if epoch == 2 else 1 / 3})
+        metrics.write({"epoch": epoch, "loss": torch.tensor(math.nan if epoch == 2 else 1 / 3)})
     with path.open("a") as file:
         file.write('{"epoch": 1, "lo')  # cut off
     MetricsFile(path, start_epoch=2)
