@@ -21,11 +21,10 @@ from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain
 from dassl.utils.names import check_set_name
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
-from ood.provenance import file_hash, git_state, versions
 
 __all__ = [
-    "SetScores", "evaluate_sets", "file_hash", "format_table", "git_state", "percent",
-    "read_results", "read_scores", "versions", "write_results",
+    "SetScores", "evaluate_sets", "format_table", "percent", "read_results", "read_scores",
+    "write_results",
 ]  # fmt: skip
 
 SCHEMA = 1

@@ -29,7 +29,14 @@ from .names import (
 )
 from .registry import Registry
 from .rng import get_rng_state, set_rng_state
-from .tools import collect_env_info, read_image, set_random_seed, tolist_if_not
+from .tools import (
+    collect_env_info,
+    flatten,
+    read_image,
+    set_random_seed,
+    tolist_if_not,
+    versions,
+)
 from .torchtools import (
     count_num_param,
     init_network_weights,
@@ -51,6 +58,7 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "flatten",
     "get_most_similar_str_to_a_from_b",
     "get_rng_state",
     "init_network_weights",
@@ -74,6 +82,7 @@ __all__ = [
     "set_rng_state",
     "setup_logger",
     "tolist_if_not",
+    "versions",
     "write_errors_named",
     "write_json",
 ]
