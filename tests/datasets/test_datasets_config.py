@@ -14,9 +14,6 @@ from datasets.classnames import imagenet_wnids, read_class_list
 
 ROOT = Path(__file__).parents[2]
 YAMLS = sorted((ROOT / "configs" / "datasets").glob("*.yaml"))
-# Tests of other rooms register data sets of their own.
-OURS = [name for name in DATASET_REGISTRY.registered_names()
-        if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")]
 SUBSETS = {"imagenet10": 10, "imagenet20": 20, "imagenet100": 100}
 
 
@@ -57,6 +54,11 @@ def test_a_set_can_be_moved_or_left_out_on_the_command_line(cfg):
     cfg.merge_from_list(["OOD.SETS.SUN.FOLDERS", "['/data/sun']", "OOD.SETS.Places.FOLDERS", "[]"])
     assert cfg.OOD.SETS.SUN.FOLDERS == ["/data/sun"]
     assert cfg.OOD.SETS.Places.FOLDERS == []
+
+
+# Other rooms' tests register data sets of their own.
+OURS = [name for name in DATASET_REGISTRY.registered_names()
+        if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")]
 
 
 @pytest.mark.parametrize("name", OURS)
