@@ -37,7 +37,8 @@ def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
         if (found.st_dev, found.st_ino) in visited:
             continue
         visited.add((found.st_dev, found.st_ino))
-        names += [prefix + name for name, is_dir in entries.items() if not is_dir and is_image(name)]
+        names += [prefix + name for name, is_dir in entries.items()
+                  if not is_dir and is_image(name)]
         if recursive:
             pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
     return sorted(names)
@@ -63,8 +64,8 @@ def class_folders(split: Path) -> list[str]:
     """
     if not split.is_dir():
         raise InputError(
-            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images for "
-            f"each class. Found beside it: {contents(split.parent)}."
+            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images "
+            f"for each class. Found beside it: {contents(split.parent)}."
         )
     entries = _entries(split)
     folders = sorted(name for name, is_dir in entries.items() if is_dir)

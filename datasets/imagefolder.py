@@ -13,8 +13,9 @@ from datasets.folders import absolute, class_folders, in_all, require_folders, s
 class ImageFolder(ClassFolders):
     """``<ROOT>/<FOLDER>/[images/]{train,val,test}/<class>/...``, classes in sorted order.
 
-    ``test`` is the test set and ``val`` the validation set; ``val`` alone is the test set. Class names are the folder names
-    with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
+    ``test`` is the test set and ``val`` the validation set; ``val`` alone is the test set. Class
+    names are the folder names with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives
+    others.
     """
 
     def choose_classes(self, cfg) -> list[str]:

@@ -1,17 +1,15 @@
-"""What a result depends on besides its inputs: code, versions, files."""
+"""What a result depends on besides its inputs: code and versions."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
-    "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow",
-)  # fmt: skip
+from dassl.utils.tools import versions
+
+__all__ = ["git_state", "versions"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -35,20 +33,3 @@ def git_state(root: str | os.PathLike = ROOT) -> dict[str, str | bool] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that can change a figure; None if not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's content, as 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

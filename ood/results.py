@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,13 @@ from typing import Any
 import numpy as np
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write
+from dassl.utils.files import atomic_write, plain
 from dassl.utils.names import check_set_name
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
-from ood.provenance import file_hash, git_state, versions
 
 __all__ = [
-    "SetScores", "evaluate_sets", "file_hash", "format_table", "git_state", "percent",
-    "read_results", "read_scores", "versions", "write_results",
+    "SetScores", "evaluate_sets", "format_table", "percent", "read_results", "read_scores",
+    "write_results",
 ]  # fmt: skip
 
 SCHEMA = 1
@@ -190,22 +188,9 @@ def write_results(
         "provenance": provenance,
     }
     with atomic_write(path) as file:
-        json.dump(_plain(content), file, indent=1, allow_nan=False)
+        json.dump(plain(content), file, indent=1, allow_nan=False)
         file.write("\n")
     return path
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON can say it."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _write_figures(path: Path, figures: Figures) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
+from dassl.utils.tools import flatten
 from ood.metrics import PRIMARY
 from ood.results import percent, read_results
 
@@ -85,15 +86,7 @@ def _measured(result: Mapping[str, Any], name: str) -> dict[str, Any]:
         for score, sets in result["figures"].items()
     }
     tree = {**comparable, "conventions": result["conventions"], "images (ID, OOD)": counts}
-    return dict(_flatten(tree))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for key, value in tree.items():
-        inner = _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
-        flat += inner or [(f"{prefix}{key}", value)]
-    return flat
+    return flatten(tree)
 
 
 def summary_table(groups: Mapping[str, Sequence[Mapping[str, Any]]], markdown: bool = False) -> str:

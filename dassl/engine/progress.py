@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dassl.utils import AverageMeter, MetricMeter, atomic_write, write_errors_named
+from dassl.utils import AverageMeter, MetricMeter, atomic_write, plain, write_errors_named
 
 
 class EpochProgress:
@@ -98,7 +96,7 @@ class MetricsFile:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; a number that is not finite becomes null."""
-        line = json.dumps({name: _plain(value) for name, value in record.items()})
+        line = json.dumps({name: _rounded(value) for name, value in plain(record).items()})
         with write_errors_named(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(f"{line}\n")
 
@@ -113,8 +111,5 @@ def _epoch_of(line: str) -> float:
         return math.inf  # a line cut off by a crash belongs to no finished epoch
 
 
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, torch.Tensor) else value
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

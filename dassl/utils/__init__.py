@@ -14,6 +14,7 @@ from .files import (
     check_isfile,
     listdir_nohidden,
     mkdir_if_missing,
+    plain,
     read_json,
     write_errors_named,
     write_json,
@@ -28,7 +29,14 @@ from .names import (
 )
 from .registry import Registry
 from .rng import get_rng_state, set_rng_state
-from .tools import collect_env_info, read_image, set_random_seed, tolist_if_not
+from .tools import (
+    collect_env_info,
+    flatten,
+    read_image,
+    set_random_seed,
+    tolist_if_not,
+    versions,
+)
 from .torchtools import (
     count_num_param,
     init_network_weights,
@@ -50,6 +58,7 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "flatten",
     "get_most_similar_str_to_a_from_b",
     "get_rng_state",
     "init_network_weights",
@@ -62,6 +71,7 @@ __all__ = [
     "nearest_name",
     "open_all_layers",
     "open_specified_layers",
+    "plain",
     "read_image",
     "read_json",
     "restore",
@@ -72,6 +82,7 @@ __all__ = [
     "set_rng_state",
     "setup_logger",
     "tolist_if_not",
+    "versions",
     "write_errors_named",
     "write_json",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -91,6 +92,22 @@ def write_json(obj: Any, fpath: str | os.PathLike) -> None:
     with atomic_write(fpath) as handle:
         json.dump(obj, handle, indent=4)
         handle.write("\n")
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can say it: NaN and infinity are None, what it does not know is text.
+
+    Tensors and arrays become numbers or lists, mappings dicts with text keys.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import struct
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_availability",
     "check_isfile",
     "collect_env_info",
+    "flatten",
     "get_most_similar_str_to_a_from_b",
     "listdir_nohidden",
     "mkdir_if_missing",
@@ -30,8 +32,14 @@ __all__ = [
     "read_json",
     "set_random_seed",
     "tolist_if_not",
+    "versions",
     "write_json",
 ]
+
+# Those that can change a figure.
+PACKAGES = (
+    "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow",
+)  # fmt: skip
 
 # What Pillow raises for damaged or foreign files, by format.
 _UNREADABLE = (
@@ -88,21 +96,37 @@ def tolist_if_not(x: Any) -> list:
     return x if isinstance(x, list) else [x]
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots: {"a": {"b": 1}} is {"a.b": 1}.
+
+    An empty mapping stays as a value, so that two trees that differ differ when flat.
+    """
+    flat = {}
+    for key, value in tree.items():
+        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
+        flat.update(inner or {f"{prefix}{key}": value})
+    return flat
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a figure; None if not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
 def collect_env_info() -> str:
     """Versions of what figures can depend on, one a line. Starts no process."""
-    packages = ("torch", "torchvision", "numpy", "pillow", "open_clip_torch", "scikit-learn")
-    lines = [f"python: {platform.python_version()} ({platform.system()} {platform.machine()})"]
-    lines += [f"{name}: {_version(name)}" for name in packages]
+    lines = [f"{name}: {version or 'not installed'}" for name, version in versions().items()]
+    lines[0] += f" ({platform.system()} {platform.machine()})"
     lines.append(f"CUDA: {torch.version.cuda or 'none'}, devices: {_devices()}")
     lines.append(f"CPUs: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
     return "\n".join(lines)
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _devices() -> str:

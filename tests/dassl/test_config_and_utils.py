@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import math
+import platform
 import sys
 
 import numpy as np
@@ -25,6 +27,7 @@ from dassl.utils import (
     check_isfile,
     collect_env_info,
     count_num_param,
+    flatten,
     get_most_similar_str_to_a_from_b,
     init_network_weights,
     listdir_nohidden,
@@ -33,6 +36,7 @@ from dassl.utils import (
     read_json,
     setup_logger,
     tolist_if_not,
+    versions,
     write_json,
 )
 
@@ -224,7 +228,7 @@ def test_metrics_file_drops_what_a_stopped_run_wrote_too_much(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)
     for epoch in (1, 2, 3):
-        metrics.write({"epoch": epoch, "loss": float("nan") if epoch == 2 else 1 / 3})
+        metrics.write({"epoch": epoch, "loss": torch.tensor(math.nan if epoch == 2 else 1 / 3)})
     with path.open("a") as file:
         file.write('{"epoch": 1, "lo')  # cut off
     MetricsFile(path, start_epoch=2)
@@ -294,3 +298,18 @@ def test_weight_initialisation(kind):
 def test_env_info_names_versions():
     info = collect_env_info()
     assert f"torch: {torch.__version__.split('+')[0]}" in info and "CPUs:" in info
+    assert all(f"{name}: {version or 'not installed'}" in info
+               for name, version in versions().items())  # fmt: skip
+
+
+def test_versions_of_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(dassl.utils.tools, "PACKAGES", ("numpy", "no-such-package"))
+    assert versions() == {"python": platform.python_version(), "numpy": np.__version__,
+                          "no-such-package": None}  # fmt: skip
+    assert "no-such-package: not installed" in collect_env_info()
+
+
+def test_flatten():
+    tree = {"a": {"b": 1, "c": {"d": [2], "e": {}}}, "f": {}, 3: None}
+    assert flatten(tree) == {"a.b": 1, "a.c.d": [2], "a.c.e": {}, "f": {}, "3": None}
+    assert flatten(CN(tree), "x.")["x.a.c.d"] == [2]
