@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, flatten
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def _differences(before: dict, cfg: CfgNode) -> list[str]:
-    old, new = _flatten(before), _flatten(yaml.safe_load(cfg.dump()))
+    old, new = flatten(before), flatten(yaml.safe_load(cfg.dump()))
     return [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -97,13 +97,3 @@ def _incidental(key: str) -> bool:
     if key.endswith(".TEXT_CHUNK"):  # of any trainer: how much is encoded at once
         return True
     return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)
-
-
-def _flatten(node: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

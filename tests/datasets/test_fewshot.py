@@ -121,6 +121,8 @@ def test_record_of_a_relative_root(tmp_path, monkeypatch):
     assert record["train"] == [["train/cat/a.png", 0, ""]]
 
 
-def test_record_refuses_images_outside_the_root(tmp_path):
-    with pytest.raises(InputError, match="outside the data root"):
-        split_record([Datum(str(tmp_path / "a.png"), 0)], tmp_path / "data", 1, 1)
+def test_record_names_images_outside_the_root_absolutely(tmp_path):
+    inside, outside = tmp_path / "data/a.jpg", tmp_path / "elsewhere/b.jpg"
+    items = [Datum(str(path), 0, classname="cat") for path in (inside, outside)]
+    record = split_record(items, tmp_path / "data", 2, 1)
+    assert [row[0] for row in record["train"]] == ["a.jpg", outside.as_posix()]
