@@ -118,3 +118,34 @@ def test_a_mistake_is_told_once(world):
     told = [line for line in output.splitlines() if words in line]
     assert len(told) == 1 and told[0].startswith("error (rank ") and "of 2): " in told[0]
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("variant, micro_batch", [("learnable", 0), ("handcrafted", 3)])
+def test_two_processes_train_clipn_as_one(world, clip_file, variant, micro_batch):
+    """Draws, losses over all pairs and the step; four pairs a process, also in parts of three.
+
+    By SGD: the gradient of a key's bias is 0, and AdamW makes whole steps of its rounding.
+    """
+    (world / "clipn.yaml").write_text(yaml.safe_dump({
+        "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
+        "INPUT": {"TRANSFORMS": ["normalize"]}, "OPTIM": {"MAX_EPOCH": 2, "NAME": "sgd", "LR": 0.01},
+        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}}, "TEST": {"NO_TEST": True},
+        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+        "TRAINER": {"CLIPN": {"VARIANT": variant, "MICRO_BATCH": micro_batch}}}))
+    states, parts = [], []
+    for processes in ("1", "2"):
+        run = world / f"clipn-{variant}-{processes}"
+        command = ["bash", str(ROOT / "scripts/train.sh"), "--root", f"{world}/data", "--trainer",
+                   "CLIPN", "--shots", "4", "--dataset-config-file", f"{world}/tiny.yaml",
+                   "--config-file", f"{world}/clipn.yaml", "--output-dir", str(run)]
+        environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+                       "NPROC": processes}
+        subprocess.run(command, env=environment, cwd=world, check=True, capture_output=True,
+                       timeout=300)
+        states.append(torch.load(run / "no_encoder/model.pth.tar-2", weights_only=True)["state_dict"])
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        parts.append([[r[key] for key in ("loss", "bin_yes", "bin_no", "tso")]
+                      for r in records if "batch" in r])
+    assert np.array(parts[0]) == pytest.approx(np.array(parts[1]), rel=1e-5) and len(parts[0]) == 2
+    for name, alone in states[0].items():
+        torch.testing.assert_close(states[1][name], alone, rtol=1e-5, atol=1e-6, msg=name)
