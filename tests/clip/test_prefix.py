@@ -78,12 +78,19 @@ def test_chunks_cover_all_texts_within_the_bound(lengths, tokens):
         assert len(part[part >= 0].unique()) == text.stop - text.start
 
 
+@pytest.fixture(scope="module")
+def doubles(clip_file):
+    return {arch: clip.load(clip_file(arch))[0].to_dtype(torch.float64)
+            for arch in ("tiny-vit", "tiny-rn")}
+
+
 @settings(deadline=None, max_examples=25)
 @given(texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6),
        arch=st.sampled_from(["tiny-vit", "tiny-rn"]))
-def test_encode_text_is_the_whole_tower(texts, arch, tiny_clip):
-    model, tokens = tiny_clip(arch), clip.tokenize(texts)
-    _close(model.encode_text(tokens), _plain(model, tokens))
+def test_encode_text_is_the_whole_tower(texts, arch, doubles):
+    """In float64: in float32 the golden weights lose up to 1e-6 on either path."""
+    model, tokens = doubles[arch], clip.tokenize(texts)
+    _close(model.encode_text(tokens), _plain(model, tokens), 1e-12)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
