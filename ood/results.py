@@ -31,6 +31,7 @@ SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
 FILE_COLUMNS = ("image", "label", "prediction")
+REJECTED = "rejected by "  # before the names of threshold-free decisions, 1 = rejected as OOD
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value
 
@@ -209,6 +210,7 @@ def _write_set(path: Path, s: SetScores) -> None:
         "image": (os.fsencode(i).decode("utf-8", "backslashreplace") for i in s.images),
         **{n: c for n, c in (("label", s.labels), ("prediction", s.predictions)) if c is not None},
         **{name: map(str, np.asarray(v, dtype=np.float32)) for name, v in s.scores.items()},
+        **{f"{REJECTED}{name}": np.asarray(v, dtype=np.int64) for name, v in s.rejected.items()},
     }
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -247,8 +249,13 @@ def read_scores(path: str | os.PathLike) -> SetScores:
         scores = {
             name: np.array(column, dtype=np.float32)
             for name, column in columns.items()
-            if name not in FILE_COLUMNS
+            if name not in FILE_COLUMNS and not name.startswith(REJECTED)
         }
-        return SetScores(path.stem, list(columns["image"]), scores, labels, predictions)
+        rejected = {
+            name.removeprefix(REJECTED): np.array(column, dtype=np.int64).astype(bool)
+            for name, column in columns.items()
+            if name.startswith(REJECTED)
+        }
+        return SetScores(path.stem, list(columns["image"]), scores, labels, predictions, rejected)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} is not a file of per-image scores: {error}") from error

@@ -361,7 +361,8 @@ def test_clipn_from_training_to_the_table(world, tmp_path):
     row = results["decisions"]["ATD"]
     assert 0 <= row["id_acceptance"] <= 1 and set(row["sets"]) == {"Scenes", "Dots", "average"}
     header = (run / "scores/Dots.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == "image,prediction," + ",".join(results["figures"])
+    scores = ",".join(results["figures"])
+    assert header == f"image,prediction,{scores},rejected by CTW,rejected by ATD"
 
 
 def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):

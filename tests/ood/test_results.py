@@ -55,6 +55,17 @@ def test_figures_and_their_average():
     assert average.keys() == sun.keys()
 
 
+def test_decisions_are_kept_image_by_image(tmp_path):
+    rejected = {"CTW": np.arange(100) % 3 == 0, "ATD": np.arange(100) < 4}
+    images = [f"{i}.jpg" for i in range(100)]
+    written = SetScores("Places", images, OOD["Places"], rejected=rejected)
+    write_results(tmp_path, evaluate_sets(ID, OOD), [written], {})
+    found = read_scores(tmp_path / "scores" / "Places.csv")
+    assert found.rejected.keys() == rejected.keys() and found.scores.keys() == ID.keys()
+    for name, values in rejected.items():
+        assert (found.rejected[name] == values).all()
+
+
 def test_what_cannot_be_evaluated():
     with pytest.raises(InputError, match="no OOD set"):
         evaluate_sets(ID, {})
