@@ -27,15 +27,21 @@ core with bfloat16; figures on the 800 test images: zero-shot accuracy 58.3 % wi
     python -m clip.pretrain --source generated --images 40000 --steps 2400 --batch-size 128 \\
         --precision bf16 --seed 1 --output clip/weights/generated_vit_s8.safetensors
 
+- *Image-caption pairs as the web has them*, 4,000 of their own, drawn like the CLIP's training
+  stream: what CLIPN's "no" text encoder learns from. Concepts inside and outside the ID classes,
+  none of the OOD sets'.
+
 Seeds: sample `index` of a stream depends on (`streams.SEED`, the stream's name, index) alone.
-Streams: `clip-train`, `clip-held-out`, `id-train/<class>` (the few-shot pool), `id-val/<class>`
+Streams: `clip-train`, `clip-held-out`, `web` (the pairs), `id-train/<class>` (the few-shot pool), `id-val/<class>`
 (the test images), `ood/<set>`. Generator, seed and counts were fixed before any OOD score was
 computed on them, and are not tuned to a method. Any change to what is drawn must raise
-`build.VERSION`; then the small CLIP is trained anew and every published figure measured again.
+`build.VERSION`, and every published figure that rests on it is measured again. (Version 2 added
+the pairs; all other images are those of version 1.)
 
     data/generated/images/{train,val}/<class>/00000.png
     data/generated/masks/val/<class>/00000.png     0 or 255, 255 where the object shows
     data/generated/captions.csv                    path, caption, class, background
+    data/generated/pairs/00000.png, pairs.csv      the pairs, and their captions
     data/generated/generated.json                  version, seed, counts, hash of all pixels
     data/generated_ood/<set>/<concept>/00000.png
 """

@@ -17,30 +17,32 @@ from PIL import Image
 from dassl.utils.errors import InputError
 from datasets.generated.ood import OOD_SETS, ood_sample
 from datasets.generated.parallel import in_processes
-from datasets.generated.streams import ID_OBJECTS, SEED, id_sample
+from datasets.generated.streams import ID_OBJECTS, SEED, captioned_sample, id_sample
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 MARKER = "generated.json"
 ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
+PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Images: `train` and `val` for each ID class, `ood` for each OOD set."""
+    """Images: `train` and `val` for each ID class, `ood` for each OOD set, `pairs` with captions."""
 
     train: int = 32
     val: int = 50
     ood: int = 300
+    pairs: int = 4000
 
     def images(self) -> int:
-        return (self.train + self.val) * len(ID_OBJECTS) + self.ood * len(OOD_SETS)
+        return (self.train + self.val) * len(ID_OBJECTS) + self.ood * len(OOD_SETS) + self.pairs
 
 
 @dataclass(frozen=True)
 class Job:
-    """Images first..last of one stream: an ID class (with its split) or an OOD set."""
+    """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs."""
 
     folder: Path
     split: str
@@ -93,8 +95,8 @@ def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool
             return False
         if {key: found.get(key) for key in wanted} != wanted:
             return False
-    pictures = sum(1 for folder in (root / ID_FOLDER / "images", root / OOD_FOLDER)
-                   for _ in folder.rglob("*.png"))
+    pictures = sum(1 for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS,
+                                    root / OOD_FOLDER) for _ in folder.rglob("*.png"))
     return pictures == counts.images()
 
 
@@ -119,10 +121,8 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
     for captions, hashes in in_processes(run_job, jobs, workers, "drawing the benchmark"):
         rows += captions
         digests += hashes
-    with open(folder / ID_FOLDER / "captions.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("path", "caption", "class", "background"))
-        writer.writerows(rows)
+    for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
+        _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
     content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     marker = {"version": VERSION, "seed": seed, "counts": asdict(counts),
               "images": counts.images(), "pixels_sha256": content,
@@ -131,10 +131,18 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
         (folder / name / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
+def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("path", "caption", "class", "background"))
+        writer.writerows(rows)
+
+
 def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]:
     streams = [(folder / ID_FOLDER, split, name, count) for name in ID_OBJECTS
                for split, count in (("train", counts.train), ("val", counts.val))]
     streams += [(folder / OOD_FOLDER, "", name, counts.ood) for name in OOD_SETS]
+    streams.append((folder / ID_FOLDER, PAIRS, PAIRS, counts.pairs))
     return [Job(where, split, name, first, min(first + chunk, count), seed)
             for where, split, name, count in streams for first in range(0, count, chunk)]
 
@@ -143,13 +151,14 @@ def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:
     """Draw and write a job's images: (their rows of captions.csv, a digest of each)."""
     rows, digests = [], []
     for index in range(job.first, job.last):
-        if job.split:
-            path, image, row = _write_id_image(job, index)
-            rows.append(row)
-        else:
+        if not job.split:
             image, concept = ood_sample(job.name, index, job.seed)
             path = f"{job.name}/{folder_name(concept)}/{index:05d}.png"
             _write(job.folder / path, image)
+        else:
+            draw = _write_pair if job.split == PAIRS else _write_id_image
+            path, image, row = draw(job, index)
+            rows.append(row)
         digests.append(f"{path} {hashlib.sha256(image.tobytes()).hexdigest()}")
     return rows, digests
 
@@ -161,6 +170,13 @@ def _write_id_image(job: Job, index: int):
     _write(job.folder / path, sample.image)
     if job.split == "val":
         _write(job.folder / "masks/val" / name, sample.mask.astype(np.uint8) * 255)
+    return path, sample.image, (path, sample.caption, sample.label, sample.background)
+
+
+def _write_pair(job: Job, index: int):
+    sample = captioned_sample("web", index, job.seed)
+    path = f"{PAIRS}/{index:05d}.png"
+    _write(job.folder / path, sample.image)
     return path, sample.image, (path, sample.caption, sample.label, sample.background)
 
 

@@ -169,7 +169,7 @@ TRAINING_THINGS: tuple[Thing, ...] = (*ID_OBJECTS.values(), *FURTHER_OBJECTS.val
 
 
 def captioned_sample(stream: str, index: int, seed: int = SEED) -> Sample:
-    """Image `index` of a captioned stream ("clip-train", "clip-held-out"): objects of the ID
+    """Image `index` of a captioned stream ("clip-train", "clip-held-out", "web"): objects of the ID
     classes and others, some before a plain background, pairs of them, and bare backgrounds."""
     rng = stream_rng(stream, index, seed)
     kind = rng.random()

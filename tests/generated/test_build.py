@@ -14,9 +14,9 @@ from datasets.generated import build as room
 from datasets.generated.build import Counts, build
 from datasets.generated.objects import ID_OBJECTS
 from datasets.generated.ood import OOD_SETS
-from datasets.generated.streams import id_sample
+from datasets.generated.streams import captioned_sample, id_sample
 
-TINY = Counts(train=1, val=1, ood=2)
+TINY = Counts(train=1, val=1, ood=2, pairs=2)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,21 @@ def test_files_hold_what_the_streams_give(tree):
     assert len(rows) == 2 * len(ID_OBJECTS)
 
 
+def test_pairs_are_a_stream_of_their_own(tree):
+    with open(tree / "generated/pairs.csv", newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["path"] for row in rows] == ["pairs/00000.png", "pairs/00001.png"]
+    for index, row in enumerate(rows):
+        sample = captioned_sample("web", index)
+        with Image.open(tree / "generated" / row["path"]) as image:
+            assert np.array_equal(np.asarray(image), sample.image)
+        assert row["caption"] == sample.caption
+
+
 def test_marker_names_version_seed_and_counts(tree):
     marker = json.loads((tree / "generated/generated.json").read_text())
-    assert marker["counts"] == {"train": 1, "val": 1, "ood": 2}
-    assert marker["images"] == TINY.images() == 2 * 16 + 4 * 2
+    assert marker["counts"] == {"train": 1, "val": 1, "ood": 2, "pairs": 2}
+    assert marker["images"] == TINY.images() == 2 * 16 + 4 * 2 + 2
     assert marker["version"] == room.VERSION and len(marker["pixels_sha256"]) == 64
     assert "nothing about ImageNet" in marker["note"]
 
@@ -77,12 +88,12 @@ def test_processes_give_the_same_images(tree, tmp_path):
 
 
 def test_a_damaged_tree_is_made_again(tmp_path):
-    counts = Counts(1, 1, 1)
+    counts = Counts(1, 1, 1, 1)
     build(tmp_path, counts, workers=1)
     lost = next((tmp_path / "generated_ood").rglob("*.png"))
     lost.unlink()
     assert build(tmp_path, counts, workers=1) and lost.is_file()
-    assert build(tmp_path, Counts(1, 1, 2), workers=1), "other counts"
+    assert build(tmp_path, Counts(1, 1, 2, 1), workers=1), "other counts"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["generated", "generated_ood"]
 
 
@@ -124,4 +135,4 @@ def test_entry_point_says_what_it_did(tmp_path, capsys, monkeypatch):
     entry.main(["--root", str(tmp_path / "new")])
     entry.main(["--root", str(tmp_path / "old")])
     made, skipped = capsys.readouterr().out.splitlines()
-    assert "2512 generated (synthetic) images" in made and "nothing to do" in skipped
+    assert "6512 generated (synthetic) images" in made and "nothing to do" in skipped
