@@ -1,9 +1,10 @@
-"""Time and memory of a CLIPN training step, and of its classifier, against a plain implementation.
+"""Time and memory of a CLIPN training step, and of its evaluation, against a plain implementation.
 
     python benchmarks/clipn_step.py --batch 32 --layers 12 --out clipn_step.json
 
-Plain: the step as the equations stand, all towers with graphs and all texts 77 tokens long; the
-classifier template by template. Both run in turn in this one process, on random weights of
+Plain: the step as the equations stand, all towers with graphs and all texts 77 tokens long. Its
+evaluation: both branches' classifiers template by template, then CTW and ATD of one batch of
+images. Both kinds run in turn in this one process, on random weights of
 ViT-B/16's size (or smaller, as the flags say). Memory: the peak of the device's allocator on a GPU;
 on a CPU that of the process, which only grows, so each kind runs in a process of its own there.
 """
@@ -27,9 +28,11 @@ import torch.nn.functional as F  # noqa: E402
 
 from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
 from clip.model import TextTower  # noqa: E402
-from clip.templates import IMAGENET80, classifier  # noqa: E402
+from clip.templates import IMAGENET80  # noqa: E402
 from dassl.utils import atomic_write  # noqa: E402
-from trainers.clipn import clipn_losses, normalised  # noqa: E402
+from ood.evaluation import score_batch  # noqa: E402
+from ood.scores import compute_scores, get_scores  # noqa: E402
+from trainers.clipn import TwoBranchCLIP, clipn_losses, normalised  # noqa: E402
 
 KINDS = ("plain", "ours")
 CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens
@@ -56,8 +59,8 @@ def main() -> None:
                             **{k: v for k, v in vars(args).items() if k != "memory_of"}}}
     figures["step_seconds"] = in_turn(
         {kind: step(args, model, encoder, kind) for kind in KINDS}, args)
-    figures["classifier_seconds"] = in_turn(
-        {kind: weights(args, model, encoder, kind) for kind in KINDS}, args)
+    figures["evaluation_seconds"] = in_turn(
+        {kind: evaluation(args, model, encoder, kind) for kind in KINDS}, args)
     figures["step_peak_mib"] = {kind: memory(args, model, encoder, kind) for kind in KINDS}
     print(json.dumps(figures, indent=1))
     if args.out:
@@ -105,16 +108,21 @@ def step(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
     return {"ours": ours, "plain": plain}[kind]
 
 
-def weights(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
-    """Both branches' classifiers over 80 templates: of evaluation what does not depend on images."""
+def evaluation(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
+    """Both branches' classifiers over 80 templates, and CTW and ATD of a batch of images."""
     names, device = [f"thing number {i}" for i in range(args.classes)], torch.device(args.device)
+    images = torch.randn(args.batch, 3, 224, 224, device=device)
+    scores = get_scores(["CTW", "ATD"])
+    two_branches = TwoBranchCLIP(model, encoder, names, [(text, text) for text in IMAGENET80])
 
+    @torch.inference_mode()
     def ours() -> None:
-        for encode in (model.encode_text, encoder):
-            classifier(encode, names, IMAGENET80, device)
+        two_branches.prompts.cache_clear()
+        score_batch(two_branches, images, two_branches.class_features(), scores, {})
 
     @torch.no_grad()
     def plain() -> None:
+        features, logits = normalised(model.encode_image(images)), []
         for tower, prompts in ((model.text, 0), (encoder, encoder.prompt_no.mean(dim=0))):
             total = 0
             for template in IMAGENET80:
@@ -122,6 +130,8 @@ def weights(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
                 embeddings = tower.token_embedding(tokens) + prompts
                 total = total + F.normalize(
                     TextTower.forward(tower, embeddings, tokens.argmax(dim=-1)), dim=-1)
+            logits.append(model.scale * features @ F.normalize(total, dim=-1).T)
+        compute_scores(scores, dict(zip(("logits", "no_logits"), logits, strict=True)))
 
     return {"ours": ours, "plain": plain}[kind]
 
