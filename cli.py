@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,10 @@ def _check_ranges(cfg: CfgNode) -> None:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
 
 
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+
+
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     key = key.removeprefix("Non-existent config key: ")
     known = list(_keys(cfg))
@@ -267,14 +272,19 @@ def _keys(node: CfgNode, prefix: str = ""):
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; what a user can mend is told in a sentence, without a traceback.
 
+    SIGINT and SIGTERM end it in the same way: in a sentence, with the shell's usual exit status.
     Under torchrun the first rank that fails tells why, and torchrun ends the others.
     """
     try:
         distributed.init_from_env()
+        if distributed.world_size() == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _stop)
         main()
         distributed.shutdown()
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if signal.SIGTERM.name in str(stop) else signal.SIGINT))
     except Exception as error:
         where = distributed.name_of_rank()
         if not distributed.first_to_fail():
