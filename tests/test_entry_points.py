@@ -218,8 +218,9 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
             step(self)
 
         patch.setattr(cli.TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", die)
-        with pytest.raises(SystemExit, match="stopped"):
+        with pytest.raises(SystemExit, match="130"):
             call(train, *arguments, stopped)
+    assert f"stopped. Kept: {stopped}/prompt_learner/model.pth.tar-2" in capsys.readouterr().err
     call(train, *arguments, stopped)
     contexts = [torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)
                 ["state_dict"]["ctx"] for folder in (stopped, trained)]
