@@ -81,6 +81,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         _merge(cfg, _read_yaml(trainer_file), trainer_file)
     _merge_flags(cfg, args)
     _merge_pairs(cfg, args.opts)
+    _check_empty(cfg)
     _check_ranges(cfg)
     cfg.RESUME = getattr(args, "resume", "")
     cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
@@ -209,7 +210,8 @@ def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            raise InputError(f"{key} {value}: {error}") from error
+            why = _is_a_group(cfg, key) or str(error)
+            raise InputError(f"{key} {value!r}: {why}") from error
 
 
 def _typed(cfg: CfgNode, key: str, value: str):
@@ -217,9 +219,7 @@ def _typed(cfg: CfgNode, key: str, value: str):
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
+    node = _entry(cfg, key)
     if isinstance(node, str):
         return repr(value)
     try:
@@ -228,12 +228,34 @@ def _typed(cfg: CfgNode, key: str, value: str):
         return value
 
 
+def _entry(cfg: CfgNode, key: str):
+    """What the config holds at the dotted `key`, None if there is no such key."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
+def _is_a_group(cfg: CfgNode, key: str) -> str:
+    node = _entry(cfg, key)
+    if not isinstance(node, CfgNode):
+        return ""
+    return f"this is a group of settings, name one of them: {', '.join(f'{key}.{k}' for k in node)}"
+
+
 def _check_same_trainer(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
         raise InputError(
             f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, asked was --trainer {args.trainer}: "
             "leave --trainer out, or name a run of that trainer"
         )
+
+
+def _check_empty(cfg: CfgNode) -> None:
+    """yacs takes nothing (`KEY:` in a YAML file) for any value; no setting of ours means it."""
+    empty = [key for key in _keys(cfg) if _entry(cfg, key) is None]
+    if empty:
+        raise InputError(f"{empty[0]} has no value: give it one, or leave the line out")
 
 
 def _check_ranges(cfg: CfgNode) -> None:
