@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.data import DataManager
+from dassl.data.ahead import batches_for
 from dassl.evaluation import build_evaluator
 from dassl.utils import InputError, check_availability, load_checkpoint, mkdir_if_missing
 
@@ -245,7 +246,7 @@ class TrainerX(SimpleTrainer):
             self.train_loader_x.set_epoch(self.epoch)
         self.num_batches = len(self.train_loader_x)
         progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
-        for batch in self._numbered(self.train_loader_x):
+        for batch in self._numbered(batches_for(self.train_loader_x, self.device)):
             progress.data_arrived()
             progress.bad_images += self.count_bad_images(batch)
             if has_images(batch):
@@ -259,8 +260,8 @@ class TrainerX(SimpleTrainer):
                     self.update_lr()
         self._end_epoch(progress)
 
-    def _numbered(self, loader: Iterable) -> Iterator[Any]:
-        for self.batch_idx, batch in enumerate(loader):
+    def _numbered(self, batches: Iterable) -> Iterator[Any]:
+        for self.batch_idx, batch in enumerate(batches):
             yield batch
 
     def _report(self, progress: EpochProgress, lr: float) -> None:
