@@ -47,6 +47,7 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self._metrics: MetricsFile | None = None
         self._bad_images: set[str] = set()
+        self._data_advised = False
         self._intermediate: list[Path] = []
         self.build_data_loader()
         self.build_model()
@@ -283,6 +284,17 @@ class TrainerX(SimpleTrainer):
         if progress.batch_time.count == 0:
             raise InputError("No training image could be read; see the paths above.")
         self._write_metrics(progress.epoch_record())
+        self._advise(progress)
+
+    def _advise(self, progress: EpochProgress) -> None:
+        """Say once that the run waits for its data; not of its first epoch, which starts workers."""
+        first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
+        if self._data_advised or first and not last:
+            return
+        advice = progress.data_advice(self.cfg.DATALOADER)
+        if advice is not None and distributed.is_main():
+            logger.warning("%s", advice)
+        self._data_advised = advice is not None
 
     def _write_metrics(self, record: dict[str, Any]) -> None:
         if self._metrics is not None:
