@@ -335,7 +335,9 @@ class LearnedPrompts(torch.nn.Module):
         """Unnormalised text features `[C, D]`."""
         clip = self._clip[0]
         if clip.shares_prefix:
-            return clip.encode_packed(*self.learner.packed(), self.chunk)
+            # A gradient is wanted in training steps, which all ranks take together.
+            return clip.encode_packed(
+                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled())
         return clip.encode_prompts(self.learner(), self.learner.eot)
 
 
