@@ -20,7 +20,13 @@ from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.ahead import batches_for
 from dassl.evaluation import build_evaluator
-from dassl.utils import InputError, check_availability, load_checkpoint, mkdir_if_missing
+from dassl.utils import (
+    InputError,
+    check_availability,
+    load_checkpoint,
+    memory_errors_named,
+    mkdir_if_missing,
+)
 
 from .base import TrainerBase
 from .progress import EpochProgress, MetricsFile
@@ -197,8 +203,9 @@ class SimpleTrainer(TrainerBase):
         for batch in tqdm(loader, disable=not distributed.is_main()):
             bad += self.count_bad_images(batch)
             if has_images(batch):
-                input, label = self.parse_batch_test(batch)
-                self.evaluator.process(self.model_inference(input), label)
+                with self._memory_of("a test batch", "TEST"):
+                    input, label = self.parse_batch_test(batch)
+                    self.evaluator.process(self.model_inference(input), label)
         if bad:
             logger.warning("%d unreadable images of the %s set were left out", bad, split)
         results = self.evaluator.evaluate()
@@ -213,6 +220,16 @@ class SimpleTrainer(TrainerBase):
             logger.warning("Left out, as it cannot be read: %s", path)
         self._bad_images.update(bad)
         return len(bad)
+
+    def memory_settings(self) -> dict[str, object]:
+        """Settings that lower a training step's need of memory and not its result, with values."""
+        return {}
+
+    def _memory_of(self, what: str, loader: str, **settings: object) -> Any:
+        """`memory_errors_named` for a batch; `loader` is a node of DATALOADER."""
+        key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
+        doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
+        return memory_errors_named(doing, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
@@ -252,7 +269,8 @@ class TrainerX(SimpleTrainer):
             progress.bad_images += self.count_bad_images(batch)
             if has_images(batch):
                 lr = self.get_current_lr()
-                progress.step_done(self.forward_backward(batch) or {})
+                with self._memory_of("a training step", "TRAIN_X", **self.memory_settings()):
+                    progress.step_done(self.forward_backward(batch) or {})
                 self._report(progress, lr)
             else:
                 _refuse_to_stand_by()
