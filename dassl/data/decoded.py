@@ -12,7 +12,7 @@ them takes as long as decoding does.
 
 Where it lies: in DATASET.ROOT/.decoded, unless DATALOADER.DECODED.FOLDER names another folder. The
 pixels belong to the images, not to a run: all methods and runs on the same few shots share them.
-Where that folder cannot be written, training goes on without.
+Where that folder cannot be written, or is marked read-only, training goes on without.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def _allowed(file: Path, gib: float) -> tuple[int, str]:
     memory, as pixels that are read from a disk in every epoch are slower than the JPEGs they are
     five times the size of.
     """
+    _refuse_read_only(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(file.parent)
     others = sum(path.stat().st_size for path in file.parent.glob("*.rgb") if path != file)
@@ -166,6 +167,13 @@ def _allowed(file: Path, gib: float) -> tuple[int, str]:
         f"{others / GIB:.3g} for other sets in {file.parent}, half of the {free / GIB:.3g} GiB free "
         f"there, and half of this machine's {memory / GIB:.3g} GiB of memory"
     )
+
+
+def _refuse_read_only(folder: Path) -> None:
+    """Data that are marked read-only stay untouched, though the superuser of a container could."""
+    found = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not found.stat().st_mode & 0o222:
+        raise InputError(f"{found} is read-only")
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -191,6 +191,15 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, caplog, mon
     assert "DATALOADER.DECODED.FOLDER" in refusals(caplog)[1]
 
 
+def test_a_root_marked_read_only_stays_as_it_is(make, root, caplog):
+    """Also for the superuser, whom no permission stops."""
+    root.chmod(0o555)
+    assert len(batches(make())) == 6
+    root.chmod(0o755)
+    assert not (root / ".decoded").exists()
+    assert f"{root} is read-only. Another folder can be named" in refusals(caplog)[0]
+
+
 def test_another_folder_and_what_a_killed_run_left(make, root, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
