@@ -10,7 +10,7 @@ from pathlib import Path
 from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
 from dassl.engine import build_trainer
-from dassl.utils import set_random_seed, setup_logger
+from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from datasets.ood_sets import load_ood_sets
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
@@ -53,10 +53,13 @@ def main() -> None:
     provenance = trainer.provenance()
     provenance["comparable"]["scores"] = score_parameters(scores, params)
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
-    evaluation = score_sets(
-        trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
-        scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT,
-    )
+    size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
+    with memory_errors_named(f"scoring on {trainer.device}", size):
+        evaluation = score_sets(
+            trainer.model, {ID: trainer.dm.dataset.test, **sets},
+            partial(test_loader, cfg, trainer.dm), scores, params, trainer.device,
+            trainer.autocast, cfg.DATASET.ROOT,
+        )
     provenance |= {
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
     }

@@ -259,18 +259,8 @@ class PromptTrainer(ClipTrainer):
             features, regions = self.model.image_features(images, self.LOCAL)
         return self.loss_of_features(features, regions, labels)
 
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        try:
-            return super().forward_backward(batch)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            key, batch_size = f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK", len(batch["img"])
-            raise InputError(
-                f"out of memory in a training step of {batch_size} images and {self.num_classes} "
-                f"classes on {self.device}: set {key} lower (now {self.settings.TEXT_CHUNK}), or "
-                f"DATALOADER.TRAIN_X.BATCH_SIZE (now {batch_size})"
-            ) from error
+    def memory_settings(self) -> dict[str, object]:
+        return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
 
     def loss_of_features(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
@@ -335,17 +325,14 @@ class LearnedPrompts(torch.nn.Module):
         """Unnormalised text features `[C, D]`."""
         clip = self._clip[0]
         if clip.shares_prefix:
-            return clip.encode_packed(*self.learner.packed(), self.chunk)
+            # A gradient is wanted in training steps, which all ranks take together.
+            return clip.encode_packed(
+                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled())
         return clip.encode_prompts(self.learner(), self.learner.eot)
 
 
 def _seeded(seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed) if seed >= 0 else None
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator raises no class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _rounded(values) -> tuple[float, ...]:

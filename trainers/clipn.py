@@ -158,6 +158,10 @@ class CLIPN(ClipTrainer):
         self.update_lr()
         return {name: value.item() for name, value in summary.items()}
 
+    def memory_settings(self) -> dict[str, object]:
+        size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE // world_size()
+        return {"TRAINER.CLIPN.MICRO_BATCH": self.part_size(size)}
+
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features `[B, D]` of images and texts by the towers that do not learn."""

@@ -8,7 +8,13 @@ from .checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from .errors import BadImageError, InputError, NonFiniteLossError, UnknownNameError
+from .errors import (
+    BadImageError,
+    InputError,
+    NonFiniteLossError,
+    UnknownNameError,
+    memory_errors_named,
+)
 from .files import (
     atomic_write,
     check_isfile,
@@ -66,6 +72,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights_into",
+    "memory_errors_named",
     "mkdir_if_missing",
     "named_checkpoint",
     "nearest_name",
