@@ -46,7 +46,7 @@ def score_sets(
     """Score all images of all sets in one pass, the class prompts encoded once.
 
     Args:
-        model: as `trainers.model.PromptedCLIP`: `class_features()`, and
+        model: as `clip.prompted.PromptedCLIP`: `class_features()`, and
             `inputs(images, classes, needs)`, the named inputs of scores.
         make_loader: an unshuffled loader of dict batches with "img" and "index".
             One loader reads all sets, so its workers start once.

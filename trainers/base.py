@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
 from clip.prefix import CHUNK
+from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
@@ -21,7 +22,6 @@ from dassl.utils import load_pretrained_weights, set_random_seed
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from trainers.model import PromptedCLIP
 from trainers.prompt_learner import PromptLearner
 
 logger = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from clip.prompted import cosines
 from dassl.distributed import mean_of_sums, mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from ood.regions import check_top_k, id_irrelevant_regions
 from trainers.base import PromptTrainer
 from trainers.coop import PROMPT_CONFIG
-from trainers.model import cosines
 
 # Similarities of regions and classes held at once: 16 MB a copy, and a handful of copies.
 CHUNK = 1 << 22

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import clip
 from benchmarks import plain
 from clip.loading import OPENAI_TRANSFORM, build_model
+from clip.prompted import PromptedCLIP, cosines
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from trainers.base import LearnedPrompts, PromptTrainer
 from trainers.locoop import ood_regularisation
-from trainers.model import PromptedCLIP, cosines
 from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
 
 # From one token to twelve.
