@@ -36,6 +36,7 @@ class ClipTrainer(TrainerX):
         FLAGS: command-line flags of their own, flag -> key of that node.
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        SCORE: the one its paper stands for, which a detector uses unless told otherwise.
     and build `self.model`, a `PromptedCLIP`.
     """
 
@@ -44,6 +45,7 @@ class ClipTrainer(TrainerX):
     FLAGS: dict[str, str] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
+    SCORE = "MCM"
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -94,9 +96,11 @@ class ClipTrainer(TrainerX):
         self.record_split()
 
     def record_split(self) -> None:
-        """Write down which images of the ID dataset are trained on."""
-        cfg, items = self.cfg, self.dm.dataset.train_x
-        record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        """Write down which images of the ID dataset are trained on, and which were held out."""
+        cfg, data = self.cfg, self.dm.dataset
+        record = split_record(
+            data.train_x, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED,
+            getattr(data, "held_out", ()))
         if distributed.is_main():
             write_split(Path(self.output_dir, "split.json"), record)
 

@@ -56,6 +56,7 @@ class CLIPN(ClipTrainer):
         "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
     })
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
+    SCORE = "ATD"
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
 import yaml
 from yacs.config import CfgNode
 
-from dassl.utils import atomic_write, flatten
+from dassl.utils import atomic_write, flatten, read_json
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,24 @@ def finish_run(cfg: CfgNode, **facts: object) -> None:
     """Mark the run as finished, with a few facts about it."""
     with atomic_write(Path(cfg.OUTPUT_DIR) / MARKER) as file:
         json.dump({"max_epoch": cfg.OPTIM.MAX_EPOCH, **facts}, file, indent=2)
+
+
+def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: str) -> dict:
+    """Which images a threshold rests on, for the record: ``of``, their number, and how many of
+    them the run in `folder` was trained on, by its split.json; warned of where there are any.
+
+    Args:
+        images: paths relative to `root`.
+    """
+    path, trained = Path(folder, "split.json"), 0
+    if path.exists():
+        rows = {os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]}
+        trained = len(rows.intersection(images))
+    if trained:
+        logger.warning(
+            "%d of the %d ID images were trained on: figures and thresholds flatter the model. "
+            "Keep training and test images apart", trained, len(images))
+    return {"images": of, "count": len(images), "trained_on": trained}
 
 
 def read_config(folder: str | Path) -> dict | None:

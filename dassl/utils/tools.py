@@ -78,8 +78,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
-            f"Cannot read the image {path} ({reason}). Replace or remove the file, or set "
-            "DATALOADER.BAD_IMAGES skip to leave such images out."
+            f"Cannot read the image {path} ({reason}). Replace or remove the file."
         ) from error
 
 
