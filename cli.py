@@ -49,8 +49,8 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     add("--id-data", default="", metavar="FOLDER", help="your ID images: a folder with train/ and "
         "val/ or test/ in it, a folder for each class in these; or of class folders alone, then a "
         "part of each class is held out for testing")
-    add("--ood-data", nargs="+", default=[], metavar="[NAME=]FOLDER", help="your OOD sets: any "
-        "folders of images, instead of the data set's own")
+    add("--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
+        "yours, any folder of images, instead of the data set's; give it once for each")
     add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")

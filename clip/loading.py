@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -111,13 +112,23 @@ def _image_size(architecture: str) -> int:
 
 def preprocessing(model: ClipModel) -> transforms.Compose:
     """Evaluation transform of `model`: resize the smaller edge, centre crop, normalise."""
-    interpolation = transforms.InterpolationMode(model.interpolation)
+    size = (model.image_size,) * 2
+    steps = build_transform(size, model.interpolation, model.mean, model.std).transforms
+    return transforms.Compose([_to_rgb, *steps])
+
+
+def build_transform(
+    size: Sequence[int], interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> transforms.Compose:
+    """From an RGB image to `[3, H, W]`: resize the smaller edge, centre crop, to tensor, normalise.
+
+    As Dassl's test transform of the same settings.
+    """
     return transforms.Compose([
-        _to_rgb,
-        transforms.Resize(model.image_size, interpolation=interpolation),
-        transforms.CenterCrop(model.image_size),
+        transforms.Resize(max(size), interpolation=transforms.InterpolationMode(interpolation)),
+        transforms.CenterCrop(tuple(size)),
         transforms.ToTensor(),
-        transforms.Normalize(model.mean, model.std),
+        transforms.Normalize(mean, std),
     ])
 
 

@@ -32,7 +32,7 @@ def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
         if name in sets:
             raise InputError(
                 f"--ood-data: two sets are called {name!r}, {sets[name]} and {path}. Name them: "
-                f"--ood-data {name}1={sets[name]} {name}2={path}"
+                f"--ood-data {name}1={sets[name]} --ood-data {name}2={path}"
             )
         sets[name] = path
     cfg.OOD.SETS = CfgNode(

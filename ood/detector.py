@@ -24,23 +24,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import (
-    CenterCrop,
-    Compose,
-    InterpolationMode,
-    Normalize,
-    Resize,
-    ToTensor,
-)
 
 import clip
+from clip.loading import build_transform
 from clip.prompted import DescribedCLIP
 from clip.templates import classifier, template_pairs
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, as_rgb, nearest_name, read_image
 from dassl.utils.errors import InputError
 from dassl.utils.tools import versions
-from ood.calibration import TPR, Threshold, calibrate
+from ood.calibration import TPR, Threshold, calibrate, check_tpr
 from ood.recipe import FILE, Recipe, read_recipe, write_recipe
 from ood.regions import id_irrelevant_regions, region_caption, save_region_map, suggest_top_k
 from ood.scores import compute_scores, offered_scores, required_inputs, score_parameters
@@ -60,9 +53,6 @@ class Detector:
         model: the CLIP that `recipe.clip` describes.
         score: a name among `recipe.parameters`; "" for the recipe's own choice.
         tpr: share of ID images to keep; None for the recipe's.
-
-    Attributes:
-        threshold: None without a calibration.
     """
 
     def __init__(self, recipe: Recipe, model: clip.ClipModel, score: str = "",
@@ -71,9 +61,11 @@ class Detector:
         if self.score not in recipe.parameters:
             raise InputError(
                 f"the detector has no score {self.score!r}: it has {', '.join(recipe.parameters)}. "
-                f"Nearest: {nearest_name(self.score, recipe.parameters)!r}"
+                f"Nearest: {nearest_name(self.score, recipe.parameters)!r}. Evaluate again with "
+                "--scores all for others"
             )
         self.tpr = recipe.tpr if tpr is None else tpr
+        check_tpr(self.tpr)
         self.device = next(model.parameters()).device
         features = {name: x.to(self.device) for name, x in recipe.features.items()}
         self.model = DescribedCLIP(model, features, recipe.scale.to(self.device))
@@ -141,7 +133,7 @@ class Detector:
 
     @cached_property
     def threshold(self) -> Threshold | None:
-        """Of this detector's score; InputError for a `tpr` that is none."""
+        """Of this detector's score; None before a calibration."""
         if not self.recipe.id_scores:
             return None
         return calibrate(self.recipe.id_scores[self.score], self.tpr)
@@ -226,8 +218,9 @@ class Detector:
         irrelevant = irrelevant.reshape(self.model.clip.grid)
         names = self.recipe.classnames
         caption = region_caption(names[label], k, len(names), irrelevant)
-        seen = Compose(self._transform.transforms[:2])(original)  # before it becomes numbers
-        return save_region_map(path, image, original, seen, irrelevant, caption)
+        resize, crop, *_ = self._transform.transforms
+        return save_region_map(
+            path, image, original, crop(resize(original)), irrelevant, caption)
 
     # What every image passes
 
@@ -299,16 +292,6 @@ def transform_of(model: clip.ClipModel) -> dict[str, Any]:
     """The transform that CLIP was trained with, as a recipe says it."""
     return {"size": [model.image_size] * 2, "interpolation": model.interpolation,
             "mean": list(model.mean), "std": list(model.std)}
-
-
-def build_transform(
-    size: Sequence[int], interpolation: str, mean: Sequence[float], std: Sequence[float]
-) -> Compose:
-    """From an RGB image to `[3, H, W]`, as an evaluation's test transform."""
-    return Compose([
-        Resize(max(size), InterpolationMode(interpolation)), CenterCrop(tuple(size)), ToTensor(),
-        Normalize(mean, std),
-    ])
 
 
 def _device(asked: torch.device | str) -> torch.device:

@@ -222,6 +222,12 @@ class ClipTrainer(TrainerX):
                 self._text = self.model.text_features()
         return self._text
 
+    @torch.no_grad()
+    def class_features(self) -> dict[str, Tensor]:
+        """What describes the classes, as `PromptedCLIP.class_features`, in this run's precision."""
+        with self.autocast():
+            return self.model.class_features()
+
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits `[B, C]`; the prompts are encoded once for all batches of a test."""
         with self.autocast():

@@ -51,7 +51,7 @@ class LoCoOp(PromptTrainer):
             self.cfg.freeze()
             logger.info(
                 "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for this "
-                "data (--topk); lambda = %g, the paper's is 0.25 (--lambda_value)",
+                "data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
                 self.settings.TOPK, self.num_classes, self.settings.LAMBDA)
         super().build_model()
 
