@@ -28,7 +28,7 @@ from ood import Detector
 from ood.calibration import TPR, check_tpr
 from ood.recipe import FILE
 from ood.scores import SCORES, get_scores
-from ood.verdicts import Verdict, open_verdict_files
+from ood.verdicts import open_verdict_files
 
 SHOW_PROGRESS_FROM = 100  # images
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
@@ -58,11 +58,12 @@ def parse_args() -> argparse.Namespace:
     add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
     add("--classes", default="", help="zero-shot: class names separated by commas, or a .txt file "
         f"with one a line; in --template ({DEFAULT_TEMPLATE}) they take the place of {{}}")
-    add("--activation", default="", help="quick_gelu or gelu, for a --backbone file that does not say")
-    add("--score", default="", help=f"one of {', '.join(SCORES)} (the one the method's paper stands "
-        "for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)")
-    add("--tpr", type=float, default=None, help="share of ID images to keep (that of the evaluation, "
-        f"{TPR:g})")
+    add("--activation", default="", help="quick_gelu or gelu, for a --backbone file that does not "
+        "say")
+    add("--score", default="", help=f"one of {', '.join(SCORES)} (the one the method's paper "
+        "stands for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)")
+    add("--tpr", type=float, default=None, help="share of ID images to keep (that of the "
+        f"evaluation, {TPR:g})")
     add("--calibrate", default="", metavar="FOLDER", help="images of the classes, not "
         "trained on, to find the threshold with")
     add("--save", default="", metavar="DIR", help="keep the calibrated detector, for --model-dir")
@@ -138,10 +139,11 @@ def about_threshold(detector: Detector, args: argparse.Namespace) -> str:
     """What the verdicts rest on, or how to come by a threshold."""
     if detector.threshold is not None:
         return f"ID at {detector.score} >= {detector.threshold}"
+    evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
     return (
         f"No verdict: {detector.score} has no threshold yet. Find one on images of these classes, "
         "which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
-        + ("" if args.classes else f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}")
+        + ("" if args.classes else evaluate)
     )
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--local-weight", type=float, default=1.0,
                         help="weight of the regions in GL-MCM")
     parser.add_argument("--tpr", type=float, default=TPR,
-                        help="share of ID images that the saved detector's thresholds keep (%(default)s)")
+                        help="share of ID images that the saved detector keeps (%(default)s)")
     args = parser.parse_args()
     check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):

@@ -99,10 +99,11 @@ class Detector:
                              "more): name the file or model with --backbone")
         model, _ = clip.load(
             name, _device(device), recipe.precision, recipe.clip["activation"])
-        if model.weights_hash != recipe.clip["weights_hash"]:
+        expected = recipe.clip["weights_hash"]
+        if model.weights_hash != expected:
             raise InputError(
                 f"{name} is not the CLIP that the detector in {folder} was made with: its weights "
-                f"have hash {model.weights_hash[:16]}, the detector's {recipe.clip['weights_hash'][:16]}. "
+                f"have hash {model.weights_hash[:16]}, the detector's {expected[:16]}. "
                 "Name the right file (--backbone), or evaluate again"
             )
         return cls(recipe, model, score, tpr)
@@ -164,7 +165,10 @@ class Detector:
         for batch, errors, columns in self._scored(images, [self.score]):
             rows = (dict(zip(columns, row)) for row in zip(*columns.values()))
             for image, error in zip(batch, errors, strict=True):
-                yield Verdict(_name(image), error=error) if error else self._verdict(image, next(rows))
+                if error:
+                    yield Verdict(_name(image), error=error)
+                else:
+                    yield self._verdict(image, next(rows))
 
     def preprocess(self, image: Input) -> Tensor:
         """What the model reads of an image, `[3, H, W]`; a prepared tensor passes through.
@@ -200,8 +204,7 @@ class Detector:
             for name, parts in columns.items():
                 parts.extend(found.get(name, ()))
         if not columns[self.score]:
-            raise InputError(
-                f"no ID image to calibrate on: {unreadable} could not be read ({of or 'images given'})")
+            raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
         recipe = self.recipe.calibrated(columns, tpr, {"images": of, "unreadable": unreadable})
         return Detector(recipe, self.model.clip, self.score)
 
@@ -210,14 +213,14 @@ class Detector:
         return write_recipe(folder, replace(self.recipe, score=self.score, tpr=self.tpr))
 
     def save_regions(self, image: str | os.PathLike, path: str | os.PathLike) -> Path:
-        """Draw the regions of an image that do not show its most similar class, as PNG at `path`."""
+        """Draw, as PNG at `path`, the regions of an image that do not show its likeliest class."""
         original = read_image(image)
         inputs = self._inputs(self._transform(original)[None], {"local_cosines"})
         label, k = int(inputs["cosines"][0].argmax()), self.recipe.top_k
         irrelevant = id_irrelevant_regions(inputs["local_cosines"][0].cpu(), label, k)
         irrelevant = irrelevant.reshape(self.model.clip.grid)
         names = self.recipe.classnames
-        caption = region_caption(names[label], k, len(names), irrelevant)
+        caption = region_caption(f"{names[label]} (predicted)", k, len(names), irrelevant)
         resize, crop, *_ = self._transform.transforms
         return save_region_map(
             path, image, original, crop(resize(original)), irrelevant, caption)
@@ -260,7 +263,8 @@ class Detector:
         """Of images `[B, 3, H, W]`, `[B]` each: the scores, "label", "cosine", "probability"."""
         scores = offered_scores(names, self.model.provides)
         inputs = self._inputs(pixels, required_inputs(scores))
-        params = {key: value for name in names for key, value in self.recipe.parameters[name].items()}
+        params = {key: value for name in names
+                  for key, value in self.recipe.parameters[name].items()}
         cosine, label = inputs["cosines"].max(dim=-1)
         probability = (self.model.scale * inputs["cosines"]).softmax(dim=-1).amax(dim=-1)
         columns = compute_scores(scores, inputs, params) | {

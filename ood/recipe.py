@@ -72,7 +72,8 @@ class Recipe:
         self, id_scores: Mapping[str, np.ndarray], tpr: float, of: Mapping[str, Any]
     ) -> Recipe:
         """The same with the scores of held-out ID images; ``of``: which images those are."""
-        ordered = {name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters}
+        ordered = {name: np.sort(np.asarray(id_scores[name], np.float32))
+                   for name in self.parameters}
         return replace(self, id_scores=ordered, tpr=tpr,
                        origin={**self.origin, "calibration": dict(of)})
 

@@ -41,9 +41,10 @@ class Verdict:
     error: str = ""
 
     def __str__(self) -> str:
+        image = _text(self.image)
         if self.error:
-            return f"{self.image}\tunreadable\t{self.error}"
-        parts = (self.image, self.classname, f"{self.probability:.1%}", f"{self.score:.6g}",
+            return f"{image}\tunreadable\t{_text(self.error)}"
+        parts = (image, self.classname, f"{self.probability:.1%}", f"{self.score:.6g}",
                  self.verdict)
         return "\t".join(part for part in parts if part)
 
@@ -110,5 +111,7 @@ def _csv_rows(rows: Iterable[Iterable]) -> str:
 
 
 def _text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
     # File names need not be UTF-8; the same spelling as in scores/*.csv.
-    return os.fsencode(value).decode("utf-8", "backslashreplace") if isinstance(value, str) else value
+    return os.fsencode(value).decode("utf-8", "backslashreplace")

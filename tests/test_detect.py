@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_evaluation(place, name):
         np.testing.assert_allclose([v.score for v in verdicts], values, rtol=1e-5, atol=1e-6)
         assert [v.label for v in verdicts] == recorded.predictions.tolist()
         limit = verdicts[0].threshold
-        assert [v.verdict for v in verdicts] == ["ID" if v.score >= limit else "OOD" for v in verdicts]
+        assert all(v.verdict == ("ID" if v.score >= limit else "OOD") for v in verdicts)
         if name == "ID":
             assert limit == pytest.approx(values.min(), abs=1e-6)  # 12 images: all are kept
 
@@ -152,7 +152,8 @@ def test_probability_and_cosine_are_those_of_the_class(place, loaded):
     with torch.no_grad():
         cosines, _ = loaded.model(loaded.preprocess(place / "odd/0.png")[None])
     verdict = loaded(place / "odd/0.png")
-    assert verdict.label == cosines.argmax() and verdict.classname == loaded.recipe.classnames[verdict.label]
+    assert verdict.label == cosines.argmax()
+    assert verdict.classname == loaded.recipe.classnames[verdict.label]
     assert verdict.cosine == pytest.approx(float(cosines.max()), abs=1e-6)
     p = (loaded.model.scale * cosines).softmax(-1).max()
     assert verdict.probability == pytest.approx(float(p), abs=1e-5)
@@ -215,7 +216,8 @@ def test_zero_shot_without_training_and_config(place, call, capsys, clip_file, t
     out, err = capsys.readouterr()
     assert out.count("\t") == 3 and "No verdict: MCM has no threshold yet" in err
     assert "--calibrate FOLDER" in err
-    call(detect, *flags, "--calibrate", "photos", "--save", tmp_path / "kept", "--tpr", 0.9, "odd/0.png")
+    call(detect, *flags, "--calibrate", "photos", "--save", tmp_path / "kept", "--tpr", 0.9,
+         "odd/0.png")
     out, err = capsys.readouterr()
     assert out.rstrip().endswith(("ID", "OOD")) and "of 60 held-out ID images" in err
     call(detect, "--model-dir", tmp_path / "kept", "odd/0.png")
@@ -230,7 +232,8 @@ def test_a_run_without_calibration_asks_for_id_images(place, call, capsys, tmp_p
     call(detect, "--model-dir", tmp_path / "run", "--score", "MCM", "odd/0.png")
     out, err = capsys.readouterr()
     assert "MCM has no threshold yet" in err and "eval_ood.py --model-dir" in err
-    assert out.splitlines()[-1].split("\t")[-1] == f"{Detector.load(place / RUN, 'MCM')(place / 'odd/0.png').score:.6g}"
+    expected = Detector.load(place / RUN, "MCM")(place / "odd/0.png").score
+    assert out.splitlines()[-1].split("\t")[-1] == f"{expected:.6g}"
     call(detect, "--model-dir", tmp_path / "run", "--calibrate", "photos", "odd/0.png")
     assert capsys.readouterr().out.rstrip().endswith(("ID", "OOD"))
 

@@ -14,7 +14,8 @@ from datasets.own import folder_name, use_id_folder, use_ood_folders
 
 
 def items(counts, root="data"):
-    return [Datum(f"{root}/{label}/{i}.jpg", label) for label, n in enumerate(counts) for i in range(n)]
+    return [Datum(f"{root}/{label}/{i}.jpg", label)
+            for label, n in enumerate(counts) for i in range(n)]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5).filter(lambda n: max(n) > 1),
