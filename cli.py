@@ -16,22 +16,28 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
+from clip.loading import input_settings
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
+from datasets.own import folder_name, use_id_folder, use_ood_folders
 from trainers.run_folder import CONFIG, read_config, read_yaml
 
 HERE = Path(__file__).resolve().parent
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
+OWN_DATASET = "imagefolder"  # that --id-data fills in
 DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The flags that every entry point has; published names where there are any."""
+def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser:
+    """The flags that every entry point has; published names where there are any.
+
+    pairs: KEY VALUE pairs may follow; an entry point that takes files there has none.
+    """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--root", default=None, help="folder of the datasets (data)")
@@ -41,6 +47,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--config", default="", help=f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's "
         f"name where there is such a file, else {DEFAULT_CONFIGS[0]})")
     add("--config-file", default="", help="its path, instead of the name")
+    add("--id-data", default="", metavar="FOLDER", help="your ID images: a folder with train/ and "
+        "val/ or test/ in it, a folder for each class in these; or of class folders alone, then a "
+        "part of each class is held out for testing")
+    add("--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
+        "yours, any folder of images, instead of the data set's; give it once for each")
     add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
@@ -49,7 +60,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (the last)")
     for flag, owners in _trainer_flags().items():
         add(f"--{flag}", default=None, help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
+    if pairs:
+        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
+    else:
+        parser.set_defaults(opts=[])
     return parser
 
 
@@ -84,8 +98,9 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     _check_empty(cfg)
     _check_ranges(cfg)
     cfg.RESUME = getattr(args, "resume", "")
+    dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
     cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
-        cfg, dataset_file, trainer_file)
+        cfg, dataset, trainer_file)
     cfg.freeze()
     return cfg
 
@@ -102,10 +117,10 @@ def default_cfg() -> CfgNode:
     return cfg
 
 
-def default_output_dir(cfg: CfgNode, dataset_file: str, trainer_file: str) -> str:
+def default_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
     """LoCoOp's layout of run folders."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    folder = Path("output", Path(dataset_file).stem, cfg.TRAINER.NAME)
+    folder = Path("output", dataset, cfg.TRAINER.NAME)
     if not getattr(trainer, "LEARNS", True):
         return (folder / Path(trainer_file).stem).as_posix()
     settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
@@ -129,7 +144,8 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
             "which method? Give --trainer, one of "
             f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
         )
-    dataset = dataset or _named(DATASET_CONFIGS, DEFAULT_DATASET, "dataset")
+    dataset = dataset or _named(
+        DATASET_CONFIGS, OWN_DATASET if args.id_data else DEFAULT_DATASET, "dataset")
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / trainer
@@ -186,8 +202,11 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer).__name__
     cfg.SEED = args.seed if args.seed is not None else (cfg.SEED if args.model_dir else 1)
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT or "data")
+    _merge_own_data(cfg, args)
     if args.backbone:
         cfg.MODEL.BACKBONE.NAME = args.backbone
+        # The YAML's belong to its own backbone.
+        cfg.INPUT.update(input_settings(args.backbone))
     if args.shots is not None:
         cfg.DATASET.NUM_SHOTS = args.shots
     for flag, owners in _trainer_flags().items():
@@ -199,6 +218,16 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
                 f"--{flag} is a setting of {', '.join(owners)}; {cfg.TRAINER.NAME} has none of it")
         node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
         _merge_pairs(cfg, [f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value])
+
+
+def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.id_data:
+        use_id_folder(cfg, args.id_data)
+        if not (args.model_dir or args.dataset or args.dataset_config_file):
+            cfg.OOD.SETS = CfgNode(new_allowed=True)
+            cfg.DATASET.ROOT = args.root or "."  # what paths in the results are relative to
+    if args.ood_data:
+        use_ood_folders(cfg, args.ood_data)
 
 
 def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:

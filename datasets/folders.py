@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import Datum
@@ -27,21 +28,26 @@ def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
     Raises:
         InputError: the folder, or one in it, cannot be listed.
     """
-    names: list[str] = []
+    return sorted(walk_images(folder, recursive))
+
+
+def walk_images(folder: str | Path, recursive: bool = True) -> Iterator[str]:
+    """As :func:`image_names`, one by one: folder by folder, sorted in each. Holds the names of
+    folders and of one folder's files."""
     visited = set()
-    pending = [""]
-    for prefix in pending:  # which grows on the way
+    pending = deque([""])
+    while pending:
+        prefix = pending.popleft()
         path = os.path.join(folder, prefix)
         entries = _entries(path)
         found = os.stat(path)
         if (found.st_dev, found.st_ino) in visited:
             continue
         visited.add((found.st_dev, found.st_ino))
-        names += [prefix + name for name, is_dir in entries.items()
-                  if not is_dir and is_image(name)]
+        yield from sorted(prefix + name for name, is_dir in entries.items()
+                          if not is_dir and is_image(name))
         if recursive:
             pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
-    return sorted(names)
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:

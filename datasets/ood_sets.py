@@ -35,8 +35,8 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     wanted = {name: entry for name, entry in cfg.OOD.SETS.items() if _folders(name, entry)}
     if not wanted:
         raise InputError(
-            "No OOD set is configured. Name at least one under OOD.SETS in the data set's YAML, "
-            "such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
+            "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
+            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
         )
     root = data_root(cfg)
     found = {name: _find(root, entry.FOLDERS) for name, entry in wanted.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import (
-    atomic_write, flatten, mkdir_if_missing, named_checkpoint, write_errors_named,
+    atomic_write, flatten, mkdir_if_missing, named_checkpoint, read_json, write_errors_named,
 )
 from dassl.utils.errors import InputError
 
@@ -107,6 +108,24 @@ def what_is_kept(folder: str | Path) -> str:
     if not newest:
         return f"{folder} holds no checkpoint yet: the same command begins again."
     return f"Kept: {', '.join(newest)}; the same command goes on from there."
+
+
+def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: str) -> dict:
+    """Which images a threshold rests on, for the record: ``of``, their number, and how many of
+    them the run in `folder` was trained on, by its split.json; warned of where there are any.
+
+    Args:
+        images: paths relative to `root`.
+    """
+    path, trained = Path(folder, "split.json"), 0
+    if path.exists():
+        rows = {os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]}
+        trained = len(rows.intersection(images))
+    if trained:
+        logger.warning(
+            "%d of the %d ID images were trained on: figures and thresholds flatter the model. "
+            "Keep training and test images apart", trained, len(images))
+    return {"images": of, "count": len(images), "trained_on": trained}
 
 
 def read_config(folder: str | Path) -> dict | None:

@@ -60,10 +60,11 @@ class DatasetWrapper(Dataset):
         item = self.data_source[idx]
         try:
             image = self.read_image(item.impath)
-        except BadImageError:
+        except BadImageError as error:
             if self.skip_bad:
                 return {"bad": item.impath}
-            raise
+            raise BadImageError(
+                f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out.") from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         output.update(self._transformed(image))
         if self.return_img0:

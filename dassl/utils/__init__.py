@@ -36,6 +36,7 @@ from .names import (
 from .registry import Registry
 from .rng import get_rng_state, set_rng_state
 from .tools import (
+    as_rgb,
     collect_env_info,
     flatten,
     read_image,
@@ -58,6 +59,7 @@ __all__ = [
     "NonFiniteLossError",
     "Registry",
     "UnknownNameError",
+    "as_rgb",
     "atomic_write",
     "check_availability",
     "check_isfile",

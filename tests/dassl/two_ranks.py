@@ -28,7 +28,7 @@ from datasets.config import add_dataset_cfg
 from tests.golden.weights import make_state_dict
 from trainers.base import LearnedPrompts
 from trainers.locoop import ood_regularisation
-from trainers.model import PromptedCLIP
+from clip.prompted import PromptedCLIP
 from trainers.prompt_learner import PromptLearner
 
 ROWS = 6

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 import clip
 from benchmarks import plain
 from clip.loading import OPENAI_TRANSFORM, build_model
+from clip.prompted import PromptedCLIP, cosines
 from trainers.base import LearnedPrompts
 from trainers.locoop import ood_regularisation
-from trainers.model import PromptedCLIP, cosines
 from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
 
 # From one token to twelve.
