@@ -40,15 +40,24 @@ def train(cfg) -> None:
             print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
         return
     setup_logger(cfg.OUTPUT_DIR)
+    begin(cfg, state).train()
+    if distributed.is_main():
+        finish(cfg)
+
+
+def begin(cfg, state: RunState, **options):
+    """The trainer of an opened run, built with `options`, the generators seeded for it."""
     logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
     logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
     if cfg.SEED >= 0:
         logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
-    trainer = build_trainer(cfg)
-    trainer.train()
-    if distributed.is_main():
-        finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
+    return build_trainer(cfg, **options)
+
+
+def finish(cfg) -> None:
+    """Mark a run that is trained."""
+    finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 
 
 if __name__ == "__main__":

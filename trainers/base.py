@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from clip import ClipModel, load, resolve_precision, weights_hash
 from clip.prefix import CHUNK
 from dassl import distributed
+from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
 from dassl.metrics import compute_accuracy
@@ -21,7 +22,7 @@ from dassl.utils import load_pretrained_weights, set_random_seed
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from trainers.model import PromptedCLIP
+from trainers.model import PromptedCLIP, cosines
 from trainers.prompt_learner import PromptLearner
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,19 @@ class ClipTrainer(TrainerX):
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
+    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None) -> None:
+        """`beside`: a trainer of the same data and the same CLIP, which are then shared."""
+        self._beside = beside
+        super().__init__(cfg)
+        self._beside = None
+
+    def build_data_manager(self) -> DataManager:
+        if self._beside is None:
+            return super().build_data_manager()
+        if self.cfg.VERBOSE:
+            self._beside.dm.show_dataset_summary(self.cfg)
+        return self._beside.dm
+
     @property
     def settings(self) -> CfgNode:
         """This trainer's own node of the config."""
@@ -58,6 +72,8 @@ class ClipTrainer(TrainerX):
         cfg = self.cfg
         logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
         self.precision = resolve_precision(self.settings.PREC, self.device)
+        if self._beside is not None:
+            return self._beside.model.clip
         model, _ = load(
             cfg.MODEL.BACKBONE.NAME, self.device, self.precision.name,
             cfg.MODEL.BACKBONE.ACTIVATION or None,
@@ -165,9 +181,9 @@ class ClipTrainer(TrainerX):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step of SGD: the same code with and without mixed precision."""
-        images, labels = self.parse_batch_train(batch)
+        *inputs, labels = self.parse_batch_train(batch)
         with self.autocast():
-            cosines, summary = self.loss(images, labels)
+            cosines, summary = self.loss(*inputs, labels)
         self._backward_and_update(summary["loss"])
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         if self.batch_idx + 1 == self.num_batches:
@@ -177,7 +193,8 @@ class ClipTrainer(TrainerX):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cosines `[B, C]` and the named parts of the loss, the total as "loss".
 
-        Under torchrun B is this rank's share; the losses are those of the batch of all ranks.
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
+        B is this rank's share; the losses are those of the batch of all ranks.
         """
         raise NotImplementedError
 
@@ -232,8 +249,11 @@ class ClipTrainer(TrainerX):
 class PromptTrainer(ClipTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, whether their loss reads local features, and define
-    `loss_of_features`.
+    Subclasses declare `LOCAL`, whether their loss reads local features, and define `loss`.
+
+    A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
+    which never sees an image. Trainers that see the same images share the first half
+    (`trainers.side_by_side`).
     """
 
     LOCAL = False
@@ -254,10 +274,30 @@ class PromptTrainer(ClipTrainer):
         self.register_model("prompt_learner", learner, self.optim, self.sched)
         self.ready_to_train()
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            features, regions = self.model.image_features(images, self.LOCAL)
-        return self.loss_of_features(features, regions, labels)
+    @torch.no_grad()
+    def encode(self, batch: dict, local: bool) -> dict:
+        """`batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else None) in
+        the place of its images "img". A batch that was encoded before is returned as it is."""
+        if "features" in batch:
+            return batch
+        rest = {key: value for key, value in batch.items() if key != "img"}
+        images, labels = super().parse_batch_train(batch)
+        with self.autocast():
+            features, regions = self.model.image_features(images, local)
+        return {**rest, "features": features, "regions": regions, "label": labels}
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
+        batch = self.encode(batch, self.LOCAL)
+        return batch["features"], batch["regions"], batch["label"]
+
+    def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Image features `[B, D]` and labels `[B]`."""
+        batch = self.encode(batch, local=False)
+        return batch["features"], batch["label"]
+
+    def model_inference(self, features: Tensor) -> Tensor:
+        """Logits `[B, C]` of image features `[B, D]`."""
+        return cosines(features, self.text_features()) * self.model.scale
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         try:
@@ -265,17 +305,18 @@ class PromptTrainer(ClipTrainer):
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            key, batch_size = f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK", len(batch["img"])
+            key, batch_size = f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK", len(batch["label"])
             raise InputError(
                 f"out of memory in a training step of {batch_size} images and {self.num_classes} "
                 f"classes on {self.device}: set {key} lower (now {self.settings.TEXT_CHUNK}), or "
                 f"DATALOADER.TRAIN_X.BATCH_SIZE (now {batch_size})"
             ) from error
 
-    def loss_of_features(
+    def loss(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` of normalised image features `[B, D]` and, with LOCAL, `[B, N, D]`."""
+        """As `ClipTrainer.loss`, of normalised image features `[B, D]` and, with LOCAL, those of
+        the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
 
     @property

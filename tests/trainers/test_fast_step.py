@@ -180,4 +180,4 @@ def test_out_of_memory_names_the_settings(name, error, told):
     expected = (InputError, "TEXT_CHUNK lower .now 16384., or DATALOADER.TRAIN_X.BATCH_SIZE")
     with pytest.raises(*expected[:1] if told else (RuntimeError,),
                        match=expected[1] if told else "shapes"):
-        PromptTrainer.forward_backward(trainer, {"img": torch.zeros(32)})
+        PromptTrainer.forward_backward(trainer, {"label": torch.zeros(32)})
