@@ -28,19 +28,26 @@ DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/train
 DEFAULT_DATASET = "generated"
 DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
 
+# Settings that name a run's folder, and what they are called there.
+IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
+COMMON_FLAGS = {  # of entry points of one run and of many
+    "root": "folder of the datasets (data)",
+    "dataset": f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})",
+    "dataset-config-file": "its path, instead of the name",
+    "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's name where there is "
+              f"such a file, else {DEFAULT_CONFIGS[0]})",
+    "config-file": "its path, instead of the name",
+    "backbone": "CLIP: OpenAI name, open_clip model/tag or file",
+}
+
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The flags that every entry point has; published names where there are any."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
-    add("--root", default=None, help="folder of the datasets (data)")
     add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
-    add("--dataset", default="", help=f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})")
-    add("--dataset-config-file", default="", help="its path, instead of the name")
-    add("--config", default="", help=f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's "
-        f"name where there is such a file, else {DEFAULT_CONFIGS[0]})")
-    add("--config-file", default="", help="its path, instead of the name")
-    add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
+    for flag, text in COMMON_FLAGS.items():
+        add(f"--{flag}", default="", help=text)
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
     add("--output-dir", default="", help="(output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)")
@@ -109,7 +116,7 @@ def default_output_dir(cfg: CfgNode, dataset_file: str, trainer_file: str) -> st
     settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
     folder /= f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
     if "N_CTX" in settings:
-        folder /= f"nctx{settings.N_CTX}_csc{settings.CSC}_ctp{settings.CLASS_TOKEN_POSITION}"
+        folder /= "_".join(f"{name}{settings[key]}" for key, name in IN_FOLDER.items())
     return (folder / f"seed{cfg.SEED}").as_posix()
 
 
@@ -199,10 +206,15 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
         _merge_pairs(cfg, [f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value])
 
 
-def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
-    if len(pairs) % 2:
-        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(pairs)}")
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+def in_pairs(words: list[str]) -> list[tuple[str, str]]:
+    """The settings KEY VALUE KEY VALUE ... of a command line."""
+    if len(words) % 2:
+        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(words)}")
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def _merge_pairs(cfg: CfgNode, words: list[str]) -> None:
+    for key, value in in_pairs(words):
         try:
             cfg.merge_from_list([key, _typed(cfg, key, value)])
         except (KeyError, AssertionError, AttributeError) as error:
@@ -211,14 +223,20 @@ def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
             raise InputError(f"{key} {value}: {error}") from error
 
 
+def setting(cfg: CfgNode, key: str):
+    """The value of the dotted `key`, None where there is none."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
 def _typed(cfg: CfgNode, key: str, value: str):
     """`value` for a setting that is a number or a text; yacs reads the others.
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
+    node = setting(cfg, key)
     if isinstance(node, str):
         return repr(value)
     try:
