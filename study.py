@@ -98,10 +98,14 @@ def listing(parts: Iterable[list[Run]]) -> str:
     lines = []
     for number, runs in enumerate(parts, 1):
         shared = ", on the same images" if len(runs) > 1 else ""
-        lines.append(f"group {number}: {len(runs)} run{'s' * (len(runs) > 1)}{shared}")
+        lines.append(f"group {number}: {counted(len(runs), 'run')}{shared}")
         width = max(len(run.name) for run in runs)
         lines += [f"  {run.state:<11}  {run.name:<{width}}  {run.folder}" for run in runs]
     return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def own_key(key: str, trainer: str) -> str | None:

@@ -27,7 +27,7 @@ from dassl.utils import RunLog, atomic_write, setup_logger, write_json
 from dassl.utils.errors import InputError
 from ood.results import read_results
 from ood.summary import only, summary_table
-from study import Run, groups, listing, plan
+from study import Run, counted, groups, listing, plan
 from trainers.run_folder import MARKER, RunState, open_run
 from trainers.side_by_side import SideBySide, images_seen
 
@@ -38,12 +38,13 @@ Failures = dict[str, str]  # name of a run -> why it failed
 
 def main() -> None:
     args = parse_args()
+    eval_ood.parse_args(["--scores", args.scores])  # a wrong name is told now, not after training
     if distributed.world_size() > 1:
         raise InputError("a study runs in one process: start sweep.py without torchrun")
     runs = plan(args)
     parts = groups(runs)
     setup_logger()
-    logger.info("%s\n%d runs in %d groups", listing(parts), len(runs), len(parts))
+    logger.info("%s\n%s", listing(parts), f"{counted(len(runs), 'run')} in {counted(len(parts), 'group')}")
     if args.dry_run:
         return
     failed: Failures = {}
@@ -54,7 +55,8 @@ def main() -> None:
     report(runs, evaluated, args, failed)
     if failed:
         reasons = [f"  {name}: {why}" for name, why in failed.items()]
-        raise InputError("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *reasons]))
+        total = counted(len(runs), "run")
+        raise InputError("\n".join([f"{len(failed)} of {total} failed:", *reasons]))
 
 
 def parse_args() -> argparse.Namespace:
