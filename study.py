@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 from cli import COMMON_FLAGS, IN_FOLDER, build_cfg, in_pairs, make_parser, setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
-from trainers.run_folder import RunState, run_state
+from trainers.run_folder import run_state
 from trainers.side_by_side import images_seen
 
 Axis = tuple[str, list[str]]  # a config key and its values, as written
@@ -59,10 +59,6 @@ class Run:
             return run_state(self.cfg).value
         except InputError as error:
             return f"refused ({error})"
-
-    @property
-    def finished(self) -> bool:
-        return self.state == RunState.FINISHED.value
 
 
 def plan(args: argparse.Namespace) -> list[Run]:
@@ -111,7 +107,7 @@ def counted(number: int, noun: str) -> str:
 def own_key(key: str, trainer: str) -> str | None:
     """`key` as a run of `trainer` reads it, None if it is a setting of other trainers.
 
-    `TRAINER.*.KEY` is that key of every trainer that has it.
+    `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
     """
     kinds = [TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()]
     nodes = {kind.CONFIG_KEY for kind in kinds if hasattr(kind, "CONFIG_KEY")}
@@ -119,11 +115,18 @@ def own_key(key: str, trainer: str) -> str | None:
     own = getattr(kind, "CONFIG_KEY", None)
     first, _, rest = key.partition(".")
     node, _, name = rest.partition(".")
+    if first == "OPTIM" and not learns(trainer):
+        return None
     if first != "TRAINER" or node not in {"*", *nodes}:
         return key
     if node == "*":
         return f"TRAINER.{own}.{name}" if name in getattr(kind, "CONFIG", {}) else None
     return key if node == own else None
+
+
+def learns(trainer: str) -> bool:
+    """Whether shots and seeds make a difference to it."""
+    return getattr(TRAINER_REGISTRY.get(trainer), "LEARNS", True)
 
 
 def _axis(text: str) -> Axis:
@@ -136,28 +139,27 @@ def _axis(text: str) -> Axis:
 
 def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis],
              fixed: list[tuple[str, str]]) -> list[Run]:
-    learns = getattr(TRAINER_REGISTRY.get(trainer), "LEARNS", True)
     common = [word for flag in COMMON_FLAGS if (value := getattr(args, flag.replace("-", "_")))
               for word in (f"--{flag}", value)]
     common += ["--trainer", trainer]
     fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
     axes = [(own, values) for key, values in axes if (own := own_key(key, trainer))]
     usual = _config(common, fixed)
+    shots, seeds = (args.shots or [None], args.seeds) if learns(trainer) else ([None], [None])
     runs = []
-    for shots, *values, seed in product(
-        args.shots or [None] if learns else [None], *(values for _, values in axes),
-        args.seeds if learns else [None],
-    ):
-        chosen = list(zip([key for key, _ in axes], values, strict=True))
-        flags = [*common, *_flag("--shots", shots), *_flag("--seed", seed)]
-        folder = _folder(args.output_dir, _config(flags, fixed + chosen), chosen, usual)
+    for shot, *values, seed in product(shots, *(values for _, values in axes), seeds):
+        chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
+        flags = [*common, *_flag("--shots", shot), *_flag("--seed", seed)]
+        cfg = _config(flags, fixed + chosen)
+        folder = _folder(args.output_dir, cfg, chosen, usual)
+        cfg.defrost()
+        cfg.OUTPUT_DIR = folder
+        cfg.freeze()
+        method = [trainer, *([f"{shot} shots"] if len(shots) > 1 else []),
+                  *(f"{_short(key)} {value}" for (key, every), value
+                    in zip(axes, values, strict=True) if len(every) > 1)]
         flags += ["--output-dir", folder]
-        varying = [(key, value) for (key, value), (_, all_values) in zip(chosen, axes, strict=True)
-                   if len(all_values) > 1]
-        method = [trainer, *([f"{shots} shots"] if learns and len(args.shots or []) > 1 else []),
-                  *(f"{_short(key)} {value}" for key, value in varying)]
-        runs.append(Run(", ".join(method), seed, flags, _words(fixed + chosen),
-                        _config(flags, fixed + chosen)))
+        runs.append(Run(", ".join(method), seed, flags, _words(fixed + chosen), cfg))
     return runs
 
 
@@ -184,7 +186,7 @@ def _folder(root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNo
                if _short(key) not in IN_FOLDER and setting(cfg, key) != setting(usual, key)]
     extra = "".join(f"_{_short(key).lower()}{setting(cfg, key)}" for key in unusual)
     extra = re.sub(r"[^\w.+-]+", "-", extra)
-    if not getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "LEARNS", True):
+    if not learns(cfg.TRAINER.NAME):
         return path.with_name(path.name + extra).as_posix()
     return (path.parent.with_name(path.parent.name + extra) / path.name).as_posix()
 

@@ -44,7 +44,8 @@ def main() -> None:
     runs = plan(args)
     parts = groups(runs)
     setup_logger()
-    logger.info("%s\n%s", listing(parts), f"{counted(len(runs), 'run')} in {counted(len(parts), 'group')}")
+    logger.info("%s\n%s in %s", listing(parts), counted(len(runs), "run"),
+                counted(len(parts), "group"))
     if args.dry_run:
         return
     failed: Failures = {}
@@ -71,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     for flag, text in COMMON_FLAGS.items():
         add(f"--{flag}", default="", help=text)
     add("--output-dir", default="output", help="folder of all runs (output)")
-    add("--name", default="sweep", help="of the folder OUTPUT_DIR/DATASET/NAME of the table (sweep)")
+    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
     add("--scores", default="all", help="to evaluate, separated by commas (all)")
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
@@ -164,7 +165,7 @@ def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
         return False
     names, params = eval_ood.asked(options)
     found = read_results(folder)["provenance"]
-    same_config = found["config"] == cfg.dump(sort_keys=False)
+    same_config = found.get("config") == cfg.dump(sort_keys=False)
     return same_config and found.get("asked") == {"scores": names, **params}
 
 

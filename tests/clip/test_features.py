@@ -112,5 +112,6 @@ def test_global_features_are_the_same_bits_with_and_without_regions(arch, batch,
         visual, size = tiny_clip(arch).visual, tiny_clip(arch).image_size
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        alone, beside = (clip.image.encode_image(visual, images, local)[0] for local in (False, True))
+        alone, beside = (clip.image.encode_image(visual, images, local)[0]
+                         for local in (False, True))
     assert torch.equal(alone, beside)
