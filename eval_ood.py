@@ -9,18 +9,21 @@ from pathlib import Path
 
 from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
+from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from datasets.ood_sets import load_ood_sets
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
+from ood.features import FeatureStore
 from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
 from ood.results import evaluate_sets, format_table, read_results, write_results
-from ood.scores import SCORES, get_scores, offered_scores, score_parameters
+from ood.scores import SCORES, get_scores, offered_scores, required_inputs, score_parameters
 
 ID = "ID"  # name of the in-distribution set in the results
+FEATURES = "output/features"
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,15 @@ def main() -> None:
                         help="of MCM and GL-MCM, on cosine similarities")
     parser.add_argument("--local-weight", type=float, default=1.0,
                         help="weight of the regions in GL-MCM")
+    kept = parser.add_argument_group("image features kept on disk, for later evaluations")
+    add = kept.add_argument
+    add("--features", default=FEATURES, metavar="DIR",
+        help="folder they are kept in; none to keep none (%(default)s)")
+    add("--features-limit", type=float, default=20, metavar="GIB",
+        help="size that folder may come to have (%(default)s)")
+    add("--features-local", action="store_true",
+        help="also those of the regions, for GL-MCM, rounded to float16 (ImageNet and its OOD sets: "
+        "16 GiB)")
     args = parser.parse_args()
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
@@ -50,15 +62,19 @@ def main() -> None:
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
     scores = offered_scores(names, trainer.model.provides)
+    store = feature_store(args, cfg, trainer)
     provenance = trainer.provenance()
     provenance["comparable"]["scores"] = score_parameters(scores, params)
+    if store is not None and store.local and "local_cosines" in required_inputs(scores):
+        provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     evaluation = score_sets(
         trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
-        scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT,
+        scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT, store,
     )
     provenance |= {
-        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
+        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped,
+        "features_read": evaluation.read, "versions": versions(), "git": git_state(),
     }
     logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
 
@@ -71,13 +87,26 @@ def test_loader(cfg, manager, items):
     )
 
 
+def feature_store(args, cfg, trainer) -> FeatureStore | None:
+    """Where `args` ask for image features to be kept; None for nowhere."""
+    if args.features.lower() in ("", "none"):
+        if args.features_local:
+            raise InputError("--features-local keeps features, --features none keeps none: choose")
+        return None
+    return FeatureStore(
+        args.features, trainer.image_encoding(), cfg.DATASET.ROOT, args.features_limit,
+        args.features_local, skips_bad_images(cfg),
+    )
+
+
 def check_same_model(folder: str, comparable: dict) -> None:
     """Refuse to put another model's results over those in `folder`; other scores are welcome."""
     if not Path(folder, "results.json").exists():
         return
     before = read_results(folder)["provenance"]["comparable"]
     now = json.loads(json.dumps(comparable))  # tuples are lists in a file
-    changed = [key for key in now if key != "scores" and before.get(key) != now[key]]
+    changed = [key for key in now
+               if key not in ("scores", "local_features") and before.get(key) != now[key]]
     if changed:
         raise InputError(
             f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
