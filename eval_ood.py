@@ -43,8 +43,8 @@ def main() -> None:
     add("--features-limit", type=float, default=20, metavar="GIB",
         help="size that folder may come to have (%(default)s)")
     add("--features-local", action="store_true",
-        help="also those of the regions, for GL-MCM, rounded to float16 (ImageNet and its OOD sets: "
-        "16 GiB)")
+        help="also those of the regions, for GL-MCM, rounded to float16 "
+        "(ImageNet and its OOD sets: 16 GiB)")
     args = parser.parse_args()
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"

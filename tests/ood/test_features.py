@@ -72,9 +72,11 @@ def evaluate(model, root, tmp_path):
     Keyword arguments of the store are taken, too; `store=False` for a pass without one.
     """
 
-    def run(scores=GLOBAL_SCORES, sets=("inside", "dots"), skip=False, store=True, root=root, **how):
+    def run(scores=GLOBAL_SCORES, sets=("inside", "dots"), skip=False, store=True, root=root,
+            **how):
         cfg = default_cfg()
-        cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS, cfg.DATALOADER.NUM_WORKERS = (64, 64), ["normalize"], 0
+        cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
+        cfg.DATALOADER.NUM_WORKERS = 0
         cfg.DATALOADER.BAD_IMAGES = "skip" if skip else "stop"
         transform = build_transform(cfg, is_train=False)
         items = {name: [Datum(str(path), -1) for path in sorted((root / name).glob("*.png"))]
@@ -112,7 +114,8 @@ def test_scores_from_features_are_those_from_images(evaluate, model, tmp_path):
     assert same(evaluate(), plain) and model.encoded == 0
     assert evaluate.evaluation.read == ["inside", "dots"]
     assert set(entries(tmp_path)) == {"inside", "dots"}
-    assert same(evaluate(scores=["Entropy"]), {n: {"Entropy": s["Entropy"]} for n, s in plain.items()})
+    entropy = {name: {"Entropy": scores["Entropy"]} for name, scores in plain.items()}
+    assert same(evaluate(scores=["Entropy"]), entropy)
 
 
 def test_a_new_set_leaves_the_others(evaluate, model):
@@ -196,18 +199,19 @@ def test_a_set_without_a_readable_image_leaves_nothing(evaluate, root, tmp_path)
 
 
 def test_local_features_in_half_precision(evaluate, model, tmp_path):
-    plain = evaluate(scores=["MCM", "GL-MCM"], store=False)
-    rounded = evaluate(scores=["MCM", "GL-MCM"], local=True)
+    names = ["MCM", "GL-MCM"]
+    plain = evaluate(scores=names, store=False)
+    rounded = evaluate(scores=names, local=True)
     for name in plain:
         np.testing.assert_allclose(rounded[name]["GL-MCM"], plain[name]["GL-MCM"], rtol=1e-4)
         assert np.array_equal(rounded[name]["MCM"], plain[name]["MCM"])
     assert not same(rounded, plain)  # or the tolerance above would say nothing
-    assert same(evaluate(scores=["MCM", "GL-MCM"], local=True), rounded) and model.encoded == 0
+    assert same(evaluate(scores=names, local=True), rounded) and model.encoded == 0
     # Rounded by who asks for it, whatever lies on disk.
-    assert same(evaluate(scores=["MCM", "GL-MCM"], local=True, limit=0, folder=tmp_path / "no"), rounded)
-    assert same(evaluate(scores=["MCM", "GL-MCM"]), plain)
+    assert same(evaluate(scores=names, local=True, limit=0, folder=tmp_path / "no"), rounded)
+    assert same(evaluate(scores=names), plain)
     os.truncate(entries(tmp_path)["dots"] / "local.f16", 10)
-    assert same(evaluate(scores=["MCM", "GL-MCM"], local=True), rounded) and model.encoded == 4
+    assert same(evaluate(scores=names, local=True), rounded) and model.encoded == 4
 
 
 def test_regions_that_are_not_kept_are_encoded_again(evaluate, model, caplog, tmp_path):
@@ -241,7 +245,8 @@ def test_a_limit_is_told_before_it_starts(evaluate, model, caplog, tmp_path, mon
     just_global = 11 * width * 4 / 2**30
     evaluate(scores=["GL-MCM"], local=True, limit=just_global)
     assert "Image features of the regions are not kept" in caplog.text
-    assert {path.name for path in entries(tmp_path)["inside"].iterdir()} == {"global.f32", "about.json"}
+    files = {path.name for path in entries(tmp_path)["inside"].iterdir()}
+    assert files == {"global.f32", "about.json"}
     caplog.clear()
     evaluate(scores=["GL-MCM"], local=True, limit=just_global)  # these are there already
     assert len(caplog.records) == 1
