@@ -83,7 +83,8 @@ class Bench:
 
     def score(self, model: PromptedCLIP, sets: dict, loader: DataLoader, scores: list, root: str,
               store: FeatureStore | None = None) -> Evaluation:
-        return score_sets(model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store)
+        return score_sets(
+            model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store)
 
 
 def batch(args: argparse.Namespace) -> tuple[list, dict]:

@@ -242,15 +242,18 @@ def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):
     assert list(results["figures"]) == ["MCM", "GL-MCM"] and "AUROC" in capsys.readouterr().out
 
 
-def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_path):
+def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_path,
+                                              generated_weights):
     """The same scores from images and from features, whoever had the images encoded."""
+    from safetensors.torch import save_file
+
     caplog.set_level("INFO")
 
     def evaluate(trainer, *extra):
         run = ["--model-dir", trained] if trainer == "LoCoOp" else flags(world, trainer)
         caplog.clear()
-        call(eval_ood, "--root", f"{world}/data", *run, "--scores", "MCM,Energy", *extra,
-             "--output-dir", tmp_path / trainer, "DATALOADER.NUM_WORKERS", "0")
+        call(eval_ood, "--root", f"{world}/data", *run, "--scores", "MCM,Energy", "--output-dir",
+             tmp_path / trainer, *extra)
         results = json.loads((tmp_path / trainer / "results.json").read_text(encoding="utf-8"))
         csv = [(tmp_path / trainer / f"scores/{name}.csv").read_bytes()
                for name in ("ID", "Scenes", "Dots")]
@@ -263,6 +266,13 @@ def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_
             read, from_features = evaluate(trainer)
             assert read == (["ID", "Scenes", "Dots"] if number or again else [])
             assert from_features == from_images
+    save_file(generated_weights("tiny-vit", seed=7), tmp_path / "other.safetensors",
+              {"activation": "quick_gelu"})
+    backbone = ["--backbone", tmp_path / "other.safetensors", "--config-file",
+                ROOT / "configs/trainers/ZeroshotCLIP/vit_b16.yaml",
+                "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
+    assert evaluate("ZeroshotCLIP", *backbone)[0] == []
+    assert "are not in" in caplog.text
 
 
 def test_kept_regions_are_part_of_what_is_compared(world, trained, call, told, tmp_path):

@@ -96,3 +96,12 @@ def test_half_precision_keeps_the_scale(clip_file):
     model, _ = clip.load(clip_file("tiny-vit"))
     model.to_dtype(torch.float16)
     assert model.dtype == torch.float16 and model.logit_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_global_features_do_not_depend_on_asking_for_local_ones(arch, count, tiny_clip):
+    """To the last bit, since features on disk serve passes of both kinds."""
+    model = tiny_clip(arch)
+    images = torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(count))
+    assert torch.equal(model.encode_image(images), model.encode_image(images, local=True)[0])
