@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
+from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
@@ -17,16 +18,17 @@ from datasets.ood_sets import load_ood_sets
 from ood.calibration import TPR, calibrate, check_tpr
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
+from ood.features import FeatureStore
 from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
 from ood.recipe import Recipe, write_recipe
 from ood.results import evaluate_sets, format_table, read_results, write_results
-from ood.scores import SCORES, get_scores, offered_scores, score_parameters
+from ood.scores import SCORES, get_scores, offered_scores, required_inputs, score_parameters
 from trainers.recipe import recipe_of
 from trainers.run_folder import held_out_record, locked
 
 ID = "ID"  # name of the in-distribution set in the results
-LOG = "eval_log.txt"
+LOG, FEATURES = "eval_log.txt", "output/features"
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="weight of the regions in GL-MCM")
     parser.add_argument("--tpr", type=float, default=TPR,
                         help="share of ID images that the saved detector keeps (%(default)s)")
+    kept = parser.add_argument_group("image features kept on disk, for later evaluations")
+    add = kept.add_argument
+    add("--features", default=FEATURES, metavar="DIR",
+        help="folder they are kept in; none to keep none (%(default)s)")
+    add("--features-limit", type=float, default=20, metavar="GIB",
+        help="size that folder may come to have (%(default)s)")
+    add("--features-local", action="store_true",
+        help="also those of the regions, for GL-MCM, rounded to float16 "
+        "(ImageNet and its OOD sets: 16 GiB)")
     args = parser.parse_args(arguments)
     check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):
@@ -79,15 +90,18 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
     scores = offered_scores(names, trainer.model.provides)
+    store = feature_store(args, cfg, trainer)
     provenance = trainer.provenance()
     provenance["comparable"]["scores"] = score_parameters(scores, params)
+    if store is not None and store.local and "local_cosines" in required_inputs(scores):
+        provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with memory_errors_named(f"scoring on {trainer.device}", size):
         evaluation = score_sets(
             trainer.model, {ID: trainer.dm.dataset.test, **sets},
             partial(test_loader, cfg, trainer.dm), scores, params, trainer.device,
-            trainer.autocast, cfg.DATASET.ROOT,
+            trainer.autocast, cfg.DATASET.ROOT, store,
         )
     inside = evaluation.sets[ID]
     of = held_out_record(args.model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT,
@@ -96,8 +110,9 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     recipe = recipe.calibrated(inside.scores, args.tpr, of)
     write_recipe(cfg.OUTPUT_DIR, recipe)
     provenance |= {
-        "asked": {"scores": names, **params},
-        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
+        "asked": {"scores": names, "features_local": args.features_local, **params},
+        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped,
+        "features_read": evaluation.read, "versions": versions(), "git": git_state(),
     }
     logger.info("%s\n\n%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
                 detector_report(cfg.OUTPUT_DIR, recipe))
@@ -111,13 +126,26 @@ def test_loader(cfg, manager, items):
     )
 
 
+def feature_store(args, cfg, trainer) -> FeatureStore | None:
+    """Where `args` ask for image features to be kept; None for nowhere."""
+    if args.features.lower() in ("", "none"):
+        if args.features_local:
+            raise InputError("--features-local keeps features, --features none keeps none: choose")
+        return None
+    return FeatureStore(
+        args.features, trainer.image_encoding(), cfg.DATASET.ROOT, args.features_limit,
+        args.features_local, skips_bad_images(cfg),
+    )
+
+
 def check_same_model(folder: str, comparable: dict) -> None:
     """Refuse to put another model's results over those in `folder`; other scores are welcome."""
     if not Path(folder, "results.json").exists():
         return
     before = read_results(folder)["provenance"]["comparable"]
     now = json.loads(json.dumps(comparable))  # tuples are lists in a file
-    changed = [key for key in now if key != "scores" and before.get(key) != now[key]]
+    changed = [key for key in now
+               if key not in ("scores", "local_features") and before.get(key) != now[key]]
     if changed:
         raise InputError(
             f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "

@@ -78,6 +78,8 @@ def parse_args() -> argparse.Namespace:
     add("--output-dir", default="output", help="folder of all runs (output)")
     add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
     add("--scores", default="all", help="to evaluate, separated by commas (all)")
+    add("--features-local", action="store_true", help="keep the features of regions for all "
+        "evaluations, as eval_ood.py does it")
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys of all runs")
@@ -164,7 +166,8 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
     else:
         flags = ["--model-dir", str(run.folder), *(["--root", args.root] if args.root else [])]
     with isolated(run.name, failed):
-        options = eval_ood.parse_args(["--scores", args.scores, *flags, *run.pairs])
+        kept = ["--features-local"] if args.features_local else []
+        options = eval_ood.parse_args(["--scores", args.scores, *kept, *flags, *run.pairs])
         cfg = build_cfg(options)
         if not has_results(cfg, options):
             logger.info("evaluating %s", run.name)
@@ -186,7 +189,8 @@ def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
     names, params = eval_ood.asked(options)
     found = read_results(folder)["provenance"]
     same_config = found.get("config") == cfg.dump(sort_keys=False)
-    return same_config and found.get("asked") == {"scores": names, **params}
+    asked = {"scores": names, "features_local": options.features_local, **params}
+    return same_config and found.get("asked") == asked
 
 
 def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,

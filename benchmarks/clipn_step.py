@@ -30,8 +30,7 @@ from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
 from clip.model import TextTower  # noqa: E402
 from clip.templates import IMAGENET80  # noqa: E402
 from dassl.utils import atomic_write  # noqa: E402
-from ood.evaluation import score_batch  # noqa: E402
-from ood.scores import compute_scores, get_scores  # noqa: E402
+from ood.scores import compute_scores, get_scores, required_inputs  # noqa: E402
 from trainers.clipn import TwoBranchCLIP, clipn_losses, normalised  # noqa: E402
 
 KINDS = ("plain", "ours")
@@ -118,7 +117,8 @@ def evaluation(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
     @torch.inference_mode()
     def ours() -> None:
         two_branches.prompts.cache_clear()
-        score_batch(two_branches, images, two_branches.class_features(), scores, {})
+        classes = two_branches.class_features()
+        compute_scores(scores, two_branches.inputs(images, classes, required_inputs(scores)))
 
     @torch.no_grad()
     def plain() -> None:

@@ -1,9 +1,11 @@
-"""The training step written for clarity: what the fast one is measured against.
+"""The training step, and the evaluation of a batch, written for clarity: what the fast ones are
+measured against.
 
 No deliberate waste (the frozen towers keep no weight gradients, the local path runs in the
 last block only), and no trick either: every class's prompt goes through the text tower with
 all its 77 tokens, the graph of all of them is kept, and regions are selected by a softmax and
-a `topk` over all classes.
+a `topk` over all classes. An evaluation encodes the prompts again for every batch of images, as
+the public code does, and takes every score from softmax over all classes and regions.
 """
 
 from __future__ import annotations
@@ -56,3 +58,24 @@ def locoop_loss(clip: ClipModel, learner: PromptLearner, images: Tensor, labels:
     chosen = p[irrelevant]  # [selected, C]
     negative_entropy = (chosen * torch.log(chosen + 1e-5)).sum(dim=-1)
     return loss_id + weight * negative_entropy.sum() / max(1, len(negative_entropy))
+
+
+@torch.inference_mode()
+def scores(clip: ClipModel, learner: PromptLearner, images: Tensor) -> dict[str, Tensor]:
+    """All usual scores of a batch, and the predictions, `[B]` each."""
+    features, regions = image_features(clip, images)
+    text = text_features(clip, learner)
+    cosines, local = features @ text.T, regions @ text.T  # [B, C], [B, N, C]
+    logits = clip.scale * cosines
+    p, mcm = logits.softmax(dim=-1), cosines.softmax(dim=-1).amax(dim=-1)
+    return {
+        "prediction": cosines.argmax(dim=-1),
+        "MCM": mcm,
+        "GL-MCM": mcm + local.softmax(dim=-1).amax(dim=(1, 2)),
+        "MSP": p.amax(dim=-1),
+        "MaxLogit": logits.amax(dim=-1),
+        "Energy": logits.logsumexp(dim=-1),
+        "Entropy": (p * logits.log_softmax(dim=-1)).sum(dim=-1),
+        "GradNorm": (p - 1 / p.shape[-1]).abs().sum(dim=-1)
+        * (clip.scale * features).abs().sum(dim=-1),
+    }

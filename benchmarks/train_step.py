@@ -22,6 +22,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -102,16 +104,21 @@ def measure(classes: int, batch: int, kinds: list[str], repeats: int) -> dict:
     """Seconds of every turn of every kind, wall clock and CPU, and the peak memory of it all."""
     bench = Bench(classes, batch)
     before = _peak_bytes()
-    wall, cpu = ({kind: [] for kind in kinds} for _ in range(2))
+    times = in_turns({kind: partial(bench.step, kind) for kind in kinds}, repeats)
+    return {"classes": classes, "batch": batch, **times, "peak": _peak_bytes(), "before": before}
+
+
+def in_turns(steps: Mapping[str, Callable], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every turn of every step, "wall" clock and "cpu"."""
+    wall, cpu = ({kind: [] for kind in steps} for _ in range(2))
     for turn in range(repeats + (repeats > 1)):
-        for kind in kinds:
+        for kind, step in steps.items():
             start = time.perf_counter(), time.process_time()
-            bench.step(kind)
+            step()
             if turn or repeats == 1:  # the first turn warms up
                 wall[kind].append(time.perf_counter() - start[0])
                 cpu[kind].append(time.process_time() - start[1])
-    return {"classes": classes, "batch": batch, "wall": wall, "cpu": cpu,
-            "peak": _peak_bytes(), "before": before}
+    return {"wall": wall, "cpu": cpu}
 
 
 def _peak_bytes() -> int:
@@ -175,14 +182,14 @@ def small(args) -> tuple[list, dict]:
     where = "100 classes, batch 4"
     rows = [
         ["LoCoOp step, plain over fast", where, f"{seconds(found, 'plain'):.2f} s",
-         f"{seconds(found, 'fast'):.2f} s", *_ratios(found, "plain", "fast"), ">= 4.5"],
+         f"{seconds(found, 'fast'):.2f} s", *ratios(found, "plain", "fast"), ">= 4.5"],
         ["fast, LoCoOp over CoOp", where, f"{seconds(found, 'fast'):.2f} s",
-         f"{seconds(found, 'coop'):.2f} s", *_ratios(found, "fast", "coop"), "<= 1.15"],
+         f"{seconds(found, 'coop'):.2f} s", *ratios(found, "fast", "coop"), "<= 1.15"],
     ]
     return rows, found
 
 
-def _ratios(found: dict, over: str, under: str) -> list[str]:
+def ratios(found: dict, over: str, under: str) -> list[str]:
     return [f"{ratio(found, over, under, clock):.2f}" for clock in ("wall", "cpu")]
 
 
@@ -198,7 +205,7 @@ def large(args) -> tuple[list, dict]:
         ["peak memory, plain over fast", f"{where} ({note})", f"{slow['peak'] / GIB:.1f} GiB",
          f"{peak / GIB:.2f} GiB", f"{slow['peak'] / peak:.1f}", "", ">= 5, fast < 6 GiB"],
         ["fast, LoCoOp over CoOp", where, f"{seconds(fast, 'fast'):.1f} s",
-         f"{seconds(fast, 'coop'):.1f} s", *_ratios(fast, "fast", "coop"), "<= 1.15"],
+         f"{seconds(fast, 'coop'):.1f} s", *ratios(fast, "fast", "coop"), "<= 1.15"],
     ]
     return rows, {"fast": fast, "plain": slow, "note": note}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 import torch
@@ -59,6 +60,13 @@ class PromptedCLIP(nn.Module):
 
     # What scores are computed from
 
+    FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features
+
+    @property
+    def num_regions(self) -> int:
+        """Regions of an image, N; 0 for an image tower without local features."""
+        return math.prod(self.clip.grid) if self.clip.grid else 0
+
     @property
     def provides(self) -> set[str]:
         """The inputs of `ood.scores` that this model can give."""
@@ -78,15 +86,29 @@ class PromptedCLIP(nn.Module):
             classes: what `class_features` returned. needs: names among `provides`.
         """
         features, regions = self.image_features(images, "local_cosines" in needs)
-        with exact(images):
+        return (self.inputs_of_features(features, regions, classes, needs)
+                | self.inputs_of_images(images, classes, needs))
+
+    def inputs_of_features(
+        self, features: Tensor, regions: Tensor | None, classes: dict[str, Tensor],
+        needs: Collection[str],
+    ) -> dict[str, Tensor]:
+        """As `inputs`, of what `image_features` gave, all but those in `FROM_IMAGES`."""
+        with exact(features):
             inputs = self.head(features, classes)
             if regions is not None:
                 inputs["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
-        if "odin_logits" in needs:
-            features, _ = self.image_features(self.odin_images(images, classes["text"]), False)
-            with exact(images):
-                inputs["odin_logits"] = self.scale * features @ classes["text"].T
         return {name: x for name, x in inputs.items() if name in needs or name == "cosines"}
+
+    def inputs_of_images(
+        self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Of the inputs `needs` those in `FROM_IMAGES`, of images `[B, 3, H, W]`."""
+        if "odin_logits" not in needs:
+            return {}
+        features, _ = self.image_features(self.odin_images(images, classes["text"]), False)
+        with exact(images):
+            return {"odin_logits": self.scale * features @ classes["text"].T}
 
     def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
         """What follows from image features `[B, D]`: cosines and logits `[B, C]`, where `classes`

@@ -17,9 +17,10 @@ for trainer in CoOp LoCoOp; do
     done
 done
 
-bash scripts/eval.sh --trainer ZeroshotCLIP --dataset generated
+# Every model sees the same images, so their features are kept, for GL-MCM those of the regions too.
+bash scripts/eval.sh --trainer ZeroshotCLIP --dataset generated --features-local
 for run in "$OUT"/{CoOp,LoCoOp}/generated_16shots/nctx16_cscFalse_ctpend/seed{1,2,3}; do
-    bash scripts/eval.sh --model-dir "$run"
+    bash scripts/eval.sh --model-dir "$run" --features-local
 done
 
 LOCOOP=$OUT/LoCoOp/generated_16shots/nctx16_cscFalse_ctpend/seed1

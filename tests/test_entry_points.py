@@ -75,8 +75,9 @@ def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call(monkeypatch, tmp_path_factory):
     """Runs an entry point in this process: `call(train, "--shots", "2")`."""
+    monkeypatch.setattr(eval_ood, "FEATURES", str(tmp_path_factory.mktemp("features")))
 
     def run(module, *arguments) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
@@ -268,6 +269,49 @@ def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["comparable"]["scores"]["GL-MCM"]["temperature"] == 0.5
     assert list(results["figures"]) == ["MCM", "GL-MCM"] and "AUROC" in capsys.readouterr().out
+
+
+def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_path,
+                                              generated_weights):
+    """The same scores from images and from features, whoever had the images encoded."""
+    from safetensors.torch import save_file
+
+    caplog.set_level("INFO")
+
+    def evaluate(trainer, *extra):
+        run = ["--model-dir", trained] if trainer == "LoCoOp" else flags(world, trainer)
+        caplog.clear()
+        call(eval_ood, "--root", f"{world}/data", *run, "--scores", "MCM,Energy", "--output-dir",
+             tmp_path / trainer, *extra)
+        results = json.loads((tmp_path / trainer / "results.json").read_text(encoding="utf-8"))
+        csv = [(tmp_path / trainer / f"scores/{name}.csv").read_bytes()
+               for name in ("ID", "Scenes", "Dots")]
+        return results["provenance"]["features_read"], csv
+
+    for number, trainer in enumerate(("CoOp", "LoCoOp", "CLIPN")):
+        _, from_images = evaluate(trainer, "--features", "none")
+        assert "features" not in caplog.text
+        for again in range(2):
+            read, from_features = evaluate(trainer)
+            assert read == (["ID", "Scenes", "Dots"] if number or again else [])
+            assert from_features == from_images
+    save_file(generated_weights("tiny-vit", seed=7), tmp_path / "other.safetensors",
+              {"activation": "quick_gelu"})
+    backbone = ["--backbone", tmp_path / "other.safetensors", "--config-file",
+                ROOT / "configs/trainers/ZeroshotCLIP/vit_b16.yaml",
+                "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
+    assert evaluate("ZeroshotCLIP", *backbone)[0] == []
+    assert "are not in" in caplog.text
+
+
+def test_kept_regions_are_part_of_what_is_compared(world, trained, call, told, tmp_path):
+    arguments = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir"]
+    for extra, expected in (([], None), (["--features-local"], "float16"),
+                            (["--features-local", "--scores", "MCM"], None)):
+        call(eval_ood, *arguments, tmp_path, *extra)  # other scores of the same model are welcome
+        results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        assert results["provenance"]["comparable"].get("local_features") == expected
+    assert "choose" in told(eval_ood, *arguments, tmp_path, "--features-local", "--features", "none")
 
 
 def test_the_weight_of_the_regions_reaches_the_score(world, trained, call, tmp_path):

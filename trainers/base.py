@@ -19,13 +19,15 @@ from dassl.engine import TrainerX
 from dassl.engine.base import model_file
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_pretrained_weights, set_random_seed
+from dassl.utils import load_pretrained_weights, set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
 from trainers.prompt_learner import PromptLearner
 
 logger = logging.getLogger(__name__)
+
+IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that decode and encode
 
 
 class ClipTrainer(TrainerX):
@@ -181,6 +183,16 @@ class ClipTrainer(TrainerX):
             "seed": cfg.SEED,
             "logit_scale": float(self.model.scale),
             "device": str(self.device),
+        }
+
+    def image_encoding(self) -> dict[str, object]:
+        """All that could change the features of an image file, whatever the prompts are."""
+        clip = self.model.clip
+        return {
+            "weights": weights_hash(clip.visual.state_dict()), "activation": clip.activation,
+            "precision": self.precision.name, "device": self.device.type,
+            "transform": str(self.dm.tfm_test),
+            "versions": {name: versions()[name] for name in IMAGE_PACKAGES},
         }
 
     def forward_backward(self, batch: dict) -> dict[str, float]:

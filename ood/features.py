@@ -1,0 +1,322 @@
+"""Image features on disk: an image is encoded once for all methods, seeds and scores of a study.
+
+    <folder>/<hash of model and transform>/<image set>-<hash of its list>/
+        global.f32   float32 [n, D], normalised, of the n images that could be read, in their order
+        local.f16    float16 [n, N, D], of the N regions of each; only where asked for
+        about.json   what they are of, and the checksums
+
+A set's folder gets its name when it is whole, so a pass that dies leaves none, and of two passes
+that write the same at once the later one's stays. Nothing is used without comparing all that could
+have changed: weights, transform, versions, and path, size and time of every image file.
+
+Global features are kept as they are: scores from them equal, bit for bit, those of a pass that
+encodes the images in batches of the same size. Local ones are rounded to float16, by whoever asks
+for them to be kept and whether or not they are found, so that figures depend on what was asked and
+never on what happened to lie in the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dassl.data.datasets import Datum
+from dassl.utils import read_json
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
+DTYPES = {GLOBAL: np.dtype("<f4"), LOCAL: np.dtype("<f2")}
+GIB = 2**30
+FREE_SHARE = 0.9  # of the disk's free space that features may take
+ABANDONED = 3600  # seconds without a write, after which a temporary folder is nobody's
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Features of an image set as they lie on disk.
+
+    Attributes:
+        index: [n], which images of the set they are of; the others could not be read.
+        features: memory map float32 [n, D]. regions: float16 [n, N, D], or None.
+    """
+
+    index: np.ndarray
+    features: np.ndarray
+    regions: np.ndarray | None
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Index and features of the same batches that a loader of `size` makes of the set."""
+        stop = int(self.index[-1]) + 1 if len(self.index) else 0
+        borders = np.searchsorted(self.index, range(0, stop + size, size))
+        for part in map(slice, borders[:-1], borders[1:]):
+            if part.start < part.stop:
+                regions = None if self.regions is None else np.array(self.regions[part])
+                yield self.index[part], np.array(self.features[part]), regions
+
+
+class FeatureStore:
+    """The features of one model's image tower, set by set.
+
+    Args:
+        folder: of all models. encoding: all that could change the features of an image file.
+        root: folder that the paths of images are relative to, so that data may be moved.
+        limit: GiB that `folder` may come to hold. local: keep local features, too.
+        skip_bad: whether features may be used of a set in which images could not be read.
+    """
+
+    def __init__(self, folder: str | os.PathLike, encoding: Mapping[str, Any], root: str,
+                 limit: float, local: bool = False, skip_bad: bool = False):
+        self.folder, self.encoding, self.root = Path(folder), dict(encoding), root
+        self.limit, self.local, self.skip_bad = limit, local, skip_bad
+
+    def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
+        """The features of a set, with local ones if asked and there; None, the log saying why, if
+        there are none that fit."""
+        place = self._place(name, items)
+        if not place.is_dir():
+            return None
+        try:
+            about = self._checked(place, items, [GLOBAL, LOCAL] if local else [GLOBAL])
+            found = _open(place, about, len(items), local)
+        except (_Unfit, OSError) as reason:
+            self._refuse(name, place, str(reason))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            self._refuse(name, place, f"{ABOUT} is damaged")
+        else:
+            # With images left out, the loader must name the first of them, unless told to skip it.
+            return found if self.skip_bad or len(found.index) == len(items) else None
+        return None
+
+    def _refuse(self, name: str, place: Path, reason: str) -> None:
+        logger.warning("Image features of %s in %s are not used: %s. They are made anew",
+                       name, place, reason)
+        shutil.rmtree(place, ignore_errors=True)
+
+    def _place(self, name: str, items: Sequence[Datum]) -> Path:
+        listed = "\n".join(self._relative(item) for item in items)
+        return self.folder / _digest(self.encoding) / f"{name}-{_hash(listed)[:8]}"
+
+    def _relative(self, item: Datum) -> str:
+        return os.path.relpath(item.impath, self.root)
+
+    def _checked(
+        self, place: Path, items: Sequence[Datum], files: Sequence[str]
+    ) -> dict[str, Any]:
+        """What `place` says of itself; _Unfit unless `files` are whole, and of these images."""
+        about = read_json(place / ABOUT)
+        if about["schema"] != SCHEMA:
+            raise _Unfit("another version of this code wrote them")
+        if about != signed(about):
+            raise _Unfit(f"{ABOUT} is damaged")
+        for key, value in self.encoding.items():
+            if about["encoding"].get(key) != json.loads(json.dumps(value)):
+                raise _Unfit(f"they are of another {key}")
+        if about["images"] != self.files_hash(items):
+            raise _Unfit("image files have changed since")
+        for file in about["files"].keys() & set(files):
+            _check_file(place / file, *about["files"][file])
+        return about
+
+    def files_hash(self, items: Sequence[Datum]) -> str:
+        """sha256 over path, size and time of change of every image file."""
+        return _hash("\n".join(f"{self._relative(item)} {_state(item.impath)}" for item in items))
+
+    # Writing
+
+    def writers(
+        self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
+    ) -> dict[str, FeatureWriter]:
+        """A writer for each of `sets`, whose features are `width` and, unless `regions` is 0, have
+        that many local ones to keep. None, with a sentence in the log, if there is no room."""
+        writers = {}
+        with self._or_without():
+            self._remove_abandoned()
+            if regions and not self._has_room(sets, width * (4 + 2 * regions), "of the regions "):
+                regions = 0
+                sets = {n: items for n, items in sets.items() if not self._place(n, items).is_dir()}
+            if not sets or not regions and not self._has_room(sets, width * 4, ""):
+                return {}
+            for name, items in sets.items():
+                about = {"schema": SCHEMA, "set": name, "encoding": self.encoding,
+                         "images": self.files_hash(items), "width": width, "regions": regions}
+                writers[name] = FeatureWriter(self._place(name, items), about, len(items))
+            logger.info(
+                "Image features of %s, by this model and transform%s, are not in %s yet: they are "
+                "kept there for later evaluations", ", ".join(sets),
+                ", with those of the regions" if regions else "", self.folder)
+        return writers
+
+    @contextmanager
+    def _or_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            logger.warning("Image features cannot be kept in %s (%s): the evaluation goes on "
+                           "without", self.folder, error.strerror or error)
+
+    def _has_room(self, sets: Mapping[str, Sequence[Datum]], per_image: int, kind: str) -> bool:
+        needed = per_image * sum(map(len, sets.values()))
+        held, free = _bytes_under(self.folder), _free_bytes(self.folder)
+        what = f"Image features {kind}are not kept: {_gib(needed)} are needed"
+        if held + needed > self.limit * GIB:
+            logger.warning(
+                "%s, %s holds %s, and --features-limit is %g GiB: raise it to %.0f, or remove "
+                "what is no longer wanted there", what, self.folder, _gib(held), self.limit,
+                np.ceil((held + needed) / GIB))
+            return False
+        if needed > FREE_SHARE * free:
+            logger.warning("%s, and the disk of %s has %s free: name a folder on another disk with "
+                           "--features", what, self.folder, _gib(free))
+            return False
+        return True
+
+    def _remove_abandoned(self) -> None:
+        for path in self.folder.glob("*/.*.tmp"):
+            files = [file.stat().st_mtime for file in path.iterdir()] or [path.stat().st_mtime]
+            if time.time() - max(files) > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class FeatureWriter:
+    """Takes the features of a set batch by batch, in order, and makes them whole with `finish`.
+
+    A disk that fails ends the writing, which the log says, and nothing else.
+    """
+
+    def __init__(self, place: Path, about: Mapping[str, Any], count: int):
+        self.place, self.about, self.count = place, dict(about), count
+        self.index: list[int] = []
+        self.temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+        self.temporary.mkdir(parents=True)
+        names = [GLOBAL, LOCAL] if about["regions"] else [GLOBAL]
+        self.files = {name: open(self.temporary / name, "wb") for name in names}
+
+    def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
+        """Features `[B, D]` and, if they are kept, `[B, N, D]` of the set's images `index` [B]."""
+        self.index += index.tolist()
+        parts = {GLOBAL: features, LOCAL: regions}
+        with self._or_stop():
+            for name, file in self.files.items():
+                file.write(parts[name].cpu().numpy().astype(DTYPES[name]).tobytes())
+
+    def finish(self) -> None:
+        """Move the features to their place; another pass may have been quicker."""
+        if not self.files or not self.index:
+            return
+        with self._or_stop():
+            for file in self.files.values():
+                file.close()
+            paths = [self.temporary / name for name in self.files]
+            read = set(self.index)
+            self.about["unreadable"] = [i for i in range(self.count) if i not in read]
+            self.about["files"] = {
+                path.name: [path.stat().st_size, _checksum(path)] for path in paths}
+            text = json.dumps(signed(self.about), indent=1)
+            (self.temporary / ABOUT).write_text(text + "\n", encoding="utf-8")
+            shutil.rmtree(self.place, ignore_errors=True)
+            os.replace(self.temporary, self.place)
+
+    def discard(self) -> None:
+        """Remove what is not finished; after `finish` there is nothing."""
+        for file in self.files.values():
+            try:
+                file.close()
+            except OSError:
+                pass  # what it still held did not fit on the disk
+        self.files = {}
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    @contextmanager
+    def _or_stop(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            logger.warning("Image features of %s are not kept (%s): the evaluation goes on",
+                           self.about["set"], error.strerror or error)
+            self.discard()
+
+
+class _Unfit(Exception):
+    """Why features on disk may not be used."""
+
+
+def signed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """`about` with its own checksum."""
+    rest = {key: value for key, value in about.items() if key != "checksum"}
+    return {**rest, "checksum": _hash(json.dumps(rest, sort_keys=True))}
+
+
+def _check_file(path: Path, size: int, checksum: int) -> None:
+    found = path.stat().st_size if path.exists() else 0
+    if found != size:
+        raise _Unfit(f"{path.name} is incomplete, {found} of {size} bytes")
+    if _checksum(path) != checksum:
+        raise _Unfit(f"{path.name} is damaged")
+
+
+def _open(place: Path, about: Mapping[str, Any], count: int, local: bool) -> KeptFeatures:
+    index = np.delete(np.arange(count), about["unreadable"])
+    shape = (len(index), about["width"])
+
+    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.memmap(place / name, DTYPES[name], mode="r", shape=shape)
+
+    regions = None
+    if local and LOCAL in about["files"]:
+        regions = array(LOCAL, (shape[0], about["regions"], shape[1]))
+    return KeptFeatures(index, array(GLOBAL, shape), regions)
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**24):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _hash(text: str) -> str:
+    # File names are bytes and need not be UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _digest(encoding: Mapping[str, Any]) -> str:
+    return _hash(json.dumps(encoding, sort_keys=True))[:16]
+
+
+def _state(path: str) -> str:
+    """Size and time of change; a file that is missing now will have another state."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(existing).free
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB"
