@@ -59,6 +59,7 @@ def main() -> None:
     )
     provenance |= {
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
+        "classnames": list(trainer.dm.dataset.classnames),
     }
     logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
 
