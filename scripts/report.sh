@@ -4,4 +4,5 @@
 #   bash scripts/report.sh output/imagenet --scores MCM,GL-MCM --output comparison.html
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m ood.report "$@"
+# -P: a folder called ood where the user stands is not ours.
+PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m ood.report "$@"

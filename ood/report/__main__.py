@@ -21,7 +21,8 @@ def main() -> None:
         groups = only(groups, args.scores.split(",")) if args.scores else groups
         summary = summarise(groups, args.resamples, args.seed)
         summary.notes += missing_runs(args.folders, groups)
-        path = args.output or Path(os.path.commonpath(args.folders), "report.html")
+        shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
+        path = args.output or Path(os.path.relpath(shared), "report.html")
         page = report_page(summary, args.root)
         with atomic_write(path) as file:
             file.write(page)
