@@ -112,7 +112,8 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     provenance |= {
         "asked": {"scores": names, "features_local": args.features_local, **params},
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped,
-        "features_read": evaluation.read, "versions": versions(), "git": git_state(),
+        "features_read": evaluation.read, "classnames": list(trainer.dm.dataset.classnames),
+        "versions": versions(), "git": git_state(),
     }
     logger.info("%s\n\n%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
                 detector_report(cfg.OUTPUT_DIR, recipe))

@@ -25,8 +25,10 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, setup_logger, write_json
 from dassl.utils.errors import InputError
+from ood import runs as evaluations
+from ood import tables
 from ood.results import read_results
-from ood.summary import only, summary_table
+from ood.summary import NOTE, summarise
 from study import Run, counted, groups, listing, plan
 from trainers.run_folder import MARKER, RunState, locked, open_run
 from trainers.side_by_side import SideBySide, images_seen
@@ -205,14 +207,18 @@ def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,
     logger.info("\nlist of the runs: %s", folder / "runs.json")
     if not evaluated:
         return
-    results: dict[str, list[dict]] = {}
+    methods: dict[str, list[evaluations.Run]] = {}
     for run in evaluated:
-        results.setdefault(run.method, []).append(read_results(run.folder))
+        done = evaluations.Run(run.folder, read_results(run.folder))
+        methods.setdefault(run.method, []).append(done)
     with isolated("the table", failed):
-        results = results if args.scores == "all" else only(results, words(args.scores))
+        chosen = methods if args.scores == "all" else evaluations.only(methods, words(args.scores))
+        summary = summarise(chosen)
+        below = "\n\n".join([NOTE, *summary.notes])
         with atomic_write(folder / "summary.md") as file:
-            file.write(summary_table(results, markdown=True) + "\n")
-        logger.info("table:            %s\n\n%s", folder / "summary.md", summary_table(results))
+            file.write(f"{tables.as_markdown(summary.blocks)}\n\n{below}\n")
+        logger.info("table:            %s\n\n%s\n\n%s", folder / "summary.md",
+                    tables.as_text(summary.blocks), below)
 
 
 if __name__ == "__main__":

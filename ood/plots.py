@@ -43,7 +43,8 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> np.ndarray:
+def shared_bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Edges [BINS + 1] of the bins in which the histograms of all sets are drawn."""
     values = np.concatenate([id_scores, *ood_sets.values()]).astype(np.float64)
     low, high = np.percentile(values, RANGE_PERCENTILES)
     if not high > low:  # (nearly) all scores equal
@@ -102,7 +103,7 @@ def plot_histograms(
     size = (4.2 * columns, 3.1 * rows + 0.7)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    bins = _bins(id_scores, ood_sets)
+    bins = shared_bins(id_scores, ood_sets)
     for axes, (name, values) in zip(panels.flat, ood_sets.items()):
         _panel(axes, bins, id_scores, name, values)
     for axes in panels.flat[len(ood_sets) :]:

@@ -1,120 +1,96 @@
-"""One table of several runs: mean and spread over seeds, method by method.
+"""One table of several runs: python -m ood.summary output/imagenet --scores MCM,GL-MCM.
 
-Runs are averaged only if they measured the same thing: `mean_and_spread` refuses results which
-differ in their conventions, sets, image counts, or in anything under provenance["comparable"].
+Mean and spread over seeds, method by method, with intervals over the images where every image's
+scores are at hand; which seeds are far off or missing; two methods compared on the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
-from dassl.utils.tools import flatten
+from ood import tables
+from ood.averages import Spread, mean_and_spread, outlying_seeds
+from ood.bootstrap import METRICS, RESAMPLES, interval, resample
+from ood.comparison import Difference, Side, check_resamples, compare, find_sides
 from ood.metrics import PRIMARY
-from ood.results import percent, read_results
+from ood.results import AVERAGE, percent
+from ood.runs import Groups, gather, missing_runs, only
+from ood.tables import Block, Figure, Row
 
-BLOCKS = (
-    (PRIMARY, "FPR95 (%), ID positive, threshold rule: nearest. Lower is better."),
-    ("auroc", "AUROC (%). Higher is better."),
+TITLES = {
+    PRIMARY: "FPR95 (%), ID positive, threshold rule: nearest. Lower is better.",
+    "auroc": "AUROC (%). Higher is better.",
+    "fpr95_ood_nearest": "FPR95 (%), OOD positive, threshold rule: nearest. Lower is better.",
+}
+SHORT = {PRIMARY: "FPR95, ID pos.", "auroc": "AUROC", "fpr95_ood_nearest": "FPR95, OOD pos."}
+HIGHER_IS_BETTER = ("auroc",)
+NOTE = "Mean ± sample standard deviation over the runs; average = mean over the OOD sets."
+BOLD_NOTE = (
+    "Bold: the best of its column, and what cannot be told from it at 95 % by the spread over "
+    "images (paired bootstrap) and over seeds."
 )
-ABSENT = "(absent)"
+NORMAL_95 = 1.96
+
+Resampled = dict[tuple[str, str], np.ndarray]  # method, score -> [resamples, sets + 1, 3]
 
 
-class Spread(NamedTuple):
-    """Mean, sample standard deviation (None for a single run) and number of runs."""
+@dataclass
+class Summary:
+    """The tables of several methods, and what a reader must know besides."""
 
-    mean: float
-    std: float | None
-    runs: int
+    groups: Groups
+    blocks: list[Block]
+    notes: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    @property
+    def has_intervals(self) -> bool:
+        return any(block.has_intervals for block in self.blocks)
 
-    def __str__(self) -> str:
-        spread = "" if self.std is None else f" ± {percent(self.std)}"
-        return f"{percent(self.mean):>5}{spread}"
-
-
-def mean_and_spread(
-    results: Sequence[Mapping[str, Any]], name: str = "runs"
-) -> dict[str, dict[str, dict[str, Spread]]]:
-    """score -> set -> metric -> Spread over runs, which must be comparable (else InputError)."""
-    check_comparable(results, name)
-    first = results[0]["figures"]
-    return {
-        score: {
-            set_name: {
-                metric: Spread.of([r["figures"][score][set_name][metric] for r in results])
-                for metric in row
-            }
-            for set_name, row in sets.items()
-        }
-        for score, sets in first.items()
-    }
+    @property
+    def legend(self) -> str:
+        rows = [row for block in self.blocks for row in block.rows]
+        bold = any(figure.best for row in rows for figure in row.figures)
+        return f"{NOTE} {BOLD_NOTE}" if bold else NOTE
 
 
-def check_comparable(results: Sequence[Mapping[str, Any]], name: str = "runs") -> None:
-    """InputError, naming the first difference, unless the runs may be averaged."""
-    if not results:
-        raise InputError(f"{name}: there is no result to average; run an evaluation first")
-    reference = _measured(results[0], name)
-    for i, result in enumerate(results[1:], start=2):
-        other = _measured(result, name)
-        for key in [*reference, *(k for k in other if k not in reference)]:
-            one, two = reference.get(key, ABSENT), other.get(key, ABSENT)
-            if one != two:
-                raise InputError(
-                    f"{name}: runs 1 and {i} cannot be averaged, they differ in {key}: "
-                    f"{one!r} and {two!r}; evaluate both in the same way"
-                )
+def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
+    """Tables of all methods, with intervals and the best marked if `resamples` is not 0.
 
-
-def _measured(result: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """All that must be equal in two averaged runs, as flat entries."""
-    comparable = result.get("provenance", {}).get("comparable")
-    if not isinstance(comparable, Mapping):
-        raise InputError(f'{name}: a result has no provenance["comparable"]; evaluate again')
-    counts = {
-        score: {set_name: (row["n_id"], row["n_ood"]) for set_name, row in sets.items()}
-        for score, sets in result["figures"].items()
-    }
-    tree = {**comparable, "conventions": result["conventions"], "images (ID, OOD)": counts}
-    return flatten(tree)
-
-
-def summary_table(groups: Mapping[str, Sequence[Mapping[str, Any]]], markdown: bool = False) -> str:
-    """Method x score by OOD set, mean ± sample standard deviation over each method's runs.
-
-    ``groups``: method -> its results (as ``read_results`` gives them). Plain text, or Markdown.
-    The runs of one method must be comparable, and all methods must have the same OOD sets.
+    Raises:
+        InputError: the runs of one method are not comparable, or the methods have not the same
+            OOD sets.
     """
     if not groups:
         raise InputError("there are no results to tabulate: run an evaluation first")
-    spreads = {name: mean_and_spread(results, name) for name, results in groups.items()}
+    spreads = {name: mean_and_spread(runs, name) for name, runs in groups.items()}
     sets = _common_sets(spreads)
-    blocks = []
-    for metric, title in BLOCKS:
-        rows = [
-            [name, str(len(groups[name])), score, *(str(by_set[s][metric]) for s in sets)]
-            for name, by_score in spreads.items()
-            for score, by_set in by_score.items()
-        ]
-        blocks.append((title, [["method", "runs", "score", *sets], *rows]))
-    blocks += _accuracy_block(groups)
-    note = "Mean ± sample standard deviation over the runs; average = mean over the OOD sets."
-    render = _markdown if markdown else _text
-    return "\n\n".join([*(f"{title}\n\n{render(rows)}" for title, rows in blocks), note])
+    without = [name for name, runs in groups.items() if not all(r.has_images for r in runs)]
+    resampled: Resampled = {}
+    notes = []
+    if resamples:
+        check_resamples(resamples, seed)
+        resampled = _resample(groups, without, sets, resamples, seed)
+        notes = [f"{name} has no scores of single images (scores/*.csv): no intervals"
+                 for name in without]
+    blocks = [
+        _mark_best(_block(metric, spreads, groups, sets, resampled), resampled, sets)
+        for metric in TITLES
+    ]
+    blocks += [*_accuracy_block(groups), *_decision_block(groups, sets)]
+    return Summary(groups, blocks, notes + outlying_seeds(groups))
 
 
 def _common_sets(spreads: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The OOD sets of all methods; an average over other sets would not be the same average."""
+    """The columns of all methods; an average over other sets would not be the same average."""
     by_method = {name: list(next(iter(scores.values()))) for name, scores in spreads.items()}
     (first, sets), *others = by_method.items()
     for name, other in others:
@@ -123,91 +99,187 @@ def _common_sets(spreads: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list
                 f"{first} and {name} were evaluated on different OOD sets, so their averages are "
                 f"not comparable: {', '.join(sets)}; {', '.join(other)}"
             )
-    return sets
+    return sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
 
 
-def _accuracy_block(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple]:
+def _resample(
+    groups: Groups, without: Sequence[str], sets: Sequence[str], resamples: int, seed: int
+) -> Resampled:
+    """The mean over a method's runs in every resample of the images."""
+    todo = {name: runs for name, runs in groups.items() if name not in without}
+    ood_sets = [name for name in sets if name != AVERAGE]
+    found: Resampled = {}
+    for name, runs in tqdm(todo.items(), desc="resampling images", unit="method", leave=False):
+        scores = list(runs[0].result["figures"])
+        columns = {s: [run.images[s].scores[score] for run in runs for score in scores]
+                   for s in [runs[0].id_set, *ood_sets]}  # fmt: skip
+        figures = resample(columns.pop(runs[0].id_set), columns, resamples, seed)
+        figures = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
+        figures = np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
+        found |= {(name, score): own for score, own in zip(scores, figures, strict=True)}
+    return found
+
+
+def _block(
+    metric: str, spreads: Mapping, groups: Groups, sets: list[str], resampled: Resampled
+) -> Block:
+    def figure(method: str, score: str, set_name: str) -> Figure:
+        own = resampled.get((method, score))
+        spread = spreads[method][score][set_name][metric]
+        if own is None:
+            return Figure(spread)
+        return Figure(spread, interval(own[:, sets.index(set_name), METRICS.index(metric)]))
+
+    rows = [
+        Row(name, len(groups[name]), score, [figure(name, score, s) for s in sets])
+        for name, by_score in spreads.items() for score in by_score
+    ]
+    return Block(metric, TITLES[metric], sets, rows)
+
+
+def _mark_best(block: Block, resampled: Resampled, sets: list[str]) -> Block:
+    """Mark the best of each column, and what lies within the noise of its difference from it.
+
+    The variance of the difference is that over images, paired, plus that of both means over seeds.
+    """
+    rows = block.rows
+    if len(rows) < 2 or not all((row.method, row.score) in resampled for row in rows):
+        return block
+    sign = 1 if block.metric in HIGHER_IS_BETTER else -1
+    best = [[False] * len(sets) for _ in rows]
+    for column in range(len(sets)):
+        spreads = [row.figures[column].spread for row in rows]
+        draws = [resampled[row.method, row.score][:, column, METRICS.index(block.metric)]
+                 for row in rows]
+        top = max(range(len(rows)), key=lambda i: sign * spreads[i].mean)
+        for i, spread in enumerate(spreads):
+            variance = np.var(draws[i] - draws[top])
+            if rows[i].method != rows[top].method:
+                variance += _variance_of_mean(spread) + _variance_of_mean(spreads[top])
+            distance = abs(spread.mean - spreads[top].mean)
+            best[i][column] = bool(distance <= NORMAL_95 * variance**0.5)
+    return block._replace(rows=[
+        row._replace(figures=[f._replace(best=b) for f, b in zip(row.figures, marks, strict=True)])
+        for row, marks in zip(rows, best, strict=True)
+    ])
+
+
+def _variance_of_mean(spread: Spread) -> float:
+    return 0.0 if spread.std is None else spread.std**2 / spread.runs
+
+
+def _accuracy_block(groups: Groups) -> list[Block]:
     """Accuracy on the labelled sets that every run has; nothing if there is none."""
-    accuracies = {name: [r.get("accuracy", {}) for r in runs] for name, runs in groups.items()}
+    accuracies = {
+        name: [run.result.get("accuracy", {}) for run in runs] for name, runs in groups.items()
+    }
     everything = [accuracy for runs in accuracies.values() for accuracy in runs]
     names = [n for n in everything[0] if all(n in accuracy for accuracy in everything)]
     if not names:
         return []
     rows = [
-        [method, str(len(runs)), *(str(Spread.of([run[n] for run in runs])) for n in names)]
+        Row(method, len(runs), "", [Figure(Spread.of([run[n] for run in runs])) for n in names])
         for method, runs in accuracies.items()
     ]
-    return [("Accuracy on ID images (%). Higher is better.", [["method", "runs", *names], *rows])]
+    return [Block("accuracy", "Accuracy on ID images (%). Higher is better.", names, rows, kind="")]
 
 
-def _text(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+def _decision_block(groups: Groups, sets: list[str]) -> list[Block]:
+    """Threshold-free decisions of the methods that make them; nothing if there is none."""
+    rows = []
+    for method, runs in groups.items():
+        decisions = [run.result.get("decisions") or {} for run in runs]
+        for name in decisions[0]:
+            if all(name in own for own in decisions):
+                rows.append(_decision_row(method, name, [own[name] for own in decisions], sets))
+    title = "Threshold-free decisions (%): ID images kept, OOD images rejected. Higher is better."
+    columns = ["ID kept", *sets]
+    return [Block("decisions", title, columns, rows, kind="decision")] if rows else []
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    rows = [[cell.strip().replace("|", "\\|") for cell in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+def _decision_row(method: str, name: str, rates: Sequence[Mapping], sets: list[str]) -> Row:
+    columns = [[own["id_acceptance"] for own in rates]]
+    columns += [[own["sets"][s]["ood_rejection"] for own in rates] for s in sets]
+    return Row(method, len(rates), name, [Figure(Spread.of(values)) for values in columns])
 
 
-def gather(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Results under `folders`, grouped into methods: runs whose folders differ in the seed alone.
-
-    A group is called after its trainer where that is enough to tell it from the others, else
-    after its folder too.
-    """
-    groups: dict[Path, list[dict[str, Any]]] = {}
-    for path in sorted({path for folder in folders for path in folder.rglob("results.json")}):
-        run = path.parent
-        method = run.parent if run.name.startswith("seed") else run
-        groups.setdefault(method, []).append(read_results(path))
-    trainers = {method: _trainer(runs[0]) for method, runs in groups.items()}
-    unique = Counter(trainers.values())
-    return {
-        name if unique[name] == 1 else f"{name} ({method})": groups[method]
-        for method, name in sorted(trainers.items(), key=lambda item: item[1] != "ZeroshotCLIP")
-    }
+def comparison_table(differences: Sequence[Difference]) -> list[list[str]]:
+    """Headings and rows, in percentage points."""
+    header = ["metric", "set", "A", "B", "A - B", "95 % interval", "p", "p (DeLong)", "seeds"]
+    return [header] + [
+        [
+            SHORT[d.metric], d.set_name, percent(d.first), percent(d.second),
+            f"{100 * d.difference:+.2f}",
+            f"{100 * d.low:+.2f} to {100 * d.high:+.2f}", f"{d.p:.3g}",
+            "" if d.p_delong is None else f"{d.p_delong:.2g}",
+            f"{d.wins} of {d.seeds}" if d.seeds else "",
+        ]
+        for metric in METRICS for d in differences if d.metric == metric
+    ]  # fmt: skip
 
 
-def _trainer(result: Mapping[str, Any]) -> str:
-    return result["provenance"].get("comparable", {}).get("trainer", "unnamed")
+def comparison_title(first: Side, second: Side) -> str:
+    runs = [f"{len(side.runs)} run{'s' if len(side.runs) > 1 else ''}" for side in (first, second)]
+    return f"A = {first} ({runs[0]}), B = {second} ({runs[1]})"
 
 
-def only(groups: Mapping[str, Sequence[dict]], scores: Sequence[str]) -> dict[str, list[dict]]:
-    """The same results with the figures of `scores` alone, of each method those that it has."""
-    has = {name: {s for run in runs for s in run["figures"]} for name, runs in groups.items()}
-    unknown = [s for s in scores if not any(s in own for own in has.values())]
-    missing = {s for name, runs in groups.items() for run in runs
-               for s in has[name].intersection(scores) - run["figures"].keys()}
-    if unknown or missing:
-        missing = ", ".join(sorted({*unknown, *missing}))
-        raise InputError(f"score {missing} is not in every run: evaluate again")
-    chosen = {name: [s for s in scores if s in own] for name, own in has.items()}
-    return {
-        name: [{**run, "figures": {s: run["figures"][s] for s in chosen[name]}} for run in runs]
-        for name, runs in groups.items() if chosen[name]
-    }
+COMPARISON_NOTE = (
+    "Paired bootstrap over the images, the same for both; p: two-sided. Seeds: those in which A "
+    "is better, of those that both have."
+)
 
 
 def main() -> None:
-    """Print the table of all runs under the given folders, and save it as Markdown if asked."""
-    parser = argparse.ArgumentParser(prog="python -m ood.summary", description=main.__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="searched for results.json")
-    parser.add_argument("--scores", default="", help="separated by commas (all)")
-    parser.add_argument("--markdown", type=Path, default=None, help="file to write")
-    args = parser.parse_args()
+    """Print the table of all runs under the given folders, and save it if asked."""
+    args = _parser().parse_args()
     try:
         groups = gather(args.folders)
-        if args.scores:
-            groups = only(groups, args.scores.split(","))
-        print(summary_table(groups))
-        if args.markdown:
-            with atomic_write(args.markdown) as file:
-                file.write(summary_table(groups, markdown=True) + "\n")
+        groups = only(groups, args.scores.split(",")) if args.scores else groups
+        summary = summarise(groups, args.resamples, args.seed)
+        summary.notes += missing_runs(args.folders, groups)
+        print(tables.as_text(summary.blocks), NOTE, *summary.notes, sep="\n\n")
+        _save(summary, args)
+        if args.compare:
+            _print_comparison(groups, args)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ood.summary", description=main.__doc__)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, help="searched for results.json")
+    add("--scores", default="", help="separated by commas (all)")
+    add("--compare", nargs=2, metavar=("A", "B"), help="methods, METHOD or METHOD:SCORE, to be "
+        "compared on the same images")
+    add("--resamples", type=int, default=RESAMPLES, help=f"of the images, for the intervals; 0 for "
+        f"none ({RESAMPLES})")
+    add("--seed", type=int, default=0, help="of the resamples (0)")
+    for name in ("markdown", "csv", "latex"):
+        add(f"--{name}", type=Path, default=None, help="file to write")
+    return parser
+
+
+def _save(summary: Summary, args: argparse.Namespace) -> None:
+    below = "\n\n".join([summary.legend, *summary.notes])
+    contents: dict[str, Callable[[], str]] = {
+        "markdown": lambda: f"{tables.as_markdown(summary.blocks)}\n\n{below}\n",
+        "latex": lambda: tables.as_latex(summary.blocks, summary.legend) + "\n",
+        "csv": lambda: tables.as_csv(summary.blocks),
+    }
+    for name, content in contents.items():
+        path = getattr(args, name)
+        if path:
+            with atomic_write(path) as file:
+                file.write(content())
+
+
+def _print_comparison(groups: Groups, args: argparse.Namespace) -> None:
+    for first, second in find_sides(groups, *args.compare):
+        differences = compare(first, second, args.resamples or RESAMPLES, args.seed)
+        table = tables.align(comparison_table(differences))
+        print("", comparison_title(first, second), "", table, sep="\n")
+    print(f"\n{COMPARISON_NOTE}")
 
 
 if __name__ == "__main__":

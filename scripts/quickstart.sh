@@ -36,8 +36,11 @@ echo
 echo "The generated benchmark: synthetic images, a small CLIP trained on them. 16 shots, seeds 1 to 3."
 echo "Its figures say nothing of ImageNet's."
 echo
-"$PYTHON" -m ood.summary "$OUT" --scores MCM,GL-MCM --markdown "$OUT/summary.md"
+bash scripts/results.sh "$OUT" --scores MCM,GL-MCM --resamples 0 --markdown "$OUT/summary.md"
+echo
+bash scripts/report.sh "$OUT" --scores MCM,GL-MCM
 echo
 echo "figures:      $OUT/summary.md, results.json and results.csv in each run's folder"
+echo "report:       $OUT/report.html: all of it, and the images with the most mistaken scores"
 echo "histograms:   plots/ in each run's folder"
 echo "region maps:  $LOCOOP/visualization/"

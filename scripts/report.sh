@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# One self-contained report.html of a run, or of all runs under the given folders:
+#   bash scripts/report.sh output/imagenet/LoCoOp/.../seed1
+#   bash scripts/report.sh output/imagenet --scores MCM,GL-MCM --output comparison.html
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+# -P: a folder called ood where the user stands is not ours.
+PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m ood.report "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One table of several runs: mean and spread over seeds, intervals over images, seeds that are far
+# off or missing; two methods compared on the same images:
+#   bash scripts/results.sh output/imagenet --scores MCM,GL-MCM --latex table.tex
+#   bash scripts/results.sh output/imagenet --compare LoCoOp:GL-MCM CoOp:MCM
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+# -P: a folder called ood where the user stands is not ours.
+PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m ood.summary "$@"
