@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import Datum
@@ -28,20 +28,71 @@ def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
         InputError: the folder, or one in it, cannot be listed.
     """
     names: list[str] = []
+    for prefix, entries in walk(folder):
+        names += [prefix + name for name, is_dir in entries.items()
+                  if not is_dir and is_image(name)]
+        if not recursive:
+            break
+    return sorted(names)
+
+
+def walk(
+    folder: str | Path, refused: Callable[[InputError], None] | None = None
+) -> Iterator[tuple[str, dict[str, bool]]]:
+    """The folder and all below it: posix path relative to it, and entries -> whether a folder.
+
+    The path is "" for the folder itself, else ends in a slash; parents come before what is in
+    them. Links are followed, no folder comes twice, hidden entries are skipped.
+
+    Args:
+        refused: told of each folder that cannot be listed, which is then left out.
+
+    Raises:
+        InputError: a folder cannot be listed, and nobody is told of it.
+    """
     visited = set()
     pending = [""]
     for prefix in pending:  # which grows on the way
         path = os.path.join(folder, prefix)
-        entries = _entries(path)
+        try:
+            entries = _entries(path)
+        except InputError as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
         found = os.stat(path)
         if (found.st_dev, found.st_ino) in visited:
             continue
         visited.add((found.st_dev, found.st_ino))
-        names += [prefix + name for name, is_dir in entries.items()
-                  if not is_dir and is_image(name)]
-        if recursive:
-            pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
-    return sorted(names)
+        yield prefix, entries
+        pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
+
+
+def find_folder(root: Path, name: str) -> Path | None:
+    """The folder ``root/name`` if it is there, else one whose name differs in upper and lower case.
+
+    ``name`` may have several parts, or be absolute.
+    """
+    if (root / name).is_dir() or os.path.isabs(name):
+        return root / name if (root / name).is_dir() else None
+    found = root
+    for part in Path(name).parts:
+        if not (found / part).is_dir():
+            entries = _entries(found) if found.is_dir() else {}
+            alike = sorted(entry for entry, is_dir in entries.items()
+                           if is_dir and entry.lower() == part.lower())
+            if not alike:
+                return None
+            part = alike[0]
+        found /= part
+    return found
+
+
+def holds_images(folder: str | Path) -> bool:
+    """Whether there is an image in the folder or below it; looks no further than the first."""
+    return any(not is_dir and is_image(name)
+               for _, entries in walk(folder) for name, is_dir in entries.items())
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
