@@ -12,6 +12,8 @@ from dassl.data import build_data_loader
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
 from dassl.utils.errors import InputError
+from datasets.check.findings import EVALUATION
+from datasets.check.layout import require_data
 from datasets.ood_sets import load_ood_sets
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
@@ -43,6 +45,7 @@ def main() -> None:
     cfg = build_cfg(args)
     setup_logger(Path(cfg.OUTPUT_DIR, "eval_log.txt"))
 
+    require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)

@@ -7,6 +7,8 @@ from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
+from datasets.check.findings import TRAINING
+from datasets.check.layout import require_data
 from trainers.run_folder import RunState, finish_run, open_run
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def train(cfg) -> None:
     if cfg.SEED >= 0:
         logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
+    require_data(cfg, TRAINING)
     trainer = build_trainer(cfg)
     trainer.train()
     if distributed.is_main():
