@@ -25,8 +25,8 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
 
     The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
     GATHERED folders, with all its subfolders; names are matched in any case of letters where none
-    matches as written. A set with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one, is
-    easily taken for the curated 10,000.
+    matches as written. A set with no FOLDERS is left out. A count other than IMAGES is warned of:
+    Places365, for one, is easily taken for the curated 10,000.
 
     Raises:
         InputError: a set's name is unfit for the results, no set is configured, none of a set's

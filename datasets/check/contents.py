@@ -15,7 +15,7 @@ from itertools import combinations
 from tqdm import tqdm
 
 from dassl.utils import BadImageError, read_image
-from datasets.check.findings import Problem
+from datasets.check.findings import Problem, counted
 from datasets.check.listing import ImageSet
 from datasets.folders import some
 
@@ -77,12 +77,13 @@ def file_problems(files: Files, skip: bool) -> list[Problem]:
     """
     images = files.images
     told = (
-        ("empty files", files.empty, "files have no content", SKIP),
-        ("broken links", files.broken, "links lead to no file", SKIP),
-        ("no permission", files.denied, "files may not be read",
+        ("empty files", files.empty, "file", "without content", SKIP),
+        ("broken links", files.broken, "link", "to a file that is not there", SKIP),
+        ("no permission", files.denied, "file", "that may not be read",
          [f"chmod u+r {images.path(name)!r}" for name in files.denied]),
     )
-    return [_about(kind, images, bad, what, mend, skip) for kind, bad, what, mend in told if bad]
+    return [_about(kind, images, bad, f"{counted(len(bad), noun)} {fault}", mend, skip)
+            for kind, bad, noun, fault, mend in told if bad]
 
 
 def unreadable(files: Files, full: bool, skip: bool) -> list[Problem]:
@@ -95,7 +96,7 @@ def unreadable(files: Files, full: bool, skip: bool) -> list[Problem]:
         readable = _in_threads(_decodes, [files.images.path(name) for name in names],
                                f"decoding {files.images.name}")
     bad = sorted(name for name, good in zip(names, readable, strict=True) if not good)
-    what = f"of {len(names):,} images that were decoded cannot be read"
+    what = f"{counted(len(bad), 'image')} of {len(names):,} that were decoded cannot be read"
     return [_about("unreadable", files.images, bad, what, SKIP, skip)] if bad else []
 
 
@@ -108,8 +109,8 @@ def _decodes(path: str) -> bool:
 
 
 def _about(kind: str, images: ImageSet, bad: Sequence[str], what: str, mend, skip: bool) -> Problem:
-    return Problem(kind, images.name, f"{len(bad)} {what}: {some([images.path(n) for n in bad], 3)}.",
-                   mend, () if skip else images.stops, list(bad))
+    return Problem(kind, images.name, f"{what}: {some([images.path(n) for n in bad], 3)}.", mend,
+                   () if skip else images.stops, list(bad))
 
 
 def duplicates(sets: Sequence[Files], full: bool) -> list[Problem]:
@@ -118,7 +119,8 @@ def duplicates(sets: Sequence[Files], full: bool) -> list[Problem]:
     Only files of one size can be equal; of those the last bytes are compared, then all. Without
     `full`, some sizes are: first those at which two sets have files of one name.
     """
-    files = [(part.images, name, size) for part in sets for name, size in part.sizes.items() if size]
+    files = [(part.images, name, size)
+             for part in sets for name, size in part.sizes.items() if size]
     candidates = _spanning(_grouped(files, lambda item: item[2]))
     if not full:
         candidates = _sampled(candidates)
@@ -148,22 +150,32 @@ def _spanning(groups: Iterable[list]) -> list[list]:
 
 
 def _sampled(groups: list[list]) -> list[list]:
-    random.Random(0).shuffle(groups)
-    groups.sort(key=lambda group: not _same_name(group))  # stable: the rest stays shuffled
-    chosen, count = [], 0
+    """COMPARED files in all: those with a namesake of the same size in another set come first."""
+    draw = random.Random(0)
+    draw.shuffle(groups)
+    groups.sort(key=lambda group: not _namesakes(group))  # stable: the rest stays shuffled
+    chosen, left = [], COMPARED
     for group in groups:
-        chosen.append(group)
-        count += len(group)
-        if count >= COMPARED:
+        shared = _namesakes(group)
+        drawn = sorted(draw.sample(group, len(group)), key=lambda item: _first(item[1], shared))
+        kept = set(map(id, drawn[:left]))
+        chosen.append([item for item in group if id(item) in kept])
+        left -= len(kept)
+        if left <= 0:
             break
     return chosen
 
 
-def _same_name(group: list) -> bool:
+def _namesakes(group: list) -> set[str]:
     owners = defaultdict(set)
     for images, name, _ in group:
         owners[os.path.basename(name)].add(images.name)
-    return any(len(names) > 1 for names in owners.values())
+    return {name for name, sets in owners.items() if len(sets) > 1}
+
+
+def _first(path: str, names: set[str]) -> tuple[bool, str]:
+    name = os.path.basename(path)
+    return (False, name) if name in names else (True, "")
 
 
 def _digested(groups: list[list], digest: Callable) -> Iterable[list[list]]:
@@ -199,9 +211,9 @@ def _twins(one: str, other: str, found: Sequence[tuple[str, str]], compared: int
            full: bool) -> Problem:
     extent = "all files compared" if full else f"{compared:,} of {files:,} files compared"
     kind = "wrong split" if one.startswith("ID") and other.startswith("ID") else "duplicates"
-    count = len({second for _, second in found})
-    what = (f"{count} images are, byte for byte, in {one} too ({extent}), such as {found[0][1]} = "
-            f"{found[0][0]}.")
+    count = counted(len({second for _, second in found}), "image")
+    what = (f"{count} can be found, byte for byte, in {one} too ({extent}), such as {found[0][1]} "
+            f"= {found[0][0]}.")
     return Problem(kind, other, what, [
         "# one of the two is in the wrong place: restore both sets from their archives;",
         "# --json FILE lists all pairs"], (), [" = ".join(pair) for pair in found])

@@ -121,6 +121,13 @@ class Report:
         return "\n".join(lines)
 
 
+def counted(number: int, what: str) -> str:
+    """1 image, 2 images, 2,000 classes."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what}{'es' if what.endswith('s') else 's'}"
+
+
 def told(problems: Iterable[Problem]) -> str:
     """The problems for an error message."""
     return "\n\n".join(_told(n, "", problem) for n, problem in enumerate(problems, start=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dassl.utils.errors import InputError
 from datasets.check import near, sources
-from datasets.check.findings import EVALUATION, TRAINING, Problem
+from datasets.check.findings import EVALUATION, TRAINING, Problem, counted
 from datasets.check.sources import quoted
 from datasets.classfolders import ClassFolders, data_root
 from datasets.classnames import imagenet_classnames, imagenet_wnids, read_class_list
@@ -16,6 +16,7 @@ from datasets.imagenet import ImageNet
 
 BOTH = (EVALUATION, TRAINING)
 SOLUTION = "LOC_val_solution.csv"
+SEARCHED = 6  # folders from val/ up: Kaggle's list is in the third above it
 
 
 def look(cfg, kind: type[ClassFolders]) -> tuple[dict[str, Path], list[Problem]]:
@@ -48,11 +49,10 @@ def row_name(split: str) -> str:
 def _no_folder(cfg, kind: type[ClassFolders], folder: Path) -> Problem:
     root = data_root(cfg)
     names = [cfg.DATASET.FOLDER] if cfg.DATASET.FOLDER else list(kind.default_folders)
-    found = [place for place in near.folders_below(root, 3)
-             if near.has_splits(place) or near.misnamed_splits(place) or near.has_splits(place / "images")]
-    meant = [place for place in found
-             if near.alike(place.name, names) or near.alike(str(place.relative_to(root)), names)]
-    what = f"The folder {absolute(folder)} does not exist. Found beside it: {contents(folder.parent)}."
+    meant = [place for place in near.folders_below(root, 3)
+             if near.alike(place.name, names) and _may_be_a_home(place)]
+    what = (f"The folder {absolute(folder)} does not exist. Found beside it: "
+            f"{contents(folder.parent)}.")
     if meant:
         what += f" {absolute(meant[0])} may be it."
         mend = [f"# or add   DATASET.FOLDER {quoted(meant[0].relative_to(root))}   to the command",
@@ -60,6 +60,12 @@ def _no_folder(cfg, kind: type[ClassFolders], folder: Path) -> Problem:
     else:
         mend = sources.id_source(folder.name, root)
     return Problem("missing", "ID", what, mend, BOTH)
+
+
+def _may_be_a_home(folder: Path) -> bool:
+    """Whether there are splits in the folder, by whatever name."""
+    return any(near.has_splits(place) or near.misnamed_splits(place)
+               for place in (folder, folder / "images"))
 
 
 def _no_splits(folder: Path) -> Problem:
@@ -155,8 +161,8 @@ class _Split:
         found = self._classes()
         if self.images:
             found.append(self._problem(
-                "loose images", f"{len(self.images)} images, such as {self.images[0]}, lie directly "
-                f"in {absolute(self.path)}; they belong to no class and are left out.",
+                "loose images", f"{self._loose} directly in {absolute(self.path)}, of no class: "
+                "left out.",
                 self._sort(), stops=()))
         return found
 
@@ -164,12 +170,16 @@ class _Split:
         return Problem(kind, row_name(self.name), what, mend,
                        self.stops if stops is None else stops)
 
+    @property
+    def _loose(self) -> str:
+        return f"{counted(len(self.images), 'image')}, such as {self.images[0]},"
+
     def _without_folders(self) -> Problem:
         packed = near.archives(self.path)
         if self.images:
             return self._problem(
-                "flat", f"{absolute(self.path)} is flat: {len(self.images)} images such as "
-                f"{self.images[0]} lie directly in it, and no class folders.", self._sort())
+                "flat", f"{absolute(self.path)} is flat: {self._loose} directly in it, and no "
+                "class folders.", self._sort())
         if packed:
             return self._problem(
                 "packed", f"{absolute(self.path)} holds archives, {some(packed, 3)}, and no class "
@@ -180,16 +190,19 @@ class _Split:
 
     def _sort(self) -> list[str]:
         if not self.imagenet:
-            return [f"# sort them into {quoted(self.path)}/CLASS/, one folder a class, such as:",
-                    f"mkdir -p {quoted(self.path)}/CLASS && mv {quoted(self.path / self.images[0])} "
-                    f"{quoted(self.path)}/CLASS/"]
+            return ["# sort them into one folder a class, such as:",
+                    f"#   mkdir -p {quoted(self.path)}/CLASS",
+                    f"#   mv {quoted(self.path / self.images[0])} {quoted(self.path)}/CLASS/"]
         if self.name == "train":
-            return [f"# training images are called CLASS_NUMBER.JPEG: (cd {quoted(self.path)}; ...)",
+            return ["# the names of training images begin with their class:",
                     f"(cd {quoted(self.path)} && for image in n*_*.JPEG; do mkdir -p "
                     "\"${image%%_*}\" && mv \"$image\" \"${image%%_*}\"/; done)"]
-        above = list(self.path.parents)[: len(self.path.relative_to(data_root(self.cfg)).parts) + 1]
-        solutions = (place / SOLUTION for place in (self.path, *above) if (place / SOLUTION).is_file())
-        return sources.sort_flat_val(self.path, next(solutions, None))
+        above = [self.path, *self.path.parents][:SEARCHED]
+        solutions = (place / SOLUTION for place in above if (place / SOLUTION).is_file())
+        solution = next(solutions, None)
+        if self.folders and solution is None:  # the usual script wants all 50,000
+            return ["# move each into the folder of its class, or away"]
+        return sources.sort_flat_val(self.path, solution)
 
     def _classes(self) -> list[Problem]:
         """Class folders that should be there, or should not."""
@@ -206,7 +219,8 @@ class _Split:
         wanted = known if classes == "" else chosen or set()
         # The loader refuses unknown folders where all classes are wanted.
         fatal = self.stops if self.stops == BOTH and chosen is None else ()
-        return [*self._renamed(renamed, fatal or (self.stops if wanted & set(renamed.values()) else ())),
+        needed = self.stops if wanted.intersection(renamed.values()) else ()
+        return [*self._renamed(renamed, fatal or needed),
                 *self._foreign([name for name in unknown if name not in renamed], fatal),
                 *self._missing(wanted, there)]
 
@@ -223,9 +237,10 @@ class _Split:
             return []
         first = next(iter(renamed))
         return [self._problem(
-            "class names", f"{len(renamed)} class folders of {absolute(self.path)} are called by "
-            f"name or number instead of by WordNet id: {first} must be {renamed[first]}.",
-            [self._move(self.path / name, self.path / wnid) for name, wnid in renamed.items()], stops)]
+            "class names", f"{counted(len(renamed), 'class folder')} in {absolute(self.path)} "
+            f"called by name or number, not by WordNet id: {first} must be {renamed[first]}.",
+            [self._move(self.path / name, self.path / wnid) for name, wnid in renamed.items()],
+            stops)]
 
     @staticmethod
     def _move(folder: Path, target: Path) -> str:
@@ -238,8 +253,8 @@ class _Split:
             return []
         aside = self.path.with_name(f"{self.name}_other")
         return [self._problem(
-            "unknown classes", f"{len(foreign)} folders in {absolute(self.path)} are none of "
-            f"ImageNet-1K's 1000 WordNet ids: {some(foreign)}.",
+            "unknown classes", f"{counted(len(foreign), 'folder')} in {absolute(self.path)} not "
+            f"called by any of ImageNet-1K's 1000 WordNet ids: {some(foreign)}.",
             [f"mkdir -p {quoted(aside)}",
              *(f"mv {quoted(self.path / name)} {quoted(aside)}/" for name in foreign)], stops)]
 
@@ -259,5 +274,5 @@ def _wnids_meant(folders: Sequence[str]) -> dict[str, str]:
     wnids = imagenet_wnids()
     if all(name.isdecimal() and int(name) < len(wnids) for name in folders):
         return {name: wnids[int(name)] for name in folders}
-    names = {near.plain(name): wnid for name, wnid in zip(imagenet_classnames(), wnids, strict=True)}
+    names = dict(zip(map(near.plain, imagenet_classnames()), wnids, strict=True))
     return {folder: names[near.plain(folder)] for folder in folders if near.plain(folder) in names}

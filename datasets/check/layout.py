@@ -37,7 +37,7 @@ def require_data(cfg, run: str) -> None:
     """
     problems = [p for p in look(cfg, [run]).problems if run in p.stops and _needed(cfg, p)]
     if problems:
-        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InputError(
             f"the data are not ready for {run}: {count}.\n\n{told(problems)}\n\n"
             "bash scripts/check.sh with the same flags looks at all of the data."

@@ -33,18 +33,17 @@ def look(cfg) -> tuple[dict[str, Path], list[Problem]]:
 
 
 def _missing(name: str, folders: Sequence[str], root: Path) -> Problem:
-    what = f"not found. Tried {', '.join(folders)} in {absolute(root)}, which holds {contents(root)}."
+    what = (f"not found. Tried {', '.join(folders)} in {absolute(root)}, which holds "
+            f"{contents(root)}.")
     names = [next((part for part in Path(folder).parts if part.lower() not in TOO_GENERAL), folder)
              for folder in folders]
     if packed := near.archives(root, [*names, name]):
-        unpack = "unzip -q" if packed[0].lower().endswith(".zip") else "tar xf"
-        into = "-d" if unpack.startswith("unzip") else "-C"
-        mend = [f"{unpack} {quoted(root / packed[0])} {into} {quoted(root)}"]
+        mend = [sources.unpack(root / packed[0])]
         return Problem("packed", name, what + f" {packed[0]} may be it.", mend, (EVALUATION,))
     for place in near.folders_below(root, 2):
         if near.alike(place.name, [*names, name]) and _has_images(place):
-            other = quoted(f"['{place.relative_to(root)}']")
-            mend = [f"# or add   OOD.SETS.{name}.FOLDERS {other}   to the command",
+            setting = sources.as_setting(name, place.relative_to(root))
+            mend = [f"# or add   {setting}   to the command",
                     f"mv {quoted(place)} {quoted(root / names[0])}"]
             return Problem("misnamed", name, what + f" {absolute(place)} may be it.", mend,
                            (EVALUATION,))
@@ -60,9 +59,7 @@ def _empty(name: str, folder: Path, root: Path) -> list[Problem]:
                         (EVALUATION,))]
     what = f"{absolute(folder)} holds no images, only {contents(folder)}."
     if packed := near.archives(folder):
-        unpack = "unzip -q -d . " if packed[0].lower().endswith(".zip") else "tar xf "
-        return [Problem("packed", name, what, [f"(cd {quoted(folder)} && {unpack}{quoted(packed[0])})"],
-                        (EVALUATION,))]
+        return [Problem("packed", name, what, [sources.unpack(folder / packed[0])], (EVALUATION,))]
     return [Problem("no images", name, what, sources.ood_source(name, root), (EVALUATION,))]
 
 
@@ -75,7 +72,7 @@ def _ambiguous(name: str, candidates: Sequence[Path]) -> list[Problem]:
     return [Problem(
         "two folders", name, f"{absolute(candidates[0])} is taken, but {absolute(others[0])} is "
         "there too.", ["# to take the other, add to the command:",
-                       f"#   OOD.SETS.{name}.FOLDERS " + quoted(f"['{others[0].resolve()}']")])]
+                       f"#   {sources.as_setting(name, others[0].resolve())}"])]
 
 
 def _nested(one: Path, other: Path) -> bool:
@@ -91,7 +88,7 @@ def _shared(found: dict[str, Path]) -> list[Problem]:
         if other != name:
             problems.append(Problem(
                 "same folder", name, f"{name} and {other} are the same folder, {absolute(folder)}.",
-                ["# name another in the command:", f"#   OOD.SETS.{name}.FOLDERS \"['FOLDER']\""]))
+                ["# name another in the command:", f"#   {sources.as_setting(name, 'FOLDER')}"]))
     return problems
 
 

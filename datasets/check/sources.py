@@ -38,6 +38,13 @@ def ood_source(name: str, root: Path) -> list[str]:
     return [f"# put its images there, or leave the set out with   OOD.SETS.{name}.FOLDERS \"[]\""]
 
 
+def as_setting(name: str, folder: str | Path) -> str:
+    """The words that name an OOD set's folder in a command."""
+    value = f"['{folder}']"
+    plain = not set("'\"\\$`!") & set(str(folder))
+    return f"OOD.SETS.{name}.FOLDERS " + (f'"{value}"' if plain else shlex.quote(value))
+
+
 def in_comments(lines: Sequence[str]) -> list[str]:
     """Lines as advice: nothing that a script would run."""
     return ["#   " + line.removeprefix("# ") for line in lines]
@@ -63,6 +70,12 @@ def _imagenet(folder: Path) -> list[str]:
             f"mkdir -p {inside} && tar xf {archive} -C {inside}", sort]
 
 
+def unpack(archive: Path) -> str:
+    """A line that unpacks an archive where it lies."""
+    command, into = ("unzip -q", "-d") if archive.suffix.lower() == ".zip" else ("tar xf", "-C")
+    return f"{command} {quoted(archive)} {into} {quoted(archive.parent)}"
+
+
 def unpack_class_tars(folder: Path) -> str:
     """A line that makes a class folder of each CLASS.tar in a folder."""
     return (f"(cd {quoted(folder)} && for tar in *.tar; do mkdir -p \"${{tar%.tar}}\" && "
@@ -81,8 +94,9 @@ def sort_flat_val(val: Path, solution: Path | None) -> list[str]:
                 f"(cd {quoted(val)} && curl -fL {VALPREP} | bash)"]
     folder = quoted(val)
     return [
-        f"tail -n +2 {quoted(solution)} | tr -d '\\r' | while IFS=', ' read -r image class rest; do "
-        f"mkdir -p {folder}/\"$class\" && mv {folder}/\"$image\".JPEG {folder}/\"$class\"/; done"
+        f"tail -n +2 {quoted(solution)} | tr -d '\\r' | "
+        f"while IFS=', ' read -r image class rest; do mkdir -p {folder}/\"$class\" && "
+        f"mv {folder}/\"$image\".JPEG {folder}/\"$class\"/; done"
     ]
 
 

@@ -58,25 +58,23 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
 
 def _id_sets(cfg, layout: Layout) -> list[ImageSet]:
     """The evaluation splits, then the training set: it is the largest."""
-    names = sorted(layout.splits, key=lambda name: name == "train")
+    found = {name: subfolders(path) for name, path in layout.splits.items()}
+    wanted = _wanted(cfg, list(found.values()))
+    count = {name: [folder for folder in folders if wanted is None or folder in wanted]
+             for name, folders in found.items()}
     return [ImageSet(id_layout.row_name(name), layout.splits[name],
                      (TRAINING,) if name == "train" else BOTH,
-                     _classes(cfg, subfolders(layout.splits[name])))
-            for name in names]
+                     count[name] or None)  # None: a flat split, listed as it lies
+            for name in sorted(layout.splits, key=lambda name: name == "train")]
 
 
-def _classes(cfg, folders: Sequence[str]) -> list[str] | None:
-    """Class folders of a split that count; None where it is flat."""
-    wanted = set(_wanted(cfg, folders))
-    return [name for name in folders if name in wanted] or None
-
-
-def _wanted(cfg, folders: Sequence[str]) -> Sequence[str]:
-    if cfg.DATASET.CLASSES not in ("", "present"):
-        return read_class_list(cfg.DATASET.CLASSES)
-    if cfg.DATASET.CLASSES == "" and _is_imagenet(cfg):
-        return imagenet_wnids()
-    return folders
+def _wanted(cfg, found: Sequence[Sequence[str]] = ()) -> set[str] | None:
+    """The classes that the config asks for, given the class folders of each split; None = any."""
+    if cfg.DATASET.CLASSES == "present":
+        return set.intersection(*map(set, found)) if found else None
+    if cfg.DATASET.CLASSES:
+        return set(read_class_list(cfg.DATASET.CLASSES))
+    return set(imagenet_wnids()) if _is_imagenet(cfg) else None
 
 
 def _is_imagenet(cfg) -> bool:
@@ -95,7 +93,7 @@ def _counted(cfg, images: ImageSet, training: bool) -> tuple[Row, list[Problem]]
         row.expected = cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
         source = sources.ood_source(images.name, root)
         return row, ood_counts(images, row.expected or 0, source)
-    split, wanted = images.folder.name, _wanted(cfg, images.classes or ())
+    split, wanted = images.folder.name, _wanted(cfg) or images.classes or ()
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     row.expected, per_class = expected_images(
         kind.locate(cfg), split, len(wanted), _is_imagenet(cfg))
