@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +16,28 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
+from clip.loading import input_settings
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
+from datasets.own import folder_name, use_id_folder, use_ood_folders
 from trainers.run_folder import CONFIG, read_config, read_yaml
 
 HERE = Path(__file__).resolve().parent
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
+OWN_DATASET = "imagefolder"  # that --id-data fills in
 DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The flags that every entry point has; published names where there are any."""
+def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser:
+    """The flags that every entry point has; published names where there are any.
+
+    pairs: KEY VALUE pairs may follow; an entry point that takes files there has none.
+    """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--root", default=None, help="folder of the datasets (data)")
@@ -40,6 +47,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--config", default="", help=f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's "
         f"name where there is such a file, else {DEFAULT_CONFIGS[0]})")
     add("--config-file", default="", help="its path, instead of the name")
+    add("--id-data", default="", metavar="FOLDER", help="your ID images: a folder with train/ and "
+        "val/ or test/ in it, a folder for each class in these; or of class folders alone, then a "
+        "part of each class is held out for testing")
+    add("--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
+        "yours, any folder of images, instead of the data set's; give it once for each")
     add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
@@ -48,7 +60,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (the last)")
     for flag, owners in _trainer_flags().items():
         add(f"--{flag}", default=None, help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
+    if pairs:
+        add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
+    else:
+        parser.set_defaults(opts=[])
     return parser
 
 
@@ -80,10 +95,12 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         _merge(cfg, _read_yaml(trainer_file), trainer_file)
     _merge_flags(cfg, args)
     _merge_pairs(cfg, args.opts)
+    _check_empty(cfg)
     _check_ranges(cfg)
     cfg.RESUME = getattr(args, "resume", "")
+    dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
     cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
-        cfg, dataset_file, trainer_file)
+        cfg, dataset, trainer_file)
     cfg.freeze()
     return cfg
 
@@ -100,10 +117,10 @@ def default_cfg() -> CfgNode:
     return cfg
 
 
-def default_output_dir(cfg: CfgNode, dataset_file: str, trainer_file: str) -> str:
+def default_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
     """LoCoOp's layout of run folders."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    folder = Path("output", Path(dataset_file).stem, cfg.TRAINER.NAME)
+    folder = Path("output", dataset, cfg.TRAINER.NAME)
     if not getattr(trainer, "LEARNS", True):
         return (folder / Path(trainer_file).stem).as_posix()
     settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
@@ -127,7 +144,8 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
             "which method? Give --trainer, one of "
             f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
         )
-    dataset = dataset or _named(DATASET_CONFIGS, DEFAULT_DATASET, "dataset")
+    dataset = dataset or _named(
+        DATASET_CONFIGS, OWN_DATASET if args.id_data else DEFAULT_DATASET, "dataset")
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / trainer
@@ -184,8 +202,11 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer).__name__
     cfg.SEED = args.seed if args.seed is not None else (cfg.SEED if args.model_dir else 1)
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT or "data")
+    _merge_own_data(cfg, args)
     if args.backbone:
         cfg.MODEL.BACKBONE.NAME = args.backbone
+        # The YAML's belong to its own backbone.
+        cfg.INPUT.update(input_settings(args.backbone))
     if args.shots is not None:
         cfg.DATASET.NUM_SHOTS = args.shots
     for flag, owners in _trainer_flags().items():
@@ -199,6 +220,16 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
         _merge_pairs(cfg, [f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value])
 
 
+def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.id_data:
+        use_id_folder(cfg, args.id_data)
+        if not (args.model_dir or args.dataset or args.dataset_config_file):
+            cfg.OOD.SETS = CfgNode(new_allowed=True)
+            cfg.DATASET.ROOT = args.root or "."  # what paths in the results are relative to
+    if args.ood_data:
+        use_ood_folders(cfg, args.ood_data)
+
+
 def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
     if len(pairs) % 2:
         raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(pairs)}")
@@ -208,7 +239,8 @@ def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            raise InputError(f"{key} {value}: {error}") from error
+            why = _is_a_group(cfg, key) or str(error)
+            raise InputError(f"{key} {value!r}: {why}") from error
 
 
 def _typed(cfg: CfgNode, key: str, value: str):
@@ -216,9 +248,7 @@ def _typed(cfg: CfgNode, key: str, value: str):
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
+    node = _entry(cfg, key)
     if isinstance(node, str):
         return repr(value)
     try:
@@ -227,12 +257,34 @@ def _typed(cfg: CfgNode, key: str, value: str):
         return value
 
 
+def _entry(cfg: CfgNode, key: str):
+    """What the config holds at the dotted `key`, None if there is no such key."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
+def _is_a_group(cfg: CfgNode, key: str) -> str:
+    node = _entry(cfg, key)
+    if not isinstance(node, CfgNode):
+        return ""
+    return f"this is a group of settings, name one of them: {', '.join(f'{key}.{k}' for k in node)}"
+
+
 def _check_same_trainer(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
         raise InputError(
             f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, asked was --trainer {args.trainer}: "
             "leave --trainer out, or name a run of that trainer"
         )
+
+
+def _check_empty(cfg: CfgNode) -> None:
+    """yacs takes nothing (`KEY:` in a YAML file) for any value; no setting of ours means it."""
+    empty = [key for key in _keys(cfg) if _entry(cfg, key) is None]
+    if empty:
+        raise InputError(f"{empty[0]} has no value: give it one, or leave the line out")
 
 
 def _check_ranges(cfg: CfgNode) -> None:
@@ -251,6 +303,10 @@ def _check_ranges(cfg: CfgNode) -> None:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
 
 
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+
+
 def _unknown_key(cfg: CfgNode, key: str) -> str:
     key = key.removeprefix("Non-existent config key: ")
     known = list(_keys(cfg))
@@ -267,14 +323,19 @@ def _keys(node: CfgNode, prefix: str = ""):
 def run(main: Callable[[], None]) -> None:
     """Run an entry point; what a user can mend is told in a sentence, without a traceback.
 
+    SIGINT and SIGTERM end it in the same way: in a sentence, with the shell's usual exit status.
     Under torchrun the first rank that fails tells why, and torchrun ends the others.
     """
     try:
         distributed.init_from_env()
+        if distributed.world_size() == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _stop)
         main()
         distributed.shutdown()
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if signal.SIGTERM.name in str(stop) else signal.SIGINT))
     except Exception as error:
         where = distributed.name_of_rank()
         if not distributed.first_to_fail():

@@ -10,17 +10,21 @@ from pathlib import Path
 from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
 from dassl.engine import build_trainer
-from dassl.utils import set_random_seed, setup_logger
+from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
 from datasets.ood_sets import load_ood_sets
+from ood.calibration import TPR, calibrate, check_tpr
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
 from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
+from ood.recipe import Recipe, write_recipe
 from ood.results import evaluate_sets, format_table, read_results, write_results
 from ood.scores import SCORES, get_scores, offered_scores, score_parameters
+from trainers.recipe import recipe_of
+from trainers.run_folder import held_out_record
 
 ID = "ID"  # name of the in-distribution set in the results
 
@@ -35,7 +39,10 @@ def main() -> None:
                         help="of MCM and GL-MCM, on cosine similarities")
     parser.add_argument("--local-weight", type=float, default=1.0,
                         help="weight of the regions in GL-MCM")
+    parser.add_argument("--tpr", type=float, default=TPR,
+                        help="share of ID images that the saved detector keeps (%(default)s)")
     args = parser.parse_args()
+    check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
@@ -56,14 +63,24 @@ def main() -> None:
     provenance = trainer.provenance()
     provenance["comparable"]["scores"] = score_parameters(scores, params)
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
-    evaluation = score_sets(
-        trainer.model, {ID: trainer.dm.dataset.test, **sets}, partial(test_loader, cfg, trainer.dm),
-        scores, params, trainer.device, trainer.autocast, cfg.DATASET.ROOT,
-    )
+    size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
+    with memory_errors_named(f"scoring on {trainer.device}", size):
+        evaluation = score_sets(
+            trainer.model, {ID: trainer.dm.dataset.test, **sets},
+            partial(test_loader, cfg, trainer.dm), scores, params, trainer.device,
+            trainer.autocast, cfg.DATASET.ROOT,
+        )
+    inside = evaluation.sets[ID]
+    of = held_out_record(args.model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT,
+                         f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip())
+    recipe = recipe_of(trainer, evaluation.classes, provenance["comparable"]["scores"])
+    recipe = recipe.calibrated(inside.scores, args.tpr, of)
+    write_recipe(cfg.OUTPUT_DIR, recipe)
     provenance |= {
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
     }
-    logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
+    logger.info("%s\n\n%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
+                detector_report(cfg.OUTPUT_DIR, recipe))
 
 
 def test_loader(cfg, manager, items):
@@ -86,6 +103,13 @@ def check_same_model(folder: str, comparable: dict) -> None:
             f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
             f"is {now[changed[0]]}. Choose another --output-dir, or remove its results.json"
         )
+
+
+def detector_report(folder: str, recipe: Recipe) -> str:
+    """What the detector beside the results would do, and how to use it."""
+    threshold = calibrate(recipe.id_scores[recipe.score], recipe.tpr)
+    return (f"Detector: ID at {recipe.score} >= {threshold}.\n"
+            f"Verdicts on any image: python detect.py --model-dir {folder} IMAGE_OR_FOLDER")
 
 
 def report(folder: str, sets: dict, provenance: dict) -> str:

@@ -6,10 +6,10 @@ from cli import build_cfg, make_parser, run
 from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, NonFiniteLossError
 from datasets.check.findings import TRAINING
 from datasets.check.layout import require_data
-from trainers.run_folder import RunState, finish_run, open_run
+from trainers.run_folder import RunState, finish_run, locked, open_run, what_is_kept
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,16 @@ def main() -> None:
 
 def train(cfg) -> None:
     """Train, or go on, or say that it is done."""
-    state = distributed.from_main(lambda: open_run(cfg))
-    if state is RunState.FINISHED:
-        if distributed.is_main():
+    with locked(cfg.OUTPUT_DIR):
+        state = distributed.from_main(lambda: open_run(cfg))
+        if state is not RunState.FINISHED:
+            start(cfg, state)
+        elif distributed.is_main():
             print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
-        return
+
+
+def start(cfg, state: RunState) -> None:
+    """Train to the end; what stops it on the way also tells what is kept."""
     setup_logger(cfg.OUTPUT_DIR)
     logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
     logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
@@ -48,8 +53,15 @@ def train(cfg) -> None:
         logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
     require_data(cfg, TRAINING)
-    trainer = build_trainer(cfg)
-    trainer.train()
+    try:
+        trainer = build_trainer(cfg)
+        trainer.train()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(
+            f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "
+            f"--resume {cfg.OUTPUT_DIR} and another --output-dir.") from error
     if distributed.is_main():
         finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 

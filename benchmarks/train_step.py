@@ -33,10 +33,10 @@ import torch.nn.functional as F
 from benchmarks import plain
 from clip import ClipModel
 from clip.loading import OPENAI_TRANSFORM
+from clip.prompted import PromptedCLIP, cosines
 from datasets.classnames import imagenet_classnames
 from trainers.base import LearnedPrompts
 from trainers.locoop import ood_regularisation
-from trainers.model import PromptedCLIP, cosines
 from trainers.prompt_learner import PromptLearner
 
 RESULTS = Path(__file__).parent / "results" / "train_step.json"

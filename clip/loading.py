@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -82,15 +83,52 @@ def load(
     return model, preprocessing(model)
 
 
+def input_settings(name: str) -> dict[str, object]:
+    """What a model reads, as the config's INPUT keys, without loading a named model's weights.
+
+    Raises:
+        InputError: `name` is neither a name nor the file of a CLIP.
+    """
+    path = BUNDLED.get(name, name)
+    transform = dict(OPENAI_TRANSFORM)
+    if name in OPENAI_MODELS:
+        size = _image_size(OPENAI_MODELS[name])
+    elif os.path.exists(path):
+        size = _vision_config(without_negation(read_state_dict(path)[0]))["image_size"]
+    else:
+        architecture, tag = _open_clip_pair(name)
+        size = _image_size(architecture)
+        transform |= {key: value for key, value in
+                      open_clip.get_pretrained_cfg(architecture, tag).items() if key in transform}
+    return {
+        "SIZE": (size, size), "INTERPOLATION": transform["interpolation"],
+        "PIXEL_MEAN": list(transform["mean"]), "PIXEL_STD": list(transform["std"]),
+    }
+
+
+def _image_size(architecture: str) -> int:
+    return open_clip.get_model_config(architecture)["vision_cfg"]["image_size"]
+
+
 def preprocessing(model: ClipModel) -> transforms.Compose:
     """Evaluation transform of `model`: resize the smaller edge, centre crop, normalise."""
-    interpolation = transforms.InterpolationMode(model.interpolation)
+    size = (model.image_size,) * 2
+    steps = build_transform(size, model.interpolation, model.mean, model.std).transforms
+    return transforms.Compose([_to_rgb, *steps])
+
+
+def build_transform(
+    size: Sequence[int], interpolation: str, mean: Sequence[float], std: Sequence[float]
+) -> transforms.Compose:
+    """From an RGB image to `[3, H, W]`: resize the smaller edge, centre crop, to tensor, normalise.
+
+    As Dassl's test transform of the same settings.
+    """
     return transforms.Compose([
-        _to_rgb,
-        transforms.Resize(model.image_size, interpolation=interpolation),
-        transforms.CenterCrop(model.image_size),
+        transforms.Resize(max(size), interpolation=transforms.InterpolationMode(interpolation)),
+        transforms.CenterCrop(tuple(size)),
         transforms.ToTensor(),
-        transforms.Normalize(model.mean, model.std),
+        transforms.Normalize(mean, std),
     ])
 
 
@@ -111,7 +149,8 @@ def _download_openai(name: str) -> str:
         ) from error
 
 
-def _from_open_clip(name: str, activation: str | None) -> ClipModel:
+def _open_clip_pair(name: str) -> tuple[str, str]:
+    """Architecture and tag; InputError for a name that nobody knows."""
     architecture, _, tag = name.rpartition("/")
     pairs = open_clip.list_pretrained(as_str=False)
     if (architecture, tag) not in pairs:
@@ -122,6 +161,11 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
             f"{', '.join(OPENAI_MODELS)}; open_clip's are written model/tag, such as "
             "ViT-B-16/laion2b_s34b_b88k; or give the path of a file"
         )
+    return architecture, tag
+
+
+def _from_open_clip(name: str, activation: str | None) -> ClipModel:
+    architecture, tag = _open_clip_pair(name)
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
     trained_quick = pretrained.get("quick_gelu", False)

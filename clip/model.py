@@ -134,13 +134,13 @@ class ClipModel(nn.Module):
         return can_share(self.text)
 
     def encode_packed(self, prefix: Tensor, suffixes: Tensor, packing: Packing,
-                      chunk: int = CHUNK) -> Tensor:
+                      chunk: int = CHUNK, over_ranks: bool = False) -> Tensor:
         """Unnormalised text features `[T, D]` of embeddings that share a prefix, see `clip.prefix`.
 
         The same as `encode_prompts` of the whole prompts, for a fraction of its cost.
         """
         return encode_packed(
-            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk)
+            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk, over_ranks)
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:

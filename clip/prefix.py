@@ -8,6 +8,8 @@ prefix's keys and values and to itself. Exact, forwards and backwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip.attention import attend, finish, project
+from dassl import distributed
+from dassl.distributed import rank_slice
 from dassl.utils.errors import InputError
 
 # Tokens whose graph is kept at once; about 250 kB a token in ViT-B's text tower.
@@ -65,14 +69,23 @@ class Packing(nn.Module):
         """`[T, L, W]`, what lies behind a suffix's end is dropped, to rows `[rows, R, W]`."""
         return suffixes[self.text.clamp(min=0), self.offset]
 
-    def chunks(self, tokens: int):
-        """Slices of rows of at most `tokens` tokens (one row at least), and of their texts."""
+    def chunks(self, tokens: int, part: Sequence[int] | None = None):
+        """Slices of rows of at most `tokens` tokens (one row at least), and of their texts.
+
+        `part`: of these rows alone, that follow each other.
+        """
+        part = range(len(self.counts)) if part is None else part
         step = max(1, tokens // self.text.shape[1])
-        done = 0
-        for first in range(0, len(self.counts), step):
-            count = sum(self.counts[first : first + step])
-            yield slice(first, first + step), slice(done, done + count)
+        done = sum(self.counts[: part[0]])
+        for i in range(0, len(part), step):
+            first, last = part[i], part[min(i + step, len(part)) - 1]
+            count = sum(self.counts[first : last + 1])
+            yield slice(first, last + 1), slice(done, done + count)
             done += count
+
+    def parts(self, ranks: int) -> list[Sequence[int]]:
+        """The rows that each of so many ranks encodes: equal numbers of tokens, or one less row."""
+        return [rank_slice(range(len(self.counts)), rank, ranks) for rank in range(ranks)]
 
 
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
@@ -101,7 +114,7 @@ def can_share(tower: nn.Module) -> bool:
 
 
 def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: Packing,
-                  chunk: int = CHUNK) -> Tensor:
+                  chunk: int = CHUNK, over_ranks: bool = False) -> Tensor:
     """Unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
     Args:
@@ -110,13 +123,18 @@ def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: P
         chunk: tokens encoded at once. More suffixes than that are encoded chunk
             by chunk, and with a gradient once more on the way back, so that
             memory is a chunk's however many classes there are.
+        over_ranks: under torchrun, each rank encodes its part of the rows, and has the features
+            of all, in float32, with their gradients. All ranks must call it.
 
     Raises:
         InputError: `chunk` is not positive.
     """
     if chunk < 1:
         raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {chunk}")
-    parts = list(packing.chunks(chunk))
+    ranks = distributed.world_size() if over_ranks else 1
+    # So few rows that some rank would have none are not worth a gather.
+    share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
+    parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
     again = len(parts) > 1 and torch.is_grad_enabled()
     features = []
     for rows, texts in parts:
@@ -127,7 +145,12 @@ def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: P
             checkpoint(_encode_rows, *inputs, use_reentrant=False, preserve_rng_state=False)
             if again else _encode_rows(*inputs)
         )
-    return torch.cat(features).index_select(0, packing.restore)
+    features = torch.cat(features)
+    if share:
+        counts = [sum(packing.counts[row] for row in part) for part in share]
+        # In float32: a sum over ranks, of gradients that are scaled for float16 already.
+        features = distributed.gather_uneven_with_grad(features.float(), counts)
+    return features.index_select(0, packing.restore)
 
 
 def _encode_rows(tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor,

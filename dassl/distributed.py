@@ -7,6 +7,11 @@ backward, `mean_gradients` leaves the exact gradient of that loss on every rank:
 of rank r, a rank's backward sums what all W ranks send to f_r, W dL/df_r, so that the mean of the
 ranks' parameter gradients is sum_r dL/df_r df_r/dtheta. N ranks then take the step of one.
 
+Class prompts are shared out too (`clip.prefix`): rank r encodes the texts t_r and all ranks gather
+them. A rank's own graph reaches only its images' part of L, but W times, as `mean_over_ranks` sums
+over the ranks on the way back; the gather's backward sums these parts, so that t_r is sent W dL/dt_r
+of the whole batch, and again the mean is exact.
+
 Why not DistributedDataParallel: it averages in the same way, but hooks on one module's forward;
 here the losses take features of several calls, and what is trained (a context, a text tower) is
 small beside the frozen rest. One explicit all-reduce is easier to read and as exact.
@@ -25,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dassl.utils.errors import InputError
@@ -116,6 +122,13 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     slice; see the module's docstring for what follows.
     """
     return tensor if world_size() == 1 else _Gather.apply(tensor)
+
+
+def gather_uneven_with_grad(tensor: Tensor, counts: Sequence[int]) -> Tensor:
+    """`gather_with_grad` of `counts[r]` rows of each rank r, `[n, D]` to `[sum of counts, D]`."""
+    padded = F.pad(tensor, (0, 0, 0, max(counts) - len(tensor)))
+    every = gather_with_grad(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

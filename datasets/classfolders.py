@@ -26,15 +26,17 @@ class ClassFolders(DatasetBase):
             there counts.
         dataset_dir: the data set's folder.
         class_folders: folder names in label order (ImageNet: WordNet ids).
+        held_out: images set apart for testing where no split is; empty otherwise.
     """
 
     default_folders: Sequence[str] = ("",)
+    held_out: Sequence[Datum] = ()
 
     def __init__(self, cfg):
         folder = self.locate(cfg)
         require_root(data_root(cfg), [cfg.DATASET.FOLDER])
         self.dataset_dir = str(folder)
-        self.splits = find_splits(Path(self.dataset_dir))
+        self.splits = self.find_splits(folder)
         self.class_folders = self.choose_classes(cfg)
         names, source = self.name_classes(cfg)
         report_classnames(type(self).__name__, names, source)
@@ -42,7 +44,7 @@ class ClassFolders(DatasetBase):
         super().__init__(
             train_x=lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
             val=self._read(self.splits["val"], names) if both else None,
-            test=self._read(self.splits.get("test", self.splits.get("val")), names),
+            test=self._read_test(names),
             classnames=names,
         )
 
@@ -52,6 +54,11 @@ class ClassFolders(DatasetBase):
         names = [cfg.DATASET.FOLDER] if cfg.DATASET.FOLDER else cls.default_folders
         found = (find_folder(data_root(cfg), name) for name in names)
         return next(filter(None, found), data_root(cfg) / names[0])
+
+    @classmethod
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
+        """The folders of ``train``, ``val`` and ``test``, of those that are there."""
+        return find_splits(folder)
 
     def choose_classes(self, cfg) -> list[str]:
         """The class folders in label order."""
@@ -68,10 +75,15 @@ class ClassFolders(DatasetBase):
     def _read(self, split: Path, names: Sequence[str]) -> list[Datum]:
         return read_class_folders(split, self.class_folders, names)
 
-    def _read_train(self, num_shots: int, seed: int, names: Sequence[str]) -> list[Datum]:
+    def _read_test(self, names: Sequence[str]) -> list[Datum]:
+        return self._read(self.splits.get("test", self.splits.get("val")), names)
+
+    def _read_all_train(self, names: Sequence[str]) -> list[Datum]:
         # Named even where it is missing, so that the error says which folder to fill.
-        train = self.evaluation_splits()[0].parent / "train"
-        return few_shot(self._read(train, names), num_shots, seed)
+        return self._read(self.evaluation_splits()[0].parent / "train", names)
+
+    def _read_train(self, num_shots: int, seed: int, names: Sequence[str]) -> list[Datum]:
+        return few_shot(self._read_all_train(names), num_shots, seed)
 
 
 def data_root(cfg) -> Path:

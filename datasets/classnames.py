@@ -8,13 +8,13 @@ built in, a user's file still wins, and the hash of whatever was used goes into 
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.utils.errors import InputError
+from dassl.utils.names import classnames_hash
 from datasets.folders import absolute, some
 
 logger = logging.getLogger(__name__)
@@ -119,11 +119,6 @@ def read_class_list(text: str) -> list[str]:
         found = f"names classes more than once: {some(twice)}" if twice else "names no class"
         raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
     return classes
-
-
-def classnames_hash(names: Sequence[str]) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the names, one a line, in label order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:

@@ -70,21 +70,27 @@ def _check_request(num_shots: int, seed: int) -> None:
 
 
 def split_record(
-    items: Sequence[Datum], root: str | Path, num_shots: int, seed: int
+    items: Sequence[Datum], root: str | Path, num_shots: int, seed: int,
+    held_out: Sequence[Datum] = (),
 ) -> dict:
     """What a run was trained on, ready for JSON.
 
     Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files; paths are
-    posix, relative to ``root``, or absolute where a data set lies elsewhere.
+    posix, relative to ``root``, or absolute where a data set lies elsewhere. ``held_out`` is there
+    where the data set held images out itself.
     """
     names = {item.label: item.classname for item in items}
-    train = [[_relative(item.impath, root), item.label, item.classname] for item in items]
-    return {
+    record = {
         "seed": seed,
         "num_shots": num_shots,
         "classnames": [names[label] for label in sorted(names)],
-        "train": train,
+        "train": _rows(items, root),
     }
+    return record | ({"held_out": _rows(held_out, root)} if held_out else {})
+
+
+def _rows(items: Sequence[Datum], root: str | Path) -> list[list]:
+    return [[_relative(item.impath, root), item.label, item.classname] for item in items]
 
 
 def _relative(impath: str, root: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,12 @@ IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 )
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # what else they are called, in small letters
+    "train": ("training", "trainset", "train_set", "ilsvrc2012_img_train", "train_images"),
+    "val": ("validation", "valid", "vali", "dev", "valset", "val_set", "ilsvrc2012_img_val",
+            "val_images"),
+    "test": ("testing", "eval", "testset", "test_set", "test_images"),
+}
 
 
 def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
@@ -27,13 +34,17 @@ def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
     Raises:
         InputError: the folder, or one in it, cannot be listed.
     """
-    names: list[str] = []
+    return sorted(walk_images(folder, recursive))
+
+
+def walk_images(folder: str | Path, recursive: bool = True) -> Iterator[str]:
+    """As :func:`image_names`, one by one: folder by folder, sorted in each. Holds the names of
+    folders and of one folder's files."""
     for prefix, entries in walk(folder):
-        names += [prefix + name for name, is_dir in entries.items()
-                  if not is_dir and is_image(name)]
+        yield from sorted(prefix + name for name, is_dir in entries.items()
+                          if not is_dir and is_image(name))
         if not recursive:
-            break
-    return sorted(names)
+            return
 
 
 def walk(
@@ -51,8 +62,9 @@ def walk(
         InputError: a folder cannot be listed, and nobody is told of it.
     """
     visited = set()
-    pending = [""]
-    for prefix in pending:  # which grows on the way
+    pending = deque([""])
+    while pending:
+        prefix = pending.popleft()
         path = os.path.join(folder, prefix)
         try:
             entries = _entries(path)
@@ -91,8 +103,7 @@ def find_folder(root: Path, name: str) -> Path | None:
 
 def holds_images(folder: str | Path) -> bool:
     """Whether there is an image in the folder or below it; looks no further than the first."""
-    return any(not is_dir and is_image(name)
-               for _, entries in walk(folder) for name, is_dir in entries.items())
+    return any(True for _ in walk_images(folder))
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
@@ -143,6 +154,14 @@ def _no_class_folders(split: Path, loose: list[str]) -> InputError:
         "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
         "moves each of the 50,000 files into its nXXXXXXXX folder."
     )
+
+
+def split_meant(name: str) -> str | None:
+    """The split that a folder of another name seems to be: ``Val`` and ``validation`` are val."""
+    if name in SPLITS:
+        return None
+    return next((split for split, others in SPLIT_NAMES.items()
+                 if name.lower() == split or name.lower() in others), None)
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

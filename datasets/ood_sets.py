@@ -56,8 +56,8 @@ def locate_ood_sets(cfg) -> dict[str, Path | None]:
     wanted = {name: _folders(name, entry) for name, entry in cfg.OOD.SETS.items()}
     if not any(wanted.values()):
         raise InputError(
-            "No OOD set is configured. Name at least one under OOD.SETS in the data set's YAML, "
-            "such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
+            "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
+            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
         )
     root = data_root(cfg)
     return {name: next(iter(places(root, folders)), None)

@@ -27,10 +27,12 @@ DECISION = "decision "  # before the names of decisions, among the columns of a 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of every set, and per set the paths of images that could not be read."""
+    """Scores of every set, per set the paths of images that could not be read, and the class
+    features the scores were computed with."""
 
     sets: dict[str, SetScores]
     skipped: dict[str, list[str]]
+    classes: dict[str, Tensor]
 
 
 def score_sets(
@@ -46,7 +48,7 @@ def score_sets(
     """Score all images of all sets in one pass, the class prompts encoded once.
 
     Args:
-        model: as `trainers.model.PromptedCLIP`: `class_features()`, and
+        model: as `clip.prompted.PromptedCLIP`: `class_features()`, and
             `inputs(images, classes, needs)`, the named inputs of scores.
         make_loader: an unshuffled loader of dict batches with "img" and "index".
             One loader reads all sets, so its workers start once.
@@ -73,7 +75,7 @@ def score_sets(
                     part = part.cpu().numpy()
                     columns.setdefault(name, np.zeros(len(items), part.dtype))[index] = part
             bar.update(len(batch.get("index", ())) + len(batch.get("bad", ())))
-    return _split(sets, columns, done, root)
+    return Evaluation(*_split(sets, columns, done, root), classes)
 
 
 def score_batch(
@@ -91,7 +93,7 @@ def score_batch(
 
 def _split(
     sets: Mapping[str, Sequence[Datum]], columns: dict[str, np.ndarray], done: np.ndarray, root: str
-) -> Evaluation:
+) -> tuple[dict[str, SetScores], dict[str, list[str]]]:
     scored, skipped, start = {}, {}, 0
     for name, items in sets.items():
         part = slice(start, start + len(items))
@@ -112,4 +114,4 @@ def _split(
         if skipped[name]:
             logger.warning("%s: %d of %d images could not be read and are left out: %s", name,
                            len(skipped[name]), len(items), ", ".join(skipped[name][:5]))
-    return Evaluation(scored, skipped)
+    return scored, skipped

@@ -139,6 +139,15 @@ def test_training_counts_when_it_is_asked_for(data, exit_code, capsys):
     assert "error: ID train" in capsys.readouterr().out
 
 
+def test_own_folders_by_flags(data, exit_code, capsys):
+    own = ["--id-data", "data/imagenet/images/train", "--seed", "1"]
+    assert exit_code(*own, "--ood-data", "data/SUN") == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if "ID train" in line)
+    assert row[2:] == ["data/imagenet/images/train", "4", "12", "-", "ok"]
+    assert exit_code(*own) == 1  # nothing to evaluate against
+    assert "--ood-data FOLDER" in capsys.readouterr().out
+
+
 def test_what_no_folder_could_mend_is_told_in_a_sentence(data, exit_code):
     assert "Nearest: 'imagenet'" in exit_code("--root", "data", "--dataset", "imagenett")
     assert "list" in exit_code("--root", "data", *FLAGS, "OOD.SETS.SUN.FOLDERS", "SUN")

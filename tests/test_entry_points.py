@@ -218,12 +218,41 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
             step(self)
 
         patch.setattr(cli.TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", die)
-        with pytest.raises(SystemExit, match="stopped"):
+        with pytest.raises(SystemExit, match="130"):
             call(train, *arguments, stopped)
+    assert f"stopped. Kept: {stopped}/prompt_learner/model.pth.tar-2" in capsys.readouterr().err
     call(train, *arguments, stopped)
     contexts = [torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)
                 ["state_dict"]["ctx"] for folder in (stopped, trained)]
     assert torch.equal(*contexts)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+])
+def test_out_of_memory_names_the_settings_that_lower_it(world, trained, told, tmp_path, error,
+                                                        monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(clip.ClipModel, "encode_image", fail)
+    expected = {"CoOp": "TRAINER.COOP.TEXT_CHUNK (now 16384), or DATALOADER.TRAIN_X.BATCH_SIZE (now 32)",
+                "CLIPN": "TRAINER.CLIPN.MICRO_BATCH (now 4), or DATALOADER.TRAIN_X.BATCH_SIZE (now 4)"}
+    for trainer, settings in expected.items():
+        message = told(train, *flags(world, trainer), "--output-dir", tmp_path / trainer)
+        assert f"4 classes on cpu: set {settings} lower" in message
+    message = told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
+    assert message.endswith("in a test batch of 100 images and 4 classes on cpu: set "
+                            "DATALOADER.TEST.BATCH_SIZE (now 100) lower")
+    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir",
+                   tmp_path / "scores")
+    assert message == ("error: out of memory in scoring on cpu: set DATALOADER.TEST.BATCH_SIZE "
+                       "(now 100) lower")
+    monkeypatch.setattr(error, "args", ("shapes do not fit",))
+    if not isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(RuntimeError, match="shapes"):
+            told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):

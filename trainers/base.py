@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
 from clip.prefix import CHUNK
+from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
@@ -21,7 +22,6 @@ from dassl.utils import load_pretrained_weights, set_random_seed
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from trainers.model import PromptedCLIP
 from trainers.prompt_learner import PromptLearner
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class ClipTrainer(TrainerX):
         FLAGS: command-line flags of their own, flag -> key of that node.
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        SCORE: the one its paper stands for, which a detector uses unless told otherwise.
     and build `self.model`, a `PromptedCLIP`.
     """
 
@@ -44,6 +45,7 @@ class ClipTrainer(TrainerX):
     FLAGS: dict[str, str] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
+    SCORE = "MCM"
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -94,9 +96,11 @@ class ClipTrainer(TrainerX):
         self.record_split()
 
     def record_split(self) -> None:
-        """Write down which images of the ID dataset are trained on."""
-        cfg, items = self.cfg, self.dm.dataset.train_x
-        record = split_record(items, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        """Write down which images of the ID dataset are trained on, and which were held out."""
+        cfg, data = self.cfg, self.dm.dataset
+        record = split_record(
+            data.train_x, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED,
+            getattr(data, "held_out", ()))
         if distributed.is_main():
             write_split(Path(self.output_dir, "split.json"), record)
 
@@ -218,6 +222,12 @@ class ClipTrainer(TrainerX):
                 self._text = self.model.text_features()
         return self._text
 
+    @torch.no_grad()
+    def class_features(self) -> dict[str, Tensor]:
+        """What describes the classes, as `PromptedCLIP.class_features`, in this run's precision."""
+        with self.autocast():
+            return self.model.class_features()
+
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits `[B, C]`; the prompts are encoded once for all batches of a test."""
         with self.autocast():
@@ -259,18 +269,8 @@ class PromptTrainer(ClipTrainer):
             features, regions = self.model.image_features(images, self.LOCAL)
         return self.loss_of_features(features, regions, labels)
 
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        try:
-            return super().forward_backward(batch)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            key, batch_size = f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK", len(batch["img"])
-            raise InputError(
-                f"out of memory in a training step of {batch_size} images and {self.num_classes} "
-                f"classes on {self.device}: set {key} lower (now {self.settings.TEXT_CHUNK}), or "
-                f"DATALOADER.TRAIN_X.BATCH_SIZE (now {batch_size})"
-            ) from error
+    def memory_settings(self) -> dict[str, object]:
+        return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
 
     def loss_of_features(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
@@ -335,17 +335,14 @@ class LearnedPrompts(torch.nn.Module):
         """Unnormalised text features `[C, D]`."""
         clip = self._clip[0]
         if clip.shares_prefix:
-            return clip.encode_packed(*self.learner.packed(), self.chunk)
+            # A gradient is wanted in training steps, which all ranks take together.
+            return clip.encode_packed(
+                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled())
         return clip.encode_prompts(self.learner(), self.learner.eot)
 
 
 def _seeded(seed: int) -> torch.Generator | None:
     return torch.Generator().manual_seed(seed) if seed >= 0 else None
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator raises no class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _rounded(values) -> tuple[float, ...]:

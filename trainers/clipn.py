@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 from clip import ClipModel, NoTextEncoder, build_no_encoder, encode, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
+from clip.prompted import NO_INPUTS, PromptedCLIP, exact
 from clip.templates import classifier, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH
 from dassl.distributed import gather_with_grad, rank, world_size
@@ -26,7 +27,6 @@ from dassl.engine.base import model_file
 from dassl.optim import build_optimizer
 from datasets.captions import PairsLoader, build_pairs_loader
 from trainers.base import ClipTrainer
-from trainers.model import PromptedCLIP, exact
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class CLIPN(ClipTrainer):
         "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
     })
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
+    SCORE = "ATD"
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
 
@@ -158,6 +159,10 @@ class CLIPN(ClipTrainer):
         self.update_lr()
         return {name: value.item() for name, value in summary.items()}
 
+    def memory_settings(self) -> dict[str, object]:
+        size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE // world_size()
+        return {"TRAINER.CLIPN.MICRO_BATCH": self.part_size(size)}
+
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features `[B, D]` of images and texts by the towers that do not learn."""
@@ -247,17 +252,12 @@ class TwoBranchCLIP(PromptedCLIP):
 
     @property
     def provides(self) -> set[str]:
-        return super().provides | {"no_cosines", "no_logits"}
+        return super().provides | NO_INPUTS
 
     def class_features(self) -> dict[str, Tensor]:
         negation = classifier(self.encoder, self.classnames, self.denied, self.device,
                               'classes, "no" branch')
         return {**super().class_features(), "no": negation}
-
-    def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
-        cosines = features @ classes["no"].T
-        no = {"no_cosines": cosines, "no_logits": self.scale * cosines}
-        return {**super().head(features, classes), **no}
 
 
 def clipn_losses(

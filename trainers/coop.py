@@ -7,10 +7,10 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.prefix import CHUNK
+from clip.prompted import cosines
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import PromptTrainer
-from trainers.model import cosines
 
 PROMPT_CONFIG = {
     "N_CTX": 16,  # number of context vectors

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from clip.prompted import cosines
 from dassl.distributed import mean_of_sums, mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
-from ood.regions import check_top_k, id_irrelevant_regions
+from ood.regions import check_top_k, id_irrelevant_regions, suggest_top_k
 from trainers.base import PromptTrainer
 from trainers.coop import PROMPT_CONFIG
-from trainers.model import cosines
+
+logger = logging.getLogger(__name__)
 
 # Similarities of regions and classes held at once: 16 MB a copy, and a handful of copies.
 CHUNK = 1 << 22
@@ -27,9 +31,10 @@ class LoCoOp(PromptTrainer):
     CONFIG = CfgNode({
         **PROMPT_CONFIG,
         "LAMBDA": 0.25,  # weight of the OOD regularisation; 0 is CoOp
-        "TOPK": 200,  # K: chosen for 1000 classes, see README for other numbers
+        "TOPK": 0,  # K; 0: the paper's ratio, 200 of 1000 classes, for any number of classes
     })
     LOCAL = True
+    SCORE = "GL-MCM"
     FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -38,6 +43,17 @@ class LoCoOp(PromptTrainer):
                 f"TRAINER.LOCOOP.LAMBDA (--lambda_value) is {cfg.TRAINER.LOCOOP.LAMBDA}: the weight "
                 "of the OOD regularisation must be 0 or more; 0 is CoOp"
             )
+
+    def build_model(self) -> None:
+        if self.settings.TOPK == 0:
+            self.cfg.defrost()  # as results and region maps should say it
+            self.settings.TOPK = suggest_top_k(self.num_classes)
+            self.cfg.freeze()
+            logger.info(
+                "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for this "
+                "data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
+                self.settings.TOPK, self.num_classes, self.settings.LAMBDA)
+        super().build_model()
 
     def before_train(self) -> None:
         check_top_k(self.settings.TOPK, self.num_classes)

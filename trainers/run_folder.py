@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
-from dassl.utils import atomic_write, flatten
+from dassl import distributed
+from dassl.utils import (
+    atomic_write, flatten, mkdir_if_missing, named_checkpoint, read_json, write_errors_named,
+)
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-CONFIG, MARKER = "config.yaml", "finished.json"
+CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
 # Settings that say where and how a run computes, not what.
 INCIDENTAL = (
     "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ",
-    "TEST", "OOD",
+    "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED", "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ", "TEST", "OOD",
 )
 
 
@@ -28,6 +35,39 @@ class RunState(Enum):
     NEW = "new"
     STARTED = "started"
     FINISHED = "finished"
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold the folder of a run: no other process trains or evaluates into it meanwhile.
+
+    The system lets go of it when the process ends, however it ends. What a killed process was
+    about to write there is removed. Of several ranks, rank 0 holds it for all.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be written to.
+    """
+    folder = Path(folder)
+    lock = FileLock(folder / LOCK)
+    distributed.from_main(lambda: _acquire(lock, folder))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    mkdir_if_missing(folder)
+    with write_errors_named(folder / LOCK):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise InputError(
+                f"another process is training or evaluating in {folder}: wait for it, stop it, or "
+                "choose another --output-dir"
+            ) from error
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        leftover.unlink(missing_ok=True)
 
 
 def open_run(cfg: CfgNode) -> RunState:
@@ -59,6 +99,33 @@ def finish_run(cfg: CfgNode, **facts: object) -> None:
     """Mark the run as finished, with a few facts about it."""
     with atomic_write(Path(cfg.OUTPUT_DIR) / MARKER) as file:
         json.dump({"max_epoch": cfg.OPTIM.MAX_EPOCH, **facts}, file, indent=2)
+
+
+def what_is_kept(folder: str | Path) -> str:
+    """A sentence on the newest checkpoint of a run that did not come to its end."""
+    notes = sorted(Path(folder).glob("*/checkpoint"))
+    newest = [str(named_checkpoint(note.parent)) for note in notes]
+    if not newest:
+        return f"{folder} holds no checkpoint yet: the same command begins again."
+    return f"Kept: {', '.join(newest)}; the same command goes on from there."
+
+
+def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: str) -> dict:
+    """Which images a threshold rests on, for the record: ``of``, their number, and how many of
+    them the run in `folder` was trained on, by its split.json; warned of where there are any.
+
+    Args:
+        images: paths relative to `root`.
+    """
+    path, trained = Path(folder, "split.json"), 0
+    if path.exists():
+        rows = {os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]}
+        trained = len(rows.intersection(images))
+    if trained:
+        logger.warning(
+            "%d of the %d ID images were trained on: figures and thresholds flatter the model. "
+            "Keep training and test images apart", trained, len(images))
+    return {"images": of, "count": len(images), "trained_on": trained}
 
 
 def read_config(folder: str | Path) -> dict | None:

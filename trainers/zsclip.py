@@ -6,11 +6,11 @@ import logging
 
 from yacs.config import CfgNode
 
+from clip.prompted import PromptedCLIP
 from clip.templates import classifier, fill, template_pairs
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from trainers.base import ClipTrainer
-from trainers.model import PromptedCLIP
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ __all__ = ["clean_cfg", "get_cfg_default"]
 
 
 def get_cfg_default() -> CfgNode:
-    """A fresh copy of the default configuration (Dassl 0.6.3, plus DATALOADER.BAD_IMAGES)."""
+    """A fresh copy of the default configuration (Dassl 0.6.3, and what is marked as ours)."""
     return CfgNode(DEFAULTS).clone()
 
 

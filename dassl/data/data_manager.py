@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
@@ -16,7 +16,8 @@ from dassl import distributed
 from dassl.utils import BadImageError, InputError, check_availability, read_image
 
 from .datasets import Datum, build_dataset
-from .samplers import RankBatches, build_sampler
+from .decoded import image_reader
+from .samplers import RankBatches, SeededBatches, build_sampler
 from .transforms.transforms import build_plain_transform, build_transform
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         self.skip_bad = skips_bad_images(cfg)
+        self.read_image = read_image
         self.to_tensor = build_plain_transform(cfg)
         if self.k_tfm > 1 and transform is None:
             raise InputError(
@@ -57,11 +59,12 @@ class DatasetWrapper(Dataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         try:
-            image = read_image(item.impath)
-        except BadImageError:
+            image = self.read_image(item.impath)
+        except BadImageError as error:
             if self.skip_bad:
                 return {"bad": item.impath}
-            raise
+            raise BadImageError(
+                f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out.") from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         output.update(self._transformed(image))
         if self.return_img0:
@@ -116,9 +119,10 @@ def build_data_loader(
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
 
-    The order depends on the global generators alone. Workers are started anew each epoch and
-    seeded (Python, numpy, torch) from torch's global generator, so that restoring it restores the
-    augmentations; workers kept alive would carry state that no checkpoint holds.
+    The order depends on the global generators alone, and so do the augmentations: workers are
+    seeded (Python, numpy, torch) in each epoch from torch's global generator. In training they
+    stay alive from epoch to epoch, unless `dataset_wrapper` is another than ours, whose state may
+    change between epochs.
     """
     if not data_source:
         kind = "training" if is_train else "evaluation"
@@ -127,19 +131,34 @@ def build_data_loader(
             "and the folders under it."
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    if is_train and isinstance(dataset, DatasetWrapper):
+        dataset.read_image = image_reader(cfg, data_source)
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     drop_last = is_train and len(data_source) >= batch_size
-    if is_train and distributed.world_size() > 1:
-        batches = {"batch_sampler": RankBatches(sampler, batch_size, drop_last)}
-    else:
-        batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+    workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
-        **batches,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        dataset,
+        **_order(sampler, batch_size, drop_last, workers, is_train),
+        num_workers=workers,
+        persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )
+
+
+def _order(
+    sampler: Sampler, batch_size: int, drop_last: bool, workers: int, is_train: bool
+) -> dict[str, Any]:
+    """The arguments of a DataLoader that say which images make a batch."""
+    ranks = distributed.world_size() if is_train else 1
+    if ranks == 1 and not (is_train and workers):
+        return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+    batches = (RankBatches if ranks > 1 else BatchSampler)(sampler, batch_size, drop_last)
+    if not workers:
+        return {"batch_sampler": batches}
+    # Its own generator: the workers' seeds come with the batches, none is drawn for them beside.
+    return {"batch_sampler": SeededBatches(batches, workers), "generator": torch.Generator()}
 
 
 class DataManager:

@@ -1,9 +1,13 @@
-"""Samplers of images by name, and their batches shared out over ranks."""
+"""Samplers of images by name, their batches shared out over ranks, and the workers' seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from dassl import distributed
@@ -64,3 +68,41 @@ class RankBatches(Sampler[list[int]]):
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = order[start : start + self.batch_size]
             yield list(distributed.rank_slice(batch, rank, ranks))
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """Indices of an epoch's first batch for a worker, which is seeded when it begins to read them.
+
+    The seed travels with the batch, so it does not matter whether the worker is new.
+    """
+
+    indices: list[int]
+    seed: int
+
+    def __iter__(self) -> Iterator[int]:
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+        return iter(self.indices)
+
+
+class SeededBatches(Sampler):
+    """`batches` for a number of workers, who augment each epoch from a seed of its own.
+
+    The seed is drawn from torch's global generator where a DataLoader whose workers start anew in
+    every epoch draws its own, and worker w gets seed + w as there. Workers may therefore stay
+    alive, and a resumed run still equals an uninterrupted one.
+    """
+
+    def __init__(self, batches: Collection[list[int]], workers: int) -> None:
+        self.batches, self.workers = batches, workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int] | FirstBatch]:
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        for number, batch in enumerate(self.batches):
+            # A DataLoader hands batches to its workers in turn.
+            yield FirstBatch(batch, seed + number) if number < self.workers else batch

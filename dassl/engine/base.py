@@ -28,6 +28,8 @@ from dassl.utils import (
 
 logger = logging.getLogger(__name__)
 
+TRY = "Try precision fp32 or amp, a smaller OPTIM.LR, or look for damaged images and labels."
+
 
 class TrainerBase:
     """Models with their optimisers and schedulers, and an epoch loop with hooks."""
@@ -82,6 +84,8 @@ class TrainerBase:
 
         Besides upstream's keys a checkpoint holds "rng", "meta" and, if the trainer has a gradient
         scaler as `self.scaler`, "scaler": what a resumed run needs to equal an uninterrupted one.
+        Parameters that are not finite are refused (NonFiniteLossError): the checkpoint before
+        stays.
         Of several ranks, all must call this; rank 0 writes, and the others wait until it has.
         """
         if distributed.is_main():
@@ -96,6 +100,7 @@ class TrainerBase:
         val_result: float | None,
         model_name: str,
     ) -> None:
+        self._refuse_non_finite(epoch)
         extra = {"rng": get_rng_state(), "meta": dict(self.checkpoint_meta())}
         if getattr(self, "scaler", None) is not None:
             extra["scaler"] = self.scaler.state_dict()
@@ -195,9 +200,16 @@ class TrainerBase:
         precision = _precision(getattr(self, "cfg", None))
         raise NonFiniteLossError(
             f"The loss is {loss.detach().float().mean().item()} in {where}"
-            f"{f' at precision {precision}' if precision else ''}. Try precision fp32 or amp, a "
-            "smaller OPTIM.LR, or look for damaged images and labels in that batch."
+            f"{f' at precision {precision}' if precision else ''}. {TRY}"
         )
+
+    def _refuse_non_finite(self, epoch: int) -> None:
+        """The last step of an epoch may have ended in NaN, which no loss has shown yet."""
+        for name in self.get_model_names():
+            for key, value in self._models[name].named_parameters():
+                if value.requires_grad and not torch.isfinite(value).all():
+                    raise NonFiniteLossError(
+                        f"{key} of {name} is not finite after epoch {epoch + 1}. {TRY}")
 
     def init_writer(self, log_dir: str | os.PathLike) -> None:
         """Open a TensorBoard writer unless one is open."""

@@ -10,7 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode
+
 from dassl.utils import AverageMeter, MetricMeter, atomic_write, plain, write_errors_named
+
+# What waiting for data must cost for a word about it: a share of an epoch, and seconds of the run.
+HIGH_SHARE, WORTH = 0.2, 60
 
 
 class EpochProgress:
@@ -74,6 +79,23 @@ class EpochProgress:
             "data_share": self.data_time.sum / max(seconds, 1e-9),
             "bad_images": self.bad_images,
         }
+
+    def data_advice(self, loaders: CfgNode) -> str | None:
+        """A sentence if an epoch like this one waits long for its data; `loaders` is DATALOADER."""
+        seconds, share = self.data_time.sum, self.epoch_record()["data_share"]
+        if share < HIGH_SHARE or seconds * self.max_epoch < WORTH:
+            return None
+        cores, ways = os.cpu_count() or 1, []
+        if loaders.NUM_WORKERS < cores:
+            ways.append(f"more DATALOADER.NUM_WORKERS (now {loaders.NUM_WORKERS}, {cores} cores)")
+        if "DECODED" in loaders and loaders.DECODED.GIB <= 0:
+            ways.append("DATALOADER.DECODED.GIB above 0, to decode each image once")
+        whole = datetime.timedelta(seconds=round(seconds * self.max_epoch))
+        return (
+            f"{share:.0%} of epoch {self.epoch + 1} was spent waiting for images, which makes "
+            f"{whole} of the whole run. What helps: "
+            f"{', or '.join([*ways, 'a faster disk or smaller images'])}."
+        )
 
     def _eta(self, batch_idx: int) -> float:
         batches = self.num_batches - batch_idx - 1

@@ -18,8 +18,15 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.data import DataManager
+from dassl.data.ahead import batches_for
 from dassl.evaluation import build_evaluator
-from dassl.utils import InputError, check_availability, load_checkpoint, mkdir_if_missing
+from dassl.utils import (
+    InputError,
+    check_availability,
+    load_checkpoint,
+    memory_errors_named,
+    mkdir_if_missing,
+)
 
 from .base import TrainerBase
 from .progress import EpochProgress, MetricsFile
@@ -46,6 +53,7 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self._metrics: MetricsFile | None = None
         self._bad_images: set[str] = set()
+        self._data_advised = False
         self._intermediate: list[Path] = []
         self.build_data_loader()
         self.build_model()
@@ -195,8 +203,9 @@ class SimpleTrainer(TrainerBase):
         for batch in tqdm(loader, disable=not distributed.is_main()):
             bad += self.count_bad_images(batch)
             if has_images(batch):
-                input, label = self.parse_batch_test(batch)
-                self.evaluator.process(self.model_inference(input), label)
+                with self._memory_of("a test batch", "TEST"):
+                    input, label = self.parse_batch_test(batch)
+                    self.evaluator.process(self.model_inference(input), label)
         if bad:
             logger.warning("%d unreadable images of the %s set were left out", bad, split)
         results = self.evaluator.evaluate()
@@ -211,6 +220,16 @@ class SimpleTrainer(TrainerBase):
             logger.warning("Left out, as it cannot be read: %s", path)
         self._bad_images.update(bad)
         return len(bad)
+
+    def memory_settings(self) -> dict[str, object]:
+        """Settings that lower a training step's need of memory and not its result, with values."""
+        return {}
+
+    def _memory_of(self, what: str, loader: str, **settings: object) -> Any:
+        """`memory_errors_named` for a batch; `loader` is a node of DATALOADER."""
+        key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
+        doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
+        return memory_errors_named(doing, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
@@ -245,12 +264,13 @@ class TrainerX(SimpleTrainer):
             self.train_loader_x.set_epoch(self.epoch)
         self.num_batches = len(self.train_loader_x)
         progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
-        for batch in self._numbered(self.train_loader_x):
+        for batch in self._numbered(batches_for(self.train_loader_x, self.device)):
             progress.data_arrived()
             progress.bad_images += self.count_bad_images(batch)
             if has_images(batch):
                 lr = self.get_current_lr()
-                progress.step_done(self.forward_backward(batch) or {})
+                with self._memory_of("a training step", "TRAIN_X", **self.memory_settings()):
+                    progress.step_done(self.forward_backward(batch) or {})
                 self._report(progress, lr)
             else:
                 _refuse_to_stand_by()
@@ -259,8 +279,8 @@ class TrainerX(SimpleTrainer):
                     self.update_lr()
         self._end_epoch(progress)
 
-    def _numbered(self, loader: Iterable) -> Iterator[Any]:
-        for self.batch_idx, batch in enumerate(loader):
+    def _numbered(self, batches: Iterable) -> Iterator[Any]:
+        for self.batch_idx, batch in enumerate(batches):
             yield batch
 
     def _report(self, progress: EpochProgress, lr: float) -> None:
@@ -282,6 +302,17 @@ class TrainerX(SimpleTrainer):
         if progress.batch_time.count == 0:
             raise InputError("No training image could be read; see the paths above.")
         self._write_metrics(progress.epoch_record())
+        self._advise(progress)
+
+    def _advise(self, progress: EpochProgress) -> None:
+        """Say once that the run waits for its data; not of its first epoch, which starts workers."""
+        first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
+        if self._data_advised or first and not last:
+            return
+        advice = progress.data_advice(self.cfg.DATALOADER)
+        if advice is not None and distributed.is_main():
+            logger.warning("%s", advice)
+        self._data_advised = advice is not None
 
     def _write_metrics(self, record: dict[str, Any]) -> None:
         if self._metrics is not None:

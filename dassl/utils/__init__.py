@@ -8,7 +8,13 @@ from .checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from .errors import BadImageError, InputError, NonFiniteLossError, UnknownNameError
+from .errors import (
+    BadImageError,
+    InputError,
+    NonFiniteLossError,
+    UnknownNameError,
+    memory_errors_named,
+)
 from .files import (
     atomic_write,
     check_isfile,
@@ -30,6 +36,7 @@ from .names import (
 from .registry import Registry
 from .rng import get_rng_state, set_rng_state
 from .tools import (
+    as_rgb,
     collect_env_info,
     flatten,
     read_image,
@@ -52,6 +59,7 @@ __all__ = [
     "NonFiniteLossError",
     "Registry",
     "UnknownNameError",
+    "as_rgb",
     "atomic_write",
     "check_availability",
     "check_isfile",
@@ -66,6 +74,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights_into",
+    "memory_errors_named",
     "mkdir_if_missing",
     "named_checkpoint",
     "nearest_name",

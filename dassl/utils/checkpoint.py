@@ -8,7 +8,9 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,10 @@ logger = logging.getLogger(__name__)
 BEST = "model-best.pth.tar"
 
 # What torch.load raises for files that are cut off or are something else.
-_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGED = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
+    ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def save_tensors(obj: Any, path: str | os.PathLike) -> None:

@@ -1,5 +1,13 @@
 """Errors that a user can mend."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+
 
 class InputError(ValueError):
     """Something the user asked for cannot be done as asked.
@@ -28,3 +36,21 @@ class BadImageError(InputError):
 
 class NonFiniteLossError(InputError, FloatingPointError):
     """The loss became infinite or NaN. A FloatingPointError too, as upstream raised one."""
+
+
+@contextmanager
+def memory_errors_named(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
+    """Running out of a device's memory, or the machine's, becomes an InputError.
+
+    Args:
+        doing: what needed the memory, such as "a training step on cuda".
+        settings: those that lower the need, with their values; the best choice first.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator raises no class of its own.
+        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        ways = ", or ".join(f"{key} (now {value})" for key, value in settings.items())
+        raise InputError(f"out of memory in {doing}: set {ways} lower") from error

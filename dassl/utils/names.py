@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
 from .errors import InputError, UnknownNameError
@@ -36,6 +37,11 @@ def check_set_name(name: str) -> None:
             f'image set "{name}": its name becomes a file name, so it may hold letters, '
             "digits, spaces and . + - _ and starts with a letter or digit"
         )
+
+
+def classnames_hash(names: Sequence[str]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the names, one a line, in label order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _similarity(a: str, b: str) -> float:

@@ -21,6 +21,7 @@ from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, 
 from .names import check_availability, get_most_similar_str_to_a_from_b
 
 __all__ = [
+    "as_rgb",
     "check_availability",
     "check_isfile",
     "collect_env_info",
@@ -73,13 +74,17 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()  # decodes every row, so that a truncated file is noticed here
-            return _eight_bit(image).convert("RGB")
+            return as_rgb(image)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
-            f"Cannot read the image {path} ({reason}). Replace or remove the file, or set "
-            "DATALOADER.BAD_IMAGES skip to leave such images out."
+            f"Cannot read the image {path} ({reason}). Replace or remove the file."
         ) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image as `read_image` gives it; ValueError for floating-point pixels."""
+    return _eight_bit(image).convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

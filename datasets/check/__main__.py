@@ -27,7 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger().addHandler(logging.NullHandler())  # the loaders' warnings are told below
     cfg, asked = _asked(args)
-    title = args.dataset or args.dataset_config_file or args.model_dir or DEFAULT_DATASET
+    title = (args.id_data or args.dataset or args.dataset_config_file or args.model_dir
+             or DEFAULT_DATASET)
     report = check(cfg, title, asked, args.full)
     print(report.text())
     if args.json:

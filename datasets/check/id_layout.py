@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dassl.utils.errors import InputError
@@ -11,7 +12,7 @@ from datasets.check.findings import EVALUATION, TRAINING, Problem, counted
 from datasets.check.sources import quoted
 from datasets.classfolders import ClassFolders, data_root
 from datasets.classnames import imagenet_classnames, imagenet_wnids, read_class_list
-from datasets.folders import absolute, contents, find_splits, holds_images, is_image, some
+from datasets.folders import absolute, contents, holds_images, is_image, some
 from datasets.imagenet import ImageNet
 
 BOTH = (EVALUATION, TRAINING)
@@ -28,12 +29,16 @@ def look(cfg, kind: type[ClassFolders]) -> tuple[dict[str, Path], list[Problem]]
     if not folder.is_dir():
         return {}, [_no_folder(cfg, kind, folder)]
     try:
-        splits = find_splits(folder)
+        splits = kind.find_splits(folder)
     except InputError:
         return {}, [_no_splits(folder)]
+    undivided = splits.keys() == {"train"}
+    if undivided and (holder := _deeper(folder)):
+        # The loader would take the folder in between for a class.
+        return splits, [replace(_nested(folder, holder), stops=())]
     problems = []
     for name, path in splits.items():
-        problems += _Split(cfg, kind, name, path).problems()
+        problems += _Split(cfg, kind, name, path, undivided).problems()
     if "train" not in splits:
         problems.append(_no_train(folder, next(iter(splits.values())).parent, data_root(cfg)))
     elif not issubclass(kind, ImageNet) and cfg.DATASET.CLASSES == "" and not problems:
@@ -79,9 +84,8 @@ def _no_splits(folder: Path) -> Problem:
                 f"{', '.join(moves.values())}.",
                 [f"mv {quoted(holder / name)} {quoted(holder / split)}"
                  for name, split in moves.items()], BOTH)
-    deeper = [place for place in near.folders_below(folder, 3) if near.has_splits(place)]
-    if deeper:
-        return _nested(folder, deeper[0])
+    if holder := _deeper(folder):
+        return _nested(folder, holder)
     what = f"There is neither val/ nor test/ in {absolute(folder)}, nor in its images/. " \
            f"Found in it: {contents(folder)}."
     classes = [name for name in near.subfolders(folder)
@@ -97,6 +101,11 @@ def _no_splits(folder: Path) -> Problem:
             f"mkdir -p {quoted(folder / 'val')} && tar xf {quoted(folder / packed[0])} "
             f"-C {quoted(folder / 'val')}"], BOTH)
     return Problem("no splits", "ID", what, sources.id_source(folder.name, folder.parent), BOTH)
+
+
+def _deeper(folder: Path) -> Path | None:
+    """A folder below with splits in it."""
+    return next(filter(near.has_splits, near.folders_below(folder, 3)), None)
 
 
 def _nested(folder: Path, holder: Path) -> Problem:
@@ -142,14 +151,15 @@ def _differences(splits: dict[str, Path]) -> list[Problem]:
 class _Split:
     """One split of an ID set: its class folders, by name."""
 
-    def __init__(self, cfg, kind: type[ClassFolders], name: str, path: Path):
+    def __init__(self, cfg, kind: type[ClassFolders], name: str, path: Path, undivided: bool):
         self.cfg, self.kind, self.name, self.path = cfg, kind, name, path
         self.imagenet = issubclass(kind, ImageNet)
         entries = near.entries_of(path)
         self.folders = sorted(entry for entry, is_dir in entries.items() if is_dir)
         self.images = sorted(e for e, is_dir in entries.items() if not is_dir and is_image(e))
         # What the loader asks of the training folders when it only evaluates.
-        lazy = name == "train" and self.imagenet and cfg.DATASET.CLASSES != "present"
+        lazy = (name == "train" and not undivided and self.imagenet
+                and cfg.DATASET.CLASSES != "present")
         self.stops = (TRAINING,) if lazy else BOTH
 
     def problems(self) -> list[Problem]:

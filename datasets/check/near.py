@@ -8,15 +8,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from dassl.utils.errors import InputError
-from datasets.folders import SPLITS, walk
+from datasets.folders import split_meant, walk
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
-OTHER_NAMES = {  # of the splits, in small letters
-    "train": ("training", "trainset", "train_set", "ilsvrc2012_img_train", "train_images"),
-    "val": ("validation", "valid", "vali", "dev", "valset", "val_set", "ilsvrc2012_img_val",
-            "val_images"),
-    "test": ("testing", "testset", "test_set", "test_images"),
-}
 MANY = 60  # a folder with more subfolders holds classes, not data sets
 
 
@@ -46,15 +40,8 @@ def has_splits(folder: Path) -> bool:
 def misnamed_splits(folder: Path) -> dict[str, str]:
     """Name of a subfolder -> the split it seems to be, where that one is not there."""
     found = subfolders(folder)
-    meant = {name: _split_meant(name) for name in found}
+    meant = {name: split_meant(name) for name in found}
     return {name: split for name, split in meant.items() if split and split not in found}
-
-
-def _split_meant(name: str) -> str | None:
-    if name in SPLITS:
-        return None
-    return next((split for split, others in OTHER_NAMES.items()
-                 if name.lower() == split or name.lower() in others), None)
 
 
 def alike(name: str, wanted: Iterable[str]) -> bool:

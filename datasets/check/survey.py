@@ -42,7 +42,7 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
     report = Report(absolute(data_root(cfg)), title, asked)
     report.depth = "All files were read." if full else (
         "All names were read, of the files a sample: --full reads all.")
-    layout = look(cfg, BOTH)
+    layout = look(cfg, BOTH if cfg.OOD.SETS else [TRAINING])
     report.problems += layout.problems
     sets = [*_id_sets(cfg, layout), *_ood_sets(layout)]
     for images in sets:
@@ -57,13 +57,13 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
 
 
 def _id_sets(cfg, layout: Layout) -> list[ImageSet]:
-    """The evaluation splits, then the training set: it is the largest."""
+    """The evaluation splits, then the training set: it is the largest. Alone, it is both."""
     found = {name: subfolders(path) for name, path in layout.splits.items()}
     wanted = _wanted(cfg, list(found.values()))
     count = {name: [folder for folder in folders if wanted is None or folder in wanted]
              for name, folders in found.items()}
     return [ImageSet(id_layout.row_name(name), layout.splits[name],
-                     (TRAINING,) if name == "train" else BOTH,
+                     (TRAINING,) if name == "train" and len(found) > 1 else BOTH,
                      count[name] or None)  # None: a flat split, listed as it lies
             for name in sorted(layout.splits, key=lambda name: name == "train")]
 
@@ -87,7 +87,8 @@ def _ood_sets(layout: Layout) -> list[ImageSet]:
 
 def _counted(cfg, images: ImageSet, training: bool) -> tuple[Row, list[Problem]]:
     root = data_root(cfg)
-    found = images.folder.relative_to(root) if images.folder.is_relative_to(root) else images.folder
+    found, above = Path(absolute(images.folder)), absolute(root)
+    found = found.relative_to(above) if found.is_relative_to(above) else found
     row = Row(images.name, str(found), len(images.counts), len(images.images))
     if images.name in cfg.OOD.SETS:
         row.expected = cfg.OOD.SETS[images.name].get("IMAGES", 0) or None

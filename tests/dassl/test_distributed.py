@@ -100,6 +100,19 @@ def test_ranks_share_the_pairs_of_shards_out(results):
         assert len(set(seen)) == len(seen) == 12
 
 
+@pytest.mark.parametrize("csc, position, chunk", two_ranks.PROMPTS)
+def test_ranks_share_the_class_prompts_out(results, csc, position, chunk):
+    """Another part of the rows on each, and the loss and gradient of all on both."""
+    one, *ranks = (part["prompts"][f"{csc} {position} {chunk}"] for part in results)
+    rows = [rank["rows"] for rank in ranks]
+    assert min(rows) > 0 and abs(rows[0] - rows[1]) <= 1 and sum(rows) == one["rows"]
+    for rank in ranks:
+        for key in ("text", "loss", "gradient"):
+            torch.testing.assert_close(rank[key], one[key], rtol=1e-5, atol=1e-7)
+    # Where no gradient is wanted rank 0 encodes alone, without the other.
+    torch.testing.assert_close(ranks[0]["alone"], one["alone"], rtol=1e-12, atol=0)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(results):
     for part in results[1:]:
         assert "BATCH_SIZE is 5, which 2 processes cannot share equally" in part["share"]

@@ -90,6 +90,43 @@ def test_metrics_file_has_a_line_a_print_and_one_an_epoch(make_cfg):
     assert all(0 <= r["data_share"] <= 1 and r["bad_images"] == 0 for r in rows[1::2])
 
 
+def slow_loader(monkeypatch, wait, step):
+    """A clock on which each batch takes `wait` seconds to arrive and `step` to be trained on."""
+    now = [0.0]
+    monkeypatch.setattr("dassl.engine.progress.time.perf_counter", lambda: now[0])
+
+    def batches(loader, device):
+        for batch in loader:
+            now[0] += wait
+            yield batch
+
+    def forward_backward(self, batch):
+        now[0] += step
+        self.model_update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+
+    trainer = tests.dassl.upstream_style_trainer.UpstreamStyle
+    monkeypatch.setattr(trainer, "forward_backward", forward_backward)
+    monkeypatch.setattr("dassl.engine.trainer.batches_for", batches)
+
+
+@pytest.mark.parametrize("wait, step, epochs, told", [
+    (9, 1, 4, "90% of epoch 2 was spent waiting for images, which makes 0:01:48 of the whole run"),
+    (21, 1, 1, "95% of epoch 1 was spent waiting for images"),
+    (10, 50, 4, None), (4, 1, 4, None),
+])  # fmt: skip
+def test_waiting_for_images_is_told_once(make_cfg, caplog, monkeypatch, wait, step, epochs, told):
+    slow_loader(monkeypatch, wait, step)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    run(make_cfg("OPTIM.MAX_EPOCH", epochs, "DATALOADER.DECODED.GIB", 0.0))
+    advice = [m for m in caplog.messages if "waiting for images" in m]
+    assert len(advice) == (told is not None)
+    if told:
+        assert advice[0].startswith(told)
+        assert "more DATALOADER.NUM_WORKERS (now 0, 8 cores), or DATALOADER.DECODED.GIB" in advice[0]
+
+
 def last_file(trainer, epoch):
     return Path(trainer.output_dir, f"prompt_learner/model.pth.tar-{epoch}")
 

@@ -17,14 +17,25 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import ToTensor
 
+from clip import ClipModel
+from clip.loading import OPENAI_TRANSFORM, build_model
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.data.samplers import RankBatches
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from datasets.config import add_dataset_cfg
+from tests.golden.weights import make_state_dict
+from trainers.base import LearnedPrompts
+from trainers.locoop import ood_regularisation
+from clip.prompted import PromptedCLIP
+from trainers.prompt_learner import PromptLearner
 
 ROWS = 6
+# Class-specific contexts, where the class name stands, tokens encoded at once. 21 names of 1 to 5
+# tokens make an odd number of rows, and more texts in the last of them.
+PROMPTS = [(False, "end", 10**6), (False, "end", 40), (False, "middle", 10**6), (True, "front", 70)]
+NAMES = [" ".join(["cat"] * (1 + i % 5)) for i in range(21)]
 
 
 def main(out: str) -> None:
@@ -43,6 +54,8 @@ def main(out: str) -> None:
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
+        "prompts": {f"{csc} {position} {chunk}": prompts(csc, position, chunk)
+                    for csc, position, chunk in PROMPTS},
         "first": distributed.first_to_fail(),
     }
     distributed.barrier()
@@ -160,6 +173,35 @@ def write_shard(path: Path, shard: int, count: int) -> None:
                 info = tarfile.TarInfo(f"{number}.{name}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+
+
+def prompts(csc, position, chunk):
+    """A step of CoOp's and LoCoOp's losses: rows encoded here, losses, gradient of the context."""
+    state = {name: torch.from_numpy(value) for name, value in make_state_dict(0, "tiny-vit").items()}
+    model = ClipModel(build_model(state, "quick_gelu"), name="tiny", activation="quick_gelu",
+                      weights_hash="", **OPENAI_TRANSFORM).to_dtype(torch.float64)
+    learner = PromptLearner(NAMES, model, n_ctx=3, csc=csc, position=position,
+                            generator=torch.Generator().manual_seed(0))
+    encoded = []
+    layer = model.text.transformer.resblocks[0].ln_1
+    layer.register_forward_hook(lambda *found: encoded.append(found[2].shape[0]))
+    text = PromptedCLIP(model, LearnedPrompts(model, learner, chunk)).text_features()
+    rows = sum(encoded[1::2])  # the prefix and the rows take turns
+    width, draw = text.shape[1], torch.Generator().manual_seed(1)
+    features, regions = (F.normalize(torch.randn(6, *n, width, generator=draw), dim=-1)
+                         for n in ((), (9,)))
+    labels = torch.randint(len(NAMES), (6,), generator=draw)
+    features, regions, labels = map(mine, (features, regions, labels))
+    scale = torch.tensor(30.0)
+    loss = distributed.mean_over_ranks(
+        F.cross_entropy(scale * features @ text.T, labels, reduction="none"))
+    loss = loss + 0.25 * ood_regularisation(regions, text, labels, scale, k=2)
+    loss.backward()
+    distributed.mean_gradients([learner.ctx])
+    with torch.no_grad():
+        alone = LearnedPrompts(model, learner, chunk)() if distributed.is_main() else None
+    return {"rows": rows, "alone": alone, "loss": loss.detach(),
+            "text": text.detach(), "gradient": learner.ctx.grad}
 
 
 def refused():

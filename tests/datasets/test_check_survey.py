@@ -81,8 +81,8 @@ NAMES = st.text("abcXYZ _-'é0", min_size=1, max_size=6).filter(lambda name: nam
 
 @SLOW
 @given(classes=st.sets(NAMES, min_size=1, max_size=4), splits=st.sampled_from(
-           [("val",), ("test",), ("train", "val"), ("train", "val", "test")]),
-       inside=st.sampled_from(["", "images"]), most=st.integers(1, 4),
+           [("val",), ("test",), ("train", "val"), ("train", "val", "test"), ("train",), ("",)]),
+       inside=st.sampled_from(["", "images"]), most=st.integers(2, 4),
        ood=st.lists(st.lists(NAMES, max_size=2), min_size=1, max_size=3), full=st.booleans())
 def test_no_false_alarm_on_clean_folders(
     tmp_path_factory, classes, splits, inside, most, ood, full
@@ -90,14 +90,15 @@ def test_no_false_alarm_on_clean_folders(
     root, draw = tmp_path_factory.mktemp("clean"), random.Random(most)
     for split, name in itertools.product(splits, classes):
         folder = root / "pets" / inside / split / name
-        write(folder, draw.randint(1, most), draw.choice(["png", "JPEG"]))
+        write(folder, draw.randint(2, most), draw.choice(["png", "JPEG"]))
     cfg = config(root, **{f"Set{n}": f"set_{n}_of_ood" for n in range(len(ood))})
     for number, parts in enumerate(ood):
         count = draw.randint(1, most)
         write(root.joinpath(f"set_{number}_of_ood", *parts), count)
         cfg.OOD.SETS[f"Set{number}"].IMAGES = draw.choice([0, count])
     found = kinds(survey(cfg, full=full))
-    assert found == (set() if "train" in splits else {("ID train", "missing")})
+    lacks_train = splits in (("val",), ("test",))
+    assert found == ({("ID train", "missing")} if lacks_train else set())
 
 
 def _remove_files(folder: Path) -> None:
@@ -121,6 +122,8 @@ def _nest(own: Path) -> None:
 FAULTS = {  # of the ID set's folder and one of its two classes
     "rename a split": lambda own, name: (own / "val").rename(own / "Val"),
     "move a split": lambda own, name: (own / "train").rename(own.parent / "train"),
+    "no val": lambda own, name: shutil.rmtree(own / "val"),
+    "no train": lambda own, name: shutil.rmtree(own / "train"),
     "remove a class": lambda own, name: shutil.rmtree(own / "val" / name),
     "remove a training class": lambda own, name: shutil.rmtree(own / "train" / name),
     "empty a class": lambda own, name: _remove_files(own / "val" / name),
@@ -147,7 +150,7 @@ def test_errors_are_told_exactly_where_the_loaders_refuse(tmp_path_factory, kind
     root = tmp_path_factory.mktemp("faults")
     folder, first, second = CLASSES[kind]
     for split, name in itertools.product(("train", "val"), (first, second)):
-        write(root / folder / split / name, 1)
+        write(root / folder / split / name, 2)
     write(root / "SUN", 1)
     for fault in faults:
         try:

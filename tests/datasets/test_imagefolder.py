@@ -129,8 +129,8 @@ def test_names_shared_by_folders_are_warned_of(tree, build, caplog):
 
 BAD_TREES = {
     "missing": ({"other": 1}, "pets does not exist.*Found beside it: other.*DATASET.FOLDER"),
-    "empty": ({"pets": 0}, "no images to evaluate on.*Found in it: nothing.*Sort the images"),
-    "train only": ({"pets/train/cat": 1}, "no images to evaluate on.*Found in it: train"),
+    "empty": ({"pets": 0}, "pets holds no class folders. Found in it: nothing"),
+    "one image": ({"pets/train/cat": 1}, "one image each leave none to test on"),
     "flat": (
         {"pets/train/cat": 1, "pets/val": 3},
         "pets/val is flat: 3 images such as 0.png.*Sort them into val/<class>/.*valprep.sh",
@@ -173,6 +173,12 @@ def test_bad_trees_are_refused(tree, build, case):
     counts, message = BAD_TREES[case]
     tree(counts)
     with pytest.raises(InputError, match=message):
+        build(FOLDER="pets")
+
+
+def test_a_split_under_another_name_is_not_passed_over(tree, build):
+    tree({"pets/train/cat": 2, "pets/Validation/cat": 2})
+    with pytest.raises(InputError, match="Validation would be passed over.*call it val or test"):
         build(FOLDER="pets")
 
 

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip import ClipModel
+from clip.model import ClipModel
 
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
 ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
+# What CLIPN's "no" text encoder adds to the inputs of scores.
+NO_INPUTS = frozenset({"no_cosines", "no_logits"})
 
 
 class PromptedCLIP(nn.Module):
@@ -87,11 +89,16 @@ class PromptedCLIP(nn.Module):
         return {name: x for name, x in inputs.items() if name in needs or name == "cosines"}
 
     def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What follows from image features `[B, D]`: cosines and logits `[B, C]`, and the L1 norm
-        `[B]` of what enters the cosine head, exp(logit_scale) * f."""
+        """What follows from image features `[B, D]`: cosines and logits `[B, C]`, where `classes`
+        has "no" features those of them too, and the L1 norm `[B]` of what enters the cosine head,
+        exp(logit_scale) * f."""
         cosines = features @ classes["text"].T
         norm = (self.scale * features).abs().sum(dim=-1)
-        return {"cosines": cosines, "logits": self.scale * cosines, "head_norm": norm}
+        parts = {"cosines": cosines, "logits": self.scale * cosines, "head_norm": norm}
+        if "no" in classes:
+            parts["no_cosines"] = features @ classes["no"].T
+            parts["no_logits"] = self.scale * parts["no_cosines"]
+        return parts
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Images a small step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
@@ -110,6 +117,30 @@ class PromptedCLIP(nn.Module):
             (gradient,) = torch.autograd.grad(confidence, pixels)
         std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)
         return images + ODIN_MAGNITUDE * gradient.sign() / std
+
+
+class DescribedCLIP(PromptedCLIP):
+    """A frozen CLIP whose class features are known: no prompt is encoded again.
+
+    Args:
+        features: what `class_features` of some `PromptedCLIP` returned, on the device of `clip`.
+        scale: that model's factor between cosine similarities and logits.
+    """
+
+    def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
+        super().__init__(clip, lambda: features["text"])
+        self.features, self._scale = features, scale
+
+    @property
+    def scale(self) -> Tensor:
+        return self._scale
+
+    @property
+    def provides(self) -> set[str]:
+        return super().provides | (NO_INPUTS if "no" in self.features else set())
+
+    def class_features(self) -> dict[str, Tensor]:
+        return self.features
 
 
 def exact(like: Tensor) -> torch.autocast:

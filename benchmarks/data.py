@@ -1,0 +1,157 @@
+"""Images per second of a training loader: JPEGs decoded in every epoch, or decoded once.
+
+JPEGs of ImageNet's usual size (500 x 375, about 110 kB) are made on the spot; the transforms are
+those of CoOp and LoCoOp (random resized crop to 224, flip, normalise; batch 32). Epochs of both
+loaders take turns, and ratios are medians over the turns. Both give the same batches, bit for bit,
+which is checked first.
+
+    python benchmarks/data.py                     # 0 and 2 workers
+    python benchmarks/data.py --workers 0 4 8
+
+Beside it, what one image costs one core, step by step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageFilter
+
+from benchmarks.train_step import machine
+from dassl.config import get_cfg_default
+from dassl.data import build_data_loader
+from dassl.data.datasets import Datum
+from dassl.data.decoded import image_reader
+from dassl.data.transforms import build_transform
+from dassl.utils import read_image, set_random_seed
+
+RESULTS = Path(__file__).parent / "results" / "data.json"
+SIZE = (500, 375)
+
+
+def make_images(folder: Path, count: int) -> list[Datum]:
+    """JPEGs that compress like photographs: smooth shapes under fine grain."""
+    rng, items = np.random.default_rng(0), []
+    for number in range(count):
+        rough = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(rough.resize(SIZE, Image.Resampling.BICUBIC), dtype=np.float32)
+        grain = Image.fromarray(rng.integers(0, 256, smooth.shape, dtype=np.uint8))
+        grain = np.asarray(grain.filter(ImageFilter.BoxBlur(1)), dtype=np.float32) - 128
+        path = folder / f"{number}.jpg"
+        Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        items.append(Datum(str(path)))
+    return items
+
+
+def config(root: Path, workers: int, gib: float):
+    cfg = get_cfg_default()
+    cfg.merge_from_list([
+        "DATASET.ROOT", str(root), "DATALOADER.NUM_WORKERS", workers, "DATALOADER.DECODED.GIB", gib,
+        "INPUT.INTERPOLATION", "bicubic",
+        "INPUT.TRANSFORMS", ("random_resized_crop", "random_flip", "normalize"),
+    ])
+    return cfg
+
+
+def build(root: Path, items: list[Datum], workers: int, gib: float):
+    cfg = config(root, workers, gib)
+    return build_data_loader(cfg, "RandomSampler", items, batch_size=32,
+                             tfm=build_transform(cfg, is_train=True))
+
+
+def check_same(loaders: dict) -> None:
+    """One epoch of each: it also starts the workers and brings the files into memory."""
+    epochs = []
+    for loader in loaders.values():
+        set_random_seed(0)
+        epochs.append([batch["img"] for batch in loader])
+    for plain, kept in zip(*epochs, strict=True):
+        if not torch.equal(plain, kept):
+            raise SystemExit("the loaders' batches differ: nothing was measured")
+
+
+def images_per_second(loader) -> float:
+    start, count = time.perf_counter(), 0
+    for batch in loader:
+        count += len(batch["img"])
+    return count / (time.perf_counter() - start)
+
+
+def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[str, list[float]]:
+    """Images per second of each turn of both loaders."""
+    loaders = {"plain": build(root, items, workers, 0.0), "decoded": build(root, items, workers, 32.0)}
+    check_same(loaders)
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in range(repeats):
+        for name, loader in loaders.items():
+            rates[name].append(images_per_second(loader))
+    return rates
+
+
+def costs(root: Path, items: list[Datum]) -> dict[str, float]:
+    """Milliseconds an image, of decoding, of reading decoded pixels, and of the transforms."""
+    reader, images = image_reader(config(root, 0, 32.0), items), {}
+    crop, *rest = build_transform(config(root, 0, 32.0), is_train=True).transforms
+    images["decode"] = _milliseconds(lambda item: read_image(item.impath), items)
+    images["read decoded pixels"] = _milliseconds(lambda item: reader(item.impath), items)
+    pixels = [reader(item.impath) for item in items[:200]]
+    images["crop and resize"] = _milliseconds(crop, pixels)
+    cropped = [crop(image) for image in pixels]
+    images["flip, to tensor, normalise"] = _milliseconds(lambda x: _all(rest, x), cropped)
+    return images
+
+
+def _all(transforms, image):
+    for transform in transforms:
+        image = transform(image)
+    return image
+
+
+def _milliseconds(function, values) -> float:
+    start = time.process_time()
+    for value in values:
+        function(value)
+    return 1000 * (time.process_time() - start) / len(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=5, help="epochs of each loader (5)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # workers have one thread each; without workers one core works
+    about = {**machine(), "pillow": PIL.__version__, "images": args.images, "size": SIZE}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        items = make_images(root, args.images)
+        about["kB"] = round(statistics.mean(os.path.getsize(i.impath) for i in items) / 1000)
+        raw = {workers: compare(root, items, workers, args.repeats) for workers in args.workers}
+        parts = costs(root, items)
+    print("| workers | plain | decoded once | ratio |\n| --- | --- | --- | --- |")
+    for workers, rates in raw.items():
+        plain, kept = (statistics.median(rates[name]) for name in ("plain", "decoded"))
+        ratio = statistics.median(b / a for a, b in zip(rates["plain"], rates["decoded"], strict=True))
+        print(f"| {workers} | {plain:.0f} images/s | {kept:.0f} images/s | {ratio:.2f} |")
+    print("\n| of one image, CPU | ms |\n| --- | --- |")
+    for name, milliseconds in parts.items():
+        print(f"| {name} | {milliseconds:.2f} |")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": about, "rates": raw, "costs": parts}, indent=1))
+    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

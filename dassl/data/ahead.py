@@ -1,0 +1,86 @@
+"""Batches sent to the GPU one ahead of the step that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+_END = object()
+
+
+def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
+    """The batches of `loader`; for a GPU, the images of the next one are on their way already.
+
+    Images ("img", "img2", ...; also lists of them) arrive on `device`, what else is in a batch
+    stays where the loader put it. On the CPU, or where the loader has no workers, these are simply
+    the loader's batches: without workers it draws from the global generators when it is asked for
+    a batch, and asking sooner would change what a step draws.
+    """
+    if device.type != "cuda" or not getattr(loader, "num_workers", 0):
+        return iter(loader)
+    copies = torch.cuda.Stream(device)
+
+    def send(batch: Any) -> Any:
+        with torch.cuda.stream(copies):
+            return move_images(batch, device)
+
+    def receive(batch: Any) -> Any:
+        step = torch.cuda.current_stream(device)
+        step.wait_stream(copies)
+        for image in images_of(batch):
+            image.record_stream(step)  # else its memory could be given to the next copy too soon
+        return batch
+
+    return one_ahead(loader, send, receive)
+
+
+def one_ahead(
+    batches: Iterable[Any], send: Callable[[Any], Any], receive: Callable[[Any], Any]
+) -> Iterator[Any]:
+    """Each batch, sent one batch before it is handed out, and received when its turn comes.
+
+    A batch that cannot be read raises when its turn comes, after all before it were handed out.
+    """
+    source = iter(batches)
+    sent = _try_next(source, send)
+    while sent is not _END:
+        if isinstance(sent, Exception):
+            raise sent
+        batch = receive(sent)  # before the next one is sent, so as not to wait for that as well
+        sent = _try_next(source, send)
+        yield batch
+
+
+def move_images(batch: Any, device: torch.device) -> Any:
+    """`batch` with its images on `device`, copied without waiting where they are pinned."""
+    if not isinstance(batch, dict):
+        return batch
+    return {key: _moved(value, device) if key.startswith("img") else value
+            for key, value in batch.items()}  # fmt: skip
+
+
+def images_of(batch: Any) -> list[torch.Tensor]:
+    """All tensors of images in a batch."""
+    found = []
+    for key, value in batch.items() if isinstance(batch, dict) else ():
+        if key.startswith("img"):
+            found += value if isinstance(value, list) else [value]
+    return found
+
+
+def _moved(images: Any, device: torch.device) -> Any:
+    if isinstance(images, list):  # K_TRANSFORMS
+        return [_moved(image, device) for image in images]
+    return images.to(device, non_blocking=True)
+
+
+def _try_next(source: Iterator[Any], send: Callable[[Any], Any]) -> Any:
+    try:
+        return send(next(source))
+    except StopIteration:
+        return _END
+    except Exception as error:
+        return error

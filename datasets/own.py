@@ -1,0 +1,64 @@
+"""A user's own folders as ID and OOD sets: config keys from two flags."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.utils.errors import InputError
+from datasets.folders import SPLITS, absolute, no_folder
+
+# Last parts of paths that say nothing of what is in them.
+NAMELESS = (*SPLITS, "images")
+
+
+def use_id_folder(cfg: CfgNode, folder: str) -> None:
+    """Make ``folder``, relative to the working directory, the ID set."""
+    cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", _existing("--id-data", folder)
+
+
+def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
+    """Make ``folders`` the only OOD sets, in this order: paths, or NAME=PATH.
+
+    A set without a name has that of its folder (`folder_name`).
+    """
+    sets: dict[str, str] = {}
+    for entry in folders:
+        name, path = _named(entry)
+        if name in sets:
+            raise InputError(
+                f"--ood-data: two sets are called {name!r}, {sets[name]} and {path}. Name them: "
+                f"--ood-data {name}1={sets[name]} --ood-data {name}2={path}"
+            )
+        sets[name] = path
+    cfg.OOD.SETS = CfgNode(
+        {name: {"FOLDERS": [path], "IMAGES": 0} for name, path in sets.items()}, new_allowed=True)
+
+
+def _named(entry: str) -> tuple[str, str]:
+    name, equals, path = entry.partition("=")
+    if not equals or os.path.isdir(os.path.expanduser(entry)):  # a path may hold a "="
+        path = _existing("--ood-data", entry)
+        # Files are named after it, see dassl.utils.names.check_set_name.
+        return re.sub(r"[^\w .+-]+|^[\W_]+", "-", folder_name(path)).lstrip("-") or "OOD", path
+    return name, _existing("--ood-data", path)
+
+
+def folder_name(folder: str) -> str:
+    """What the images in a folder are called: the last part of its path that says something."""
+    parts = Path(absolute(os.path.expanduser(folder))).parts
+    return next(part for part in (*reversed(parts), parts[-1]) if part.lower() not in NAMELESS)
+
+
+def _existing(flag: str, folder: str) -> str:
+    path = absolute(os.path.expanduser(folder))
+    if not os.path.isdir(path):
+        raise InputError(
+            f"{flag} {folder}: {path} {no_folder(Path(path))}. Name a folder of images, as seen "
+            f"from here ({os.getcwd()})"
+        )
+    return path

@@ -1,0 +1,177 @@
+"""Verdicts on images, ID or OOD: python detect.py --model-dir DIR IMAGE_OR_FOLDER...
+
+DIR is a run that eval_ood.py has evaluated. Without any training or config:
+    python detect.py --classes "cat,dog,tractor" photo.jpg
+which has no threshold, and so no verdict, before --calibrate FOLDER_OF_IMAGES_OF_THESE_CLASSES.
+
+Printed: image, class, the class's probability (among the classes), score, verdict. Exit status 1
+if an image could not be read (the others are done all the same), 2 for wrong flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cli import build_cfg, make_parser, run
+from dassl.utils.errors import InputError
+from datasets.classnames import read_class_list
+from datasets.folders import absolute, is_image, walk_images
+from ood import Detector
+from ood.calibration import TPR, check_tpr
+from ood.recipe import FILE
+from ood.scores import SCORES, get_scores
+from ood.verdicts import open_verdict_files
+
+SHOW_PROGRESS_FROM = 100  # images
+DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
+
+
+def main() -> None:
+    args = parse_args()
+    detector = find_detector(args)
+    if args.calibrate:
+        images = with_progress([args.calibrate], "calibrating")
+        tpr = TPR if args.tpr is None else args.tpr
+        detector = detector.calibrate(images, tpr, absolute(args.calibrate))
+    if args.save:
+        tell(f"saved: {detector.save(args.save)}")
+    if args.images:
+        unreadable = judge(detector, args)
+        if unreadable:
+            sys.exit(1)
+    else:
+        tell(about_threshold(detector, args))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__, pairs=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
+    add("--classes", default="", help="zero-shot: class names separated by commas, or a .txt file "
+        f"with one a line; in --template ({DEFAULT_TEMPLATE}) they take the place of {{}}")
+    add("--activation", default="", help="quick_gelu or gelu, for a --backbone file that does not "
+        "say")
+    add("--score", default="", help=f"one of {', '.join(SCORES)} (the one the method's paper "
+        "stands for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)")
+    add("--tpr", type=float, default=None, help="share of ID images to keep (that of the "
+        f"evaluation, {TPR:g})")
+    add("--calibrate", default="", metavar="FOLDER", help="images of the classes, not "
+        "trained on, to find the threshold with")
+    add("--save", default="", metavar="DIR", help="keep the calibrated detector, for --model-dir")
+    add("--csv", default="", metavar="FILE", help="write the verdicts there")
+    add("--jsonl", default="", metavar="FILE", help="the same as JSON lines")
+    add("--regions", default="", metavar="FOLDER", help="draw the region map of every image there")
+    args = parser.parse_intermixed_args()
+    if not (args.images or args.calibrate):
+        raise InputError("which images? Name files or folders, or --calibrate FOLDER")
+    if bool(args.classes) == bool(args.model_dir):
+        raise InputError('give either --model-dir DIR, an evaluated run, or --classes "cat,dog"')
+    if args.save and not args.calibrate:
+        raise InputError("--save keeps a calibration: add --calibrate FOLDER_OF_ID_IMAGES")
+    if args.score:
+        get_scores(args.score)
+    if args.tpr is not None:
+        check_tpr(args.tpr)
+    for path in (*args.images, args.calibrate):
+        if path and not os.path.exists(path):
+            raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
+    for path in (args.csv, args.jsonl):
+        if is_image(path):
+            raise InputError(f"{path} is an image's name, the verdicts would replace it")
+    return args
+
+
+def find_detector(args: argparse.Namespace) -> Detector:
+    """Saved by an evaluation, made of class names, or of a run that has not been evaluated."""
+    if args.classes:
+        return Detector.zero_shot(
+            read_class_list(args.classes), args.backbone or DEFAULT_BACKBONE,
+            args.template or DEFAULT_TEMPLATE, args.activation, args.score)
+    if Path(args.model_dir, FILE).exists():
+        return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
+    return uncalibrated(args)
+
+
+def uncalibrated(args: argparse.Namespace) -> Detector:
+    """The model of a run, or of a published checkpoint, without an evaluation."""
+    # Here: a saved detector needs no trainer, nor its data set.
+    from dassl.engine import build_trainer
+    from ood.scores import offered_scores, score_parameters
+    from trainers.recipe import recipe_of
+
+    trainer = build_trainer(build_cfg(args))
+    trainer.load_model(args.model_dir, args.load_epoch)
+    features = trainer.class_features()
+    parameters = score_parameters(offered_scores("all", trainer.model.provides))
+    return Detector(recipe_of(trainer, features, parameters), trainer.model.clip, args.score)
+
+
+def judge(detector: Detector, args: argparse.Namespace) -> int:
+    """Print and write the verdict on every image; how many could not be read."""
+    counts: dict[str, int] = {}
+    images = with_progress(args.images, "detecting")
+    with ExitStack() as stack:
+        files = [stack.enter_context(file) for file in open_verdict_files(args.csv, args.jsonl)]
+        for number, verdict in enumerate(detector.verdicts(images)):
+            tqdm.write(str(verdict), file=sys.stdout)
+            for file in files:
+                file.write([verdict])
+            if args.regions and not verdict.error:
+                name = re.sub(r"[^\w.-]+", "_", Path(verdict.image).stem)
+                detector.save_regions(verdict.image, Path(args.regions, f"{number:06d}_{name}.png"))
+            kind = "unreadable" if verdict.error else verdict.verdict or "without a verdict"
+            counts[kind] = counts.get(kind, 0) + 1
+    tell(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+    tell(about_threshold(detector, args))
+    return counts.get("unreadable", 0)
+
+
+def about_threshold(detector: Detector, args: argparse.Namespace) -> str:
+    """What the verdicts rest on, or how to come by a threshold."""
+    if detector.threshold is not None:
+        return f"ID at {detector.score} >= {detector.threshold}"
+    evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
+    return (
+        f"No verdict: {detector.score} has no threshold yet. Find one on images of these classes, "
+        "which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
+        + ("" if args.classes else evaluate)
+    )
+
+
+def with_progress(paths: Sequence[str], what: str) -> Iterable[str]:
+    """The images named by `paths`, one by one, with a bar on stderr if there are many.
+
+    Folders are walked twice, to count and to read: a list of a million names is never held.
+    """
+    total = sum(1 for _ in images_of(paths))
+    if not total:
+        raise InputError(f"{', '.join(paths)}: no images there")
+    return tqdm(images_of(paths), desc=what, total=total, unit="image", file=sys.stderr,
+                disable=total < SHOW_PROGRESS_FROM)
+
+
+def images_of(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are named, whatever their ending, and all images under folders."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from (os.path.join(path, name) for name in walk_images(path))
+        else:
+            yield path
+
+
+def tell(text: str) -> None:
+    """To stderr: stdout holds the verdicts alone."""
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,107 @@
+"""From the scores of held-out ID images to a threshold that can be deployed.
+
+An image is called ID when its score reaches the threshold. Of n held-out ID images the threshold
+is the m-th largest score, ``m = ceil(tpr (n + 1))``: it keeps at least the share ``tpr`` of these
+images, ties included, and of *new* ID images it keeps at least ``tpr`` on average over draws of the
+n, whatever their distribution (the quantile of split conformal prediction: Vovk, Gammerman and
+Shafer, Algorithmic Learning in a Random World, 2005). The plain quantile ``ceil(tpr n)`` would keep
+a little less than asked. With n < tpr / (1 - tpr) images (19 for 95 %) no threshold can promise
+that: then it is the smallest score, which keeps n / (n + 1) on average.
+
+What one threshold keeps of new images is a fixed, unknown rate; `Threshold.interval` bounds it.
+
+All of it holds for images that are drawn like the held-out ones and that nothing was trained or
+chosen on. A threshold calibrated on the test images whose FPR95 a paper reports is the quantile of
+that set, and its interval speaks of further images like these.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dassl.utils.errors import InputError
+
+TPR = 0.95
+CONFIDENCE = 0.95  # of intervals
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score's threshold: ID at ``score >= value``.
+
+    ``kept`` of the ``images`` held-out ID images reach it, at least ``required`` of them, ties
+    aside; ``tpr`` is the share asked for.
+    """
+
+    value: float
+    tpr: float
+    required: int
+    kept: int
+    images: int
+
+    @property
+    def promised(self) -> bool:
+        """Whether at least ``tpr`` of new ID images are kept on average; False with too few."""
+        return self.required >= self.tpr * (self.images + 1) - 1e-9
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Between which rates new ID images are kept, with confidence `CONFIDENCE`.
+
+        Clopper and Pearson's exact interval (Biometrika 1934). For continuous scores the rate of
+        an order statistic has the law Beta(m, n + 1 - m) (Wilks, Annals of Mathematical
+        Statistics 1941); the lower end is that law's quantile, the upper end lies above it. Ties
+        can only raise the rate, so the lower end counts without them, the upper end with them.
+        """
+        from scipy.special import betaincinv  # here: a verdict should not wait for scipy
+
+        tail, n = (1 - CONFIDENCE) / 2, self.images
+        low = betaincinv(self.required, n - self.required + 1, tail)
+        high = betaincinv(self.kept + 1, n - self.kept, 1 - tail) if self.kept < n else 1.0
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        text = (
+            f"{self.value:.6g}, which keeps {self.kept:,} of {self.images:,} held-out ID images "
+            f"({100 * self.kept / self.images:.2f} %); of new ones {100 * low:.1f} to "
+            f"{100 * high:.1f} % (at {100 * CONFIDENCE:g} % confidence)"
+        )
+        if self.promised:
+            return text
+        return f"{text}; {self.images:,} images are too few to promise {100 * self.tpr:g} %"
+
+
+def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
+    """The threshold that keeps at least ``tpr`` of ID images; ``id_scores`` [n], in any order.
+
+    Raises:
+        InputError: no scores, one that is not finite, or ``tpr`` outside (0, 1].
+    """
+    scores = np.sort(np.asarray(id_scores).reshape(-1))
+    if not scores.size or not np.isfinite(scores).all():
+        raise InputError(
+            f"{scores.size} ID scores, {np.count_nonzero(~np.isfinite(scores))} of them not "
+            "finite: a threshold needs at least one image, and finite scores"
+        )
+    check_tpr(tpr)
+    n = scores.size
+    required = min(_ceil(tpr * (n + 1)), n)
+    value = scores[n - required]
+    kept = n - int(np.searchsorted(scores, value, side="left"))
+    return Threshold(float(value), float(tpr), required, kept, n)
+
+
+def check_tpr(tpr: float) -> None:
+    """InputError unless ``tpr`` is a share of images."""
+    if not 0 < tpr <= 1:
+        raise InputError(f"--tpr {tpr}: the share of ID images to keep lies in (0, 1], as 0.95")
+
+
+def _ceil(x: float) -> int:
+    """The next whole number, where 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary."""
+    return max(1, math.ceil(x - 1e-9 * max(1.0, x)))

@@ -1,0 +1,117 @@
+"""Verdicts on images, and files of them that are whole at any moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from dassl.utils.errors import InputError
+from dassl.utils.files import write_errors_named
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one image.
+
+    Attributes:
+        image: its path, "" if it came without one.
+        label, classname: the most similar class.
+        probability: of that class, softmax over all classes at CLIP's own temperature. It says
+            which class, given that it is one of them; it is no OOD score.
+        cosine: similarity with that class's text.
+        score: higher = more in-distribution. threshold: None without a calibration.
+        verdict: "ID" or "OOD"; "" without a calibration, or if the image could not be read.
+        error: why it could not be read; then label is -1 and the numbers are None.
+    """
+
+    image: str
+    label: int = -1
+    classname: str = ""
+    probability: float | None = None
+    cosine: float | None = None
+    score: float | None = None
+    threshold: float | None = None
+    verdict: str = ""
+    error: str = ""
+
+    def __str__(self) -> str:
+        image = _text(self.image)
+        if self.error:
+            return f"{image}\tunreadable\t{_text(self.error)}"
+        parts = (image, self.classname, f"{self.probability:.1%}", f"{self.score:.6g}",
+                 self.verdict)
+        return "\t".join(part for part in parts if part)
+
+
+COLUMNS = tuple(Verdict.__dataclass_fields__)
+
+
+class VerdictFile:
+    """A growing file of verdicts, CSV or JSON lines: a stopped run leaves whole rows.
+
+    Rows are handed to the system in one piece, so that a process killed at any moment leaves no
+    half row; after a write that failed (a full disk) the file ends with its last whole row.
+    """
+
+    def __init__(self, path: str | os.PathLike, lines: bool):
+        self.path, self._lines = Path(path), lines
+        with write_errors_named(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "wb", buffering=0)
+        if not lines:
+            self._append(_csv_rows([COLUMNS]))
+
+    def write(self, verdicts: Iterable[Verdict]) -> None:
+        """Append a row a verdict."""
+        rows = [{k: _text(v) for k, v in asdict(verdict).items()} for verdict in verdicts]
+        if self._lines:
+            self._append("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        else:
+            self._append(_csv_rows(row.values() for row in rows))
+
+    def _append(self, text: str) -> None:
+        content, end = text.encode(), self._file.tell()
+        with write_errors_named(self.path):
+            try:
+                while content:
+                    content = content[self._file.write(content):]
+            except OSError:
+                self._file.truncate(end)
+                raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> VerdictFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_verdict_files(csv_path: str, jsonl_path: str) -> list[VerdictFile]:
+    """The files asked for; "" for none."""
+    if csv_path and csv_path == jsonl_path:
+        raise InputError(f"--csv and --jsonl both name {csv_path}: give two files")
+    asked = ((csv_path, False), (jsonl_path, True))
+    return [VerdictFile(path, lines) for path, lines in asked if path]
+
+
+def _csv_rows(rows: Iterable[Iterable]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    # File names need not be UTF-8; the same spelling as in scores/*.csv.
+    return os.fsencode(value).decode("utf-8", "backslashreplace")

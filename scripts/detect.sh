@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Is an image one of the classes? Verdicts on images and folders:
+#   bash scripts/detect.sh --model-dir output/.../seed1 IMAGE_OR_FOLDER...
+#   bash scripts/detect.sh --classes "cat,dog,tractor" photo.jpg
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+exec "$PYTHON" "$REPOSITORY/detect.py" "$@"

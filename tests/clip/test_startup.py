@@ -1,0 +1,37 @@
+"""What is deferred at import is there when it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_clip_is_imported_without_the_compiler_and_timm():
+    assert "LOADED []" in run(
+        "import sys, clip; print('LOADED', [m for m in sys.modules "
+        "if m.split('.')[0] in ('timm', 'sympy') or m.startswith('torch._dynamo')])")
+
+
+def test_later_they_are_the_real_ones():
+    run("""
+import clip, torch, torchvision
+# Asks the compiler whether it runs:
+boxes = torch.tensor([[0, 0., 0, 4, 4]])
+assert torchvision.ops.roi_align(torch.rand(1, 3, 8, 8), boxes, 2).shape == (1, 3, 2, 2)
+from timm.data import ImageNetInfo
+from open_clip.timm_model import TimmModel
+tower = TimmModel("test_vit", embed_dim=8, image_size=160, pool="", proj="none")
+import timm
+assert isinstance(tower.trunk, timm.models.VisionTransformer)
+import torch._dynamo
+assert torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
+""")

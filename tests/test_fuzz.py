@@ -1,0 +1,150 @@
+"""Damaged files and odd settings, hundreds of them: each is read, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+import cli
+import clip
+from dassl.utils import load_checkpoint, load_pretrained_weights, read_image
+from dassl.utils.errors import InputError
+from ood.results import SetScores, evaluate_sets, read_results, read_scores, write_results
+
+many = settings(max_examples=150, deadline=None,
+                suppress_health_check=[HealthCheck.function_scoped_fixture])
+seeds = given(seed=st.integers(0, 2**32 - 1))
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Cut off, bytes changed, a part lost, doubled or made zero: one to three such faults."""
+    rng, content = random.Random(seed), bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        start = rng.randrange(max(1, len(content)))
+        end = min(len(content), start + rng.choice((1, 4, 64, 1000)))
+        fault = rng.choice(("cut", "change", "lose", "double", "zero"))
+        if fault == "cut":
+            del content[start:]
+        elif fault == "change":
+            content[start:end] = rng.randbytes(end - start)
+        elif fault == "lose":
+            del content[start:end]
+        elif fault == "double":
+            content[start:start] = content[start:end]
+        else:
+            content[start:end] = bytes(end - start)
+    return bytes(content)
+
+
+def read_or_refused(read, path) -> None:
+    """Any other exception fails the test."""
+    try:
+        read(path)
+    except InputError as error:
+        message = str(error)
+        assert message and "\n" not in message.strip()[:40] and "Traceback" not in message
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@many
+@seeds
+def test_images(kind, seed, tmp_path):
+    path, picture = tmp_path / f"image.{kind}", tmp_path / f"whole.{kind}"
+    if not picture.exists():
+        pixels = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((90, 70)).save(picture)
+    path.write_bytes(damaged(picture.read_bytes(), seed))
+    read_or_refused(read_image, path)
+
+
+@many
+@seeds
+@example(seed=0)
+def test_checkpoints(seed, tmp_path):
+    path, whole = tmp_path / "model.pth.tar-1", tmp_path / "whole"
+    if not whole.exists():
+        torch.save({"state_dict": {"ctx": torch.randn(4, 8)}, "epoch": 1, "meta": {"a": "b"}}, whole)
+    path.write_bytes(damaged(whole.read_bytes(), seed))
+    read_or_refused(load_checkpoint, path)
+    read_or_refused(lambda file: load_pretrained_weights(torch.nn.Linear(2, 2), file), path)
+
+
+@settings(many, max_examples=60)
+@seeds
+def test_clip_files(seed, tmp_path, generated_weights):
+    path, whole = tmp_path / "clip.safetensors", tmp_path / "whole"
+    if not whole.exists():
+        # The token embedding is most of the file and of no interest.
+        weights = {key: value for key, value in generated_weights("tiny-vit").items()
+                   if key != "token_embedding.weight"}
+        save_file(weights, whole, {"activation": "quick_gelu"})
+    content = whole.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes(damaged(content[:header], seed) + content[header:])
+    read_or_refused(clip.load, str(path))
+
+
+@many
+@seeds
+def test_configs(seed, tmp_path):
+    path = tmp_path / "config.yaml"
+    whole = (cli.HERE / "configs/trainers/LoCoOp/vit_b16_ep50.yaml").read_bytes()
+    path.write_bytes(damaged(whole, seed))
+    parser = cli.make_parser("")
+    args = parser.parse_args(["--trainer", "LoCoOp", "--config-file", str(path)])
+    read_or_refused(lambda _: cli.build_cfg(args), path)
+
+
+KEYS = sorted(cli._keys(cli.default_cfg()))
+VALUES = st.one_of(st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(
+    ["[]", "()", "{}", "None", "True", "(1,", "1e999", "-1", "''", "__import__('os')", "[[1]]"]))
+
+
+@settings(many, max_examples=200)
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_settings(key, value):
+    args = cli.make_parser("").parse_args(["--trainer", "CoOp"])
+    args.opts = [key, value]
+    read_or_refused(lambda _: cli.build_cfg(args), None)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("results"), np.random.default_rng(0)
+    inside, outside = ({"MCM": rng.normal(size=n).astype(np.float32)} for n in (30, 20))
+    sets = [SetScores("ID", [f"{i}.jpg" for i in range(30)], inside, np.zeros(30, int),
+                      np.ones(30, int)),
+            SetScores("SUN", [f"{i}.jpg" for i in range(20)], outside)]
+    write_results(folder, evaluate_sets(inside, {"SUN": outside}), sets,
+                  {"comparable": {"trainer": "CoOp"}})
+    return folder
+
+
+@many
+@seeds
+def test_results(seed, results, tmp_path):
+    for name, read in (("results.json", read_results), ("scores/SUN.csv", read_scores)):
+        path = tmp_path / name.rpartition("/")[2]
+        path.write_bytes(damaged((results / name).read_bytes(), seed))
+        read_or_refused(read, path)
+
+
+def test_the_damage_is_damage(results):
+    """Most of what the tests above read is no longer what was written."""
+    content = (results / "results.json").read_bytes()
+    assert sum(damaged(content, seed) != content for seed in range(50)) >= 48
+    broken = 0
+    for seed in range(50):
+        try:
+            json.loads(damaged(content, seed))
+        except ValueError:
+            broken += 1
+    assert broken > 25

@@ -1,0 +1,176 @@
+"""Runs that are killed, stopped, run out of space or into NaN: nothing is lost, nothing is half."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dassl.utils.errors import InputError, NonFiniteLossError
+from tests.survival import train_until_killed
+from trainers.run_folder import LOCK, locked, what_is_kept
+
+ROOT = Path(__file__).parents[1]
+EPOCHS, KILLS = 8, 20
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, clip_file):
+    """Flags of a LoCoOp run of seconds, checkpoints at every epoch, without its output folder."""
+    from datasets.generated.build import Counts, build
+
+    folder = tmp_path_factory.mktemp("data")
+    build(folder, Counts(train=2, val=1, ood=1, pairs=0), workers=1)
+    (folder / "run.yaml").write_text(yaml.safe_dump({
+        "_BASE_": str(ROOT / "configs/trainers/LoCoOp/generated.yaml"),
+        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+        "OPTIM": {"MAX_EPOCH": EPOCHS}, "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 8}},
+    }), encoding="utf-8")
+    return ["--root", str(folder), "--trainer", "LoCoOp", "--dataset", "generated", "--shots", "2",
+            "--config-file", str(folder / "run.yaml"), "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.survival", "train", "tensorboard"])
+
+    def start(*flags):
+        process = context.Process(target=train_until_killed, args=(list(map(str, flags)),))
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments, processes, tmp_path_factory):
+    """The run that nothing happens to: its folder, and how long it takes."""
+    folder, start = tmp_path_factory.mktemp("undisturbed"), time.perf_counter()
+    process = processes(*arguments, "--output-dir", folder)
+    process.join()
+    assert process.exitcode == 0
+    return folder, time.perf_counter() - start
+
+
+def checkpoint(folder):
+    return torch.load(folder / f"prompt_learner/model.pth.tar-{EPOCHS}", weights_only=True)
+
+
+def same(one, two) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+def test_killed_at_random_moments_it_ends_as_if_undisturbed(
+        arguments, processes, undisturbed, tmp_path):
+    """kill -9; context, optimiser, schedule and random state, bit by bit."""
+    whole, seconds = undisturbed
+    rng, kills = random.Random(5), 0
+    flags = [*arguments, "--output-dir", tmp_path]
+    while not (tmp_path / "finished.json").exists():
+        process = processes(*flags)
+        # At times early, at times after an epoch or two, so that there is progress too.
+        process.join(rng.uniform(0, seconds / 2) if kills < KILLS else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+        else:
+            assert process.exitcode == 0
+            if kills < KILLS:  # done too soon: again from the start, to be killed some more
+                subprocess.run(["rm", "-r", *map(str, tmp_path.iterdir())], check=True)
+    assert kills >= KILLS
+    assert same(checkpoint(tmp_path), checkpoint(whole))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in lines if "mean_loss" in row] == list(range(1, EPOCHS + 1))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
+    command = [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path),
+               "OPTIM.MAX_EPOCH", "1000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        note = tmp_path / "prompt_learner/checkpoint"
+        while not note.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in told
+    last = told.splitlines()[-1]
+    assert last.startswith(f"stopped by {number.name}. Kept: {tmp_path}/prompt_learner/model.pth")
+    assert "the same command goes on from there" in last
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_is_a_sentence(arguments, tmp_path):
+    """No file may grow beyond 40 kB here: the first checkpoint does not fit."""
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path)], cwd=ROOT,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"Cannot write {tmp_path}/prompt_learner/model.pth.tar-1" in done.stderr
+    assert not list((tmp_path / "prompt_learner").iterdir())
+
+
+def test_one_process_a_folder(tmp_path, processes, arguments):
+    with locked(tmp_path):
+        process = processes(*arguments, "--output-dir", tmp_path)
+        process.join()
+        assert process.exitcode == 1
+        with pytest.raises(InputError, match="another process is training or evaluating"):
+            with locked(tmp_path):
+                pass
+    with locked(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / "scores").mkdir()
+    for name in (".results.json.0123abcd.tmp", "scores/.SUN.csv.0123abcd.tmp", "mine.tmp"):
+        (tmp_path / name).write_text("half")
+    with locked(tmp_path):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"mine.tmp", "scores", LOCK}
+
+
+def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
+    from dassl.engine import TrainerBase
+
+    trainer, model = TrainerBase(), torch.nn.Linear(2, 2)
+    trainer.register_model("prompt_learner", model)
+    trainer.save_model(0, tmp_path)
+    with torch.no_grad():
+        model.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="weight of prompt_learner .* after epoch 2"):
+        trainer.save_model(1, tmp_path)
+    assert what_is_kept(tmp_path).startswith(f"Kept: {tmp_path}/prompt_learner/model.pth.tar-1;")
+
+
+def test_a_loss_of_nan_names_what_is_kept(arguments, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path), "OPTIM.LR", "1e38"],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "fp32" in done.stderr and "OPTIM.LR" in done.stderr and str(tmp_path) in done.stderr
