@@ -32,6 +32,18 @@ DEFAULT_DATASET = "generated"
 OWN_DATASET = "imagefolder"  # that --id-data fills in
 DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
 
+# Settings that name a run's folder, and what they are called there.
+IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
+COMMON_FLAGS = {  # of entry points of one run and of many
+    "root": "folder of the datasets (data)",
+    "dataset": f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})",
+    "dataset-config-file": "its path, instead of the name",
+    "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's name where there is "
+              f"such a file, else {DEFAULT_CONFIGS[0]})",
+    "config-file": "its path, instead of the name",
+    "backbone": "CLIP: OpenAI name, open_clip model/tag or file",
+}
+
 
 def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser:
     """The flags that every entry point has; published names where there are any.
@@ -40,19 +52,14 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
-    add("--root", default=None, help="folder of the datasets (data)")
     add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
-    add("--dataset", default="", help=f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})")
-    add("--dataset-config-file", default="", help="its path, instead of the name")
-    add("--config", default="", help=f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's "
-        f"name where there is such a file, else {DEFAULT_CONFIGS[0]})")
-    add("--config-file", default="", help="its path, instead of the name")
+    for flag, text in COMMON_FLAGS.items():
+        add(f"--{flag}", default="", help=text)
     add("--id-data", default="", metavar="FOLDER", help="your ID images: a folder with train/ and "
         "val/ or test/ in it, a folder for each class in these; or of class folders alone, then a "
         "part of each class is held out for testing")
     add("--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
         "yours, any folder of images, instead of the data set's; give it once for each")
-    add("--backbone", default="", help="CLIP: OpenAI name, open_clip model/tag or file")
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
     add("--output-dir", default="", help="(output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)")
@@ -126,7 +133,7 @@ def default_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
     settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
     folder /= f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
     if "N_CTX" in settings:
-        folder /= f"nctx{settings.N_CTX}_csc{settings.CSC}_ctp{settings.CLASS_TOKEN_POSITION}"
+        folder /= "_".join(f"{name}{settings[key]}" for key, name in IN_FOLDER.items())
     return (folder / f"seed{cfg.SEED}").as_posix()
 
 
@@ -230,10 +237,15 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
         use_ood_folders(cfg, args.ood_data)
 
 
-def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
-    if len(pairs) % 2:
-        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(pairs)}")
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+def in_pairs(words: list[str]) -> list[tuple[str, str]]:
+    """The settings KEY VALUE KEY VALUE ... of a command line."""
+    if len(words) % 2:
+        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(words)}")
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def _merge_pairs(cfg: CfgNode, words: list[str]) -> None:
+    for key, value in in_pairs(words):
         try:
             cfg.merge_from_list([key, _typed(cfg, key, value)])
         except (KeyError, AssertionError, AttributeError) as error:
@@ -243,12 +255,20 @@ def _merge_pairs(cfg: CfgNode, pairs: list[str]) -> None:
             raise InputError(f"{key} {value!r}: {why}") from error
 
 
+def setting(cfg: CfgNode, key: str):
+    """The value of the dotted `key`, None where there is none."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
 def _typed(cfg: CfgNode, key: str, value: str):
     """`value` for a setting that is a number or a text; yacs reads the others.
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    node = _entry(cfg, key)
+    node = setting(cfg, key)
     if isinstance(node, str):
         return repr(value)
     try:
@@ -257,16 +277,8 @@ def _typed(cfg: CfgNode, key: str, value: str):
         return value
 
 
-def _entry(cfg: CfgNode, key: str):
-    """What the config holds at the dotted `key`, None if there is no such key."""
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return node
-
-
 def _is_a_group(cfg: CfgNode, key: str) -> str:
-    node = _entry(cfg, key)
+    node = setting(cfg, key)
     if not isinstance(node, CfgNode):
         return ""
     return f"this is a group of settings, name one of them: {', '.join(f'{key}.{k}' for k in node)}"
@@ -282,7 +294,7 @@ def _check_same_trainer(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def _check_empty(cfg: CfgNode) -> None:
     """yacs takes nothing (`KEY:` in a YAML file) for any value; no setting of ours means it."""
-    empty = [key for key in _keys(cfg) if _entry(cfg, key) is None]
+    empty = [key for key in _keys(cfg) if setting(cfg, key) is None]
     if empty:
         raise InputError(f"{empty[0]} has no value: give it one, or leave the line out")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from functools import partial
@@ -24,14 +25,28 @@ from ood.recipe import Recipe, write_recipe
 from ood.results import evaluate_sets, format_table, read_results, write_results
 from ood.scores import SCORES, get_scores, offered_scores, score_parameters
 from trainers.recipe import recipe_of
-from trainers.run_folder import held_out_record
+from trainers.run_folder import held_out_record, locked
 
 ID = "ID"  # name of the in-distribution set in the results
+LOG = "eval_log.txt"
 
 logger = logging.getLogger(__name__)
 
 
 def main() -> None:
+    args = parse_args()
+    cfg = build_cfg(args)
+    with locked(cfg.OUTPUT_DIR):
+        setup_logger(Path(cfg.OUTPUT_DIR, LOG))
+        evaluate(cfg, args)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of an evaluation, from `arguments` or the command line.
+
+    Raises:
+        InputError: unknown scores, impossible parameters.
+    """
     parser = make_parser(__doc__)
     parser.add_argument("--scores", default="all", help="all the model can give, "
                         f"or some, separated by commas: {', '.join(SCORES)}")
@@ -41,17 +56,24 @@ def main() -> None:
                         help="weight of the regions in GL-MCM")
     parser.add_argument("--tpr", type=float, default=TPR,
                         help="share of ID images that the saved detector keeps (%(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
-    names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
-    params = {"temperature": args.temperature, "local_weight": args.local_weight}
-    # What can be told before anything is loaded: unknown names, impossible parameters.
+    names, params = asked(args)
     score_parameters(get_scores(names), params)
-    cfg = build_cfg(args)
-    setup_logger(Path(cfg.OUTPUT_DIR, "eval_log.txt"))
+    return args
 
+
+def asked(args: argparse.Namespace) -> tuple[str | list[str], dict[str, float]]:
+    """The names of the scores that `args` ask for, or "all", and the parameters of scores."""
+    names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
+    return names, {"temperature": args.temperature, "local_weight": args.local_weight}
+
+
+def evaluate(cfg, args: argparse.Namespace) -> None:
+    """Score what `args`, of which `cfg` was built, name; the results go to the run's folder."""
+    names, params = asked(args)
     require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
     if cfg.SEED >= 0:
@@ -77,6 +99,7 @@ def main() -> None:
     recipe = recipe.calibrated(inside.scores, args.tpr, of)
     write_recipe(cfg.OUTPUT_DIR, recipe)
     provenance |= {
+        "asked": {"scores": names, **params},
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped, "versions": versions(), "git": git_state(),
     }
     logger.info("%s\n\n%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance),

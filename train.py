@@ -47,15 +47,8 @@ def train(cfg) -> None:
 def start(cfg, state: RunState) -> None:
     """Train to the end; what stops it on the way also tells what is kept."""
     setup_logger(cfg.OUTPUT_DIR)
-    logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
-    logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
-    if cfg.SEED >= 0:
-        logger.info("Setting fixed seed: %d", cfg.SEED)
-        set_random_seed(cfg.SEED)
-    require_data(cfg, TRAINING)
     try:
-        trainer = build_trainer(cfg)
-        trainer.train()
+        begin(cfg, state).train()
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
     except NonFiniteLossError as error:
@@ -63,7 +56,23 @@ def start(cfg, state: RunState) -> None:
             f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "
             f"--resume {cfg.OUTPUT_DIR} and another --output-dir.") from error
     if distributed.is_main():
-        finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
+        finish(cfg)
+
+
+def begin(cfg, state: RunState, **options):
+    """The trainer of an opened run, built with `options`, the generators seeded for it."""
+    require_data(cfg, TRAINING)
+    logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
+    logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
+    if cfg.SEED >= 0:
+        logger.info("Setting fixed seed: %d", cfg.SEED)
+        set_random_seed(cfg.SEED)
+    return build_trainer(cfg, **options)
+
+
+def finish(cfg) -> None:
+    """Mark a run that is trained."""
+    finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ without the attention that would mix regions.
 
 from __future__ import annotations
 
-import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -61,18 +60,26 @@ def _encode_vit(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | N
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)
-    x = visual.ln_post(_last_block(last, x, local))  # [B, 1 + N, W], [B, 1, W] without local
-    if visual.proj is not None:
-        x = x @ visual.proj
-    return x[:, 0], x[:, 1:] if local else None
+    cls, regions = _last_block(last, x, local)
+    return _project(visual, cls)[:, 0], _project(visual, regions) if local else None
 
 
-def _last_block(block: ResidualAttentionBlock, x: Tensor, local: bool) -> Tensor:
-    """The last block, for only what is read of it.
+def _project(visual, x: Tensor) -> Tensor:
+    x = visual.ln_post(x)
+    return x if visual.proj is None else x @ visual.proj
+
+
+def _last_block(
+    block: ResidualAttentionBlock, x: Tensor, local: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The last block, for only what is read of it: [CLS] `[B, 1, W]` and, if `local`, regions
+    `[B, N, W]`.
 
     [CLS] attends to all tokens as always; a region takes its own value instead
     of a mixture. Nothing else of the block's output is used, so one pass gives
-    both kinds of feature, and for less than the whole block costs.
+    both kinds of feature, and for less than the whole block costs. [CLS] goes
+    on by itself: how a matrix product rounds depends on its size, and the bits
+    of a global feature must not depend on whether regions were asked for.
 
     Differs from upstream: the public code runs the value path through every
     block beside the normal path; only the last one's result is ever used.
@@ -81,9 +88,8 @@ def _last_block(block: ResidualAttentionBlock, x: Tensor, local: bool) -> Tensor
     query = project(block.attn, normed[:, :1], 0)
     key, value = project(block.attn, normed, 1), project(block.attn, normed, 2)
     mixed = attend(block.attn, query, key, value)  # [B, 1, W]
-    if local:
-        mixed = torch.cat([mixed, value[:, 1:]], dim=1)  # [B, 1 + N, W]
-    return finish(block, x[:, : mixed.shape[1]], mixed)
+    regions = finish(block, x[:, 1:], value[:, 1:]) if local else None
+    return finish(block, x[:, :1], mixed), regions
 
 
 def _encode_resnet(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:

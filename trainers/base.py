@@ -12,8 +12,9 @@ from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
 from clip.prefix import CHUNK
-from clip.prompted import PromptedCLIP
+from clip.prompted import PromptedCLIP, cosines
 from dassl import distributed
+from dassl.data import DataManager
 from dassl.engine import TrainerX
 from dassl.engine.base import model_file
 from dassl.metrics import compute_accuracy
@@ -50,6 +51,19 @@ class ClipTrainer(TrainerX):
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
+    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None) -> None:
+        """`beside`: a trainer of the same data and the same CLIP, which are then shared."""
+        self._beside = beside
+        super().__init__(cfg)
+        self._beside = None
+
+    def build_data_manager(self) -> DataManager:
+        if self._beside is None:
+            return super().build_data_manager()
+        if self.cfg.VERBOSE:
+            self._beside.dm.show_dataset_summary(self.cfg)
+        return self._beside.dm
+
     @property
     def settings(self) -> CfgNode:
         """This trainer's own node of the config."""
@@ -60,6 +74,8 @@ class ClipTrainer(TrainerX):
         cfg = self.cfg
         logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
         self.precision = resolve_precision(self.settings.PREC, self.device)
+        if self._beside is not None:
+            return self._beside.model.clip
         model, _ = load(
             cfg.MODEL.BACKBONE.NAME, self.device, self.precision.name,
             cfg.MODEL.BACKBONE.ACTIVATION or None,
@@ -169,9 +185,9 @@ class ClipTrainer(TrainerX):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step of SGD: the same code with and without mixed precision."""
-        images, labels = self.parse_batch_train(batch)
+        *inputs, labels = self.parse_batch_train(batch)
         with self.autocast():
-            cosines, summary = self.loss(images, labels)
+            cosines, summary = self.loss(*inputs, labels)
         self._backward_and_update(summary["loss"])
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         if self.batch_idx + 1 == self.num_batches:
@@ -181,7 +197,8 @@ class ClipTrainer(TrainerX):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cosines `[B, C]` and the named parts of the loss, the total as "loss".
 
-        Under torchrun B is this rank's share; the losses are those of the batch of all ranks.
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
+        B is this rank's share; the losses are those of the batch of all ranks.
         """
         raise NotImplementedError
 
@@ -242,8 +259,11 @@ class ClipTrainer(TrainerX):
 class PromptTrainer(ClipTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, whether their loss reads local features, and define
-    `loss_of_features`.
+    Subclasses declare `LOCAL`, whether their loss reads local features, and define `loss`.
+
+    A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
+    which never sees an image. Trainers that see the same images share the first half
+    (`trainers.side_by_side`).
     """
 
     LOCAL = False
@@ -264,18 +284,39 @@ class PromptTrainer(ClipTrainer):
         self.register_model("prompt_learner", learner, self.optim, self.sched)
         self.ready_to_train()
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            features, regions = self.model.image_features(images, self.LOCAL)
-        return self.loss_of_features(features, regions, labels)
+    @torch.no_grad()
+    def encode(self, batch: dict, local: bool) -> dict:
+        """`batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else None) in
+        the place of its images "img". A batch that was encoded before is returned as it is."""
+        if "features" in batch:
+            return batch
+        rest = {key: value for key, value in batch.items() if key != "img"}
+        images, labels = super().parse_batch_train(batch)
+        with self.autocast():
+            features, regions = self.model.image_features(images, local)
+        return {**rest, "features": features, "regions": regions, "label": labels}
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
+        batch = self.encode(batch, self.LOCAL)
+        return batch["features"], batch["regions"], batch["label"]
+
+    def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Image features `[B, D]` and labels `[B]`."""
+        batch = self.encode(batch, local=False)
+        return batch["features"], batch["label"]
+
+    def model_inference(self, features: Tensor) -> Tensor:
+        """Logits `[B, C]` of image features `[B, D]`."""
+        return cosines(features, self.text_features()) * self.model.scale
 
     def memory_settings(self) -> dict[str, object]:
         return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
 
-    def loss_of_features(
+    def loss(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` of normalised image features `[B, D]` and, with LOCAL, `[B, N, D]`."""
+        """As `ClipTrainer.loss`, of normalised image features `[B, D]` and, with LOCAL, those of
+        the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
 
     @property

@@ -33,7 +33,7 @@ class CoOp(PromptTrainer):
     CONFIG_KEY = "COOP"
     CONFIG = CfgNode(PROMPT_CONFIG)
 
-    def loss_of_features(
+    def loss(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         similarity = cosines(features, self.model.text_features())

@@ -59,7 +59,7 @@ class LoCoOp(PromptTrainer):
         check_top_k(self.settings.TOPK, self.num_classes)
         super().before_train()
 
-    def loss_of_features(
+    def loss(
         self, features: Tensor, regions: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         text, scale = self.model.text_features(), self.model.scale

@@ -71,7 +71,16 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 
 def open_run(cfg: CfgNode) -> RunState:
-    """State of the run in `cfg.OUTPUT_DIR`; a new one's config is written there.
+    """As `run_state`; a new run's config is written into its folder."""
+    state = run_state(cfg)
+    if state is RunState.NEW:
+        with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG)) as file:
+            file.write(cfg.dump(sort_keys=False))
+    return state
+
+
+def run_state(cfg: CfgNode) -> RunState:
+    """State of the run in `cfg.OUTPUT_DIR`.
 
     A run is finished when its marker says so, not when its folder exists: a
     crashed one is resumed from its last checkpoint. One that never came to a
@@ -83,8 +92,6 @@ def open_run(cfg: CfgNode) -> RunState:
     folder = Path(cfg.OUTPUT_DIR)
     before = read_config(folder) if any(folder.glob("*/checkpoint")) else None
     if before is None:
-        with atomic_write(folder / CONFIG) as file:
-            file.write(cfg.dump(sort_keys=False))
         return RunState.NEW
     differences = _differences(before, cfg)
     if differences:

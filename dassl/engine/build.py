@@ -12,9 +12,9 @@ TRAINER_REGISTRY = Registry("TRAINER")
 logger = logging.getLogger(__name__)
 
 
-def build_trainer(cfg: CfgNode) -> Any:
-    """The registered trainer cfg.TRAINER.NAME, built from `cfg`."""
+def build_trainer(cfg: CfgNode, **options: Any) -> Any:
+    """The registered trainer cfg.TRAINER.NAME, built from `cfg`, and `options` of its own."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         logger.info("Loading trainer: %s", cfg.TRAINER.NAME)
-    return trainer(cfg)
+    return trainer(cfg, **options)

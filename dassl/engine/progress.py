@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from dassl.utils import AverageMeter, MetricMeter, atomic_write, plain, write_er
 
 # What waiting for data must cost for a word about it: a share of an epoch, and seconds of the run.
 HIGH_SHARE, WORTH = 0.2, 60
+
+
+def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
+    """Each batch, and the seconds that were spent waiting for it."""
+    start = time.perf_counter()
+    for batch in batches:
+        yield batch, time.perf_counter() - start
+        start = time.perf_counter()
 
 
 class EpochProgress:
@@ -30,10 +39,6 @@ class EpochProgress:
         self.data_time = AverageMeter()
         self.bad_images = 0
         self.begin = self.end = time.perf_counter()
-
-    def data_arrived(self) -> None:
-        """The batch is here: what passed since the last step was waiting for data."""
-        self.data_time.update(time.perf_counter() - self.end)
 
     def step_done(self, loss_summary: dict[str, float] | None) -> None:
         """A batch is finished; None if it was skipped."""

@@ -6,7 +6,6 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
-from .progress import EpochProgress, MetricsFile
+from .progress import EpochProgress, MetricsFile, timed
 
 __all__ = ["SimpleTrainer", "TrainerBase", "TrainerX"]
 
@@ -68,10 +67,13 @@ class SimpleTrainer(TrainerBase):
 
         An override that sets no self.dm must assign the loaders itself.
         """
-        self.dm = DataManager(self.cfg)
+        self.dm = self.build_data_manager()
         self.num_classes = self.dm.num_classes
         self.num_source_domains = self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+
+    def build_data_manager(self) -> DataManager:
+        return DataManager(self.cfg)
 
     @cached_property
     def train_loader_x(self) -> DataLoader:
@@ -258,30 +260,50 @@ class TrainerX(SimpleTrainer):
 
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
+        self.begin_epoch()
+        for self.batch_idx, (batch, waited) in enumerate(
+            timed(batches_for(self.train_loader_x, self.device))
+        ):
+            self.run_batch(batch, waited)
+        self.end_epoch()
+
+    def begin_epoch(self) -> None:
+        """What `run_epoch` does before its first batch."""
         self.set_model_mode("train")
         distributed.seed_other_ranks()
         if hasattr(self.train_loader_x, "set_epoch"):
             self.train_loader_x.set_epoch(self.epoch)
         self.num_batches = len(self.train_loader_x)
-        progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
-        for batch in self._numbered(batches_for(self.train_loader_x, self.device)):
-            progress.data_arrived()
-            progress.bad_images += self.count_bad_images(batch)
-            if has_images(batch):
-                lr = self.get_current_lr()
-                with self._memory_of("a training step", "TRAIN_X", **self.memory_settings()):
-                    progress.step_done(self.forward_backward(batch) or {})
-                self._report(progress, lr)
-            else:
-                _refuse_to_stand_by()
-                progress.step_done(None)
-                if self.batch_idx + 1 == self.num_batches:
-                    self.update_lr()
-        self._end_epoch(progress)
+        self._progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
 
-    def _numbered(self, batches: Iterable) -> Iterator[Any]:
-        for self.batch_idx, batch in enumerate(batches):
-            yield batch
+    def run_batch(self, batch: Any, waited: float) -> None:
+        """A step on batch number self.batch_idx, which came after `waited` seconds."""
+        progress = self._progress
+        progress.data_time.update(waited)
+        progress.bad_images += self.count_bad_images(batch)
+        if has_images(batch):
+            lr = self.get_current_lr()
+            with self._memory_of("a training step", "TRAIN_X", **self.memory_settings()):
+                progress.step_done(self.forward_backward(batch) or {})
+            self._report(progress, lr)
+        else:
+            _refuse_to_stand_by()
+            progress.step_done(None)
+            if self.batch_idx + 1 == self.num_batches:
+                self.update_lr()
+
+    def end_epoch(self) -> None:
+        """What `run_epoch` does after its last batch."""
+        progress = self._progress
+        progress.bad_images = distributed.total(progress.bad_images)
+        if progress.bad_images:
+            logger.warning(
+                "Epoch %d: %d unreadable images were left out", self.epoch + 1, progress.bad_images
+            )
+        if progress.batch_time.count == 0:
+            raise InputError("No training image could be read; see the paths above.")
+        self._write_metrics(progress.epoch_record())
+        self._advise(progress)
 
     def _report(self, progress: EpochProgress, lr: float) -> None:
         freq = self.cfg.TRAIN.PRINT_FREQ
@@ -292,17 +314,6 @@ class TrainerX(SimpleTrainer):
         for name, meter in progress.losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
         self.write_scalar("train/lr", lr, step)
-
-    def _end_epoch(self, progress: EpochProgress) -> None:
-        progress.bad_images = distributed.total(progress.bad_images)
-        if progress.bad_images:
-            logger.warning(
-                "Epoch %d: %d unreadable images were left out", self.epoch + 1, progress.bad_images
-            )
-        if progress.batch_time.count == 0:
-            raise InputError("No training image could be read; see the paths above.")
-        self._write_metrics(progress.epoch_record())
-        self._advise(progress)
 
     def _advise(self, progress: EpochProgress) -> None:
         """Say once that the run waits for its data; not of its first epoch, which starts workers."""

@@ -25,7 +25,7 @@ from .files import (
     write_errors_named,
     write_json,
 )
-from .logger import setup_logger
+from .logger import RunLog, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .names import (
     check_availability,
@@ -34,7 +34,7 @@ from .names import (
     nearest_name,
 )
 from .registry import Registry
-from .rng import get_rng_state, set_rng_state
+from .rng import get_rng_state, same_rng_state, set_rng_state
 from .tools import (
     as_rgb,
     collect_env_info,
@@ -58,6 +58,7 @@ __all__ = [
     "MetricMeter",
     "NonFiniteLossError",
     "Registry",
+    "RunLog",
     "UnknownNameError",
     "as_rgb",
     "atomic_write",
@@ -85,6 +86,7 @@ __all__ = [
     "read_json",
     "restore",
     "resume_from_checkpoint",
+    "same_rng_state",
     "save_checkpoint",
     "save_tensors",
     "set_random_seed",

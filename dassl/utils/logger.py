@@ -9,9 +9,9 @@ import time
 
 from .files import mkdir_if_missing, write_errors_named
 
-__all__ = ["setup_logger"]
+__all__ = ["RunLog", "setup_logger"]
 
-_CONSOLE, _FILE = "dassl-console", "dassl-file"
+_CONSOLE, _FILE, _RUN = "dassl-console", "dassl-file", "dassl-run"
 
 
 def setup_logger(output: str | os.PathLike | None = None) -> None:
@@ -27,7 +27,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     story. (Upstream starts `log.txt-<time>` beside it.)
     """
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if h.get_name() in (_CONSOLE, _FILE)]:
+    for handler in _handlers(_CONSOLE, _FILE):
         root.removeHandler(handler)
         handler.close()
     from dassl import distributed  # here, for it imports this package
@@ -36,10 +36,44 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     console = logging.StreamHandler(sys.stdout)
     _add(root, console, _CONSOLE)
     if not distributed.is_main():
-        console.setLevel(logging.WARNING)
-        console.setFormatter(logging.Formatter(f"[{distributed.name_of_rank()}] %(message)s"))
+        _tell(console, logging.WARNING, f"[{distributed.name_of_rank()}] ")
     elif output:
         _add(root, _file_handler(os.fspath(output)), _FILE)
+
+
+class RunLog:
+    """The log file of one of several runs that take turns in this process.
+
+    Within `with log:` records go to the file, named as by `setup_logger`; the console, once set
+    up, shows only warnings, each with the run's `name`.
+    """
+
+    def __init__(self, output: str | os.PathLike, name: str) -> None:
+        self._handler, self._name = _file_handler(os.fspath(output)), name
+
+    def __enter__(self) -> RunLog:
+        root = logging.getLogger()
+        _add(root, self._handler, _RUN)
+        for console in _handlers(_CONSOLE):
+            _tell(console, logging.WARNING, f"[{self._name}] ")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self._handler)
+        for console in _handlers(_CONSOLE):
+            _tell(console, logging.NOTSET)
+
+    def close(self) -> None:
+        self._handler.close()
+
+
+def _handlers(*names: str) -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if handler.get_name() in names]
+
+
+def _tell(console: logging.Handler, level: int, prefix: str = "") -> None:
+    console.setLevel(level)
+    console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
 
 
 def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:

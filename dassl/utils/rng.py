@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["get_rng_state", "set_rng_state"]
+__all__ = ["get_rng_state", "same_rng_state", "set_rng_state"]
 
 
 def get_rng_state() -> dict[str, Any]:
@@ -39,3 +39,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda_state.cpu(), device)
+
+
+def same_rng_state(one: Any, other: Any) -> bool:
+    """Whether two states that `get_rng_state` returned are the same."""
+    if isinstance(one, dict):
+        return all(same_rng_state(part, other[name]) for name, part in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same_rng_state, one, other))
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other

@@ -1,4 +1,5 @@
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch.testing import assert_close
@@ -96,3 +97,21 @@ def test_half_precision_keeps_the_scale(clip_file):
     model, _ = clip.load(clip_file("tiny-vit"))
     model.to_dtype(torch.float16)
     assert model.dtype == torch.float16 and model.logit_scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("arch", ["vit", "tiny-vit", "tiny-rn"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_global_features_are_the_same_bits_with_and_without_regions(arch, batch, tiny_clip):
+    """Runs with and without a local loss share them; so may evaluations."""
+    if arch == "vit":  # wide enough for products whose rounding depends on the number of rows
+        torch.manual_seed(0)
+        vision = {"layers": 2, "width": 256, "patch_size": 16, "image_size": 64}
+        text = {"context_length": 77, "vocab_size": 10, "width": 64, "heads": 1, "layers": 1}
+        visual, size = open_clip.CLIP(128, vision, text).eval().visual, 64
+    else:
+        visual, size = tiny_clip(arch).visual, tiny_clip(arch).image_size
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        alone, beside = (clip.image.encode_image(visual, images, local)[0]
+                         for local in (False, True))
+    assert torch.equal(alone, beside)

@@ -91,7 +91,7 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path):
     for k, expected in case["topk"].items():
         trainer.cfg.TRAINER.LOCOOP.TOPK = int(k)
         trainer.learner.ctx.grad = None
-        _, summary = trainer.loss(images, labels)
+        _, summary = trainer.loss(*trainer.parse_batch_train({"img": images, "label": labels}))
         for part in ("loss", "loss_id", "loss_en"):
             assert summary[part].item() == pytest.approx(expected[part], rel=1e-5, abs=1e-6), part
         summary["loss"].backward()
@@ -188,5 +188,6 @@ def test_lambda_zero_is_coop(golden, clip_file, tmp_path):
                                clip_file("tiny-vit"), lam=0.0)
         with torch.no_grad():
             trainer.learner.ctx.copy_(torch.from_numpy(arrays["c00/ctx0"]))
-        losses[name] = trainer.loss(images, labels)[1]["loss"].item()
+        inputs = trainer.parse_batch_train({"img": images, "label": labels})
+        losses[name] = trainer.loss(*inputs)[1]["loss"].item()
     assert losses["CoOp"] == pytest.approx(losses["LoCoOp"], rel=1e-6)

@@ -1,0 +1,161 @@
+"""Time of a study of 8 runs on the same images, against the 8 runs one after the other.
+
+LoCoOp with 4 lambdas and 2 Ks, ViT-B/16 with random weights (nothing is downloaded), ImageNet's
+class names, 16 context tokens, float32. Both sides take the step of this repository; both are
+timed from the first batch to the last, in turns within this process, and must end with the same
+contexts, bit by bit. Ratios are medians over the turns.
+
+What is shared is the image side: with few classes it is most of a step, with 1000 the text side,
+of which every run has its own, is the larger part. Hence two sizes. Images are noise in memory;
+reading and decoding them, which a study shares too, is not counted, nor is loading the model or
+writing checkpoints.
+
+    python benchmarks/sweep.py                   # 100 and 1000 classes, batch 32
+    python benchmarks/sweep.py --classes 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.train_step import build_clip, machine, print_table, ratio, seconds
+from cli import build_cfg, make_parser
+from clip import ClipModel, resolve_precision
+from datasets.classnames import imagenet_classnames
+from trainers.locoop import LoCoOp
+from trainers.side_by_side import SideBySide
+
+RESULTS = Path(__file__).parent / "results" / "sweep.json"
+LAMBDAS, K_SHARES = (0.1, 0.25, 0.5, 1.0), (0.1, 0.2)
+
+
+class Study:
+    """8 runs on `batches` batches of noise."""
+
+    def __init__(self, clip: ClipModel, classes: int, batch: int, batches: int, folder: str):
+        names = imagenet_classnames()
+        names = [names[i * len(names) // classes] for i in range(classes)]
+        loader = [{"img": torch.randn(batch, 3, 224, 224),
+                   "label": torch.randint(classes, (batch,))} for _ in range(batches)]
+        dataset = SimpleNamespace(classnames=names, train_x=[])
+        self.data = SimpleNamespace(
+            dataset=dataset, num_classes=classes, num_source_domains=0,
+            lab2cname=dict(enumerate(names)), train_loader_x=Loader(loader))
+        self.clip, self.folder = clip, folder
+        self.cfgs = [self._cfg(weight, max(1, round(share * classes)))
+                     for weight in LAMBDAS for share in K_SHARES]
+
+    def _cfg(self, weight: float, k: int):
+        return build_cfg(make_parser("").parse_args([
+            "--trainer", "LoCoOp", "--dataset", "imagenet", "--lambda_value", str(weight),
+            "--topk", str(k), "--output-dir", f"{self.folder}/{weight}_{k}", "OPTIM.MAX_EPOCH", "1",
+            "TEST.NO_TEST", "True", "USE_CUDA", "False", "VERBOSE", "False"]))
+
+    def one_by_one(self) -> tuple[dict[str, float], list[torch.Tensor]]:
+        """Seconds of the 8 runs, by clock, and their contexts."""
+        trainers = [Run(cfg, self) for cfg in self.cfgs]
+        return timed(lambda: [trainer.train() for trainer in trainers]), contexts(trainers)
+
+    def side_by_side(self) -> tuple[dict[str, float], list[torch.Tensor]]:
+        group = SideBySide()
+        members = [group.add(cfg.OUTPUT_DIR, cfg.OUTPUT_DIR,
+                             lambda beside, cfg=cfg: Run(cfg, self, beside)) for cfg in self.cfgs]
+        spent = timed(group.train)
+        for member in members:
+            if member.error is not None:
+                raise member.error
+        return spent, contexts([member.trainer for member in members])
+
+
+class Loader(list):
+    """Batches in memory."""
+
+    dataset = ()
+
+
+class Run(LoCoOp):
+    """A run of the study, on its data and its CLIP."""
+
+    def __init__(self, cfg, study: Study, beside: LoCoOp | None = None):
+        self.study = study
+        super().__init__(cfg, beside)
+
+    def build_data_manager(self):
+        return self.study.data
+
+    def load_clip(self) -> ClipModel:
+        self.precision = resolve_precision("fp32", self.device)
+        return self.study.clip
+
+    def save_model(self, *args, **kwargs) -> None:
+        """Nothing: little beside the steps of an epoch, much beside these few."""
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    start = time.perf_counter(), time.process_time()
+    work()
+    return {"wall": time.perf_counter() - start[0], "cpu": time.process_time() - start[1]}
+
+
+def contexts(trainers: list[LoCoOp]) -> list[torch.Tensor]:
+    return [trainer.learner.ctx.detach() for trainer in trainers]
+
+
+def measure(study: Study, repeats: int) -> dict:
+    """Seconds of every turn of both sides, wall clock and CPU."""
+    Run(study.cfgs[0], study).train()  # warms up
+    result: dict = {"wall": {}, "cpu": {}}
+    for _ in range(repeats):
+        ends = []
+        for kind in ("one_by_one", "side_by_side"):
+            spent, learned = getattr(study, kind)()
+            ends.append(learned)
+            for clock, value in spent.items():
+                result[clock].setdefault(kind, []).append(value)
+        if not all(map(torch.equal, *ends)):
+            raise AssertionError("side by side, a run did not end as it does alone")
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", default=[100, 1000])
+    add("--batch", type=int, default=32)
+    add("--batches", type=int, default=2, help="steps of every run in a turn (2)")
+    add("--repeats", type=int, default=3, help="turns (3)")
+    add("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clip, table, raw = build_clip(), [], {}
+    for classes in args.classes:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(Study(clip, classes, args.batch, args.batches, folder), args.repeats)
+        kinds = ("one_by_one", "side_by_side")
+        table.append([
+            f"8 runs of {args.batches} steps, one by one over side by side",
+            f"{classes} classes, batch {args.batch}",
+            *(f"{seconds(found, kind):.1f} s" for kind in kinds),
+            *(f"{ratio(found, *kinds, clock):.2f}" for clock in ("wall", "cpu")), ">= 2"])
+        raw[classes] = found
+    about = {**machine(), "threads": args.threads}
+    print_table(table)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": about, "rows": table, "raw": raw}, indent=1))
+    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Train and evaluate a study in one process: python sweep.py --trainers CoOp,LoCoOp --seeds 1,2,3.
+
+Runs that see the same images train side by side: every batch is loaded and encoded once for all
+of them. Each ends as train.py would have ended it alone, in a folder of its own. The study can be
+stopped and started again; finished runs are not repeated, failed ones do not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+import cli
+import eval_ood
+import train
+from cli import COMMON_FLAGS, build_cfg
+from dassl import distributed
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import RunLog, atomic_write, setup_logger, write_json
+from dassl.utils.errors import InputError
+from ood.results import read_results
+from ood.summary import only, summary_table
+from study import Run, counted, groups, listing, plan
+from trainers.run_folder import MARKER, RunState, locked, open_run
+from trainers.side_by_side import SideBySide, images_seen
+
+logger = logging.getLogger(__name__)
+
+Failures = dict[str, str]  # name of a run -> why it failed
+
+
+def main() -> None:
+    args = parse_args()
+    eval_ood.parse_args(["--scores", args.scores])  # a wrong name is told now, not after training
+    if distributed.world_size() > 1:
+        raise InputError("a study runs in one process: start sweep.py without torchrun")
+    runs = plan(args)
+    parts = groups(runs)
+    setup_logger()
+    logger.info("%s\n%s in %s", listing(parts), counted(len(runs), "run"),
+                counted(len(parts), "group"))
+    if args.dry_run:
+        return
+    failed: Failures = {}
+    try:
+        for number, part in enumerate(parts, 1):
+            train_group(part, f"group {number} of {len(parts)}", failed)
+        evaluated = [] if args.no_eval else [
+            run for run in runs if run.name not in failed and evaluate(run, args, failed)]
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}. Every run keeps its newest checkpoint; "
+                                "the same command goes on from there") from None
+    report(runs, evaluated, args, failed)
+    if failed:
+        reasons = [f"  {name}: {why}" for name, why in failed.items()]
+        total = counted(len(runs), "run")
+        raise InputError("\n".join([f"{len(failed)} of {total} failed:", *reasons]))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    known = ", ".join(TRAINER_REGISTRY.registered_names())
+    add("--trainers", type=words, required=True, help=f"separated by commas, of {known}")
+    add("--shots", type=whole_numbers, default=None, help="images a class, separated by commas")
+    add("--seeds", type=whole_numbers, default=[1], help="separated by commas (1)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE,...", help="a config key and the "
+        "values it takes; again for another key. TRAINER.*.KEY: of every trainer that has it")
+    for flag, text in COMMON_FLAGS.items():
+        add(f"--{flag}", default="", help=text)
+    add("--output-dir", default="output", help="folder of all runs (output)")
+    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
+    add("--scores", default="all", help="to evaluate, separated by commas (all)")
+    add("--no-eval", action="store_true", help="only train")
+    add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys of all runs")
+    return parser.parse_args()
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in words(text)]
+
+
+@contextmanager
+def isolated(name: str, failed: Failures) -> Iterator[None]:
+    """What goes wrong inside is told, and is the own trouble of the run called `name`."""
+    try:
+        yield
+    except Exception as error:
+        failed[name] = reason(error)
+        # A mistake of the user's is told in a sentence, one of ours with its place.
+        unexpected = None if isinstance(error, InputError) else error
+        logger.error("%s failed: %s", name, failed[name], exc_info=unexpected)
+
+
+def reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def train_group(runs: list[Run], title: str, failed: Failures) -> None:
+    """Train those runs of a group that are not finished."""
+    with ExitStack() as held:
+        states = {}
+        for run in runs:
+            with isolated(run.name, failed):
+                states[run.name] = opened(run, held)
+        train_left(runs, states, title, failed)
+
+
+def opened(run: Run, held: ExitStack) -> RunState:
+    """The state of a run, whose folder is held from now on."""
+    if run.seed is None:
+        return RunState.FINISHED
+    held.enter_context(locked(run.folder))
+    return open_run(run.cfg)
+
+
+def train_left(runs: list[Run], states: dict[str, RunState], title: str,
+               failed: Failures) -> None:
+    """Train those of a group's opened runs that are not finished."""
+    left = [run for run in runs
+            if states.get(run.name, RunState.FINISHED) is not RunState.FINISHED]
+    if not left:
+        return
+    logger.info("\n%s: %s", title, "; ".join(run.name for run in left))
+    if images_seen(left[0].cfg) is None:
+        with isolated(left[0].name, failed):
+            train.start(left[0].cfg, states[left[0].name])
+        setup_logger()
+    else:
+        train_together(left, states, failed)
+
+
+def train_together(runs: list[Run], states: dict[str, RunState], failed: Failures) -> None:
+    together, members = SideBySide(), {}
+    for run in runs:
+        with isolated(run.name, failed):
+            build = partial(train.begin, run.cfg, states[run.name])
+            members[run.name] = together.add(run.name, run.cfg.OUTPUT_DIR, build)
+    together.train()
+    for run in runs:
+        if run.name in members and members[run.name].error is None:
+            with isolated(run.name, failed):
+                train.finish(run.cfg)
+        elif run.name in members:
+            failed[run.name] = reason(members[run.name].error)
+
+
+def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
+    """Evaluate a run as eval_ood.py does it; whether its results are there."""
+    if run.seed is None:
+        flags = run.arguments
+    else:
+        flags = ["--model-dir", str(run.folder), *(["--root", args.root] if args.root else [])]
+    with isolated(run.name, failed):
+        options = eval_ood.parse_args(["--scores", args.scores, *flags, *run.pairs])
+        cfg = build_cfg(options)
+        if not has_results(cfg, options):
+            logger.info("evaluating %s", run.name)
+            log = RunLog(run.folder / eval_ood.LOG, run.name)
+            with locked(run.folder), closing(log), log:
+                eval_ood.evaluate(cfg, options)
+        return True
+    return False
+
+
+def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
+    """Whether the results of exactly this evaluation are there."""
+    folder = Path(cfg.OUTPUT_DIR)
+    results, marker = folder / "results.json", folder / MARKER
+    if not results.exists():
+        return False
+    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
+        return False
+    names, params = eval_ood.asked(options)
+    found = read_results(folder)["provenance"]
+    same_config = found.get("config") == cfg.dump(sort_keys=False)
+    return same_config and found.get("asked") == {"scores": names, **params}
+
+
+def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,
+           failed: Failures) -> None:
+    """Write the list of the runs and, if any were evaluated, print and write their table."""
+    folder = Path(args.output_dir, runs[0].folder.relative_to(args.output_dir).parts[0], args.name)
+    write_json([{
+        "run": run.name, "method": run.method, "seed": run.seed, "folder": str(run.folder),
+        "state": run.state, "failed": failed.get(run.name), "evaluated": run in evaluated,
+        "command": shlex.join(["bash", "scripts/train.sh", *run.arguments, *run.pairs]),
+    } for run in runs], folder / "runs.json")
+    logger.info("\nlist of the runs: %s", folder / "runs.json")
+    if not evaluated:
+        return
+    results: dict[str, list[dict]] = {}
+    for run in evaluated:
+        results.setdefault(run.method, []).append(read_results(run.folder))
+    with isolated("the table", failed):
+        results = results if args.scores == "all" else only(results, words(args.scores))
+        with atomic_write(folder / "summary.md") as file:
+            file.write(summary_table(results, markdown=True) + "\n")
+        logger.info("table:            %s\n\n%s", folder / "summary.md", summary_table(results))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,345 @@
+"""A study against its runs done one by one, through the real command line."""
+
+from __future__ import annotations
+
+# ruff: noqa: F401, F811 (fixtures are imported, then named as arguments)
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import cli
+import eval_ood
+import sweep
+import train
+from dassl.engine import TRAINER_REGISTRY, TrainerBase
+from tests.test_entry_points import call, script, told, world  # fixtures
+from trainers import run_folder
+from trainers.side_by_side import SideBySide, images_seen
+
+TIMES = ("time", "data", "eta", "epoch_time", "data_share")
+
+
+def study(world: Path, output: Path, trainers: str = "CoOp,LoCoOp") -> list[str]:
+    """Flags of a study of tiny runs: 8 or 12 images in batches of 4."""
+    return ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
+            "--config-file", f"{world}/CoOp/run.yaml", "--trainers", trainers,
+            "--output-dir", str(output), "--scores", "MCM"]
+
+
+SETTINGS = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "TRAINER.LOCOOP.TOPK", "2",
+            "TRAINER.*.N_CTX", "4", "TRAIN.PRINT_FREQ", "1"]
+
+
+def listed(output: Path) -> list[dict]:
+    return json.loads(next(output.rglob("runs.json")).read_text(encoding="utf-8"))
+
+
+def alone(call, row: dict, folder: Path) -> Path:
+    """The run of a row of runs.json, by train.py as the row says it, in another folder."""
+    words = shlex.split(row["command"])[2:]
+    words[words.index("--output-dir") + 1] = str(folder)
+    call(train, *words)
+    return folder
+
+
+def same(one, other) -> bool:
+    """Bit by bit, whatever a checkpoint holds."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def files(folder: Path) -> set[str]:
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    own = {name for name in names if name.startswith(
+        ("plots", "scores", "results", "detector", "eval_log"))}
+    return {name.partition(".tfevents")[0].partition("events.out")[0] for name in names - own}
+
+
+def assert_is_the_run_alone(folder: Path, reference: Path) -> None:
+    assert files(folder) == files(reference)
+    checkpoints = [torch.load(path / "prompt_learner/model.pth.tar-3", weights_only=True)
+                   for path in (folder, reference)]
+    assert {"state_dict", "optimizer", "scheduler", "rng"} <= checkpoints[0].keys()
+    assert same(*checkpoints)
+    assert metrics(folder) == metrics(reference) and len(metrics(folder)) >= 6
+    for name in ("split.json", "finished.json", "prompt_learner/checkpoint"):
+        assert (folder / name).read_text() == (reference / name).read_text(), name
+    configs = [run_folder.read_config(path) for path in (folder, reference)]
+    assert configs[0] | {"OUTPUT_DIR": ""} == configs[1] | {"OUTPUT_DIR": ""}
+
+
+def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
+    """Methods, shared and class-wise contexts, lambdas, Ks, learning rates and seeds, in two
+    groups; each run trained again by train.py."""
+    call(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--seeds", "1,2",
+         "--set", "TRAINER.*.CSC=False,True", "--set", "TRAINER.LOCOOP.LAMBDA=0.5,0.25",
+         "--set", "TRAINER.LOCOOP.TOPK=1,2", "--set", "OPTIM.LR=0.002,0.1", "--no-eval", *SETTINGS)
+    rows = listed(tmp_path / "out")
+    assert len(rows) == 2 * (2 * 2 + 2 * 2 * 2 * 2)
+    assert {row["state"] for row in rows} == {"finished"}
+    assert "40 runs in 2 groups" in capsys.readouterr().out
+    contexts = set()
+    for number, row in enumerate(rows):
+        if number % 3 and number not in (1, 2):
+            continue  # each third, and the first ones: every axis takes all its values
+        folder = Path(row["folder"])
+        reference = alone(call, row, tmp_path / "alone" / str(number))
+        assert_is_the_run_alone(folder, reference)
+        checkpoint = torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)
+        contexts.add(checkpoint["state_dict"]["ctx"].numpy().tobytes())
+    assert len(contexts) == len(list((tmp_path / "alone").iterdir())) > 12  # no two are the same
+
+
+def test_workers_change_nothing_in_it(world, call, tmp_path):
+    """Workers draw their seeds from the generators that each run has a state of."""
+    settings = [*SETTINGS, "DATALOADER.NUM_WORKERS", 2]
+    call(sweep, *study(world, tmp_path / "out"), "--shots", 3, "--no-eval", *settings)
+    for row in listed(tmp_path / "out"):
+        assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
+
+
+def test_a_study_by_the_script(world, call, tmp_path, capsys):
+    """The folders are train.py's own; the table has a row a method, zero-shot included."""
+    pairs = [*SETTINGS, "OPTIM.MAX_EPOCH", "3"]
+    arguments = [*study(world, tmp_path / "out", "ZeroshotCLIP,LoCoOp"), "--shots", "2",
+                 "--seeds", "1,2", "--set", "TRAINER.LOCOOP.LAMBDA=0.25,0.5"]
+    done = script(world, "sweep.sh", *arguments, *pairs)
+    assert "5 runs in 3 groups" in done.stdout and "LoCoOp, LAMBDA 0.5" in done.stdout
+    rows = listed(tmp_path / "out")
+    assert [row["evaluated"] for row in rows] == [True] * 5
+    assert rows[3]["run"] == "LoCoOp, LAMBDA 0.5, seed 1"
+    method = tmp_path / "out/pets/LoCoOp/run_2shots"
+    assert sorted(path.name for path in method.iterdir()) == [
+        "nctx4_cscFalse_ctpend", "nctx4_cscFalse_ctpend_lambda0.5"]
+    summary = (tmp_path / "out/pets/sweep/summary.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ")[:3] for line in summary.splitlines() if "MCM" in line]
+    assert cells[:3] == [["| ZeroshotCLIP", "1", "MCM"], ["| LoCoOp, LAMBDA 0.25", "2", "MCM"],
+                         ["| LoCoOp, LAMBDA 0.5", "2", "MCM"]]
+
+    # A run's files are its own, and its log is of it alone.
+    log = (method / "nctx4_cscFalse_ctpend/seed2/log.txt").read_text(encoding="utf-8")
+    assert "epoch [3/3] batch [2/2]" in log and "* accuracy" in log and "lambda0.5" not in log
+    assert log.count("Finish training") == 1 and "seed1" not in log
+    # train.py takes it for its own run; so does eval_ood.py.
+    command = shlex.split(rows[3]["command"])
+    call(train, *command[2:])
+    assert "finished before" in capsys.readouterr().out
+
+    # Again: nothing is trained or evaluated a second time, but for what is asked for anew.
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")
+              if path.name in ("results.json", "model.pth.tar-3", "log.txt")}
+    call(sweep, *arguments, *pairs)
+    out = capsys.readouterr().out
+    assert "evaluating" not in out and "LoCoOp, LAMBDA 0.5   2     MCM" in out
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    (Path(rows[3]["folder"]) / "results.json").unlink()
+    call(sweep, *arguments, *pairs)
+    assert capsys.readouterr().out.count("evaluating") == 1
+    options = ["--root", f"{world}/data", "--model-dir", rows[3]["folder"]]
+    call(eval_ood, *options, "--scores", "MCM", "--T", "2")
+    call(sweep, *arguments, *pairs)
+    assert "evaluating LoCoOp, LAMBDA 0.5, seed 1" in capsys.readouterr().out
+
+
+def test_images_are_loaded_and_encoded_once(world, call, tmp_path, monkeypatch):
+    """4 runs, 3 epochs of 2 batches, then the 12 test images in 3 batches."""
+    from clip import ClipModel
+
+    sizes, encode = [], ClipModel.encode_image
+
+    def counted(self, images, local=False):
+        sizes.append((len(images), local))
+        return encode(self, images, local)
+
+    monkeypatch.setattr(ClipModel, "encode_image", counted)
+    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval",
+                 "--set", "TRAINER.*.CSC=True,False"]
+    call(sweep, *arguments, *SETTINGS, "DATALOADER.TEST.BATCH_SIZE", 4)
+    assert sizes == [(4, True)] * 6 + [(4, False)] * 3
+
+
+def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, capsys):
+    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--set", "OPTIM.LR=0.002,1e30",
+                 "--set", "TRAINER.LOCOOP.TOPK=2,9", *SETTINGS]
+    message = told(sweep, *arguments)
+    assert "4 of 6 runs failed" in message and message.count("The loss is nan in epoch") == 2
+    assert message.count("between 1 and the number of classes") == 2
+    assert "[CoOp, OPTIM.LR 1e30, seed 1] failed: The loss is nan" in capsys.readouterr().out
+    rows = {row["run"]: row for row in listed(tmp_path / "out")}
+    good = [row for row in rows.values() if row["failed"] is None]
+    assert [row["method"] for row in good] == ["CoOp, OPTIM.LR 0.002",
+                                               "LoCoOp, OPTIM.LR 0.002, TOPK 2"]
+    for row in good:
+        assert row["evaluated"] and row["state"] == "finished"
+        assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["method"]))
+    bad = Path(rows["CoOp, OPTIM.LR 1e30, seed 1"]["folder"])
+    assert not (bad / "finished.json").exists()
+    assert "failed: The loss is nan" in (bad / "log.txt").read_text(encoding="utf-8")
+    summary = next((tmp_path / "out").rglob("summary.md")).read_text(encoding="utf-8")
+    assert "1e30" not in summary
+
+
+def test_an_error_of_ours_is_isolated_too(world, told, tmp_path, monkeypatch):
+    kind = TRAINER_REGISTRY.get("LoCoOp")
+    monkeypatch.setattr(kind, "loss", lambda *_: 1 / 0)
+    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    assert "1 of 2 runs failed" in message and "LoCoOp, seed 1: division by zero" in message
+    log = next(tmp_path.rglob("LoCoOp/**/log.txt")).read_text(encoding="utf-8")
+    assert "Traceback" in log and "ZeroDivisionError" in log
+
+
+def test_an_unreadable_image_fails_the_runs_that_read_it(world, told, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    for path in (tmp_path / "data/pets/train/cat").iterdir():
+        path.write_bytes(b"no image")
+    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS]
+    arguments[1] = str(tmp_path / "data")
+    message = told(sweep, *arguments)
+    assert "2 of 2 runs failed" in message and message.count("Cannot read the image") == 2
+
+
+def stopped_at(epoch: int, monkeypatch, kind=TrainerBase):
+    """Makes a run of `kind` stop before that epoch, from 0, as Ctrl-C does."""
+    before_epoch = kind.before_epoch
+
+    def stop(self):
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        before_epoch(self)
+
+    monkeypatch.setattr(kind, "before_epoch", stop)
+
+
+def test_a_stopped_study_goes_on_where_each_run_was(world, call, tmp_path, monkeypatch):
+    """One run two epochs ahead of the others, a study stopped after one, then begun again."""
+    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval",
+                 "--set", "TRAINER.LOCOOP.LAMBDA=0.25,1", *SETTINGS]
+    ahead = tmp_path / "out/pets/LoCoOp/run_2shots/nctx4_cscFalse_ctpend/seed1"
+    command = [*study(world, ahead)[:6], "--trainer", "LoCoOp", "--shots", 2, "--output-dir", ahead,
+               *[word.replace("*", "LOCOOP") for word in SETTINGS]]
+    for module, words, epoch, kind in ((train, command, 2, TRAINER_REGISTRY.get("LoCoOp")),
+                                       (sweep, arguments, 1, SideBySide)):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+            stopped_at(epoch, patch, kind)
+            call(module, *words)
+    notes = [path.read_text().strip()
+             for path in (tmp_path / "out").rglob("prompt_learner/checkpoint")]
+    assert sorted(notes) == ["model.pth.tar-1", "model.pth.tar-1", "model.pth.tar-2"]
+
+    passes = []
+    shared = SideBySide._share_pass
+    monkeypatch.setattr(SideBySide, "_share_pass", lambda self, members: (
+        passes.append(len(members)), shared(self, members)))
+    call(sweep, *arguments)
+    assert passes == [2, 3]  # epochs 2 and 3
+    for number, row in enumerate(listed(tmp_path / "out")):
+        assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / str(number)))
+
+
+def test_runs_in_other_random_states_share_no_pass(world, call, tmp_path, monkeypatch):
+    """A run that draws between two epochs sees, alone, other images from then on."""
+    kind, passes, shared = TRAINER_REGISTRY.get("LoCoOp"), [], SideBySide._share_pass
+
+    def draw(self):
+        if self.epoch == 1:
+            torch.rand(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "before_epoch", draw)
+        patch.setattr(SideBySide, "_share_pass", lambda self, members: (
+            passes.append(len(members)), shared(self, members)))
+        call(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+        assert passes == [2, 1, 1, 1, 1]
+        for row in listed(tmp_path / "out"):
+            assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
+
+
+def test_a_step_that_draws_cannot_share(world, told, tmp_path, monkeypatch):
+    kind = TRAINER_REGISTRY.get("LoCoOp")
+    loss = kind.loss
+    monkeypatch.setattr(kind, "loss", lambda *args: (torch.rand(1), loss(*args))[1])
+    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    assert "1 of 2 runs failed" in message
+    assert "LoCoOp, seed 1: this trainer's step draws" in message
+
+
+def test_clipn_shares_nothing(world, call, tmp_path, capsys):
+    arguments = [*study(world, tmp_path / "out", "CLIPN"), "--shots", 1, "--no-eval"]
+    arguments[arguments.index("--config-file") + 1] = f"{world}/CLIPN/run.yaml"
+    call(sweep, *arguments, "--seeds", "1,2", "--dry-run")
+    assert "2 runs in 2 groups" in capsys.readouterr().out
+    call(sweep, *arguments, "OPTIM.MAX_EPOCH", 1, "TEST.NO_TEST", True)
+    (row,) = listed(tmp_path / "out")
+    assert row["state"] == "finished" and row["failed"] is None
+    assert "bin_no" in (Path(row["folder"]) / "log.txt").read_text(encoding="utf-8")
+
+
+def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path, capsys):
+    call(sweep, *study(world, tmp_path / "out", "ZeroshotCLIP,CoOp"), "--shots", "1,2", "--seeds",
+         "1,2", "--set", "OPTIM.LR=0.1,0.2", "--set", "TRAINER.ZSCLIP.TEMPLATE=a {}.,the {}.",
+         "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "10 runs in 6 groups" and "ZeroshotCLIP, TEMPLATE the {}." in lines[3]
+    assert lines[1].endswith("out/pets/ZeroshotCLIP/run_templatea-.")
+
+
+def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
+    arguments = [*study(world, tmp_path / "out"), "--seeds", "0,1", "--shots", "1,2"]
+    call(sweep, *arguments, "--set", "TRAINER.LOCOOP.LAMBDA=0.25", "--set",
+         "TRAINER.*.N_CTX=4,16", "--dry-run")
+    out = capsys.readouterr().out
+    assert "16 runs in 4 groups" in out and out.count("4 runs, on the same images") == 4
+    assert out.count("  new ") == 16 and "LoCoOp, 2 shots, N_CTX 16, seed 0" in out
+    assert f"{tmp_path}/out/pets/CoOp/run_1shots/nctx4_cscFalse_ctpend/seed0\n" in out
+    assert "lambda" not in out  # the usual value, which train.py's folder stands for
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("extra, words", [
+    (["--trainers", "CoOp,LoCop"], "LoCoOp"),
+    (["--set", "OPTIM.LR"], "write KEY=VALUE"),
+    (["--set", "OPTIM.LRR=1,2"], "Nearest: OPTIM.LR"),
+    (["--set", "TRAINER.CLIPN.VARIANT=learnable"], "no trainer of this study (CoOp, LoCoOp) has"),
+    (["--set", "TRAINER.*.LAMDA=1"], "no trainer of this study (CoOp, LoCoOp) has TRAINER.*.LAMDA"),
+    (["--set", "TRAINER.LOCOOP.LAMDA=1"], "unknown setting TRAINER.LOCOOP.LAMDA"),
+    (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the study would have the folder"),
+    (["--seeds", "1,1"], "two runs of the study would have the folder"),
+    (["--scores", "MCN"], "MCM"),
+    (["OPTIM.LR"], "pairs of KEY VALUE"),
+])
+def test_bad_input_is_told_before_anything_is_done(world, told, tmp_path, extra, words):
+    assert words in told(sweep, *study(world, tmp_path / "out"), *extra)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_decides_which_images_a_run_sees(world, monkeypatch):
+    def seen(*words, trainer="CoOp"):
+        flags = [*study(world, world)[:6], "--trainer", trainer, "--output-dir", "x", *words]
+        return images_seen(cli.build_cfg(cli.make_parser("").parse_args(flags)))
+
+    usual = seen()
+    alike = [["OPTIM.LR", "1.0"], ["TRAINER.COOP.N_CTX", "4"], ["TRAINER.COOP.CSC", "True"],
+             ["OUTPUT_DIR", "y"], ["TRAIN.CHECKPOINT_FREQ", "2"], ["MODEL.INIT_WEIGHTS", "x"]]
+    assert all(seen(*words) == usual for words in alike) and seen(trainer="LoCoOp") == usual
+    other = [["--shots", "3"], ["--seed", "2"], ["--backbone", "RN50"], ["OPTIM.MAX_EPOCH", "9"],
+             ["DATALOADER.TRAIN_X.BATCH_SIZE", "3"], ["DATALOADER.NUM_WORKERS", "3"],
+             ["INPUT.TRANSFORMS", "['normalize']"], ["TRAINER.COOP.PREC", "fp32"],
+             ["DATASET.CLASSES", "cat"], ["--root", "elsewhere"]]
+    assert len({usual, *(seen(*words) for words in other)}) == 1 + len(other)
+    assert seen("--seed", "-1") is None
+    kind = TRAINER_REGISTRY.get("CoOp")
+    monkeypatch.setattr(kind, "forward_backward", lambda self, batch: None)
+    assert seen() is None  # a step of its own
