@@ -14,6 +14,8 @@ from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
+from datasets.check.findings import EVALUATION
+from datasets.check.layout import require_data
 from datasets.ood_sets import load_ood_sets
 from ood.calibration import TPR, calibrate, check_tpr
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
@@ -83,6 +85,7 @@ def asked(args: argparse.Namespace) -> tuple[str | list[str], dict[str, float]]:
 def evaluate(cfg, args: argparse.Namespace) -> None:
     """Score what `args`, of which `cfg` was built, name; the results go to the run's folder."""
     names, params = asked(args)
+    require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)

@@ -7,6 +7,8 @@ from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from dassl.utils.errors import InputError, NonFiniteLossError
+from datasets.check.findings import TRAINING
+from datasets.check.layout import require_data
 from trainers.run_folder import RunState, finish_run, locked, open_run, what_is_kept
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def start(cfg, state: RunState) -> None:
 
 def begin(cfg, state: RunState, **options):
     """The trainer of an opened run, built with `options`, the generators seeded for it."""
+    require_data(cfg, TRAINING)
     logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
     logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
     if cfg.SEED >= 0:

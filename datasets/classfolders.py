@@ -10,7 +10,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
 from datasets.classnames import report_classnames
 from datasets.fewshot import few_shot
-from datasets.folders import absolute, find_splits, no_folder, read_class_folders
+from datasets.folders import absolute, find_folder, find_splits, no_folder, read_class_folders
 
 
 class ClassFolders(DatasetBase):
@@ -22,19 +22,21 @@ class ClassFolders(DatasetBase):
     on the test images.
 
     Attributes:
+        default_folders: names of its folder, where DATASET.FOLDER gives none; the first that is
+            there counts.
         dataset_dir: the data set's folder.
         class_folders: folder names in label order (ImageNet: WordNet ids).
         held_out: images set apart for testing where no split is; empty otherwise.
     """
 
-    default_folder = ""
+    default_folders: Sequence[str] = ("",)
     held_out: Sequence[Datum] = ()
 
     def __init__(self, cfg):
-        folder = cfg.DATASET.FOLDER or self.default_folder
-        require_root(data_root(cfg), [folder])
-        self.dataset_dir = str(data_root(cfg) / folder)
-        self.splits = self.find_splits(Path(self.dataset_dir))
+        folder = self.locate(cfg)
+        require_root(data_root(cfg), [cfg.DATASET.FOLDER])
+        self.dataset_dir = str(folder)
+        self.splits = self.find_splits(folder)
         self.class_folders = self.choose_classes(cfg)
         names, source = self.name_classes(cfg)
         report_classnames(type(self).__name__, names, source)
@@ -46,7 +48,15 @@ class ClassFolders(DatasetBase):
             classnames=names,
         )
 
-    def find_splits(self, folder: Path) -> dict[str, Path]:
+    @classmethod
+    def locate(cls, cfg) -> Path:
+        """The data set's folder, or where it should be."""
+        names = [cfg.DATASET.FOLDER] if cfg.DATASET.FOLDER else cls.default_folders
+        found = (find_folder(data_root(cfg), name) for name in names)
+        return next(filter(None, found), data_root(cfg) / names[0])
+
+    @classmethod
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
         """The folders of ``train``, ``val`` and ``test``, of those that are there."""
         return find_splits(folder)
 

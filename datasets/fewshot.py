@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
 from dassl.utils.files import write_json
+
+logger = logging.getLogger(__name__)
 
 
 def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
@@ -36,8 +40,19 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     if num_shots == -1:
         return list(items)
     by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
+    _warn_of_small_classes(by_label, num_shots)
     sampler = DatasetBase(classnames=())
     return sampler.generate_fewshot_dataset(by_label, num_shots=num_shots, rng=random.Random(seed))
+
+
+def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
+    counts = Counter(f"{item.label} ({item.classname})" for item in items)
+    few = [name for name, count in counts.items() if count < num_shots]
+    if few:
+        logger.warning(
+            "%d of %d classes have fewer than %d training images and are taken whole, such as %s "
+            "with %d", len(few), len(counts), num_shots, few[0], counts[few[0]],
+        )
 
 
 def _check_request(num_shots: int, seed: int) -> None:

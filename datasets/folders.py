@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import Datum
@@ -17,6 +17,12 @@ IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 )
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # what else they are called, in small letters
+    "train": ("training", "trainset", "train_set", "ilsvrc2012_img_train", "train_images"),
+    "val": ("validation", "valid", "vali", "dev", "valset", "val_set", "ilsvrc2012_img_val",
+            "val_images"),
+    "test": ("testing", "eval", "testset", "test_set", "test_images"),
+}
 
 
 def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
@@ -34,20 +40,70 @@ def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
 def walk_images(folder: str | Path, recursive: bool = True) -> Iterator[str]:
     """As :func:`image_names`, one by one: folder by folder, sorted in each. Holds the names of
     folders and of one folder's files."""
+    for prefix, entries in walk(folder):
+        yield from sorted(prefix + name for name, is_dir in entries.items()
+                          if not is_dir and is_image(name))
+        if not recursive:
+            return
+
+
+def walk(
+    folder: str | Path, refused: Callable[[InputError], None] | None = None
+) -> Iterator[tuple[str, dict[str, bool]]]:
+    """The folder and all below it: posix path relative to it, and entries -> whether a folder.
+
+    The path is "" for the folder itself, else ends in a slash; parents come before what is in
+    them. Links are followed, no folder comes twice, hidden entries are skipped.
+
+    Args:
+        refused: told of each folder that cannot be listed, which is then left out.
+
+    Raises:
+        InputError: a folder cannot be listed, and nobody is told of it.
+    """
     visited = set()
     pending = deque([""])
     while pending:
         prefix = pending.popleft()
         path = os.path.join(folder, prefix)
-        entries = _entries(path)
+        try:
+            entries = _entries(path)
+        except InputError as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
         found = os.stat(path)
         if (found.st_dev, found.st_ino) in visited:
             continue
         visited.add((found.st_dev, found.st_ino))
-        yield from sorted(prefix + name for name, is_dir in entries.items()
-                          if not is_dir and is_image(name))
-        if recursive:
-            pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
+        yield prefix, entries
+        pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
+
+
+def find_folder(root: Path, name: str) -> Path | None:
+    """The folder ``root/name`` if it is there, else one whose name differs in upper and lower case.
+
+    ``name`` may have several parts, or be absolute.
+    """
+    if (root / name).is_dir() or os.path.isabs(name):
+        return root / name if (root / name).is_dir() else None
+    found = root
+    for part in Path(name).parts:
+        if not (found / part).is_dir():
+            entries = _entries(found) if found.is_dir() else {}
+            alike = sorted(entry for entry, is_dir in entries.items()
+                           if is_dir and entry.lower() == part.lower())
+            if not alike:
+                return None
+            part = alike[0]
+        found /= part
+    return found
+
+
+def holds_images(folder: str | Path) -> bool:
+    """Whether there is an image in the folder or below it; looks no further than the first."""
+    return any(True for _ in walk_images(folder))
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
@@ -98,6 +154,14 @@ def _no_class_folders(split: Path, loose: list[str]) -> InputError:
         "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
         "moves each of the 50,000 files into its nXXXXXXXX folder."
     )
+
+
+def split_meant(name: str) -> str | None:
+    """The split that a folder of another name seems to be: ``Val`` and ``validation`` are val."""
+    if name in SPLITS:
+        return None
+    return next((split for split, others in SPLIT_NAMES.items()
+                 if name.lower() == split or name.lower() in others), None)
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -10,13 +10,19 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils.errors import InputError
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
-from datasets.folders import SPLITS, absolute, class_folders, in_all, require_folders, some
+from datasets.folders import (
+    SPLITS,
+    absolute,
+    class_folders,
+    in_all,
+    require_folders,
+    some,
+    split_meant,
+    walk,
+)
 from datasets.holdout import hold_out
 
 logger = logging.getLogger(__name__)
-
-# Folders that are no class but a split under another name.
-MISTAKEN = ("training", "valid", "validation", "testing", "eval", "dev")
 
 
 @DATASET_REGISTRY.register()
@@ -33,7 +39,8 @@ class ImageFolder(ClassFolders):
         self._share = cfg.DATASET.VAL_PERCENT
         super().__init__(cfg)
 
-    def find_splits(self, folder: Path) -> dict[str, Path]:
+    @classmethod
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
         undivided = _undivided(folder)
         return {"train": undivided} if undivided else super().find_splits(folder)
 
@@ -81,7 +88,14 @@ def _undivided(folder: Path) -> Path | None:
         return None
     places = (folder / "images" / "train", folder / "train", folder / "images", folder)
     found = next((place for place in places if place.is_dir()), None)
-    mistaken = [name for name in (class_folders(found) if found else ()) if name.lower() in MISTAKEN]
+    mistaken = [name for name in (class_folders(found) if found else ()) if split_meant(name)]
+    beside = next(walk(found.parent))[1] if found and found.name == "train" else {}
+    passed_over = sorted(name for name, is_dir in beside.items() if is_dir and split_meant(name))
+    if passed_over:
+        raise InputError(
+            f"{absolute(found.parent / passed_over[0])} would be passed over, and a part of train/ "
+            "held out for testing instead. If it is a part of the data set, call it val or test"
+        )
     if mistaken:
         raise InputError(
             f"{absolute(found / mistaken[0])} would be taken for a class called {mistaken[0]!r}. If "

@@ -23,7 +23,7 @@ VAL_IMAGES_PER_CLASS = 50
 
 @DATASET_REGISTRY.register()
 class ImageNet(ClassFolders):
-    """``<ROOT>/imagenet/images/{train,val}/nXXXXXXXX/``; ``val`` is the test set.
+    """``<ROOT>/imagenet/[images/]{train,val}/nXXXXXXXX/``; ``val`` is the test set.
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
     ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else ``classnames.txt`` in the data
@@ -33,7 +33,11 @@ class ImageNet(ClassFolders):
     TEST.FINAL_MODEL best_val chose the model on the test images.
     """
 
-    default_folder = "imagenet"
+    # In any case of letters; the later ones are Kaggle's, OpenOOD's, and what users call it.
+    default_folders = (
+        "imagenet", "ILSVRC/Data/CLS-LOC", "images_largescale/imagenet_1k", "imagenet-1k",
+        "imagenet_1k", "imagenet1k", "imagenet2012", "ILSVRC2012", "ILSVRC-2012",
+    )
 
     def __init__(self, cfg):
         super().__init__(cfg)

@@ -10,44 +10,64 @@ from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
-from datasets.folders import absolute, contents, image_names
+from datasets.folders import absolute, contents, find_folder, image_names
 
 logger = logging.getLogger(__name__)
 
 OOD_LABEL = -1
 TAKEN = ("average", "ID")  # names that the results give to rows of their own
+# Under the root, or under one of these in it: where the public projects gather their OOD sets.
+GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
 
 
 def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     """List every OOD set of ``cfg.OOD.SETS``, in its order, images sorted by path, label -1.
 
-    The first of FOLDERS that exists under DATASET.ROOT is taken, with all its subfolders. A set
-    with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one, is
-    easily taken for the curated 10,000.
+    The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
+    GATHERED folders, with all its subfolders; names are matched in any case of letters where none
+    matches as written. A set with no FOLDERS is left out. A count other than IMAGES is warned of:
+    Places365, for one, is easily taken for the curated 10,000.
 
     Raises:
         InputError: a set's name is unfit for the results, no set is configured, none of a set's
             folders exists (all such sets are listed with the paths tried), or a folder holds no
             images.
     """
+    found = locate_ood_sets(cfg)
+    missing = {name: cfg.OOD.SETS[name].FOLDERS for name, folder in found.items() if folder is None}
+    if missing:
+        root = data_root(cfg)
+        require_root(root, [folder for folders in missing.values() for folder in folders])
+        raise _not_found(root, missing)
+    return {
+        name: _read(name, folder, cfg.OOD.SETS[name].get("IMAGES", 0))
+        for name, folder in found.items()
+    }
+
+
+def locate_ood_sets(cfg) -> dict[str, Path | None]:
+    """The folder of every OOD set of ``cfg.OOD.SETS``, None where none of its FOLDERS exists.
+
+    Raises:
+        InputError: a set's name is unfit for the results, or no set is configured.
+    """
     # Here, not when the results are written: that is hours later.
     _check_names(cfg.OOD.SETS)
-    wanted = {name: entry for name, entry in cfg.OOD.SETS.items() if _folders(name, entry)}
-    if not wanted:
+    wanted = {name: _folders(name, entry) for name, entry in cfg.OOD.SETS.items()}
+    if not any(wanted.values()):
         raise InputError(
             "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
             "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
         )
     root = data_root(cfg)
-    found = {name: _find(root, entry.FOLDERS) for name, entry in wanted.items()}
-    missing = {name: wanted[name].FOLDERS for name, folder in found.items() if folder is None}
-    if missing:
-        require_root(root, [folder for folders in missing.values() for folder in folders])
-        raise _not_found(root, missing)
-    return {
-        name: _read(name, folder, wanted[name].get("IMAGES", 0))
-        for name, folder in found.items()
-    }
+    return {name: next(iter(places(root, folders)), None)
+            for name, folders in wanted.items() if folders}
+
+
+def places(root: Path, folders: Sequence[str]) -> list[Path]:
+    """All folders that a set may be meant by, the one that is taken first."""
+    tried = (find_folder(root / above, folder) for above in ("", *GATHERED) for folder in folders)
+    return [folder for folder in tried if folder is not None]
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -68,10 +88,6 @@ def _folders(name: str, entry) -> Sequence[str]:
             f"the expected count:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
         )
     return folders
-
-
-def _find(root: Path, folders: Sequence[str]) -> Path | None:
-    return next((root / folder for folder in folders if (root / folder).is_dir()), None)
 
 
 def _not_found(root: Path, missing: dict[str, Sequence[str]]) -> InputError:

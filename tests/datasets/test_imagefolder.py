@@ -176,6 +176,12 @@ def test_bad_trees_are_refused(tree, build, case):
         build(FOLDER="pets")
 
 
+def test_a_split_under_another_name_is_not_passed_over(tree, build):
+    tree({"pets/train/cat": 2, "pets/Validation/cat": 2})
+    with pytest.raises(InputError, match="Validation would be passed over.*call it val or test"):
+        build(FOLDER="pets")
+
+
 def test_training_class_without_images_is_refused(tree, build):
     tree({"train/cat": 0, "val/cat": 1})
     with pytest.raises(InputError, match="hold no images: cat"):
