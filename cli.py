@@ -41,6 +41,9 @@ COMMON_FLAGS = {  # of entry points of one run and of many
     "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's name where there is "
               f"such a file, else {DEFAULT_CONFIGS[0]})",
     "config-file": "its path, instead of the name",
+    "id-data": "folder of your ID images: with train/ and val/ or test/ in it, a folder for each "
+               "class in these; or of class folders alone, then a part of each class is held out "
+               "for testing",
     "backbone": "CLIP: OpenAI name, open_clip model/tag or file",
 }
 
@@ -53,13 +56,7 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
-    for flag, text in COMMON_FLAGS.items():
-        add(f"--{flag}", default="", help=text)
-    add("--id-data", default="", metavar="FOLDER", help="your ID images: a folder with train/ and "
-        "val/ or test/ in it, a folder for each class in these; or of class folders alone, then a "
-        "part of each class is held out for testing")
-    add("--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
-        "yours, any folder of images, instead of the data set's; give it once for each")
+    add_data_flags(parser)
     add("--shots", type=int, default=None, help="images a class; -1 for all")
     add("--seed", type=int, default=None, help="0 is a seed like any other; -1 for none (1)")
     add("--output-dir", default="", help="(output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)")
@@ -72,6 +69,15 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     else:
         parser.set_defaults(opts=[])
     return parser
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Data and model, the flags of entry points of one run and of many."""
+    for flag, text in COMMON_FLAGS.items():
+        parser.add_argument(f"--{flag}", default="", help=text)
+    parser.add_argument(
+        "--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
+        "yours, any folder of images, instead of the data set's; give it once for each")
 
 
 def _trainer_flags() -> dict[str, dict[str, str]]:
@@ -232,7 +238,8 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
         use_id_folder(cfg, args.id_data)
         if not (args.model_dir or args.dataset or args.dataset_config_file):
             cfg.OOD.SETS = CfgNode(new_allowed=True)
-            cfg.DATASET.ROOT = args.root or "."  # what paths in the results are relative to
+            # What paths in the results are relative to, wherever a command is started.
+            cfg.DATASET.ROOT = args.root or os.path.dirname(cfg.DATASET.FOLDER)
     if args.ood_data:
         use_ood_folders(cfg, args.ood_data)
 
@@ -315,8 +322,13 @@ def _check_ranges(cfg: CfgNode) -> None:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a cluster sends it to end a job."""
+
+
 def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise kind(f"stopped by {signal.Signals(number).name}")
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
@@ -347,7 +359,7 @@ def run(main: Callable[[], None]) -> None:
         distributed.shutdown()
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
-        sys.exit(128 + (signal.SIGTERM if signal.SIGTERM.name in str(stop) else signal.SIGINT))
+        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
         where = distributed.name_of_rank()
         if not distributed.first_to_fail():

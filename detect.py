@@ -31,6 +31,9 @@ from ood.scores import SCORES, get_scores
 from ood.verdicts import open_verdict_files
 
 SHOW_PROGRESS_FROM = 100  # images
+# Flags that only a run without a saved detector reads.
+IDLE = ("root", "trainer", "dataset", "dataset_config_file", "config", "config_file", "id_data",
+        "ood_data", "shots", "seed", "output_dir", "load_epoch")
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
@@ -92,13 +95,26 @@ def parse_args() -> argparse.Namespace:
 
 def find_detector(args: argparse.Namespace) -> Detector:
     """Saved by an evaluation, made of class names, or of a run that has not been evaluated."""
+    saved = bool(args.model_dir) and Path(args.model_dir, FILE).exists()
+    if args.classes or saved:
+        refuse_idle_flags(args)
     if args.classes:
         return Detector.zero_shot(
             read_class_list(args.classes), args.backbone or DEFAULT_BACKBONE,
             args.template or DEFAULT_TEMPLATE, args.activation, args.score)
-    if Path(args.model_dir, FILE).exists():
+    if saved:
         return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
     return uncalibrated(args)
+
+
+def refuse_idle_flags(args: argparse.Namespace) -> None:
+    """A detector that needs no trainer has nothing to ask the flags of one."""
+    idle = [flag for flag in IDLE if getattr(args, flag) not in (None, "", [])]
+    if idle:
+        what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
+        raise InputError(
+            f"--{idle[0].replace('_', '-')} has no effect with {what}: leave it out"
+            + ("" if args.classes else f", or remove {FILE} there to build the run's model again"))
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:

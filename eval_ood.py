@@ -71,20 +71,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
-    names, params = asked(args)
-    score_parameters(get_scores(names), params)
+    score_parameters(get_scores(asked(args)["scores"]), asked(args)["parameters"])
     return args
 
 
-def asked(args: argparse.Namespace) -> tuple[str | list[str], dict[str, float]]:
-    """The names of the scores that `args` ask for, or "all", and the parameters of scores."""
+def asked(args: argparse.Namespace) -> dict:
+    """What `args` ask for, beside the config: the names of scores, or "all", their parameters, ..."""
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
-    return names, {"temperature": args.temperature, "local_weight": args.local_weight}
+    return {
+        "scores": names, "features_local": args.features_local, "load_epoch": args.load_epoch,
+        "parameters": {"temperature": args.temperature, "local_weight": args.local_weight},
+    }
 
 
 def evaluate(cfg, args: argparse.Namespace) -> None:
     """Score what `args`, of which `cfg` was built, name; the results go to the run's folder."""
-    names, params = asked(args)
+    names, params = asked(args)["scores"], asked(args)["parameters"]
     require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
     if cfg.SEED >= 0:
@@ -95,7 +97,8 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     scores = offered_scores(names, trainer.model.provides)
     store = feature_store(args, cfg, trainer)
     provenance = trainer.provenance()
-    provenance["comparable"]["scores"] = score_parameters(scores, params)
+    provenance["comparable"] |= {
+        "scores": score_parameters(scores, params), "load_epoch": args.load_epoch}
     if store is not None and store.local and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
@@ -111,9 +114,11 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
                          f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip())
     recipe = recipe_of(trainer, evaluation.classes, provenance["comparable"]["scores"])
     recipe = recipe.calibrated(inside.scores, args.tpr, of)
+    # From here on the old results are half replaced.
+    Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_recipe(cfg.OUTPUT_DIR, recipe)
     provenance |= {
-        "asked": {"scores": names, "features_local": args.features_local, **params},
+        "asked": asked(args),
         "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped,
         "features_read": evaluation.read, "classnames": list(trainer.dm.dataset.classnames),
         "versions": versions(), "git": git_state(),

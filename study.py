@@ -141,6 +141,7 @@ def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis],
              fixed: list[tuple[str, str]]) -> list[Run]:
     common = [word for flag in COMMON_FLAGS if (value := getattr(args, flag.replace("-", "_")))
               for word in (f"--{flag}", value)]
+    common += [word for folder in args.ood_data for word in ("--ood-data", folder)]
     common += ["--trainer", trainer]
     fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
     axes = [(own, values) for key, values in axes if (own := own_key(key, trainer))]

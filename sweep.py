@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 import cli
 import eval_ood
 import train
-from cli import COMMON_FLAGS, build_cfg
+from cli import DEFAULT_DATASET, add_data_flags, build_cfg
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, setup_logger, write_json
@@ -57,8 +57,9 @@ def main() -> None:
         evaluated = [] if args.no_eval else [
             run for run in runs if run.name not in failed and evaluate(run, args, failed)]
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}. Every run keeps its newest checkpoint; "
-                                "the same command goes on from there") from None
+        first = (str(stop) or "stopped").partition(". ")[0]  # a run by itself says what it keeps
+        raise type(stop)(f"{first}. Every run keeps its newest checkpoint; the same command goes "
+                         "on from there") from None
     report(runs, evaluated, args, failed)
     if failed:
         reasons = [f"  {name}: {why}" for name, why in failed.items()]
@@ -75,8 +76,7 @@ def parse_args() -> argparse.Namespace:
     add("--seeds", type=whole_numbers, default=[1], help="separated by commas (1)")
     add("--set", action="append", default=[], metavar="KEY=VALUE,...", help="a config key and the "
         "values it takes; again for another key. TRAINER.*.KEY: of every trainer that has it")
-    for flag, text in COMMON_FLAGS.items():
-        add(f"--{flag}", default="", help=text)
+    add_data_flags(parser)
     add("--output-dir", default="output", help="folder of all runs (output)")
     add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
     add("--scores", default="all", help="to evaluate, separated by commas (all)")
@@ -166,7 +166,8 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
     if run.seed is None:
         flags = run.arguments
     else:
-        flags = ["--model-dir", str(run.folder), *(["--root", args.root] if args.root else [])]
+        # The OOD sets of today's flags and YAML, as of the runs without training.
+        flags = ["--model-dir", str(run.folder), *data_flags(args)]
     with isolated(run.name, failed):
         kept = ["--features-local"] if args.features_local else []
         options = eval_ood.parse_args(["--scores", args.scores, *kept, *flags, *run.pairs])
@@ -180,6 +181,15 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
     return False
 
 
+def data_flags(args: argparse.Namespace) -> list[str]:
+    """The flags that say which data the study is on."""
+    named = args.dataset or args.dataset_config_file or args.id_data
+    flags = {"--root": args.root, "--dataset": args.dataset if named else DEFAULT_DATASET,
+             "--dataset-config-file": args.dataset_config_file, "--id-data": args.id_data}
+    chosen = [(flag, value) for flag, value in flags.items() if value]
+    return [word for pair in chosen + [("--ood-data", f) for f in args.ood_data] for word in pair]
+
+
 def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
     """Whether the results of exactly this evaluation are there."""
     folder = Path(cfg.OUTPUT_DIR)
@@ -188,11 +198,9 @@ def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
         return False
     if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
         return False
-    names, params = eval_ood.asked(options)
     found = read_results(folder)["provenance"]
     same_config = found.get("config") == cfg.dump(sort_keys=False)
-    asked = {"scores": names, "features_local": options.features_local, **params}
-    return same_config and found.get("asked") == asked
+    return same_config and found.get("asked") == eval_ood.asked(options)
 
 
 def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,

@@ -50,7 +50,7 @@ def start(cfg, state: RunState) -> None:
     try:
         begin(cfg, state).train()
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
+        raise type(stop)(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
     except NonFiniteLossError as error:
         raise NonFiniteLossError(
             f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "

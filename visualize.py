@@ -59,7 +59,7 @@ def choose_k(asked: str | None, trainer) -> int:
     classes = len(trainer.dm.dataset.classnames)
     if asked is not None and not asked.isdecimal():
         raise InputError(f"--topk {asked!r}: K is a whole number of classes")
-    k = int(asked) if asked else trainer.settings.get("TOPK", suggest_top_k(classes))
+    k = int(asked) if asked else getattr(trainer, "top_k", suggest_top_k(classes))
     check_top_k(k, classes)
     return k
 

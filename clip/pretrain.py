@@ -38,7 +38,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from clip.image import encode_image
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
 
 CONTEXT_LENGTH = 77
@@ -405,7 +405,5 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
 
 if __name__ == "__main__":
-    try:
+    with in_a_sentence():
         main()
-    except InputError as error:
-        sys.exit(f"error: {error}")

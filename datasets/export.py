@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pathlib import Path
 from torchvision import datasets as tv
 from tqdm import tqdm
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import write_errors_named
 from datasets.folders import absolute, image_names
 
@@ -142,7 +141,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with in_a_sentence():
         main()
-    except InputError as error:
-        sys.exit(f"error: {error}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
 from ood import tables
 from ood.averages import Spread, mean_and_spread, outlying_seeds
@@ -232,7 +232,7 @@ COMPARISON_NOTE = (
 def main() -> None:
     """Print the table of all runs under the given folders, and save it if asked."""
     args = _parser().parse_args()
-    try:
+    with in_a_sentence():
         groups = gather(args.folders)
         groups = only(groups, args.scores.split(",")) if args.scores else groups
         summary = summarise(groups, args.resamples, args.seed)
@@ -241,8 +241,6 @@ def main() -> None:
         _save(summary, args)
         if args.compare:
             _print_comparison(groups, args)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

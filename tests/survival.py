@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 
-def train_until_killed(arguments: list[str]) -> None:
-    """`python train.py ARGUMENTS`, quiet, on one thread."""
+def train_until_killed(arguments: list[str], told: str) -> None:
+    """`python train.py ARGUMENTS` on one thread; what it says on stderr goes to the file `told`."""
     import torch
 
     import cli
@@ -14,5 +14,5 @@ def train_until_killed(arguments: list[str]) -> None:
 
     torch.set_num_threads(1)
     sys.argv = ["train.py", *arguments]
-    sys.stdout = sys.stderr = open("/dev/null", "w")
+    sys.stdout, sys.stderr = open("/dev/null", "w"), open(told, "w", buffering=1)
     cli.run(train.main)

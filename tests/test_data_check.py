@@ -143,7 +143,7 @@ def test_own_folders_by_flags(data, exit_code, capsys):
     own = ["--id-data", "data/imagenet/images/train", "--seed", "1"]
     assert exit_code(*own, "--ood-data", "data/SUN") == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if "ID train" in line)
-    assert row[2:] == ["data/imagenet/images/train", "4", "12", "-", "ok"]
+    assert row[2:] == ["train", "4", "12", "-", "ok"]
     assert exit_code(*own) == 1  # nothing to evaluate against
     assert "--ood-data FOLDER" in capsys.readouterr().out
 

@@ -42,13 +42,16 @@ def arguments(tmp_path_factory, clip_file):
 
 
 @pytest.fixture(scope="module")
-def processes():
+def processes(tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.survival", "train", "tensorboard"])
 
     def start(*flags):
-        process = context.Process(target=train_until_killed, args=(list(map(str, flags)),))
+        told = tmp_path_factory.mktemp("told") / "stderr"
+        process = context.Process(
+            target=train_until_killed, args=(list(map(str, flags)), str(told)))
         process.start()
+        process.told = lambda: told.read_text(encoding="utf-8")
         return process
 
     return start
@@ -60,7 +63,7 @@ def undisturbed(arguments, processes, tmp_path_factory):
     folder, start = tmp_path_factory.mktemp("undisturbed"), time.perf_counter()
     process = processes(*arguments, "--output-dir", folder)
     process.join()
-    assert process.exitcode == 0
+    assert process.exitcode == 0, process.told()
     return folder, time.perf_counter() - start
 
 
@@ -78,6 +81,22 @@ def same(one, two) -> bool:
     return one == two
 
 
+def test_killed_with_workers_alive_it_can_be_started_again_at_once(
+        arguments, processes, tmp_path):
+    """The workers outlive a killed run by seconds; they must not hold its folder."""
+    flags = [*arguments, "--output-dir", tmp_path, "DATALOADER.NUM_WORKERS", "2"]
+    first = processes(*flags, "OPTIM.MAX_EPOCH", "1000")
+    while not (tmp_path / "prompt_learner/checkpoint").exists():
+        assert first.is_alive(), first.told()
+        time.sleep(0.02)
+    first.kill()
+    first.join()
+    second = processes(*flags, "OPTIM.MAX_EPOCH", "1000")
+    second.join(4)
+    assert second.is_alive(), second.told()
+    second.kill()
+
+
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(
         arguments, processes, undisturbed, tmp_path):
     """kill -9; context, optimiser, schedule and random state, bit by bit."""
@@ -93,7 +112,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(
             process.join()
             kills += 1
         else:
-            assert process.exitcode == 0
+            assert process.exitcode == 0, process.told()
             if kills < KILLS:  # done too soon: again from the start, to be killed some more
                 subprocess.run(["rm", "-r", *map(str, tmp_path.iterdir())], check=True)
     assert kills >= KILLS
@@ -139,6 +158,7 @@ def test_one_process_a_folder(tmp_path, processes, arguments):
         process = processes(*arguments, "--output-dir", tmp_path)
         process.join()
         assert process.exitcode == 1
+        assert "error: another process is training or evaluating in" in process.told()
         with pytest.raises(InputError, match="another process is training or evaluating"):
             with locked(tmp_path):
                 pass

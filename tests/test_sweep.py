@@ -192,6 +192,17 @@ def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, c
     assert "1e30" not in summary
 
 
+def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path, monkeypatch):
+    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--scores", "MCM",
+                 *SETTINGS, "TRAINER.LOCOOP.TOPK", "0"]
+    call(sweep, *arguments)
+    assert {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
+    evaluated = []
+    monkeypatch.setattr(sweep.eval_ood, "evaluate", lambda cfg, args: evaluated.append(cfg))
+    call(sweep, *arguments)
+    assert not evaluated and {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
+
+
 def test_an_error_of_ours_is_isolated_too(world, told, tmp_path, monkeypatch):
     kind = TRAINER_REGISTRY.get("LoCoOp")
     monkeypatch.setattr(kind, "loss", lambda *_: 1 / 0)

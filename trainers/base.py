@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -164,7 +165,7 @@ class ClipTrainer(TrainerX):
         training = {
             "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
-            "transforms": list(cfg.INPUT.TRANSFORMS),
+            "transforms": list(cfg.INPUT.TRANSFORMS), "init_weights": cfg.MODEL.INIT_WEIGHTS,
         }
         return {
             "comparable": {
@@ -172,7 +173,8 @@ class ClipTrainer(TrainerX):
                 "training": training if self.get_model_names() else None,
                 "weights_hash": clip.weights_hash, "activation": clip.activation,
                 "precision": self.precision.name,
-                "dataset": cfg.DATASET.NAME, "classnames_hash": classnames_hash(names),
+                "dataset": cfg.DATASET.NAME, "folder": os.path.basename(cfg.DATASET.FOLDER),
+                "classnames_hash": classnames_hash(names),
                 "num_classes": len(names),
                 "transform": {
                     "size": list(cfg.INPUT.SIZE), "interpolation": cfg.INPUT.INTERPOLATION,

@@ -223,7 +223,9 @@ class CLIPN(ClipTrainer):
 
     def provenance(self) -> dict[str, object]:
         hash_ = weights_hash(self.encoder.state_dict())
-        return super().provenance() | {"no_encoder": {"file": self._loaded_from, "hash": hash_}}
+        facts = super().provenance() | {"no_encoder": {"file": self._loaded_from, "hash": hash_}}
+        facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
+        return facts
 
 
 class TwoBranchCLIP(PromptedCLIP):

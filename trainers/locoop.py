@@ -46,17 +46,24 @@ class LoCoOp(PromptTrainer):
 
     def build_model(self) -> None:
         if self.settings.TOPK == 0:
-            self.cfg.defrost()  # as results and region maps should say it
-            self.settings.TOPK = suggest_top_k(self.num_classes)
-            self.cfg.freeze()
             logger.info(
                 "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for this "
                 "data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
-                self.settings.TOPK, self.num_classes, self.settings.LAMBDA)
+                self.top_k, self.num_classes, self.settings.LAMBDA)
         super().build_model()
 
+    @property
+    def top_k(self) -> int:
+        """K, the preset where none is asked for."""
+        return self.settings.TOPK or suggest_top_k(self.num_classes)
+
+    def provenance(self) -> dict[str, object]:
+        facts = super().provenance()
+        facts["comparable"]["settings"]["TOPK"] = self.top_k
+        return facts
+
     def before_train(self) -> None:
-        check_top_k(self.settings.TOPK, self.num_classes)
+        check_top_k(self.top_k, self.num_classes)
         super().before_train()
 
     def loss(
@@ -65,7 +72,7 @@ class LoCoOp(PromptTrainer):
         text, scale = self.model.text_features(), self.model.scale
         similarity = cosines(features, text)
         loss_id = mean_over_ranks(F.cross_entropy(scale * similarity, labels, reduction="none"))
-        loss_en = ood_regularisation(regions, text, labels, scale, self.settings.TOPK)
+        loss_en = ood_regularisation(regions, text, labels, scale, self.top_k)
         total = loss_id + self.settings.LAMBDA * loss_en
         return similarity, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
 

@@ -28,7 +28,7 @@ def recipe_of(
         clip=describe_clip(trainer.model.clip), transform=_transform(trainer.cfg),
         precision=trainer.precision.name, parameters=parameters,
         score=trainer.SCORE if trainer.SCORE in parameters else next(iter(parameters)),
-        top_k=trainer.settings.get("TOPK") or suggest_top_k(len(names)),
+        top_k=getattr(trainer, "top_k", 0) or suggest_top_k(len(names)),
         origin={
             "trainer": type(trainer).__name__, "seed": trainer.cfg.SEED,
             "settings": facts["comparable"]["settings"], "dataset": trainer.cfg.DATASET.NAME,

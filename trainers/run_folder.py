@@ -16,7 +16,8 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import (
-    atomic_write, flatten, mkdir_if_missing, named_checkpoint, read_json, write_errors_named,
+    atomic_write, flatten, mkdir_if_missing, named_checkpoint, read_json, remove_leftovers,
+    write_errors_named,
 )
 from dassl.utils.errors import InputError
 
@@ -66,8 +67,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
                 f"another process is training or evaluating in {folder}: wait for it, stop it, or "
                 "choose another --output-dir"
             ) from error
-    for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(folder)
 
 
 def open_run(cfg: CfgNode) -> RunState:

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -137,7 +137,12 @@ class SideBySide(TrainerBase):
         if self.going:
             first = self.going[0].trainer
             # Read by those alone that test their model (TEST.NO_TEST).
-            shared = EncodedOnce(lambda: first.dm.test_loader, partial(first.encode, local=False))
+
+            def encode(batch: dict) -> dict:
+                with first.memory_of("a test batch", "TEST"):
+                    return first.encode(batch, local=False)
+
+            shared = EncodedOnce(lambda: first.dm.test_loader, encode)
             for member in self.going:
                 member.trainer.test_loader = shared
         self._all(self.going, "after_train")
@@ -169,7 +174,8 @@ class SideBySide(TrainerBase):
             batches = batches_for(first.train_loader_x, first.device)
             for number, (batch, waited) in enumerate(timed(batches)):
                 if has_images(batch):
-                    batch = first.encode(batch, local)
+                    with first.memory_of("a training step", "TRAIN_X"):
+                        batch = first.encode(batch, local)
                 self._step(still_going(members), number, batch, waited)
                 self._bar.update()
                 if not still_going(members):

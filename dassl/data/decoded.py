@@ -37,6 +37,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import BadImageError, InputError, atomic_write, read_image
+from dassl.utils.tools import UNREADABLE
 
 from .datasets import Datum
 
@@ -112,7 +113,8 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Reader:
     root = os.path.abspath(cfg.DATASET.ROOT)
     paths = list(dict.fromkeys(item.impath for item in items))
     names = [os.path.abspath(path).removeprefix(root + os.sep) for path in paths]
-    key = hashlib.sha256("\0".join([PIL.__version__, *names]).encode()).hexdigest()[:16]
+    listed = os.fsencode("\0".join([PIL.__version__, *names]))  # names need not be UTF-8
+    key = hashlib.sha256(listed).hexdigest()[:16]
     file = Path(folder, f"{key}.rgb")
     if distributed.is_main():
         _provide(file, paths, names, settings.GIB, cfg.DATALOADER.NUM_WORKERS)
@@ -190,7 +192,7 @@ def _estimate(paths: Sequence[str]) -> int:
         try:
             with Image.open(path) as image:
                 sizes.append(3 * image.width * image.height)
-        except (OSError, Image.DecompressionBombError):
+        except UNREADABLE:
             pass  # not kept either
     return len(paths) * sum(sizes) // max(1, len(sizes))
 

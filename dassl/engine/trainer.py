@@ -205,7 +205,7 @@ class SimpleTrainer(TrainerBase):
         for batch in tqdm(loader, disable=not distributed.is_main()):
             bad += self.count_bad_images(batch)
             if has_images(batch):
-                with self._memory_of("a test batch", "TEST"):
+                with self.memory_of("a test batch", "TEST"):
                     input, label = self.parse_batch_test(batch)
                     self.evaluator.process(self.model_inference(input), label)
         if bad:
@@ -227,7 +227,7 @@ class SimpleTrainer(TrainerBase):
         """Settings that lower a training step's need of memory and not its result, with values."""
         return {}
 
-    def _memory_of(self, what: str, loader: str, **settings: object) -> Any:
+    def memory_of(self, what: str, loader: str, **settings: object) -> Any:
         """`memory_errors_named` for a batch; `loader` is a node of DATALOADER."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
         doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
@@ -283,7 +283,7 @@ class TrainerX(SimpleTrainer):
         progress.bad_images += self.count_bad_images(batch)
         if has_images(batch):
             lr = self.get_current_lr()
-            with self._memory_of("a training step", "TRAIN_X", **self.memory_settings()):
+            with self.memory_of("a training step", "TRAIN_X", **self.memory_settings()):
                 progress.step_done(self.forward_backward(batch) or {})
             self._report(progress, lr)
         else:

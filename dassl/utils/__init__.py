@@ -22,6 +22,7 @@ from .files import (
     mkdir_if_missing,
     plain,
     read_json,
+    remove_leftovers,
     write_errors_named,
     write_json,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "plain",
     "read_image",
     "read_json",
+    "remove_leftovers",
     "restore",
     "resume_from_checkpoint",
     "same_rng_state",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-
 
 
 class InputError(ValueError):
@@ -36,6 +36,18 @@ class BadImageError(InputError):
 
 class NonFiniteLossError(InputError, FloatingPointError):
     """The loss became infinite or NaN. A FloatingPointError too, as upstream raised one."""
+
+
+@contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """For a command: an InputError, or Ctrl-C, ends it in a sentence instead of a traceback."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager

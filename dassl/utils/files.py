@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from typing import IO, Any
 from .errors import InputError
 
 logger = logging.getLogger(__name__)
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `atomic_write` names its temporary files
 
 
 @contextmanager
@@ -40,6 +43,16 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what killed processes were writing into `folder`, and in the folders in it.
+
+    To be called where no other process writes there now.
+    """
+    for path in (*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")):
+        if LEFTOVER.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ PACKAGES = (
 )  # fmt: skip
 
 # What Pillow raises for damaged or foreign files, by format.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -75,7 +75,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
         with Image.open(path) as image:
             image.load()  # decodes every row, so that a truncated file is noticed here
             return as_rgb(image)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
             f"Cannot read the image {path} ({reason}). Replace or remove the file."

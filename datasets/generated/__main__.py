@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import in_a_sentence
 from datasets.generated.build import ID_FOLDER, OOD_FOLDER, VERSION, Counts, build
 
 
@@ -25,7 +24,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with in_a_sentence():
         main()
-    except InputError as error:
-        sys.exit(f"error: {error}")

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import in_a_sentence
 from dassl.utils.files import atomic_write
 from ood.bootstrap import RESAMPLES
 from ood.report.page import report_page
@@ -16,7 +16,7 @@ from ood.summary import summarise
 
 def main() -> None:
     args = _parser().parse_args()
-    try:
+    with in_a_sentence():
         groups = gather(args.folders)
         groups = only(groups, args.scores.split(",")) if args.scores else groups
         summary = summarise(groups, args.resamples, args.seed)
@@ -26,8 +26,6 @@ def main() -> None:
         page = report_page(summary, args.root)
         with atomic_write(path) as file:
             file.write(page)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
     print(f"{path} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
