@@ -6,11 +6,6 @@ gives global *and* local image features, and text features from tokens or from
 learned prompt embeddings.
 """
 
-from clip.startup import deferred
-
-with deferred():
-    import open_clip as _open_clip  # noqa: F401  (and torchvision, before anything else does)
-
 from clip.loading import available_models, load, weights_hash
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder, build_no_encoder

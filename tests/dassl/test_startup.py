@@ -15,15 +15,15 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_clip_is_imported_without_the_compiler_and_timm():
+def test_detect_starts_without_the_compiler_and_timm():
     assert "LOADED []" in run(
-        "import sys, clip; print('LOADED', [m for m in sys.modules "
+        "import sys, detect; print('LOADED', [m for m in sys.modules "
         "if m.split('.')[0] in ('timm', 'sympy') or m.startswith('torch._dynamo')])")
 
 
 def test_later_they_are_the_real_ones():
     run("""
-import clip, torch, torchvision
+import detect, torch, torchvision
 # Asks the compiler whether it runs:
 boxes = torch.tensor([[0, 0., 0, 4, 4]])
 assert torchvision.ops.roi_align(torch.rand(1, 3, 8, 8), boxes, 2).shape == (1, 3, 2, 2)
@@ -35,3 +35,19 @@ assert isinstance(tower.trunk, timm.models.VisionTransformer)
 import torch._dynamo
 assert torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
 """)
+
+
+def test_what_a_stub_is_no_good_for_is_imported_as_ever():
+    assert run("""
+from dassl.utils.startup import deferred
+with deferred(("decimal", "json")):
+    import json
+    assert json.dumps([1]) == "[1]"  # called within the block: the real one
+    import decimal
+    class Money(decimal.Decimal):
+        pass
+import decimal
+class Money(decimal.Decimal):
+    pass
+print(Money("1.5"))
+""").strip() == "1.5"

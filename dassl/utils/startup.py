@@ -1,4 +1,7 @@
-"""Modules that the libraries below us import and do not use until something rare happens."""
+"""Modules that the libraries below us import and do not use until something rare happens.
+
+For a command that is over in seconds, and only for one: `detect.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,31 @@ class _Later(ModuleType):
             raise AttributeError(name)
 
         def later(*arguments, **named):
+            _forget(self)  # else it would find itself, if it is called within the block
             return getattr(importlib.import_module(self.__name__), name)(*arguments, **named)
 
         return later
+
+
+def _forget(stub: _Later) -> None:
+    if sys.modules.get(stub.__name__) is stub:
+        del sys.modules[stub.__name__]
 
 
 @contextmanager
 def deferred(names: tuple[str, ...] = RARE) -> Iterator[None]:
     """Within the block, imports of the modules `names` that are not loaded cost nothing.
 
-    Afterwards an import of them is a real one again.
+    Afterwards an import of them is a real one again. A library that does more with one of them
+    than to call its functions later fails in the block: that is passed over, and what is imported
+    after the block finds the real modules.
     """
-    absent = {name: _Later(name) for name in names if name not in sys.modules}
-    sys.modules.update(absent)
+    stubs = [_Later(name) for name in names if name not in sys.modules]
+    sys.modules.update({stub.__name__: stub for stub in stubs})
     try:
         yield
+    except (ImportError, AttributeError, TypeError, RuntimeError):
+        pass  # what a stub is no good for
     finally:
-        for name, module in absent.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+        for stub in stubs:
+            _forget(stub)
