@@ -31,7 +31,7 @@ echo
 echo "The generated benchmark: synthetic images, a small CLIP trained on them. Seeds 1 to 3."
 echo "Its figures say nothing of ImageNet's."
 echo
-bash scripts/results.sh "$OUT" --scores "$SCORES" --markdown "$OUT/summary.md"
+bash scripts/results.sh "$OUT" --scores "$SCORES" --resamples 0 --markdown "$OUT/summary.md"
 echo
 bash scripts/report.sh "$OUT" --scores "$SCORES"
 echo
