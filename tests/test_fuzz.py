@@ -17,6 +17,7 @@ import cli
 import clip
 from dassl.utils import load_checkpoint, load_pretrained_weights, read_image
 from dassl.utils.errors import InputError
+from ood.recipe import FILE, TENSORS, Recipe, read_recipe, write_recipe
 from ood.results import SetScores, evaluate_sets, read_results, read_scores, write_results
 
 many = settings(max_examples=150, deadline=None,
@@ -135,6 +136,30 @@ def test_results(seed, results, tmp_path):
         path = tmp_path / name.rpartition("/")[2]
         path.write_bytes(damaged((results / name).read_bytes(), seed))
         read_or_refused(read, path)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    recipe = Recipe(
+        classnames=["cat", "dog"], features={"text": torch.eye(2)}, scale=torch.tensor(100.0),
+        clip={"name": "x", "weights_hash": "y", "activation": "gelu"},
+        transform={"size": [8, 8], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3},
+        precision="fp32", parameters={"MCM": {"temperature": 1.0}}, score="MCM", top_k=1,
+    ).calibrated({"MCM": np.linspace(0.5, 1, 40)}, 0.95, {"images": "z"})
+    folder = tmp_path_factory.mktemp("detector")
+    write_recipe(folder, recipe)
+    return folder
+
+
+@many
+@seeds
+def test_detectors(seed, detector, tmp_path):
+    whole = {name: (detector / name).read_bytes() for name in (FILE, TENSORS)}
+    for damaged_one in whole:
+        for name, content in whole.items():
+            (tmp_path / name).write_bytes(
+                damaged(content, seed) if name == damaged_one else content)
+        read_or_refused(read_recipe, tmp_path)
 
 
 def test_the_damage_is_damage(results):
