@@ -32,8 +32,10 @@ from datasets.folders import absolute, is_image, walk_images
 from ood import Detector
 from ood.calibration import TPR, check_tpr
 from ood.recipe import FILE
-from ood.scores import SCORES, get_scores
+from ood.scores import SCORES
+from ood.scoring import get_scores
 from ood.verdicts import open_verdict_files
+from trainers.run_folder import held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
 # Flags that only a run without a saved detector reads.
@@ -46,6 +48,7 @@ def main() -> None:
     args = parse_args()
     detector = find_detector(args)
     if args.calibrate:
+        warn_if_trained_on(args)
         images = with_progress([args.calibrate], "calibrating")
         tpr = TPR if args.tpr is None else args.tpr
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
@@ -126,7 +129,7 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     """The model of a run, or of a published checkpoint, without an evaluation."""
     # Here: a saved detector needs no trainer, nor its data set.
     from dassl.engine import build_trainer
-    from ood.scores import offered_scores, score_parameters
+    from ood.scoring import offered_scores, score_parameters
     from trainers.recipe import recipe_of
 
     trainer = build_trainer(build_cfg(args))
@@ -134,6 +137,15 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     features = trainer.class_features()
     parameters = score_parameters(offered_scores("all", trainer.model.provides))
     return Detector(recipe_of(trainer, features, parameters), trainer.model.clip, args.score)
+
+
+def warn_if_trained_on(args: argparse.Namespace) -> None:
+    """A threshold from images that the run was trained on is too high."""
+    config = read_config(args.model_dir) if args.model_dir else None
+    if config:
+        root = config["DATASET"]["ROOT"]
+        images = [os.path.relpath(path, root) for path in images_of([args.calibrate])]
+        held_out_record(args.model_dir, images, root, args.calibrate)
 
 
 def judge(detector: Detector, args: argparse.Namespace) -> int:

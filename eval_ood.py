@@ -25,7 +25,8 @@ from ood.plots import plot_histograms, plot_roc
 from ood.provenance import git_state, versions
 from ood.recipe import Recipe, write_recipe
 from ood.results import evaluate_sets, format_table, read_results, write_results
-from ood.scores import SCORES, get_scores, offered_scores, required_inputs, score_parameters
+from ood.scores import SCORES
+from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from trainers.recipe import recipe_of
 from trainers.run_folder import held_out_record, locked
 

@@ -30,7 +30,7 @@ from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
 from clip.model import TextTower  # noqa: E402
 from clip.templates import IMAGENET80  # noqa: E402
 from dassl.utils import atomic_write  # noqa: E402
-from ood.scores import compute_scores, get_scores, required_inputs  # noqa: E402
+from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
 from trainers.clipn import TwoBranchCLIP, clipn_losses, normalised  # noqa: E402
 
 KINDS = ("plain", "ours")

@@ -40,14 +40,14 @@ from benchmarks.train_step import (
     ratios,
     seconds,
 )
+from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
 from datasets.classnames import imagenet_classnames
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
-from ood.scores import offered_scores
-from trainers.base import LearnedPrompts
-from clip.prompted import PromptedCLIP
+from ood.scoring import offered_scores
 from trainers.prompt_learner import PromptLearner
+from trainers.prompt_trainer import LearnedPrompts
 
 RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 # ImageNet's protocol: images of the ID set and of the OOD sets.

@@ -69,7 +69,7 @@ class PromptedCLIP(nn.Module):
 
     @property
     def provides(self) -> set[str]:
-        """The inputs of `ood.scores` that this model can give."""
+        """The inputs of scores (`ood.scores`) that this model can give."""
         always = {"cosines", "logits", "head_norm", "odin_logits"}
         return always | ({"local_cosines"} if self.clip.grid else set())
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ood.scores import atd_log_probabilities, ctw
@@ -19,6 +18,7 @@ from ood.scores import atd_log_probabilities, ctw
 logger = logging.getLogger(__name__)
 
 NEEDS = ("logits", "no_logits")
+REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 FEW_CLASSES = 3
 
 Rates = dict[str, dict]

@@ -34,9 +34,10 @@ from dassl.utils import BadImageError, as_rgb, nearest_name, read_image
 from dassl.utils.errors import InputError
 from dassl.utils.tools import versions
 from ood.calibration import TPR, Threshold, calibrate, check_tpr
+from ood.decisions import NEEDS, REJECTED, decide
 from ood.recipe import FILE, Recipe, read_recipe, write_recipe
 from ood.regions import id_irrelevant_regions, region_caption, save_region_map, suggest_top_k
-from ood.scores import compute_scores, offered_scores, required_inputs, score_parameters
+from ood.scoring import compute_scores, offered_scores, required_inputs, score_parameters
 from ood.verdicts import Verdict
 
 Input = str | os.PathLike | Image.Image | Tensor
@@ -70,6 +71,8 @@ class Detector:
         features = {name: x.to(self.device) for name, x in recipe.features.items()}
         self.model = DescribedCLIP(model, features, recipe.scale.to(self.device))
         self.recipe = recipe
+        # What decisions without a threshold need, of a model that can make them.
+        self._decides_on = set(NEEDS) if self.model.provides.issuperset(NEEDS) else set()
         self._precision = clip.resolve_precision(recipe.precision, self.device)
         self._transform = build_transform(**recipe.transform)
 
@@ -260,15 +263,17 @@ class Detector:
 
     @torch.inference_mode()
     def _columns(self, pixels: Tensor, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Of images `[B, 3, H, W]`, `[B]` each: the scores, "label", "cosine", "probability"."""
+        """Of images `[B, 3, H, W]`, `[B]` each: the scores, "label", "cosine", "probability", and
+        of each decision without a threshold whether it rejects the image."""
         scores = offered_scores(names, self.model.provides)
-        inputs = self._inputs(pixels, required_inputs(scores))
+        inputs = self._inputs(pixels, required_inputs(scores) | self._decides_on)
         params = {key: value for name in names
                   for key, value in self.recipe.parameters[name].items()}
         cosine, label = inputs["cosines"].max(dim=-1)
         probability = (self.model.scale * inputs["cosines"]).softmax(dim=-1).amax(dim=-1)
         columns = compute_scores(scores, inputs, params) | {
             "label": label, "cosine": cosine, "probability": probability}
+        columns |= {REJECTED + name: rejected for name, rejected in decide(inputs).items()}
         return {name: column.cpu().numpy() for name, column in columns.items()}
 
     @torch.inference_mode()
@@ -278,11 +283,13 @@ class Detector:
 
     def _verdict(self, image: Input, row: dict[str, Any]) -> Verdict:
         score, limit = float(row[self.score]), self.threshold and self.threshold.value
+        ctw, atd = (_said(row.get(REJECTED + name)) for name in ("CTW", "ATD"))
         return Verdict(
             image=_name(image), label=int(row["label"]),
             classname=self.recipe.classnames[int(row["label"])],
             probability=float(row["probability"]), cosine=float(row["cosine"]), score=score,
-            threshold=limit, verdict="" if limit is None else "ID" if score >= limit else "OOD",
+            threshold=limit, verdict=_said(None if limit is None else score < limit),
+            ctw=ctw, atd=atd,
         )
 
 
@@ -296,6 +303,10 @@ def transform_of(model: clip.ClipModel) -> dict[str, Any]:
     """The transform that CLIP was trained with, as a recipe says it."""
     return {"size": [model.image_size] * 2, "interpolation": model.interpolation,
             "mean": list(model.mean), "std": list(model.std)}
+
+
+def _said(rejected: bool | None) -> str:
+    return "" if rejected is None else "OOD" if rejected else "ID"
 
 
 def _device(asked: torch.device | str) -> torch.device:

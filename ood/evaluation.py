@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from ood.decisions import decide
+from ood.decisions import REJECTED, decide
 from ood.features import FeatureStore
 from ood.results import SetScores
-from ood.scores import Score, compute_scores, required_inputs
+from ood.scores import Score
+from ood.scoring import compute_scores, required_inputs
 
 logger = logging.getLogger(__name__)
 
-DECISION = "decision "  # before the names of decisions, among the columns of a pass
 
 Sets = Mapping[str, Sequence[Datum]]
 
@@ -112,7 +112,7 @@ def score_batch(
     if batch.images is not None:
         inputs |= model.inputs_of_images(batch.images, classes, needs)
     parts = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
-    decisions = {f"{DECISION}{name}": rejected for name, rejected in decide(inputs).items()}
+    decisions = {f"{REJECTED}{name}": rejected for name, rejected in decide(inputs).items()}
     return parts | decisions | {"prediction": inputs["cosines"].argmax(dim=-1)}
 
 
@@ -235,8 +235,8 @@ def _collect(
             raise InputError(f"{name}: none of its {len(items)} images could be read")
         values = {column: all_values[kept] for column, all_values in columns[name].items()}
         labels = np.array([item.label for item in items])[kept]
-        rejected = {column.removeprefix(DECISION): values.pop(column)
-                    for column in list(values) if column.startswith(DECISION)}
+        rejected = {column.removeprefix(REJECTED): values.pop(column)
+                    for column in list(values) if column.startswith(REJECTED)}
         scored[name] = SetScores(
             name=name, images=paths[kept].tolist(), predictions=values.pop("prediction"),
             labels=None if (labels < 0).all() else labels, scores=values, rejected=rejected,

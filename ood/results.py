@@ -20,6 +20,7 @@ import numpy as np
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain
 from dassl.utils.names import check_set_name
+from ood.decisions import REJECTED
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 
 __all__ = [
@@ -31,7 +32,6 @@ SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
 FILE_COLUMNS = ("image", "label", "prediction")
-REJECTED = "rejected by "  # before the names of threshold-free decisions, 1 = rejected as OOD
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value
 

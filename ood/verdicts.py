@@ -27,6 +27,7 @@ class Verdict:
         cosine: similarity with that class's text.
         score: higher = more in-distribution. threshold: None without a calibration.
         verdict: "ID" or "OOD"; "" without a calibration, or if the image could not be read.
+        ctw, atd: CLIPN's decisions without a threshold, "ID" or "OOD"; "" of any other model.
         error: why it could not be read; then label is -1 and the numbers are None.
     """
 
@@ -38,14 +39,17 @@ class Verdict:
     score: float | None = None
     threshold: float | None = None
     verdict: str = ""
+    ctw: str = ""
+    atd: str = ""
     error: str = ""
 
     def __str__(self) -> str:
         image = _text(self.image)
         if self.error:
             return f"{image}\tunreadable\t{_text(self.error)}"
+        decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
         parts = (image, self.classname, f"{self.probability:.1%}", f"{self.score:.6g}",
-                 self.verdict)
+                 self.verdict, decisions)
         return "\t".join(part for part in parts if part)
 
 

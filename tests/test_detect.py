@@ -124,8 +124,11 @@ def test_scores_of_clipn_too(place, call, clipn_file, tmp_path):
     recorded = read_scores(tmp_path / "scores/odd.csv")
     for score, values in recorded.scores.items():
         detector = Detector.load(tmp_path, score)
-        found = [v.score for v in detector(place / path for path in recorded.images)]
-        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
+        verdicts = detector(place / path for path in recorded.images)
+        np.testing.assert_allclose([v.score for v in verdicts], values, rtol=1e-4, atol=1e-5)
+        for name, said in (("CTW", [v.ctw for v in verdicts]), ("ATD", [v.atd for v in verdicts])):
+            assert said == ["OOD" if x else "ID" for x in recorded.rejected[name]]
+        assert f"CTW {verdicts[0].ctw}, ATD {verdicts[0].atd}" in str(verdicts[0])
         assert detector.threshold.required == 11  # ceil(0.8 * 13)
     assert Detector.load(tmp_path).score == "ATD"
 
@@ -137,6 +140,7 @@ def test_any_kind_of_image_and_one_or_many(place, loaded):
     ready = loaded.preprocess(path)
     expected = loaded(path)
     assert isinstance(expected, Verdict) and expected.image == str(path)
+    assert not expected.ctw and "threshold" not in str(expected)  # only a CLIPN decides without
     for kind in (str(path), image, image.convert("RGBA"), pixels, ready):
         found = loaded(kind)
         assert found.score == pytest.approx(expected.score, abs=1e-6)
@@ -226,7 +230,7 @@ def test_zero_shot_without_training_and_config(place, call, capsys, clip_file, t
     assert "MaxLogit" in capsys.readouterr().err  # a softmax over one class says nothing
 
 
-def test_a_run_without_calibration_asks_for_id_images(place, call, capsys, tmp_path):
+def test_a_run_without_calibration_asks_for_id_images(place, call, capsys, caplog, tmp_path):
     shutil.copytree(place / RUN, tmp_path / "run")
     (tmp_path / "run/detector.json").unlink()
     call(detect, "--model-dir", tmp_path / "run", "--score", "MCM", "odd/0.png")
@@ -236,6 +240,7 @@ def test_a_run_without_calibration_asks_for_id_images(place, call, capsys, tmp_p
     assert out.splitlines()[-1].split("\t")[-1] == f"{expected:.6g}"
     call(detect, "--model-dir", tmp_path / "run", "--calibrate", "photos", "odd/0.png")
     assert capsys.readouterr().out.rstrip().endswith(("ID", "OOD"))
+    assert "6 of the 60 ID images were trained on" in caplog.text  # 3 classes, 2 shots
 
 
 def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, generated_weights):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 # ruff: noqa: F401, F811 (fixtures are imported, then named as arguments)
-
 import json
 import shlex
 import shutil

@@ -10,7 +10,7 @@ from clip.prefix import CHUNK
 from clip.prompted import cosines
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
+from trainers.prompt_trainer import PromptTrainer
 
 PROMPT_CONFIG = {
     "N_CTX": 16,  # number of context vectors

@@ -14,8 +14,8 @@ from dassl.distributed import mean_of_sums, mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from ood.regions import check_top_k, id_irrelevant_regions, suggest_top_k
-from trainers.base import PromptTrainer
 from trainers.coop import PROMPT_CONFIG
+from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from dassl.engine.progress import timed
 from dassl.engine.trainer import has_images
 from dassl.utils import RunLog, flatten, get_rng_state, plain, same_rng_state, set_rng_state
 from dassl.utils.errors import InputError
-from trainers.base import PromptTrainer
+from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 

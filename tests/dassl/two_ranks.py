@@ -26,7 +26,7 @@ from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from datasets.config import add_dataset_cfg
 from tests.golden.weights import make_state_dict
-from trainers.base import LearnedPrompts
+from trainers.prompt_trainer import LearnedPrompts
 from trainers.locoop import ood_regularisation
 from clip.prompted import PromptedCLIP
 from trainers.prompt_learner import PromptLearner

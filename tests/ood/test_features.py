@@ -16,14 +16,14 @@ from PIL import Image
 
 import clip
 from cli import default_cfg
+from clip.prompted import PromptedCLIP
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
 from ood.evaluation import score_sets
 from ood.features import FeatureStore, FeatureWriter, KeptFeatures, signed
-from ood.scores import get_scores
-from clip.prompted import PromptedCLIP
+from ood.scoring import get_scores
 
 BATCH = 3
 GLOBAL_SCORES = ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]

@@ -9,16 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ood.scores as scores_module
 from dassl.utils.errors import InputError
+from ood import scores as scores_module
+from ood import scoring
 from ood.metrics import ood_metrics
-from ood.scores import (
-    SCORES,
+from ood.scores import SCORES, score
+from ood.scoring import (
     compute_scores,
     get_scores,
     offered_scores,
     required_inputs,
-    score,
     score_parameters,
 )
 from tests import oracles
@@ -360,7 +360,7 @@ def test_misshapen_input(change, message):
 
 
 def test_single_class_is_warned_of_once(caplog):
-    scores_module._warn_once.cache_clear()
+    scoring._warn_once.cache_clear()
     inputs = make_inputs(classes=1)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

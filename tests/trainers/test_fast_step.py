@@ -10,9 +10,9 @@ import clip
 from benchmarks import plain
 from clip.loading import OPENAI_TRANSFORM, build_model
 from clip.prompted import PromptedCLIP, cosines
-from trainers.base import LearnedPrompts
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
+from trainers.prompt_trainer import LearnedPrompts
 
 # From one token to twelve.
 NAMES = ["cat", "golden retriever", "crane (bird)", "jack-o'-lantern", "great white shark",

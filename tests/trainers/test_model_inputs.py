@@ -79,7 +79,7 @@ def test_two_branches_are_the_public_codes(variant, clipn_file, golden):
 
 def test_published_checkpoint_gives_the_published_scores(clipn_file, golden):
     """Per-image scores of the public inference script, from a file as it is published."""
-    from ood.scores import compute_scores, get_scores
+    from ood.scoring import compute_scores, get_scores
 
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
     infer = about["infer"]

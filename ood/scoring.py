@@ -1,0 +1,173 @@
+"""Which scores, of which inputs, with which parameters: looked up, checked and computed."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from dassl.utils.errors import InputError
+from ood.scores import SCORES, Score, check_temperature
+
+logger = logging.getLogger(__name__)
+
+INPUT_DIMS = {
+    "cosines": 2, "logits": 2, "local_cosines": 3, "no_logits": 2, "odin_logits": 2, "head_norm": 1,
+}  # fmt: skip
+# What goes wrong when an input is absent, for the inputs a model may be unable to give.
+ABSENCE = {
+    "local_cosines": "no local features: {score} would silently equal MCM",
+    "no_logits": 'the model has no "no" text encoder: {score} is for a CLIPN, --trainer CLIPN',
+}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    return by_lower[close[0]]
+
+
+def get_scores(names: str | Iterable[str]) -> list[Score]:
+    """Scores by name, in the order asked; ``"all"`` gives every usual one.
+
+    Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
+    """
+    if names == "all":
+        return [s for s in SCORES.values() if s.usual]
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in SCORES:
+            raise InputError(
+                f'unknown score "{name}": did you mean "{_nearest(name, SCORES)}"? '
+                f'Known: {", ".join(SCORES)}, or "all"'
+            )
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"scores {names}: name at least one, each once, or say \"all\"")
+    return [SCORES[name] for name in names]
+
+
+def required_inputs(scores: Iterable[Score]) -> set[str]:
+    """Names of all inputs that ``scores`` need: local features are computed only if asked for."""
+    return {need for s in scores for need in s.needs}
+
+
+def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[Score]:
+    """As `get_scores`, for a model that ``provides`` these inputs: ``"all"`` means those it can
+    give; any other that it lacks the inputs for is an InputError."""
+    provides = set(provides)
+    if names == "all":
+        return [s for s in get_scores("all") if provides.issuperset(s.needs)]
+    scores = get_scores(names)
+    for s in scores:
+        for need in s.needs:
+            if need not in provides:
+                raise _missing(s.name, need, sorted(provides))
+    return scores
+
+
+def compute_scores(
+    scores: Iterable[Score],
+    inputs: Mapping[str, Tensor],
+    params: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
+
+    Each function gets the inputs it needs and those of ``params`` which it declares. Raises
+    InputError for an absent, misshapen or non-finite input, and for a parameter that no
+    registered score declares or that is not a finite number.
+    """
+    scores = list(scores)
+    params = dict(params or {})
+    _check_params(params)
+    _check_inputs(scores, inputs)
+    results = {}
+    for s in scores:
+        own = {name: float(params[name]) for name in s.parameters if name in params}
+        results[s.name] = s.function(*(inputs[need] for need in s.needs), **own)
+    _warn_if_one_class(inputs, results)
+    return results
+
+
+def score_parameters(
+    scores: Iterable[Score], params: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """The parameters each score runs with, defaults included: what a results file records."""
+    params = dict(params or {})
+    _check_params(params)
+    return {
+        s.name: {name: float(params.get(name, default)) for name, default in s.parameters.items()}
+        for s in scores
+    }
+
+
+def _check_params(params: Mapping[str, float]) -> None:
+    declared = {name for s in SCORES.values() for name in s.parameters}
+    for name, value in params.items():
+        if name not in declared:
+            raise InputError(
+                f'no score has a parameter "{name}": did you mean '
+                f'"{_nearest(name, declared)}"? Known: {", ".join(sorted(declared))}'
+            )
+        try:
+            finite = abs(float(value)) < float("inf")
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
+        if name.endswith("temperature"):
+            check_temperature(float(value))
+
+
+def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
+    user = {need: s.name for s in reversed(scores) for need in s.needs}  # first score to need it
+    for need, name in user.items():
+        if inputs.get(need) is None:
+            raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
+        _check_tensor(name, need, inputs[need])
+    images = {need: inputs[need].shape[0] for need in user}
+    classes = {need: inputs[need].shape[-1] for need in user if inputs[need].dim() > 1}
+    if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
+        raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")
+
+
+def _missing(name: str, need: str, found: list[str]) -> InputError:
+    reason = ABSENCE.get(need, "{score} needs them").format(score=name)
+    found = ", ".join(found) or "nothing"
+    return InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
+
+
+def _check_tensor(name: str, need: str, x: Tensor) -> None:
+    if x.dim() != INPUT_DIMS.get(need, x.dim()) or not x.is_floating_point():
+        dims = INPUT_DIMS.get(need, "any number of")
+        raise InputError(
+            f"score {name}: {need} must be a floating point tensor of {dims} dimensions, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if 0 in x.shape[1:]:
+        raise InputError(f"score {name}: {need} of shape {tuple(x.shape)} has no class or region")
+    # aminmax passes NaN on and allocates nothing, where isfinite would copy a large local tensor.
+    if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
+        bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
+        raise InputError(
+            f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} images "
+            f"(first in the batch: {bad[0]}); half precision may have overflowed: try fp32"
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+    if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in inputs.values()):
+        flat = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
+        if flat:
+            _warn_once(
+                f"there is a single class: a softmax over it is always 1, so {', '.join(flat)} "
+                "cannot tell images apart; use MaxLogit or Energy, or add classes"
+            )

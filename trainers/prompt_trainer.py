@@ -1,0 +1,157 @@
+"""Trainers that learn the context of the prompt and nothing else: CoOp's, LoCoOp's."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clip import ClipModel, weights_hash
+from clip.prefix import CHUNK
+from clip.prompted import PromptedCLIP, cosines
+from dassl.engine.base import model_file
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_pretrained_weights
+from dassl.utils.errors import InputError
+from trainers.base import ClipTrainer
+from trainers.prompt_learner import PromptLearner
+
+logger = logging.getLogger(__name__)
+
+
+class PromptTrainer(ClipTrainer):
+    """A trainer that learns nothing but the context of the prompt.
+
+    Subclasses declare `LOCAL`, whether their loss reads local features, and define `loss`.
+
+    A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
+    which never sees an image. Trainers that see the same images share the first half
+    (`trainers.side_by_side`).
+    """
+
+    LOCAL = False
+
+    def build_model(self) -> None:
+        cfg, settings = self.cfg, self.settings
+        clip = self.load_clip()
+        learner = PromptLearner(
+            self.dm.dataset.classnames, clip, n_ctx=settings.N_CTX, csc=settings.CSC,
+            ctx_init=settings.CTX_INIT, position=settings.CLASS_TOKEN_POSITION,
+            generator=_seeded(cfg.SEED),
+        ).to(self.device)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("prompt_learner", learner, self.optim, self.sched)
+        self.ready_to_train()
+
+    @torch.no_grad()
+    def encode(self, batch: dict, local: bool) -> dict:
+        """`batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else None) in
+        the place of its images "img". A batch that was encoded before is returned as it is."""
+        if "features" in batch:
+            return batch
+        rest = {key: value for key, value in batch.items() if key != "img"}
+        images, labels = super().parse_batch_train(batch)
+        with self.autocast():
+            features, regions = self.model.image_features(images, local)
+        return {**rest, "features": features, "regions": regions, "label": labels}
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
+        batch = self.encode(batch, self.LOCAL)
+        return batch["features"], batch["regions"], batch["label"]
+
+    def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Image features `[B, D]` and labels `[B]`."""
+        batch = self.encode(batch, local=False)
+        return batch["features"], batch["label"]
+
+    def model_inference(self, features: Tensor) -> Tensor:
+        """Logits `[B, C]` of image features `[B, D]`."""
+        return cosines(features, self.text_features()) * self.model.scale
+
+    def memory_settings(self) -> dict[str, object]:
+        return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
+
+    def loss(
+        self, features: Tensor, regions: Tensor | None, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `ClipTrainer.loss`, of normalised image features `[B, D]` and, with LOCAL, those of
+        the regions `[B, N, D]`; without it regions may be there all the same."""
+        raise NotImplementedError
+
+    @property
+    def learner(self) -> PromptLearner:
+        return self._models["prompt_learner"]
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the context of `<directory>/prompt_learner`; without a directory nothing.
+
+        CoOp's and LoCoOp's published files load too.
+
+        Raises:
+            InputError: no such file, or a context that `check_checkpoint` refuses.
+        """
+        super().load_model(directory, epoch)
+        self._text = None
+        if directory:
+            self._loaded_from = str(model_file(Path(directory, "prompt_learner"), epoch))
+
+    def provenance(self) -> dict[str, object]:
+        context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
+        return super().provenance() | {"context": context}
+
+    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
+        """Refuse a context that was learned for something else than the config describes.
+
+        A shared context may move to other classes, which is only warned of.
+        """
+        state = checkpoint.get("state_dict")
+        ctx = state.get("ctx") if isinstance(state, dict) else None
+        if not isinstance(ctx, Tensor) or not ctx.isfinite().all():
+            raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")
+        expected = self.learner.ctx.shape
+        if ctx.shape != expected:
+            raise InputError(
+                f"{path} does not fit the model: it holds {_describe(ctx.shape)}, the config asks "
+                f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
+                ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
+            )
+        super().check_checkpoint(checkpoint, path)
+        message = self._mismatch(checkpoint, path, "classnames_hash")
+        if message and self.settings.CSC:
+            raise InputError(f"{message}: use it with the classes it was trained on")
+        if message:
+            logger.warning("%s: its shared context is used for other classes", message)
+
+
+class LearnedPrompts(torch.nn.Module):
+    """Text features of the learned prompts, at most `chunk` tokens encoded at once."""
+
+    def __init__(self, clip: ClipModel, learner: PromptLearner, chunk: int = CHUNK):
+        super().__init__()
+        # A tuple, so that the CLIP is not registered a second time.
+        self._clip, self.learner, self.chunk = (clip,), learner, chunk
+
+    def forward(self) -> Tensor:
+        """Unnormalised text features `[C, D]`."""
+        clip = self._clip[0]
+        if clip.shares_prefix:
+            # A gradient is wanted in training steps, which all ranks take together.
+            return clip.encode_packed(
+                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled())
+        return clip.encode_prompts(self.learner(), self.learner.eot)
+
+
+def _seeded(seed: int) -> torch.Generator | None:
+    return torch.Generator().manual_seed(seed) if seed >= 0 else None
+
+
+def _describe(shape: torch.Size) -> str:
+    *classes, n_ctx, width = shape
+    kind = f"one context for each of {classes[0]} classes" if classes else "a shared context"
+    return f"{kind} of {n_ctx} tokens, {width} wide"
