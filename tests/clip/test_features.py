@@ -53,6 +53,26 @@ def test_vit_matches_the_whole_last_block(golden, tiny_clip):
     _close(regions, (visual.ln_post(v) @ visual.proj)[:, 1:])
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("count", [1, 5])
+def test_images_in_parts_are_the_images_at_once(arch, count, golden, tiny_clip, monkeypatch):
+    """On a CPU a large batch is encoded a few images at a time, each with its own gradient."""
+    model, seen = tiny_clip(arch), []
+    images = torch.cat([_images(golden)] * 5)[:count].requires_grad_()
+
+    def encoded(largest: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(clip.image, "CPU_BYTES", largest)
+        outputs = model.encode_image(images, local=True)
+        return [*outputs, torch.autograd.grad(sum(x.square().sum() for x in outputs), images)[0]]
+
+    hook = model.visual.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    whole, parts = encoded(1 << 40), encoded(1)
+    hook.remove()
+    assert seen == [count] + [1] * count
+    for one, other in zip(parts, whole, strict=True):
+        assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_prompts_need_no_padding(tiny_clip):
     """Attention is causal: what follows the last [EOT] changes nothing."""
     model = tiny_clip()
