@@ -70,7 +70,7 @@ def test_images_in_parts_are_the_images_at_once(arch, count, golden, tiny_clip, 
     hook.remove()
     assert seen == [count] + [1] * count
     for one, other in zip(parts, whole, strict=True):
-        assert_close(one, other, rtol=1e-5, atol=1e-5)
+        _close(one, other.detach())
 
 
 def test_prompts_need_no_padding(tiny_clip):
