@@ -62,7 +62,7 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     add("--output-dir", default="", help="(output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)")
     add("--model-dir", default="", help="folder of a trained run")
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (the last)")
-    for flag, owners in _trainer_flags().items():
+    for flag, owners in trainer_flags().items():
         add(f"--{flag}", default=None, help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}")
     if pairs:
         add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
@@ -80,7 +80,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "yours, any folder of images, instead of the data set's; give it once for each")
 
 
-def _trainer_flags() -> dict[str, dict[str, str]]:
+def trainer_flags() -> dict[str, dict[str, str]]:
     """Flags that trainers declare: flag -> {trainer: config key}."""
     flags: dict[str, dict[str, str]] = {}
     for name in TRAINER_REGISTRY.registered_names():
@@ -112,8 +112,8 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     _check_ranges(cfg)
     cfg.RESUME = getattr(args, "resume", "")
     dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
-    cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default_output_dir(
-        cfg, dataset, trainer_file)
+    default = default_output_dir if getattr(args, "trains", True) else untrained_output_dir
+    cfg.OUTPUT_DIR = args.output_dir or args.model_dir or default(cfg, dataset, trainer_file)
     cfg.freeze()
     return cfg
 
@@ -133,14 +133,23 @@ def default_cfg() -> CfgNode:
 def default_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
     """LoCoOp's layout of run folders."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    folder = Path("output", dataset, cfg.TRAINER.NAME)
     if not getattr(trainer, "LEARNS", True):
-        return (folder / Path(trainer_file).stem).as_posix()
+        return untrained_output_dir(cfg, dataset, trainer_file)
+    folder = Path("output", dataset, cfg.TRAINER.NAME)
     settings = cfg.TRAINER.get(getattr(trainer, "CONFIG_KEY", ""), {})
     folder /= f"{Path(trainer_file).stem}_{cfg.DATASET.NUM_SHOTS}shots"
     if "N_CTX" in settings:
         folder /= "_".join(f"{name}{settings[key]}" for key, name in IN_FOLDER.items())
     return (folder / f"seed{cfg.SEED}").as_posix()
+
+
+def untrained_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
+    """Where a model is evaluated that no run has trained: never a run's own folder."""
+    folder = Path("output", dataset, cfg.TRAINER.NAME, Path(trainer_file).stem)
+    # A published CLIPN is one file among several; what CLIP a zero-shot model has, results say.
+    weights = cfg.MODEL.INIT_WEIGHTS or cfg.MODEL.BACKBONE.NAME
+    named = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "LEARNS", True) and Path(weights).is_file()
+    return (folder / Path(weights).stem if named else folder).as_posix()
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
@@ -222,7 +231,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.INPUT.update(input_settings(args.backbone))
     if args.shots is not None:
         cfg.DATASET.NUM_SHOTS = args.shots
-    for flag, owners in _trainer_flags().items():
+    for flag, owners in trainer_flags().items():
         value = getattr(args, flag)
         if value is None:
             continue

@@ -25,7 +25,7 @@ with deferred():
 
 from tqdm import tqdm
 
-from cli import build_cfg, make_parser, run
+from cli import build_cfg, make_parser, run, trainer_flags
 from dassl.utils.errors import InputError
 from datasets.classnames import read_class_list
 from datasets.folders import absolute, is_image, walk_images
@@ -38,9 +38,10 @@ from ood.verdicts import open_verdict_files
 from trainers.run_folder import held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
-# Flags that only a run without a saved detector reads.
+# Flags that only a run without a saved detector reads; and those of trainers.
 IDLE = ("root", "trainer", "dataset", "dataset_config_file", "config", "config_file", "id_data",
         "ood_data", "shots", "seed", "output_dir", "load_epoch")
+OF_CLASSES = ("template", "activation")  # flags that --classes reads
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
@@ -95,6 +96,11 @@ def parse_args() -> argparse.Namespace:
     for path in (*args.images, args.calibrate):
         if path and not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
+    inside = [path for path in (*args.images, args.calibrate) if args.regions and path
+              and Path(absolute(args.regions)).is_relative_to(absolute(path))]
+    if inside:
+        raise InputError(f"--regions {args.regions} lies in {inside[0]}: next time the maps would be "
+                         "taken for images there. Name a folder outside of it")
     for path in (args.csv, args.jsonl):
         if is_image(path):
             raise InputError(f"{path} is an image's name, the verdicts would replace it")
@@ -117,7 +123,8 @@ def find_detector(args: argparse.Namespace) -> Detector:
 
 def refuse_idle_flags(args: argparse.Namespace) -> None:
     """A detector that needs no trainer has nothing to ask the flags of one."""
-    idle = [flag for flag in IDLE if getattr(args, flag) not in (None, "", [])]
+    flags = {*IDLE, *trainer_flags(), *OF_CLASSES} - set(OF_CLASSES if args.classes else ())
+    idle = sorted(flag for flag in flags if getattr(args, flag) not in (None, "", []))
     if idle:
         what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
         raise InputError(
@@ -132,6 +139,8 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     from ood.scoring import offered_scores, score_parameters
     from trainers.recipe import recipe_of
 
+    if args.activation:
+        args.opts = ["MODEL.BACKBONE.ACTIVATION", args.activation]
     trainer = build_trainer(build_cfg(args))
     trainer.load_model(args.model_dir, args.load_epoch)
     features = trainer.class_features()
@@ -143,7 +152,7 @@ def warn_if_trained_on(args: argparse.Namespace) -> None:
     """A threshold from images that the run was trained on is too high."""
     config = read_config(args.model_dir) if args.model_dir else None
     if config:
-        root = config["DATASET"]["ROOT"]
+        root = config.get("DATASET", {}).get("ROOT", "")
         images = [os.path.relpath(path, root) for path in images_of([args.calibrate])]
         held_out_record(args.model_dir, images, root, args.calibrate)
 

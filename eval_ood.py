@@ -51,6 +51,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         InputError: unknown scores, impossible parameters.
     """
     parser = make_parser(__doc__)
+    parser.set_defaults(trains=False)
     parser.add_argument("--scores", default="all", help="all the model can give, "
                         f"or some, separated by commas: {', '.join(SCORES)}")
     parser.add_argument("--T", "--temperature", type=float, default=1.0, dest="temperature",

@@ -31,7 +31,8 @@ from clip.model import TextTower  # noqa: E402
 from clip.templates import IMAGENET80  # noqa: E402
 from dassl.utils import atomic_write  # noqa: E402
 from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
-from trainers.clipn import TwoBranchCLIP, clipn_losses, normalised  # noqa: E402
+from clip.prompted import TwoBranchCLIP  # noqa: E402
+from trainers.clipn import clipn_losses, normalised  # noqa: E402
 
 KINDS = ("plain", "ours")
 CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens

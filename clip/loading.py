@@ -204,6 +204,9 @@ def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel
             "accuracy without any error: set MODEL.BACKBONE.ACTIVATION quick_gelu (OpenAI's "
             "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's published files)"
         )
+    if negation and says is None and activation != "gelu":
+        logger.warning("%s is a CLIPN file: the published ones stand on LAION's CLIP, whose activation "
+                       "is gelu, not %s", name, activation)
     model = build_model(without_negation(state), activation)
     return ClipModel(
         model, name=name, activation=activation, weights_hash=weights_hash(model.state_dict()),

@@ -92,7 +92,7 @@ class NoTextEncoder(TextTower):
                 f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
                 "plain CLIP. Give it as MODEL.BACKBONE.NAME to start a training from it"
             )
-        found = VARIANTS["prompt_no" not in negation]
+        found = variant_of(state)
         if found != self.variant:
             raise InputError(
                 f"{path} is of CLIPN's {found} variant, the config asks for the {self.variant} "
@@ -118,18 +118,24 @@ class NoTextEncoder(TextTower):
 
 def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTextEncoder:
     """The "no" branch for `model`: from the file `weights`, else from the model's own file if that
-    is CLIPN's, else (a plain CLIP) a copy of the text tower.
+    is CLIPN's, else (a plain CLIP) a copy of the text tower. `variant` "": the file's.
 
     Differs from upstream: there a plain CLIP leaves the "no" branch random, without a word.
     """
-    encoder = NoTextEncoder(model, variant)
     source = weights or (model.name if model.has_negation else "")
+    variant = variant or (variant_of(read_state_dict(source)[0]) if source else VARIANTS[0])
+    encoder = NoTextEncoder(model, variant)
     if source:
         encoder.load_published(source, model)
         logger.info('"No" text encoder: %s, from %s', variant, source)
     else:
         logger.info('"No" text encoder: %s, starts as a copy of the text tower', variant)
     return encoder
+
+
+def variant_of(state: dict[str, Tensor]) -> str:
+    """The variant of a CLIPN file."""
+    return VARIANTS["prompt_no" not in negation_state(state)]
 
 
 def draw(count: int, choices: int, seed: int, step: int) -> Tensor:

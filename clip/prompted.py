@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import ClipModel
+from clip.negation import NoTextEncoder
+from clip.templates import classifier
 
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
@@ -139,6 +142,40 @@ class PromptedCLIP(nn.Module):
             (gradient,) = torch.autograd.grad(confidence, pixels)
         std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)
         return images + ODIN_MAGNITUDE * gradient.sign() / std
+
+
+class TwoBranchCLIP(PromptedCLIP):
+    """A frozen CLIP and a "no" text encoder, their classes described by template pairs.
+
+    The learnable variant reads the standard templates in both branches.
+    """
+
+    def __init__(self, clip: ClipModel, encoder: NoTextEncoder, classnames: Sequence[str],
+                 pairs: Sequence[tuple[str, str]]):
+        standard, denied = zip(*pairs, strict=True)
+        # The frozen branch is encoded when first asked for: training never needs it.
+        super().__init__(clip, functools.cache(
+            lambda: classifier(clip.encode_text, classnames, standard, self.device)))
+        self.encoder, self.classnames = encoder, classnames
+        self.denied = standard if encoder.variant == "learnable" else denied
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.logit_scale.device
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(logit_scale) as training has left it."""
+        return self.encoder.logit_scale.exp()
+
+    @property
+    def provides(self) -> set[str]:
+        return super().provides | NO_INPUTS
+
+    def class_features(self) -> dict[str, Tensor]:
+        negation = classifier(self.encoder, self.classnames, self.denied, self.device,
+                              'classes, "no" branch')
+        return {**super().class_features(), "no": negation}
 
 
 class DescribedCLIP(PromptedCLIP):

@@ -27,14 +27,14 @@ from torch import Tensor
 
 import clip
 from clip.loading import build_transform
-from clip.prompted import DescribedCLIP
+from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, as_rgb, nearest_name, read_image
 from dassl.utils.errors import InputError
 from dassl.utils.tools import versions
 from ood.calibration import TPR, Threshold, calibrate, check_tpr
-from ood.decisions import NEEDS, REJECTED, decide
+from ood.decisions import NEEDS, REJECTED, decide, warn_if_few_classes
 from ood.recipe import FILE, Recipe, read_recipe, write_recipe
 from ood.regions import id_irrelevant_regions, region_caption, save_region_map, suggest_top_k
 from ood.scoring import compute_scores, offered_scores, required_inputs, score_parameters
@@ -73,6 +73,8 @@ class Detector:
         self.recipe = recipe
         # What decisions without a threshold need, of a model that can make them.
         self._decides_on = set(NEEDS) if self.model.provides.issuperset(NEEDS) else set()
+        if self._decides_on:
+            warn_if_few_classes(len(recipe.classnames))
         self._precision = clip.resolve_precision(recipe.precision, self.device)
         self._transform = build_transform(**recipe.transform)
 
@@ -117,20 +119,19 @@ class Detector:
         template: str = "a photo of a {}.", activation: str = "", score: str = "",
         device: torch.device | str = "",
     ) -> Detector:
-        """CLIP as it comes, for classes by name; no verdicts before `calibrate`."""
+        """CLIP as it comes, or CLIPN as published (a file with a "no" text encoder), for classes
+        by name; no verdicts before `calibrate`."""
         model, _ = clip.load(backbone, _device(device), "fp32", activation or None)
-        templates = [standard for standard, _ in template_pairs(template)]
-        features = classifier(
-            model.encode_text, classnames, templates, next(model.parameters()).device)
-        described = DescribedCLIP(model, {"text": features}, model.scale)
-        scores = offered_scores("all", described.provides)
+        with torch.inference_mode():
+            described = _described(model, classnames, template)
+            features = described.class_features()
+        # A softmax over one class is always 1.
+        usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
         recipe = Recipe(
-            classnames=list(classnames), features={"text": features}, scale=model.scale,
+            classnames=list(classnames), features=features, scale=described.scale,
             clip=describe_clip(model), precision="fp32", transform=transform_of(model),
-            parameters=score_parameters(scores),
-            # A softmax over one class is always 1.
-            score="MCM" if len(classnames) > 1 else "MaxLogit",
-            top_k=suggest_top_k(len(classnames)),
+            parameters=score_parameters(offered_scores("all", described.provides)),
+            score=usual, top_k=suggest_top_k(len(classnames)),
             origin={"trainer": "zero-shot", "template": template, "versions": versions()},
         )
         return cls(recipe, model, score)
@@ -291,6 +292,16 @@ class Detector:
             threshold=limit, verdict=_said(None if limit is None else score < limit),
             ctw=ctw, atd=atd,
         )
+
+
+def _described(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:
+    """`model` with these classes, and with its "no" text encoder if it has one."""
+    device, pairs = next(model.parameters()).device, template_pairs(template)
+    if model.has_negation:
+        encoder = clip.build_no_encoder(model, "").to(device)
+        return TwoBranchCLIP(model, encoder, classnames, pairs)
+    standard = [template for template, _ in pairs]
+    return PromptedCLIP(model, lambda: classifier(model.encode_text, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

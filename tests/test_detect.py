@@ -230,6 +230,52 @@ def test_zero_shot_without_training_and_config(place, call, capsys, clip_file, t
     assert "MaxLogit" in capsys.readouterr().err  # a softmax over one class says nothing
 
 
+def test_a_published_clipn_file_needs_no_training(place, call, capsys, clipn_file, tmp_path):
+    """Class names are enough: the scores are those of an evaluation of the same file."""
+    backbone = ["--backbone", clipn_file(11, "hand")]
+    template = ["--template", "a photo of a {}."]
+    call(eval_ood, "--trainer", "CLIPN", "--id-data", "photos", "--ood-data", "odd", "--config",
+         "tiny", "--variant", "handcrafted", "--output-dir", tmp_path, *template, *backbone,
+         "MODEL.BACKBONE.ACTIVATION", "gelu", "DATALOADER.NUM_WORKERS", 0)
+    recorded = read_scores(tmp_path / "scores/odd.csv")
+    names = ",".join(name.replace("_", " ") for name in CLASSES)
+    capsys.readouterr()
+    call(detect, "--classes", names, "--activation", "gelu", *template, *backbone, "--jsonl",
+         tmp_path / "v.jsonl", *recorded.images)
+    assert "ATD has no threshold yet" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([row["score"] for row in rows], recorded.scores["ATD"], rtol=1e-4)
+    assert [row["ctw"] == "OOD" for row in rows] == recorded.rejected["CTW"].tolist()
+
+
+def test_a_published_context_on_a_file_that_does_not_say_its_activation(
+        place, call, capsys, tmp_path, generated_weights):
+    path = tmp_path / "clip.pt"
+    torch.save(generated_weights("tiny-vit"), path)
+    shutil.copytree(place / RUN / "prompt_learner", tmp_path / "published/prompt_learner")
+    call(detect, "--model-dir", tmp_path / "published", "--trainer", "LoCoOp", "--id-data",
+         "photos", "--backbone", path, "--activation", "quick_gelu", "--score", "MCM", "odd/0.png")
+    expected = Detector.load(place / RUN, "MCM")(place / "odd/0.png").score
+    assert float(capsys.readouterr().out.split("\t")[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("flag", [*detect.IDLE, *cli.trainer_flags(), "activation"])
+def test_flags_without_effect_are_refused(place, call, flag):
+    value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
+    words = ["--" + flag.replace("_", "-") if flag in detect.IDLE else "--" + flag, value]
+    for model in (["--model-dir", RUN], ["--classes", "cat,dog"]):
+        if model[0] == "--classes" and flag in detect.OF_CLASSES:
+            continue
+        with pytest.raises(SystemExit, match="has no effect with"):
+            call(detect, *model, *words, "odd/0.png")
+
+
+def test_region_maps_do_not_become_images(place, call):
+    with pytest.raises(SystemExit, match="lies in odd"):
+        call(detect, "--model-dir", RUN, "odd", "--regions", "odd/maps")
+    assert not (place / "odd/maps").exists()
+
+
 def test_a_run_without_calibration_asks_for_id_images(place, call, capsys, caplog, tmp_path):
     shutil.copytree(place / RUN, tmp_path / "run")
     (tmp_path / "run/detector.json").unlink()

@@ -448,11 +448,32 @@ def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, 
     assert list(results["figures"]) == ["MCM", "CTW-public", "ODIN"]
     assert results["provenance"]["comparable"]["activation"] == "gelu"
     assert "Threshold-free" in capsys.readouterr().out
+    assert results["provenance"]["no_encoder"]["file"] == clipn_file(11)
+    further = torch.load(clipn_file(11), weights_only=False)["state_dict"]  # of a later epoch
+    further["module.prompt_no"] = further["module.prompt_no"] + 1
+    torch.save(further, tmp_path / "epoch_2.pt")
+    other = [tmp_path / "epoch_2.pt" if x == clipn_file(11) else x for x in arguments]
+    with pytest.raises(SystemExit, match="another model: no_encoder"):  # each file is one
+        call(eval_ood, "--trainer", "CLIPN", "--template", "published", "--output-dir",
+             tmp_path / "clipn", *other)
     arguments[arguments.index("--config") + 1] = "vit_b16"
     call(eval_ood, "--trainer", "ZeroshotCLIP", "--output-dir", tmp_path / "zero", *arguments,
          "INPUT.SIZE", "(64, 64)")
     results = json.loads((tmp_path / "zero/results.json").read_text(encoding="utf-8"))
     assert "CTW" not in results["figures"] and "decisions" not in results
+
+
+def test_what_no_run_has_trained_is_not_evaluated_into_a_run_s_folder(clipn_file):
+    def folder(trainer: str, *options: str, trains: bool = False) -> str:
+        parser = cli.make_parser("")
+        parser.set_defaults(trains=trains)
+        return cli.build_cfg(parser.parse_args(["--trainer", trainer, *options])).OUTPUT_DIR
+
+    published = folder("CLIPN", "--config", "tiny", "--backbone", clipn_file(11))
+    assert published == "output/generated/CLIPN/tiny/epoch_1"
+    assert folder("CLIPN", "--config", "tiny", trains=True).endswith("tiny_-1shots/seed1")
+    for trains in (True, False):
+        assert folder("ZeroshotCLIP", trains=trains) == "output/generated/ZeroshotCLIP/generated"
 
 
 def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from yacs.config import CfgNode
 from clip import ClipModel, NoTextEncoder, build_no_encoder, encode, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
-from clip.prompted import NO_INPUTS, PromptedCLIP, exact
-from clip.templates import classifier, fill, template_pairs
+from clip.prompted import TwoBranchCLIP, exact
+from clip.templates import fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
@@ -223,43 +222,12 @@ class CLIPN(ClipTrainer):
 
     def provenance(self) -> dict[str, object]:
         hash_ = weights_hash(self.encoder.state_dict())
-        facts = super().provenance() | {"no_encoder": {"file": self._loaded_from, "hash": hash_}}
+        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
+        facts = super().provenance() | {"no_encoder": {"file": file, "hash": hash_}}
         facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
+        if self._loaded_from is None:  # not one of the seeds of a training: a model of its own
+            facts["comparable"]["no_encoder"] = hash_
         return facts
-
-
-class TwoBranchCLIP(PromptedCLIP):
-    """A frozen CLIP and a "no" text encoder, their classes described by template pairs.
-
-    The learnable variant reads the standard templates in both branches.
-    """
-
-    def __init__(self, clip: ClipModel, encoder: NoTextEncoder, classnames: Sequence[str],
-                 pairs: Sequence[tuple[str, str]]):
-        standard, denied = zip(*pairs, strict=True)
-        # The frozen branch is encoded when first asked for: training never needs it.
-        super().__init__(clip, functools.cache(
-            lambda: classifier(clip.encode_text, classnames, standard, self.device)))
-        self.encoder, self.classnames = encoder, classnames
-        self.denied = standard if encoder.variant == "learnable" else denied
-
-    @property
-    def device(self) -> torch.device:
-        return self.encoder.logit_scale.device
-
-    @property
-    def scale(self) -> Tensor:
-        """exp(logit_scale) as training has left it."""
-        return self.encoder.logit_scale.exp()
-
-    @property
-    def provides(self) -> set[str]:
-        return super().provides | NO_INPUTS
-
-    def class_features(self) -> dict[str, Tensor]:
-        negation = classifier(self.encoder, self.classnames, self.denied, self.device,
-                              'classes, "no" branch')
-        return {**super().class_features(), "no": negation}
 
 
 def clipn_losses(

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 
 import clip
 from clip.negation import build_no_encoder
-from clip.prompted import ODIN_MAGNITUDE, ODIN_TEMPERATURE, PromptedCLIP
+from clip.prompted import ODIN_MAGNITUDE, ODIN_TEMPERATURE, PromptedCLIP, TwoBranchCLIP
 from clip.templates import template_pairs
 from tests.golden import weights_clipn
-from trainers.clipn import TwoBranchCLIP
 
 NAMES = ["cat", "dog", "tea pot"]
 
