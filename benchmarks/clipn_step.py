@@ -1,6 +1,6 @@
 """Time and memory of a CLIPN training step, and of its evaluation, against a plain implementation.
 
-    python benchmarks/clipn_step.py --batch 32 --layers 12 --out clipn_step.json
+    python benchmarks/clipn_step.py --batch 32 --layers 12
 
 Plain: the step as the equations stand, all towers with graphs and all texts 77 tokens long. Its
 evaluation: both branches' classifiers template by template, then CTW and ATD of one batch of
@@ -26,14 +26,15 @@ import open_clip  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from benchmarks.train_step import machine  # noqa: E402
 from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
 from clip.model import TextTower  # noqa: E402
-from clip.templates import IMAGENET80  # noqa: E402
-from dassl.utils import atomic_write  # noqa: E402
-from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
 from clip.prompted import TwoBranchCLIP  # noqa: E402
+from clip.templates import IMAGENET80  # noqa: E402
+from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
 from trainers.clipn import clipn_losses, normalised  # noqa: E402
 
+RESULTS = Path(__file__).parent / "results" / "clipn_step.json"
 KINDS = ("plain", "ours")
 CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens
 
@@ -45,27 +46,29 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", default="", help="JSON file to write")
-    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # what a fresh process is told
     args = parser.parse_args()
     model, encoder = build(args)
     if args.memory_of:
-        run = step(args, model, encoder, args.memory_of)
+        measure, kind = args.memory_of
+        run = MEASURES[measure](args, model, encoder, kind)
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
         run()
         print(json.dumps(peak_memory(args.device)))
         return
-    figures = {"settings": {"torch": torch.__version__, "threads": torch.get_num_threads(),
-                            **{k: v for k, v in vars(args).items() if k != "memory_of"}}}
-    figures["step_seconds"] = in_turn(
-        {kind: step(args, model, encoder, kind) for kind in KINDS}, args)
-    figures["evaluation_seconds"] = in_turn(
-        {kind: evaluation(args, model, encoder, kind) for kind in KINDS}, args)
-    figures["step_peak_mib"] = {kind: memory(args, model, encoder, kind) for kind in KINDS}
-    print(json.dumps(figures, indent=1))
-    if args.out:
-        with atomic_write(args.out) as file:
-            json.dump(figures, file, indent=1)
+    about = {**machine(), "threads": torch.get_num_threads(),
+             **{key: value for key, value in vars(args).items() if key != "memory_of"}}
+    raw = {measure: {"seconds": in_turn({kind: make(args, model, encoder, kind) for kind in KINDS}, args),
+                     "peak_mib": {kind: memory(args, model, encoder, measure, kind) for kind in KINDS}}
+           for measure, make in MEASURES.items()}
+    print("| CLIPN | plain | here | ratio |\n| --- | --- | --- | --- |")
+    for measure, figures in raw.items():
+        for (name, unit), values in zip(UNITS.items(), figures.values(), strict=True):
+            plain, ours = (values[kind] for kind in KINDS)
+            print(f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} | {plain / ours:.2f} |")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": about, "raw": raw}, indent=1))
+    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
 
 
 def build(args) -> tuple[ClipModel, NoTextEncoder]:
@@ -137,6 +140,10 @@ def evaluation(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
     return {"ours": ours, "plain": plain}[kind]
 
 
+MEASURES = {"step": step, "evaluation": evaluation}
+UNITS = {"time": "s", "peak memory": "MiB"}
+
+
 def in_turn(runs: dict, args) -> dict[str, float]:
     """Median seconds of each, run alternately after one run to warm up."""
     seconds = {kind: [] for kind in runs}
@@ -151,16 +158,16 @@ def in_turn(runs: dict, args) -> dict[str, float]:
     return {kind: round(statistics.median(values), 4) for kind, values in seconds.items()}
 
 
-def memory(args, model: ClipModel, encoder: NoTextEncoder, kind: str) -> float:
-    """Peak MiB of one step, weights included."""
+def memory(args, model: ClipModel, encoder: NoTextEncoder, measure: str, kind: str) -> float:
+    """Peak MiB of one step or evaluation, weights included."""
     if args.device == "cuda":
         model.zero_grad()
         encoder.zero_grad()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        step(args, model, encoder, kind)()
+        MEASURES[measure](args, model, encoder, kind)()
         return peak_memory("cuda")
-    command = [sys.executable, __file__, "--memory-of", kind]
+    command = [sys.executable, __file__, "--memory-of", measure, kind]
     for name in ("batch", "layers", "classes", "device"):
         command += [f"--{name}", str(getattr(args, name))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
