@@ -463,6 +463,7 @@ def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file
         (["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
          "VARIANT handcrafted"),
         (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
+        (["TRAINER.CLIPN.MICRO_BATCH", "-1"], "MICRO_BATCH is -1: the pairs encoded at a time must be"),
     )
     for number, (extra, words) in enumerate(cases):
         assert words in told(train, *clipn, tmp_path / str(number), *extra)
