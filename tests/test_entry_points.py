@@ -20,6 +20,7 @@ import clip
 import eval_ood
 import train
 import visualize
+from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
 from trainers.prompt_learner import PromptLearner
 
@@ -619,3 +620,15 @@ def test_published_checkpoints_are_evaluated(world, call, tmp_path):
     call(eval_ood, *flags(world), "--model-dir", published.parent, "--output-dir", tmp_path / "out",
          "--load-epoch", 4)
     assert (tmp_path / "out/results.json").exists()
+
+
+def test_a_trainer_without_images_describes_the_classes_all_the_same(world, trained):
+    """What a verdict needs of a checkpoint, without the data set it was trained on."""
+    def features(root, **options):
+        args = cli.make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
+        args.opts = ["DATASET.CLASSES", "cat,crane"]
+        trainer = build_trainer(cli.build_cfg(args), **options)
+        trainer.load_model(trained)
+        return trainer.class_features()["text"]
+
+    assert torch.equal(features(world / "nowhere", images=False), features(world / "data"))

@@ -49,15 +49,21 @@ class ClipTrainer(TrainerX):
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
-    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None) -> None:
-        """`beside`: a trainer of the same data and the same CLIP, which are then shared."""
-        self._beside = beside
+    def __init__(
+        self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True
+    ) -> None:
+        """`beside`: a trainer of the same data and the same CLIP, which are then shared.
+
+        `images` False: the classes have their names and no images, so that nothing of the data
+        set need be there (`DatasetBase.without_images`); there is nothing to train or test on.
+        """
+        self._beside, self._images = beside, images
         super().__init__(cfg)
         self._beside = None
 
     def build_data_manager(self) -> DataManager:
         if self._beside is None:
-            return super().build_data_manager()
+            return DataManager(self.cfg, images=self._images)
         if self.cfg.VERBOSE:
             self._beside.dm.show_dataset_summary(self.cfg)
         return self._beside.dm
