@@ -111,7 +111,12 @@ def data_root(cfg) -> Path:
 def require_root(root: Path, folders: Iterable[str]) -> None:
     """Raise an InputError if one of ``folders`` lies under a root that is no folder."""
     if not root.is_dir() and not all(map(os.path.isabs, folders)):
-        raise InputError(
-            f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
-            "folder that holds the data sets' folders."
-        )
+        raise no_root(root)
+
+
+def no_root(root: Path) -> InputError:
+    """What is told of a root that is no folder."""
+    return InputError(
+        f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
+        "folder that holds the data sets' folders."
+    )

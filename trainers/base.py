@@ -35,6 +35,7 @@ class ClipTrainer(TrainerX):
         FLAGS: command-line flags of their own, flag -> key of that node.
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
         SCORE: the one its paper stands for, which a detector uses unless told otherwise.
     and build `self.model`, a `PromptedCLIP`.
     """
@@ -44,6 +45,7 @@ class ClipTrainer(TrainerX):
     FLAGS: dict[str, str] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
+    READS_PAIRS = False
     SCORE = "MCM"
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
@@ -55,7 +57,7 @@ class ClipTrainer(TrainerX):
         """`beside`: a trainer of the same data and the same CLIP, which are then shared.
 
         `images` False: the classes have their names and no images, so that nothing of the data
-        set need be there (`DatasetBase.without_images`); there is nothing to train or test on.
+        set need be there (`DatasetBase.without_images`); there is no ID image to train or test on.
         """
         self._beside, self._images = beside, images
         super().__init__(cfg)

@@ -58,6 +58,7 @@ class CLIPN(ClipTrainer):
     })
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
+    READS_PAIRS = True
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
 
