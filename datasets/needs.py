@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import InputError
+from datasets.classfolders import ClassFolders
 
 
 def reads_pairs(cfg) -> bool:
@@ -14,3 +17,19 @@ def reads_pairs(cfg) -> bool:
 def trains_elsewhere(cfg) -> bool:
     """Whether it learns from pairs that are not the ID set's own training images."""
     return reads_pairs(cfg) and cfg.DATASET.PAIRS.SOURCE != "classnames"
+
+
+def trains_on_names(cfg) -> bool:
+    """Whether its training needs no more of the ID set than class names, and these are known."""
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    return trains_elsewhere(cfg) and issubclass(kind, ClassFolders) and kind.knows_classes(cfg)
+
+
+def missing_images(cfg) -> str:
+    """Why there are no images of the ID set to test on, "" where its folders are there."""
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    try:
+        kind.find_splits(kind.locate(cfg))
+    except InputError as error:
+        return str(error)
+    return ""

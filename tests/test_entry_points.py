@@ -439,6 +439,35 @@ def test_clipn_from_training_to_the_table(world, tmp_path):
     assert header == f"image,prediction,{scores},rejected by CTW,rejected by ATD"
 
 
+@pytest.fixture
+def captioned(tmp_path):
+    """A data root with four image-caption pairs, and nothing of ImageNet."""
+    _images(tmp_path / "data/web", 4, np.random.default_rng(5))
+    rows = "".join(f"web/{i}.jpg,a thing called {i}\n" for i in range(4))
+    (tmp_path / "data/pairs.csv").write_text(f"path,caption\n{rows}", encoding="utf-8")
+    return tmp_path / "data"
+
+
+def test_clipn_learns_from_pairs_without_an_image_of_imagenet(world, captioned, call, told, caplog,
+                                                             tmp_path):
+    """And is then evaluated where the images are: nothing of it is in the run's settings."""
+    clipn = ["--root", captioned, "--trainer", "CLIPN", "--dataset", "imagenet", "--config-file",
+             world / "CLIPN/run.yaml", "--output-dir", tmp_path / "run", "DATASET.PAIRS.SOURCE",
+             "csv", "DATASET.PAIRS.PATH", "pairs.csv", "DATASET.CLASSES", "n01440764,n01443537"]
+    call(train, *clipn)
+    assert "There is no final test" in caplog.text and "imagenet does not exist" in caplog.text
+    content = torch.load(tmp_path / "run/no_encoder/model.pth.tar-2", weights_only=True)
+    assert content["meta"]["num_classes"] == 2 and (tmp_path / "run/finished.json").exists()
+    again = ["--root", captioned, "--model-dir", tmp_path / "run"]
+    for entry, extra in ((eval_ood, []), (train, ["--eval-only"])):
+        assert "imagenet does not exist" in " ".join(told(entry, *again, *extra).split())
+    for name in ("n01440764", "n01443537"):
+        _images(captioned / f"imagenet/val/{name}", 2, np.random.default_rng(6))
+    caplog.set_level("INFO")
+    call(train, *again, "--eval-only")
+    assert "* total: 4" in caplog.text
+
+
 def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):
     arguments = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
                  "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -17,7 +17,7 @@ from datasets.check.findings import EVALUATION, TRAINING, Problem, told
 from datasets.check.near import subfolders
 from datasets.classfolders import ClassFolders, data_root, no_root
 from datasets.folders import absolute
-from datasets.needs import trains_elsewhere
+from datasets.needs import trains_elsewhere, trains_on_names
 
 DATA_ROOT = "data root"  # where a problem is that no set can help
 
@@ -78,6 +78,8 @@ def _look_at_sets(cfg, layout: Layout, ood: bool) -> None:
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if issubclass(kind, ClassFolders):  # others keep their images as they like
         layout.splits, problems = id_layout.look(cfg, kind)
+        if not layout.splits and trains_on_names(cfg):
+            problems = [replace(problem, stops=(EVALUATION,)) for problem in problems]
         layout.problems += _of_the_trainer(cfg, problems)
     if ood:
         layout.ood, problems = ood_layout.look(cfg)
@@ -103,7 +105,8 @@ def _rootless(cfg, runs: Sequence[str], ood: bool) -> list[str]:
 def _named(cfg, run: str, ood: bool) -> list[str]:
     """What the run needs, as the config names it."""
     if run == TRAINING:
-        return [cfg.DATASET.FOLDER] + [cfg.DATASET.PAIRS.PATH] * trains_elsewhere(cfg)
+        images = [] if trains_on_names(cfg) else [cfg.DATASET.FOLDER]
+        return images + [cfg.DATASET.PAIRS.PATH] * trains_elsewhere(cfg)
     sets = [entry["FOLDERS"] for entry in cfg.OOD.SETS.values()
             if isinstance(entry, dict) and isinstance(entry.get("FOLDERS"), (list, tuple))]
     return [cfg.DATASET.FOLDER, *(folder for folders in sets for folder in folders if ood)]

@@ -12,6 +12,7 @@ from yacs.config import CfgNode as CN
 import trainers  # noqa: F401  (registers them)
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
+from datasets import needs
 from datasets.check import id_layout, layout, near
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import look, require_data
@@ -268,6 +269,34 @@ def test_pairs_of_their_own_root_need_no_data_root(clipn, tmp_path):
     clipn.DATASET.ROOT = "nowhere"
     require_data(clipn, TRAINING)
     assert only(clipn).stops == [EVALUATION]  # SUN is looked for there
+
+
+@pytest.mark.parametrize("gone", ["imagenet", "imagenet/images/val"])
+def test_class_names_that_are_known_need_no_images(clipn, gone):
+    for number in range(3):
+        shard(clipn, number)
+    assert needs.missing_images(clipn) == ""
+    shutil.rmtree(Path("data", gone))
+    assert "imagenet" in needs.missing_images(clipn)
+    assert only(clipn).stops == (EVALUATION,)
+    require_data(clipn, TRAINING)
+    clipn.DATASET.CLASSES = "present"  # what classes there are, only folders tell
+    with pytest.raises(InputError, match="1 problem"):
+        require_data(clipn, TRAINING)
+    clipn.DATASET.CLASSES, clipn.DATASET.PAIRS.SOURCE = "", "classnames"
+    with pytest.raises(InputError, match="1 problem"):
+        require_data(clipn, TRAINING)
+
+
+def test_images_that_are_there_must_be_right(clipn, tree):
+    """They are tested on."""
+    for number in range(3):
+        shard(clipn, number)
+    shutil.rmtree("data/imagenet/images/val")
+    tree({"data/imagenet/images/val": 2})
+    assert "flat" in only(clipn).kind
+    with pytest.raises(InputError, match="flat"):
+        require_data(clipn, TRAINING)
 
 
 def test_an_evaluation_on_the_id_set_alone_asks_for_no_ood_set(tree, world):
