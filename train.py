@@ -7,7 +7,7 @@ from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from dassl.utils.errors import InputError, NonFiniteLossError
-from datasets.check.findings import TRAINING
+from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
 from datasets.needs import missing_images, trains_on_names
 from trainers.run_folder import RunState, finish_run, locked, open_run, what_is_kept
@@ -27,6 +27,8 @@ def main() -> None:
 
     if args.eval_only or args.no_train:
         setup_logger()
+        if args.eval_only:
+            require_data(cfg, EVALUATION, ood=False)
         trainer = build_trainer(cfg)
         if args.eval_only:
             trainer.load_model(args.model_dir, args.load_epoch)

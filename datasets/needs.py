@@ -19,10 +19,15 @@ def trains_elsewhere(cfg) -> bool:
     return reads_pairs(cfg) and cfg.DATASET.PAIRS.SOURCE != "classnames"
 
 
+def names_known(cfg) -> bool:
+    """Whether the ID set may be built without images: build_trainer(cfg, images=False)."""
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    return issubclass(kind, ClassFolders) and kind.knows_classes(cfg)
+
+
 def trains_on_names(cfg) -> bool:
     """Whether its training needs no more of the ID set than class names, and these are known."""
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    return trains_elsewhere(cfg) and issubclass(kind, ClassFolders) and kind.knows_classes(cfg)
+    return trains_elsewhere(cfg) and names_known(cfg)
 
 
 def missing_images(cfg) -> str:

@@ -180,6 +180,27 @@ def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip
             assert f"{extracted} of 16 regions" in caplog.text
 
 
+def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path):
+    image = world / "data/pets/val/crane/1.jpg"
+    call(visualize, "--root", f"{world}/nowhere", "--model-dir", trained, "--image", image,
+         "--label", "crane", "--topk", "1", "--output-dir", tmp_path, "DATASET.CLASSES", "cat,crane")
+    assert (tmp_path / "visualization/crane_1_class1_k1.png").exists()
+
+
+def test_every_entry_point_checks_what_it_reads_first(world, trained, told, tmp_path):
+    """And no more: a test of the ID set and masks need no OOD set."""
+    shutil.copytree(world / "data/pets", tmp_path / "data/pets")
+    (tmp_path / "data/pets/val").rename(tmp_path / "data/pets/validation")
+    run = ["--root", tmp_path / "data", "--model-dir", trained, "--output-dir", tmp_path / "out"]
+    image = ["--image", world / "data/pets/val/cat/0.jpg", "--label", "cat"]
+    for entry, extra, count in ((train, ["--eval-only"], "1 problem."), (visualize, image, "1 problem."),
+                                (visualize, ["--masks", tmp_path], "1 problem."),
+                                (eval_ood, [], "3 problems.")):
+        message = told(entry, *run, *extra)
+        assert f"the data are not ready for evaluation: {count}" in message
+        assert "pets/validation " in message and "check.sh" in message
+
+
 def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path):
     for path in (world / "data/pets/val").rglob("*.jpg"):
         mask = tmp_path / path.parent.name / f"{path.stem}.png"
