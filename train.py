@@ -7,8 +7,9 @@ from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from dassl.utils.errors import InputError, NonFiniteLossError
-from datasets.check.findings import TRAINING
+from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
+from datasets.needs import missing_images, trains_on_names
 from trainers.run_folder import RunState, finish_run, locked, open_run, what_is_kept
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ def main() -> None:
 
     if args.eval_only or args.no_train:
         setup_logger()
+        if args.eval_only:
+            require_data(cfg, EVALUATION, ood=False)
         trainer = build_trainer(cfg)
         if args.eval_only:
             trainer.load_model(args.model_dir, args.load_epoch)
@@ -67,7 +70,19 @@ def begin(cfg, state: RunState, **options):
     if cfg.SEED >= 0:
         logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
+    if trains_on_names(cfg) and (why := missing_images(cfg)):
+        logger.warning("There is no final test, and training needs the class names alone: %s", why)
+        return build_trainer(untested(cfg), images=False, **options)
     return build_trainer(cfg, **options)
+
+
+def untested(cfg):
+    """The config, but that nothing is tested."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.NO_TEST = True
+    cfg.freeze()
+    return cfg
 
 
 def finish(cfg) -> None:

@@ -17,6 +17,9 @@ from cli import build_cfg, make_parser, run
 from dassl.engine import build_trainer
 from dassl.utils import atomic_write, nearest_name, read_image, setup_logger
 from dassl.utils.errors import InputError
+from datasets.check.findings import EVALUATION
+from datasets.check.layout import require_data
+from datasets.needs import names_known
 from ood.regions import (
     check_top_k,
     id_irrelevant_regions,
@@ -44,7 +47,7 @@ def main() -> None:
     top_k, args.topk = args.topk, None  # of the map, whether or not the trainer has a K
     cfg = build_cfg(args)
     setup_logger()
-    trainer = build_trainer(cfg)
+    trainer = build(cfg, images=bool(args.masks))
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
     k = choose_k(top_k, trainer)
@@ -52,6 +55,14 @@ def main() -> None:
         compare_with_masks(trainer, Path(args.masks), k)
     else:
         draw(trainer, args.image, args.label, k)
+
+
+def build(cfg, images: bool):
+    """The trainer; of the ID set the class names alone, where no more is asked for or needed."""
+    if not images and names_known(cfg):
+        return build_trainer(cfg, images=False)
+    require_data(cfg, EVALUATION, ood=False)
+    return build_trainer(cfg)
 
 
 def choose_k(asked: str | None, trainer) -> int:

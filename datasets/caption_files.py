@@ -105,11 +105,11 @@ def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -
     Raises:
         InputError: no template, one without a place for the name, or no training images.
     """
-    wrong = [template for template in templates if template.count("{}") != 1]
+    wrong = [text for text in templates if not isinstance(text, str) or text.count("{}") != 1]
     if wrong or not templates:
         raise InputError(
-            f"DATASET.PAIRS.TEMPLATES is {tuple(templates)}: each template must hold {{}} once, "
-            "where the class name goes, and there must be one."
+            f"DATASET.PAIRS.TEMPLATES is {tuple(templates)}: each template is a text that must "
+            "hold {} once, where the class name goes, and there must be one."
         )
     items = build_dataset(cfg).train_x
     names = [item.classname for item in items]
@@ -118,6 +118,11 @@ def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
+    if len(columns) != 2 or not all(isinstance(name, str) for name in columns):
+        raise InputError(
+            f"DATASET.PAIRS.COLUMNS is {tuple(columns)}: it must be two names, of the column of "
+            "image paths and of that of captions, such as ('filepath', 'title')."
+        )
     image, caption = columns
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -152,7 +157,8 @@ def _of_list(captions: list[str], index: int, epoch: int) -> str:
 def _of_template(
     names: list[str], templates: list[str], seed: int, index: int, epoch: int
 ) -> str:
-    return seeded(seed, epoch, index).choice(templates).format(names[index])
+    # Not str.format, to which the braces that a template holds beside its {} mean something.
+    return seeded(seed, epoch, index).choice(templates).replace("{}", names[index])
 
 
 def _beside(images: list[Path], index: int, epoch: int) -> bytes:

@@ -99,7 +99,7 @@ def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> Pa
         InputError: an unknown source, files that are missing or hold no pairs, or fewer pairs
             than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks.
     """
-    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
+    check_source(cfg)
     seed = _agreed(cfg.SEED if seed is None else seed)
     batch_size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     share = distributed.share_of(batch_size)
@@ -108,7 +108,7 @@ def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> Pa
         "pin_memory": torch.cuda.is_available() and cfg.USE_CUDA,
     }
     if cfg.DATASET.PAIRS.SOURCE == "shards":
-        pairs = ShardPairs(_path(cfg), transform, seed, cfg.DATASET.PAIRS.SHUFFLE)
+        pairs = ShardPairs(pairs_path(cfg), transform, seed, cfg.DATASET.PAIRS.SHUFFLE)
         count, batches = _batches(cfg, pairs.count)
         pairs.place = Place(distributed.rank(), distributed.world_size(), batches, share)
         loader = PairsLoader(pairs, seed, batch_size=share, **workers)
@@ -135,13 +135,19 @@ def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def _listed(cfg, transform: Transform, seed: int):
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "csv":
-        return csv_pairs(_path(cfg), pairs.COLUMNS, transform)
+        return csv_pairs(pairs_path(cfg), pairs.COLUMNS, transform)
     if pairs.SOURCE == "folder":
-        return folder_pairs(_path(cfg), transform)
+        return folder_pairs(pairs_path(cfg), transform)
     return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
 
 
-def _path(cfg) -> Path:
+def check_source(cfg) -> None:
+    """Raise an InputError unless DATASET.PAIRS.SOURCE is one of SOURCES."""
+    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
+
+
+def pairs_path(cfg) -> Path:
+    """DATASET.PAIRS.PATH under DATASET.ROOT; an InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
             f"DATASET.PAIRS.SOURCE is {cfg.DATASET.PAIRS.SOURCE}, but DATASET.PAIRS.PATH is empty. "

@@ -32,21 +32,30 @@ class ClassFolders(DatasetBase):
     default_folders: Sequence[str] = ("",)
     held_out: Sequence[Datum] = ()
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, images: bool = True):
         folder = self.locate(cfg)
-        require_root(data_root(cfg), [cfg.DATASET.FOLDER])
+        if images:
+            require_root(data_root(cfg), [cfg.DATASET.FOLDER])
         self.dataset_dir = str(folder)
-        self.splits = self.find_splits(folder)
+        self.splits = self.find_splits(folder) if images else {}
         self.class_folders = self.choose_classes(cfg)
         names, source = self.name_classes(cfg)
         report_classnames(type(self).__name__, names, source)
-        both = "val" in self.splits and "test" in self.splits
-        super().__init__(
-            train_x=lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
-            val=self._read(self.splits["val"], names) if both else None,
-            test=self._read_test(names),
-            classnames=names,
-        )
+        super().__init__(**self._images(cfg, names) if images else {}, classnames=names)
+
+    @classmethod
+    def without_images(cls, cfg) -> ClassFolders:
+        if not cls.knows_classes(cfg):
+            raise InputError(
+                f"DATASET.CLASSES is {cfg.DATASET.CLASSES!r}: which classes {cls.__name__} has is "
+                "then known by its folders alone. Name them in DATASET.CLASSES."
+            )
+        return cls(cfg, images=False)
+
+    @classmethod
+    def knows_classes(cls, cfg) -> bool:
+        """Whether the config says which classes there are, whatever folders are there."""
+        return cfg.DATASET.CLASSES not in ("", "present")
 
     @classmethod
     def locate(cls, cfg) -> Path:
@@ -72,6 +81,14 @@ class ClassFolders(DatasetBase):
         """The splits other than ``train``."""
         return [path for name, path in self.splits.items() if name != "train"]
 
+    def _images(self, cfg, names: Sequence[str]) -> dict:
+        both = "val" in self.splits and "test" in self.splits
+        return {
+            "train_x": lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
+            "val": self._read(self.splits["val"], names) if both else None,
+            "test": self._read_test(names),
+        }
+
     def _read(self, split: Path, names: Sequence[str]) -> list[Datum]:
         return read_class_folders(split, self.class_folders, names)
 
@@ -94,7 +111,12 @@ def data_root(cfg) -> Path:
 def require_root(root: Path, folders: Iterable[str]) -> None:
     """Raise an InputError if one of ``folders`` lies under a root that is no folder."""
     if not root.is_dir() and not all(map(os.path.isabs, folders)):
-        raise InputError(
-            f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
-            "folder that holds the data sets' folders."
-        )
+        raise no_root(root)
+
+
+def no_root(root: Path) -> InputError:
+    """What is told of a root that is no folder."""
+    return InputError(
+        f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
+        "folder that holds the data sets' folders."
+    )

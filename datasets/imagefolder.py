@@ -35,9 +35,9 @@ class ImageFolder(ClassFolders):
     with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, images: bool = True):
         self._share = cfg.DATASET.VAL_PERCENT
-        super().__init__(cfg)
+        super().__init__(cfg, images)
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:

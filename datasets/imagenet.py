@@ -39,9 +39,14 @@ class ImageNet(ClassFolders):
         "imagenet_1k", "imagenet1k", "imagenet2012", "ILSVRC2012", "ILSVRC-2012",
     )
 
-    def __init__(self, cfg):
-        super().__init__(cfg)
-        _check_count(len(self.test), len(self.class_folders))
+    def __init__(self, cfg, images: bool = True):
+        super().__init__(cfg, images)
+        if images:
+            _check_count(len(self.test), len(self.class_folders))
+
+    @classmethod
+    def knows_classes(cls, cfg) -> bool:
+        return cfg.DATASET.CLASSES != "present"
 
     def choose_classes(self, cfg) -> list[str]:
         wanted = self._wanted(cfg.DATASET.CLASSES)

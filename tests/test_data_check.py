@@ -139,6 +139,23 @@ def test_training_counts_when_it_is_asked_for(data, exit_code, capsys):
     assert "error: ID train" in capsys.readouterr().out
 
 
+def test_clipn_needs_its_pairs_and_no_training_images(data, exit_code, capsys):
+    shutil.rmtree(data / "imagenet/images/train")
+    clipn = ["--root", "data", "--trainer", "CLIPN", "--config", "vit_b16_cc3m",
+             *(flag for flag in FLAGS if flag not in ("--shots", "2"))]
+    assert exit_code(*clipn) == 1
+    out = capsys.readouterr().out
+    assert "error: DATASET.PAIRS" in out and "332 of 332 shards do not exist" in out
+    assert "evaluation: can go ahead\ntraining: cannot go ahead before 1 is mended" in out
+    _images(data / "web", ["0.jpg", "1.jpg"], np.random.default_rng(1))
+    for name in ("0.txt", "1.txt"):
+        (data / "web" / name).write_text("a caption", encoding="utf-8")
+    assert exit_code(*clipn, "DATASET.PAIRS.SOURCE", "folder", "DATASET.PAIRS.PATH", "web",
+                     "DATALOADER.TRAIN_X.BATCH_SIZE", "2") == 0
+    out = capsys.readouterr().out
+    assert "training: can go ahead" in out and "ID train" not in out
+
+
 def test_own_folders_by_flags(data, exit_code, capsys):
     own = ["--id-data", "data/imagenet/images/train", "--seed", "1"]
     assert exit_code(*own, "--ood-data", "data/SUN") == 0

@@ -20,6 +20,7 @@ import clip
 import eval_ood
 import train
 import visualize
+from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
 from trainers.prompt_learner import PromptLearner
 
@@ -177,6 +178,27 @@ def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip
                  "--label", label, "--topk", k)
             extracted = sum(label not in row[:k] for row in order.tolist())
             assert f"{extracted} of 16 regions" in caplog.text
+
+
+def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path):
+    image = world / "data/pets/val/crane/1.jpg"
+    call(visualize, "--root", f"{world}/nowhere", "--model-dir", trained, "--image", image,
+         "--label", "crane", "--topk", "1", "--output-dir", tmp_path, "DATASET.CLASSES", "cat,crane")
+    assert (tmp_path / "visualization/crane_1_class1_k1.png").exists()
+
+
+def test_every_entry_point_checks_what_it_reads_first(world, trained, told, tmp_path):
+    """And no more: a test of the ID set and masks need no OOD set."""
+    shutil.copytree(world / "data/pets", tmp_path / "data/pets")
+    (tmp_path / "data/pets/val").rename(tmp_path / "data/pets/validation")
+    run = ["--root", tmp_path / "data", "--model-dir", trained, "--output-dir", tmp_path / "out"]
+    image = ["--image", world / "data/pets/val/cat/0.jpg", "--label", "cat"]
+    for entry, extra, count in ((train, ["--eval-only"], "1 problem."), (visualize, image, "1 problem."),
+                                (visualize, ["--masks", tmp_path], "1 problem."),
+                                (eval_ood, [], "3 problems.")):
+        message = told(entry, *run, *extra)
+        assert f"the data are not ready for evaluation: {count}" in message
+        assert "pets/validation " in message and "check.sh" in message
 
 
 def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path):
@@ -438,6 +460,35 @@ def test_clipn_from_training_to_the_table(world, tmp_path):
     assert header == f"image,prediction,{scores},rejected by CTW,rejected by ATD"
 
 
+@pytest.fixture
+def captioned(tmp_path):
+    """A data root with four image-caption pairs, and nothing of ImageNet."""
+    _images(tmp_path / "data/web", 4, np.random.default_rng(5))
+    rows = "".join(f"web/{i}.jpg,a thing called {i}\n" for i in range(4))
+    (tmp_path / "data/pairs.csv").write_text(f"path,caption\n{rows}", encoding="utf-8")
+    return tmp_path / "data"
+
+
+def test_clipn_learns_from_pairs_without_an_image_of_imagenet(world, captioned, call, told, caplog,
+                                                             tmp_path):
+    """And is then evaluated where the images are: nothing of it is in the run's settings."""
+    clipn = ["--root", captioned, "--trainer", "CLIPN", "--dataset", "imagenet", "--config-file",
+             world / "CLIPN/run.yaml", "--output-dir", tmp_path / "run", "DATASET.PAIRS.SOURCE",
+             "csv", "DATASET.PAIRS.PATH", "pairs.csv", "DATASET.CLASSES", "n01440764,n01443537"]
+    call(train, *clipn)
+    assert "There is no final test" in caplog.text and "imagenet does not exist" in caplog.text
+    content = torch.load(tmp_path / "run/no_encoder/model.pth.tar-2", weights_only=True)
+    assert content["meta"]["num_classes"] == 2 and (tmp_path / "run/finished.json").exists()
+    again = ["--root", captioned, "--model-dir", tmp_path / "run"]
+    for entry, extra in ((eval_ood, []), (train, ["--eval-only"])):
+        assert "imagenet does not exist" in " ".join(told(entry, *again, *extra).split())
+    for name in ("n01440764", "n01443537"):
+        _images(captioned / f"imagenet/val/{name}", 2, np.random.default_rng(6))
+    caplog.set_level("INFO")
+    call(train, *again, "--eval-only")
+    assert "* total: 4" in caplog.text
+
+
 def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):
     arguments = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
                  "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0",
@@ -484,6 +535,7 @@ def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file
         (["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
          "VARIANT handcrafted"),
         (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
+        (["TRAINER.CLIPN.MICRO_BATCH", "-1"], "MICRO_BATCH is -1: the pairs encoded at a time must be"),
     )
     for number, (extra, words) in enumerate(cases):
         assert words in told(train, *clipn, tmp_path / str(number), *extra)
@@ -639,3 +691,15 @@ def test_published_checkpoints_are_evaluated(world, call, tmp_path):
     call(eval_ood, *flags(world), "--model-dir", published.parent, "--output-dir", tmp_path / "out",
          "--load-epoch", 4)
     assert (tmp_path / "out/results.json").exists()
+
+
+def test_a_trainer_without_images_describes_the_classes_all_the_same(world, trained):
+    """What a verdict needs of a checkpoint, without the data set it was trained on."""
+    def features(root, **options):
+        args = cli.make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
+        args.opts = ["DATASET.CLASSES", "cat,crane"]
+        trainer = build_trainer(cli.build_cfg(args), **options)
+        trainer.load_model(trained)
+        return trainer.class_features()["text"]
+
+    assert torch.equal(features(world / "nowhere", images=False), features(world / "data"))

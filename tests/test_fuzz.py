@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms.functional import to_tensor
 
 import cli
 import clip
 from dassl.utils import load_checkpoint, load_pretrained_weights, read_image
 from dassl.utils.errors import InputError
+from datasets.captions import build_pairs_loader
 from ood.recipe import FILE, TENSORS, Recipe, read_recipe, write_recipe
 from ood.results import SetScores, evaluate_sets, read_results, read_scores, write_results
 
@@ -115,6 +117,36 @@ def test_settings(key, value):
     args = cli.make_parser("").parse_args(["--trainer", "CoOp"])
     args.opts = [key, value]
     read_or_refused(lambda _: cli.build_cfg(args), None)
+
+
+TEXTS = st.lists(st.one_of(
+    st.text(max_size=12), st.integers(), st.text("{} ab0:!.", max_size=9), st.sampled_from(
+        ["path", "caption", "a {} in {style}", "{0} {}", "{}"])), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two images in class folders, and a table with captions of them."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("cat", "dog"):
+        for split in ("train", "val"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (2, 2)).save(root / split / name / "0.png")
+    (root / "pairs.csv").write_text("path,caption\ntrain/cat/0.png,a cat\n", encoding="utf-8")
+    return root
+
+
+@many
+@given(source=st.sampled_from(["csv", "classnames"]), columns=TEXTS, templates=TEXTS)
+@example(source="classnames", columns=[], templates=["a {} in {style}"])
+def test_settings_of_pairs(source, columns, templates, pictures):
+    """Every caption is made, or the setting is refused."""
+    cfg = cli.default_cfg()
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.VERBOSE = "ImageFolder", str(pictures), False
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 1, 0
+    cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH = source, "pairs.csv"
+    cfg.DATASET.PAIRS.COLUMNS, cfg.DATASET.PAIRS.TEMPLATES = tuple(columns), tuple(templates)
+    read_or_refused(lambda _: list(build_pairs_loader(cfg, to_tensor)), None)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ class ClipTrainer(TrainerX):
         FLAGS: command-line flags of their own, flag -> key of that node.
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
         SCORE: the one its paper stands for, which a detector uses unless told otherwise.
     and build `self.model`, a `PromptedCLIP`.
     """
@@ -44,20 +45,27 @@ class ClipTrainer(TrainerX):
     FLAGS: dict[str, str] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
+    READS_PAIRS = False
     SCORE = "MCM"
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
-    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None) -> None:
-        """`beside`: a trainer of the same data and the same CLIP, which are then shared."""
-        self._beside = beside
+    def __init__(
+        self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True
+    ) -> None:
+        """`beside`: a trainer of the same data and the same CLIP, which are then shared.
+
+        `images` False: the classes have their names and no images, so that nothing of the data
+        set need be there (`DatasetBase.without_images`); there is no ID image to train or test on.
+        """
+        self._beside, self._images = beside, images
         super().__init__(cfg)
         self._beside = None
 
     def build_data_manager(self) -> DataManager:
         if self._beside is None:
-            return super().build_data_manager()
+            return DataManager(self.cfg, images=self._images)
         if self.cfg.VERBOSE:
             self._beside.dm.show_dataset_summary(self.cfg)
         return self._beside.dm

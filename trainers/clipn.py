@@ -24,6 +24,7 @@ from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.base import model_file
 from dassl.optim import build_optimizer
+from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, build_pairs_loader
 from trainers.base import ClipTrainer
 
@@ -56,8 +57,16 @@ class CLIPN(ClipTrainer):
     })
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
+    READS_PAIRS = True
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        if cfg.TRAINER.CLIPN.MICRO_BATCH < 0:
+            raise InputError(
+                f"TRAINER.CLIPN.MICRO_BATCH is {cfg.TRAINER.CLIPN.MICRO_BATCH}: the pairs encoded "
+                "at a time must be 1 or more; 0 is the whole batch"
+            )
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings

@@ -166,6 +166,9 @@ class DataManager:
 
     Differs from upstream: a loader, and what only it needs, is made when it is first read, so that
     evaluation does not list or transform training images.
+
+    `images` False: the dataset is its class names alone and need not be there, see
+    `DatasetBase.without_images`; there are transforms and no loaders.
     """
 
     def __init__(
@@ -174,9 +177,10 @@ class DataManager:
         custom_tfm_train: Callable | Sequence[Callable] | None = None,
         custom_tfm_test: Callable | Sequence[Callable] | None = None,
         dataset_wrapper: type[Dataset] | None = None,
+        images: bool = True,
     ) -> None:
         self.cfg = cfg
-        self.dataset = build_dataset(cfg)
+        self.dataset = build_dataset(cfg, images)
         self._custom_tfm_train = custom_tfm_train
         self._custom_tfm_test = custom_tfm_test
         self._dataset_wrapper = dataset_wrapper

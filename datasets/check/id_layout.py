@@ -14,6 +14,7 @@ from datasets.classfolders import ClassFolders, data_root
 from datasets.classnames import imagenet_classnames, imagenet_wnids, read_class_list
 from datasets.folders import absolute, contents, holds_images, is_image, some
 from datasets.imagenet import ImageNet
+from datasets.needs import trains_elsewhere
 
 BOTH = (EVALUATION, TRAINING)
 SOLUTION = "LOC_val_solution.csv"
@@ -31,7 +32,7 @@ def look(cfg, kind: type[ClassFolders]) -> tuple[dict[str, Path], list[Problem]]
     try:
         splits = kind.find_splits(folder)
     except InputError:
-        return {}, [_no_splits(folder)]
+        return {}, [_no_splits(cfg, folder)]
     undivided = splits.keys() == {"train"}
     if undivided and (holder := _deeper(folder)):
         # The loader would take the folder in between for a class.
@@ -63,7 +64,7 @@ def _no_folder(cfg, kind: type[ClassFolders], folder: Path) -> Problem:
         mend = [f"# or add   DATASET.FOLDER {quoted(meant[0].relative_to(root))}   to the command",
                 f"mv {quoted(meant[0])} {quoted(folder)}"]
     else:
-        mend = sources.id_source(folder.name, root)
+        mend = sources.id_source(folder.name, root, _splits_read(cfg))
     return Problem("missing", "ID", what, mend, BOTH)
 
 
@@ -73,7 +74,7 @@ def _may_be_a_home(folder: Path) -> bool:
                for place in (folder, folder / "images"))
 
 
-def _no_splits(folder: Path) -> Problem:
+def _no_splits(cfg, folder: Path) -> Problem:
     """Neither val/ nor test/ in the folder: called otherwise, deeper, or not there."""
     for holder in (folder / "images", folder):
         moves = near.misnamed_splits(holder)
@@ -100,7 +101,12 @@ def _no_splits(folder: Path) -> Problem:
             "# unpack what is packed, each into the folder of its split, such as:",
             f"mkdir -p {quoted(folder / 'val')} && tar xf {quoted(folder / packed[0])} "
             f"-C {quoted(folder / 'val')}"], BOTH)
-    return Problem("no splits", "ID", what, sources.id_source(folder.name, folder.parent), BOTH)
+    mend = sources.id_source(folder.name, folder.parent, _splits_read(cfg))
+    return Problem("no splits", "ID", what, mend, BOTH)
+
+
+def _splits_read(cfg) -> list[str]:
+    return ["val"] if trains_elsewhere(cfg) else ["val", "train"]
 
 
 def _deeper(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ ARCHIVES = {  # of OOD sets, each with one folder in it
     "ImageNet-Resize": f"{ODIN}/kp3my3412u5k9rl/Imagenet_resize.tar.gz?dl=1",
 }
 EXPORTED = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "SVHN": "svhn"}
+CC3M_TABLE = "https://ai.google.com/research/ConceptualCaptions/download"
 VALPREP = "https://raw.githubusercontent.com/soumith/imagenetloader.torch/master/valprep.sh"
 
 
@@ -50,7 +51,7 @@ def in_comments(lines: Sequence[str]) -> list[str]:
     return ["#   " + line.removeprefix("# ") for line in lines]
 
 
-def id_source(folder: str, root: Path, splits: Sequence[str] = ("val", "train")) -> list[str]:
+def id_source(folder: str, root: Path, splits: Sequence[str]) -> list[str]:
     """Lines that fetch the ID set of that folder; of ImageNet the given splits."""
     if folder in EXPORTED.values():
         return [_export(folder, root)]
@@ -59,6 +60,31 @@ def id_source(folder: str, root: Path, splits: Sequence[str] = ("val", "train"))
     if folder == "imagenet":
         return [line for split in splits for line in _imagenet(root / "imagenet/images" / split)]
     return ["# put one folder of images a class there: train/CLASS/ and val/CLASS/"]
+
+
+def pairs_source(place: Path, source: str, root: Path) -> list[str]:
+    """Lines that bring image-caption pairs to a place, or say what belongs there."""
+    if place.is_relative_to(root / "generated"):
+        return [_generate(root)]
+    if source == "shards" and place.name == "cc3m":
+        return _cc3m(place)
+    return {
+        "shards": ["# put webdataset shards there, as img2dataset writes them: <key>.jpg, <key>.txt"],
+        "csv": ["# put a table with a header line there, of image paths and captions, and name its",
+                "# columns with   DATASET.PAIRS.COLUMNS   in the command"],
+        "folder": ["# put images there, the caption of x.jpg in x.txt beside it"],
+    }[source]
+
+
+def _cc3m(folder: Path) -> list[str]:
+    """Lines that download CC3M's images, hours of work, to be run where its table is."""
+    table = "Train_GCC-training.tsv"
+    return [f"# {table}, of captions and addresses, is at {CC3M_TABLE}",
+            "pip install img2dataset",
+            f"sed -i '1s/^/caption\\turl\\n/' {table}",
+            f"img2dataset --url_list {table} --input_format tsv --url_col url --caption_col caption "
+            f"--output_format webdataset --output_folder {quoted(folder)} --processes_count 16 "
+            "--thread_count 64 --image_size 256"]
 
 
 def _imagenet(folder: Path) -> list[str]:

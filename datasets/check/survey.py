@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
-from datasets.check import contents, id_layout, sources
+from datasets.caption_shards import ShardPairs, count_pairs, find_shards
+from datasets.captions import build_pairs_loader, pairs_path
+from datasets.check import contents, id_layout, pairs_layout, sources
 from datasets.check.findings import EVALUATION, TRAINING, Problem, Report, Row
 from datasets.check.layout import DATA_ROOT, Layout, look
 from datasets.check.listing import (
@@ -23,6 +25,7 @@ from datasets.classfolders import data_root
 from datasets.classnames import imagenet_wnids, read_class_list
 from datasets.folders import absolute
 from datasets.imagenet import ImageNet
+from datasets.needs import reads_pairs, trains_elsewhere
 from datasets.ood_sets import load_ood_sets
 
 BOTH = (EVALUATION, TRAINING)
@@ -42,7 +45,7 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
     report = Report(absolute(data_root(cfg)), title, asked)
     report.depth = "All files were read." if full else (
         "All names were read, of the files a sample: --full reads all.")
-    layout = look(cfg, BOTH if cfg.OOD.SETS else [TRAINING])
+    layout = look(cfg, BOTH, ood=bool(cfg.OOD.SETS))
     report.problems += layout.problems
     sets = [*_id_sets(cfg, layout), *_ood_sets(layout)]
     for images in sets:
@@ -50,6 +53,8 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
         row, problems = _counted(cfg, images, TRAINING in asked)
         report.rows.append(row)
         report.problems += [*listing_problems(images), *problems]
+    if reads_pairs(cfg):
+        _add_pairs(cfg, report, full)
     report.rows = _in_order(cfg, report)
     report.problems += _in_files(cfg, sets, full)
     report.problems += _refusals(cfg, report)
@@ -65,7 +70,36 @@ def _id_sets(cfg, layout: Layout) -> list[ImageSet]:
     return [ImageSet(id_layout.row_name(name), layout.splits[name],
                      (TRAINING,) if name == "train" and len(found) > 1 else BOTH,
                      count[name] or None)  # None: a flat split, listed as it lies
-            for name in sorted(layout.splits, key=lambda name: name == "train")]
+            for name in sorted(layout.splits, key=lambda name: name == "train")
+            if name != "train" or len(found) == 1 or not trains_elsewhere(cfg)]
+
+
+def _add_pairs(cfg, report: Report, full: bool) -> None:
+    """The row of the image-caption pairs, and what their loader refuses where nothing else does."""
+    own = not trains_elsewhere(cfg)  # the ID set's, which has rows of its own
+    if any(TRAINING in problem.stops for problem in report.problems
+           if own or problem.where in (pairs_layout.ROW, DATA_ROOT)):
+        return
+    row = Row(pairs_layout.ROW, cfg.DATASET.PAIRS.SOURCE if own else cfg.DATASET.PAIRS.PATH)
+    try:
+        row.images = _count_pairs(cfg, full)
+    except InputError as error:
+        report.problems.append(
+            Problem("refused", pairs_layout.ROW, str(error), (), (TRAINING,)))
+    report.rows.append(row)
+
+
+def _count_pairs(cfg, full: bool) -> int | None:
+    """Pairs that the loader finds. Of shards, whose archives are read through, only with `full`:
+    else the first is, and there is no number."""
+    if cfg.DATASET.PAIRS.SOURCE != "shards" or full:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # no pair is read
+        pairs = build_pairs_loader(cfg, transform=None).dataset
+        return pairs.count if isinstance(pairs, ShardPairs) else len(pairs)
+    count_pairs(find_shards(pairs_path(cfg))[:1])
+    return None
 
 
 def _wanted(cfg, found: Sequence[Sequence[str]] = ()) -> set[str] | None:

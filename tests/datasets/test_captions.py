@@ -338,6 +338,10 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
     told("None of the first 1 images of .*lost.csv exists, such as .*web/z.jpg", SOURCE="csv",
          PATH="web/lost.csv"),
     told("has no rows", SOURCE="csv", PATH="web/none.csv"),
+    told(r"COLUMNS is \('path',\): it must be two names", SOURCE="csv", PATH="web/a.csv",
+         COLUMNS=("path",)),
+    told(r"COLUMNS is \(1, 2\): it must be two names", SOURCE="csv", PATH="web/a.csv",
+         COLUMNS=(1, 2)),
 ])
 def test_bad_tables_and_folders(folder, loader, keys, message):
     for text in folder.rglob("*.txt"):
@@ -378,7 +382,13 @@ def test_captions_of_class_names(pets, loader, cfg):
     assert texts == {t.format(name) for t in templates for name in ("cat", "polar bear")}
 
 
-@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",)])
+def test_other_braces_of_a_template_stay(pets, loader):
+    made = loader(batch_size=4, SOURCE="classnames", TEMPLATES=("a {} in {style}, {0} {",))
+    made.dataset.transform = ToTensor()
+    assert set(captions(made)) == {f"a {name} in {{style}}, {{0}} {{" for name in ("cat", "polar bear")}
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",), (1,)])
 def test_templates_need_one_place_for_the_name(pets, loader, templates):
     with pytest.raises(InputError, match="TEMPLATES.*must hold {} once"):
         loader(SOURCE="classnames", TEMPLATES=templates)

@@ -1,13 +1,18 @@
 """Folders in the wrong place: what is said, and that the lines which are printed mend it."""
 
 import os
+import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from yacs.config import CfgNode as CN
 
+import trainers  # noqa: F401  (registers them)
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
+from datasets import needs
 from datasets.check import id_layout, layout, near
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import look, require_data
@@ -167,10 +172,138 @@ def test_an_evaluation_needs_no_training_folder_and_training_no_ood_set(tree, wo
     require_data(world, EVALUATION)
     with pytest.raises(InputError, match="nothing can be trained on this set"):
         require_data(world, TRAINING)
-    world.DATASET.PAIRS.SOURCE = "shards"  # CLIPN's images are elsewhere
-    require_data(world, TRAINING)
+    tree({folder: count for folder, count in GOOD.items() if "train" in folder})
     sets(world, SUN=["nowhere"])
     require_data(world, TRAINING)
+
+
+@pytest.fixture
+def clipn(tree, world):
+    """The world without training images, and a trainer that learns from three shards instead."""
+    tree({folder: count for folder, count in GOOD.items() if "train" not in folder})
+    world.TRAINER.NAME = "CLIPN"
+    world.DATASET.PAIRS.SOURCE, world.DATASET.PAIRS.PATH = "shards", "cc3m/{00000..00002}.tar"
+    return world
+
+
+def shard(cfg, number, content=b"x"):
+    path = Path(cfg.DATASET.ROOT, f"cc3m/0000{number}.tar")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_a_trainer_of_pairs_needs_them_and_no_training_images(clipn):
+    problem = only(clipn)
+    assert (problem.where, problem.kind, problem.stops) == ("DATASET.PAIRS", "missing", (TRAINING,))
+    assert "3 of 3 shards do not exist" in problem.what
+    assert any(line.startswith("img2dataset") and "data/cc3m" in line for line in problem.mend)
+    require_data(clipn, EVALUATION)
+    with pytest.raises(InputError, match="not ready for training: 1 problem"):
+        require_data(clipn, TRAINING)
+    for number in range(3):
+        shard(clipn, number)
+    assert look(clipn, BOTH).problems == []
+    clipn.TRAINER.NAME = "CoOp"  # which reads no pairs, whatever is set
+    assert only(clipn).where == "ID train"
+
+
+@pytest.mark.parametrize("gone, kind", [("images/val", "no splits"), ("", "missing")])
+def test_only_what_is_read_is_to_be_fetched(clipn, gone, kind):
+    shutil.rmtree(Path("data/imagenet", gone))
+    for trainer, read in (("CLIPN", False), ("CoOp", True)):
+        clipn.TRAINER.NAME = trainer
+        problem = next(p for p in look(clipn, BOTH).problems if p.where == "ID")
+        lines = "\n".join(problem.mend)
+        assert problem.kind == kind and "val.tar" in lines and ("train.tar" in lines) is read
+
+
+def test_shards_that_are_lost_or_empty(clipn):
+    shard(clipn, 0)
+    shard(clipn, 2, b"")
+    lost = only(clipn)
+    assert "1 of 3 shards do not exist" in lost.what and "00001.tar" in lost.what
+    assert "DATASET.PAIRS.PATH " in lost.mend[1]
+    shard(clipn, 1)
+    empty = only(clipn)
+    assert empty.kind == "empty shards" and len(empty.files) == 1 and "1 of 3" in empty.what
+    mend(empty)
+    assert "1 of 3 shards do not exist" in only(clipn).what
+    clipn.DATASET.PAIRS.PATH = "cc3m"
+    assert look(clipn, BOTH).problems == []
+
+
+@pytest.mark.parametrize("source, place, words, mends", [
+    ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist", "header line"),
+    ("csv", "generated/pairs.csv", "does not exist", "python -m datasets.generated --root data"),
+    ("folder", "web", "holds no images", "x.txt beside it"),
+    ("shards", "web/{0..1}.tar", "2 of 2 shards", "put webdataset shards there"),
+])
+def test_other_places_of_pairs(clipn, tree, source, place, words, mends):
+    clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = source, place
+    problem = only(clipn)
+    assert re.search(words, problem.what) and mends in "\n".join(problem.mend)
+    tree({"data/web": 1, "data/generated": 0})
+    for name in ("web/pairs.csv", "generated/pairs.csv", "web/0.tar", "web/1.tar"):
+        Path("data", name).write_bytes(b"x")
+    assert look(clipn, BOTH).problems == []
+
+
+def test_captions_of_class_names_need_the_training_images(clipn):
+    clipn.DATASET.PAIRS.SOURCE = "classnames"
+    problem = only(clipn)
+    assert (problem.where, problem.stops) == ("ID train", (TRAINING,))
+
+
+def test_pairs_of_no_source_are_refused(clipn):
+    clipn.DATASET.PAIRS.SOURCE = "shard"
+    with pytest.raises(InputError, match="Did you mean 'shards'"):
+        look(clipn, BOTH)
+    require_data(clipn, EVALUATION)
+
+
+def test_pairs_of_their_own_root_need_no_data_root(clipn, tmp_path):
+    for number in range(3):
+        shard(clipn, number)
+    clipn.DATASET.PAIRS.PATH = str(tmp_path / "data/cc3m")
+    clipn.DATASET.FOLDER = str(tmp_path / "data/imagenet")
+    clipn.DATASET.ROOT = "nowhere"
+    require_data(clipn, TRAINING)
+    assert only(clipn).stops == [EVALUATION]  # SUN is looked for there
+
+
+@pytest.mark.parametrize("gone", ["imagenet", "imagenet/images/val"])
+def test_class_names_that_are_known_need_no_images(clipn, gone):
+    for number in range(3):
+        shard(clipn, number)
+    assert needs.missing_images(clipn) == ""
+    shutil.rmtree(Path("data", gone))
+    assert "imagenet" in needs.missing_images(clipn)
+    assert only(clipn).stops == (EVALUATION,)
+    require_data(clipn, TRAINING)
+    clipn.DATASET.CLASSES = "present"  # what classes there are, only folders tell
+    with pytest.raises(InputError, match="1 problem"):
+        require_data(clipn, TRAINING)
+    clipn.DATASET.CLASSES, clipn.DATASET.PAIRS.SOURCE = "", "classnames"
+    with pytest.raises(InputError, match="1 problem"):
+        require_data(clipn, TRAINING)
+
+
+def test_images_that_are_there_must_be_right(clipn, tree):
+    """They are tested on."""
+    for number in range(3):
+        shard(clipn, number)
+    shutil.rmtree("data/imagenet/images/val")
+    tree({"data/imagenet/images/val": 2})
+    assert "flat" in only(clipn).kind
+    with pytest.raises(InputError, match="flat"):
+        require_data(clipn, TRAINING)
+
+
+def test_an_evaluation_on_the_id_set_alone_asks_for_no_ood_set(tree, world):
+    tree({folder: count for folder, count in GOOD.items() if folder != "data/SUN"})
+    require_data(world, EVALUATION, ood=False)
+    with pytest.raises(InputError, match="SUN: not found"):
+        require_data(world, EVALUATION)
 
 
 def test_entry_points_list_no_class_folder(tree, world, monkeypatch):

@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from yacs.config import CfgNode as CN
 
+import trainers  # noqa: F401  (registers them)
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
@@ -303,3 +305,59 @@ def test_the_record_holds_what_the_text_cuts(pets, tmp_path):
     record = survey(pets).record()
     assert record["ready"] is False and len(record["problems"][0]["files"]) == 9
     assert [row["verdict"] for row in record["sets"]] == ["ok", "ok", "empty files", "ok"]
+
+
+@pytest.fixture
+def clipn(pets, tmp_path):
+    """Training on a table of pairs: five, two of them of one image."""
+    names = [f"web/{path.name}" for path in write(tmp_path / "web", 4)]
+    rows = "".join(f"{name},a caption\n" for name in [*names, names[0]])
+    (tmp_path / "pairs.csv").write_text(f"path,caption\n{rows}", encoding="utf-8")
+    pets.TRAINER.NAME, pets.DATALOADER.TRAIN_X.BATCH_SIZE = "CLIPN", 4
+    pets.DATASET.PAIRS.SOURCE, pets.DATASET.PAIRS.PATH = "csv", "pairs.csv"
+    return pets
+
+
+def test_pairs_have_a_row_in_the_place_of_training_images(clipn, tmp_path):
+    for path in (tmp_path / "pets/train/cat").iterdir():
+        path.write_bytes(b"")
+    report = survey(clipn, EVALUATION, TRAINING)
+    assert report.problems == [] and report.ready
+    assert [(row.name, row.found, row.images) for row in report.rows] == [
+        ("ID val", "pets/val", 6), ("DATASET.PAIRS", "pairs.csv", 5), ("SUN", "SUN", 3),
+        ("Texture", "Texture/images", 3)]
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("DATASET.PAIRS.COLUMNS", ("path", "text"), "has no column text"),
+    ("DATASET.PAIRS.NUM_PAIRS", 9, "there are 5 pairs"),
+    ("DATALOADER.TRAIN_X.BATCH_SIZE", 8, "fewer than a batch"),
+])
+def test_what_the_loader_of_pairs_refuses_stops_training(clipn, key, value, words):
+    clipn.merge_from_list([key, value])
+    report = survey(clipn, TRAINING)
+    assert kinds(report) == {("DATASET.PAIRS", "refused")} and words in report.problems[0].what
+    assert not report.ready and survey(clipn, EVALUATION).ready
+
+
+def test_shards_are_counted_in_full_and_else_the_first_is_read(clipn, tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for name in ("a.png", "a.txt", "b.png", "b.txt"):
+                tar.addfile(tarfile.TarInfo(name))
+    clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = "shards", "{0..1}.tar"
+    rows = [survey(clipn, TRAINING, full=full).rows[1] for full in (False, True)]
+    assert [(row.name, row.images) for row in rows] == [("DATASET.PAIRS", None), ("DATASET.PAIRS", 4)]
+    (tmp_path / "0.tar").write_bytes(b"garbage" * 100)
+    assert "no readable tar" in survey(clipn, TRAINING).problems[0].what
+
+
+def test_captions_of_class_names_are_checked_as_training_images(clipn, tmp_path):
+    clipn.DATASET.PAIRS.SOURCE = "classnames"
+    report = survey(clipn, TRAINING)
+    assert report.problems == [] and [row.name for row in report.rows][:3] == [
+        "ID val", "ID train", "DATASET.PAIRS"]
+    assert report.rows[2].images == 6
+    shutil.rmtree(tmp_path / "pets/train")
+    report = survey(clipn, TRAINING)
+    assert kinds(report) == {("ID train", "missing")} and not report.ready

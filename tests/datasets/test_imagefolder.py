@@ -212,3 +212,12 @@ def test_unreadable_folder_is_refused(tree, build, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match="val/cat cannot be listed: Permission denied"):
         build()
+
+
+def test_named_classes_need_no_folders(cfg):
+    cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageFolder", "polar_bear,cat"
+    dataset = build_dataset(cfg, images=False)
+    assert dataset.classnames == ["cat", "polar bear"] and dataset.test is None
+    cfg.DATASET.CLASSES = ""
+    with pytest.raises(InputError, match="known by its folders alone"):
+        build_dataset(cfg, images=False)

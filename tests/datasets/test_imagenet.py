@@ -1,6 +1,7 @@
 import pytest
 
 import datasets.folders as folders
+from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 from datasets.classnames import imagenet_classnames, imagenet_wnids
@@ -128,6 +129,34 @@ def test_incomplete_class_names_are_refused(tree, build, tmp_path):
     (root / "imagenet/classnames.txt").write_text(f"{TENCH} tench\n")
     with pytest.raises(InputError, match=f"lack 1 of the 2 classes: {GOLDFISH}"):
         build(CLASSES="present")
+
+
+@pytest.mark.parametrize("classes", ["", f"{SHARK},{TENCH}"])
+def test_class_names_alone_are_those_with_images(tree, build, cfg, classes):
+    root = tree(images("val", imagenet_wnids()))
+    whole = build(CLASSES=classes)
+    cfg.DATASET.ROOT, cfg.INPUT.TRANSFORMS = str(root / "nowhere"), ["normalize"]
+    manager = DataManager(cfg, images=False)
+    assert manager.dataset.classnames == whole.classnames and manager.num_classes == whole.num_classes
+    assert manager.dataset.class_folders == whole.class_folders
+    assert manager.dataset.test is None and manager.dataset.train_x is None
+    assert manager.tfm_test is not None
+
+
+def test_class_names_alone_follow_the_users_file(cfg, tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet/classnames.txt").write_text(f"{TENCH} a fish\n", encoding="utf-8")
+    cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageNet", TENCH
+    assert build_dataset(cfg, images=False).classnames == ["a fish"]
+
+
+def test_classes_that_only_folders_tell_are_refused_without_them(cfg):
+    cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageNet", "present"
+    with pytest.raises(InputError, match="CLASSES is 'present'.*known by its folders alone. Name"):
+        build_dataset(cfg, images=False)
+    cfg.DATASET.CLASSES = "n00000001"
+    with pytest.raises(InputError, match="not among the 1000"):
+        build_dataset(cfg, images=False)
 
 
 def test_folder_may_be_renamed(tree, build):

@@ -8,8 +8,12 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dassl.utils import InputError, read_json, write_json
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,15 @@ class DatasetBase:
             self._set_classes(dict(enumerate(classnames)))
         elif train_x is not None and self.train_x_listed:
             self._read_classes()
+
+    @classmethod
+    def without_images(cls, cfg: CfgNode) -> DatasetBase:
+        """The dataset with its class names alone, for which nothing need be on the disk.
+
+        Its lists of images are None. InputError if only the images tell the class names, as here.
+        """
+        raise InputError(
+            f"The class names of {cls.__name__} (DATASET.NAME) are not known without its images.")
 
     @property
     def train_x_listed(self) -> bool:

@@ -15,9 +15,12 @@ DATASET_REGISTRY = Registry("DATASET")
 logger = logging.getLogger(__name__)
 
 
-def build_dataset(cfg: CfgNode) -> DatasetBase:
-    """The registered dataset cfg.DATASET.NAME, built from `cfg`."""
+def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
+    """The registered dataset cfg.DATASET.NAME, built from `cfg`.
+
+    `images` False: its class names alone, see `DatasetBase.without_images`.
+    """
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         logger.info("Loading dataset: %s", cfg.DATASET.NAME)
-    return dataset(cfg)
+    return dataset(cfg) if images else dataset.without_images(cfg)
