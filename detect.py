@@ -133,15 +133,20 @@ def refuse_idle_flags(args: argparse.Namespace) -> None:
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:
-    """The model of a run, or of a published checkpoint, without an evaluation."""
+    """The model of a run, or of a published checkpoint, without an evaluation.
+
+    No image of the ID set is read, and none need be there where the class names are known.
+    """
     # Here: a saved detector needs no trainer, nor its data set.
     from dassl.engine import build_trainer
+    from datasets.needs import names_known
     from ood.scoring import offered_scores, score_parameters
     from trainers.recipe import recipe_of
 
     if args.activation:
         args.opts = ["MODEL.BACKBONE.ACTIVATION", args.activation]
-    trainer = build_trainer(build_cfg(args))
+    cfg = build_cfg(args)
+    trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
     features = trainer.class_features()
     parameters = score_parameters(offered_scores("all", trainer.model.provides))

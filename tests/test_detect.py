@@ -259,6 +259,15 @@ def test_a_published_context_on_a_file_that_does_not_say_its_activation(
     assert float(capsys.readouterr().out.split("\t")[-1]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, clip_file, tmp_path):
+    shutil.copytree(place / RUN / "prompt_learner", tmp_path / "published/prompt_learner")
+    call(detect, "--model-dir", tmp_path / "published", "--trainer", "LoCoOp", "--dataset",
+         "imagenet10", "--root", tmp_path / "nothing", "--backbone", clip_file("tiny-vit"),
+         "odd/0.png")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith("odd/0.png\t") and "--calibrate FOLDER" in err
+
+
 @pytest.mark.parametrize("flag", [*detect.IDLE, *cli.trainer_flags(), "activation"])
 def test_flags_without_effect_are_refused(place, call, flag):
     value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
