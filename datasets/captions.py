@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dassl import distributed
+from dassl.data.workers import end_with_parent
 from dassl.utils import check_availability
 from dassl.utils.errors import InputError
 from datasets.caption_files import csv_pairs, class_pairs, folder_pairs
@@ -105,6 +106,7 @@ def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> Pa
     share = distributed.share_of(batch_size)
     workers = {
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "worker_init_fn": end_with_parent,
         "pin_memory": torch.cuda.is_available() and cfg.USE_CUDA,
     }
     if cfg.DATASET.PAIRS.SOURCE == "shards":

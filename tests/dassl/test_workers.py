@@ -1,0 +1,43 @@
+"""Workers of a process that is killed end too, whichever way they were started."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from dassl.data.workers import end_with_parent
+
+PATIENCE = 30  # seconds
+
+
+def read_until_killed(method: str, ids) -> None:
+    loader = DataLoader(range(4), num_workers=2, persistent_workers=True,
+                        multiprocessing_context=method, worker_init_fn=end_with_parent)
+    batches = iter(loader)
+    next(batches)
+    ids.send([worker.pid for worker in batches._workers])
+    time.sleep(10 * PATIENCE)
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_killed_process(method):
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=read_until_killed, args=(method, sender))
+    process.start()
+    assert receiver.poll(4 * PATIENCE)
+    workers = receiver.recv()
+    process.kill()
+    end = time.monotonic() + PATIENCE
+    while any(map(lives, workers)):
+        assert time.monotonic() < end, workers
+        time.sleep(0.05)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie has none
+    except FileNotFoundError:
+        return False
