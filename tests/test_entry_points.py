@@ -21,6 +21,7 @@ import eval_ood
 import train
 import visualize
 from dassl.utils import load_pretrained_weights
+from trainers.clipn import CLIPN
 from trainers.prompt_learner import PromptLearner
 
 ROOT = Path(__file__).parents[1]
@@ -254,6 +255,26 @@ def test_out_of_memory_names_the_settings_that_lower_it(world, trained, told, tm
     if not isinstance(error, torch.OutOfMemoryError):
         with pytest.raises(RuntimeError, match="shapes"):
             told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
+
+
+def test_the_advice_when_memory_is_short_can_be_followed(world, call, told, tmp_path, monkeypatch):
+    """The run goes on from its checkpoint with a smaller MICRO_BATCH, as it was told to."""
+    arguments = [*flags(world, "CLIPN"), "--shots", 2, "--output-dir", tmp_path]
+    step = CLIPN.forward_backward
+
+    def fail_in_epoch_two(self, batch):
+        if self.epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, batch)
+
+    monkeypatch.setattr(CLIPN, "forward_backward", fail_in_epoch_two)
+    assert "set TRAINER.CLIPN.MICRO_BATCH (now 4)" in told(train, *arguments)
+    monkeypatch.setattr(CLIPN, "forward_backward", step)
+    call(train, *arguments, "TRAINER.CLIPN.MICRO_BATCH", 2)
+    records = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    means = [row["epoch"] for row in map(json.loads, records) if "mean_loss" in row]
+    assert means == [1, 2] and (tmp_path / "no_encoder/model.pth.tar-2").exists()
+    assert "LOSS_WEIGHT was 0.5" in told(train, *arguments, "TRAINER.CLIPN.LOSS_WEIGHT", 1)
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):

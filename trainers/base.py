@@ -20,6 +20,7 @@ from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
+from trainers.run_folder import CHUNKS
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +156,7 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
-        # How much is encoded at once changes time and memory, not figures.
-        settings = {key: value for key, value in self.settings.items() if key != "TEXT_CHUNK"}
+        settings = {key: value for key, value in self.settings.items() if key not in CHUNKS}
         training = {
             "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
