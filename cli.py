@@ -122,6 +122,7 @@ def default_cfg() -> CfgNode:
     """Dassl's defaults, the datasets' keys and a node for every registered trainer."""
     cfg = get_cfg_default()
     add_dataset_cfg(cfg)
+    cfg.TRAIN.CHECKPOINT_FREQ = 1  # only the newest is kept; a stopped run goes on from it
     cfg.MODEL.BACKBONE.ACTIVATION = ""  # quick_gelu or gelu, for files that do not say
     for name in TRAINER_REGISTRY.registered_names():
         trainer = TRAINER_REGISTRY.get(name)

@@ -369,6 +369,16 @@ def test_results_say_which_context_they_are_of(world, trained, call, tmp_path):
     assert provenance["comparable"]["training"]["optim"]["MAX_EPOCH"] == 3
 
 
+@pytest.mark.parametrize("trainer", cli.TRAINER_REGISTRY.registered_names())
+def test_with_a_config_of_ones_own_every_epoch_is_kept(world, tmp_path, trainer):
+    """Whatever file the settings come from, a stopped run has something to go on from."""
+    _write(tmp_path / "own.yaml", {"OPTIM": {"MAX_EPOCH": 3}})
+    parser = cli.make_parser("")
+    for path in (tmp_path / "own.yaml", *(ROOT / "configs/trainers" / trainer).glob("*.yaml")):
+        args = parser.parse_args(["--trainer", trainer, "--config-file", str(path)])
+        assert cli.build_cfg(args).TRAIN.CHECKPOINT_FREQ == 1, path
+
+
 def test_a_run_that_never_began_may_be_corrected(world, call, told, tmp_path):
     arguments = [*flags(world), "--shots", 1, "--output-dir", tmp_path / "run"]
     assert "between 1 and the number" in told(train, *arguments, "--topk", 9)
