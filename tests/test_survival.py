@@ -188,9 +188,25 @@ def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
     assert what_is_kept(tmp_path).startswith(f"Kept: {tmp_path}/prompt_learner/model.pth.tar-1;")
 
 
-def test_a_loss_of_nan_names_what_is_kept(arguments, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path), "OPTIM.LR", "1e38"],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "fp32" in done.stderr and "OPTIM.LR" in done.stderr and str(tmp_path) in done.stderr
+@pytest.mark.parametrize("asked, used", [("amp", "fp32"), ("amp_bf16", "amp_bf16")])
+def test_a_loss_of_nan_names_what_is_kept(arguments, processes, tmp_path, asked, used):
+    """Where it came up, in what the CPU really computed, and what is left of the time before."""
+    process = processes(*arguments, "--output-dir", tmp_path, "OPTIM.LR", "1e38",
+                        "TRAINER.LOCOOP.PREC", asked, "TRAIN.PRINT_FREQ", "1")
+    process.join()
+    assert process.exitcode == 1 and "Traceback" not in process.told()
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    error = process.told().splitlines()[-1]
+    where = f"in epoch {last['epoch']}, batch {last['batch'] + 1} at precision {used}. Try "
+    assert error.startswith("error: The loss is nan ") and where in error
+    advice = error.partition(where)[2].partition("look for")[0]
+    assert "OPTIM.LR" in advice and used not in advice.replace(",", "").split()
+    assert ("precision" in advice) == (used != "fp32")
+
+    # The first epoch's rate is the warm-up's: what it learned is good.
+    good = tmp_path / f"prompt_learner/model.pth.tar-{last['epoch'] - 1}"
+    assert last["epoch"] == 2 and f"Kept: {good};" in error
+    assert torch.load(good, weights_only=True)["state_dict"]["ctx"].isfinite().all()
+    process = processes(*arguments[:2], "--model-dir", tmp_path, "--eval-only")
+    process.join()
+    assert process.exitcode == 0, process.told()

@@ -96,6 +96,10 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
+    def precision_in_use(self) -> str:
+        """A CPU computes in float32 where float16 was asked for."""
+        return self.precision.name
+
     def ready_to_train(self) -> None:
         """What `build_model` ends with."""
         if self.precision.needs_scaler:

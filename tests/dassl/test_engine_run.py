@@ -279,6 +279,16 @@ def test_registration_rules(base):
         TrainerBase.__new__(TrainerBase).register_model("net")
 
 
+@pytest.mark.parametrize("precision, words", [
+    ("fp32", "Try a smaller OPTIM.LR"), ("amp", "Try precision fp32, a smaller OPTIM.LR"),
+    ("fp16", "Try precision fp32 or amp, a smaller"),
+])  # fmt: skip
+def test_nobody_is_told_to_use_the_precision_in_use(make_cfg, precision, words):
+    trainer = build_trainer(make_cfg("TRAINER.UPSTREAMSTYLE.PREC", precision))
+    with pytest.raises(NonFiniteLossError, match=f"at precision {precision}. {words}"):
+        trainer.detect_anomaly(torch.tensor(math.nan))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_loss_names_its_place(make_cfg, value):
     trainer = build_trainer(make_cfg())
