@@ -20,7 +20,7 @@ from clip.loading import input_settings
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import nearest_name
+from dassl.utils import full_disk_named, nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
 from datasets.own import folder_name, use_id_folder, use_ood_folders
@@ -356,7 +356,8 @@ def run(main: Callable[[], None]) -> None:
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        main()
+        with full_disk_named():
+            main()
         distributed.shutdown()
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -275,6 +276,20 @@ def test_the_advice_when_memory_is_short_can_be_followed(world, call, told, tmp_
     means = [row["epoch"] for row in map(json.loads, records) if "mean_loss" in row]
     assert means == [1, 2] and (tmp_path / "no_encoder/model.pth.tar-2").exists()
     assert "LOSS_WEIGHT was 0.5" in told(train, *arguments, "TRAINER.CLIPN.LOSS_WEIGHT", 1)
+
+
+@pytest.mark.parametrize("where", [("/data/x.json",), ()])
+def test_a_full_disk_is_a_sentence_whoever_meets_it(where):
+    def main():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *where)
+
+    with pytest.raises(SystemExit, match=f"error: Cannot write {(*where, 'a file')[0]}: No space"):
+        cli.run(main)
+
+
+def test_an_error_that_is_no_full_disk_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.run(lambda: open("/nowhere/at/all"))
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):

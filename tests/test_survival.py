@@ -44,12 +44,13 @@ def arguments(tmp_path_factory, clip_file):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.survival", "train", "tensorboard"])
+    context.set_forkserver_preload(
+        ["tests.survival", "train", "tensorboard.compat.proto.event_pb2"])
 
-    def start(*flags):
+    def start(*flags, largest=None):
         told = tmp_path_factory.mktemp("told") / "stderr"
         process = context.Process(
-            target=train_until_killed, args=(list(map(str, flags)), str(told)))
+            target=train_until_killed, args=(list(map(str, flags)), str(told), largest))
         process.start()
         process.told = lambda: told.read_text(encoding="utf-8")
         return process
@@ -141,16 +142,35 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_full_disk_is_a_sentence(arguments, tmp_path):
-    """No file may grow beyond 40 kB here: the first checkpoint does not fit."""
-    done = subprocess.run(
-        [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path)], cwd=ROOT,
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"Cannot write {tmp_path}/prompt_learner/model.pth.tar-1" in done.stderr
-    assert not list((tmp_path / "prompt_learner").iterdir())
+@pytest.mark.parametrize("largest, name", [
+    (1_000, "config.yaml"), (4_500, "log.txt"), (40_000, "prompt_learner/model.pth.tar-1"),
+])
+def test_a_full_disk_is_a_sentence(arguments, processes, tmp_path, largest, name):
+    """No file may grow beyond `largest` bytes: `name` is the first that has to."""
+    process = processes(*arguments, "--output-dir", tmp_path, largest=largest)
+    process.join()
+    told = process.told().splitlines()[-1]
+    assert process.exitcode == 1 and "Traceback" not in process.told()
+    assert told.startswith(f"error: Cannot write {tmp_path}/{name}") and "File too large" in told
+    if name != "config.yaml":
+        assert told.endswith(f"{tmp_path} holds no checkpoint yet: the same command begins again.")
+    assert not [path for path in tmp_path.glob("*/model*") if path.is_file()]
+    assert "Logging error" not in process.told() and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_disk_that_is_full_later_on(arguments, processes, tmp_path):
+    """What was saved before is named and stays: here the log of a second start does not fit."""
+    flags = [*arguments, "--output-dir", tmp_path, "OPTIM.LR", "1e38"]
+    processes(*flags).join()
+    good = tmp_path / "prompt_learner/model.pth.tar-1"
+    before = good.read_bytes()
+    process = processes(*flags, largest=(tmp_path / "log.txt").stat().st_size + 100)
+    process.join()
+    told = process.told().splitlines()
+    assert process.exitcode == 1 and len(told) == 1
+    assert told[0].startswith(f"error: Cannot write {tmp_path}/log.txt: File too large.")
+    assert told[0].endswith(f"Kept: {good}; the same command goes on from there.")
+    assert good.read_bytes() == before
 
 
 def test_one_process_a_folder(tmp_path, processes, arguments):
