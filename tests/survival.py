@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import sys
 
@@ -17,6 +18,8 @@ def train_until_killed(arguments: list[str], told: str, largest: int | None = No
     import train
 
     torch.set_num_threads(1)
+    # A loader's workers start as they do in `python train.py`, not as this process did.
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = ["train.py", *arguments]
     sys.stdout, sys.stderr = open("/dev/null", "w"), open(told, "w", buffering=1)
     if largest is not None:
