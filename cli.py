@@ -20,7 +20,7 @@ from clip.loading import input_settings
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import nearest_name
+from dassl.utils import full_disk_named, nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
 from datasets.own import folder_name, use_id_folder, use_ood_folders
@@ -122,6 +122,7 @@ def default_cfg() -> CfgNode:
     """Dassl's defaults, the datasets' keys and a node for every registered trainer."""
     cfg = get_cfg_default()
     add_dataset_cfg(cfg)
+    cfg.TRAIN.CHECKPOINT_FREQ = 1  # only the newest is kept; a stopped run goes on from it
     cfg.MODEL.BACKBONE.ACTIVATION = ""  # quick_gelu or gelu, for files that do not say
     for name in TRAINER_REGISTRY.registered_names():
         trainer = TRAINER_REGISTRY.get(name)
@@ -364,7 +365,8 @@ def run(main: Callable[[], None]) -> None:
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        main()
+        with full_disk_named():
+            main()
         distributed.shutdown()
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)

@@ -23,7 +23,7 @@ import train
 from cli import DEFAULT_DATASET, add_data_flags, build_cfg
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import RunLog, atomic_write, setup_logger, write_json
+from dassl.utils import RunLog, atomic_write, full_disk_named, setup_logger, write_json
 from dassl.utils.errors import InputError
 from ood import runs as evaluations
 from ood import tables
@@ -100,7 +100,8 @@ def whole_numbers(text: str) -> list[int]:
 def isolated(name: str, failed: Failures) -> Iterator[None]:
     """What goes wrong inside is told, and is the own trouble of the run called `name`."""
     try:
-        yield
+        with full_disk_named():
+            yield
     except Exception as error:
         failed[name] = reason(error)
         # A mistake of the user's is told in a sentence, one of ours with its place.

@@ -5,8 +5,8 @@ import logging
 from cli import build_cfg, make_parser, run
 from dassl import distributed
 from dassl.engine import build_trainer
-from dassl.utils import collect_env_info, set_random_seed, setup_logger
-from dassl.utils.errors import InputError, NonFiniteLossError
+from dassl.utils import collect_env_info, full_disk_named, set_random_seed, setup_logger
+from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
 from datasets.needs import missing_images, trains_on_names
@@ -49,17 +49,20 @@ def train(cfg) -> None:
 
 def start(cfg, state: RunState) -> None:
     """Train to the end; what stops it on the way also tells what is kept."""
-    setup_logger(cfg.OUTPUT_DIR)
     try:
-        begin(cfg, state).train()
+        with full_disk_named():
+            setup_logger(cfg.OUTPUT_DIR)
+            begin(cfg, state).train()
+            if distributed.is_main():
+                finish(cfg)
     except KeyboardInterrupt as stop:
         raise type(stop)(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
     except NonFiniteLossError as error:
         raise NonFiniteLossError(
             f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "
             f"--resume {cfg.OUTPUT_DIR} and another --output-dir.") from error
-    if distributed.is_main():
-        finish(cfg)
+    except WriteError as error:
+        raise WriteError(f"{error} {what_is_kept(cfg.OUTPUT_DIR)}") from error
 
 
 def begin(cfg, state: RunState, **options):

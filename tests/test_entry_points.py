@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import train
 import visualize
 from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
+from trainers.clipn import CLIPN
 from trainers.prompt_learner import PromptLearner
 
 ROOT = Path(__file__).parents[1]
@@ -278,6 +280,40 @@ def test_out_of_memory_names_the_settings_that_lower_it(world, trained, told, tm
             told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
 
 
+def test_the_advice_when_memory_is_short_can_be_followed(world, call, told, tmp_path, monkeypatch):
+    """The run goes on from its checkpoint with a smaller MICRO_BATCH, as it was told to."""
+    arguments = [*flags(world, "CLIPN"), "--shots", 2, "--output-dir", tmp_path]
+    step = CLIPN.forward_backward
+
+    def fail_in_epoch_two(self, batch):
+        if self.epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, batch)
+
+    monkeypatch.setattr(CLIPN, "forward_backward", fail_in_epoch_two)
+    assert "set TRAINER.CLIPN.MICRO_BATCH (now 4)" in told(train, *arguments)
+    monkeypatch.setattr(CLIPN, "forward_backward", step)
+    call(train, *arguments, "TRAINER.CLIPN.MICRO_BATCH", 2)
+    records = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    means = [row["epoch"] for row in map(json.loads, records) if "mean_loss" in row]
+    assert means == [1, 2] and (tmp_path / "no_encoder/model.pth.tar-2").exists()
+    assert "LOSS_WEIGHT was 0.5" in told(train, *arguments, "TRAINER.CLIPN.LOSS_WEIGHT", 1)
+
+
+@pytest.mark.parametrize("where", [("/data/x.json",), ()])
+def test_a_full_disk_is_a_sentence_whoever_meets_it(where):
+    def main():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *where)
+
+    with pytest.raises(SystemExit, match=f"error: Cannot write {(*where, 'a file')[0]}: No space"):
+        cli.run(main)
+
+
+def test_an_error_that_is_no_full_disk_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.run(lambda: open("/nowhere/at/all"))
+
+
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):
     message = told(train, *flags(world), "--shots", 2, "--seed", 1, "--output-dir", trained,
                    "--lambda_value", 0)
@@ -368,6 +404,16 @@ def test_results_say_which_context_they_are_of(world, trained, call, tmp_path):
     assert provenance["context"]["file"].endswith("model.pth.tar-3")
     assert provenance["context"]["hash"] == clip.weights_hash({"ctx": ctx["ctx"]})
     assert provenance["comparable"]["training"]["optim"]["MAX_EPOCH"] == 3
+
+
+@pytest.mark.parametrize("trainer", cli.TRAINER_REGISTRY.registered_names())
+def test_with_a_config_of_ones_own_every_epoch_is_kept(world, tmp_path, trainer):
+    """Whatever file the settings come from, a stopped run has something to go on from."""
+    _write(tmp_path / "own.yaml", {"OPTIM": {"MAX_EPOCH": 3}})
+    parser = cli.make_parser("")
+    for path in (tmp_path / "own.yaml", *(ROOT / "configs/trainers" / trainer).glob("*.yaml")):
+        args = parser.parse_args(["--trainer", trainer, "--config-file", str(path)])
+        assert cli.build_cfg(args).TRAIN.CHECKPOINT_FREQ == 1, path
 
 
 def test_a_run_that_never_began_may_be_corrected(world, call, told, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: F401, F811 (fixtures are imported, then named as arguments)
 import json
+import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -209,6 +210,26 @@ def test_an_error_of_ours_is_isolated_too(world, told, tmp_path, monkeypatch):
     assert "1 of 2 runs failed" in message and "LoCoOp, seed 1: division by zero" in message
     log = next(tmp_path.rglob("LoCoOp/**/log.txt")).read_text(encoding="utf-8")
     assert "Traceback" in log and "ZeroDivisionError" in log
+
+
+def test_a_full_disk_fails_the_run_that_writes_there(world, told, tmp_path, monkeypatch, capfd):
+    """Its log and its events: of both, closing would fail once more, when the others are done."""
+    before_epoch = TRAINER_REGISTRY.get("LoCoOp").before_epoch
+
+    def fill(self):
+        log = next(h for h in logging.getLogger().handlers if h.get_name() == "dassl-run")
+        log.stream.close()
+        log.stream, self._writer.path = open("/dev/full", "w"), Path("/dev/full")
+        before_epoch(self)
+
+    monkeypatch.setattr(TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", fill)
+    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    rows = {row["run"]: row for row in listed(tmp_path / "out")}
+    full = Path(rows["LoCoOp, seed 1"]["folder"], "log.txt")
+    assert f"1 of 2 runs failed:\n  LoCoOp, seed 1: Cannot write {full}: No space left" in message
+    assert rows["CoOp, seed 1"]["state"] == "finished"
+    told_ = capfd.readouterr()
+    assert "Traceback" not in told_.out + told_.err and "Logging error" not in told_.err
 
 
 def test_an_unreadable_image_fails_the_runs_that_read_it(world, told, tmp_path):

@@ -20,6 +20,7 @@ from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
+from trainers.run_folder import CHUNKS
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,10 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
+    def precision_in_use(self) -> str:
+        """A CPU computes in float32 where float16 was asked for."""
+        return self.precision.name
+
     def ready_to_train(self) -> None:
         """What `build_model` ends with."""
         if self.precision.needs_scaler:
@@ -163,8 +168,7 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
-        # How much is encoded at once changes time and memory, not figures.
-        settings = {key: value for key, value in self.settings.items() if key != "TEXT_CHUNK"}
+        settings = {key: value for key, value in self.settings.items() if key not in CHUNKS}
         training = {
             "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,

@@ -30,6 +30,8 @@ INCIDENTAL = (
     "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED", "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ", "TEST", "OOD",
 )
+# Of any trainer's own: how much is encoded at once, which changes time and memory, not figures.
+CHUNKS = ("TEXT_CHUNK", "MICRO_BATCH")
 
 
 class RunState(Enum):
@@ -168,6 +170,6 @@ def _differences(before: dict, cfg: CfgNode) -> list[str]:
 
 
 def _incidental(key: str) -> bool:
-    if key.endswith(".TEXT_CHUNK"):  # of any trainer: how much is encoded at once
+    if key.rpartition(".")[2] in CHUNKS:
         return True
     return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)

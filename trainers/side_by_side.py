@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 from torch.utils.data import DataLoader
@@ -24,7 +24,9 @@ from dassl.data.ahead import batches_for
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
 from dassl.engine.trainer import has_images
-from dassl.utils import RunLog, flatten, get_rng_state, plain, same_rng_state, set_rng_state
+from dassl.utils import (
+    RunLog, flatten, full_disk_named, get_rng_state, plain, same_rng_state, set_rng_state,
+)
 from dassl.utils.errors import InputError
 from trainers.prompt_trainer import PromptTrainer
 
@@ -71,7 +73,8 @@ class Member:
         set_rng_state(self.rng)
         with self.log:
             try:
-                yield
+                with full_disk_named():
+                    yield
             except Exception as error:
                 self.error = error
                 # A mistake of the user's is told in a sentence, one of ours with its place.
@@ -151,7 +154,8 @@ class SideBySide(TrainerBase):
         self._close_bar()
         for member in self.members:
             if member.trainer is not None:
-                member.trainer.close_writer()
+                with suppress(InputError):  # of one that failed: those that went well have closed
+                    member.trainer.close_writer()
             member.log.close()
 
     def _close_bar(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from dassl.utils import (
     tolist_if_not,
 )
 
+from .events import EventFile
+
 logger = logging.getLogger(__name__)
 
-TRY = "Try precision fp32 or amp, a smaller OPTIM.LR, or look for damaged images and labels."
+SAFER = {"fp32": (), "amp": ("fp32",)}  # precisions with more room than one; than others: both
 
 
 class TrainerBase:
@@ -38,7 +41,7 @@ class TrainerBase:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, torch.optim.Optimizer | None] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
-        self._writer: Any = None
+        self._writer: EventFile | None = None
 
     def register_model(
         self,
@@ -197,11 +200,22 @@ class TrainerBase:
         if torch.isfinite(loss).all():
             return
         where = f"epoch {getattr(self, 'epoch', 0) + 1}, batch {getattr(self, 'batch_idx', 0) + 1}"
-        precision = _precision(getattr(self, "cfg", None))
+        precision = self.precision_in_use()
         raise NonFiniteLossError(
             f"The loss is {loss.detach().float().mean().item()} in {where}"
-            f"{f' at precision {precision}' if precision else ''}. {TRY}"
+            f"{f' at precision {precision}' if precision else ''}. {_ways_out(precision)}"
         )
+
+    def precision_in_use(self) -> str | None:
+        """What the trainer computes in, for messages: as its config says, None if it does not.
+
+        A trainer that may compute in another than was asked for overrides this.
+        """
+        cfg = getattr(self, "cfg", None)
+        if cfg is None or "TRAINER" not in cfg:
+            return None
+        node = cfg.TRAINER.get(str(cfg.TRAINER.get("NAME", "")).upper())
+        return node.get("PREC") if isinstance(node, dict) else None
 
     def _refuse_non_finite(self, epoch: int) -> None:
         """The last step of an epoch may have ended in NaN, which no loss has shown yet."""
@@ -209,20 +223,22 @@ class TrainerBase:
             for key, value in self._models[name].named_parameters():
                 if value.requires_grad and not torch.isfinite(value).all():
                     raise NonFiniteLossError(
-                        f"{key} of {name} is not finite after epoch {epoch + 1}. {TRY}")
+                        f"{key} of {name} is not finite after epoch {epoch + 1}. "
+                        f"{_ways_out(self.precision_in_use())}")
 
     def init_writer(self, log_dir: str | os.PathLike) -> None:
-        """Open a TensorBoard writer unless one is open."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
+        """Open a TensorBoard writer unless one is open.
 
+        Differs from upstream: it writes scalars alone, see `EventFile`.
+        """
+        if self._writer is None:
             logger.info("Initialize tensorboard (log_dir=%s)", log_dir)
-            self._writer = SummaryWriter(log_dir=str(log_dir))
+            self._writer = EventFile(log_dir)
 
     def close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Write to TensorBoard; nothing happens if no writer is open."""
@@ -240,8 +256,11 @@ class TrainerBase:
                 self.run_epoch()
                 self.after_epoch()
             self.after_train()
-        finally:
-            self.close_writer()
+        except BaseException:
+            with suppress(InputError):  # what ended the run is what its user must know
+                self.close_writer()
+            raise
+        self.close_writer()
 
     def before_train(self) -> None:
         pass
@@ -324,8 +343,8 @@ def _state_of(obj: Any) -> dict[str, Any] | None:
     return None if obj is None else obj.state_dict()
 
 
-def _precision(cfg: Any) -> str | None:
-    if cfg is None or "TRAINER" not in cfg:
-        return None
-    node = cfg.TRAINER.get(str(cfg.TRAINER.get("NAME", "")).upper())
-    return node.get("PREC") if isinstance(node, dict) else None
+def _ways_out(precision: str | None) -> str:
+    """What to try against infinity and NaN; never the precision that is in use."""
+    safer = " or ".join(SAFER.get(precision, ("fp32", "amp")))
+    ways = [f"precision {safer}"] * bool(safer) + ["a smaller OPTIM.LR"]
+    return f"Try {', '.join(ways)}, or look for damaged images and labels."

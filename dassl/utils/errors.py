@@ -34,6 +34,10 @@ class BadImageError(InputError):
         super().__init__(message.rpartition("BadImageError: ")[2].strip())
 
 
+class WriteError(InputError):
+    """A file that cannot be written: a full disk, a missing permission."""
+
+
 class NonFiniteLossError(InputError, FloatingPointError):
     """The loss became infinite or NaN. A FloatingPointError too, as upstream raised one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import InputError
+from .errors import InputError, WriteError
 
 logger = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk takes no more
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `atomic_write` names its temporary files
 
 
@@ -26,7 +28,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
     Readers see the old file or the whole new one. On any error the temporary file is removed and
     the old file stays. `mode` is "w" (UTF-8) or "wb". A full disk, a missing permission and the
-    like become an InputError that names `path`.
+    like become a WriteError that names `path`.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
@@ -57,7 +59,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def write_errors_named(path: str | os.PathLike, own: str | os.PathLike = "") -> Iterator[None]:
-    """Turn the OSError of a failed write to `path` (or to `own`) into an InputError.
+    """Turn the OSError of a failed write to `path` (or to `own`) into a WriteError.
 
     An OSError about some other file, raised inside the block, passes through unchanged.
     """
@@ -68,10 +70,29 @@ def write_errors_named(path: str | os.PathLike, own: str | os.PathLike = "") -> 
         ours = {str(path), str(own), str(Path(path).parent)}
         if about is not None and str(about) not in ours:
             raise
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
-            "Free some space or permit writing there, or choose another output folder."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def full_disk_named() -> Iterator[None]:
+    """Turn the OSError of a full disk into a WriteError, wherever it comes from.
+
+    For what nobody wrote a `write_errors_named` around: what libraries write, or the console.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        path = error.filename2 or error.filename
+        raise _cannot_write("a file" if path is None else path, error) from error
+
+
+def _cannot_write(path: str | os.PathLike, error: OSError) -> WriteError:
+    return WriteError(
+        f"Cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
+        "Free some space or permit writing there, or choose another output folder."
+    )
 
 
 def mkdir_if_missing(dirname: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 
 from .files import mkdir_if_missing, write_errors_named
 
@@ -33,7 +34,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     from dassl import distributed  # here, for it imports this package
 
     root.setLevel(logging.INFO)
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     _add(root, console, _CONSOLE)
     if not distributed.is_main():
         _tell(console, logging.WARNING, f"[{distributed.name_of_rank()}] ")
@@ -89,4 +90,35 @@ def _file_handler(output: str) -> logging.Handler:
         if os.path.exists(path):
             with open(path, "a", encoding="utf-8") as log:
                 log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
-        return logging.FileHandler(path, encoding="utf-8")
+        return _LogFile(path, encoding="utf-8")
+
+
+class _Console(logging.StreamHandler):
+    """A console that takes no more (a closed pipe, a full disk) is let be: the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
+        self.addFilter(lambda _: False)
+        # What it still holds would fail again at exit, and change the exit status.
+        with suppress(OSError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), self.stream.fileno())
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that cannot be written ends the run: logging would print a traceback a record.
+
+    It does so once, so that what is logged of the end does not hide it.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.addFilter(lambda _: False)
+        with suppress(OSError):
+            self.close()
+        with write_errors_named(self.baseFilename):
+            raise error

@@ -34,6 +34,7 @@ from dassl.utils import (
     open_all_layers,
     open_specified_layers,
     read_json,
+    WriteError,
     setup_logger,
     tolist_if_not,
     versions,
@@ -181,6 +182,39 @@ def test_logger_to_a_file_and_to_nothing(tmp_path, own_root_handlers):
     assert (tmp_path / "a" / "other.log").exists()
     setup_logger()
     assert len(own_root_handlers.handlers) == before + 1
+
+
+def test_a_log_file_that_is_full_is_told_once(tmp_path, own_root_handlers, capfd):
+    setup_logger(tmp_path)
+    log = next(h for h in own_root_handlers.handlers if h.get_name() == "dassl-file")
+    log.stream.close()
+    log.stream = open("/dev/full", "w")
+    with pytest.raises(WriteError, match=f"Cannot write {tmp_path}/log.txt: No space left"):
+        logging.getLogger("x").info("one")
+    logging.getLogger("x").info("two")  # of the end that this makes
+    assert capfd.readouterr().err == "" and log.stream is None
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(WriteError, match="Cannot write .*log.txt: No space left"):
+        setup_logger(tmp_path)
+
+
+def test_a_console_that_is_full_stops_nothing(tmp_path, own_root_handlers, monkeypatch, capfd):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        setup_logger(tmp_path)
+        for text in ("one", "two"):
+            logging.getLogger("x").info(text)
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n" and capfd.readouterr().err == ""
+
+
+def test_what_is_wrong_with_a_record_is_still_shown(
+        tmp_path, own_root_handlers, monkeypatch, capfd):
+    setup_logger(tmp_path)
+    ours = [h for h in own_root_handlers.handlers if (h.get_name() or "").startswith("dassl-")]
+    monkeypatch.setattr(own_root_handlers, "handlers", ours)
+    logging.getLogger("x").info("%d", "no number")
+    assert capfd.readouterr().err.count("Logging error") == 2
 
 
 def test_accuracy():

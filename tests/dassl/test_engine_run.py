@@ -12,6 +12,7 @@ import torch
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer and its dataset)
 from dassl.engine import TrainerBase, build_trainer
+from dassl.engine.events import EventFile
 from dassl.utils import (
     InputError,
     NonFiniteLossError,
@@ -201,6 +202,44 @@ def test_resume_from_a_folder_without_checkpoint_is_refused(make_cfg, tmp_path):
         build_trainer(make_cfg("RESUME", str(tmp_path))).train()
 
 
+def test_tensorboard_reads_the_events(make_cfg):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = make_cfg("TRAIN.PRINT_FREQ", 1)
+    trainer = run(cfg)
+    events = EventAccumulator(str(Path(cfg.OUTPUT_DIR, "tensorboard"))).Reload()
+    rows = [row for row in records(cfg) if "batch" in row]
+    rates = [(event.step, event.value) for event in events.Scalars("train/lr")]
+    assert rates == [(i, pytest.approx(row["lr"])) for i, row in enumerate(rows)]
+    assert events.Scalars("test/accuracy")[0].step == trainer.max_epoch - 1
+
+
+def test_events_are_on_the_disk_soon_and_by_files_of_their_own(tmp_path, monkeypatch):
+    first, second = EventFile(tmp_path), EventFile(tmp_path)
+    sizes = [file.path.stat().st_size for file in (first, second)]
+    assert first.path != second.path and sizes[0] == sizes[1] > 0
+    first.add_scalar("loss", torch.tensor(1.5))
+    assert first.path.stat().st_size == sizes[0]
+    monkeypatch.setattr("dassl.engine.events.time.monotonic", lambda: math.inf)
+    first.add_scalar("loss", 2, 1)
+    assert first.path.stat().st_size > sizes[0]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_full_disk_at_the_end_hides_no_other_error(make_cfg, monkeypatch, ends):
+    trainer = build_trainer(make_cfg("TEST.NO_TEST", True))
+
+    def fill(self):
+        trainer._writer.path = Path("/dev/full")
+        if not ends:
+            raise InputError("this is what happened")
+
+    monkeypatch.setattr(type(trainer), "after_epoch", fill)
+    message = "Cannot write /dev/full: No space left on device" if ends else "this is what happened"
+    with pytest.raises(InputError, match=message):
+        trainer.train()
+
+
 def test_evaluation_builds_no_training_loader(make_cfg):
     trainer = build_trainer(make_cfg())
     trainer.test()
@@ -277,6 +316,16 @@ def test_registration_rules(base):
         base.get_model_names("nett")
     with pytest.raises(AttributeError):
         TrainerBase.__new__(TrainerBase).register_model("net")
+
+
+@pytest.mark.parametrize("precision, words", [
+    ("fp32", "Try a smaller OPTIM.LR"), ("amp", "Try precision fp32, a smaller OPTIM.LR"),
+    ("fp16", "Try precision fp32 or amp, a smaller"),
+])  # fmt: skip
+def test_nobody_is_told_to_use_the_precision_in_use(make_cfg, precision, words):
+    trainer = build_trainer(make_cfg("TRAINER.UPSTREAMSTYLE.PREC", precision))
+    with pytest.raises(NonFiniteLossError, match=f"at precision {precision}. {words}"):
+        trainer.detect_anomaly(torch.tensor(math.nan))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

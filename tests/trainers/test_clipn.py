@@ -320,6 +320,14 @@ def test_long_captions_are_cut_and_counted(make_trainer):
     assert trainer.too_long == 2
 
 
+def test_runs_with_other_micro_batches_are_comparable(make_trainer):
+    settings = [
+        make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": size}).provenance()
+        ["comparable"]["settings"] for size in (0, 2)
+    ]
+    assert settings[0] == settings[1] and "LOSS_WEIGHT" in settings[0]
+
+
 def test_the_loss_weight_of_the_paper(make_trainer, golden):
     features = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.manual_seed(0)))
     totals = [
