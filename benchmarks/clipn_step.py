@@ -26,7 +26,7 @@ import open_clip  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from benchmarks.train_step import machine  # noqa: E402
+from benchmarks.train_step import machine, save  # noqa: E402
 from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
 from clip.model import TextTower  # noqa: E402
 from clip.prompted import TwoBranchCLIP  # noqa: E402
@@ -34,7 +34,6 @@ from clip.templates import IMAGENET80  # noqa: E402
 from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
 from trainers.clipn import clipn_losses, normalised  # noqa: E402
 
-RESULTS = Path(__file__).parent / "results" / "clipn_step.json"
 KINDS = ("plain", "ours")
 CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens
 
@@ -66,9 +65,7 @@ def main() -> None:
         for (name, unit), values in zip(UNITS.items(), figures.values(), strict=True):
             plain, ours = (values[kind] for kind in KINDS)
             print(f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} | {plain / ours:.2f} |")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "raw": raw}, indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("clipn_step", about, raw=raw)
 
 
 def build(args) -> tuple[ClipModel, NoTextEncoder]:

@@ -14,7 +14,6 @@ Beside it, what one image costs one core, step by step.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -29,7 +28,7 @@ import PIL
 import torch
 from PIL import Image, ImageFilter
 
-from benchmarks.train_step import machine
+from benchmarks.train_step import machine, save
 from dassl.config import get_cfg_default
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
@@ -37,7 +36,6 @@ from dassl.data.decoded import image_reader
 from dassl.data.transforms import build_transform
 from dassl.utils import read_image, set_random_seed
 
-RESULTS = Path(__file__).parent / "results" / "data.json"
 SIZE = (500, 375)
 
 
@@ -148,9 +146,7 @@ def main() -> None:
     print("\n| of one image, CPU | ms |\n| --- | --- |")
     for name, milliseconds in parts.items():
         print(f"| {name} | {milliseconds:.2f} |")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "rates": raw, "costs": parts}, indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("data", about, rates=raw, costs=parts)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ the CPUs it was tried on it is slower.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from benchmarks.train_step import (
     machine,
     print_table,
     ratios,
+    save,
     seconds,
 )
 from clip.prompted import PromptedCLIP
@@ -51,7 +51,6 @@ from ood.scoring import offered_scores
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
-RESULTS = Path(__file__).parent / "results" / "evaluate.json"
 # ImageNet's protocol: images of the ID set and of the OOD sets.
 PROTOCOL = {"ID": 50_000, "iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture": 5_640}
 CPU = torch.device("cpu")
@@ -219,9 +218,7 @@ def main() -> None:
         rows, raw[name] = ROWS[name](args)
         table += rows
     print_table(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "rows": table, "raw": raw}, indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("evaluate", about, rows=table, raw=raw)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.data import make_images
-from benchmarks.train_step import GIB, Bench, machine, random_vit
+from benchmarks.train_step import GIB, Bench, machine, random_vit, save
 from clip import resolve_precision
 
-RESULTS = Path(__file__).parent / "results" / "gpu_step.json"
 SHOTS, EPOCHS = 16, 50  # of the published configuration
 
 
@@ -147,10 +146,7 @@ def main() -> None:
     minutes = run["seconds"] * (args.classes * SHOTS // args.batch) * EPOCHS / 60
     print(f"train.py: {1000 * run['seconds']:.1f} ms a step, {run['waiting']:.1%} of it waiting for "
           f"data; {SHOTS} shots, {EPOCHS} epochs: {minutes:.1f} minutes (projected)")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "times": times, "peaks": peaks, "train": run},
-                                  indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("gpu_step", about, times=times, peaks=peaks, train=run)
 
 
 def _ratio(times: dict[str, list[float]], over: str, under: str) -> float:

@@ -17,7 +17,6 @@ writing checkpoints.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -30,14 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.train_step import build_clip, machine, print_table, ratio, seconds
+from benchmarks.train_step import build_clip, machine, print_table, ratio, save, seconds
 from cli import build_cfg, make_parser
 from clip import ClipModel, resolve_precision
 from datasets.classnames import imagenet_classnames
 from trainers.locoop import LoCoOp
 from trainers.side_by_side import SideBySide
 
-RESULTS = Path(__file__).parent / "results" / "sweep.json"
 LAMBDAS, K_SHARES = (0.1, 0.25, 0.5, 1.0), (0.1, 0.2)
 
 
@@ -152,9 +150,7 @@ def main() -> None:
         raw[classes] = found
     about = {**machine(), "threads": args.threads}
     print_table(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "rows": table, "raw": raw}, indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("sweep", about, rows=table, raw=raw)
 
 
 if __name__ == "__main__":

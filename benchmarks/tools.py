@@ -11,7 +11,6 @@ to show.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -26,10 +25,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.evaluate import PROTOCOL
-from benchmarks.train_step import machine, print_table
+from benchmarks.train_step import machine, print_table, save
 from ood.results import SetScores, evaluate_sets, write_results
-
-RESULTS = Path(__file__).parent / "results" / "tools.json"
 
 
 def detect(folder: Path) -> list[str]:
@@ -76,9 +73,7 @@ def main() -> None:
             raw[name] = seconds(prepare(Path(folder)), args.repeats)
         rows.append([name, "", f"{statistics.median(raw[name]):.1f} s", "", "", "", f"< {goal} s"])
     print_table(rows)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "seconds": raw}, indent=1))
-    print(f"\n{json.dumps(machine())}\nsaved to {RESULTS}")
+    save("tools", machine(), seconds=raw)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
-RESULTS = Path(__file__).parent / "results" / "train_step.json"
 GIB = 2**30
 LAMBDA = 0.25
 # What a plain step keeps of one class, for deciding what fits: 77 tokens in 12 blocks.
@@ -241,6 +240,14 @@ def print_table(rows: list[list[str]]) -> None:
         print("| " + " | ".join(row) + " |")
 
 
+def save(name: str, about: dict, **content: object) -> None:
+    """Write a benchmark's figures, with the machine, to results/NAME.json, and say so."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": about, **content}, indent=1))
+    print(f"\n{json.dumps(about)}\nsaved to {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
@@ -257,9 +264,7 @@ def main() -> None:
         rows, raw[name] = ROWS[name](args)
         table += rows
     print_table(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": about, "rows": table, "raw": raw}, indent=1))
-    print(f"\n{json.dumps(about)}\nsaved to {RESULTS}")
+    save("train_step", about, rows=table, raw=raw)
 
 
 if __name__ == "__main__":
