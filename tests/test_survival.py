@@ -88,7 +88,7 @@ def same(one, two) -> bool:
     return one == two
 
 
-@pytest.mark.parametrize("workers, kills", [(0, 12), (2, 6)])
+@pytest.mark.parametrize("workers, kills", [(0, 14), (2, 6)])
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(
         arguments, processes, tmp_path, workers, kills):
     """kill -9; context, optimiser, schedule and random state, bit by bit.
