@@ -5,8 +5,8 @@ class names, 16 context tokens, float32. Both sides take the step of this reposi
 timed from the first batch to the last, in turns within this process, and must end with the same
 contexts, bit by bit. Ratios are medians over the turns.
 
-What is shared is the image side: with few classes it is most of a step, with 1000 the text side,
-of which every run has its own, is the larger part. Hence two sizes. Images are noise in memory;
+What is shared is the image side, nearly all of a step with few classes. With 1000 the text side,
+of which every run has its own, is most of a study's time. Hence two sizes. Images are noise in memory;
 reading and decoding them, which a study shares too, is not counted, nor is loading the model or
 writing checkpoints.
 

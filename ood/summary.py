@@ -229,14 +229,20 @@ COMPARISON_NOTE = (
 )
 
 
+def summary_of(args: argparse.Namespace):
+    """The groups of runs that a command line asks for, and their `Summary`."""
+    groups = gather(args.folders)
+    groups = only(groups, args.scores.split(",")) if args.scores else groups
+    summary = summarise(groups, args.resamples, args.seed)
+    summary.notes += missing_runs(args.folders, groups)
+    return groups, summary
+
+
 def main() -> None:
     """Print the table of all runs under the given folders, and save it if asked."""
     args = _parser().parse_args()
     with in_a_sentence():
-        groups = gather(args.folders)
-        groups = only(groups, args.scores.split(",")) if args.scores else groups
-        summary = summarise(groups, args.resamples, args.seed)
-        summary.notes += missing_runs(args.folders, groups)
+        groups, summary = summary_of(args)
         print(tables.as_text(summary.blocks), NOTE, *summary.notes, sep="\n\n")
         _save(summary, args)
         if args.compare:

@@ -10,17 +10,13 @@ from dassl.utils.errors import in_a_sentence
 from dassl.utils.files import atomic_write
 from ood.bootstrap import RESAMPLES
 from ood.report.page import report_page
-from ood.runs import gather, missing_runs, only
-from ood.summary import summarise
+from ood.summary import summary_of
 
 
 def main() -> None:
     args = _parser().parse_args()
     with in_a_sentence():
-        groups = gather(args.folders)
-        groups = only(groups, args.scores.split(",")) if args.scores else groups
-        summary = summarise(groups, args.resamples, args.seed)
-        summary.notes += missing_runs(args.folders, groups)
+        _, summary = summary_of(args)
         shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
         path = args.output or Path(os.path.relpath(shared), "report.html")
         page = report_page(summary, args.root)
