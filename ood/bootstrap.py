@@ -126,7 +126,7 @@ class _OODSet:
             1 - below[rows, id_cuts.places(*self.ood_places)] / m,
             self._auroc(id_below, below),
             id_below[rows, ood_cuts.places(*self.id_places)] / n,
-        ], axis=-1)  # fmt: skip
+        ], axis=-1)
 
     def _auroc(self, id_below: np.ndarray, below: np.ndarray) -> np.ndarray:
         """Mann and Whitney's count of pairs in which ID is above, a tie counting 1/2."""

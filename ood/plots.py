@@ -72,7 +72,7 @@ def _panel(axes: Axes, bins: np.ndarray, inside: np.ndarray, name: str, ood: np.
     axes.text(
         0.5, 1.02, _rates(inside, ood), transform=axes.transAxes, ha="center", fontsize=9,
         color="#444444",
-    )  # fmt: skip
+    )
     axes.margins(y=0.3)  # room for the legend above the bars
     axes.set_yticks([])  # the heights of a density in units of 1/score say nothing
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -132,7 +132,7 @@ def plot_roc(
         axes.plot(
             100 * x, 100 * y, linewidth=1.8, label=f"{name}: {_rates(id_scores, values)}",
             color=SET_COLOURS[i % len(SET_COLOURS)], linestyle=SET_STYLES[i % len(SET_STYLES)],
-        )  # fmt: skip
+        )
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal", yticks=(0, 20, 40, 60, 80, 95, 100))
     axes.set_xlabel("OOD images kept as ID (%)  =  false positive rate", fontsize=10)
     axes.set_ylabel("ID images kept (%)  =  true positive rate", fontsize=10)

@@ -26,7 +26,7 @@ from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 __all__ = [
     "SetScores", "evaluate_sets", "format_table", "percent", "read_results", "read_scores",
     "write_results",
-]  # fmt: skip
+]
 
 SCHEMA = 1
 AVERAGE = "average"

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 INPUT_DIMS = {
     "cosines": 2, "logits": 2, "local_cosines": 3, "no_logits": 2, "odin_logits": 2, "head_norm": 1,
-}  # fmt: skip
+}
 # What goes wrong when an input is absent, for the inputs a model may be unable to give.
 ABSENCE = {
     "local_cosines": "no local features: {score} would silently equal MCM",

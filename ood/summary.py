@@ -112,7 +112,7 @@ def _resample(
     for name, runs in tqdm(todo.items(), desc="resampling images", unit="method", leave=False):
         scores = list(runs[0].result["figures"])
         columns = {s: [run.images[s].scores[score] for run in runs for score in scores]
-                   for s in [runs[0].id_set, *ood_sets]}  # fmt: skip
+                   for s in [runs[0].id_set, *ood_sets]}
         figures = resample(columns.pop(runs[0].id_set), columns, resamples, seed)
         figures = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
         figures = np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
@@ -215,7 +215,7 @@ def comparison_table(differences: Sequence[Difference]) -> list[list[str]]:
             f"{d.wins} of {d.seeds}" if d.seeds else "",
         ]
         for metric in METRICS for d in differences if d.metric == metric
-    ]  # fmt: skip
+    ]
 
 
 def comparison_title(first: Side, second: Side) -> str:

@@ -14,7 +14,7 @@ INTERVAL_TITLE = "95 % interval over images"
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     **{character: f"\\{character}" for character in "&%$#_{}"}, "±": r"$\pm$",
-}  # fmt: skip
+}
 
 
 class Figure(NamedTuple):
@@ -126,7 +126,7 @@ def _latex_block(block: Block, note: str) -> str:
         rf"\begin{{tabular}}{{@{{}}{'l' * first}{'r' * len(block.columns)}@{{}}}}",
         r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
         r"\end{tabular}", r"\end{table}",
-    ])  # fmt: skip
+    ])
 
 
 def latex_escape(text: str) -> str:

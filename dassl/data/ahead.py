@@ -59,7 +59,7 @@ def move_images(batch: Any, device: torch.device) -> Any:
     if not isinstance(batch, dict):
         return batch
     return {key: _moved(value, device) if key.startswith("img") else value
-            for key, value in batch.items()}  # fmt: skip
+            for key, value in batch.items()}
 
 
 def images_of(batch: Any) -> list[torch.Tensor]:

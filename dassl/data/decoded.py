@@ -140,14 +140,14 @@ def _provide(file: Path, paths: list[str], names: list[str], gib: float, workers
         if needed > allowed:
             raise InputError(f"they need about {needed / GIB:.3g} GiB, {why}")
         logger.info("Decoding %s images into %s, about %.3g GiB (DATALOADER.DECODED.GIB 0: not)",
-                    f"{len(paths):,}", file, needed / GIB)  # fmt: skip
+                    f"{len(paths):,}", file, needed / GIB)
         _write(file, paths, names, allowed, workers)
     except (InputError, OSError) as error:
         reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
         logger.warning(
             "The training images are decoded anew in each epoch, their pixels are not kept: %s. "
             "Another folder can be named with DATALOADER.DECODED.FOLDER.", reason
-        )  # fmt: skip
+        )
 
 
 def _allowed(file: Path, gib: float) -> tuple[int, str]:

@@ -41,7 +41,7 @@ BEST = "model-best.pth.tar"
 _DAMAGED = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
     ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
+)
 
 
 def save_tensors(obj: Any, path: str | os.PathLike) -> None:

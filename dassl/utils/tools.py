@@ -40,7 +40,7 @@ __all__ = [
 # Those that can change a figure.
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow",
-)  # fmt: skip
+)
 
 # What Pillow raises for damaged or foreign files, by format.
 UNREADABLE = (

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _DROPPED_MODULES = ("torch.optim.", "dassl.optim.")
 _DROPPED_NAMES = (
     "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
-)  # fmt: skip
+)
 
 
 class _Dropped:

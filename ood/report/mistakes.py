@@ -69,7 +69,7 @@ def _mistakes(
             None if part.predictions is None else names(part.predictions[i]), float(share),
         )
         for i, share in zip(order, beyond, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 class Names:

@@ -35,7 +35,7 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters |= {"percent": percent, "printable": _printable}
     return environment.get_template("page.html.jinja").render(
         summary=summary,
@@ -72,7 +72,7 @@ def _score_section(
              "lists": _mistake_lists(score, run, *parts[name], root, thumbnails)}
             for name, run in shown.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def _inside_and_outside(run: Run) -> tuple[SetScores, list[SetScores]]:
@@ -92,7 +92,7 @@ def _roc_panels(
         {"title": panel, "svg": charts.roc(lines, f"ROC curves of {score}, {panel}"),
          "lines": {name: _rates(*scores) for name, scores in lines.items()}}
         for panel, lines in curves.items()
-    ]  # fmt: skip
+    ]
 
 
 def _rates(inside, outside) -> dict[str, float]:
@@ -113,7 +113,7 @@ def _histograms(
              threshold_at_tpr(values, part.scores[score]).threshold,
              f"Histogram of {score} of {method}: ID and {part.name}")}
         for part in outside
-    ]  # fmt: skip
+    ]
 
 
 def _mistake_lists(

@@ -296,7 +296,7 @@ UPSTREAM_PLACES = {
     "logger": "setup_logger",
     "meters": "AverageMeter MetricMeter",
     "registry": "Registry",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("module", UPSTREAM_PLACES)
@@ -334,13 +334,13 @@ def test_env_info_names_versions():
     info = collect_env_info()
     assert f"torch: {torch.__version__.split('+')[0]}" in info and "CPUs:" in info
     assert all(f"{name}: {version or 'not installed'}" in info
-               for name, version in versions().items())  # fmt: skip
+               for name, version in versions().items())
 
 
 def test_versions_of_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(dassl.utils.tools, "PACKAGES", ("numpy", "no-such-package"))
     assert versions() == {"python": platform.python_version(), "numpy": np.__version__,
-                          "no-such-package": None}  # fmt: skip
+                          "no-such-package": None}
     assert "no-such-package: not installed" in collect_env_info()
 
 

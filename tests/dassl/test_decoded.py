@@ -34,7 +34,7 @@ def training_items(cfg):
 def batches(cfg, epochs=2):
     set_random_seed(0)
     loader = build_data_loader(cfg, "RandomSampler", training_items(cfg), batch_size=5,
-                               tfm=build_transform(cfg, is_train=True))  # fmt: skip
+                               tfm=build_transform(cfg, is_train=True))
     return [batch for _ in range(epochs) for batch in loader]
 
 
@@ -110,7 +110,7 @@ def flip_index(root):
 
 
 @pytest.mark.parametrize("change", [change_pixels, touch, remove, cut, drop_pixels, empty,
-                                    flip_index])  # fmt: skip
+                                    flip_index])
 def test_what_does_not_match_is_made_again(make, root, caplog, change):
     batches(make())
     said = change(root)

@@ -76,7 +76,7 @@ def test_output_layout_checkpoint_and_console(make_cfg, caplog):
         "5.0000e-02",
     ]
     for text in ("No checkpoint found, train from scratch", "Finish training",
-                 "Deploy the last-epoch model", "Evaluate on the *test* set"):  # fmt: skip
+                 "Deploy the last-epoch model", "Evaluate on the *test* set"):
         assert text in caplog.messages
     assert any(m.startswith("=> result\n* total: 9\n* correct: ") for m in caplog.messages)
 
@@ -86,7 +86,7 @@ def test_metrics_file_has_a_line_a_print_and_one_an_epoch(make_cfg):
     run(cfg)
     rows = records(cfg)
     assert [(r["epoch"], r.get("batch")) for r in rows] == [
-        (1, 2), (1, None), (2, 2), (2, None), (3, 2), (3, None)]  # fmt: skip
+        (1, 2), (1, None), (2, 2), (2, None), (3, 2), (3, None)]
     assert {"loss", "acc", "lr", "time", "data", "eta"} <= set(rows[0])
     assert all(0 <= r["data_share"] <= 1 and r["bad_images"] == 0 for r in rows[1::2])
 
@@ -116,7 +116,7 @@ def slow_loader(monkeypatch, wait, step):
     (9, 1, 4, "90% of epoch 2 was spent waiting for images, which makes 0:01:48 of the whole run"),
     (21, 1, 1, "95% of epoch 1 was spent waiting for images"),
     (10, 50, 4, None), (4, 1, 4, None),
-])  # fmt: skip
+])
 def test_waiting_for_images_is_told_once(make_cfg, caplog, monkeypatch, wait, step, epochs, told):
     slow_loader(monkeypatch, wait, step)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
@@ -136,7 +136,7 @@ def last_file(trainer, epoch):
 @pytest.mark.parametrize("prec", ["fp32", "amp"])
 def test_resumed_run_equals_uninterrupted_one(make_cfg, tmp_path, workers, prec):
     common = ("DATALOADER.NUM_WORKERS", workers, "TRAIN.CHECKPOINT_FREQ", 1, "DATASET.NUM_SHOTS",
-              4, "TRAINER.UPSTREAMSTYLE.PREC", prec, "OPTIM.MAX_EPOCH", 4)  # fmt: skip
+              4, "TRAINER.UPSTREAMSTYLE.PREC", prec, "OPTIM.MAX_EPOCH", 4)
     whole = run(make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "whole")))
     cfg = make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "parts"))
     run(cfg, stop_after=2)
@@ -321,7 +321,7 @@ def test_registration_rules(base):
 @pytest.mark.parametrize("precision, words", [
     ("fp32", "Try a smaller OPTIM.LR"), ("amp", "Try precision fp32, a smaller OPTIM.LR"),
     ("fp16", "Try precision fp32 or amp, a smaller"),
-])  # fmt: skip
+])
 def test_nobody_is_told_to_use_the_precision_in_use(make_cfg, precision, words):
     trainer = build_trainer(make_cfg("TRAINER.UPSTREAMSTYLE.PREC", precision))
     with pytest.raises(NonFiniteLossError, match=f"at precision {precision}. {words}"):
@@ -365,7 +365,7 @@ def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
     root = break_images(make_cfg(), tmp_path, ["train/bee/1.png"])
     trainer = build_trainer(
         make_cfg("DATASET.ROOT", root, "DATALOADER.NUM_WORKERS", workers,
-                 "DATALOADER.TRAIN_X.BATCH_SIZE", 18)  # fmt: skip
+                 "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
     )
     with pytest.raises(InputError, match=r"^Cannot read the image .*bee/1\.png") as caught:
         trainer.train()
@@ -375,7 +375,7 @@ def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
 def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplog):
     root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
     cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
-                   "DATALOADER.TRAIN_X.BATCH_SIZE", 18)  # fmt: skip
+                   "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
     run(cfg)
     named = [m for m in caplog.messages if m.startswith("Left out, as it cannot be read: ")]
     assert sorted(Path(m).parent.name + "/" + Path(m).name for m in named) == [
@@ -393,7 +393,7 @@ def test_learning_rate_moves_on_when_the_last_batch_is_all_bad(make_cfg, tmp_pat
     root = break_images(make_cfg(), tmp_path, broken)
     cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
                    "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler",
-                   "DATALOADER.TRAIN_X.BATCH_SIZE", 6)  # fmt: skip
+                   "DATALOADER.TRAIN_X.BATCH_SIZE", 6)
     run(cfg)
     assert [r["lr"] for r in records(cfg) if "lr" in r][::2] == [1e-5, 0.05, 0.0375]
 

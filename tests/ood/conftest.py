@@ -17,7 +17,7 @@ def write_run(
     folder, seed=1, trainer="CoOp", shift=1.5, sets=("nature", "indoor"), n=120, m=80,
     scores=("MCM", "GL-MCM"), decisions=False, accuracy=0.5, image="{}.png", provenance=(),
     **comparable,
-):  # fmt: skip
+):
     """A results folder whose ID scores lie `shift` above the OOD sets'.
 
     The images' own difficulty depends on the set alone; `seed` and `trainer` add noise to it.
@@ -40,7 +40,7 @@ def write_run(
     comparable = {
         "trainer": trainer, "training": None if trainer == "ZeroshotCLIP" else {"shots": 16},
         "classes": "ab12", "parameters": {"MCM": {"temperature": 1.0}}, **comparable,
-    }  # fmt: skip
+    }
     provenance = {"seed": seed, "comparable": comparable, **dict(provenance)}
     write_results(folder, figures, parts, provenance, rates)
     return Run(folder, read_results(folder))

@@ -31,7 +31,7 @@ def test_mean_and_sample_deviation(run):
     ({"parameters": {"MCM": {"temperature": 0.5}}}, r"parameters.MCM.temperature: 1.0 and 0.5"),
     ({"sets": ("nature", "texture")}, "images .ID, OOD..MCM.indoor"),
     ({"n": 121}, "images .ID, OOD..MCM.nature: .120, 80. and .121, 80."),
-])  # fmt: skip
+])
 def test_incomparable_runs_are_not_averaged(run, change, key):
     runs = [run(1), run(2), run(3, **change)]
     with pytest.raises(InputError, match=f"CoOp: .*seed1 and .*seed3 cannot be averaged.*{key}"):
@@ -62,7 +62,7 @@ def test_no_or_unlabelled_results(run):
     ([0.30, 0.40, 0.50], []),  # seeds that scatter widely have no outlier
     ([0.1, 0.9], []),
     ([0.3], []),
-])  # fmt: skip
+])
 def test_outliers(values, expected):
     assert outliers(values, 0.02) == expected
 

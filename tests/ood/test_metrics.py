@@ -178,7 +178,7 @@ def test_figures_of_known_distributions():
     ([np.inf], "NaN or infinity for 1 of 1"),
     ([[1.0, 2.0]], "one number per image"),
     (["high"], "not numbers"),
-])  # fmt: skip
+])
 def test_bad_arrays_name_the_set(bad, message):
     with pytest.raises(InputError, match=f"^ID scores .*{message}"):
         ood_metrics(bad, [1.0])

@@ -81,7 +81,7 @@ def test_round_trip_of_results(tmp_path):
     path = write(
         tmp_path, comparable={"classes": "ab12"}, loss=float("nan"), seed=np.int64(3),
         mean=(0.5, np.float32(0.25)), device=torch.device("cpu"), file=tmp_path,
-    )  # fmt: skip
+    )
     content = read_results(tmp_path)
     assert content == read_results(path)
     assert content["figures"] == evaluate_sets(ID, OOD)
@@ -91,7 +91,7 @@ def test_round_trip_of_results(tmp_path):
     assert content["provenance"] == {
         "comparable": {"classes": "ab12"}, "loss": None, "seed": 3, "mean": [0.5, 0.25],
         "device": "cpu", "file": str(tmp_path),
-    }  # fmt: skip
+    }
 
 
 def test_results_csv_has_every_figure(tmp_path):
@@ -169,7 +169,7 @@ def test_failed_json_leaves_no_file(tmp_path, monkeypatch):
     ("{", "not a results file"),
     ("[]", "schema None, this version reads 1"),
     ('{"schema": 99}', "schema 99"),
-])  # fmt: skip
+])
 def test_damaged_results(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=message):

@@ -114,7 +114,7 @@ STRANGE = Block("auroc", "A & B (%)", ["SUN_2", "average"], [
     Row(r"a\b_{c}", 2, "GL-MCM", [Figure(Spread(0.5, 0.01, 2), (0.4, 0.6), True),
                                   Figure(Spread(0.25, 0.02, 2))]),
     Row('say "x", 50 %', 1, "~^#$", [Figure(Spread(1 / 3, None, 1)), Figure(Spread(0.1, None, 1))]),
-])  # fmt: skip
+])
 
 
 def test_csv_reads_back_with_all_digits():
@@ -151,7 +151,7 @@ def test_the_script_prints_compares_and_saves(study, tmp_path):
          "--csv", "c.csv"],
         cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True,
         capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    )
     assert "95 % interval over images" in done.stdout and "±" in done.stdout
     assert "CoOp has no run of seed 2, which LoCoOp has" in done.stdout
     assert "A = LoCoOp, MCM (3 runs), B = ZeroshotCLIP, MCM (1 run)" in done.stdout
