@@ -30,7 +30,11 @@ HERE = Path(__file__).resolve().parent
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
 OWN_DATASET = "imagefolder"  # that --id-data fills in
-DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")  # where a dataset has no config of its own name
+DEFAULT_CONFIGS = (
+    "vit_b16_ep50",
+    "vit_b16",
+    "vit_b16_cc3m",
+)  # where a dataset has no config of its own name
 
 # Settings that name a run's folder, and what they are called there.
 IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
@@ -39,11 +43,11 @@ COMMON_FLAGS = {  # of entry points of one run and of many
     "dataset": f"name of a file in {DATASET_CONFIGS} ({DEFAULT_DATASET})",
     "dataset-config-file": "its path, instead of the name",
     "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (the dataset's name where there is "
-              f"such a file, else {DEFAULT_CONFIGS[0]})",
+    f"such a file, else {DEFAULT_CONFIGS[0]})",
     "config-file": "its path, instead of the name",
     "id-data": "folder of your ID images: with train/ and val/ or test/ in it, a folder for each "
-               "class in these; or of class folders alone, then a part of each class is held out "
-               "for testing",
+    "class in these; or of class folders alone, then a part of each class is held out "
+    "for testing",
     "backbone": "CLIP: OpenAI name, open_clip model/tag or file",
 }
 
@@ -63,7 +67,11 @@ def make_parser(description: str, pairs: bool = True) -> argparse.ArgumentParser
     add("--model-dir", default="", help="folder of a trained run")
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (the last)")
     for flag, owners in trainer_flags().items():
-        add(f"--{flag}", default=None, help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}")
+        add(
+            f"--{flag}",
+            default=None,
+            help=f"of {', '.join(owners)}: TRAINER.*.{owners[next(iter(owners))]}",
+        )
     if pairs:
         add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="any config keys")
     else:
@@ -76,8 +84,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     for flag, text in COMMON_FLAGS.items():
         parser.add_argument(f"--{flag}", default="", help=text)
     parser.add_argument(
-        "--ood-data", action="append", default=[], metavar="[NAME=]FOLDER", help="an OOD set of "
-        "yours, any folder of images, instead of the data set's; give it once for each")
+        "--ood-data",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="an OOD set of "
+        "yours, any folder of images, instead of the data set's; give it once for each",
+    )
 
 
 def trainer_flags() -> dict[str, dict[str, str]]:
@@ -149,7 +162,9 @@ def untrained_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
     folder = Path("output", dataset, cfg.TRAINER.NAME, Path(trainer_file).stem)
     # A published CLIPN is one file among several; what CLIP a zero-shot model has, results say.
     weights = cfg.MODEL.INIT_WEIGHTS or cfg.MODEL.BACKBONE.NAME
-    named = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "LEARNS", True) and Path(weights).is_file()
+    named = (
+        getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "LEARNS", True) and Path(weights).is_file()
+    )
     return (folder / Path(weights).stem if named else folder).as_posix()
 
 
@@ -158,7 +173,8 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
     if args.model_dir and not Path(args.model_dir).is_dir():
         raise InputError(f"--model-dir {args.model_dir}: there is no such folder")
     dataset = args.dataset_config_file or (
-        _named(DATASET_CONFIGS, args.dataset, "dataset") if args.dataset else "")
+        _named(DATASET_CONFIGS, args.dataset, "dataset") if args.dataset else ""
+    )
     if run is not None:
         return dataset, ""
     trainer = TRAINER_REGISTRY.get(args.trainer).__name__ if args.trainer else ""
@@ -168,7 +184,8 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
             f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
         )
     dataset = dataset or _named(
-        DATASET_CONFIGS, OWN_DATASET if args.id_data else DEFAULT_DATASET, "dataset")
+        DATASET_CONFIGS, OWN_DATASET if args.id_data else DEFAULT_DATASET, "dataset"
+    )
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / trainer
@@ -238,7 +255,8 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
             continue
         if cfg.TRAINER.NAME not in owners:
             raise InputError(
-                f"--{flag} is a setting of {', '.join(owners)}; {cfg.TRAINER.NAME} has none of it")
+                f"--{flag} is a setting of {', '.join(owners)}; {cfg.TRAINER.NAME} has none of it"
+            )
         node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
         _merge_pairs(cfg, [f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value])
 
@@ -319,7 +337,8 @@ def _check_empty(cfg: CfgNode) -> None:
 def _check_ranges(cfg: CfgNode) -> None:
     """Numbers that would fail deep inside torch or numpy, or train nothing, are refused here."""
     lowest = {
-        "SEED": (cfg.SEED, -1), "OPTIM.LR": (cfg.OPTIM.LR, 0),
+        "SEED": (cfg.SEED, -1),
+        "OPTIM.LR": (cfg.OPTIM.LR, 0),
         "OPTIM.MAX_EPOCH": (cfg.OPTIM.MAX_EPOCH, 1),
         "DATALOADER.TRAIN_X.BATCH_SIZE": (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, 1),
         "DATALOADER.TEST.BATCH_SIZE": (cfg.DATALOADER.TEST.BATCH_SIZE, 1),

@@ -39,8 +39,20 @@ from trainers.run_folder import held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
 # Flags that only a run without a saved detector reads; and those of trainers.
-IDLE = ("root", "trainer", "dataset", "dataset_config_file", "config", "config_file", "id_data",
-        "ood_data", "shots", "seed", "output_dir", "load_epoch")
+IDLE = (
+    "root",
+    "trainer",
+    "dataset",
+    "dataset_config_file",
+    "config",
+    "config_file",
+    "id_data",
+    "ood_data",
+    "shots",
+    "seed",
+    "output_dir",
+    "load_epoch",
+)
 OF_CLASSES = ("template", "activation")  # flags that --classes reads
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
@@ -68,16 +80,35 @@ def parse_args() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
-    add("--classes", default="", help="zero-shot: class names separated by commas, or a .txt file "
-        f"with one a line; in --template ({DEFAULT_TEMPLATE}) they take the place of {{}}")
-    add("--activation", default="", help="quick_gelu or gelu, for a --backbone file that does not "
-        "say")
-    add("--score", default="", help=f"one of {', '.join(SCORES)} (the one the method's paper "
-        "stands for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)")
-    add("--tpr", type=float, default=None, help="share of ID images to keep (that of the "
-        f"evaluation, {TPR:g})")
-    add("--calibrate", default="", metavar="FOLDER", help="images of the classes, not "
-        "trained on, to find the threshold with")
+    add(
+        "--classes",
+        default="",
+        help="zero-shot: class names separated by commas, or a .txt file "
+        f"with one a line; in --template ({DEFAULT_TEMPLATE}) they take the place of {{}}",
+    )
+    add(
+        "--activation",
+        default="",
+        help="quick_gelu or gelu, for a --backbone file that does not say",
+    )
+    add(
+        "--score",
+        default="",
+        help=f"one of {', '.join(SCORES)} (the one the method's paper "
+        "stands for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)",
+    )
+    add(
+        "--tpr",
+        type=float,
+        default=None,
+        help=f"share of ID images to keep (that of the evaluation, {TPR:g})",
+    )
+    add(
+        "--calibrate",
+        default="",
+        metavar="FOLDER",
+        help="images of the classes, not trained on, to find the threshold with",
+    )
     add("--save", default="", metavar="DIR", help="keep the calibrated detector, for --model-dir")
     add("--csv", default="", metavar="FILE", help="write the verdicts there")
     add("--jsonl", default="", metavar="FILE", help="the same as JSON lines")
@@ -96,11 +127,16 @@ def parse_args() -> argparse.Namespace:
     for path in (*args.images, args.calibrate):
         if path and not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
-    inside = [path for path in (*args.images, args.calibrate) if args.regions and path
-              and Path(absolute(args.regions)).is_relative_to(absolute(path))]
+    inside = [
+        path
+        for path in (*args.images, args.calibrate)
+        if args.regions and path and Path(absolute(args.regions)).is_relative_to(absolute(path))
+    ]
     if inside:
-        raise InputError(f"--regions {args.regions} lies in {inside[0]}: next time the maps would be "
-                         "taken for images there. Name a folder outside of it")
+        raise InputError(
+            f"--regions {args.regions} lies in {inside[0]}: next time the maps would be "
+            "taken for images there. Name a folder outside of it"
+        )
     for path in (args.csv, args.jsonl):
         if is_image(path):
             raise InputError(f"{path} is an image's name, the verdicts would replace it")
@@ -114,8 +150,12 @@ def find_detector(args: argparse.Namespace) -> Detector:
         refuse_idle_flags(args)
     if args.classes:
         return Detector.zero_shot(
-            read_class_list(args.classes), args.backbone or DEFAULT_BACKBONE,
-            args.template or DEFAULT_TEMPLATE, args.activation, args.score)
+            read_class_list(args.classes),
+            args.backbone or DEFAULT_BACKBONE,
+            args.template or DEFAULT_TEMPLATE,
+            args.activation,
+            args.score,
+        )
     if saved:
         return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
     return uncalibrated(args)
@@ -129,7 +169,8 @@ def refuse_idle_flags(args: argparse.Namespace) -> None:
         what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
         raise InputError(
             f"--{idle[0].replace('_', '-')} has no effect with {what}: leave it out"
-            + ("" if args.classes else f", or remove {FILE} there to build the run's model again"))
+            + ("" if args.classes else f", or remove {FILE} there to build the run's model again")
+        )
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:
@@ -202,8 +243,14 @@ def with_progress(paths: Sequence[str], what: str) -> Iterable[str]:
     total = sum(1 for _ in images_of(paths))
     if not total:
         raise InputError(f"{', '.join(paths)}: no images there")
-    return tqdm(images_of(paths), desc=what, total=total, unit="image", file=sys.stderr,
-                disable=total < SHOW_PROGRESS_FROM)
+    return tqdm(
+        images_of(paths),
+        desc=what,
+        total=total,
+        unit="image",
+        file=sys.stderr,
+        disable=total < SHOW_PROGRESS_FROM,
+    )
 
 
 def images_of(paths: Sequence[str]) -> Iterator[str]:

@@ -52,23 +52,49 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = make_parser(__doc__)
     parser.set_defaults(trains=False)
-    parser.add_argument("--scores", default="all", help="all the model can give, "
-                        f"or some, separated by commas: {', '.join(SCORES)}")
-    parser.add_argument("--T", "--temperature", type=float, default=1.0, dest="temperature",
-                        help="of MCM and GL-MCM, on cosine similarities")
-    parser.add_argument("--local-weight", type=float, default=1.0,
-                        help="weight of the regions in GL-MCM")
-    parser.add_argument("--tpr", type=float, default=TPR,
-                        help="share of ID images that the saved detector keeps (%(default)s)")
+    parser.add_argument(
+        "--scores",
+        default="all",
+        help=f"all the model can give, or some, separated by commas: {', '.join(SCORES)}",
+    )
+    parser.add_argument(
+        "--T",
+        "--temperature",
+        type=float,
+        default=1.0,
+        dest="temperature",
+        help="of MCM and GL-MCM, on cosine similarities",
+    )
+    parser.add_argument(
+        "--local-weight", type=float, default=1.0, help="weight of the regions in GL-MCM"
+    )
+    parser.add_argument(
+        "--tpr",
+        type=float,
+        default=TPR,
+        help="share of ID images that the saved detector keeps (%(default)s)",
+    )
     kept = parser.add_argument_group("image features kept on disk, for later evaluations")
     add = kept.add_argument
-    add("--features", default=FEATURES, metavar="DIR",
-        help="folder they are kept in; none to keep none (%(default)s)")
-    add("--features-limit", type=float, default=20, metavar="GIB",
-        help="size that folder may come to have (%(default)s)")
-    add("--features-local", action="store_true",
+    add(
+        "--features",
+        default=FEATURES,
+        metavar="DIR",
+        help="folder they are kept in; none to keep none (%(default)s)",
+    )
+    add(
+        "--features-limit",
+        type=float,
+        default=20,
+        metavar="GIB",
+        help="size that folder may come to have (%(default)s)",
+    )
+    add(
+        "--features-local",
+        action="store_true",
         help="also those of the regions, for GL-MCM, rounded to float16 "
-        "(ImageNet and its OOD sets: 16 GiB)")
+        "(ImageNet and its OOD sets: 16 GiB)",
+    )
     args = parser.parse_args(arguments)
     check_tpr(args.tpr)
     if not (args.trainer or args.model_dir):
@@ -81,7 +107,9 @@ def asked(args: argparse.Namespace) -> dict:
     """What `args` ask for, beside the config: the names of scores, or "all", their parameters, ..."""
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
     return {
-        "scores": names, "features_local": args.features_local, "load_epoch": args.load_epoch,
+        "scores": names,
+        "features_local": args.features_local,
+        "load_epoch": args.load_epoch,
         "parameters": {"temperature": args.temperature, "local_weight": args.local_weight},
     }
 
@@ -100,20 +128,32 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     store = feature_store(args, cfg, trainer)
     provenance = trainer.provenance()
     provenance["comparable"] |= {
-        "scores": score_parameters(scores, params), "load_epoch": args.load_epoch}
+        "scores": score_parameters(scores, params),
+        "load_epoch": args.load_epoch,
+    }
     if store is not None and store.local and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with memory_errors_named(f"scoring on {trainer.device}", size):
         evaluation = score_sets(
-            trainer.model, {ID: trainer.dm.dataset.test, **sets},
-            partial(test_loader, cfg, trainer.dm), scores, params, trainer.device,
-            trainer.autocast, cfg.DATASET.ROOT, store,
+            trainer.model,
+            {ID: trainer.dm.dataset.test, **sets},
+            partial(test_loader, cfg, trainer.dm),
+            scores,
+            params,
+            trainer.device,
+            trainer.autocast,
+            cfg.DATASET.ROOT,
+            store,
         )
     inside = evaluation.sets[ID]
-    of = held_out_record(args.model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT,
-                         f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip())
+    of = held_out_record(
+        args.model_dir or cfg.OUTPUT_DIR,
+        inside.images,
+        cfg.DATASET.ROOT,
+        f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip(),
+    )
     recipe = recipe_of(trainer, evaluation.classes, provenance["comparable"]["scores"])
     recipe = recipe.calibrated(inside.scores, args.tpr, of)
     # From here on the old results are half replaced.
@@ -121,19 +161,29 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
     write_recipe(cfg.OUTPUT_DIR, recipe)
     provenance |= {
         "asked": asked(args),
-        "config": cfg.dump(sort_keys=False), "skipped": evaluation.skipped,
-        "features_read": evaluation.read, "classnames": list(trainer.dm.dataset.classnames),
-        "versions": versions(), "git": git_state(),
+        "config": cfg.dump(sort_keys=False),
+        "skipped": evaluation.skipped,
+        "features_read": evaluation.read,
+        "classnames": list(trainer.dm.dataset.classnames),
+        "versions": versions(),
+        "git": git_state(),
     }
-    logger.info("%s\n\n%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
-                detector_report(cfg.OUTPUT_DIR, recipe))
+    logger.info(
+        "%s\n\n%s",
+        report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
+        detector_report(cfg.OUTPUT_DIR, recipe),
+    )
 
 
 def test_loader(cfg, manager, items):
     """An unshuffled loader of `items` with the test transform."""
     return build_data_loader(
-        cfg, sampler_type="SequentialSampler", data_source=items, tfm=manager.tfm_test,
-        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE, is_train=False,
+        cfg,
+        sampler_type="SequentialSampler",
+        data_source=items,
+        tfm=manager.tfm_test,
+        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+        is_train=False,
     )
 
 
@@ -144,8 +194,12 @@ def feature_store(args, cfg, trainer) -> FeatureStore | None:
             raise InputError("--features-local keeps features, --features none keeps none: choose")
         return None
     return FeatureStore(
-        args.features, trainer.image_encoding(), cfg.DATASET.ROOT, args.features_limit,
-        args.features_local, skips_bad_images(cfg),
+        args.features,
+        trainer.image_encoding(),
+        cfg.DATASET.ROOT,
+        args.features_limit,
+        args.features_local,
+        skips_bad_images(cfg),
     )
 
 
@@ -155,8 +209,11 @@ def check_same_model(folder: str, comparable: dict) -> None:
         return
     before = read_results(folder)["provenance"]["comparable"]
     now = json.loads(json.dumps(comparable))  # tuples are lists in a file
-    changed = [key for key in now
-               if key not in ("scores", "local_features") and before.get(key) != now[key]]
+    changed = [
+        key
+        for key in now
+        if key not in ("scores", "local_features") and before.get(key) != now[key]
+    ]
     if changed:
         raise InputError(
             f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
@@ -167,8 +224,10 @@ def check_same_model(folder: str, comparable: dict) -> None:
 def detector_report(folder: str, recipe: Recipe) -> str:
     """What the detector beside the results would do, and how to use it."""
     threshold = calibrate(recipe.id_scores[recipe.score], recipe.tpr)
-    return (f"Detector: ID at {recipe.score} >= {threshold}.\n"
-            f"Verdicts on any image: python detect.py --model-dir {folder} IMAGE_OR_FOLDER")
+    return (
+        f"Detector: ID at {recipe.score} >= {threshold}.\n"
+        f"Verdicts on any image: python detect.py --model-dir {folder} IMAGE_OR_FOLDER"
+    )
 
 
 def report(folder: str, sets: dict, provenance: dict) -> str:
@@ -177,7 +236,8 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
     outside = {name: part.scores for name, part in sets.items() if name != ID}
     figures = evaluate_sets(inside.scores, outside)
     decisions = decision_rates(
-        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID})
+        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}
+    )
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
@@ -188,9 +248,12 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
         plot_histograms(plots / f"{name}_histogram.png", values, others, name)
         plot_roc(plots / f"{name}_roc.png", values, others, name)
     write_results(folder, figures, list(sets.values()), provenance, decisions)
-    parts = [format_table(figures), format_rates(decisions),
-             f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
-             f"results.json, results.csv, scores/ and plots/ are in {folder}"]
+    parts = [
+        format_table(figures),
+        format_rates(decisions),
+        f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
+        f"results.json, results.csv, scores/ and plots/ are in {folder}",
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -76,8 +76,10 @@ def plan(args: argparse.Namespace) -> list[Run]:
     runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes, fixed)]
     twice = [folder for folder, count in Counter(run.folder for run in runs).items() if count > 1]
     if twice:
-        raise InputError(f"two runs of the study would have the folder {twice[0]}: is a trainer, "
-                         "a seed or a value named twice?")
+        raise InputError(
+            f"two runs of the study would have the folder {twice[0]}: is a trainer, "
+            "a seed or a value named twice?"
+        )
     return runs
 
 
@@ -132,15 +134,21 @@ def learns(trainer: str) -> bool:
 def _axis(text: str) -> Axis:
     key, equals, values = text.partition("=")
     if not (key and equals and values):
-        raise InputError(f"--set {text}: write KEY=VALUE,VALUE,..., as in "
-                         "--set TRAINER.LOCOOP.LAMBDA=0.1,0.25")
+        raise InputError(
+            f"--set {text}: write KEY=VALUE,VALUE,..., as in --set TRAINER.LOCOOP.LAMBDA=0.1,0.25"
+        )
     return key, re.split(r",(?![^\[(]*[\])])", values)  # not at the commas of a list
 
 
-def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis],
-             fixed: list[tuple[str, str]]) -> list[Run]:
-    common = [word for flag in COMMON_FLAGS if (value := getattr(args, flag.replace("-", "_")))
-              for word in (f"--{flag}", value)]
+def _runs_of(
+    trainer: str, args: argparse.Namespace, axes: list[Axis], fixed: list[tuple[str, str]]
+) -> list[Run]:
+    common = [
+        word
+        for flag in COMMON_FLAGS
+        if (value := getattr(args, flag.replace("-", "_")))
+        for word in (f"--{flag}", value)
+    ]
     common += [word for folder in args.ood_data for word in ("--ood-data", folder)]
     common += ["--trainer", trainer]
     fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
@@ -156,9 +164,15 @@ def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis],
         cfg.defrost()
         cfg.OUTPUT_DIR = folder
         cfg.freeze()
-        method = [trainer, *([f"{shot} shots"] if len(shots) > 1 else []),
-                  *(f"{_short(key)} {value}" for (key, every), value
-                    in zip(axes, values, strict=True) if len(every) > 1)]
+        method = [
+            trainer,
+            *([f"{shot} shots"] if len(shots) > 1 else []),
+            *(
+                f"{_short(key)} {value}"
+                for (key, every), value in zip(axes, values, strict=True)
+                if len(every) > 1
+            ),
+        ]
         flags += ["--output-dir", folder]
         runs.append(Run(", ".join(method), seed, flags, _words(fixed + chosen), cfg))
     return runs
@@ -183,8 +197,11 @@ def _folder(root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNo
     It depends on the run alone: a study that is made larger finds the runs it has.
     """
     path = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:])
-    unusual = [key for key, _ in chosen
-               if _short(key) not in IN_FOLDER and setting(cfg, key) != setting(usual, key)]
+    unusual = [
+        key
+        for key, _ in chosen
+        if _short(key) not in IN_FOLDER and setting(cfg, key) != setting(usual, key)
+    ]
     extra = "".join(f"_{_short(key).lower()}{setting(cfg, key)}" for key in unusual)
     extra = re.sub(r"[^\w.+-]+", "-", extra)
     if not learns(cfg.TRAINER.NAME):

@@ -46,20 +46,25 @@ def main() -> None:
     runs = plan(args)
     parts = groups(runs)
     setup_logger()
-    logger.info("%s\n%s in %s", listing(parts), counted(len(runs), "run"),
-                counted(len(parts), "group"))
+    logger.info(
+        "%s\n%s in %s", listing(parts), counted(len(runs), "run"), counted(len(parts), "group")
+    )
     if args.dry_run:
         return
     failed: Failures = {}
     try:
         for number, part in enumerate(parts, 1):
             train_group(part, f"group {number} of {len(parts)}", failed)
-        evaluated = [] if args.no_eval else [
-            run for run in runs if run.name not in failed and evaluate(run, args, failed)]
+        evaluated = (
+            []
+            if args.no_eval
+            else [run for run in runs if run.name not in failed and evaluate(run, args, failed)]
+        )
     except KeyboardInterrupt as stop:
         first = (str(stop) or "stopped").partition(". ")[0]  # a run by itself says what it keeps
-        raise type(stop)(f"{first}. Every run keeps its newest checkpoint; the same command goes "
-                         "on from there") from None
+        raise type(stop)(
+            f"{first}. Every run keeps its newest checkpoint; the same command goes on from there"
+        ) from None
     report(runs, evaluated, args, failed)
     if failed:
         reasons = [f"  {name}: {why}" for name, why in failed.items()]
@@ -74,14 +79,23 @@ def parse_args() -> argparse.Namespace:
     add("--trainers", type=words, required=True, help=f"separated by commas, of {known}")
     add("--shots", type=whole_numbers, default=None, help="images a class, separated by commas")
     add("--seeds", type=whole_numbers, default=[1], help="separated by commas (1)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE,...", help="a config key and the "
-        "values it takes; again for another key. TRAINER.*.KEY: of every trainer that has it")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="a config key and the "
+        "values it takes; again for another key. TRAINER.*.KEY: of every trainer that has it",
+    )
     add_data_flags(parser)
     add("--output-dir", default="output", help="folder of all runs (output)")
     add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
     add("--scores", default="all", help="to evaluate, separated by commas (all)")
-    add("--features-local", action="store_true", help="keep the features of regions for all "
-        "evaluations, as eval_ood.py does it")
+    add(
+        "--features-local",
+        action="store_true",
+        help="keep the features of regions for all evaluations, as eval_ood.py does it",
+    )
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys of all runs")
@@ -131,11 +145,9 @@ def opened(run: Run, held: ExitStack) -> RunState:
     return open_run(run.cfg)
 
 
-def train_left(runs: list[Run], states: dict[str, RunState], title: str,
-               failed: Failures) -> None:
+def train_left(runs: list[Run], states: dict[str, RunState], title: str, failed: Failures) -> None:
     """Train those of a group's opened runs that are not finished."""
-    left = [run for run in runs
-            if states.get(run.name, RunState.FINISHED) is not RunState.FINISHED]
+    left = [run for run in runs if states.get(run.name, RunState.FINISHED) is not RunState.FINISHED]
     if not left:
         return
     logger.info("\n%s: %s", title, "; ".join(run.name for run in left))
@@ -185,8 +197,12 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
 def data_flags(args: argparse.Namespace) -> list[str]:
     """The flags that say which data the study is on."""
     named = args.dataset or args.dataset_config_file or args.id_data
-    flags = {"--root": args.root, "--dataset": args.dataset if named else DEFAULT_DATASET,
-             "--dataset-config-file": args.dataset_config_file, "--id-data": args.id_data}
+    flags = {
+        "--root": args.root,
+        "--dataset": args.dataset if named else DEFAULT_DATASET,
+        "--dataset-config-file": args.dataset_config_file,
+        "--id-data": args.id_data,
+    }
     chosen = [(flag, value) for flag, value in flags.items() if value]
     return [word for pair in chosen + [("--ood-data", f) for f in args.ood_data] for word in pair]
 
@@ -204,15 +220,27 @@ def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
     return same_config and found.get("asked") == eval_ood.asked(options)
 
 
-def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,
-           failed: Failures) -> None:
+def report(
+    runs: list[Run], evaluated: list[Run], args: argparse.Namespace, failed: Failures
+) -> None:
     """Write the list of the runs and, if any were evaluated, print and write their table."""
     folder = Path(args.output_dir, runs[0].folder.relative_to(args.output_dir).parts[0], args.name)
-    write_json([{
-        "run": run.name, "method": run.method, "seed": run.seed, "folder": str(run.folder),
-        "state": run.state, "failed": failed.get(run.name), "evaluated": run in evaluated,
-        "command": shlex.join(["bash", "scripts/train.sh", *run.arguments, *run.pairs]),
-    } for run in runs], folder / "runs.json")
+    write_json(
+        [
+            {
+                "run": run.name,
+                "method": run.method,
+                "seed": run.seed,
+                "folder": str(run.folder),
+                "state": run.state,
+                "failed": failed.get(run.name),
+                "evaluated": run in evaluated,
+                "command": shlex.join(["bash", "scripts/train.sh", *run.arguments, *run.pairs]),
+            }
+            for run in runs
+        ],
+        folder / "runs.json",
+    )
     logger.info("\nlist of the runs: %s", folder / "runs.json")
     if not evaluated:
         return
@@ -226,8 +254,12 @@ def report(runs: list[Run], evaluated: list[Run], args: argparse.Namespace,
         below = "\n\n".join([NOTE, *summary.notes])
         with atomic_write(folder / "summary.md") as file:
             file.write(f"{tables.as_markdown(summary.blocks)}\n\n{below}\n")
-        logger.info("table:            %s\n\n%s\n\n%s", folder / "summary.md",
-                    tables.as_text(summary.blocks), below)
+        logger.info(
+            "table:            %s\n\n%s\n\n%s",
+            folder / "summary.md",
+            tables.as_text(summary.blocks),
+            below,
+        )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def start(cfg, state: RunState) -> None:
     except NonFiniteLossError as error:
         raise NonFiniteLossError(
             f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "
-            f"--resume {cfg.OUTPUT_DIR} and another --output-dir.") from error
+            f"--resume {cfg.OUTPUT_DIR} and another --output-dir."
+        ) from error
     except WriteError as error:
         raise WriteError(f"{error} {what_is_kept(cfg.OUTPUT_DIR)}") from error
 

@@ -37,8 +37,12 @@ def main() -> None:
     add = parser.add_argument
     add("--image", "--image_path", default="", help="any image file")
     add("--label", default="", help="name or index of the image's class")
-    add("--masks", default="", help="instead of one image: compare the regions of all test images "
-        "with the object masks in this folder (CLASS/NAME.png, white where the object is)")
+    add(
+        "--masks",
+        default="",
+        help="instead of one image: compare the regions of all test images "
+        "with the object masks in this folder (CLASS/NAME.png, white where the object is)",
+    )
     args = parser.parse_args()
     if not args.masks and not (args.image and args.label):
         raise InputError("give --image FILE and --label NAME_OR_INDEX, or --masks FOLDER")
@@ -105,8 +109,14 @@ def compare_with_masks(trainer, folder: Path, k: int) -> None:
         json.dump(figures, file, indent=1)
     logger.info(
         "ID-irrelevant regions, K = %d, %d images: precision %.1f %%, recall %.1f %% (%.1f %% of "
-        "all regions show no object)\n%s", k, len(extracted), 100 * figures["precision"],
-        100 * figures["recall"], 100 * figures["background"], output)
+        "all regions show no object)\n%s",
+        k,
+        len(extracted),
+        100 * figures["precision"],
+        100 * figures["recall"],
+        100 * figures["background"],
+        output,
+    )
 
 
 def find_label(asked: str, names: list[str]) -> int:

@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # what a fresh process is told
+    parser.add_argument(
+        "--memory-of", nargs=2, help=argparse.SUPPRESS
+    )  # what a fresh process is told
     args = parser.parse_args()
     model, encoder = build(args)
     if args.memory_of:
@@ -55,16 +57,25 @@ def main() -> None:
         run()
         print(json.dumps(peak_memory(args.device)))
         return
-    about = {**machine(), "threads": torch.get_num_threads(),
-             **{key: value for key, value in vars(args).items() if key != "memory_of"}}
-    raw = {measure: {"seconds": in_turn({kind: make(args, model, encoder, kind) for kind in KINDS}, args),
-                     "peak_mib": {kind: memory(args, model, encoder, measure, kind) for kind in KINDS}}
-           for measure, make in MEASURES.items()}
+    about = {
+        **machine(),
+        "threads": torch.get_num_threads(),
+        **{key: value for key, value in vars(args).items() if key != "memory_of"},
+    }
+    raw = {
+        measure: {
+            "seconds": in_turn({kind: make(args, model, encoder, kind) for kind in KINDS}, args),
+            "peak_mib": {kind: memory(args, model, encoder, measure, kind) for kind in KINDS},
+        }
+        for measure, make in MEASURES.items()
+    }
     print("| CLIPN | plain | here | ratio |\n| --- | --- | --- | --- |")
     for measure, figures in raw.items():
         for (name, unit), values in zip(UNITS.items(), figures.values(), strict=True):
             plain, ours = (values[kind] for kind in KINDS)
-            print(f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} | {plain / ours:.2f} |")
+            print(
+                f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} | {plain / ours:.2f} |"
+            )
     save("clipn_step", about, raw=raw)
 
 
@@ -72,11 +83,25 @@ def build(args) -> tuple[ClipModel, NoTextEncoder]:
     """Random weights: only their sizes matter here."""
     torch.manual_seed(0)
     source = open_clip.CLIP(
-        512, {"image_size": 224, "layers": args.layers, "width": 768, "patch_size": 16},
-        {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": args.layers},
+        512,
+        {"image_size": 224, "layers": args.layers, "width": 768, "patch_size": 16},
+        {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 512,
+            "heads": 8,
+            "layers": args.layers,
+        },
     )
-    model = ClipModel(source, name="random", activation="gelu", weights_hash="", mean=(0.0,) * 3,
-                      std=(1.0,) * 3, interpolation="bicubic").to(args.device)
+    model = ClipModel(
+        source,
+        name="random",
+        activation="gelu",
+        weights_hash="",
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        interpolation="bicubic",
+    ).to(args.device)
     return model, NoTextEncoder(model).to(args.device)
 
 
@@ -88,7 +113,10 @@ def step(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
 
     def ours() -> None:
         with torch.no_grad():
-            features, text = normalised(model.encode_image(images)), normalised(model.encode_text(tokens))
+            features, text = (
+                normalised(model.encode_image(images)),
+                normalised(model.encode_text(tokens)),
+            )
         finish(features, text, normalised(encoder(tokens, choices)))
 
     def plain() -> None:
@@ -130,7 +158,8 @@ def evaluation(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
                 tokens = tokenize([template.format(name) for name in names]).to(device)
                 embeddings = tower.token_embedding(tokens) + prompts
                 total = total + F.normalize(
-                    TextTower.forward(tower, embeddings, tokens.argmax(dim=-1)), dim=-1)
+                    TextTower.forward(tower, embeddings, tokens.argmax(dim=-1)), dim=-1
+                )
             logits.append(model.scale * features @ F.normalize(total, dim=-1).T)
         compute_scores(scores, dict(zip(("logits", "no_logits"), logits, strict=True)))
 

@@ -55,18 +55,28 @@ def make_images(folder: Path, count: int) -> list[Datum]:
 
 def config(root: Path, workers: int, gib: float):
     cfg = get_cfg_default()
-    cfg.merge_from_list([
-        "DATASET.ROOT", str(root), "DATALOADER.NUM_WORKERS", workers, "DATALOADER.DECODED.GIB", gib,
-        "INPUT.INTERPOLATION", "bicubic",
-        "INPUT.TRANSFORMS", ("random_resized_crop", "random_flip", "normalize"),
-    ])
+    cfg.merge_from_list(
+        [
+            "DATASET.ROOT",
+            str(root),
+            "DATALOADER.NUM_WORKERS",
+            workers,
+            "DATALOADER.DECODED.GIB",
+            gib,
+            "INPUT.INTERPOLATION",
+            "bicubic",
+            "INPUT.TRANSFORMS",
+            ("random_resized_crop", "random_flip", "normalize"),
+        ]
+    )
     return cfg
 
 
 def build(root: Path, items: list[Datum], workers: int, gib: float):
     cfg = config(root, workers, gib)
-    return build_data_loader(cfg, "RandomSampler", items, batch_size=32,
-                             tfm=build_transform(cfg, is_train=True))
+    return build_data_loader(
+        cfg, "RandomSampler", items, batch_size=32, tfm=build_transform(cfg, is_train=True)
+    )
 
 
 def check_same(loaders: dict) -> None:
@@ -89,7 +99,10 @@ def images_per_second(loader) -> float:
 
 def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[str, list[float]]:
     """Images per second of each turn of both loaders."""
-    loaders = {"plain": build(root, items, workers, 0.0), "decoded": build(root, items, workers, 32.0)}
+    loaders = {
+        "plain": build(root, items, workers, 0.0),
+        "decoded": build(root, items, workers, 32.0),
+    }
     check_same(loaders)
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(repeats):
@@ -141,7 +154,9 @@ def main() -> None:
     print("| workers | plain | decoded once | ratio |\n| --- | --- | --- | --- |")
     for workers, rates in raw.items():
         plain, kept = (statistics.median(rates[name]) for name in ("plain", "decoded"))
-        ratio = statistics.median(b / a for a, b in zip(rates["plain"], rates["decoded"], strict=True))
+        ratio = statistics.median(
+            b / a for a, b in zip(rates["plain"], rates["decoded"], strict=True)
+        )
         print(f"| {workers} | {plain:.0f} images/s | {kept:.0f} images/s | {ratio:.2f} |")
     print("\n| of one image, CPU | ms |\n| --- | --- |")
     for name, milliseconds in parts.items():

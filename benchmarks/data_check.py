@@ -66,8 +66,10 @@ def main() -> None:
     here = Path(__file__).parents[1]
     for extra in ([], ["--full"]) if args.full else ([],):
         run = [*command, *extra]
-        timed(" ".join(["the check", *extra]),
-              lambda run=run: subprocess.run(run, cwd=here, check=True, stdout=subprocess.DEVNULL))
+        timed(
+            " ".join(["the check", *extra]),
+            lambda run=run: subprocess.run(run, cwd=here, check=True, stdout=subprocess.DEVNULL),
+        )
 
 
 if __name__ == "__main__":

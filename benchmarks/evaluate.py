@@ -33,15 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import eval_ood
 from benchmarks import plain
-from benchmarks.train_step import (
-    build_clip,
-    in_turns,
-    machine,
-    print_table,
-    ratios,
-    save,
-    seconds,
-)
+from benchmarks.train_step import build_clip, in_turns, machine, print_table, ratios, save, seconds
 from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
 from datasets.classnames import imagenet_classnames
@@ -82,10 +74,18 @@ class Bench:
         with torch.inference_mode():
             return self.model.text_features()
 
-    def score(self, model: PromptedCLIP, sets: dict, loader: DataLoader, scores: list, root: str,
-              store: FeatureStore | None = None) -> Evaluation:
+    def score(
+        self,
+        model: PromptedCLIP,
+        sets: dict,
+        loader: DataLoader,
+        scores: list,
+        root: str,
+        store: FeatureStore | None = None,
+    ) -> Evaluation:
         return score_sets(
-            model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store)
+            model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store
+        )
 
 
 def batch(args: argparse.Namespace) -> tuple[list, dict]:
@@ -99,25 +99,42 @@ def batch(args: argparse.Namespace) -> tuple[list, dict]:
     def encoder():
         return bench.clip.visual(noise.images)
 
-    found = in_turns({
-        "plain": lambda: plain.scores(bench.clip, bench.learner, noise.images),
-        "here": lambda: bench.score(prompted, sets, loader, bench.scores, "."),
-        "encoder": encoder, "text": bench.text,
-    }, args.repeats)
-    _check_same(plain.scores(bench.clip, bench.learner, noise.images),
-                bench.score(prompted, sets, loader, bench.scores, ".").sets["ID"].scores)
+    found = in_turns(
+        {
+            "plain": lambda: plain.scores(bench.clip, bench.learner, noise.images),
+            "here": lambda: bench.score(prompted, sets, loader, bench.scores, "."),
+            "encoder": encoder,
+            "text": bench.text,
+        },
+        args.repeats,
+    )
+    _check_same(
+        plain.scores(bench.clip, bench.learner, noise.images),
+        bench.score(prompted, sets, loader, bench.scores, ".").sets["ID"].scores,
+    )
     share = args.batch / sum(PROTOCOL.values())
     for clock in ("wall", "cpu"):
         found[clock]["here"] = [
             here + share * text
-            for here, text in zip(found[clock]["here"], found[clock]["text"], strict=True)]
+            for here, text in zip(found[clock]["here"], found[clock]["text"], strict=True)
+        ]
     where = f"{args.classes} classes, batch {args.batch}, {len(bench.scores)} scores"
     rows = [
-        ["evaluation, plain over here", where, f"{seconds(found, 'plain'):.2f} s",
-         f"{seconds(found, 'here'):.2f} s", *ratios(found, "plain", "here"), ">= 3.5"],
-        ["throughput, here over bare image encoder", where,
-         *(f"{args.batch / seconds(found, kind):.2f}/s" for kind in ("here", "encoder")),
-         *ratios(found, "encoder", "here"), ">= 0.9"],
+        [
+            "evaluation, plain over here",
+            where,
+            f"{seconds(found, 'plain'):.2f} s",
+            f"{seconds(found, 'here'):.2f} s",
+            *ratios(found, "plain", "here"),
+            ">= 3.5",
+        ],
+        [
+            "throughput, here over bare image encoder",
+            where,
+            *(f"{args.batch / seconds(found, kind):.2f}/s" for kind in ("here", "encoder")),
+            *ratios(found, "encoder", "here"),
+            ">= 0.9",
+        ],
     ]
     return rows, found
 
@@ -133,8 +150,12 @@ def kept(args: argparse.Namespace) -> tuple[list, dict]:
     bench = Bench(args.classes)
     scores = [s for s in bench.scores if "local_cosines" not in s.needs]
     with tempfile.TemporaryDirectory() as folder:
-        sets = {name: _files(folder, name, max(20, count * args.images // sum(PROTOCOL.values())),
-                             args.classes) for name, count in PROTOCOL.items()}
+        sets = {
+            name: _files(
+                folder, name, max(20, count * args.images // sum(PROTOCOL.values())), args.classes
+            )
+            for name, count in PROTOCOL.items()
+        }
         store = FeatureStore(Path(folder, "features"), {"weights": "random"}, folder, limit=1)
         _fill(store, sets)
         times, start = {}, time.perf_counter()
@@ -151,9 +172,15 @@ def kept(args: argparse.Namespace) -> tuple[list, dict]:
         times["all"] = time.perf_counter() - start
         times["results"] = times["all"] - times["text"] - times["scores"]
     count = sum(map(len, sets.values()))
-    row = ["second method, on kept features",
-           f"{count} images, {args.classes} classes, {len(scores)} scores",
-           f"{times['all']:.1f} s", "", "", "", "< 60 s"]
+    row = [
+        "second method, on kept features",
+        f"{count} images, {args.classes} classes, {len(scores)} scores",
+        f"{times['all']:.1f} s",
+        "",
+        "",
+        "",
+        "< 60 s",
+    ]
     return [row], times
 
 
@@ -169,17 +196,26 @@ def compiled(args: argparse.Namespace) -> tuple[list, dict]:
             return [function(part) for part in images.split(3)]
 
     fast = torch.compile(encode)
-    found = in_turns({"here": lambda: all_by(encode), "compiled": lambda: all_by(fast)}, args.repeats)
-    row = ["image tower, here over compiled", f"{len(images)} images, 3 at once",
-           f"{seconds(found, 'here'):.2f} s", f"{seconds(found, 'compiled'):.2f} s",
-           *ratios(found, "here", "compiled"), "> 1 to be of use"]
+    found = in_turns(
+        {"here": lambda: all_by(encode), "compiled": lambda: all_by(fast)}, args.repeats
+    )
+    row = [
+        "image tower, here over compiled",
+        f"{len(images)} images, 3 at once",
+        f"{seconds(found, 'here'):.2f} s",
+        f"{seconds(found, 'compiled'):.2f} s",
+        *ratios(found, "here", "compiled"),
+        "> 1 to be of use",
+    ]
     return [row], found
 
 
 def _items(name: str, count: int, classes: int = 1, root: str = ".") -> list[Datum]:
     """Images of a set, labelled if it is the ID set."""
-    return [Datum(f"{root}/{name}/{i % 1000:03d}/{i}.jpg", i % classes if name == "ID" else -1)
-            for i in range(count)]
+    return [
+        Datum(f"{root}/{name}/{i % 1000:03d}/{i}.jpg", i % classes if name == "ID" else -1)
+        for i in range(count)
+    ]
 
 
 def _files(root: str, name: str, count: int, classes: int) -> list[Datum]:
@@ -208,8 +244,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of the batch (%(default)s)")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--images", type=int, default=sum(PROTOCOL.values()),
-                        help="of all sets together, with features kept (%(default)s)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=sum(PROTOCOL.values()),
+        help="of all sets together, with features kept (%(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -93,12 +93,36 @@ def train(folder: Path, classes: int, batch: int, device: str, workers: int) -> 
     weights = {key: value.contiguous() for key, value in random_vit().state_dict().items()}
     save_file(weights, folder / "vit_b16.safetensors")
     subprocess.run(
-        [sys.executable, "train.py", "--trainer", "LoCoOp", "--id-data", str(folder / "jpegs"),
-         "--backbone", str(folder / "vit_b16.safetensors"), "--shots", "2", "--seed", "1",
-         "--output-dir", str(folder / "run"), "MODEL.BACKBONE.ACTIVATION", "quick_gelu",
-         "OPTIM.MAX_EPOCH", "3", "TEST.NO_TEST", "True", "DATALOADER.NUM_WORKERS", str(workers),
-         "DATALOADER.TRAIN_X.BATCH_SIZE", str(batch), "USE_CUDA", str(device == "cuda")],
-        cwd=REPO, check=True,
+        [
+            sys.executable,
+            "train.py",
+            "--trainer",
+            "LoCoOp",
+            "--id-data",
+            str(folder / "jpegs"),
+            "--backbone",
+            str(folder / "vit_b16.safetensors"),
+            "--shots",
+            "2",
+            "--seed",
+            "1",
+            "--output-dir",
+            str(folder / "run"),
+            "MODEL.BACKBONE.ACTIVATION",
+            "quick_gelu",
+            "OPTIM.MAX_EPOCH",
+            "3",
+            "TEST.NO_TEST",
+            "True",
+            "DATALOADER.NUM_WORKERS",
+            str(workers),
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            str(batch),
+            "USE_CUDA",
+            str(device == "cuda"),
+        ],
+        cwd=REPO,
+        check=True,
     )
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
@@ -131,7 +155,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device was found; --device cpu only shows that this runs")
-    about = {**machine(), "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu"}
+    about = {
+        **machine(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+    }
     bench = GpuBench(args.classes, args.batch, torch.device(args.device))
     times, peaks = time_steps(bench, args.turns)
     del bench
@@ -140,12 +167,18 @@ def main() -> None:
     median = {kind: statistics.median(values) for kind, values in times.items()}
     print("| step | ms | images/s | peak memory |\n| --- | --- | --- | --- |")
     for kind, value in median.items():
-        print(f"| {kind} | {1000 * value:.1f} | {args.batch / value:.0f} | {peaks[kind] / GIB:.2f} GiB |")
-    print(f"\nplain over fast: {_ratio(times, 'plain', 'fast'):.2f}; "
-          f"LoCoOp over CoOp: {_ratio(times, 'fast', 'coop'):.2f}")
+        print(
+            f"| {kind} | {1000 * value:.1f} | {args.batch / value:.0f} | {peaks[kind] / GIB:.2f} GiB |"
+        )
+    print(
+        f"\nplain over fast: {_ratio(times, 'plain', 'fast'):.2f}; "
+        f"LoCoOp over CoOp: {_ratio(times, 'fast', 'coop'):.2f}"
+    )
     minutes = run["seconds"] * (args.classes * SHOTS // args.batch) * EPOCHS / 60
-    print(f"train.py: {1000 * run['seconds']:.1f} ms a step, {run['waiting']:.1%} of it waiting for "
-          f"data; {SHOTS} shots, {EPOCHS} epochs: {minutes:.1f} minutes (projected)")
+    print(
+        f"train.py: {1000 * run['seconds']:.1f} ms a step, {run['waiting']:.1%} of it waiting for "
+        f"data; {SHOTS} shots, {EPOCHS} epochs: {minutes:.1f} minutes (projected)"
+    )
     save("gpu_step", about, times=times, peaks=peaks, train=run)
 
 

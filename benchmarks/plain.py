@@ -40,13 +40,16 @@ def image_features(clip: ClipModel, images: Tensor) -> tuple[Tensor, Tensor]:
 def _value_path(block, x: Tensor) -> Tensor:
     width = x.shape[-1]
     attn = block.attn
-    value = F.linear(block.ln_1(x), attn.in_proj_weight[2 * width :], attn.in_proj_bias[2 * width :])
+    value = F.linear(
+        block.ln_1(x), attn.in_proj_weight[2 * width :], attn.in_proj_bias[2 * width :]
+    )
     x = x + attn.out_proj(value)
     return x + block.mlp(block.ln_2(x))
 
 
-def locoop_loss(clip: ClipModel, learner: PromptLearner, images: Tensor, labels: Tensor,
-                k: int, weight: float) -> Tensor:
+def locoop_loss(
+    clip: ClipModel, learner: PromptLearner, images: Tensor, labels: Tensor, k: int, weight: float
+) -> Tensor:
     """LoCoOp's loss (Miyai et al., NeurIPS 2023, equations 2 to 7)."""
     with torch.no_grad():
         features, regions = image_features(clip, images)

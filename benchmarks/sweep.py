@@ -45,21 +45,50 @@ class Study:
     def __init__(self, clip: ClipModel, classes: int, batch: int, batches: int, folder: str):
         names = imagenet_classnames()
         names = [names[i * len(names) // classes] for i in range(classes)]
-        loader = [{"img": torch.randn(batch, 3, 224, 224),
-                   "label": torch.randint(classes, (batch,))} for _ in range(batches)]
+        loader = [
+            {"img": torch.randn(batch, 3, 224, 224), "label": torch.randint(classes, (batch,))}
+            for _ in range(batches)
+        ]
         dataset = SimpleNamespace(classnames=names, train_x=[])
         self.data = SimpleNamespace(
-            dataset=dataset, num_classes=classes, num_source_domains=0,
-            lab2cname=dict(enumerate(names)), train_loader_x=Loader(loader))
+            dataset=dataset,
+            num_classes=classes,
+            num_source_domains=0,
+            lab2cname=dict(enumerate(names)),
+            train_loader_x=Loader(loader),
+        )
         self.clip, self.folder = clip, folder
-        self.cfgs = [self._cfg(weight, max(1, round(share * classes)))
-                     for weight in LAMBDAS for share in K_SHARES]
+        self.cfgs = [
+            self._cfg(weight, max(1, round(share * classes)))
+            for weight in LAMBDAS
+            for share in K_SHARES
+        ]
 
     def _cfg(self, weight: float, k: int):
-        return build_cfg(make_parser("").parse_args([
-            "--trainer", "LoCoOp", "--dataset", "imagenet", "--lambda_value", str(weight),
-            "--topk", str(k), "--output-dir", f"{self.folder}/{weight}_{k}", "OPTIM.MAX_EPOCH", "1",
-            "TEST.NO_TEST", "True", "USE_CUDA", "False", "VERBOSE", "False"]))
+        return build_cfg(
+            make_parser("").parse_args(
+                [
+                    "--trainer",
+                    "LoCoOp",
+                    "--dataset",
+                    "imagenet",
+                    "--lambda_value",
+                    str(weight),
+                    "--topk",
+                    str(k),
+                    "--output-dir",
+                    f"{self.folder}/{weight}_{k}",
+                    "OPTIM.MAX_EPOCH",
+                    "1",
+                    "TEST.NO_TEST",
+                    "True",
+                    "USE_CUDA",
+                    "False",
+                    "VERBOSE",
+                    "False",
+                ]
+            )
+        )
 
     def one_by_one(self) -> tuple[dict[str, float], list[torch.Tensor]]:
         """Seconds of the 8 runs, by clock, and their contexts."""
@@ -68,8 +97,12 @@ class Study:
 
     def side_by_side(self) -> tuple[dict[str, float], list[torch.Tensor]]:
         group = SideBySide()
-        members = [group.add(cfg.OUTPUT_DIR, cfg.OUTPUT_DIR,
-                             lambda beside, cfg=cfg: Run(cfg, self, beside)) for cfg in self.cfgs]
+        members = [
+            group.add(
+                cfg.OUTPUT_DIR, cfg.OUTPUT_DIR, lambda beside, cfg=cfg: Run(cfg, self, beside)
+            )
+            for cfg in self.cfgs
+        ]
         spent = timed(group.train)
         for member in members:
             if member.error is not None:
@@ -142,11 +175,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = measure(Study(clip, classes, args.batch, args.batches, folder), args.repeats)
         kinds = ("one_by_one", "side_by_side")
-        table.append([
-            f"8 runs of {args.batches} steps, one by one over side by side",
-            f"{classes} classes, batch {args.batch}",
-            *(f"{seconds(found, kind):.1f} s" for kind in kinds),
-            *(f"{ratio(found, *kinds, clock):.2f}" for clock in ("wall", "cpu")), ">= 2"])
+        table.append(
+            [
+                f"8 runs of {args.batches} steps, one by one over side by side",
+                f"{classes} classes, batch {args.batch}",
+                *(f"{seconds(found, kind):.1f} s" for kind in kinds),
+                *(f"{ratio(found, *kinds, clock):.2f}" for clock in ("wall", "cpu")),
+                ">= 2",
+            ]
+        )
         raw[classes] = found
     about = {**machine(), "threads": args.threads}
     print_table(table)

@@ -32,15 +32,23 @@ from ood.results import SetScores, evaluate_sets, write_results
 def detect(folder: Path) -> list[str]:
     pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.jpg")
-    return ["detect.py", "--classes", "cat,dog,tractor", "--backbone",
-            "clip/weights/generated_vit_s8.safetensors", str(folder / "photo.jpg")]
+    return [
+        "detect.py",
+        "--classes",
+        "cat,dog,tractor",
+        "--backbone",
+        "clip/weights/generated_vit_s8.safetensors",
+        str(folder / "photo.jpg"),
+    ]
 
 
 def report(folder: Path) -> list[str]:
     rng, sets = np.random.default_rng(0), []
     for name, count in PROTOCOL.items():
-        scores = {score: rng.normal(name == "ID", 1, count).astype(np.float32)
-                  for score in ("MCM", "GL-MCM")}
+        scores = {
+            score: rng.normal(name == "ID", 1, count).astype(np.float32)
+            for score in ("MCM", "GL-MCM")
+        }
         labels = rng.integers(0, 1000, count) if name == "ID" else None
         images = [f"{name}/{i % 1000:04d}/{i}.jpg" for i in range(count)]
         sets.append(SetScores(name, images, scores, labels, rng.integers(0, 1000, count)))

@@ -51,7 +51,8 @@ def random_vit() -> open_clip.CLIP:
     """OpenAI's ViT-B/16, its weights drawn at random."""
     torch.manual_seed(0)
     return open_clip.CLIP(
-        512, {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
+        512,
+        {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
         {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
         quick_gelu=True,
     )
@@ -59,8 +60,13 @@ def random_vit() -> open_clip.CLIP:
 
 def build_clip() -> ClipModel:
     """The same as the trainers hold it."""
-    return ClipModel(random_vit().eval(), name="ViT-B/16, random", activation="quick_gelu",
-                     weights_hash="", **OPENAI_TRANSFORM)
+    return ClipModel(
+        random_vit().eval(),
+        name="ViT-B/16, random",
+        activation="quick_gelu",
+        weights_hash="",
+        **OPENAI_TRANSFORM,
+    )
 
 
 class Bench:
@@ -70,7 +76,9 @@ class Bench:
         self.clip = build_clip()
         names = imagenet_classnames()
         # Spread over ImageNet's list; past its end the names come again.
-        chosen = [names[i * 1000 // classes if classes < 1000 else i % 1000] for i in range(classes)]
+        chosen = [
+            names[i * 1000 // classes if classes < 1000 else i % 1000] for i in range(classes)
+        ]
         self.learner = PromptLearner(chosen, self.clip)
         self.model = PromptedCLIP(self.clip, LearnedPrompts(self.clip, self.learner))
         self.images = torch.randn(batch, 3, 224, 224)
@@ -86,8 +94,7 @@ class Bench:
         return loss.item()
 
     def plain(self) -> torch.Tensor:
-        return plain.locoop_loss(
-            self.clip, self.learner, self.images, self.labels, self.k, LAMBDA)
+        return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, self.k, LAMBDA)
 
     def fast(self) -> torch.Tensor:
         with torch.no_grad():
@@ -100,7 +107,8 @@ class Bench:
         with torch.no_grad():
             features, _ = self.model.image_features(self.images, local=False)
         return F.cross_entropy(
-            self.clip.scale * cosines(features, self.model.text_features()), self.labels)
+            self.clip.scale * cosines(features, self.model.text_features()), self.labels
+        )
 
 
 def measure(classes: int, batch: int, kinds: list[str], repeats: int) -> dict:
@@ -134,13 +142,25 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_apart(args: argparse.Namespace, classes: int, batch: int, kinds: list[str],
-                  repeats: int) -> dict:
+def measure_apart(
+    args: argparse.Namespace, classes: int, batch: int, kinds: list[str], repeats: int
+) -> dict:
     """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--threads", str(args.threads), "--measure",
-               json.dumps([classes, batch, kinds, repeats])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True,
-                          env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
+    command = [
+        sys.executable,
+        __file__,
+        "--threads",
+        str(args.threads),
+        "--measure",
+        json.dumps([classes, batch, kinds, repeats]),
+    ]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -155,8 +175,9 @@ def seconds(result: dict, kind: str, clock: str = "wall") -> float:
 
 
 def available_bytes() -> float:
-    line = next(x for x in Path("/proc/meminfo").read_text().splitlines()
-                if x.startswith("MemAvailable"))
+    line = next(
+        x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -174,8 +195,10 @@ def plain_at(args: argparse.Namespace, classes: int, batch: int) -> tuple[dict, 
     def line(a: float, b: float) -> float:
         return a + (b - a) * far
 
-    values = {key: line(seconds(low, "plain", key), seconds(high, "plain", key))
-              for key in ("wall", "cpu")}
+    values = {
+        key: line(seconds(low, "plain", key), seconds(high, "plain", key))
+        for key in ("wall", "cpu")
+    }
     note = f"does not fit; a line through {sizes[0]} and {sizes[1]} classes"
     return {**values, "peak": line(low["peak"], high["peak"])}, note
 
@@ -184,10 +207,22 @@ def small(args) -> tuple[list, dict]:
     found = measure_apart(args, 100, 4, ["plain", "fast", "coop"], args.repeats)
     where = "100 classes, batch 4"
     rows = [
-        ["LoCoOp step, plain over fast", where, f"{seconds(found, 'plain'):.2f} s",
-         f"{seconds(found, 'fast'):.2f} s", *ratios(found, "plain", "fast"), ">= 4.5"],
-        ["fast, LoCoOp over CoOp", where, f"{seconds(found, 'fast'):.2f} s",
-         f"{seconds(found, 'coop'):.2f} s", *ratios(found, "fast", "coop"), "<= 1.15"],
+        [
+            "LoCoOp step, plain over fast",
+            where,
+            f"{seconds(found, 'plain'):.2f} s",
+            f"{seconds(found, 'fast'):.2f} s",
+            *ratios(found, "plain", "fast"),
+            ">= 4.5",
+        ],
+        [
+            "fast, LoCoOp over CoOp",
+            where,
+            f"{seconds(found, 'fast'):.2f} s",
+            f"{seconds(found, 'coop'):.2f} s",
+            *ratios(found, "fast", "coop"),
+            "<= 1.15",
+        ],
     ]
     return rows, found
 
@@ -202,21 +237,47 @@ def large(args) -> tuple[list, dict]:
     where = "1000 classes, batch 32"
     peak = fast["peak"]  # LoCoOp's: CoOp's step in the same process needs less
     rows = [
-        ["LoCoOp step, plain over fast", f"{where} ({note})", f"{slow['wall']:.1f} s",
-         f"{seconds(fast, 'fast'):.1f} s", f"{slow['wall'] / seconds(fast, 'fast'):.2f}",
-         f"{slow['cpu'] / seconds(fast, 'fast', 'cpu'):.2f}", ">= 5.5"],
-        ["peak memory, plain over fast", f"{where} ({note})", f"{slow['peak'] / GIB:.1f} GiB",
-         f"{peak / GIB:.2f} GiB", f"{slow['peak'] / peak:.1f}", "", ">= 5, fast < 6 GiB"],
-        ["fast, LoCoOp over CoOp", where, f"{seconds(fast, 'fast'):.1f} s",
-         f"{seconds(fast, 'coop'):.1f} s", *ratios(fast, "fast", "coop"), "<= 1.15"],
+        [
+            "LoCoOp step, plain over fast",
+            f"{where} ({note})",
+            f"{slow['wall']:.1f} s",
+            f"{seconds(fast, 'fast'):.1f} s",
+            f"{slow['wall'] / seconds(fast, 'fast'):.2f}",
+            f"{slow['cpu'] / seconds(fast, 'fast', 'cpu'):.2f}",
+            ">= 5.5",
+        ],
+        [
+            "peak memory, plain over fast",
+            f"{where} ({note})",
+            f"{slow['peak'] / GIB:.1f} GiB",
+            f"{peak / GIB:.2f} GiB",
+            f"{slow['peak'] / peak:.1f}",
+            "",
+            ">= 5, fast < 6 GiB",
+        ],
+        [
+            "fast, LoCoOp over CoOp",
+            where,
+            f"{seconds(fast, 'fast'):.1f} s",
+            f"{seconds(fast, 'coop'):.1f} s",
+            *ratios(fast, "fast", "coop"),
+            "<= 1.15",
+        ],
     ]
     return rows, {"fast": fast, "plain": slow, "note": note}
 
 
 def huge(args) -> tuple[list, dict]:
     found = measure_apart(args, 21000, 4, ["fast"], 1)
-    row = ["LoCoOp step, fast", "21000 classes, batch 4", "does not fit",
-           f"{seconds(found, 'fast'):.0f} s, {found['peak'] / GIB:.1f} GiB", "", "", "fits 24 GiB"]
+    row = [
+        "LoCoOp step, fast",
+        "21000 classes, batch 4",
+        "does not fit",
+        f"{seconds(found, 'fast'):.0f} s, {found['peak'] / GIB:.1f} GiB",
+        "",
+        "",
+        "fits 24 GiB",
+    ]
     return [row], found
 
 
@@ -227,11 +288,17 @@ def machine() -> dict:
     """What the figures depend on beside the code."""
     names = Path("/proc/cpuinfo")
     lines = names.read_text().splitlines() if names.exists() else []
-    cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")),
-               platform.processor())
-    return {"cpu": cpu, "cores": os.cpu_count(), "platform": platform.platform(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "open_clip": open_clip.__version__}
+    cpu = next(
+        (x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor()
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+    }
 
 
 def print_table(rows: list[list[str]]) -> None:

@@ -12,8 +12,9 @@ def project(attn: nn.MultiheadAttention, x: Tensor, part: int) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def attend(attn: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor,
-           **mask) -> Tensor:
+def attend(
+    attn: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **mask
+) -> Tensor:
     """What each query `[B, L, W]` mixes of the values `[B, K, W]`, before the output projection."""
     query, key, value = (
         t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value)

@@ -57,8 +57,9 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
     return features[0] if isinstance(features, tuple) else features, None
 
 
-def _in_parts(encode: Encoder, activations: int, visual: nn.Module, images: Tensor, local: bool
-              ) -> tuple[Tensor, Tensor | None]:
+def _in_parts(
+    encode: Encoder, activations: int, visual: nn.Module, images: Tensor, local: bool
+) -> tuple[Tensor, Tensor | None]:
     """What `encode` gives; on a CPU of as many images at once as `CPU_BYTES` hold."""
     if images.device.type != "cpu":
         return encode(visual, images, local)

@@ -28,20 +28,32 @@ from dassl.utils.errors import InputError
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 OPENAI_TRANSFORM = {
-    "mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"
+    "mean": OPENAI_DATASET_MEAN,
+    "std": OPENAI_DATASET_STD,
+    "interpolation": "bicubic",
 }
 # Small models that come with this repository.
 BUNDLED = {"generated-ViT-S/8": Path(__file__).parent / "weights" / "generated_vit_s8.safetensors"}
 # OpenAI's names and what open_clip calls the same architecture.
 OPENAI_MODELS = {
-    "RN50": "RN50", "RN101": "RN101", "RN50x4": "RN50x4", "RN50x16": "RN50x16",
-    "RN50x64": "RN50x64", "ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16",
-    "ViT-L/14": "ViT-L-14", "ViT-L/14@336px": "ViT-L-14-336",
+    "RN50": "RN50",
+    "RN101": "RN101",
+    "RN50x4": "RN50x4",
+    "RN50x16": "RN50x16",
+    "RN50x64": "RN50x64",
+    "ViT-B/32": "ViT-B-32",
+    "ViT-B/16": "ViT-B-16",
+    "ViT-L/14": "ViT-L-14",
+    "ViT-L/14@336px": "ViT-L-14-336",
 }
 # What the state dict of a CLIPN holds beside its CLIP's.
 NEGATION_KEYS = (
-    "transformer_no.", "token_embedding_no.", "positional_embedding_no", "ln_final_no.",
-    "text_projection_no", "prompt_no",
+    "transformer_no.",
+    "token_embedding_no.",
+    "positional_embedding_no",
+    "ln_final_no.",
+    "text_projection_no",
+    "prompt_no",
 )
 
 
@@ -98,11 +110,16 @@ def input_settings(name: str) -> dict[str, object]:
     else:
         architecture, tag = _open_clip_pair(name)
         size = _image_size(architecture)
-        transform |= {key: value for key, value in
-                      open_clip.get_pretrained_cfg(architecture, tag).items() if key in transform}
+        transform |= {
+            key: value
+            for key, value in open_clip.get_pretrained_cfg(architecture, tag).items()
+            if key in transform
+        }
     return {
-        "SIZE": (size, size), "INTERPOLATION": transform["interpolation"],
-        "PIXEL_MEAN": list(transform["mean"]), "PIXEL_STD": list(transform["std"]),
+        "SIZE": (size, size),
+        "INTERPOLATION": transform["interpolation"],
+        "PIXEL_MEAN": list(transform["mean"]),
+        "PIXEL_STD": list(transform["std"]),
     }
 
 
@@ -124,12 +141,14 @@ def build_transform(
 
     As Dassl's test transform of the same settings.
     """
-    return transforms.Compose([
-        transforms.Resize(max(size), interpolation=transforms.InterpolationMode(interpolation)),
-        transforms.CenterCrop(tuple(size)),
-        transforms.ToTensor(),
-        transforms.Normalize(mean, std),
-    ])
+    return transforms.Compose(
+        [
+            transforms.Resize(max(size), interpolation=transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(tuple(size)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
 
 
 def _to_rgb(image):
@@ -170,8 +189,11 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
     quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
     trained_quick = pretrained.get("quick_gelu", False)
     if quick != trained_quick:
-        fitting = f"{architecture}-quickgelu" if trained_quick else architecture.removesuffix(
-            "-quickgelu")
+        fitting = (
+            f"{architecture}-quickgelu"
+            if trained_quick
+            else architecture.removesuffix("-quickgelu")
+        )
         raise InputError(
             f"{name}: these weights were trained with {ACTIVATIONS[not trained_quick]}, the "
             f"architecture computes {ACTIVATIONS[not quick]}: use {fitting}/{tag}"
@@ -186,7 +208,9 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
         ) from error
     transform = open_clip.get_model_preprocess_cfg(model)
     return ClipModel(
-        model, name=name, activation=ACTIVATIONS[not quick],
+        model,
+        name=name,
+        activation=ACTIVATIONS[not quick],
         weights_hash=weights_hash(model.state_dict()),
         **{key: transform[key] for key in OPENAI_TRANSFORM},
     )
@@ -205,12 +229,20 @@ def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel
             "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's published files)"
         )
     if negation and says is None and activation != "gelu":
-        logger.warning("%s is a CLIPN file: the published ones stand on LAION's CLIP, whose activation "
-                       "is gelu, not %s", name, activation)
+        logger.warning(
+            "%s is a CLIPN file: the published ones stand on LAION's CLIP, whose activation "
+            "is gelu, not %s",
+            name,
+            activation,
+        )
     model = build_model(without_negation(state), activation)
     return ClipModel(
-        model, name=name, activation=activation, weights_hash=weights_hash(model.state_dict()),
-        has_negation=bool(negation), **OPENAI_TRANSFORM,
+        model,
+        name=name,
+        activation=activation,
+        weights_hash=weights_hash(model.state_dict()),
+        has_negation=bool(negation),
+        **OPENAI_TRANSFORM,
     )
 
 
@@ -240,8 +272,11 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str | None]:
     markers = [state.pop(k, None) for k in ("input_resolution", "context_length", "vocab_size")]
     if any(marker is not None for marker in markers):
         activation = "quick_gelu"
-    missing = [key for key in ("text_projection", "token_embedding.weight", "logit_scale")
-               if key not in state]
+    missing = [
+        key
+        for key in ("text_projection", "token_embedding.weight", "logit_scale")
+        if key not in state
+    ]
     if missing:
         raise InputError(
             f"{path} holds no CLIP model in OpenAI's layout: {', '.join(missing)} not found among "
@@ -286,8 +321,9 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """A state dict, bare or as open_clip's training wraps it."""
     content = load_checkpoint(path)
     state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
-    state = {key.removeprefix("module.").removeprefix("text."): value
-             for key, value in state.items()}
+    state = {
+        key.removeprefix("module.").removeprefix("text."): value for key, value in state.items()
+    }
     return {key: value for key, value in state.items() if key != "attn_mask"}, None
 
 
@@ -296,7 +332,8 @@ def negation_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for a plain CLIP. The 16 learnable prompts keep their name, `prompt_no`."""
     return {
         key if key == "prompt_no" else key.replace("_no", "", 1): value
-        for key, value in state.items() if key.startswith(NEGATION_KEYS)
+        for key, value in state.items()
+        if key.startswith(NEGATION_KEYS)
     }
 
 
@@ -333,8 +370,12 @@ def build_model(state: dict[str, Tensor], activation: str) -> open_clip.CLIP:
             text_cfg=_text_config(state),
             quick_gelu=activation == "quick_gelu",
         )
-        model.load_state_dict({key: value.float() if value.is_floating_point() else value
-                               for key, value in state.items()})
+        model.load_state_dict(
+            {
+                key: value.float() if value.is_floating_point() else value
+                for key, value in state.items()
+            }
+        )
     except (KeyError, RuntimeError, AssertionError) as error:
         raise InputError(f"the weights are not those of a whole CLIP model: {error}") from error
     return model.eval()

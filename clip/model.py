@@ -56,9 +56,18 @@ class ClipModel(nn.Module):
             regions, None if the image tower has no local features.
     """
 
-    def __init__(self, model: nn.Module, *, name: str, activation: str, weights_hash: str,
-                 mean: tuple[float, ...], std: tuple[float, ...], interpolation: str,
-                 has_negation: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        activation: str,
+        weights_hash: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str,
+        has_negation: bool = False,
+    ):
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
         self.mean, self.std, self.interpolation = mean, std, interpolation
@@ -133,14 +142,21 @@ class ClipModel(nn.Module):
         """Whether `encode_packed` can be used: the text tower's blocks are of the usual kind."""
         return can_share(self.text)
 
-    def encode_packed(self, prefix: Tensor, suffixes: Tensor, packing: Packing,
-                      chunk: int = CHUNK, over_ranks: bool = False) -> Tensor:
+    def encode_packed(
+        self,
+        prefix: Tensor,
+        suffixes: Tensor,
+        packing: Packing,
+        chunk: int = CHUNK,
+        over_ranks: bool = False,
+    ) -> Tensor:
         """Unnormalised text features `[T, D]` of embeddings that share a prefix, see `clip.prefix`.
 
         The same as `encode_prompts` of the whole prompts, for a fraction of its cost.
         """
         return encode_packed(
-            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk, over_ranks)
+            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk, over_ranks
+        )
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:

@@ -153,9 +153,7 @@ def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
 def _check_same_clip(path: str | Path, state: dict[str, Tensor], model: ClipModel) -> None:
     """A "no" branch means something only beside the text tower it was trained against."""
     theirs, ours = state["text_projection"], model.text.text_projection
-    if theirs.shape == ours.shape and not torch.equal(
-        theirs.to(ours.dtype), ours.detach().cpu()
-    ):
+    if theirs.shape == ours.shape and not torch.equal(theirs.to(ours.dtype), ours.detach().cpu()):
         raise InputError(
             f"{path} was trained beside another CLIP than {model.name} (activation "
             f"{model.activation}): their text projections differ. Use the CLIP it was trained on, "

@@ -27,9 +27,7 @@ class Precision:
 
     def context(self, device: torch.device) -> torch.autocast:
         """The autocast context of a forward pass on `device`."""
-        return torch.autocast(
-            device.type, dtype=self.autocast, enabled=self.autocast is not None
-        )
+        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
 
 PRECISIONS = {

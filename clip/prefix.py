@@ -61,8 +61,13 @@ class Packing(nn.Module):
                 at = end
         self.counts = [len(members) for members in rows]
         order = torch.tensor([member for members in rows for member in members])
-        for name, value in (("text", text), ("offset", offset), ("start", torch.tensor(start)),
-                            ("eot", torch.tensor(eot)), ("restore", order.argsort())):
+        for name, value in (
+            ("text", text),
+            ("offset", offset),
+            ("start", torch.tensor(start)),
+            ("eot", torch.tensor(eot)),
+            ("restore", order.argsort()),
+        ):
             self.register_buffer(name, value, persistent=False)
 
     def pack(self, suffixes: Tensor) -> Tensor:
@@ -113,8 +118,14 @@ def can_share(tower: nn.Module) -> bool:
     )
 
 
-def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: Packing,
-                  chunk: int = CHUNK, over_ranks: bool = False) -> Tensor:
+def encode_packed(
+    tower: nn.Module,
+    prefix: Tensor,
+    suffixes: Tensor,
+    packing: Packing,
+    chunk: int = CHUNK,
+    over_ranks: bool = False,
+) -> Tensor:
     """Unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
     Args:
@@ -143,7 +154,8 @@ def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: P
         features.append(
             # Nothing in the tower is random, so no generator has to be put back.
             checkpoint(_encode_rows, *inputs, use_reentrant=False, preserve_rng_state=False)
-            if again else _encode_rows(*inputs)
+            if again
+            else _encode_rows(*inputs)
         )
     features = torch.cat(features)
     if share:
@@ -153,8 +165,9 @@ def encode_packed(tower: nn.Module, prefix: Tensor, suffixes: Tensor, packing: P
     return features.index_select(0, packing.restore)
 
 
-def _encode_rows(tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor,
-                 eot: Tensor) -> Tensor:
+def _encode_rows(
+    tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor, eot: Tensor
+) -> Tensor:
     """Features `[T, D]` of the suffixes that end at `eot`, in this order."""
     mask = _mask(text, len(prefix))
     position = tower.positional_embedding
@@ -180,8 +193,9 @@ def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     normed, own_normed = block.ln_1(shared), block.ln_1(own)
     query, key, value = (project(attn, normed, part) for part in range(3))
     own_query, own_key, own_value = (project(attn, own_normed, part) for part in range(3))
-    own_mixed = attend(attn, own_query, _join(key, own_key), _join(value, own_value),
-                       attn_mask=mask)
+    own_mixed = attend(
+        attn, own_query, _join(key, own_key), _join(value, own_value), attn_mask=mask
+    )
     return attend(attn, query, key, value, is_causal=True), own_mixed
 
 

@@ -89,11 +89,15 @@ class PromptedCLIP(nn.Module):
             classes: what `class_features` returned. needs: names among `provides`.
         """
         features, regions = self.image_features(images, "local_cosines" in needs)
-        return (self.inputs_of_features(features, regions, classes, needs)
-                | self.inputs_of_images(images, classes, needs))
+        return self.inputs_of_features(features, regions, classes, needs) | self.inputs_of_images(
+            images, classes, needs
+        )
 
     def inputs_of_features(
-        self, features: Tensor, regions: Tensor | None, classes: dict[str, Tensor],
+        self,
+        features: Tensor,
+        regions: Tensor | None,
+        classes: dict[str, Tensor],
         needs: Collection[str],
     ) -> dict[str, Tensor]:
         """As `inputs`, of what `image_features` gave, all but those in `FROM_IMAGES`."""
@@ -150,12 +154,21 @@ class TwoBranchCLIP(PromptedCLIP):
     The learnable variant reads the standard templates in both branches.
     """
 
-    def __init__(self, clip: ClipModel, encoder: NoTextEncoder, classnames: Sequence[str],
-                 pairs: Sequence[tuple[str, str]]):
+    def __init__(
+        self,
+        clip: ClipModel,
+        encoder: NoTextEncoder,
+        classnames: Sequence[str],
+        pairs: Sequence[tuple[str, str]],
+    ):
         standard, denied = zip(*pairs, strict=True)
         # The frozen branch is encoded when first asked for: training never needs it.
-        super().__init__(clip, functools.cache(
-            lambda: classifier(clip.encode_text, classnames, standard, self.device)))
+        super().__init__(
+            clip,
+            functools.cache(
+                lambda: classifier(clip.encode_text, classnames, standard, self.device)
+            ),
+        )
         self.encoder, self.classnames = encoder, classnames
         self.denied = standard if encoder.variant == "learnable" else denied
 
@@ -173,8 +186,9 @@ class TwoBranchCLIP(PromptedCLIP):
         return super().provides | NO_INPUTS
 
     def class_features(self) -> dict[str, Tensor]:
-        negation = classifier(self.encoder, self.classnames, self.denied, self.device,
-                              'classes, "no" branch')
+        negation = classifier(
+            self.encoder, self.classnames, self.denied, self.device, 'classes, "no" branch'
+        )
         return {**super().class_features(), "no": negation}
 
 

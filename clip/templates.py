@@ -62,8 +62,11 @@ def negated(template: str) -> str:
     ('a photo of no {}.', 'a photo without the nice {}.')
     """
     for pattern, denial in (
-        (r" with ", " without "), (r" appearing ", " not appearing "),
-        (r" of (?:a|the|my|one) ", " of no "), (r" of ", " of no "), (r"^(?:a|the) ", "no "),
+        (r" with ", " without "),
+        (r" appearing ", " not appearing "),
+        (r" of (?:a|the|my|one) ", " of no "),
+        (r" of ", " of no "),
+        (r"^(?:a|the) ", "no "),
     ):
         denied, count = re.subn(pattern, denial, template, count=1)
         if count:
@@ -100,8 +103,11 @@ def _quoted(template: str, standard: str) -> str:
 
 
 def classifier(
-    encode: Callable[[Tensor], Tensor], names: Sequence[str], templates: Sequence[str],
-    device: torch.device, title: str = "classes",
+    encode: Callable[[Tensor], Tensor],
+    names: Sequence[str],
+    templates: Sequence[str],
+    device: torch.device,
+    title: str = "classes",
 ) -> Tensor:
     """Weights `[C, D]` of a zero-shot classifier, normalised, float32.
 
@@ -131,8 +137,12 @@ def _encode_all(
     """Normalised features `[T, D]` in the order of `tokens`, encoded in the order of length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
     parts = []
-    with tqdm(total=len(tokens), desc=f"encoding {title}", unit="text",
-              disable=len(tokens) < SHOW_PROGRESS_FROM) as bar:
+    with tqdm(
+        total=len(tokens),
+        desc=f"encoding {title}",
+        unit="text",
+        disable=len(tokens) < SHOW_PROGRESS_FROM,
+    ) as bar:
         for part in order.split(BATCH):
             parts.append(F.normalize(encode(tokens[part].to(device)).float(), dim=-1))
             bar.update(len(part))

@@ -246,8 +246,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
         ctx.rows = len(tensor)
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format)
-                 for _ in range(world_size())]
+        parts = [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            for _ in range(world_size())
+        ]
         with _lost_rank_named():
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)

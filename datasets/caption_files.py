@@ -30,10 +30,7 @@ class CaptionedImages(Dataset):
     """
 
     def __init__(
-        self,
-        images: Sequence[str],
-        caption_of: Callable[[int, int], str],
-        transform: Callable,
+        self, images: Sequence[str], caption_of: Callable[[int, int], str], transform: Callable
     ):
         self.images, self.caption_of, self.transform = images, caption_of, transform
         self.epoch = 0
@@ -154,9 +151,7 @@ def _of_list(captions: list[str], index: int, epoch: int) -> str:
     return captions[index]
 
 
-def _of_template(
-    names: list[str], templates: list[str], seed: int, index: int, epoch: int
-) -> str:
+def _of_template(names: list[str], templates: list[str], seed: int, index: int, epoch: int) -> str:
     # Not str.format, to which the braces that a template holds beside its {} mean something.
     return seeded(seed, epoch, index).choice(templates).replace("{}", names[index])
 

@@ -239,6 +239,8 @@ def _names(shard: Path) -> list[str]:
             ) from error
         logger.warning(
             "The shard %s is cut off after %d files (%s): the rest of it is missing",
-            absolute(shard), len(names), error,
+            absolute(shard),
+            len(names),
+            error,
         )
     return names

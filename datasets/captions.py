@@ -119,8 +119,13 @@ def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> Pa
         count, batches = _batches(cfg, len(pairs))
         sampler = PairBatches(len(pairs), batches, batch_size, seed)
         loader = PairsLoader(pairs, seed, batch_sampler=sampler, **workers)
-    logger.info("%s pairs an epoch (%s), %s batches of %d", f"{count:,}",
-                cfg.DATASET.PAIRS.SOURCE, f"{batches:,}", batch_size)
+    logger.info(
+        "%s pairs an epoch (%s), %s batches of %d",
+        f"{count:,}",
+        cfg.DATASET.PAIRS.SOURCE,
+        f"{batches:,}",
+        batch_size,
+    )
     return loader
 
 

@@ -130,5 +130,8 @@ def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
     if shared:
         logger.warning(
             "%s: %d class names stand for more than one class each, which no prompt can tell "
-            "apart: %s", dataset, len(shared), some(shared),
+            "apart: %s",
+            dataset,
+            len(shared),
+            some(shared),
         )

@@ -32,14 +32,16 @@ def add_dataset_cfg(cfg: CN) -> None:
     cfg.DATASET.FOLDER = ""
     cfg.DATASET.CLASSES = ""
     cfg.DATASET.CLASSNAMES_FILE = ""
-    cfg.DATASET.PAIRS = CN({
-        "SOURCE": "",
-        "PATH": "",
-        "NUM_PAIRS": 0,
-        "COLUMNS": ("path", "caption"),
-        "TEMPLATES": ("a photo of a {}.",),
-        "SHUFFLE": 2000,
-    })
+    cfg.DATASET.PAIRS = CN(
+        {
+            "SOURCE": "",
+            "PATH": "",
+            "NUM_PAIRS": 0,
+            "COLUMNS": ("path", "caption"),
+            "TEMPLATES": ("a photo of a {}.",),
+            "SHUFFLE": 2000,
+        }
+    )
     if "OOD" not in cfg:
         cfg.OOD = CN()
     cfg.OOD.SETS = CN(new_allowed=True)

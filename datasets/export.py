@@ -46,15 +46,18 @@ class Exported:
 SETS = {
     "cifar10": Exported(
         lambda root, split, download: tv.CIFAR10(root, split == "train", download=download),
-        "cifar-10-batches-py/", {"train": 50_000, "test": 10_000},
+        "cifar-10-batches-py/",
+        {"train": 50_000, "test": 10_000},
     ),
     "cifar100": Exported(
         lambda root, split, download: tv.CIFAR100(root, split == "train", download=download),
-        "cifar-100-python/", {"train": 50_000, "test": 10_000},
+        "cifar-100-python/",
+        {"train": 50_000, "test": 10_000},
     ),
     "svhn": Exported(
         lambda root, split, download: tv.SVHN(root, split, download=download),
-        "train_32x32.mat and test_32x32.mat", {"train": 73_257, "test": 26_032},
+        "train_32x32.mat and test_32x32.mat",
+        {"train": 73_257, "test": 26_032},
     ),
 }
 

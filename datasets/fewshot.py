@@ -51,7 +51,12 @@ def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
     if few:
         logger.warning(
             "%d of %d classes have fewer than %d training images and are taken whole, such as %s "
-            "with %d", len(few), len(counts), num_shots, few[0], counts[few[0]],
+            "with %d",
+            len(few),
+            len(counts),
+            num_shots,
+            few[0],
+            counts[few[0]],
         )
 
 
@@ -70,7 +75,10 @@ def _check_request(num_shots: int, seed: int) -> None:
 
 
 def split_record(
-    items: Sequence[Datum], root: str | Path, num_shots: int, seed: int,
+    items: Sequence[Datum],
+    root: str | Path,
+    num_shots: int,
+    seed: int,
     held_out: Sequence[Datum] = (),
 ) -> dict:
     """What a run was trained on, ready for JSON.

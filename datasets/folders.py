@@ -19,8 +19,16 @@ IMAGE_EXTENSIONS = frozenset(
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {  # what else they are called, in small letters
     "train": ("training", "trainset", "train_set", "ilsvrc2012_img_train", "train_images"),
-    "val": ("validation", "valid", "vali", "dev", "valset", "val_set", "ilsvrc2012_img_val",
-            "val_images"),
+    "val": (
+        "validation",
+        "valid",
+        "vali",
+        "dev",
+        "valset",
+        "val_set",
+        "ilsvrc2012_img_val",
+        "val_images",
+    ),
     "test": ("testing", "eval", "testset", "test_set", "test_images"),
 }
 
@@ -41,8 +49,9 @@ def walk_images(folder: str | Path, recursive: bool = True) -> Iterator[str]:
     """As :func:`image_names`, one by one: folder by folder, sorted in each. Holds the names of
     folders and of one folder's files."""
     for prefix, entries in walk(folder):
-        yield from sorted(prefix + name for name, is_dir in entries.items()
-                          if not is_dir and is_image(name))
+        yield from sorted(
+            prefix + name for name, is_dir in entries.items() if not is_dir and is_image(name)
+        )
         if not recursive:
             return
 
@@ -92,8 +101,11 @@ def find_folder(root: Path, name: str) -> Path | None:
     for part in Path(name).parts:
         if not (found / part).is_dir():
             entries = _entries(found) if found.is_dir() else {}
-            alike = sorted(entry for entry, is_dir in entries.items()
-                           if is_dir and entry.lower() == part.lower())
+            alike = sorted(
+                entry
+                for entry, is_dir in entries.items()
+                if is_dir and entry.lower() == part.lower()
+            )
             if not alike:
                 return None
             part = alike[0]
@@ -137,7 +149,9 @@ def class_folders(split: Path) -> list[str]:
     if loose:
         logger.warning(
             "%d images lie directly in %s, in no class folder, and are left out, such as %s",
-            len(loose), absolute(split), loose[0],
+            len(loose),
+            absolute(split),
+            loose[0],
         )
     return folders
 
@@ -160,8 +174,14 @@ def split_meant(name: str) -> str | None:
     """The split that a folder of another name seems to be: ``Val`` and ``validation`` are val."""
     if name in SPLITS:
         return None
-    return next((split for split, others in SPLIT_NAMES.items()
-                 if name.lower() == split or name.lower() in others), None)
+    return next(
+        (
+            split
+            for split, others in SPLIT_NAMES.items()
+            if name.lower() == split or name.lower() in others
+        ),
+        None,
+    )
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -220,7 +240,7 @@ def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) ->
         raise InputError(
             f"{len(missing)} of {len(wanted)} class folders are missing in {absolute(split)}: "
             f"{some(missing)}. Found: {len(found)} class folders. Complete the data, or set "
-            "DATASET.CLASSES: \"present\" takes the classes whose folders exist, or name them."
+            'DATASET.CLASSES: "present" takes the classes whose folders exist, or name them.'
         )
 
 
@@ -233,7 +253,7 @@ def in_all(found: dict[str, list[str]]) -> list[str]:
     common = sorted(set.intersection(*map(set, found.values())))
     if not common:
         raise InputError(
-            f"DATASET.CLASSES is \"present\", but {', '.join(found)} have no class folder in "
+            f'DATASET.CLASSES is "present", but {", ".join(found)} have no class folder in '
             "common. Name the class folders alike in all of them."
         )
     return common

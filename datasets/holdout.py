@@ -11,9 +11,7 @@ from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 
 
-def hold_out(
-    items: Sequence[Datum], share: float, root: str
-) -> tuple[list[Datum], list[Datum]]:
+def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datum], list[Datum]]:
     """(kept, held out): of every class ``share`` of its images, at least one if it has two.
 
     Those whose path under ``root`` has the smallest hash, so the choice depends on neither a seed
@@ -36,8 +34,10 @@ def hold_out(
             f"{len(items)} images in {len(classes)} classes of one image each leave none to test "
             f"on. Add images to {root}, or put test images into val/<class>/"
         )
-    return ([item for item in items if item.impath not in held],
-            [item for item in items if item.impath in held])
+    return (
+        [item for item in items if item.impath not in held],
+        [item for item in items if item.impath in held],
+    )
 
 
 def _chosen(items: list[Datum], share: float, root: str) -> list[Datum]:

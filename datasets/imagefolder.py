@@ -55,8 +55,12 @@ class ImageFolder(ClassFolders):
         kept, self.held_out = self._divided(names)
         logger.info(
             "ImageFolder: %s has neither val/ nor test/: %d of its %d images are held out for "
-            "testing, the same ones for every seed (DATASET.VAL_PERCENT %g)", self.dataset_dir,
-            len(self.held_out), len(kept) + len(self.held_out), self._share)
+            "testing, the same ones for every seed (DATASET.VAL_PERCENT %g)",
+            self.dataset_dir,
+            len(self.held_out),
+            len(kept) + len(self.held_out),
+            self._share,
+        )
         return self.held_out
 
     def _read_all_train(self, names: Sequence[str]) -> list[Datum]:

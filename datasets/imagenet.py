@@ -35,8 +35,15 @@ class ImageNet(ClassFolders):
 
     # In any case of letters; the later ones are Kaggle's, OpenOOD's, and what users call it.
     default_folders = (
-        "imagenet", "ILSVRC/Data/CLS-LOC", "images_largescale/imagenet_1k", "imagenet-1k",
-        "imagenet_1k", "imagenet1k", "imagenet2012", "ILSVRC2012", "ILSVRC-2012",
+        "imagenet",
+        "ILSVRC/Data/CLS-LOC",
+        "images_largescale/imagenet_1k",
+        "imagenet-1k",
+        "imagenet_1k",
+        "imagenet1k",
+        "imagenet2012",
+        "ILSVRC2012",
+        "ILSVRC-2012",
     )
 
     def __init__(self, cfg, images: bool = True):
@@ -89,5 +96,8 @@ def _check_count(images: int, classes: int) -> None:
     if images != expected:
         logger.warning(
             "ImageNet: %d validation images where the protocol has %d (%d classes): figures are "
-            "not comparable with the papers'", images, expected, classes,
+            "not comparable with the papers'",
+            images,
+            expected,
+            classes,
         )

@@ -60,8 +60,9 @@ def locate_ood_sets(cfg) -> dict[str, Path | None]:
             "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
         )
     root = data_root(cfg)
-    return {name: next(iter(places(root, folders)), None)
-            for name, folders in wanted.items() if folders}
+    return {
+        name: next(iter(places(root, folders)), None) for name, folders in wanted.items() if folders
+    }
 
 
 def places(root: Path, folders: Sequence[str]) -> list[Path]:
@@ -114,6 +115,9 @@ def _read(name: str, folder: Path, expected: int) -> list[Datum]:
     if expected and len(images) != expected:
         logger.warning(
             "OOD set %s: %d images where the protocol has %d: figures are not comparable with "
-            "the papers'", name, len(images), expected,
+            "the papers'",
+            name,
+            len(images),
+            expected,
         )
     return [Datum(f"{folder}/{image}", OOD_LABEL) for image in images]

@@ -36,7 +36,8 @@ def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
             )
         sets[name] = path
     cfg.OOD.SETS = CfgNode(
-        {name: {"FOLDERS": [path], "IMAGES": 0} for name, path in sets.items()}, new_allowed=True)
+        {name: {"FOLDERS": [path], "IMAGES": 0} for name, path in sets.items()}, new_allowed=True
+    )
 
 
 def _named(entry: str) -> tuple[str, str]:

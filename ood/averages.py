@@ -81,7 +81,8 @@ def _measured(run: Run, name: str) -> dict[str, Any]:
     comparable = run.provenance.get("comparable")
     if not isinstance(comparable, Mapping):
         raise InputError(
-            f'{name}: the result in {run.folder} has no provenance["comparable"]; evaluate again')
+            f'{name}: the result in {run.folder} has no provenance["comparable"]; evaluate again'
+        )
     counts = {
         score: {set_name: (row["n_id"], row["n_ood"]) for set_name, row in sets.items()}
         for score, sets in run.result["figures"].items()
@@ -130,8 +131,10 @@ def outlying_seeds(groups: Groups) -> list[str]:
             for i in outliers(values, TYPICAL[key]):
                 rest = ", ".join(percent(v) for j, v in enumerate(values) if j != i)
                 off.setdefault(i, []).append(f"{title} {percent(values[i])} (others {rest})")
-        notes += [f"{name}, seed {runs[i].seed} is far off the others: {'; '.join(parts)}"
-                  for i, parts in sorted(off.items())]
+        notes += [
+            f"{name}, seed {runs[i].seed} is far off the others: {'; '.join(parts)}"
+            for i, parts in sorted(off.items())
+        ]
     return notes
 
 
@@ -146,5 +149,6 @@ def _columns(runs: Sequence[Run]) -> list[tuple[str, str, list[float]]]:
     accuracies = [run.result.get("accuracy", {}) for run in runs]
     return columns + [
         (f"accuracy on {name}", "accuracy", [own[name] for own in accuracies])
-        for name in accuracies[0] if all(name in own for own in accuracies)
+        for name in accuracies[0]
+        if all(name in own for own in accuracies)
     ]

@@ -122,11 +122,14 @@ class _OODSet:
         below = _below(counts, self.order)
         rows, n, m = np.arange(len(below)), id_below[0, -1], below[0, -1]
         ood_cuts = self.thresholds.nearest(m - below[:, ::-1])
-        return np.stack([
-            1 - below[rows, id_cuts.places(*self.ood_places)] / m,
-            self._auroc(id_below, below),
-            id_below[rows, ood_cuts.places(*self.id_places)] / n,
-        ], axis=-1)
+        return np.stack(
+            [
+                1 - below[rows, id_cuts.places(*self.ood_places)] / m,
+                self._auroc(id_below, below),
+                id_below[rows, ood_cuts.places(*self.id_places)] / n,
+            ],
+            axis=-1,
+        )
 
     def _auroc(self, id_below: np.ndarray, below: np.ndarray) -> np.ndarray:
         """Mann and Whitney's count of pairs in which ID is above, a tie counting 1/2."""

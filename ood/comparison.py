@@ -110,8 +110,14 @@ def compare(
     differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
     p_delong = _delong(inside, outside, split)
     return [
-        _difference(first, second, set_name, metric, differences[:, column, k],
-                    p_delong[column] if metric == "auroc" else None)
+        _difference(
+            first,
+            second,
+            set_name,
+            metric,
+            differences[:, column, k],
+            p_delong[column] if metric == "auroc" else None,
+        )
         for column, set_name in enumerate([*outside, AVERAGE])
         for k, metric in enumerate(METRICS)
     ]
@@ -129,17 +135,31 @@ def check_resamples(resamples: int, seed: int) -> None:
 
 
 def _difference(
-    first: Side, second: Side, set_name: str, metric: str, resampled: np.ndarray,
+    first: Side,
+    second: Side,
+    set_name: str,
+    metric: str,
+    resampled: np.ndarray,
     p_delong: float | None,
 ) -> Difference:
     one, other = (_by_seed(side, set_name, metric) for side in (first, second))
     better = 1 if metric == "auroc" else -1
     common = [seed for seed in one.keys() & other.keys() if seed is not None]
     wins = sum(better * (one[seed] - other[seed]) > 0 for seed in common)
-    means = [float(np.mean([_figure(run, side.score, set_name, metric) for run in side.runs]))
-             for side in (first, second)]
-    return Difference(set_name, metric, *means, *interval(resampled), two_sided_p(resampled),
-                      p_delong, wins, len(common))
+    means = [
+        float(np.mean([_figure(run, side.score, set_name, metric) for run in side.runs]))
+        for side in (first, second)
+    ]
+    return Difference(
+        set_name,
+        metric,
+        *means,
+        *interval(resampled),
+        two_sided_p(resampled),
+        p_delong,
+        wins,
+        len(common),
+    )
 
 
 def _figure(run: Run, score: str, set_name: str, metric: str) -> float:

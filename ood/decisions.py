@@ -49,7 +49,9 @@ def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every decision on a batch, bool [B] each; none without a "no" text encoder's logits."""
     if not set(NEEDS) <= inputs.keys():
         return {}
-    return {name: function(*(inputs[need] for need in NEEDS)) for name, function in DECISIONS.items()}
+    return {
+        name: function(*(inputs[need] for need in NEEDS)) for name, function in DECISIONS.items()
+    }
 
 
 def warn_if_few_classes(classes: int) -> None:
@@ -58,9 +60,11 @@ def warn_if_few_classes(classes: int) -> None:
         logger.warning(
             "%d class%s: ATD%s; with so few classes it is known to reject nearly everything. Use a "
             "score with a threshold, or add classes",
-            classes, "" if classes == 1 else "es",
-            " and CTW decide alike, by the one p_no alone" if classes == 1 else
-            " compares the unknown class with few others",
+            classes,
+            "" if classes == 1 else "es",
+            " and CTW decide alike, by the one p_no alone"
+            if classes == 1
+            else " compares the unknown class with few others",
         )
 
 

@@ -56,8 +56,9 @@ class Detector:
         tpr: share of ID images to keep; None for the recipe's.
     """
 
-    def __init__(self, recipe: Recipe, model: clip.ClipModel, score: str = "",
-                 tpr: float | None = None):
+    def __init__(
+        self, recipe: Recipe, model: clip.ClipModel, score: str = "", tpr: float | None = None
+    ):
         self.score = score or recipe.score
         if self.score not in recipe.parameters:
             raise InputError(
@@ -80,8 +81,12 @@ class Detector:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, score: str = "", tpr: float | None = None,
-        device: torch.device | str = "", backbone: str = "",
+        cls,
+        folder: str | os.PathLike,
+        score: str = "",
+        tpr: float | None = None,
+        device: torch.device | str = "",
+        backbone: str = "",
     ) -> Detector:
         """The detector of an evaluated run, or one that `save` wrote.
 
@@ -100,10 +105,11 @@ class Detector:
         recipe = read_recipe(folder)
         name = backbone or recipe.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(f"{name}, the CLIP of the detector in {folder}, is not there (any "
-                             "more): name the file or model with --backbone")
-        model, _ = clip.load(
-            name, _device(device), recipe.precision, recipe.clip["activation"])
+            raise InputError(
+                f"{name}, the CLIP of the detector in {folder}, is not there (any "
+                "more): name the file or model with --backbone"
+            )
+        model, _ = clip.load(name, _device(device), recipe.precision, recipe.clip["activation"])
         expected = recipe.clip["weights_hash"]
         if model.weights_hash != expected:
             raise InputError(
@@ -115,8 +121,12 @@ class Detector:
 
     @classmethod
     def zero_shot(
-        cls, classnames: Sequence[str], backbone: str = "ViT-B/16",
-        template: str = "a photo of a {}.", activation: str = "", score: str = "",
+        cls,
+        classnames: Sequence[str],
+        backbone: str = "ViT-B/16",
+        template: str = "a photo of a {}.",
+        activation: str = "",
+        score: str = "",
         device: torch.device | str = "",
     ) -> Detector:
         """CLIP as it comes, or CLIPN as published (a file with a "no" text encoder), for classes
@@ -128,10 +138,15 @@ class Detector:
         # A softmax over one class is always 1.
         usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
         recipe = Recipe(
-            classnames=list(classnames), features=features, scale=described.scale,
-            clip=describe_clip(model), precision="fp32", transform=transform_of(model),
+            classnames=list(classnames),
+            features=features,
+            scale=described.scale,
+            clip=describe_clip(model),
+            precision="fp32",
+            transform=transform_of(model),
             parameters=score_parameters(offered_scores("all", described.provides)),
-            score=usual, top_k=suggest_top_k(len(classnames)),
+            score=usual,
+            top_k=suggest_top_k(len(classnames)),
             origin={"trainer": "zero-shot", "template": template, "versions": versions()},
         )
         return cls(recipe, model, score)
@@ -153,7 +168,8 @@ class Detector:
             BadImageError: a file cannot be read. `verdicts` goes on instead.
         """
         one = isinstance(images, str | os.PathLike | Image.Image) or (
-            isinstance(images, Tensor) and images.dim() == 3)
+            isinstance(images, Tensor) and images.dim() == 3
+        )
         found = []
         for verdict in self.verdicts([images] if one else images):
             if verdict.error:
@@ -226,8 +242,7 @@ class Detector:
         names = self.recipe.classnames
         caption = region_caption(f"{names[label]} (predicted)", k, len(names), irrelevant)
         resize, crop, *_ = self._transform.transforms
-        return save_region_map(
-            path, image, original, crop(resize(original)), irrelevant, caption)
+        return save_region_map(path, image, original, crop(resize(original)), irrelevant, caption)
 
     # What every image passes
 
@@ -268,12 +283,16 @@ class Detector:
         of each decision without a threshold whether it rejects the image."""
         scores = offered_scores(names, self.model.provides)
         inputs = self._inputs(pixels, required_inputs(scores) | self._decides_on)
-        params = {key: value for name in names
-                  for key, value in self.recipe.parameters[name].items()}
+        params = {
+            key: value for name in names for key, value in self.recipe.parameters[name].items()
+        }
         cosine, label = inputs["cosines"].max(dim=-1)
         probability = (self.model.scale * inputs["cosines"]).softmax(dim=-1).amax(dim=-1)
         columns = compute_scores(scores, inputs, params) | {
-            "label": label, "cosine": cosine, "probability": probability}
+            "label": label,
+            "cosine": cosine,
+            "probability": probability,
+        }
         columns |= {REJECTED + name: rejected for name, rejected in decide(inputs).items()}
         return {name: column.cpu().numpy() for name, column in columns.items()}
 
@@ -286,11 +305,16 @@ class Detector:
         score, limit = float(row[self.score]), self.threshold and self.threshold.value
         ctw, atd = (_said(row.get(REJECTED + name)) for name in ("CTW", "ATD"))
         return Verdict(
-            image=_name(image), label=int(row["label"]),
+            image=_name(image),
+            label=int(row["label"]),
             classname=self.recipe.classnames[int(row["label"])],
-            probability=float(row["probability"]), cosine=float(row["cosine"]), score=score,
-            threshold=limit, verdict=_said(None if limit is None else score < limit),
-            ctw=ctw, atd=atd,
+            probability=float(row["probability"]),
+            cosine=float(row["cosine"]),
+            score=score,
+            threshold=limit,
+            verdict=_said(None if limit is None else score < limit),
+            ctw=ctw,
+            atd=atd,
         )
 
 
@@ -312,8 +336,12 @@ def describe_clip(model: clip.ClipModel) -> dict[str, str]:
 
 def transform_of(model: clip.ClipModel) -> dict[str, Any]:
     """The transform that CLIP was trained with, as a recipe says it."""
-    return {"size": [model.image_size] * 2, "interpolation": model.interpolation,
-            "mean": list(model.mean), "std": list(model.std)}
+    return {
+        "size": [model.image_size] * 2,
+        "interpolation": model.interpolation,
+        "mean": list(model.mean),
+        "std": list(model.std),
+    }
 
 
 def _said(rejected: bool | None) -> str:

@@ -102,7 +102,10 @@ def score_sets(
 
 
 def score_batch(
-    model: nn.Module, batch: Batch, classes: Mapping[str, Tensor], scores: Sequence[Score],
+    model: nn.Module,
+    batch: Batch,
+    classes: Mapping[str, Tensor],
+    scores: Sequence[Score],
     params: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Of a batch of B images `[B]` each: every score, the "prediction", and CLIPN's decisions,
@@ -123,35 +126,53 @@ class FeatureSource:
     its rows, and a set's scores must not depend on the sets beside it.
     """
 
-    def __init__(self, model: nn.Module, sets: Sets, needs: set[str], device: torch.device,
-                 autocast: Callable[[], AbstractContextManager], store: FeatureStore | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        sets: Sets,
+        needs: set[str],
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager],
+        store: FeatureStore | None,
+    ):
         self.model, self.sets, self.device, self.autocast = model, sets, device, autocast
         self.local = "local_cosines" in needs
         self.rounds = store is not None and store.local
         if store is not None and needs & model.FROM_IMAGES:
-            logger.info("A score needs the images themselves: all are encoded, and no image "
-                        "features are read from %s", store.folder)
+            logger.info(
+                "A score needs the images themselves: all are encoded, and no image "
+                "features are read from %s",
+                store.folder,
+            )
             store = None
         self.store = store
-        found = {name: store and store.read(name, items, self.local and self.rounds)
-                 for name, items in sets.items()}
-        self.kept = {name: features for name, features in found.items()
-                     if features and not (self.local and features.regions is None)}
+        found = {
+            name: store and store.read(name, items, self.local and self.rounds)
+            for name, items in sets.items()
+        }
+        self.kept = {
+            name: features
+            for name, features in found.items()
+            if features and not (self.local and features.regions is None)
+        }
         self.unkept = [name for name in sets if name not in self.kept]
         # What has only its global features on disk is written again for its local ones alone.
-        self.to_write = [
-            name for name in self.unkept if store and (self.rounds or not found[name])]
+        self.to_write = [name for name in self.unkept if store and (self.rounds or not found[name])]
         self._report([name for name in self.unkept if found[name]])
 
     def _report(self, global_only: Sequence[str]) -> None:
         if self.kept:
-            logger.info("Image features of %s are read from %s",
-                        ", ".join(self.kept), self.store.folder)
+            logger.info(
+                "Image features of %s are read from %s", ", ".join(self.kept), self.store.folder
+            )
         if global_only and not self.rounds:
             logger.info(
                 "Image features of %s are in %s, but a score needs those of the regions, which "
                 "only --features-local keeps: images are encoded again. --scores without GL-MCM "
-                "needs none", ", ".join(global_only), self.store.folder)
+                "needs none",
+                ", ".join(global_only),
+                self.store.folder,
+            )
 
     def batches(self, loader: DataLoader, width: int) -> Iterator[Batch]:
         """All batches that can be had; features are `width` wide.
@@ -179,8 +200,9 @@ class FeatureSource:
 
     def _read(self, size: int) -> Iterator[Batch]:
         total = sum(len(features.index) for features in self.kept.values())
-        with tqdm(total=total, desc="scoring kept features", unit="image",
-                  disable=not total) as bar:
+        with tqdm(
+            total=total, desc="scoring kept features", unit="image", disable=not total
+        ) as bar:
             for name, kept in self.kept.items():
                 for index, features, regions in kept.batches(size):
                     regions = None if regions is None else self._tensor(regions)
@@ -195,8 +217,10 @@ class FeatureSource:
         for name, items in self.sets.items():
             starts[name] = begin
             if name in self.unkept:
-                batches += [(name, range(i, min(i + loader.batch_size, begin + len(items))))
-                            for i in range(begin, begin + len(items), loader.batch_size)]
+                batches += [
+                    (name, range(i, min(i + loader.batch_size, begin + len(items))))
+                    for i in range(begin, begin + len(items), loader.batch_size)
+                ]
             begin += len(items)
         with tqdm(total=sum(len(part) for _, part in batches), desc="scoring", unit="image") as bar:
             loaded = _with_batches(loader, [part for _, part in batches])
@@ -217,13 +241,18 @@ class FeatureSource:
 def _with_batches(loader: DataLoader, batches: Sequence[Sequence[int]]) -> DataLoader:
     """`loader` with other batches, of these indices."""
     return DataLoader(
-        loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory, collate_fn=loader.collate_fn,
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        collate_fn=loader.collate_fn,
     )
 
 
 def _collect(
-    sets: Sets, columns: Mapping[str, dict[str, np.ndarray]], done: Mapping[str, np.ndarray],
+    sets: Sets,
+    columns: Mapping[str, dict[str, np.ndarray]],
+    done: Mapping[str, np.ndarray],
     root: str,
 ) -> tuple[dict[str, SetScores], dict[str, list[str]]]:
     """Scores of the images that could be read, and the paths of the others, by set."""
@@ -235,14 +264,26 @@ def _collect(
             raise InputError(f"{name}: none of its {len(items)} images could be read")
         values = {column: all_values[kept] for column, all_values in columns[name].items()}
         labels = np.array([item.label for item in items])[kept]
-        rejected = {column.removeprefix(REJECTED): values.pop(column)
-                    for column in list(values) if column.startswith(REJECTED)}
+        rejected = {
+            column.removeprefix(REJECTED): values.pop(column)
+            for column in list(values)
+            if column.startswith(REJECTED)
+        }
         scored[name] = SetScores(
-            name=name, images=paths[kept].tolist(), predictions=values.pop("prediction"),
-            labels=None if (labels < 0).all() else labels, scores=values, rejected=rejected,
+            name=name,
+            images=paths[kept].tolist(),
+            predictions=values.pop("prediction"),
+            labels=None if (labels < 0).all() else labels,
+            scores=values,
+            rejected=rejected,
         )
         skipped[name] = paths[~kept].tolist()
         if skipped[name]:
-            logger.warning("%s: %d of %d images could not be read and are left out: %s", name,
-                           len(skipped[name]), len(items), ", ".join(skipped[name][:5]))
+            logger.warning(
+                "%s: %d of %d images could not be read and are left out: %s",
+                name,
+                len(skipped[name]),
+                len(items),
+                ", ".join(skipped[name][:5]),
+            )
     return scored, skipped

@@ -80,8 +80,15 @@ class FeatureStore:
         skip_bad: whether features may be used of a set in which images could not be read.
     """
 
-    def __init__(self, folder: str | os.PathLike, encoding: Mapping[str, Any], root: str,
-                 limit: float, local: bool = False, skip_bad: bool = False):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        encoding: Mapping[str, Any],
+        root: str,
+        limit: float,
+        local: bool = False,
+        skip_bad: bool = False,
+    ):
         self.folder, self.encoding, self.root = Path(folder), dict(encoding), root
         self.limit, self.local, self.skip_bad = limit, local, skip_bad
 
@@ -104,8 +111,9 @@ class FeatureStore:
         return None
 
     def _refuse(self, name: str, place: Path, reason: str) -> None:
-        logger.warning("Image features of %s in %s are not used: %s. They are made anew",
-                       name, place, reason)
+        logger.warning(
+            "Image features of %s in %s are not used: %s. They are made anew", name, place, reason
+        )
         shutil.rmtree(place, ignore_errors=True)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
@@ -115,9 +123,7 @@ class FeatureStore:
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
 
-    def _checked(
-        self, place: Path, items: Sequence[Datum], files: Sequence[str]
-    ) -> dict[str, Any]:
+    def _checked(self, place: Path, items: Sequence[Datum], files: Sequence[str]) -> dict[str, Any]:
         """What `place` says of itself; _Unfit unless `files` are whole, and of these images."""
         about = read_json(place / ABOUT)
         if about["schema"] != SCHEMA:
@@ -153,13 +159,22 @@ class FeatureStore:
             if not sets or not regions and not self._has_room(sets, width * 4, ""):
                 return {}
             for name, items in sets.items():
-                about = {"schema": SCHEMA, "set": name, "encoding": self.encoding,
-                         "images": self.files_hash(items), "width": width, "regions": regions}
+                about = {
+                    "schema": SCHEMA,
+                    "set": name,
+                    "encoding": self.encoding,
+                    "images": self.files_hash(items),
+                    "width": width,
+                    "regions": regions,
+                }
                 writers[name] = FeatureWriter(self._place(name, items), about, len(items))
             logger.info(
                 "Image features of %s, by this model and transform%s, are not in %s yet: they are "
-                "kept there for later evaluations", ", ".join(sets),
-                ", with those of the regions" if regions else "", self.folder)
+                "kept there for later evaluations",
+                ", ".join(sets),
+                ", with those of the regions" if regions else "",
+                self.folder,
+            )
         return writers
 
     @contextmanager
@@ -167,8 +182,11 @@ class FeatureStore:
         try:
             yield
         except OSError as error:
-            logger.warning("Image features cannot be kept in %s (%s): the evaluation goes on "
-                           "without", self.folder, error.strerror or error)
+            logger.warning(
+                "Image features cannot be kept in %s (%s): the evaluation goes on without",
+                self.folder,
+                error.strerror or error,
+            )
 
     def _has_room(self, sets: Mapping[str, Sequence[Datum]], per_image: int, kind: str) -> bool:
         needed = per_image * sum(map(len, sets.values()))
@@ -177,12 +195,21 @@ class FeatureStore:
         if held + needed > self.limit * GIB:
             logger.warning(
                 "%s, %s holds %s, and --features-limit is %g GiB: raise it to %.0f, or remove "
-                "what is no longer wanted there", what, self.folder, _gib(held), self.limit,
-                np.ceil((held + needed) / GIB))
+                "what is no longer wanted there",
+                what,
+                self.folder,
+                _gib(held),
+                self.limit,
+                np.ceil((held + needed) / GIB),
+            )
             return False
         if needed > FREE_SHARE * free:
-            logger.warning("%s, and the disk of %s has %s free: name a folder on another disk with "
-                           "--features", what, self.folder, _gib(free))
+            logger.warning(
+                "%s, and the disk of %s has %s free: name a folder on another disk with --features",
+                what,
+                self.folder,
+                _gib(free),
+            )
             return False
         return True
 
@@ -226,7 +253,8 @@ class FeatureWriter:
             read = set(self.index)
             self.about["unreadable"] = [i for i in range(self.count) if i not in read]
             self.about["files"] = {
-                path.name: [path.stat().st_size, _checksum(path)] for path in paths}
+                path.name: [path.stat().st_size, _checksum(path)] for path in paths
+            }
             text = json.dumps(signed(self.about), indent=1)
             (self.temporary / ABOUT).write_text(text + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
@@ -247,8 +275,11 @@ class FeatureWriter:
         try:
             yield
         except OSError as error:
-            logger.warning("Image features of %s are not kept (%s): the evaluation goes on",
-                           self.about["set"], error.strerror or error)
+            logger.warning(
+                "Image features of %s are not kept (%s): the evaluation goes on",
+                self.about["set"],
+                error.strerror or error,
+            )
             self.discard()
 
 

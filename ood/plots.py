@@ -70,7 +70,12 @@ def _panel(axes: Axes, bins: np.ndarray, inside: np.ndarray, name: str, ood: np.
         axes.hist(clipped, histtype="step", linewidth=1.3, label=label, **style)
     axes.set_title(name, fontsize=11, pad=18)
     axes.text(
-        0.5, 1.02, _rates(inside, ood), transform=axes.transAxes, ha="center", fontsize=9,
+        0.5,
+        1.02,
+        _rates(inside, ood),
+        transform=axes.transAxes,
+        ha="center",
+        fontsize=9,
         color="#444444",
     )
     axes.margins(y=0.3)  # room for the legend above the bars
@@ -130,8 +135,12 @@ def plot_roc(
     for i, (name, values) in enumerate(ood_sets.items()):
         x, y = roc_points(id_scores, values)
         axes.plot(
-            100 * x, 100 * y, linewidth=1.8, label=f"{name}: {_rates(id_scores, values)}",
-            color=SET_COLOURS[i % len(SET_COLOURS)], linestyle=SET_STYLES[i % len(SET_STYLES)],
+            100 * x,
+            100 * y,
+            linewidth=1.8,
+            label=f"{name}: {_rates(id_scores, values)}",
+            color=SET_COLOURS[i % len(SET_COLOURS)],
+            linestyle=SET_STYLES[i % len(SET_STYLES)],
         )
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal", yticks=(0, 20, 40, 60, 80, 95, 100))
     axes.set_xlabel("OOD images kept as ID (%)  =  false positive rate", fontsize=10)

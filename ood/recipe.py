@@ -72,10 +72,12 @@ class Recipe:
         self, id_scores: Mapping[str, np.ndarray], tpr: float, of: Mapping[str, Any]
     ) -> Recipe:
         """The same with the scores of held-out ID images; ``of``: which images those are."""
-        ordered = {name: np.sort(np.asarray(id_scores[name], np.float32))
-                   for name in self.parameters}
-        return replace(self, id_scores=ordered, tpr=tpr,
-                       origin={**self.origin, "calibration": dict(of)})
+        ordered = {
+            name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters
+        }
+        return replace(
+            self, id_scores=ordered, tpr=tpr, origin={**self.origin, "calibration": dict(of)}
+        )
 
 
 def write_recipe(folder: str | Path, recipe: Recipe) -> Path:
@@ -103,15 +105,26 @@ def _described(recipe: Recipe, tensors: bytes) -> dict[str, Any]:
         if name in recipe.id_scores:
             found = calibrate(recipe.id_scores[name], recipe.tpr)
             scores[name] |= {
-                "threshold": found.value, "required": found.required, "kept": found.kept,
-                "images": found.images, "interval": found.interval,
+                "threshold": found.value,
+                "required": found.required,
+                "kept": found.kept,
+                "images": found.images,
+                "interval": found.interval,
             }
     return {
-        "schema": SCHEMA, "meaning": MEANING, "score": recipe.score, "tpr": recipe.tpr,
-        "scores": scores, "clip": recipe.clip, "transform": recipe.transform,
-        "precision": recipe.precision, "top_k": recipe.top_k,
-        "classnames_hash": classnames_hash(recipe.classnames), "classnames": recipe.classnames,
-        "origin": recipe.origin, "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "schema": SCHEMA,
+        "meaning": MEANING,
+        "score": recipe.score,
+        "tpr": recipe.tpr,
+        "scores": scores,
+        "clip": recipe.clip,
+        "transform": recipe.transform,
+        "precision": recipe.precision,
+        "top_k": recipe.top_k,
+        "classnames_hash": classnames_hash(recipe.classnames),
+        "classnames": recipe.classnames,
+        "origin": recipe.origin,
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
     }
 
 
@@ -140,13 +153,21 @@ def _recipe(content: dict, tensors: dict[str, Tensor], path: Path) -> Recipe:
             "are of the old ones: evaluate again with the names you want"
         )
     scale = tensors.pop("scale")
-    id_scores = {key.removeprefix(ID_SCORES): tensors.pop(key).numpy()
-                 for key in list(tensors) if key.startswith(ID_SCORES)}
+    id_scores = {
+        key.removeprefix(ID_SCORES): tensors.pop(key).numpy()
+        for key in list(tensors)
+        if key.startswith(ID_SCORES)
+    }
     return Recipe(
-        classnames=names, features=tensors, scale=scale, id_scores=id_scores,
+        classnames=names,
+        features=tensors,
+        scale=scale,
+        id_scores=id_scores,
         parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
-        **{key: content[key] for key in
-           ("clip", "transform", "precision", "score", "top_k", "tpr", "origin")},
+        **{
+            key: content[key]
+            for key in ("clip", "transform", "precision", "score", "top_k", "tpr", "origin")
+        },
     )
 
 

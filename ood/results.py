@@ -24,7 +24,12 @@ from ood.decisions import REJECTED
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 
 __all__ = [
-    "SetScores", "evaluate_sets", "format_table", "percent", "read_results", "read_scores",
+    "SetScores",
+    "evaluate_sets",
+    "format_table",
+    "percent",
+    "read_results",
+    "read_scores",
     "write_results",
 ]
 
@@ -64,7 +69,10 @@ class SetScores:
     def __post_init__(self) -> None:
         check_set_name(self.name)
         columns = {
-            **self.scores, **self.rejected, "label": self.labels, "prediction": self.predictions
+            **self.scores,
+            **self.rejected,
+            "label": self.labels,
+            "prediction": self.predictions,
         }
         for name, column in columns.items():
             if column is not None and len(column) != len(self.images):

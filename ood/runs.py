@@ -113,8 +113,12 @@ def only(groups: Groups, scores: Sequence[str]) -> dict[str, list[Run]]:
     """The same runs with the figures of `scores` alone, of each method those that it has."""
     has = {name: {s for r in runs for s in r.result["figures"]} for name, runs in groups.items()}
     unknown = [s for s in scores if not any(s in own for own in has.values())]
-    missing = {s for name, runs in groups.items() for run in runs
-               for s in has[name].intersection(scores) - run.result["figures"].keys()}
+    missing = {
+        s
+        for name, runs in groups.items()
+        for run in runs
+        for s in has[name].intersection(scores) - run.result["figures"].keys()
+    }
     if unknown or missing:
         raise InputError(
             f"score {', '.join(sorted({*unknown, *missing}))} is not in every run: evaluate again, "
@@ -123,7 +127,8 @@ def only(groups: Groups, scores: Sequence[str]) -> dict[str, list[Run]]:
     chosen = {name: [s for s in scores if s in own] for name, own in has.items()}
     return {
         name: [_with_scores(run, chosen[name]) for run in runs]
-        for name, runs in groups.items() if chosen[name]
+        for name, runs in groups.items()
+        if chosen[name]
     }
 
 
@@ -143,13 +148,21 @@ def missing_runs(folders: Iterable[str | os.PathLike], groups: Groups) -> list[s
         if own and lacking:
             others = [other for other, theirs in seeds.items() if set(lacking) & set(theirs)]
             notes.append(f"{name} has no run of seed {_join(lacking)}, which {_join(others)} has")
-        notes += [f"{name} has seed {seed} {times} times: its spread is too small"
-                  for seed, times in Counter(own).items() if times > 1]
-    waiting = {path.parent for folder in folders for path in Path(folder).rglob("config.yaml")
-               if not (path.parent / "results.json").exists()}
+        notes += [
+            f"{name} has seed {seed} {times} times: its spread is too small"
+            for seed, times in Counter(own).items()
+            if times > 1
+        ]
+    waiting = {
+        path.parent
+        for folder in folders
+        for path in Path(folder).rglob("config.yaml")
+        if not (path.parent / "results.json").exists()
+    }
     notes += [
         f"{folder} is not evaluated: bash scripts/eval.sh --model-dir {folder}"
-        if (folder / "finished.json").exists() else f"{folder} is not trained to its end"
+        if (folder / "finished.json").exists()
+        else f"{folder} is not trained to its end"
         for folder in sorted(waiting)
     ]
     return notes

@@ -132,11 +132,7 @@ def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
     "out-of-distribution detection, IJCV 2025",
 )
 def gl_mcm(
-    cosines: Tensor,
-    local_cosines: Tensor,
-    *,
-    temperature: float = 1.0,
-    local_weight: float = 1.0,
+    cosines: Tensor, local_cosines: Tensor, *, temperature: float = 1.0, local_weight: float = 1.0
 ) -> Tensor:
     """``MCM + w * max_{i,c} softmax_c(local_cosines / T)``: [B, C], [B, N, C] -> [B].
 
@@ -238,7 +234,10 @@ def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 @score(
-    "CTW-public", needs=("logits", "no_logits"), usual=False, paper=CLIPN_PAPER,
+    "CTW-public",
+    needs=("logits", "no_logits"),
+    usual=False,
+    paper=CLIPN_PAPER,
     title="competing to win as the public code computes it",
 )
 def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
@@ -247,7 +246,10 @@ def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 @score(
-    "ATD-public", needs=("logits", "no_logits"), usual=False, paper=CLIPN_PAPER,
+    "ATD-public",
+    needs=("logits", "no_logits"),
+    usual=False,
+    paper=CLIPN_PAPER,
     title="agreeing to differ as the public code computes it",
 )
 def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:

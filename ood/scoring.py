@@ -16,7 +16,12 @@ from ood.scores import SCORES, Score, check_temperature
 logger = logging.getLogger(__name__)
 
 INPUT_DIMS = {
-    "cosines": 2, "logits": 2, "local_cosines": 3, "no_logits": 2, "odin_logits": 2, "head_norm": 1,
+    "cosines": 2,
+    "logits": 2,
+    "local_cosines": 3,
+    "no_logits": 2,
+    "odin_logits": 2,
+    "head_norm": 1,
 }
 # What goes wrong when an input is absent, for the inputs a model may be unable to give.
 ABSENCE = {
@@ -46,7 +51,7 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
                 f'Known: {", ".join(SCORES)}, or "all"'
             )
     if not names or len(set(names)) != len(names):
-        raise InputError(f"scores {names}: name at least one, each once, or say \"all\"")
+        raise InputError(f'scores {names}: name at least one, each once, or say "all"')
     return [SCORES[name] for name in names]
 
 
@@ -70,9 +75,7 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
 
 
 def compute_scores(
-    scores: Iterable[Score],
-    inputs: Mapping[str, Tensor],
-    params: Mapping[str, float] | None = None,
+    scores: Iterable[Score], inputs: Mapping[str, Tensor], params: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
     """Every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 

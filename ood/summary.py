@@ -79,8 +79,10 @@ def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
     if resamples:
         check_resamples(resamples, seed)
         resampled = _resample(groups, without, sets, resamples, seed)
-        notes = [f"{name} has no scores of single images (scores/*.csv): no intervals"
-                 for name in without]
+        notes = [
+            f"{name} has no scores of single images (scores/*.csv): no intervals"
+            for name in without
+        ]
     blocks = [
         _mark_best(_block(metric, spreads, groups, sets, resampled), resampled, sets)
         for metric in TITLES
@@ -111,8 +113,10 @@ def _resample(
     found: Resampled = {}
     for name, runs in tqdm(todo.items(), desc="resampling images", unit="method", leave=False):
         scores = list(runs[0].result["figures"])
-        columns = {s: [run.images[s].scores[score] for run in runs for score in scores]
-                   for s in [runs[0].id_set, *ood_sets]}
+        columns = {
+            s: [run.images[s].scores[score] for run in runs for score in scores]
+            for s in [runs[0].id_set, *ood_sets]
+        }
         figures = resample(columns.pop(runs[0].id_set), columns, resamples, seed)
         figures = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
         figures = np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
@@ -132,7 +136,8 @@ def _block(
 
     rows = [
         Row(name, len(groups[name]), score, [figure(name, score, s) for s in sets])
-        for name, by_score in spreads.items() for score in by_score
+        for name, by_score in spreads.items()
+        for score in by_score
     ]
     return Block(metric, TITLES[metric], sets, rows)
 
@@ -149,8 +154,9 @@ def _mark_best(block: Block, resampled: Resampled, sets: list[str]) -> Block:
     best = [[False] * len(sets) for _ in rows]
     for column in range(len(sets)):
         spreads = [row.figures[column].spread for row in rows]
-        draws = [resampled[row.method, row.score][:, column, METRICS.index(block.metric)]
-                 for row in rows]
+        draws = [
+            resampled[row.method, row.score][:, column, METRICS.index(block.metric)] for row in rows
+        ]
         top = max(range(len(rows)), key=lambda i: sign * spreads[i].mean)
         for i, spread in enumerate(spreads):
             variance = np.var(draws[i] - draws[top])
@@ -158,10 +164,14 @@ def _mark_best(block: Block, resampled: Resampled, sets: list[str]) -> Block:
                 variance += _variance_of_mean(spread) + _variance_of_mean(spreads[top])
             distance = abs(spread.mean - spreads[top].mean)
             best[i][column] = bool(distance <= NORMAL_95 * variance**0.5)
-    return block._replace(rows=[
-        row._replace(figures=[f._replace(best=b) for f, b in zip(row.figures, marks, strict=True)])
-        for row, marks in zip(rows, best, strict=True)
-    ])
+    return block._replace(
+        rows=[
+            row._replace(
+                figures=[f._replace(best=b) for f, b in zip(row.figures, marks, strict=True)]
+            )
+            for row, marks in zip(rows, best, strict=True)
+        ]
+    )
 
 
 def _variance_of_mean(spread: Spread) -> float:
@@ -208,13 +218,19 @@ def comparison_table(differences: Sequence[Difference]) -> list[list[str]]:
     header = ["metric", "set", "A", "B", "A - B", "95 % interval", "p", "p (DeLong)", "seeds"]
     return [header] + [
         [
-            SHORT[d.metric], d.set_name, percent(d.first), percent(d.second),
+            SHORT[d.metric],
+            d.set_name,
+            percent(d.first),
+            percent(d.second),
             f"{100 * d.difference:+.2f}",
-            f"{100 * d.low:+.2f} to {100 * d.high:+.2f}", f"{d.p:.3g}",
+            f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
+            f"{d.p:.3g}",
             "" if d.p_delong is None else f"{d.p_delong:.2g}",
             f"{d.wins} of {d.seeds}" if d.seeds else "",
         ]
-        for metric in METRICS for d in differences if d.metric == metric
+        for metric in METRICS
+        for d in differences
+        if d.metric == metric
     ]
 
 
@@ -254,10 +270,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", nargs="+", type=Path, help="searched for results.json")
     add("--scores", default="", help="separated by commas (all)")
-    add("--compare", nargs=2, metavar=("A", "B"), help="methods, METHOD or METHOD:SCORE, to be "
-        "compared on the same images")
-    add("--resamples", type=int, default=RESAMPLES, help=f"of the images, for the intervals; 0 for "
-        f"none ({RESAMPLES})")
+    add(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="methods, METHOD or METHOD:SCORE, to be compared on the same images",
+    )
+    add(
+        "--resamples",
+        type=int,
+        default=RESAMPLES,
+        help=f"of the images, for the intervals; 0 for none ({RESAMPLES})",
+    )
     add("--seed", type=int, default=0, help="of the resamples (0)")
     for name in ("markdown", "csv", "latex"):
         add(f"--{name}", type=Path, default=None, help="file to write")

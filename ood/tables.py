@@ -12,8 +12,11 @@ from ood.results import percent
 
 INTERVAL_TITLE = "95 % interval over images"
 LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"}, "±": r"$\pm$",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "±": r"$\pm$",
 }
 
 
@@ -120,13 +123,21 @@ def _latex_block(block: Block, note: str) -> str:
     ]
     header[first:] = map(latex_escape, header[first:])
     lines = [" & ".join(row) + r" \\" for row in (header, *rows)]
-    return "\n".join([
-        r"\begin{table}", r"\centering",
-        rf"\caption{{{latex_escape(' '.join([block.title, note]).strip())}}}",
-        rf"\begin{{tabular}}{{@{{}}{'l' * first}{'r' * len(block.columns)}@{{}}}}",
-        r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-        r"\end{tabular}", r"\end{table}",
-    ])
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_escape(' '.join([block.title, note]).strip())}}}",
+            rf"\begin{{tabular}}{{@{{}}{'l' * first}{'r' * len(block.columns)}@{{}}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
 
 
 def latex_escape(text: str) -> str:
@@ -143,5 +154,6 @@ def as_csv(blocks: Sequence[Block]) -> str:
             for name, figure in zip(block.columns, row.figures, strict=True):
                 (mean, std, _), ends = figure.spread, figure.interval or ("", "")
                 writer.writerow(
-                    [block.metric, row.method, row.runs, row.score, name, mean, std, *ends])
+                    [block.metric, row.method, row.runs, row.score, name, mean, std, *ends]
+                )
     return file.getvalue()

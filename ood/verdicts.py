@@ -48,8 +48,14 @@ class Verdict:
         if self.error:
             return f"{image}\tunreadable\t{_text(self.error)}"
         decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
-        parts = (image, self.classname, f"{self.probability:.1%}", f"{self.score:.6g}",
-                 self.verdict, decisions)
+        parts = (
+            image,
+            self.classname,
+            f"{self.probability:.1%}",
+            f"{self.score:.6g}",
+            self.verdict,
+            decisions,
+        )
         return "\t".join(part for part in parts if part)
 
 
@@ -84,7 +90,7 @@ class VerdictFile:
         with write_errors_named(self.path):
             try:
                 while content:
-                    content = content[self._file.write(content):]
+                    content = content[self._file.write(content) :]
             except OSError:
                 self._file.truncate(end)
                 raise
@@ -95,8 +101,12 @@ class VerdictFile:
     def __enter__(self) -> VerdictFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

@@ -17,7 +17,9 @@ def lacks(requirement: str) -> bool:
         return True
 
 
-lines = [line.split("#")[0].strip() for path in sys.argv[1:] for line in open(path, encoding="utf-8")]
+lines = [
+    line.split("#")[0].strip() for path in sys.argv[1:] for line in open(path, encoding="utf-8")
+]
 missing = [line for line in lines if line and lacks(line)]
 if missing:
     sys.exit(f"missing: {', '.join(missing)}")

@@ -86,8 +86,13 @@ def clipn_file(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("clipn")
 
-    def write(seed: int, variant: str = "src", arch: str = "tiny", logit_scale: float = 4.6052,
-              plain: bool = False) -> str:
+    def write(
+        seed: int,
+        variant: str = "src",
+        arch: str = "tiny",
+        logit_scale: float = 4.6052,
+        plain: bool = False,
+    ) -> str:
         path = folder / f"{seed}-{variant}-{arch}-{logit_scale}-{plain}/epoch_1.pt"
         if path.exists():
             return str(path)
@@ -97,8 +102,15 @@ def clipn_file(tmp_path_factory):
         state = {f"module.{key}": torch.as_tensor(value) for key, value in state.items()}
         # As numpy's cosine schedule leaves it in the published files.
         groups = [{"lr": np.float64(1e-4), "params": [0]}]
-        torch.save({"epoch": 1, "name": "x", "state_dict": state,
-                    "optimizer": {"state": {}, "param_groups": groups}}, path)
+        torch.save(
+            {
+                "epoch": 1,
+                "name": "x",
+                "state_dict": state,
+                "optimizer": {"state": {}, "param_groups": groups},
+            },
+            path,
+        )
         return str(path)
 
     return write

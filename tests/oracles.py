@@ -115,8 +115,10 @@ def odin(logits, temperature=1000.0):
 
 def grad_norm(logits, norms):
     """Sum over classes c and features d of |(p_c - 1/C) x_d|, with sum_d |x_d| given."""
-    return [math.fsum(abs(p - 1 / len(row)) for p in softmax(row)) * float(norm)
-            for row, norm in zip(logits, norms)]
+    return [
+        math.fsum(abs(p - 1 / len(row)) for p in softmax(row)) * float(norm)
+        for row, norm in zip(logits, norms)
+    ]
 
 
 # Metrics, in exact fractions where possible.

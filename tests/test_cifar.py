@@ -25,8 +25,13 @@ PLAIN = {"LSUN": ".", "LSUN_resize": ".", "Imagenet_resize": ".", "dtd/images": 
 def _cifar(folder, label_key: str, files: dict[str, str], meta: str, names_key: str, rng) -> dict:
     """torchvision's pickles of two classes, `files` of split -> name; the MD5 sum of each file."""
     folder.mkdir()
-    content = {name: {"data": rng.integers(0, 255, (COUNT, 3072), dtype=np.uint8),
-                      label_key: [i % 2 for i in range(COUNT)]} for name in files.values()}
+    content = {
+        name: {
+            "data": rng.integers(0, 255, (COUNT, 3072), dtype=np.uint8),
+            label_key: [i % 2 for i in range(COUNT)],
+        }
+        for name in files.values()
+    }
     content[meta] = {names_key: ["cat", "lawn_mower"]}
     sums = {}
     for name, parts in content.items():
@@ -41,10 +46,22 @@ def data(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         for kind, folder, label_key, files, meta, names_key in (
-            (module.tv.CIFAR10, "cifar-10-batches-py", "labels",
-             {"train": "data_batch_1", "test": "test_batch"}, "batches.meta", "label_names"),
-            (module.tv.CIFAR100, "cifar-100-python", "fine_labels",
-             {"train": "train", "test": "test"}, "meta", "fine_label_names"),
+            (
+                module.tv.CIFAR10,
+                "cifar-10-batches-py",
+                "labels",
+                {"train": "data_batch_1", "test": "test_batch"},
+                "batches.meta",
+                "label_names",
+            ),
+            (
+                module.tv.CIFAR100,
+                "cifar-100-python",
+                "fine_labels",
+                {"train": "train", "test": "test"},
+                "meta",
+                "fine_label_names",
+            ),
         ):
             sums = _cifar(root / folder, label_key, files, meta, names_key, rng)
             patch.setattr(kind, "train_list", [[files["train"], sums[files["train"]]]])
@@ -75,10 +92,31 @@ def _svhn(root, rng) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name, other", [("cifar10", "CIFAR-100"), ("cifar100", "CIFAR-10")])
 def test_every_set_of_the_config_has_figures(data, clip_file, tmp_path, monkeypatch, name, other):
-    monkeypatch.setattr(sys, "argv", [
-        "eval_ood", "--root", str(data), "--trainer", "ZeroshotCLIP", "--dataset", name,
-        "--backbone", clip_file("tiny-vit"), "--features", "none", "--output-dir", str(tmp_path),
-        "--scores", "MCM,GL-MCM", "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "eval_ood",
+            "--root",
+            str(data),
+            "--trainer",
+            "ZeroshotCLIP",
+            "--dataset",
+            name,
+            "--backbone",
+            clip_file("tiny-vit"),
+            "--features",
+            "none",
+            "--output-dir",
+            str(tmp_path),
+            "--scores",
+            "MCM,GL-MCM",
+            "INPUT.SIZE",
+            "(64, 64)",
+            "DATALOADER.NUM_WORKERS",
+            "0",
+        ],
+    )
     cli.run(eval_ood.main)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     named = [other, "LSUN", "LSUN-Resize", "ImageNet-Resize", "SVHN", "Texture"]

@@ -39,10 +39,19 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-FLAGS = ["--dataset", "imagenet", "--shots", "2",
-         "DATASET.CLASSES", f"{TENCH},{GOLDFISH},{SHARK},{HEN}",
-         *(part for name in ("iNaturalist", "SUN", "Places", "Texture")
-           for part in (f"OOD.SETS.{name}.IMAGES", "4"))]
+FLAGS = [
+    "--dataset",
+    "imagenet",
+    "--shots",
+    "2",
+    "DATASET.CLASSES",
+    f"{TENCH},{GOLDFISH},{SHARK},{HEN}",
+    *(
+        part
+        for name in ("iNaturalist", "SUN", "Places", "Texture")
+        for part in (f"OOD.SETS.{name}.IMAGES", "4")
+    ),
+]
 
 
 def plant(data: Path) -> dict[str, tuple[str, str]]:
@@ -91,9 +100,23 @@ def test_planted_faults_are_all_named_by_the_script(data, tmp_path):
     out, script = tmp_path / "found.json", tmp_path / "mend.sh"
     environment = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(
-        ["bash", str(ROOT / "scripts/check.sh"), "--root", "data", "--json", str(out),
-         "--script", str(script), *FLAGS],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        [
+            "bash",
+            str(ROOT / "scripts/check.sh"),
+            "--root",
+            "data",
+            "--json",
+            str(out),
+            "--script",
+            str(script),
+            *FLAGS,
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     found = json.loads(out.read_text(encoding="utf-8"))
     told = {(problem["where"], problem["kind"]): problem for problem in found["problems"]}
@@ -102,10 +125,16 @@ def test_planted_faults_are_all_named_by_the_script(data, tmp_path):
     assert all(problem["what"] in " ".join(done.stdout.split()) for problem in told.values())
     assert all(problem["mend"] for problem in told.values())
     errors = {key for key, problem in told.items() if problem["level"] == "error"}
-    assert errors == {("ID val", "empty classes"), ("ID val", "class names"), ("SUN", "misnamed"),
-                      ("ID val", "empty files"), ("ID train", "classes missing"),
-                      ("Places", "missing"), ("iNaturalist", "unreadable"),
-                      ("iNaturalist", "broken links")}
+    assert errors == {
+        ("ID val", "empty classes"),
+        ("ID val", "class names"),
+        ("SUN", "misnamed"),
+        ("ID val", "empty files"),
+        ("ID train", "classes missing"),
+        ("Places", "missing"),
+        ("iNaturalist", "unreadable"),
+        ("iNaturalist", "broken links"),
+    }
     assert "evaluation: cannot go ahead before 2, 3, 4, 5, 6, 7, 8 are mended" in done.stdout
     assert "mv data/sun_pictures data/SUN" in script.read_text(encoding="utf-8")
 
@@ -141,8 +170,15 @@ def test_training_counts_when_it_is_asked_for(data, exit_code, capsys):
 
 def test_clipn_needs_its_pairs_and_no_training_images(data, exit_code, capsys):
     shutil.rmtree(data / "imagenet/images/train")
-    clipn = ["--root", "data", "--trainer", "CLIPN", "--config", "vit_b16_cc3m",
-             *(flag for flag in FLAGS if flag not in ("--shots", "2"))]
+    clipn = [
+        "--root",
+        "data",
+        "--trainer",
+        "CLIPN",
+        "--config",
+        "vit_b16_cc3m",
+        *(flag for flag in FLAGS if flag not in ("--shots", "2")),
+    ]
     assert exit_code(*clipn) == 1
     out = capsys.readouterr().out
     assert "error: DATASET.PAIRS" in out and "332 of 332 shards do not exist" in out
@@ -150,8 +186,18 @@ def test_clipn_needs_its_pairs_and_no_training_images(data, exit_code, capsys):
     _images(data / "web", ["0.jpg", "1.jpg"], np.random.default_rng(1))
     for name in ("0.txt", "1.txt"):
         (data / "web" / name).write_text("a caption", encoding="utf-8")
-    assert exit_code(*clipn, "DATASET.PAIRS.SOURCE", "folder", "DATASET.PAIRS.PATH", "web",
-                     "DATALOADER.TRAIN_X.BATCH_SIZE", "2") == 0
+    assert (
+        exit_code(
+            *clipn,
+            "DATASET.PAIRS.SOURCE",
+            "folder",
+            "DATASET.PAIRS.PATH",
+            "web",
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            "2",
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "training: can go ahead" in out and "ID train" not in out
 

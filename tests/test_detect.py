@@ -40,10 +40,20 @@ def images(folder: Path, count: int, rng) -> None:
 
 
 def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHON": sys.executable,
-                   "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run(["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=folder,
-                          check=check, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=folder,
+        check=check,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +64,22 @@ def place(tmp_path_factory, clip_file):
         images(folder / "photos" / name, 20, rng)
     images(folder / "odd", 7, rng)
     images(folder / "odd/deeper", 2, rng)
-    done = script(folder, "train.sh", "--trainer", "LoCoOp", "--id-data", "photos", "--backbone",
-                  clip_file("tiny-vit"), "--shots", 2, "OPTIM.MAX_EPOCH", 2,
-                  "DATALOADER.NUM_WORKERS", 0)
+    done = script(
+        folder,
+        "train.sh",
+        "--trainer",
+        "LoCoOp",
+        "--id-data",
+        "photos",
+        "--backbone",
+        clip_file("tiny-vit"),
+        "--shots",
+        2,
+        "OPTIM.MAX_EPOCH",
+        2,
+        "DATALOADER.NUM_WORKERS",
+        0,
+    )
     assert "12 of its 60 images are held out" in done.stdout
     assert "K = 1 of 3 classes: preset" in done.stdout
     done = script(folder, "eval.sh", "--model-dir", RUN, "--ood-data", "odd")
@@ -118,9 +141,30 @@ def test_scores_are_those_of_the_evaluation(place, name):
 
 def test_scores_of_clipn_too(place, call, clipn_file, tmp_path):
     backbone = ["--backbone", clipn_file(11), "MODEL.BACKBONE.ACTIVATION", "gelu"]
-    call(eval_ood, "--trainer", "CLIPN", "--id-data", "photos", "--ood-data", "odd", "--config",
-         "tiny", "--scores", "MCM,CTW,ATD,ODIN,GradNorm", "--T", 0.5, "--tpr", 0.8, "--output-dir",
-         tmp_path, "--template", "a photo of a {}.", *backbone, "DATALOADER.NUM_WORKERS", 0)
+    call(
+        eval_ood,
+        "--trainer",
+        "CLIPN",
+        "--id-data",
+        "photos",
+        "--ood-data",
+        "odd",
+        "--config",
+        "tiny",
+        "--scores",
+        "MCM,CTW,ATD,ODIN,GradNorm",
+        "--T",
+        0.5,
+        "--tpr",
+        0.8,
+        "--output-dir",
+        tmp_path,
+        "--template",
+        "a photo of a {}.",
+        *backbone,
+        "DATALOADER.NUM_WORKERS",
+        0,
+    )
     recorded = read_scores(tmp_path / "scores/odd.csv")
     for score, values in recorded.scores.items():
         detector = Detector.load(tmp_path, score)
@@ -179,8 +223,14 @@ def test_endless_images_are_read_two_batches_ahead_at_most(place, loaded):
 def test_only_the_score_chosen_is_computed(place, monkeypatch, score, regions):
     asked = []
     inputs = DescribedCLIP.inputs
-    monkeypatch.setattr(DescribedCLIP, "inputs", lambda self, images, classes, needs: (
-        asked.append(set(needs)), inputs(self, images, classes, needs))[1])
+    monkeypatch.setattr(
+        DescribedCLIP,
+        "inputs",
+        lambda self, images, classes, needs: (
+            asked.append(set(needs)),
+            inputs(self, images, classes, needs),
+        )[1],
+    )
     Detector.load(place / RUN, score)(place / "odd/0.png")
     assert asked == [{"cosines", "local_cosines"} if regions else {"cosines"}]
 
@@ -197,9 +247,21 @@ def test_a_folder_with_a_broken_image_by_the_script(place, tmp_path):
     shutil.copytree(place / "odd", mixed)
     (mixed / "1.png").write_bytes((mixed / "1.png").read_bytes()[:60])
     (mixed / "notes.txt").write_text("no image", encoding="utf-8")
-    done = script(place, "detect.sh", mixed, "--model-dir", RUN, "--csv", tmp_path / "v.csv",
-                  "--jsonl", tmp_path / "v.jsonl", "--regions", tmp_path / "maps",
-                  place / "photos/cat/0.png", check=False)
+    done = script(
+        place,
+        "detect.sh",
+        mixed,
+        "--model-dir",
+        RUN,
+        "--csv",
+        tmp_path / "v.csv",
+        "--jsonl",
+        tmp_path / "v.jsonl",
+        "--regions",
+        tmp_path / "maps",
+        place / "photos/cat/0.png",
+        check=False,
+    )
     assert done.returncode == 1 and "1 unreadable" in done.stderr and "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 10 and sum("unreadable" in line for line in lines) == 1
@@ -207,8 +269,11 @@ def test_a_folder_with_a_broken_image_by_the_script(place, tmp_path):
     with open(tmp_path / "v.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     objects = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text("utf-8").splitlines()]
-    assert [row["image"] for row in rows] == [o["image"] for o in objects] == [
-        line.split("\t")[0] for line in lines]
+    assert (
+        [row["image"] for row in rows]
+        == [o["image"] for o in objects]
+        == [line.split("\t")[0] for line in lines]
+    )
     assert "Cannot read" in rows[1]["error"] and objects[1]["score"] is None
     assert float(rows[0]["score"]) == objects[0]["score"]
     assert len(list((tmp_path / "maps").glob("*.png"))) == 9
@@ -220,8 +285,17 @@ def test_zero_shot_without_training_and_config(place, call, capsys, clip_file, t
     out, err = capsys.readouterr()
     assert out.count("\t") == 3 and "No verdict: MCM has no threshold yet" in err
     assert "--calibrate FOLDER" in err
-    call(detect, *flags, "--calibrate", "photos", "--save", tmp_path / "kept", "--tpr", 0.9,
-         "odd/0.png")
+    call(
+        detect,
+        *flags,
+        "--calibrate",
+        "photos",
+        "--save",
+        tmp_path / "kept",
+        "--tpr",
+        0.9,
+        "odd/0.png",
+    )
     out, err = capsys.readouterr()
     assert out.rstrip().endswith(("ID", "OOD")) and "of 60 held-out ID images" in err
     call(detect, "--model-dir", tmp_path / "kept", "odd/0.png")
@@ -234,14 +308,42 @@ def test_a_published_clipn_file_needs_no_training(place, call, capsys, clipn_fil
     """Class names are enough: the scores are those of an evaluation of the same file."""
     backbone = ["--backbone", clipn_file(11, "hand")]
     template = ["--template", "a photo of a {}."]
-    call(eval_ood, "--trainer", "CLIPN", "--id-data", "photos", "--ood-data", "odd", "--config",
-         "tiny", "--variant", "handcrafted", "--output-dir", tmp_path, *template, *backbone,
-         "MODEL.BACKBONE.ACTIVATION", "gelu", "DATALOADER.NUM_WORKERS", 0)
+    call(
+        eval_ood,
+        "--trainer",
+        "CLIPN",
+        "--id-data",
+        "photos",
+        "--ood-data",
+        "odd",
+        "--config",
+        "tiny",
+        "--variant",
+        "handcrafted",
+        "--output-dir",
+        tmp_path,
+        *template,
+        *backbone,
+        "MODEL.BACKBONE.ACTIVATION",
+        "gelu",
+        "DATALOADER.NUM_WORKERS",
+        0,
+    )
     recorded = read_scores(tmp_path / "scores/odd.csv")
     names = ",".join(name.replace("_", " ") for name in CLASSES)
     capsys.readouterr()
-    call(detect, "--classes", names, "--activation", "gelu", *template, *backbone, "--jsonl",
-         tmp_path / "v.jsonl", *recorded.images)
+    call(
+        detect,
+        "--classes",
+        names,
+        "--activation",
+        "gelu",
+        *template,
+        *backbone,
+        "--jsonl",
+        tmp_path / "v.jsonl",
+        *recorded.images,
+    )
     assert "ATD has no threshold yet" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([row["score"] for row in rows], recorded.scores["ATD"], rtol=1e-4)
@@ -249,21 +351,47 @@ def test_a_published_clipn_file_needs_no_training(place, call, capsys, clipn_fil
 
 
 def test_a_published_context_on_a_file_that_does_not_say_its_activation(
-        place, call, capsys, tmp_path, generated_weights):
+    place, call, capsys, tmp_path, generated_weights
+):
     path = tmp_path / "clip.pt"
     torch.save(generated_weights("tiny-vit"), path)
     shutil.copytree(place / RUN / "prompt_learner", tmp_path / "published/prompt_learner")
-    call(detect, "--model-dir", tmp_path / "published", "--trainer", "LoCoOp", "--id-data",
-         "photos", "--backbone", path, "--activation", "quick_gelu", "--score", "MCM", "odd/0.png")
+    call(
+        detect,
+        "--model-dir",
+        tmp_path / "published",
+        "--trainer",
+        "LoCoOp",
+        "--id-data",
+        "photos",
+        "--backbone",
+        path,
+        "--activation",
+        "quick_gelu",
+        "--score",
+        "MCM",
+        "odd/0.png",
+    )
     expected = Detector.load(place / RUN, "MCM")(place / "odd/0.png").score
     assert float(capsys.readouterr().out.split("\t")[-1]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, clip_file, tmp_path):
     shutil.copytree(place / RUN / "prompt_learner", tmp_path / "published/prompt_learner")
-    call(detect, "--model-dir", tmp_path / "published", "--trainer", "LoCoOp", "--dataset",
-         "imagenet10", "--root", tmp_path / "nothing", "--backbone", clip_file("tiny-vit"),
-         "odd/0.png")
+    call(
+        detect,
+        "--model-dir",
+        tmp_path / "published",
+        "--trainer",
+        "LoCoOp",
+        "--dataset",
+        "imagenet10",
+        "--root",
+        tmp_path / "nothing",
+        "--backbone",
+        clip_file("tiny-vit"),
+        "odd/0.png",
+    )
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith("odd/0.png\t") and "--calibrate FOLDER" in err
 
@@ -318,7 +446,8 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
     assert "schema 9" in broken(lambda _, c: c.update(schema=9))
     assert "damaged" in broken(lambda _, c: c.pop("transform"))
     assert "is not the file" in broken(
-        lambda f, _: (f / tensors.name).write_bytes(tensors.read_bytes()[:-4]))
+        lambda f, _: (f / tensors.name).write_bytes(tensors.read_bytes()[:-4])
+    )
     assert "cannot be read" in broken(lambda f, _: (f / tensors.name).unlink())
     with pytest.raises(InputError, match="has no score 'MCN'.*Nearest: 'MCM'"):
         Detector.load(place / RUN, "MCN")
@@ -328,18 +457,21 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         Detector.load(place / RUN)("nothing.png")
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["odd/0.png"], "either --model-dir DIR"),
-    (["--model-dir", RUN], "which images?"),
-    (["--model-dir", RUN, "nowhere.jpg"], "nowhere.jpg: there is no such file"),
-    (["--model-dir", RUN, "odd", "--score", "MCN"], 'did you mean "MCM"'),
-    (["--model-dir", RUN, "odd", "--tpr", "95"], "--tpr 95.0"),
-    (["--model-dir", RUN, "odd", "--csv", "a", "--jsonl", "a"], "both name a"),
-    (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "is an image's name"),
-    (["--model-dir", RUN, "odd", "--save", "kept"], "add --calibrate"),
-    (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images there"),
-    (["--classes", "cat", "--backbone", "VIT", "odd"], "Nearest name"),
-])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["odd/0.png"], "either --model-dir DIR"),
+        (["--model-dir", RUN], "which images?"),
+        (["--model-dir", RUN, "nowhere.jpg"], "nowhere.jpg: there is no such file"),
+        (["--model-dir", RUN, "odd", "--score", "MCN"], 'did you mean "MCM"'),
+        (["--model-dir", RUN, "odd", "--tpr", "95"], "--tpr 95.0"),
+        (["--model-dir", RUN, "odd", "--csv", "a", "--jsonl", "a"], "both name a"),
+        (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "is an image's name"),
+        (["--model-dir", RUN, "odd", "--save", "kept"], "add --calibrate"),
+        (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images there"),
+        (["--classes", "cat", "--backbone", "VIT", "odd"], "Nearest name"),
+    ],
+)
 def test_mistakes_are_told(told, arguments, says):
     assert says in told(detect, *arguments)
 
@@ -375,8 +507,9 @@ def test_a_failed_write_leaves_whole_rows(tmp_path):
 def test_imports_are_light():
     def modules(statement: str) -> set[str]:
         code = f"import sys; {statement}; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        )
         return set(done.stdout.split())
 
     assert not {"torch", "open_clip"} & modules("import ood")

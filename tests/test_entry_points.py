@@ -48,21 +48,34 @@ def world(tmp_path_factory, clip_file):
     for name in ("Scenes", "Dots"):
         _images(folder / "data" / name, 5, rng)
     sets = {name: {"FOLDERS": [name], "IMAGES": 5} for name in ("Scenes", "Dots")}
-    _write(folder / "pets.yaml", {
-        "DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}})
+    _write(
+        folder / "pets.yaml",
+        {"DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}},
+    )
     _write(folder / "loop.yaml", {"_BASE_": "loop.yaml"})
     for trainer in ("CoOp", "LoCoOp"):
         node = {"TRAINER": {"LOCOOP": {"TOPK": 2}}} if trainer == "LoCoOp" else {}
-        _write(folder / trainer / "run.yaml", {
-            "_BASE_": str(ROOT / f"configs/trainers/{trainer}/vit_b16_ep50.yaml"),
-            "INPUT": {"SIZE": [64, 64]}, "DATALOADER": {"NUM_WORKERS": 0},
-            "OPTIM": {"MAX_EPOCH": 3},
-            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}}, **node})
-    _write(folder / "CLIPN" / "run.yaml", {
-        "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
-        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 4}}, "OPTIM": {"MAX_EPOCH": 2},
-        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-        "TRAINER": {"CLIPN": {"TEMPLATE": "a photo of a {}."}}})
+        _write(
+            folder / trainer / "run.yaml",
+            {
+                "_BASE_": str(ROOT / f"configs/trainers/{trainer}/vit_b16_ep50.yaml"),
+                "INPUT": {"SIZE": [64, 64]},
+                "DATALOADER": {"NUM_WORKERS": 0},
+                "OPTIM": {"MAX_EPOCH": 3},
+                "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+                **node,
+            },
+        )
+    _write(
+        folder / "CLIPN" / "run.yaml",
+        {
+            "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
+            "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 4}},
+            "OPTIM": {"MAX_EPOCH": 2},
+            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+            "TRAINER": {"CLIPN": {"TEMPLATE": "a photo of a {}."}},
+        },
+    )
     return folder
 
 
@@ -72,9 +85,16 @@ def _write(path: Path, content: dict) -> None:
 
 
 def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
-    return ["--root", f"{world}/data", "--trainer", trainer,
-            "--dataset-config-file", f"{world}/pets.yaml",
-            "--config-file", f"{world}/{trainer}/run.yaml"]
+    return [
+        "--root",
+        f"{world}/data",
+        "--trainer",
+        trainer,
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--config-file",
+        f"{world}/{trainer}/run.yaml",
+    ]
 
 
 @pytest.fixture
@@ -115,14 +135,27 @@ def script(world, name, *arguments, check=True) -> subprocess.CompletedProcess:
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": threads}
     return subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)], cwd=world, check=check,
-        env=environment, capture_output=True, text=True, timeout=300)
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=world,
+        check=check,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_training_leaves_dassls_layout(trained):
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
-    assert {"log.txt", "config.yaml", "finished.json", "split.json", "metrics.jsonl",
-            "prompt_learner/checkpoint", "prompt_learner/model.pth.tar-3"} <= files
+    assert {
+        "log.txt",
+        "config.yaml",
+        "finished.json",
+        "split.json",
+        "metrics.jsonl",
+        "prompt_learner/checkpoint",
+        "prompt_learner/model.pth.tar-3",
+    } <= files
     assert any(name.startswith("tensorboard/events") for name in files)
     assert not any("tmp" in name for name in files)
     content = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)
@@ -137,7 +170,9 @@ def test_training_leaves_dassls_layout(trained):
 def test_evaluation_by_the_script(world, trained):
     done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", trained)
     assert "GL-MCM" in done.stdout and "average" in done.stdout
-    sets = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("Scen", "Dots"))]
+    sets = [
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith(("Scen", "Dots"))
+    ]
     assert sets[:2] == ["Scenes", "Dots"]  # the YAML's order
     results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     assert set(results["figures"]) >= {"MCM", "GL-MCM", "MSP", "MaxLogit", "Energy", "Entropy"}
@@ -154,8 +189,18 @@ def test_evaluation_by_the_script(world, trained):
 def test_region_map_by_the_script(world, trained):
     image = world / "data/pets/val/cat/0.jpg"
     before = image.read_bytes()
-    done = script(world, "demo_visualization.sh", "--root", f"{world}/data", "--model-dir", trained,
-                  "--image", image, "--label", "tea pot")
+    done = script(
+        world,
+        "demo_visualization.sh",
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--image",
+        image,
+        "--label",
+        "tea pot",
+    )
     drawn = list((trained / "visualization").glob("*.png"))
     assert len(drawn) == 1 and "K = 2 of 4 classes" in done.stdout
     assert drawn[0].name == "cat_0_class3_k2.png" and image.read_bytes() == before
@@ -176,16 +221,42 @@ def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip
     for label in range(4):
         for k in (1, 3):
             caplog.clear()
-            call(visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image,
-                 "--label", label, "--topk", k)
+            call(
+                visualize,
+                "--root",
+                f"{world}/data",
+                "--model-dir",
+                trained,
+                "--image",
+                image,
+                "--label",
+                label,
+                "--topk",
+                k,
+            )
             extracted = sum(label not in row[:k] for row in order.tolist())
             assert f"{extracted} of 16 regions" in caplog.text
 
 
 def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path):
     image = world / "data/pets/val/crane/1.jpg"
-    call(visualize, "--root", f"{world}/nowhere", "--model-dir", trained, "--image", image,
-         "--label", "crane", "--topk", "1", "--output-dir", tmp_path, "DATASET.CLASSES", "cat,crane")
+    call(
+        visualize,
+        "--root",
+        f"{world}/nowhere",
+        "--model-dir",
+        trained,
+        "--image",
+        image,
+        "--label",
+        "crane",
+        "--topk",
+        "1",
+        "--output-dir",
+        tmp_path,
+        "DATASET.CLASSES",
+        "cat,crane",
+    )
     assert (tmp_path / "visualization/crane_1_class1_k1.png").exists()
 
 
@@ -195,9 +266,12 @@ def test_every_entry_point_checks_what_it_reads_first(world, trained, told, tmp_
     (tmp_path / "data/pets/val").rename(tmp_path / "data/pets/validation")
     run = ["--root", tmp_path / "data", "--model-dir", trained, "--output-dir", tmp_path / "out"]
     image = ["--image", world / "data/pets/val/cat/0.jpg", "--label", "cat"]
-    for entry, extra, count in ((train, ["--eval-only"], "1 problem."), (visualize, image, "1 problem."),
-                                (visualize, ["--masks", tmp_path], "1 problem."),
-                                (eval_ood, [], "3 problems.")):
+    for entry, extra, count in (
+        (train, ["--eval-only"], "1 problem."),
+        (visualize, image, "1 problem."),
+        (visualize, ["--masks", tmp_path], "1 problem."),
+        (eval_ood, [], "3 problems."),
+    ):
         message = told(entry, *run, *extra)
         assert f"the data are not ready for evaluation: {count}" in message
         assert "pets/validation " in message and "check.sh" in message
@@ -219,7 +293,9 @@ def test_same_seed_same_context_other_seed_other(world, trained, call, tmp_path)
         return torch.load(path, weights_only=True)["state_dict"]["ctx"]
 
     for seed in (1, 0):
-        call(train, *flags(world), "--shots", 2, "--seed", seed, "--output-dir", tmp_path / str(seed))
+        call(
+            train, *flags(world), "--shots", 2, "--seed", seed, "--output-dir", tmp_path / str(seed)
+        )
     assert torch.equal(context(tmp_path / "1"), context(trained))
     assert not torch.equal(context(tmp_path / "0"), context(trained))
 
@@ -247,33 +323,53 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
             call(train, *arguments, stopped)
     assert f"stopped. Kept: {stopped}/prompt_learner/model.pth.tar-2" in capsys.readouterr().err
     call(train, *arguments, stopped)
-    contexts = [torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)
-                ["state_dict"]["ctx"] for folder in (stopped, trained)]
+    contexts = [
+        torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)["state_dict"][
+            "ctx"
+        ]
+        for folder in (stopped, trained)
+    ]
     assert torch.equal(*contexts)
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB"),
-    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
-])
-def test_out_of_memory_names_the_settings_that_lower_it(world, trained, told, tmp_path, error,
-                                                        monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_names_the_settings_that_lower_it(
+    world, trained, told, tmp_path, error, monkeypatch
+):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(clip.ClipModel, "encode_image", fail)
-    expected = {"CoOp": "TRAINER.COOP.TEXT_CHUNK (now 16384), or DATALOADER.TRAIN_X.BATCH_SIZE (now 32)",
-                "CLIPN": "TRAINER.CLIPN.MICRO_BATCH (now 4), or DATALOADER.TRAIN_X.BATCH_SIZE (now 4)"}
+    expected = {
+        "CoOp": "TRAINER.COOP.TEXT_CHUNK (now 16384), or DATALOADER.TRAIN_X.BATCH_SIZE (now 32)",
+        "CLIPN": "TRAINER.CLIPN.MICRO_BATCH (now 4), or DATALOADER.TRAIN_X.BATCH_SIZE (now 4)",
+    }
     for trainer, settings in expected.items():
         message = told(train, *flags(world, trainer), "--output-dir", tmp_path / trainer)
         assert f"4 classes on cpu: set {settings} lower" in message
     message = told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
-    assert message.endswith("in a test batch of 100 images and 4 classes on cpu: set "
-                            "DATALOADER.TEST.BATCH_SIZE (now 100) lower")
-    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir",
-                   tmp_path / "scores")
-    assert message == ("error: out of memory in scoring on cpu: set DATALOADER.TEST.BATCH_SIZE "
-                       "(now 100) lower")
+    assert message.endswith(
+        "in a test batch of 100 images and 4 classes on cpu: set "
+        "DATALOADER.TEST.BATCH_SIZE (now 100) lower"
+    )
+    message = told(
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--output-dir",
+        tmp_path / "scores",
+    )
+    assert message == (
+        "error: out of memory in scoring on cpu: set DATALOADER.TEST.BATCH_SIZE (now 100) lower"
+    )
     monkeypatch.setattr(error, "args", ("shapes do not fit",))
     if not isinstance(error, torch.OutOfMemoryError):
         with pytest.raises(RuntimeError, match="shapes"):
@@ -315,22 +411,49 @@ def test_an_error_that_is_no_full_disk_keeps_its_traceback():
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):
-    message = told(train, *flags(world), "--shots", 2, "--seed", 1, "--output-dir", trained,
-                   "--lambda_value", 0)
+    message = told(
+        train,
+        *flags(world),
+        "--shots",
+        2,
+        "--seed",
+        1,
+        "--output-dir",
+        trained,
+        "--lambda_value",
+        0,
+    )
     assert "TRAINER.LOCOOP.LAMBDA was 0.25, is 0.0" in message
 
 
 def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):
-    call(eval_ood, "--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
-         "--backbone", clip_file("tiny-rn"), "--scores", "MCM,GL-MCM", "--T", "0.5",
-         "--output-dir", tmp_path, "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0")
+    call(
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--backbone",
+        clip_file("tiny-rn"),
+        "--scores",
+        "MCM,GL-MCM",
+        "--T",
+        "0.5",
+        "--output-dir",
+        tmp_path,
+        "INPUT.SIZE",
+        "(64, 64)",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+    )
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["comparable"]["scores"]["GL-MCM"]["temperature"] == 0.5
     assert list(results["figures"]) == ["MCM", "GL-MCM"] and "AUROC" in capsys.readouterr().out
 
 
-def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_path,
-                                              generated_weights):
+def test_all_methods_share_the_image_features(
+    world, trained, call, caplog, tmp_path, generated_weights
+):
     """The same scores from images and from features, whoever had the images encoded."""
     from safetensors.torch import save_file
 
@@ -339,11 +462,22 @@ def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_
     def evaluate(trainer, *extra):
         run = ["--model-dir", trained] if trainer == "LoCoOp" else flags(world, trainer)
         caplog.clear()
-        call(eval_ood, "--root", f"{world}/data", *run, "--scores", "MCM,Energy", "--output-dir",
-             tmp_path / trainer, *extra)
+        call(
+            eval_ood,
+            "--root",
+            f"{world}/data",
+            *run,
+            "--scores",
+            "MCM,Energy",
+            "--output-dir",
+            tmp_path / trainer,
+            *extra,
+        )
         results = json.loads((tmp_path / trainer / "results.json").read_text(encoding="utf-8"))
-        csv = [(tmp_path / trainer / f"scores/{name}.csv").read_bytes()
-               for name in ("ID", "Scenes", "Dots")]
+        csv = [
+            (tmp_path / trainer / f"scores/{name}.csv").read_bytes()
+            for name in ("ID", "Scenes", "Dots")
+        ]
         return results["provenance"]["features_read"], csv
 
     for number, trainer in enumerate(("CoOp", "LoCoOp", "CLIPN")):
@@ -353,29 +487,55 @@ def test_all_methods_share_the_image_features(world, trained, call, caplog, tmp_
             read, from_features = evaluate(trainer)
             assert read == (["ID", "Scenes", "Dots"] if number or again else [])
             assert from_features == from_images
-    save_file(generated_weights("tiny-vit", seed=7), tmp_path / "other.safetensors",
-              {"activation": "quick_gelu"})
-    backbone = ["--backbone", tmp_path / "other.safetensors", "--config-file",
-                ROOT / "configs/trainers/ZeroshotCLIP/vit_b16.yaml",
-                "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
+    save_file(
+        generated_weights("tiny-vit", seed=7),
+        tmp_path / "other.safetensors",
+        {"activation": "quick_gelu"},
+    )
+    backbone = [
+        "--backbone",
+        tmp_path / "other.safetensors",
+        "--config-file",
+        ROOT / "configs/trainers/ZeroshotCLIP/vit_b16.yaml",
+        "INPUT.SIZE",
+        "(64, 64)",
+        "DATALOADER.NUM_WORKERS",
+        "0",
+    ]
     assert evaluate("ZeroshotCLIP", *backbone)[0] == []
     assert "are not in" in caplog.text
 
 
 def test_kept_regions_are_part_of_what_is_compared(world, trained, call, told, tmp_path):
     arguments = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir"]
-    for extra, expected in (([], None), (["--features-local"], "float16"),
-                            (["--features-local", "--scores", "MCM"], None)):
+    for extra, expected in (
+        ([], None),
+        (["--features-local"], "float16"),
+        (["--features-local", "--scores", "MCM"], None),
+    ):
         call(eval_ood, *arguments, tmp_path, *extra)  # other scores of the same model are welcome
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert results["provenance"]["comparable"].get("local_features") == expected
-    assert "choose" in told(eval_ood, *arguments, tmp_path, "--features-local", "--features", "none")
+    assert "choose" in told(
+        eval_ood, *arguments, tmp_path, "--features-local", "--features", "none"
+    )
 
 
 def test_the_weight_of_the_regions_reaches_the_score(world, trained, call, tmp_path):
     def score(weight):
-        call(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path,
-             "--scores", "MCM,GL-MCM", "--local-weight", weight)
+        call(
+            eval_ood,
+            "--root",
+            f"{world}/data",
+            "--model-dir",
+            trained,
+            "--output-dir",
+            tmp_path,
+            "--scores",
+            "MCM,GL-MCM",
+            "--local-weight",
+            weight,
+        )
         rows = (tmp_path / "scores/ID.csv").read_text(encoding="utf-8").splitlines()[1:]
         return np.array([row.split(",")[-2:] for row in rows], dtype=float)
 
@@ -385,14 +545,17 @@ def test_the_weight_of_the_regions_reaches_the_score(world, trained, call, tmp_p
     assert not list((tmp_path / "plots").glob("Energy*"))
 
 
-def test_other_results_are_not_overwritten_and_stale_ones_are_removed(world, trained, call, told,
-                                                                      tmp_path):
+def test_other_results_are_not_overwritten_and_stale_ones_are_removed(
+    world, trained, call, told, tmp_path
+):
     arguments = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path]
     call(eval_ood, *arguments)
     call(eval_ood, *arguments, "--scores", "MCM", "OOD.SETS.Scenes.FOLDERS", "[]")
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"ID.csv", "Dots.csv"}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
-        "MCM_histogram.png", "MCM_roc.png"}
+        "MCM_histogram.png",
+        "MCM_roc.png",
+    }
     message = told(eval_ood, *arguments, "DATASET.CLASSES", "cat,crane")
     assert "holds results of another model: classnames_hash was" in message
 
@@ -435,8 +598,18 @@ def test_only_testing_and_only_building(world, trained, call, caplog, tmp_path, 
 
 
 def test_going_on_from_another_folder(world, trained, call, tmp_path):
-    call(train, *flags(world), "--shots", 2, "--resume", trained, "--output-dir", tmp_path,
-         "OPTIM.MAX_EPOCH", 4)
+    call(
+        train,
+        *flags(world),
+        "--shots",
+        2,
+        "--resume",
+        trained,
+        "--output-dir",
+        tmp_path,
+        "OPTIM.MAX_EPOCH",
+        4,
+    )
     note = (tmp_path / "prompt_learner/checkpoint").read_text(encoding="utf-8")
     assert note.strip() == "model.pth.tar-4"
 
@@ -475,8 +648,14 @@ def test_published_positional_arguments(world, tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "SEEDS": "2", "OMP_NUM_THREADS": "1"}
 
     def bash(name, *arguments):
-        return subprocess.run(["bash", f"scripts/locoop/{name}", *map(str, arguments)], cwd=copy,
-                              check=True, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            ["bash", f"scripts/locoop/{name}", *map(str, arguments)],
+            cwd=copy,
+            check=True,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
     data, run = f"{world}/data", "output/pets/LoCoOp/run_1shots/nctx4_cscFalse_ctpmiddle/seed2"
     bash("train.sh", data, "pets", "run", "middle", 4, 1, "False", 0.25, 2)
@@ -497,7 +676,16 @@ def test_clipn_from_training_to_the_table(world, tmp_path):
     assert "Threshold-free decisions" in done.stdout and "OOD rejected" in done.stdout
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert list(results["figures"]) == [
-        "MCM", "GL-MCM", "MSP", "MaxLogit", "Energy", "Entropy", "CTW", "ATD", "GradNorm"]
+        "MCM",
+        "GL-MCM",
+        "MSP",
+        "MaxLogit",
+        "Energy",
+        "Entropy",
+        "CTW",
+        "ATD",
+        "GradNorm",
+    ]
     assert set(results["decisions"]) == {"CTW", "ATD"}
     row = results["decisions"]["ATD"]
     assert 0 <= row["id_acceptance"] <= 1 and set(row["sets"]) == {"Scenes", "Dots", "average"}
@@ -515,12 +703,28 @@ def captioned(tmp_path):
     return tmp_path / "data"
 
 
-def test_clipn_learns_from_pairs_without_an_image_of_imagenet(world, captioned, call, told, caplog,
-                                                             tmp_path):
+def test_clipn_learns_from_pairs_without_an_image_of_imagenet(
+    world, captioned, call, told, caplog, tmp_path
+):
     """And is then evaluated where the images are: nothing of it is in the run's settings."""
-    clipn = ["--root", captioned, "--trainer", "CLIPN", "--dataset", "imagenet", "--config-file",
-             world / "CLIPN/run.yaml", "--output-dir", tmp_path / "run", "DATASET.PAIRS.SOURCE",
-             "csv", "DATASET.PAIRS.PATH", "pairs.csv", "DATASET.CLASSES", "n01440764,n01443537"]
+    clipn = [
+        "--root",
+        captioned,
+        "--trainer",
+        "CLIPN",
+        "--dataset",
+        "imagenet",
+        "--config-file",
+        world / "CLIPN/run.yaml",
+        "--output-dir",
+        tmp_path / "run",
+        "DATASET.PAIRS.SOURCE",
+        "csv",
+        "DATASET.PAIRS.PATH",
+        "pairs.csv",
+        "DATASET.CLASSES",
+        "n01440764,n01443537",
+    ]
     call(train, *clipn)
     assert "There is no final test" in caplog.text and "imagenet does not exist" in caplog.text
     content = torch.load(tmp_path / "run/no_encoder/model.pth.tar-2", weights_only=True)
@@ -536,11 +740,32 @@ def test_clipn_learns_from_pairs_without_an_image_of_imagenet(world, captioned, 
 
 
 def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, capsys):
-    arguments = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
-                 "--config", "tiny", "--backbone", clipn_file(11), "DATALOADER.NUM_WORKERS", "0",
-                 "MODEL.BACKBONE.ACTIVATION", "gelu"]
-    call(eval_ood, "--trainer", "CLIPN", "--template", "published", "--scores",
-         "MCM,CTW-public,ODIN", "--output-dir", tmp_path / "clipn", *arguments)
+    arguments = [
+        "--root",
+        f"{world}/data",
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--config",
+        "tiny",
+        "--backbone",
+        clipn_file(11),
+        "DATALOADER.NUM_WORKERS",
+        "0",
+        "MODEL.BACKBONE.ACTIVATION",
+        "gelu",
+    ]
+    call(
+        eval_ood,
+        "--trainer",
+        "CLIPN",
+        "--template",
+        "published",
+        "--scores",
+        "MCM,CTW-public,ODIN",
+        "--output-dir",
+        tmp_path / "clipn",
+        *arguments,
+    )
     results = json.loads((tmp_path / "clipn/results.json").read_text(encoding="utf-8"))
     assert list(results["figures"]) == ["MCM", "CTW-public", "ODIN"]
     assert results["provenance"]["comparable"]["activation"] == "gelu"
@@ -551,11 +776,27 @@ def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, 
     torch.save(further, tmp_path / "epoch_2.pt")
     other = [tmp_path / "epoch_2.pt" if x == clipn_file(11) else x for x in arguments]
     with pytest.raises(SystemExit, match="another model: no_encoder"):  # each file is one
-        call(eval_ood, "--trainer", "CLIPN", "--template", "published", "--output-dir",
-             tmp_path / "clipn", *other)
+        call(
+            eval_ood,
+            "--trainer",
+            "CLIPN",
+            "--template",
+            "published",
+            "--output-dir",
+            tmp_path / "clipn",
+            *other,
+        )
     arguments[arguments.index("--config") + 1] = "vit_b16"
-    call(eval_ood, "--trainer", "ZeroshotCLIP", "--output-dir", tmp_path / "zero", *arguments,
-         "INPUT.SIZE", "(64, 64)")
+    call(
+        eval_ood,
+        "--trainer",
+        "ZeroshotCLIP",
+        "--output-dir",
+        tmp_path / "zero",
+        *arguments,
+        "INPUT.SIZE",
+        "(64, 64)",
+    )
     results = json.loads((tmp_path / "zero/results.json").read_text(encoding="utf-8"))
     assert "CTW" not in results["figures"] and "decisions" not in results
 
@@ -578,16 +819,29 @@ def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file
     cases = (
         (["--variant", "learned"], "learnable, handcrafted"),
         (["--template", "a photo"], "must hold {} once"),
-        (["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
-         "VARIANT handcrafted"),
+        (
+            ["--backbone", clipn_file(11, "hand"), "MODEL.BACKBONE.ACTIVATION", "gelu"],
+            "VARIANT handcrafted",
+        ),
         (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
-        (["TRAINER.CLIPN.MICRO_BATCH", "-1"], "MICRO_BATCH is -1: the pairs encoded at a time must be"),
+        (
+            ["TRAINER.CLIPN.MICRO_BATCH", "-1"],
+            "MICRO_BATCH is -1: the pairs encoded at a time must be",
+        ),
     )
     for number, (extra, words) in enumerate(cases):
         assert words in told(train, *clipn, tmp_path / str(number), *extra)
     assert 'no "no" text encoder' in told(
-        eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--scores", "MCM,ATD",
-        "--output-dir", tmp_path / "out")
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--scores",
+        "MCM,ATD",
+        "--output-dir",
+        tmp_path / "out",
+    )
 
 
 @pytest.mark.parametrize("name, count", [("train", 9), ("eval", 5), ("demo_visualization", 6)])
@@ -601,40 +855,53 @@ def test_clipns_positional_scripts(world, trained, tmp_path):
         done = script(world, f"clipn/{name}.sh", "data", check=False)
         assert done.returncode == 2 and "DATA DATASET CONFIG" in done.stderr
     run = tmp_path / "run"
-    pets = ["--dataset-config-file", f"{world}/pets.yaml", "--config-file", f"{world}/CLIPN/run.yaml",
-            "--output-dir", run, "TRAINER.CLIPN.MICRO_BATCH", "3"]
+    pets = [
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--config-file",
+        f"{world}/CLIPN/run.yaml",
+        "--output-dir",
+        run,
+        "TRAINER.CLIPN.MICRO_BATCH",
+        "3",
+    ]
     script(world, "clipn/train.sh", f"{world}/data", "imagefolder", "tiny", "handcrafted", 1, *pets)
-    script(world, "clipn/eval.sh", f"{world}/data", "imagefolder", "tiny", "published", run, *pets[:2])
+    script(
+        world, "clipn/eval.sh", f"{world}/data", "imagefolder", "tiny", "published", run, *pets[:2]
+    )
     assert "ATD" in json.loads((run / "results.json").read_text(encoding="utf-8"))["figures"]
 
 
-@pytest.mark.parametrize("extra, words", [
-    (["--trainer", "LoCop"], "LoCoOp"),
-    (["--dataset", "imagenett", "--dataset-config-file", ""], "Nearest: 'imagenet'"),
-    (["--config", "vit_b16_ep5", "--config-file", ""], "Nearest: 'vit_b16_ep50'"),
-    (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
-    (["--config-file", "WORLD/loop.yaml"], "its own _BASE_"),
-    (["--topk", "5"], "between 1 and the number of classes"),
-    (["--topk", "many"], "TRAINER.LOCOOP.TOPK"),
-    (["--root", "nowhere"], "nowhere"),
-    (["--backbone", "ViT-B/15"], "Nearest name: 'ViT-B/16'"),
-    (["--backbone", "no/file.pt"], "neither a file nor a name"),
-    (["--seed", "4294967296"], "seeds below"),
-    (["--lambda_value", "-1"], "0 or more"),
-    (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
-    (["OPTIM.MAX_EPOCH", "0"], "at least 1"),
-    (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
-    (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
-    (["--output-dir", "/dev/null/run"], "/dev/null"),
-    (["OPTIM.LRR", "0.1"], "Nearest: OPTIM.LR"),
-    (["OPTIM.LR", "fast"], "OPTIM.LR"),
-    (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
-    (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
-    (["INPUT.INTERPOLATION", "bilinear"], "the model wants bicubic"),
-    (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, amp, amp_bf16, fp16"),
-    (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
-    (["--shots", "0"], "NUM_SHOTS"),
-])
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["--trainer", "LoCop"], "LoCoOp"),
+        (["--dataset", "imagenett", "--dataset-config-file", ""], "Nearest: 'imagenet'"),
+        (["--config", "vit_b16_ep5", "--config-file", ""], "Nearest: 'vit_b16_ep50'"),
+        (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["--config-file", "WORLD/loop.yaml"], "its own _BASE_"),
+        (["--topk", "5"], "between 1 and the number of classes"),
+        (["--topk", "many"], "TRAINER.LOCOOP.TOPK"),
+        (["--root", "nowhere"], "nowhere"),
+        (["--backbone", "ViT-B/15"], "Nearest name: 'ViT-B/16'"),
+        (["--backbone", "no/file.pt"], "neither a file nor a name"),
+        (["--seed", "4294967296"], "seeds below"),
+        (["--lambda_value", "-1"], "0 or more"),
+        (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
+        (["OPTIM.MAX_EPOCH", "0"], "at least 1"),
+        (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
+        (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
+        (["--output-dir", "/dev/null/run"], "/dev/null"),
+        (["OPTIM.LRR", "0.1"], "Nearest: OPTIM.LR"),
+        (["OPTIM.LR", "fast"], "OPTIM.LR"),
+        (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
+        (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
+        (["INPUT.INTERPOLATION", "bilinear"], "the model wants bicubic"),
+        (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, amp, amp_bf16, fp16"),
+        (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
+        (["--shots", "0"], "NUM_SHOTS"),
+    ],
+)
 def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, words):
     extra = [argument.replace("WORLD", str(world)) for argument in extra]
     message = told(train, *flags(world), "--shots", 1, "--output-dir", tmp_path / "run", *extra)
@@ -642,52 +909,89 @@ def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, 
     assert not (tmp_path / "run" / "prompt_learner").exists()
 
 
-@pytest.mark.parametrize("extra, words", [
-    (["--scores", "MCN"], "MCM"),
-    (["--T", "0"], "temperature"),
-    (["--load-epoch", "7"], "model.pth.tar-7"),
-    (["--model-dir", "nowhere"], "no such folder"),
-    (["TRAINER.LOCOOP.N_CTX", "4"], "a shared context of 16 tokens"),
-    (["TRAINER.LOCOOP.CSC", "True"], "one context for each of 4 classes"),
-    (["OOD.SETS.Dots.FOLDERS", "['Dotts']"], "Dotts"),
-    (["--trainer", "CoOp"], "is a run of LoCoOp"),
-    (["MODEL.BACKBONE.ACTIVATION", "gelu"], "trained with quick_gelu"),
-])
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["--scores", "MCN"], "MCM"),
+        (["--T", "0"], "temperature"),
+        (["--load-epoch", "7"], "model.pth.tar-7"),
+        (["--model-dir", "nowhere"], "no such folder"),
+        (["TRAINER.LOCOOP.N_CTX", "4"], "a shared context of 16 tokens"),
+        (["TRAINER.LOCOOP.CSC", "True"], "one context for each of 4 classes"),
+        (["OOD.SETS.Dots.FOLDERS", "['Dotts']"], "Dotts"),
+        (["--trainer", "CoOp"], "is a run of LoCoOp"),
+        (["MODEL.BACKBONE.ACTIVATION", "gelu"], "trained with quick_gelu"),
+    ],
+)
 def test_bad_evaluation_input_is_told_in_a_sentence(world, trained, told, tmp_path, extra, words):
-    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained,
-                   "--output-dir", tmp_path, *extra)
+    message = told(
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--output-dir",
+        tmp_path,
+        *extra,
+    )
     assert words in message and not (tmp_path / "results.json").exists()
 
 
 def test_a_shared_context_may_move_to_other_classes(world, trained, call, caplog, tmp_path):
-    call(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path,
-         "DATASET.CLASSES", "cat,crane")
+    call(
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--output-dir",
+        tmp_path,
+        "DATASET.CLASSES",
+        "cat,crane",
+    )
     assert "shared context is used for other classes" in caplog.text
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["comparable"]["num_classes"] == 2
 
 
-def test_other_weights_under_a_trained_prompt_are_refused(world, trained, told, generated_weights,
-                                                          tmp_path):
+def test_other_weights_under_a_trained_prompt_are_refused(
+    world, trained, told, generated_weights, tmp_path
+):
     from safetensors.torch import save_file
 
-    save_file(generated_weights("tiny-vit", seed=7), tmp_path / "other.safetensors",
-              {"activation": "quick_gelu"})
-    message = told(eval_ood, "--root", f"{world}/data", "--model-dir", trained, "--backbone",
-                   tmp_path / "other.safetensors", "--output-dir", tmp_path)
+    save_file(
+        generated_weights("tiny-vit", seed=7),
+        tmp_path / "other.safetensors",
+        {"activation": "quick_gelu"},
+    )
+    message = told(
+        eval_ood,
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--backbone",
+        tmp_path / "other.safetensors",
+        "--output-dir",
+        tmp_path,
+    )
     assert "weights_hash" in message
 
 
-@pytest.mark.parametrize("extra, words", [
-    (["--label", "teapott"], "Nearest name: 'tea pot'"),
-    (["--label", "9"], "index from 0 to 3"),
-    (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
-    (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
-])
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["--label", "teapott"], "Nearest name: 'tea pot'"),
+        (["--label", "9"], "index from 0 to 3"),
+        (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
+    ],
+)
 def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, words):
     image = world / "data/pets/val/cat/0.jpg"
-    assert words in told(visualize, "--root", f"{world}/data", "--model-dir", trained,
-                         "--image", image, *extra)
+    assert words in told(
+        visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image, *extra
+    )
 
 
 @pytest.fixture
@@ -700,20 +1004,26 @@ def damaged(world, tmp_path):
     return tmp_path / "data"
 
 
-def test_damaged_images_stop_or_are_left_out_by_name(world, trained, damaged, told, call, caplog,
-                                                     tmp_path):
+def test_damaged_images_stop_or_are_left_out_by_name(
+    world, trained, damaged, told, call, caplog, tmp_path
+):
     arguments = ["--root", damaged, "--model-dir", trained, "--output-dir", tmp_path / "out"]
     assert "1.jpg" in told(eval_ood, *arguments)
     call(eval_ood, *arguments, "DATALOADER.BAD_IMAGES", "skip")
     results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["skipped"] == {
-        "ID": ["pets/val/crane/1.jpg"], "Scenes": [], "Dots": ["Dots/2.jpg"]}
+        "ID": ["pets/val/crane/1.jpg"],
+        "Scenes": [],
+        "Dots": ["Dots/2.jpg"],
+    }
     assert results["images"] == {"ID": 11, "Scenes": 5, "Dots": 4}
     assert "1 of 12 images could not be read" in caplog.text
 
     training = [*flags(world), "--root", damaged, "--shots", "4", "--output-dir"]
     assert "train/cat/0.jpg" in told(train, *training, tmp_path / "stop")
-    call(train, *training, tmp_path / "skip", "DATALOADER.BAD_IMAGES", "skip", "TEST.NO_TEST", "True")
+    call(
+        train, *training, tmp_path / "skip", "DATALOADER.BAD_IMAGES", "skip", "TEST.NO_TEST", "True"
+    )
     assert (tmp_path / "skip/finished.json").exists()
 
 
@@ -733,14 +1043,25 @@ def test_a_full_disk_leaves_no_half_written_checkpoint(world, told, tmp_path, mo
 def test_published_checkpoints_are_evaluated(world, call, tmp_path):
     """A folder as LoCoOp's authors publish it: a Dassl checkpoint with pickled schedulers, no config."""
     published = tmp_path / "seed1/prompt_learner"
-    shutil.copytree(next((ROOT / "tests/golden/checkpoint").rglob("model.pth.tar-4")).parent, published)
-    call(eval_ood, *flags(world), "--model-dir", published.parent, "--output-dir", tmp_path / "out",
-         "--load-epoch", 4)
+    shutil.copytree(
+        next((ROOT / "tests/golden/checkpoint").rglob("model.pth.tar-4")).parent, published
+    )
+    call(
+        eval_ood,
+        *flags(world),
+        "--model-dir",
+        published.parent,
+        "--output-dir",
+        tmp_path / "out",
+        "--load-epoch",
+        4,
+    )
     assert (tmp_path / "out/results.json").exists()
 
 
 def test_a_trainer_without_images_describes_the_classes_all_the_same(world, trained):
     """What a verdict needs of a checkpoint, without the data set it was trained on."""
+
     def features(root, **options):
         args = cli.make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
         args.opts = ["DATASET.CLASSES", "cat,crane"]

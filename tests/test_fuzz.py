@@ -22,8 +22,9 @@ from datasets.captions import build_pairs_loader
 from ood.recipe import FILE, TENSORS, Recipe, read_recipe, write_recipe
 from ood.results import SetScores, evaluate_sets, read_results, read_scores, write_results
 
-many = settings(max_examples=150, deadline=None,
-                suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 seeds = given(seed=st.integers(0, 2**32 - 1))
 
 
@@ -74,7 +75,9 @@ def test_images(kind, seed, tmp_path):
 def test_checkpoints(seed, tmp_path):
     path, whole = tmp_path / "model.pth.tar-1", tmp_path / "whole"
     if not whole.exists():
-        torch.save({"state_dict": {"ctx": torch.randn(4, 8)}, "epoch": 1, "meta": {"a": "b"}}, whole)
+        torch.save(
+            {"state_dict": {"ctx": torch.randn(4, 8)}, "epoch": 1, "meta": {"a": "b"}}, whole
+        )
     path.write_bytes(damaged(whole.read_bytes(), seed))
     read_or_refused(load_checkpoint, path)
     read_or_refused(lambda file: load_pretrained_weights(torch.nn.Linear(2, 2), file), path)
@@ -86,8 +89,11 @@ def test_clip_files(seed, tmp_path, generated_weights):
     path, whole = tmp_path / "clip.safetensors", tmp_path / "whole"
     if not whole.exists():
         # The token embedding is most of the file and of no interest.
-        weights = {key: value for key, value in generated_weights("tiny-vit").items()
-                   if key != "token_embedding.weight"}
+        weights = {
+            key: value
+            for key, value in generated_weights("tiny-vit").items()
+            if key != "token_embedding.weight"
+        }
         save_file(weights, whole, {"activation": "quick_gelu"})
     content = whole.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
@@ -107,8 +113,14 @@ def test_configs(seed, tmp_path):
 
 
 KEYS = sorted(cli._keys(cli.default_cfg()))
-VALUES = st.one_of(st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.sampled_from(
-    ["[]", "()", "{}", "None", "True", "(1,", "1e999", "-1", "''", "__import__('os')", "[[1]]"]))
+VALUES = st.one_of(
+    st.text(max_size=12),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        ["[]", "()", "{}", "None", "True", "(1,", "1e999", "-1", "''", "__import__('os')", "[[1]]"]
+    ),
+)
 
 
 @settings(many, max_examples=200)
@@ -119,9 +131,15 @@ def test_settings(key, value):
     read_or_refused(lambda _: cli.build_cfg(args), None)
 
 
-TEXTS = st.lists(st.one_of(
-    st.text(max_size=12), st.integers(), st.text("{} ab0:!.", max_size=9), st.sampled_from(
-        ["path", "caption", "a {} in {style}", "{0} {}", "{}"])), max_size=3)
+TEXTS = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.integers(),
+        st.text("{} ab0:!.", max_size=9),
+        st.sampled_from(["path", "caption", "a {} in {style}", "{0} {}", "{}"]),
+    ),
+    max_size=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +171,15 @@ def test_settings_of_pairs(source, columns, templates, pictures):
 def results(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("results"), np.random.default_rng(0)
     inside, outside = ({"MCM": rng.normal(size=n).astype(np.float32)} for n in (30, 20))
-    sets = [SetScores("ID", [f"{i}.jpg" for i in range(30)], inside, np.zeros(30, int),
-                      np.ones(30, int)),
-            SetScores("SUN", [f"{i}.jpg" for i in range(20)], outside)]
-    write_results(folder, evaluate_sets(inside, {"SUN": outside}), sets,
-                  {"comparable": {"trainer": "CoOp"}})
+    sets = [
+        SetScores(
+            "ID", [f"{i}.jpg" for i in range(30)], inside, np.zeros(30, int), np.ones(30, int)
+        ),
+        SetScores("SUN", [f"{i}.jpg" for i in range(20)], outside),
+    ]
+    write_results(
+        folder, evaluate_sets(inside, {"SUN": outside}), sets, {"comparable": {"trainer": "CoOp"}}
+    )
     return folder
 
 
@@ -173,10 +195,15 @@ def test_results(seed, results, tmp_path):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     recipe = Recipe(
-        classnames=["cat", "dog"], features={"text": torch.eye(2)}, scale=torch.tensor(100.0),
+        classnames=["cat", "dog"],
+        features={"text": torch.eye(2)},
+        scale=torch.tensor(100.0),
         clip={"name": "x", "weights_hash": "y", "activation": "gelu"},
         transform={"size": [8, 8], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3},
-        precision="fp32", parameters={"MCM": {"temperature": 1.0}}, score="MCM", top_k=1,
+        precision="fp32",
+        parameters={"MCM": {"temperature": 1.0}},
+        score="MCM",
+        top_k=1,
     ).calibrated({"MCM": np.linspace(0.5, 1, 40)}, 0.95, {"images": "z"})
     folder = tmp_path_factory.mktemp("detector")
     write_recipe(folder, recipe)
@@ -190,7 +217,8 @@ def test_detectors(seed, detector, tmp_path):
     for damaged_one in whole:
         for name, content in whole.items():
             (tmp_path / name).write_bytes(
-                damaged(content, seed) if name == damaged_one else content)
+                damaged(content, seed) if name == damaged_one else content
+            )
         read_or_refused(read_recipe, tmp_path)
 
 

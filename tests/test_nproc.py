@@ -33,29 +33,55 @@ def world(tmp_path_factory, clip_file):
             for i in range(4):
                 pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(
-        {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}))
-    (folder / "run.yaml").write_text(yaml.safe_dump({
-        "_BASE_": str(ROOT / "configs/trainers/LoCoOp/vit_b16_ep50.yaml"),
-        "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
-        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
-        "OPTIM": {"MAX_EPOCH": EPOCHS}, "TRAIN": {"CHECKPOINT_FREQ": 1},
-        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-        "TRAINER": {"LOCOOP": {"TOPK": 2, "PREC": "fp32", "N_CTX": 4}}}))
+    (folder / "tiny.yaml").write_text(
+        yaml.safe_dump({"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}})
+    )
+    (folder / "run.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "_BASE_": str(ROOT / "configs/trainers/LoCoOp/vit_b16_ep50.yaml"),
+                "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+                "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
+                "OPTIM": {"MAX_EPOCH": EPOCHS},
+                "TRAIN": {"CHECKPOINT_FREQ": 1},
+                "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+                "TRAINER": {"LOCOOP": {"TOPK": 2, "PREC": "fp32", "N_CTX": 4}},
+            }
+        )
+    )
     return folder
 
 
 def arguments(world: Path, output: str, *more: str) -> list[str]:
-    return ["--root", f"{world}/data", "--trainer", "LoCoOp", "--shots", "4", "--seed", "1",
-            "--dataset-config-file", f"{world}/tiny.yaml", "--config-file", f"{world}/run.yaml",
-            "--output-dir", f"{world}/{output}", *more]
+    return [
+        "--root",
+        f"{world}/data",
+        "--trainer",
+        "LoCoOp",
+        "--shots",
+        "4",
+        "--seed",
+        "1",
+        "--dataset-config-file",
+        f"{world}/tiny.yaml",
+        "--config-file",
+        f"{world}/run.yaml",
+        "--output-dir",
+        f"{world}/{output}",
+        *more,
+    ]
 
 
 def start(world: Path, output: str, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "NPROC": "2"}
     return subprocess.Popen(
-        ["bash", str(ROOT / "scripts/train.sh"), *arguments(world, output, *more)], env=environment,
-        cwd=world, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        ["bash", str(ROOT / "scripts/train.sh"), *arguments(world, output, *more)],
+        env=environment,
+        cwd=world,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def state(world: Path, output: str) -> dict:
@@ -126,26 +152,58 @@ def test_two_processes_train_clipn_as_one(world, clip_file, variant, micro_batch
 
     By SGD: the gradient of a key's bias is 0, and AdamW makes whole steps of its rounding.
     """
-    (world / "clipn.yaml").write_text(yaml.safe_dump({
-        "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
-        "INPUT": {"TRANSFORMS": ["normalize"]}, "OPTIM": {"MAX_EPOCH": 2, "NAME": "sgd", "LR": 0.01},
-        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}}, "TEST": {"NO_TEST": True},
-        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-        "TRAINER": {"CLIPN": {"VARIANT": variant, "MICRO_BATCH": micro_batch}}}))
+    (world / "clipn.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
+                "INPUT": {"TRANSFORMS": ["normalize"]},
+                "OPTIM": {"MAX_EPOCH": 2, "NAME": "sgd", "LR": 0.01},
+                "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
+                "TEST": {"NO_TEST": True},
+                "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+                "TRAINER": {"CLIPN": {"VARIANT": variant, "MICRO_BATCH": micro_batch}},
+            }
+        )
+    )
     states, parts = [], []
     for processes in ("1", "2"):
         run = world / f"clipn-{variant}-{processes}"
-        command = ["bash", str(ROOT / "scripts/train.sh"), "--root", f"{world}/data", "--trainer",
-                   "CLIPN", "--shots", "4", "--dataset-config-file", f"{world}/tiny.yaml",
-                   "--config-file", f"{world}/clipn.yaml", "--output-dir", str(run)]
-        environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-                       "NPROC": processes}
-        subprocess.run(command, env=environment, cwd=world, check=True, capture_output=True,
-                       timeout=300)
-        states.append(torch.load(run / "no_encoder/model.pth.tar-2", weights_only=True)["state_dict"])
+        command = [
+            "bash",
+            str(ROOT / "scripts/train.sh"),
+            "--root",
+            f"{world}/data",
+            "--trainer",
+            "CLIPN",
+            "--shots",
+            "4",
+            "--dataset-config-file",
+            f"{world}/tiny.yaml",
+            "--config-file",
+            f"{world}/clipn.yaml",
+            "--output-dir",
+            str(run),
+        ]
+        environment = {
+            **os.environ,
+            "PYTHON": sys.executable,
+            "OMP_NUM_THREADS": "1",
+            "NPROC": processes,
+        }
+        subprocess.run(
+            command, env=environment, cwd=world, check=True, capture_output=True, timeout=300
+        )
+        states.append(
+            torch.load(run / "no_encoder/model.pth.tar-2", weights_only=True)["state_dict"]
+        )
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        parts.append([[r[key] for key in ("loss", "bin_yes", "bin_no", "tso")]
-                      for r in records if "batch" in r])
+        parts.append(
+            [
+                [r[key] for key in ("loss", "bin_yes", "bin_no", "tso")]
+                for r in records
+                if "batch" in r
+            ]
+        )
     assert np.array(parts[0]) == pytest.approx(np.array(parts[1]), rel=1e-5) and len(parts[0]) == 2
     for name, alone in states[0].items():
         torch.testing.assert_close(states[1][name], alone, rtol=1e-5, atol=1e-6, msg=name)

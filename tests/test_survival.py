@@ -32,20 +32,39 @@ def arguments(tmp_path_factory, clip_file):
 
     folder = tmp_path_factory.mktemp("data")
     build(folder, Counts(train=2, val=1, ood=1, pairs=0), workers=1)
-    (folder / "run.yaml").write_text(yaml.safe_dump({
-        "_BASE_": str(ROOT / "configs/trainers/LoCoOp/generated.yaml"),
-        "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-        "OPTIM": {"MAX_EPOCH": EPOCHS}, "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 8}},
-    }), encoding="utf-8")
-    return ["--root", str(folder), "--trainer", "LoCoOp", "--dataset", "generated", "--shots", "2",
-            "--config-file", str(folder / "run.yaml"), "--seed", "3"]
+    (folder / "run.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "_BASE_": str(ROOT / "configs/trainers/LoCoOp/generated.yaml"),
+                "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+                "OPTIM": {"MAX_EPOCH": EPOCHS},
+                "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 8}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    return [
+        "--root",
+        str(folder),
+        "--trainer",
+        "LoCoOp",
+        "--dataset",
+        "generated",
+        "--shots",
+        "2",
+        "--config-file",
+        str(folder / "run.yaml"),
+        "--seed",
+        "3",
+    ]
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.survival", "train", "tensorboard.compat.proto.event_pb2"])
+        ["tests.survival", "train", "tensorboard.compat.proto.event_pb2"]
+    )
     first = context.Process(target=int)  # waits for the imports, which no run is to be timed with
     first.start()
     first.join()
@@ -53,7 +72,8 @@ def processes(tmp_path_factory):
     def start(*flags, largest=None):
         told = tmp_path_factory.mktemp("told") / "stderr"
         process = context.Process(
-            target=train_until_killed, args=(list(map(str, flags)), str(told), largest))
+            target=train_until_killed, args=(list(map(str, flags)), str(told), largest)
+        )
         process.start()
         process.told = lambda: told.read_text(encoding="utf-8")
         return process
@@ -90,7 +110,8 @@ def same(one, two) -> bool:
 
 @pytest.mark.parametrize("workers, kills", [(0, 14), (2, 6)])
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(
-        arguments, processes, tmp_path, workers, kills):
+    arguments, processes, tmp_path, workers, kills
+):
     """kill -9; context, optimiser, schedule and random state, bit by bit.
 
     Only kills while the workers are alive count. They outlive the run by seconds, and must not
@@ -120,10 +141,23 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
-    command = [sys.executable, "train.py", *arguments, "--output-dir", str(tmp_path),
-               "OPTIM.MAX_EPOCH", "1000"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    command = [
+        sys.executable,
+        "train.py",
+        *arguments,
+        "--output-dir",
+        str(tmp_path),
+        "OPTIM.MAX_EPOCH",
+        "1000",
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
         note = tmp_path / "prompt_learner/checkpoint"
         while not note.exists() and process.poll() is None:
             time.sleep(0.05)
@@ -137,9 +171,10 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("largest, name", [
-    (1_000, "config.yaml"), (4_500, "log.txt"), (40_000, "prompt_learner/model.pth.tar-1"),
-])
+@pytest.mark.parametrize(
+    "largest, name",
+    [(1_000, "config.yaml"), (4_500, "log.txt"), (40_000, "prompt_learner/model.pth.tar-1")],
+)
 def test_a_full_disk_is_a_sentence(arguments, processes, tmp_path, largest, name):
     """No file may grow beyond `largest` bytes: `name` is the first that has to."""
     process = processes(*arguments, "--output-dir", tmp_path, largest=largest)
@@ -206,8 +241,17 @@ def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
 @pytest.mark.parametrize("asked, used", [("amp", "fp32"), ("amp_bf16", "amp_bf16")])
 def test_a_loss_of_nan_names_what_is_kept(arguments, processes, tmp_path, asked, used):
     """Where it came up, in what the CPU really computed, and what is left of the time before."""
-    process = processes(*arguments, "--output-dir", tmp_path, "OPTIM.LR", "1e38",
-                        "TRAINER.LOCOOP.PREC", asked, "TRAIN.PRINT_FREQ", "1")
+    process = processes(
+        *arguments,
+        "--output-dir",
+        tmp_path,
+        "OPTIM.LR",
+        "1e38",
+        "TRAINER.LOCOOP.PREC",
+        asked,
+        "TRAIN.PRINT_FREQ",
+        "1",
+    )
     process.join()
     assert process.exitcode == 1 and "Traceback" not in process.told()
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])

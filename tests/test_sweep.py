@@ -26,13 +26,32 @@ TIMES = ("time", "data", "eta", "epoch_time", "data_share")
 
 def study(world: Path, output: Path, trainers: str = "CoOp,LoCoOp") -> list[str]:
     """Flags of a study of tiny runs: 8 or 12 images in batches of 4."""
-    return ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml",
-            "--config-file", f"{world}/CoOp/run.yaml", "--trainers", trainers,
-            "--output-dir", str(output), "--scores", "MCM"]
+    return [
+        "--root",
+        f"{world}/data",
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--config-file",
+        f"{world}/CoOp/run.yaml",
+        "--trainers",
+        trainers,
+        "--output-dir",
+        str(output),
+        "--scores",
+        "MCM",
+    ]
 
 
-SETTINGS = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "TRAINER.LOCOOP.TOPK", "2",
-            "TRAINER.*.N_CTX", "4", "TRAIN.PRINT_FREQ", "1"]
+SETTINGS = [
+    "DATALOADER.TRAIN_X.BATCH_SIZE",
+    "4",
+    "TRAINER.LOCOOP.TOPK",
+    "2",
+    "TRAINER.*.N_CTX",
+    "4",
+    "TRAIN.PRINT_FREQ",
+    "1",
+]
 
 
 def listed(output: Path) -> list[dict]:
@@ -63,15 +82,20 @@ def metrics(folder: Path) -> list[dict]:
 
 def files(folder: Path) -> set[str]:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    own = {name for name in names if name.startswith(
-        ("plots", "scores", "results", "detector", "eval_log"))}
+    own = {
+        name
+        for name in names
+        if name.startswith(("plots", "scores", "results", "detector", "eval_log"))
+    }
     return {name.partition(".tfevents")[0].partition("events.out")[0] for name in names - own}
 
 
 def assert_is_the_run_alone(folder: Path, reference: Path) -> None:
     assert files(folder) == files(reference)
-    checkpoints = [torch.load(path / "prompt_learner/model.pth.tar-3", weights_only=True)
-                   for path in (folder, reference)]
+    checkpoints = [
+        torch.load(path / "prompt_learner/model.pth.tar-3", weights_only=True)
+        for path in (folder, reference)
+    ]
     assert {"state_dict", "optimizer", "scheduler", "rng"} <= checkpoints[0].keys()
     assert same(*checkpoints)
     assert metrics(folder) == metrics(reference) and len(metrics(folder)) >= 6
@@ -84,9 +108,24 @@ def assert_is_the_run_alone(folder: Path, reference: Path) -> None:
 def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
     """Methods, shared and class-wise contexts, lambdas, Ks, learning rates and seeds, in two
     groups; each run trained again by train.py."""
-    call(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--seeds", "1,2",
-         "--set", "TRAINER.*.CSC=False,True", "--set", "TRAINER.LOCOOP.LAMBDA=0.5,0.25",
-         "--set", "TRAINER.LOCOOP.TOPK=1,2", "--set", "OPTIM.LR=0.002,0.1", "--no-eval", *SETTINGS)
+    call(
+        sweep,
+        *study(world, tmp_path / "out"),
+        "--shots",
+        2,
+        "--seeds",
+        "1,2",
+        "--set",
+        "TRAINER.*.CSC=False,True",
+        "--set",
+        "TRAINER.LOCOOP.LAMBDA=0.5,0.25",
+        "--set",
+        "TRAINER.LOCOOP.TOPK=1,2",
+        "--set",
+        "OPTIM.LR=0.002,0.1",
+        "--no-eval",
+        *SETTINGS,
+    )
     rows = listed(tmp_path / "out")
     assert len(rows) == 2 * (2 * 2 + 2 * 2 * 2 * 2)
     assert {row["state"] for row in rows} == {"finished"}
@@ -114,8 +153,15 @@ def test_workers_change_nothing_in_it(world, call, tmp_path):
 def test_a_study_by_the_script(world, call, tmp_path, capsys):
     """The folders are train.py's own; the table has a row a method, zero-shot included."""
     pairs = [*SETTINGS, "OPTIM.MAX_EPOCH", "3"]
-    arguments = [*study(world, tmp_path / "out", "ZeroshotCLIP,LoCoOp"), "--shots", "2",
-                 "--seeds", "1,2", "--set", "TRAINER.LOCOOP.LAMBDA=0.25,0.5"]
+    arguments = [
+        *study(world, tmp_path / "out", "ZeroshotCLIP,LoCoOp"),
+        "--shots",
+        "2",
+        "--seeds",
+        "1,2",
+        "--set",
+        "TRAINER.LOCOOP.LAMBDA=0.25,0.5",
+    ]
     done = script(world, "sweep.sh", *arguments, *pairs)
     assert "5 runs in 3 groups" in done.stdout and "LoCoOp, LAMBDA 0.5" in done.stdout
     rows = listed(tmp_path / "out")
@@ -123,11 +169,16 @@ def test_a_study_by_the_script(world, call, tmp_path, capsys):
     assert rows[3]["run"] == "LoCoOp, LAMBDA 0.5, seed 1"
     method = tmp_path / "out/pets/LoCoOp/run_2shots"
     assert sorted(path.name for path in method.iterdir()) == [
-        "nctx4_cscFalse_ctpend", "nctx4_cscFalse_ctpend_lambda0.5"]
+        "nctx4_cscFalse_ctpend",
+        "nctx4_cscFalse_ctpend_lambda0.5",
+    ]
     summary = (tmp_path / "out/pets/sweep/summary.md").read_text(encoding="utf-8")
     cells = [line.split(" | ")[:3] for line in summary.splitlines() if "MCM" in line]
-    assert cells[:3] == [["| ZeroshotCLIP", "1", "MCM"], ["| LoCoOp, LAMBDA 0.25", "2", "MCM"],
-                         ["| LoCoOp, LAMBDA 0.5", "2", "MCM"]]
+    assert cells[:3] == [
+        ["| ZeroshotCLIP", "1", "MCM"],
+        ["| LoCoOp, LAMBDA 0.25", "2", "MCM"],
+        ["| LoCoOp, LAMBDA 0.5", "2", "MCM"],
+    ]
 
     # A run's files are its own, and its log is of it alone.
     log = (method / "nctx4_cscFalse_ctpend/seed2/log.txt").read_text(encoding="utf-8")
@@ -139,8 +190,11 @@ def test_a_study_by_the_script(world, call, tmp_path, capsys):
     assert "finished before" in capsys.readouterr().out
 
     # Again: nothing is trained or evaluated a second time, but for what is asked for anew.
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")
-              if path.name in ("results.json", "model.pth.tar-3", "log.txt")}
+    stamps = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "out").rglob("*")
+        if path.name in ("results.json", "model.pth.tar-3", "log.txt")
+    }
     call(sweep, *arguments, *pairs)
     out = capsys.readouterr().out
     assert "evaluating" not in out and "LoCoOp, LAMBDA 0.5   2     MCM" in out
@@ -165,23 +219,39 @@ def test_images_are_loaded_and_encoded_once(world, call, tmp_path, monkeypatch):
         return encode(self, images, local)
 
     monkeypatch.setattr(ClipModel, "encode_image", counted)
-    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval",
-                 "--set", "TRAINER.*.CSC=True,False"]
+    arguments = [
+        *study(world, tmp_path / "out"),
+        "--shots",
+        2,
+        "--no-eval",
+        "--set",
+        "TRAINER.*.CSC=True,False",
+    ]
     call(sweep, *arguments, *SETTINGS, "DATALOADER.TEST.BATCH_SIZE", 4)
     assert sizes == [(4, True)] * 6 + [(4, False)] * 3
 
 
 def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, capsys):
-    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--set", "OPTIM.LR=0.002,1e30",
-                 "--set", "TRAINER.LOCOOP.TOPK=2,9", *SETTINGS]
+    arguments = [
+        *study(world, tmp_path / "out"),
+        "--shots",
+        2,
+        "--set",
+        "OPTIM.LR=0.002,1e30",
+        "--set",
+        "TRAINER.LOCOOP.TOPK=2,9",
+        *SETTINGS,
+    ]
     message = told(sweep, *arguments)
     assert "4 of 6 runs failed" in message and message.count("The loss is nan in epoch") == 2
     assert message.count("between 1 and the number of classes") == 2
     assert "[CoOp, OPTIM.LR 1e30, seed 1] failed: The loss is nan" in capsys.readouterr().out
     rows = {row["run"]: row for row in listed(tmp_path / "out")}
     good = [row for row in rows.values() if row["failed"] is None]
-    assert [row["method"] for row in good] == ["CoOp, OPTIM.LR 0.002",
-                                               "LoCoOp, OPTIM.LR 0.002, TOPK 2"]
+    assert [row["method"] for row in good] == [
+        "CoOp, OPTIM.LR 0.002",
+        "LoCoOp, OPTIM.LR 0.002, TOPK 2",
+    ]
     for row in good:
         assert row["evaluated"] and row["state"] == "finished"
         assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["method"]))
@@ -193,8 +263,16 @@ def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, c
 
 
 def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path, monkeypatch):
-    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--scores", "MCM",
-                 *SETTINGS, "TRAINER.LOCOOP.TOPK", "0"]
+    arguments = [
+        *study(world, tmp_path / "out"),
+        "--shots",
+        2,
+        "--scores",
+        "MCM",
+        *SETTINGS,
+        "TRAINER.LOCOOP.TOPK",
+        "0",
+    ]
     call(sweep, *arguments)
     assert {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
     evaluated = []
@@ -256,24 +334,45 @@ def stopped_at(epoch: int, monkeypatch, kind=TrainerBase):
 
 def test_a_stopped_study_goes_on_where_each_run_was(world, call, tmp_path, monkeypatch):
     """One run two epochs ahead of the others, a study stopped after one, then begun again."""
-    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval",
-                 "--set", "TRAINER.LOCOOP.LAMBDA=0.25,1", *SETTINGS]
+    arguments = [
+        *study(world, tmp_path / "out"),
+        "--shots",
+        2,
+        "--no-eval",
+        "--set",
+        "TRAINER.LOCOOP.LAMBDA=0.25,1",
+        *SETTINGS,
+    ]
     ahead = tmp_path / "out/pets/LoCoOp/run_2shots/nctx4_cscFalse_ctpend/seed1"
-    command = [*study(world, ahead)[:6], "--trainer", "LoCoOp", "--shots", 2, "--output-dir", ahead,
-               *[word.replace("*", "LOCOOP") for word in SETTINGS]]
-    for module, words, epoch, kind in ((train, command, 2, TRAINER_REGISTRY.get("LoCoOp")),
-                                       (sweep, arguments, 1, SideBySide)):
+    command = [
+        *study(world, ahead)[:6],
+        "--trainer",
+        "LoCoOp",
+        "--shots",
+        2,
+        "--output-dir",
+        ahead,
+        *[word.replace("*", "LOCOOP") for word in SETTINGS],
+    ]
+    for module, words, epoch, kind in (
+        (train, command, 2, TRAINER_REGISTRY.get("LoCoOp")),
+        (sweep, arguments, 1, SideBySide),
+    ):
         with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
             stopped_at(epoch, patch, kind)
             call(module, *words)
-    notes = [path.read_text().strip()
-             for path in (tmp_path / "out").rglob("prompt_learner/checkpoint")]
+    notes = [
+        path.read_text().strip() for path in (tmp_path / "out").rglob("prompt_learner/checkpoint")
+    ]
     assert sorted(notes) == ["model.pth.tar-1", "model.pth.tar-1", "model.pth.tar-2"]
 
     passes = []
     shared = SideBySide._share_pass
-    monkeypatch.setattr(SideBySide, "_share_pass", lambda self, members: (
-        passes.append(len(members)), shared(self, members)))
+    monkeypatch.setattr(
+        SideBySide,
+        "_share_pass",
+        lambda self, members: (passes.append(len(members)), shared(self, members)),
+    )
     call(sweep, *arguments)
     assert passes == [2, 3]  # epochs 2 and 3
     for number, row in enumerate(listed(tmp_path / "out")):
@@ -290,8 +389,11 @@ def test_runs_in_other_random_states_share_no_pass(world, call, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "before_epoch", draw)
-        patch.setattr(SideBySide, "_share_pass", lambda self, members: (
-            passes.append(len(members)), shared(self, members)))
+        patch.setattr(
+            SideBySide,
+            "_share_pass",
+            lambda self, members: (passes.append(len(members)), shared(self, members)),
+        )
         call(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
         assert passes == [2, 1, 1, 1, 1]
         for row in listed(tmp_path / "out"):
@@ -319,9 +421,19 @@ def test_clipn_shares_nothing(world, call, tmp_path, capsys):
 
 
 def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path, capsys):
-    call(sweep, *study(world, tmp_path / "out", "ZeroshotCLIP,CoOp"), "--shots", "1,2", "--seeds",
-         "1,2", "--set", "OPTIM.LR=0.1,0.2", "--set", "TRAINER.ZSCLIP.TEMPLATE=a {}.,the {}.",
-         "--dry-run")
+    call(
+        sweep,
+        *study(world, tmp_path / "out", "ZeroshotCLIP,CoOp"),
+        "--shots",
+        "1,2",
+        "--seeds",
+        "1,2",
+        "--set",
+        "OPTIM.LR=0.1,0.2",
+        "--set",
+        "TRAINER.ZSCLIP.TEMPLATE=a {}.,the {}.",
+        "--dry-run",
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "10 runs in 6 groups" and "ZeroshotCLIP, TEMPLATE the {}." in lines[3]
     assert lines[1].endswith("out/pets/ZeroshotCLIP/run_templatea-.")
@@ -329,8 +441,15 @@ def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path,
 
 def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
     arguments = [*study(world, tmp_path / "out"), "--seeds", "0,1", "--shots", "1,2"]
-    call(sweep, *arguments, "--set", "TRAINER.LOCOOP.LAMBDA=0.25", "--set",
-         "TRAINER.*.N_CTX=4,16", "--dry-run")
+    call(
+        sweep,
+        *arguments,
+        "--set",
+        "TRAINER.LOCOOP.LAMBDA=0.25",
+        "--set",
+        "TRAINER.*.N_CTX=4,16",
+        "--dry-run",
+    )
     out = capsys.readouterr().out
     assert "16 runs in 4 groups" in out and out.count("4 runs, on the same images") == 4
     assert out.count("  new ") == 16 and "LoCoOp, 2 shots, N_CTX 16, seed 0" in out
@@ -339,18 +458,27 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("extra, words", [
-    (["--trainers", "CoOp,LoCop"], "LoCoOp"),
-    (["--set", "OPTIM.LR"], "write KEY=VALUE"),
-    (["--set", "OPTIM.LRR=1,2"], "Nearest: OPTIM.LR"),
-    (["--set", "TRAINER.CLIPN.VARIANT=learnable"], "no trainer of this study (CoOp, LoCoOp) has"),
-    (["--set", "TRAINER.*.LAMDA=1"], "no trainer of this study (CoOp, LoCoOp) has TRAINER.*.LAMDA"),
-    (["--set", "TRAINER.LOCOOP.LAMDA=1"], "unknown setting TRAINER.LOCOOP.LAMDA"),
-    (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the study would have the folder"),
-    (["--seeds", "1,1"], "two runs of the study would have the folder"),
-    (["--scores", "MCN"], "MCM"),
-    (["OPTIM.LR"], "pairs of KEY VALUE"),
-])
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["--trainers", "CoOp,LoCop"], "LoCoOp"),
+        (["--set", "OPTIM.LR"], "write KEY=VALUE"),
+        (["--set", "OPTIM.LRR=1,2"], "Nearest: OPTIM.LR"),
+        (
+            ["--set", "TRAINER.CLIPN.VARIANT=learnable"],
+            "no trainer of this study (CoOp, LoCoOp) has",
+        ),
+        (
+            ["--set", "TRAINER.*.LAMDA=1"],
+            "no trainer of this study (CoOp, LoCoOp) has TRAINER.*.LAMDA",
+        ),
+        (["--set", "TRAINER.LOCOOP.LAMDA=1"], "unknown setting TRAINER.LOCOOP.LAMDA"),
+        (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the study would have the folder"),
+        (["--seeds", "1,1"], "two runs of the study would have the folder"),
+        (["--scores", "MCN"], "MCM"),
+        (["OPTIM.LR"], "pairs of KEY VALUE"),
+    ],
+)
 def test_bad_input_is_told_before_anything_is_done(world, told, tmp_path, extra, words):
     assert words in told(sweep, *study(world, tmp_path / "out"), *extra)
     assert not (tmp_path / "out").exists()
@@ -362,13 +490,27 @@ def test_what_decides_which_images_a_run_sees(world, monkeypatch):
         return images_seen(cli.build_cfg(cli.make_parser("").parse_args(flags)))
 
     usual = seen()
-    alike = [["OPTIM.LR", "1.0"], ["TRAINER.COOP.N_CTX", "4"], ["TRAINER.COOP.CSC", "True"],
-             ["OUTPUT_DIR", "y"], ["TRAIN.CHECKPOINT_FREQ", "2"], ["MODEL.INIT_WEIGHTS", "x"]]
+    alike = [
+        ["OPTIM.LR", "1.0"],
+        ["TRAINER.COOP.N_CTX", "4"],
+        ["TRAINER.COOP.CSC", "True"],
+        ["OUTPUT_DIR", "y"],
+        ["TRAIN.CHECKPOINT_FREQ", "2"],
+        ["MODEL.INIT_WEIGHTS", "x"],
+    ]
     assert all(seen(*words) == usual for words in alike) and seen(trainer="LoCoOp") == usual
-    other = [["--shots", "3"], ["--seed", "2"], ["--backbone", "RN50"], ["OPTIM.MAX_EPOCH", "9"],
-             ["DATALOADER.TRAIN_X.BATCH_SIZE", "3"], ["DATALOADER.NUM_WORKERS", "3"],
-             ["INPUT.TRANSFORMS", "['normalize']"], ["TRAINER.COOP.PREC", "fp32"],
-             ["DATASET.CLASSES", "cat"], ["--root", "elsewhere"]]
+    other = [
+        ["--shots", "3"],
+        ["--seed", "2"],
+        ["--backbone", "RN50"],
+        ["OPTIM.MAX_EPOCH", "9"],
+        ["DATALOADER.TRAIN_X.BATCH_SIZE", "3"],
+        ["DATALOADER.NUM_WORKERS", "3"],
+        ["INPUT.TRANSFORMS", "['normalize']"],
+        ["TRAINER.COOP.PREC", "fp32"],
+        ["DATASET.CLASSES", "cat"],
+        ["--root", "elsewhere"],
+    ]
     assert len({usual, *(seen(*words) for words in other)}) == 1 + len(other)
     assert seen("--seed", "-1") is None
     kind = TRAINER_REGISTRY.get("CoOp")

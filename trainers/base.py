@@ -84,7 +84,9 @@ class ClipTrainer(TrainerX):
         if self._beside is not None:
             return self._beside.model.clip
         model, _ = load(
-            cfg.MODEL.BACKBONE.NAME, self.device, self.precision.name,
+            cfg.MODEL.BACKBONE.NAME,
+            self.device,
+            self.precision.name,
             cfg.MODEL.BACKBONE.ACTIVATION or None,
         )
         self._check_input(model)
@@ -93,11 +95,22 @@ class ClipTrainer(TrainerX):
     def _check_input(self, model: ClipModel) -> None:
         """The images must be what the model was trained on: size, mean, std, interpolation."""
         given = self.cfg.INPUT
-        asked = (tuple(given.SIZE), given.INTERPOLATION, *map(_rounded, (given.PIXEL_MEAN, given.PIXEL_STD)))
-        found = ((model.image_size,) * 2, model.interpolation, *map(_rounded, (model.mean, model.std)))
+        asked = (
+            tuple(given.SIZE),
+            given.INTERPOLATION,
+            *map(_rounded, (given.PIXEL_MEAN, given.PIXEL_STD)),
+        )
+        found = (
+            (model.image_size,) * 2,
+            model.interpolation,
+            *map(_rounded, (model.mean, model.std)),
+        )
         keys = ("INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
-        wrong = [f"{key} is {a}, the model wants {f}"
-                 for key, a, f in zip(keys, asked, found, strict=True) if a != f]
+        wrong = [
+            f"{key} is {a}, the model wants {f}"
+            for key, a, f in zip(keys, asked, found, strict=True)
+            if a != f
+        ]
         if wrong:
             raise InputError(
                 f"the images would not be what {model.name} was trained on: {'; '.join(wrong)}. "
@@ -126,8 +139,12 @@ class ClipTrainer(TrainerX):
         """Write down which images of the ID dataset are trained on, and which were held out."""
         cfg, data = self.cfg, self.dm.dataset
         record = split_record(
-            data.train_x, cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED,
-            getattr(data, "held_out", ()))
+            data.train_x,
+            cfg.DATASET.ROOT,
+            cfg.DATASET.NUM_SHOTS,
+            cfg.SEED,
+            getattr(data, "held_out", ()),
+        )
         if distributed.is_main():
             write_split(Path(self.output_dir, "split.json"), record)
 
@@ -136,8 +153,11 @@ class ClipTrainer(TrainerX):
         clip = self.model.clip
         names = self.dm.dataset.classnames
         return {
-            "trainer": type(self).__name__, "backbone": clip.name, "activation": clip.activation,
-            "weights_hash": clip.weights_hash, "classnames_hash": classnames_hash(names),
+            "trainer": type(self).__name__,
+            "backbone": clip.name,
+            "activation": clip.activation,
+            "weights_hash": clip.weights_hash,
+            "classnames_hash": classnames_hash(names),
             "num_classes": len(names),
         }
 
@@ -170,22 +190,29 @@ class ClipTrainer(TrainerX):
         clip = self.model.clip
         settings = {key: value for key, value in self.settings.items() if key not in CHUNKS}
         training = {
-            "shots": cfg.DATASET.NUM_SHOTS, "optim": dict(cfg.OPTIM),
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "optim": dict(cfg.OPTIM),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
-            "transforms": list(cfg.INPUT.TRANSFORMS), "init_weights": cfg.MODEL.INIT_WEIGHTS,
+            "transforms": list(cfg.INPUT.TRANSFORMS),
+            "init_weights": cfg.MODEL.INIT_WEIGHTS,
         }
         return {
             "comparable": {
-                "trainer": type(self).__name__, "settings": settings,
+                "trainer": type(self).__name__,
+                "settings": settings,
                 "training": training if self.get_model_names() else None,
-                "weights_hash": clip.weights_hash, "activation": clip.activation,
+                "weights_hash": clip.weights_hash,
+                "activation": clip.activation,
                 "precision": self.precision.name,
-                "dataset": cfg.DATASET.NAME, "folder": os.path.basename(cfg.DATASET.FOLDER),
+                "dataset": cfg.DATASET.NAME,
+                "folder": os.path.basename(cfg.DATASET.FOLDER),
                 "classnames_hash": classnames_hash(names),
                 "num_classes": len(names),
                 "transform": {
-                    "size": list(cfg.INPUT.SIZE), "interpolation": cfg.INPUT.INTERPOLATION,
-                    "mean": list(cfg.INPUT.PIXEL_MEAN), "std": list(cfg.INPUT.PIXEL_STD),
+                    "size": list(cfg.INPUT.SIZE),
+                    "interpolation": cfg.INPUT.INTERPOLATION,
+                    "mean": list(cfg.INPUT.PIXEL_MEAN),
+                    "std": list(cfg.INPUT.PIXEL_STD),
                 },
             },
             "backbone": clip.name,
@@ -198,8 +225,10 @@ class ClipTrainer(TrainerX):
         """All that could change the features of an image file, whatever the prompts are."""
         clip = self.model.clip
         return {
-            "weights": weights_hash(clip.visual.state_dict()), "activation": clip.activation,
-            "precision": self.precision.name, "device": self.device.type,
+            "weights": weights_hash(clip.visual.state_dict()),
+            "activation": clip.activation,
+            "precision": self.precision.name,
+            "device": self.device.type,
             "transform": str(self.dm.tfm_test),
             "versions": {name: versions()[name] for name in IMAGE_PACKAGES},
         }

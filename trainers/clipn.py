@@ -45,16 +45,18 @@ class CLIPN(ClipTrainer):
     """
 
     CONFIG_KEY = "CLIPN"
-    CONFIG = CfgNode({
-        "PREC": "amp",  # fp32, amp, amp_bf16 or fp16 (frozen towers in float16)
-        "VARIANT": "learnable",  # or handcrafted, see clip.negation
-        # Of the classifier: imagenet80, published (the 128 of CLIPN's code, with their stray
-        # quotes), or templates with {}, separated by "|". Handcrafted: of the captions too.
-        "TEMPLATE": "imagenet80",
-        "LOSS_WEIGHT": 0.5,  # of the sum of the three losses; 1.0 in the paper
-        "WARMUP_STEPS": 0,
-        "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
-    })
+    CONFIG = CfgNode(
+        {
+            "PREC": "amp",  # fp32, amp, amp_bf16 or fp16 (frozen towers in float16)
+            "VARIANT": "learnable",  # or handcrafted, see clip.negation
+            # Of the classifier: imagenet80, published (the 128 of CLIPN's code, with their stray
+            # quotes), or templates with {}, separated by "|". Handcrafted: of the captions too.
+            "TEMPLATE": "imagenet80",
+            "LOSS_WEIGHT": 0.5,  # of the sum of the three losses; 1.0 in the paper
+            "WARMUP_STEPS": 0,
+            "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
+        }
+    )
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
@@ -125,12 +127,16 @@ class CLIPN(ClipTrainer):
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens of the standard and of the "no" branch `[B, 77]`, and the prompts drawn `[B]`."""
         learnable = self.encoder.variant == "learnable"
-        choices = self.draw(len(captions), self.encoder.num_choices if learnable else len(self.pairs))
+        choices = self.draw(
+            len(captions), self.encoder.num_choices if learnable else len(self.pairs)
+        )
         if learnable:
             tokens = self.tokenize(captions)
             return tokens, tokens, choices.to(self.device)
-        wordings = [[fill(template, caption) for template in self.pairs[i]]
-                    for caption, i in zip(captions, choices.tolist(), strict=True)]
+        wordings = [
+            [fill(template, caption) for template in self.pairs[i]]
+            for caption, i in zip(captions, choices.tolist(), strict=True)
+        ]
         standard, denied = zip(*wordings, strict=True)
         return self.tokenize(standard), self.tokenize(denied), None
 
@@ -149,8 +155,12 @@ class CLIPN(ClipTrainer):
     def after_epoch(self) -> None:
         super().after_epoch()
         if self.too_long:
-            logger.info("Epoch %d: %d texts were longer than %d tokens and were cut",
-                        self.epoch + 1, self.too_long, CONTEXT_LENGTH)
+            logger.info(
+                "Epoch %d: %d texts were longer than %d tokens and were cut",
+                self.epoch + 1,
+                self.too_long,
+                CONTEXT_LENGTH,
+            )
         self.too_long = 0
 
     # A step
@@ -176,7 +186,9 @@ class CLIPN(ClipTrainer):
         """Normalised features `[B, D]` of images and texts by the towers that do not learn."""
         size, clip = self.part_size(len(images)), self.model.clip
         with self.autocast():
-            features = torch.cat([normalised(clip.encode_image(part)) for part in images.split(size)])
+            features = torch.cat(
+                [normalised(clip.encode_image(part)) for part in images.split(size)]
+            )
             text = torch.cat([normalised(clip.encode_text(part)) for part in tokens.split(size)])
         return features, text
 
@@ -195,8 +207,10 @@ class CLIPN(ClipTrainer):
         their share of that gradient. The chain rule, so exact (Gao et al., RepL4NLP 2021).
         """
         size = self.part_size(len(denied))
-        parts = [(denied[i : i + size], None if choices is None else choices[i : i + size])
-                 for i in range(0, len(denied), size)]
+        parts = [
+            (denied[i : i + size], None if choices is None else choices[i : i + size])
+            for i in range(0, len(denied), size)
+        ]
         if len(parts) == 1:
             summary = self.losses(features, text, self.no_features(*parts[0]))
             self.backward(summary["loss"])
@@ -267,8 +281,11 @@ def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
     parameters = list(encoder.parameters())
     return [
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "eps": ADAM_EPS},
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.WEIGHT_DECAY,
-         "eps": ADAM_EPS},
+        {
+            "params": [p for p in parameters if p.ndim >= 2],
+            "weight_decay": optim.WEIGHT_DECAY,
+            "eps": ADAM_EPS,
+        },
     ]
 
 

@@ -28,11 +28,13 @@ class LoCoOp(PromptTrainer):
     """Local regularised context optimisation (Miyai et al., NeurIPS 2023)."""
 
     CONFIG_KEY = "LOCOOP"
-    CONFIG = CfgNode({
-        **PROMPT_CONFIG,
-        "LAMBDA": 0.25,  # weight of the OOD regularisation; 0 is CoOp
-        "TOPK": 0,  # K; 0: the paper's ratio, 200 of 1000 classes, for any number of classes
-    })
+    CONFIG = CfgNode(
+        {
+            **PROMPT_CONFIG,
+            "LAMBDA": 0.25,  # weight of the OOD regularisation; 0 is CoOp
+            "TOPK": 0,  # K; 0: the paper's ratio, 200 of 1000 classes, for any number of classes
+        }
+    )
     LOCAL = True
     SCORE = "GL-MCM"
     FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
@@ -49,7 +51,10 @@ class LoCoOp(PromptTrainer):
             logger.info(
                 "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for this "
                 "data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
-                self.top_k, self.num_classes, self.settings.LAMBDA)
+                self.top_k,
+                self.num_classes,
+                self.settings.LAMBDA,
+            )
         super().build_model()
 
     @property
@@ -77,8 +82,9 @@ class LoCoOp(PromptTrainer):
         return similarity, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
 
 
-def ood_regularisation(regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int,
-                       chunk: int = CHUNK) -> Tensor:
+def ood_regularisation(
+    regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int, chunk: int = CHUNK
+) -> Tensor:
     """Minus the mean entropy of the batch's ID-irrelevant regions (LoCoOp, equations 4 to 6).
 
     Args:
@@ -95,7 +101,8 @@ def ood_regularisation(regions: Tensor, text: Tensor, labels: Tensor, scale: Ten
         labels = labels.repeat_interleave(regions.shape[1])
         regions = regions.detach().flatten(0, 1)  # [B N, D]
         total, count = _SumOfNegativeEntropies.apply(
-            text, regions, labels, scale.detach(), k, chunk)
+            text, regions, labels, scale.detach(), k, chunk
+        )
     return mean_of_sums(total, count)
 
 
@@ -129,8 +136,9 @@ class _SumOfNegativeEntropies(torch.autograd.Function):
         return grad_output * ctx.saved_tensors[0], None, None, None, None, None
 
 
-def _negative_entropies(regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor,
-                        k: int) -> Tensor:
+def _negative_entropies(
+    regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int
+) -> Tensor:
     """Of those of the regions `[n, D]` that are ID-irrelevant; `labels` `[n]`."""
     similarity = regions @ text.T  # [n, C]
     irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]

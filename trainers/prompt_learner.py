@@ -41,9 +41,17 @@ class PromptLearner(nn.Module):
         InputError: unknown position, or a prompt longer than the text tower reads.
     """
 
-    def __init__(self, classnames: list[str], model: ClipModel, *, n_ctx: int = 16,
-                 csc: bool = False, ctx_init: str = "", position: str = "end",
-                 generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        classnames: list[str],
+        model: ClipModel,
+        *,
+        n_ctx: int = 16,
+        csc: bool = False,
+        ctx_init: str = "",
+        position: str = "end",
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
         if n_ctx < 1:
             raise InputError(f"N_CTX is {n_ctx}: at least one context vector is needed")

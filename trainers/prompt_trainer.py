@@ -37,8 +37,12 @@ class PromptTrainer(ClipTrainer):
         cfg, settings = self.cfg, self.settings
         clip = self.load_clip()
         learner = PromptLearner(
-            self.dm.dataset.classnames, clip, n_ctx=settings.N_CTX, csc=settings.CSC,
-            ctx_init=settings.CTX_INIT, position=settings.CLASS_TOKEN_POSITION,
+            self.dm.dataset.classnames,
+            clip,
+            n_ctx=settings.N_CTX,
+            csc=settings.CSC,
+            ctx_init=settings.CTX_INIT,
+            position=settings.CLASS_TOKEN_POSITION,
             generator=_seeded(cfg.SEED),
         ).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
@@ -143,7 +147,8 @@ class LearnedPrompts(torch.nn.Module):
         if clip.shares_prefix:
             # A gradient is wanted in training steps, which all ranks take together.
             return clip.encode_packed(
-                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled())
+                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled()
+            )
         return clip.encode_prompts(self.learner(), self.learner.eot)
 
 

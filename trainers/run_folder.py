@@ -16,7 +16,12 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import (
-    atomic_write, flatten, mkdir_if_missing, named_checkpoint, read_json, remove_leftovers,
+    atomic_write,
+    flatten,
+    mkdir_if_missing,
+    named_checkpoint,
+    read_json,
+    remove_leftovers,
     write_errors_named,
 )
 from dassl.utils.errors import InputError
@@ -26,9 +31,19 @@ logger = logging.getLogger(__name__)
 CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
 # Settings that say where and how a run computes, not what.
 INCIDENTAL = (
-    "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED", "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ", "TEST", "OOD",
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "USE_CUDA",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST",
+    "DATALOADER.BAD_IMAGES",
+    "DATALOADER.DECODED",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TEST",
+    "OOD",
 )
 # Of any trainer's own: how much is encoded at once, which changes time and memory, not figures.
 CHUNKS = ("TEXT_CHUNK", "MICRO_BATCH")
@@ -128,12 +143,17 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: st
     """
     path, trained = Path(folder, "split.json"), 0
     if path.exists():
-        rows = {os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]}
+        rows = {
+            os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]
+        }
         trained = len(rows.intersection(images))
     if trained:
         logger.warning(
             "%d of the %d ID images were trained on: figures and thresholds flatter the model. "
-            "Keep training and test images apart", trained, len(images))
+            "Keep training and test images apart",
+            trained,
+            len(images),
+        )
     return {"images": of, "count": len(images), "trained_on": trained}
 
 

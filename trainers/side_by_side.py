@@ -25,7 +25,13 @@ from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
 from dassl.engine.trainer import has_images
 from dassl.utils import (
-    RunLog, flatten, full_disk_named, get_rng_state, plain, same_rng_state, set_rng_state,
+    RunLog,
+    flatten,
+    full_disk_named,
+    get_rng_state,
+    plain,
+    same_rng_state,
+    set_rng_state,
 )
 from dassl.utils.errors import InputError
 from trainers.prompt_trainer import PromptTrainer
@@ -43,14 +49,18 @@ def images_seen(cfg: CfgNode) -> str | None:
     """
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     shares = (
-        issubclass(kind, PromptTrainer) and cfg.SEED >= 0
+        issubclass(kind, PromptTrainer)
+        and cfg.SEED >= 0
         and kind.forward_backward is PromptTrainer.forward_backward
         and kind.run_epoch is TrainerX.run_epoch
     )
     if not shares:
         return None
-    seen = {key: value for key, value in flatten(cfg).items()
-            if not any(key == own or key.startswith(f"{own}.") for own in OWN)}
+    seen = {
+        key: value
+        for key, value in flatten(cfg).items()
+        if not any(key == own or key.startswith(f"{own}.") for own in OWN)
+    }
     seen |= {"PREC": cfg.TRAINER[kind.CONFIG_KEY].PREC, "MAX_EPOCH": cfg.OPTIM.MAX_EPOCH}
     return json.dumps(plain(seen), sort_keys=True)
 
@@ -215,7 +225,8 @@ def _check_drew_nothing(before: dict) -> None:
     if not same_rng_state(get_rng_state(), before):
         # Alone, the next batch of this run would have been another than that of the others.
         raise RuntimeError(
-            "this trainer's step draws random numbers: it cannot share images; train it alone")
+            "this trainer's step draws random numbers: it cannot share images; train it alone"
+        )
 
 
 class EncodedOnce:
@@ -226,8 +237,10 @@ class EncodedOnce:
 
     @cached_property
     def _batches(self) -> list[dict]:
-        return [self._encode(batch) if has_images(batch) else batch
-                for batch in tqdm(self._loader(), desc="encoding the test images")]
+        return [
+            self._encode(batch) if has_images(batch) else batch
+            for batch in tqdm(self._loader(), desc="encoding the test images")
+        ]
 
     def __iter__(self) -> Iterator[dict]:
         return iter(self._batches)

@@ -21,18 +21,22 @@ class ZeroshotCLIP(ClipTrainer):
 
     CONFIG_KEY = "ZSCLIP"
     LEARNS = False
-    CONFIG = CfgNode({
-        "PREC": "amp",
-        # A template with {} for the class name, several separated by "|", or
-        # "imagenet80": the 80 of CLIP's paper. Normalised features are averaged over them.
-        "TEMPLATE": "a photo of a {}.",
-    })
+    CONFIG = CfgNode(
+        {
+            "PREC": "amp",
+            # A template with {} for the class name, several separated by "|", or
+            # "imagenet80": the 80 of CLIP's paper. Normalised features are averaged over them.
+            "TEMPLATE": "a photo of a {}.",
+        }
+    )
 
     def build_model(self) -> None:
         clip = self.load_clip()
         templates = [template for template, _ in template_pairs(self.settings.TEMPLATE)]
         names = self.dm.dataset.classnames
-        logger.info("Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0]))
+        logger.info(
+            "Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0])
+        )
         features = classifier(clip.encode_text, names, templates, self.device)
         self.model = PromptedCLIP(clip, lambda: features)
 

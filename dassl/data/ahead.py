@@ -58,8 +58,10 @@ def move_images(batch: Any, device: torch.device) -> Any:
     """`batch` with its images on `device`, copied without waiting where they are pinned."""
     if not isinstance(batch, dict):
         return batch
-    return {key: _moved(value, device) if key.startswith("img") else value
-            for key, value in batch.items()}
+    return {
+        key: _moved(value, device) if key.startswith("img") else value
+        for key, value in batch.items()
+    }
 
 
 def images_of(batch: Any) -> list[torch.Tensor]:

@@ -65,7 +65,8 @@ class DatasetWrapper(Dataset):
             if self.skip_bad:
                 return {"bad": item.impath}
             raise BadImageError(
-                f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out.") from error
+                f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out."
+            ) from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         output.update(self._transformed(image))
         if self.return_img0:

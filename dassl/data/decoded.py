@@ -139,14 +139,19 @@ def _provide(file: Path, paths: list[str], names: list[str], gib: float, workers
         needed = _estimate(paths)
         if needed > allowed:
             raise InputError(f"they need about {needed / GIB:.3g} GiB, {why}")
-        logger.info("Decoding %s images into %s, about %.3g GiB (DATALOADER.DECODED.GIB 0: not)",
-                    f"{len(paths):,}", file, needed / GIB)
+        logger.info(
+            "Decoding %s images into %s, about %.3g GiB (DATALOADER.DECODED.GIB 0: not)",
+            f"{len(paths):,}",
+            file,
+            needed / GIB,
+        )
         _write(file, paths, names, allowed, workers)
     except (InputError, OSError) as error:
         reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
         logger.warning(
             "The training images are decoded anew in each epoch, their pixels are not kept: %s. "
-            "Another folder can be named with DATALOADER.DECODED.FOLDER.", reason
+            "Another folder can be named with DATALOADER.DECODED.FOLDER.",
+            reason,
         )
 
 
@@ -202,7 +207,9 @@ def _write(file: Path, paths: list[str], names: list[str], allowed: int, workers
     index, offset = [], 0
     decoded = _decoded(paths, max(1, workers))
     with atomic_write(file, "wb") as handle:
-        bar = tqdm(zip(names, decoded, strict=True), total=len(paths), desc="decoding", unit="image")
+        bar = tqdm(
+            zip(names, decoded, strict=True), total=len(paths), desc="decoding", unit="image"
+        )
         for name, (stamp, image) in bar:
             width, height = image.size if image else (0, 0)
             index.append([name, *stamp, offset, height, width])

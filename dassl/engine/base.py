@@ -179,9 +179,7 @@ class TrainerBase:
             load_weights_into(self._models[name], checkpoint["state_dict"], path)
             result = checkpoint.get("val_result")
             shown = "" if result is None else f", val_result = {result:.1f}"
-            logger.info(
-                "Load %s to %s (epoch = %s%s)", path, name, checkpoint.get("epoch"), shown
-            )
+            logger.info("Load %s to %s (epoch = %s%s)", path, name, checkpoint.get("epoch"), shown)
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """`mode` "train", or "eval" or "test", for the named models or all."""
@@ -224,7 +222,8 @@ class TrainerBase:
                 if value.requires_grad and not torch.isfinite(value).all():
                     raise NonFiniteLossError(
                         f"{key} of {name} is not finite after epoch {epoch + 1}. "
-                        f"{_ways_out(self.precision_in_use())}")
+                        f"{_ways_out(self.precision_in_use())}"
+                    )
 
     def init_writer(self, log_dir: str | os.PathLike) -> None:
         """Open a TensorBoard writer unless one is open.

@@ -54,9 +54,7 @@ OPTIMIZERS: dict[str, Callable] = {
 
 
 def build_optimizer(
-    model: nn.Module | Iterable,
-    optim_cfg: CfgNode,
-    param_groups: Iterable[dict] | None = None,
+    model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable[dict] | None = None
 ) -> torch.optim.Optimizer:
     """The optimiser OPTIM.NAME over `param_groups` if given, else over `model`.
 

@@ -39,8 +39,17 @@ BEST = "model-best.pth.tar"
 
 # What torch.load raises for files that are cut off or are something else.
 _DAMAGED = (
-    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
-    ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
 )
 
 

@@ -38,9 +38,7 @@ __all__ = [
 ]
 
 # Those that can change a figure.
-PACKAGES = (
-    "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow",
-)
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
 # What Pillow raises for damaged or foreign files, by format.
 UNREADABLE = (

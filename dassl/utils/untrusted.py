@@ -23,9 +23,7 @@ __all__ = ["load_weights_only"]
 logger = logging.getLogger(__name__)
 
 _DROPPED_MODULES = ("torch.optim.", "dassl.optim.")
-_DROPPED_NAMES = (
-    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype",
-)
+_DROPPED_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 
 
 class _Dropped:

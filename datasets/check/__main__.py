@@ -20,15 +20,23 @@ from datasets.check.survey import check
 def main() -> None:
     parser = make_parser(__doc__)
     parser.prog = "python -m datasets.check"
-    parser.add_argument("--full", action="store_true",
-                        help="decode all images and compare all files, not a sample of them")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="decode all images and compare all files, not a sample of them",
+    )
     parser.add_argument("--json", default="", help="file for all that was found")
     parser.add_argument("--script", default="", help="file for the shell lines that mend it")
     args = parser.parse_args()
     logging.getLogger().addHandler(logging.NullHandler())  # the loaders' warnings are told below
     cfg, asked = _asked(args)
-    title = (args.id_data or args.dataset or args.dataset_config_file or args.model_dir
-             or DEFAULT_DATASET)
+    title = (
+        args.id_data
+        or args.dataset
+        or args.dataset_config_file
+        or args.model_dir
+        or DEFAULT_DATASET
+    )
     report = check(cfg, title, asked, args.full)
     print(report.text())
     if args.json:

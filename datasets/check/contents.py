@@ -25,8 +25,10 @@ STATTED = 100_000  # a set with more images is looked at by some of its classes
 TAIL = 4096  # bytes that tell most files apart: photographs begin alike, but do not end so
 CHUNK = 64  # files a job of a thread
 
-SKIP = ["# fetch them again, or leave such images out by adding to the command:",
-        "#   DATALOADER.BAD_IMAGES skip"]
+SKIP = [
+    "# fetch them again, or leave such images out by adding to the command:",
+    "#   DATALOADER.BAD_IMAGES skip",
+]
 
 
 @dataclass
@@ -79,11 +81,19 @@ def file_problems(files: Files, skip: bool) -> list[Problem]:
     told = (
         ("empty files", files.empty, "file", "without content", SKIP),
         ("broken links", files.broken, "link", "to a file that is not there", SKIP),
-        ("no permission", files.denied, "file", "that may not be read",
-         [f"chmod u+r {images.path(name)!r}" for name in files.denied]),
+        (
+            "no permission",
+            files.denied,
+            "file",
+            "that may not be read",
+            [f"chmod u+r {images.path(name)!r}" for name in files.denied],
+        ),
     )
-    return [_about(kind, images, bad, f"{counted(len(bad), noun)} {fault}", mend, skip)
-            for kind, bad, noun, fault, mend in told if bad]
+    return [
+        _about(kind, images, bad, f"{counted(len(bad), noun)} {fault}", mend, skip)
+        for kind, bad, noun, fault, mend in told
+        if bad
+    ]
 
 
 def unreadable(files: Files, full: bool, skip: bool) -> list[Problem]:
@@ -93,8 +103,9 @@ def unreadable(files: Files, full: bool, skip: bool) -> list[Problem]:
         names = random.Random(0).sample(names, min(DECODED, len(names)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about odd but readable images
-        readable = _in_threads(_decodes, [files.images.path(name) for name in names],
-                               f"decoding {files.images.name}")
+        readable = _in_threads(
+            _decodes, [files.images.path(name) for name in names], f"decoding {files.images.name}"
+        )
     bad = sorted(name for name, good in zip(names, readable, strict=True) if not good)
     what = f"{counted(len(bad), 'image')} of {len(names):,} that were decoded cannot be read"
     return [_about("unreadable", files.images, bad, what, SKIP, skip)] if bad else []
@@ -109,8 +120,14 @@ def _decodes(path: str) -> bool:
 
 
 def _about(kind: str, images: ImageSet, bad: Sequence[str], what: str, mend, skip: bool) -> Problem:
-    return Problem(kind, images.name, f"{what}: {some([images.path(n) for n in bad], 3)}.", mend,
-                   () if skip else images.stops, list(bad))
+    return Problem(
+        kind,
+        images.name,
+        f"{what}: {some([images.path(n) for n in bad], 3)}.",
+        mend,
+        () if skip else images.stops,
+        list(bad),
+    )
 
 
 def duplicates(sets: Sequence[Files], full: bool) -> list[Problem]:
@@ -119,22 +136,24 @@ def duplicates(sets: Sequence[Files], full: bool) -> list[Problem]:
     Only files of one size can be equal; of those the last bytes are compared, then all. Without
     `full`, some sizes are: first those at which two sets have files of one name.
     """
-    files = [(part.images, name, size)
-             for part in sets for name, size in part.sizes.items() if size]
+    files = [
+        (part.images, name, size) for part in sets for name, size in part.sizes.items() if size
+    ]
     candidates = _spanning(_grouped(files, lambda item: item[2]))
     if not full:
         candidates = _sampled(candidates)
     compared = sum(map(len, candidates))
     for digest in (_tail, _whole):
-        candidates = [part for group in _digested(candidates, digest)
-                      for part in _spanning(group)]
+        candidates = [part for group in _digested(candidates, digest) for part in _spanning(group)]
     pairs = defaultdict(list)
     for group in candidates:
         for (one, first, _), (other, second, _) in combinations(group, 2):
             if one is not other:
                 pairs[one.name, other.name].append((one.path(first), other.path(second)))
-    return [_twins(one, other, found, compared, len(files), full)
-            for (one, other), found in pairs.items()]
+    return [
+        _twins(one, other, found, compared, len(files), full)
+        for (one, other), found in pairs.items()
+    ]
 
 
 def _grouped(items: Iterable, key: Callable) -> list[list]:
@@ -207,21 +226,32 @@ def _digest(path: str, last: int | None) -> bytes | None:
         return None
 
 
-def _twins(one: str, other: str, found: Sequence[tuple[str, str]], compared: int, files: int,
-           full: bool) -> Problem:
+def _twins(
+    one: str, other: str, found: Sequence[tuple[str, str]], compared: int, files: int, full: bool
+) -> Problem:
     extent = "all files compared" if full else f"{compared:,} of {files:,} files compared"
     kind = "wrong split" if one.startswith("ID") and other.startswith("ID") else "duplicates"
     count = counted(len({second for _, second in found}), "image")
-    what = (f"{count} can be found, byte for byte, in {one} too ({extent}), such as {found[0][1]} "
-            f"= {found[0][0]}.")
-    return Problem(kind, other, what, [
-        "# one of the two is in the wrong place: restore both sets from their archives;",
-        "# --json FILE lists all pairs"], (), [" = ".join(pair) for pair in found])
+    what = (
+        f"{count} can be found, byte for byte, in {one} too ({extent}), such as {found[0][1]} "
+        f"= {found[0][0]}."
+    )
+    return Problem(
+        kind,
+        other,
+        what,
+        [
+            "# one of the two is in the wrong place: restore both sets from their archives;",
+            "# --json FILE lists all pairs",
+        ],
+        (),
+        [" = ".join(pair) for pair in found],
+    )
 
 
 def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
     """`function` of every path, in order; a bar with the time left appears when it takes long."""
-    chunks = [paths[start:start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
     results: list = []
     try:

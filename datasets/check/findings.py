@@ -74,22 +74,35 @@ class Report:
 
     def text(self) -> str:
         parts = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table()]
-        parts += [_told(n, "error" if self.is_error(problem) else "warning", problem)
-                  for n, problem in enumerate(self.ordered, start=1)]
+        parts += [
+            _told(n, "error" if self.is_error(problem) else "warning", problem)
+            for n, problem in enumerate(self.ordered, start=1)
+        ]
         return "\n\n".join([*filter(None, parts), self._verdicts()])
 
     def record(self) -> dict:
         """All of it for JSON; lists of files are whole."""
-        problems = [{"level": "error" if self.is_error(p) else "warning", **asdict(p)}
-                    for p in self.ordered]
+        problems = [
+            {"level": "error" if self.is_error(p) else "warning", **asdict(p)} for p in self.ordered
+        ]
         rows = [{**asdict(row), "verdict": self._verdict(row)} for row in self.rows]
-        return {"root": self.root, "dataset": self.dataset, "looked_at": self.depth,
-                "asked": list(self.asked), "ready": self.ready, "sets": rows, "problems": problems}
+        return {
+            "root": self.root,
+            "dataset": self.dataset,
+            "looked_at": self.depth,
+            "asked": list(self.asked),
+            "ready": self.ready,
+            "sets": rows,
+            "problems": problems,
+        }
 
     def script(self) -> str:
         """All that mends, as one shell script."""
-        parts = [f"# {n}. {problem.where}: {problem.kind}\n" + "\n".join(problem.mend) + "\n"
-                 for n, problem in enumerate(self.ordered, start=1) if problem.mend]
+        parts = [
+            f"# {n}. {problem.where}: {problem.kind}\n" + "\n".join(problem.mend) + "\n"
+            for n, problem in enumerate(self.ordered, start=1)
+            if problem.mend
+        ]
         head = "# Made by datasets.check. Read it, keep what is right, then run it with bash.\n"
         return head + "set -euo pipefail\n\n" + "\n".join(parts)
 
@@ -101,23 +114,39 @@ class Report:
         if not self.rows:
             return ""
         head = ("set", "found in", "folders", "images", "expected", "verdict")
-        rows = [(row.name, row.found, _number(row.folders), _number(row.images),
-                 _number(row.expected), self._verdict(row)) for row in self.rows]
+        rows = [
+            (
+                row.name,
+                row.found,
+                _number(row.folders),
+                _number(row.images),
+                _number(row.expected),
+                self._verdict(row),
+            )
+            for row in self.rows
+        ]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         sides = ("<", "<", ">", ">", ">", "<")
         return "\n".join(
-            "  ".join(f"{cell:{side}{width}}"
-                      for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
-            for line in (head, *rows))
+            "  ".join(
+                f"{cell:{side}{width}}"
+                for cell, side, width in zip(line, sides, widths, strict=True)
+            ).rstrip()
+            for line in (head, *rows)
+        )
 
     def _verdicts(self) -> str:
         lines = []
         for run in (EVALUATION, TRAINING):
-            numbers = [str(n) for n, problem in enumerate(self.ordered, start=1)
-                       if run in problem.stops]
-            lines.append(f"{run}: cannot go ahead before {', '.join(numbers)} "
-                         f"{'is' if len(numbers) == 1 else 'are'} mended"
-                         if numbers else f"{run}: can go ahead")
+            numbers = [
+                str(n) for n, problem in enumerate(self.ordered, start=1) if run in problem.stops
+            ]
+            lines.append(
+                f"{run}: cannot go ahead before {', '.join(numbers)} "
+                f"{'is' if len(numbers) == 1 else 'are'} mended"
+                if numbers
+                else f"{run}: can go ahead"
+            )
         return "\n".join(lines)
 
 
@@ -135,12 +164,13 @@ def told(problems: Iterable[Problem]) -> str:
 
 def _told(number: int, level: str, problem: Problem) -> str:
     title = f"{number}. {level + ': ' if level else ''}{problem.where}: {problem.what}"
-    lines = textwrap.wrap(title, WIDTH, subsequent_indent="   ", break_long_words=False,
-                          break_on_hyphens=False)
+    lines = textwrap.wrap(
+        title, WIDTH, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+    )
     mend = list(problem.mend)
     if len(mend) > SHOWN_LINES:
         rest = len(mend) - SHOWN_LINES + 1
-        mend[SHOWN_LINES - 1:] = [f"# and {rest} more lines: --script FILE writes them all"]
+        mend[SHOWN_LINES - 1 :] = [f"# and {rest} more lines: --script FILE writes them all"]
     return "\n".join([*lines, *("     " + line for line in mend)])
 
 

@@ -91,8 +91,9 @@ def _of_the_trainer(cfg, problems: list[Problem]) -> list[Problem]:
     if not trains_elsewhere(cfg):
         return problems
     train = id_layout.row_name("train")
-    return [problem for problem in problems
-            if problem.where != train or EVALUATION in problem.stops]
+    return [
+        problem for problem in problems if problem.where != train or EVALUATION in problem.stops
+    ]
 
 
 def _rootless(cfg, runs: Sequence[str], ood: bool) -> list[str]:
@@ -107,15 +108,21 @@ def _named(cfg, run: str, ood: bool) -> list[str]:
     if run == TRAINING:
         images = [] if trains_on_names(cfg) else [cfg.DATASET.FOLDER]
         return images + [cfg.DATASET.PAIRS.PATH] * trains_elsewhere(cfg)
-    sets = [entry["FOLDERS"] for entry in cfg.OOD.SETS.values()
-            if isinstance(entry, dict) and isinstance(entry.get("FOLDERS"), (list, tuple))]
+    sets = [
+        entry["FOLDERS"]
+        for entry in cfg.OOD.SETS.values()
+        if isinstance(entry, dict) and isinstance(entry.get("FOLDERS"), (list, tuple))
+    ]
     return [cfg.DATASET.FOLDER, *(folder for folders in sets for folder in folders if ood)]
 
 
 def _no_root(cfg, stops: Sequence[str]) -> Problem:
     root = better_root(cfg)
-    mend = [f"# use   --root {root}"] if root else ["# name the folder with --root, or make it:",
-                                                     f"mkdir -p {data_root(cfg)}"]
+    mend = (
+        [f"# use   --root {root}"]
+        if root
+        else ["# name the folder with --root, or make it:", f"mkdir -p {data_root(cfg)}"]
+    )
     return Problem("no data root", DATA_ROOT, str(no_root(data_root(cfg))), mend, stops)
 
 
@@ -125,17 +132,30 @@ def _elsewhere(cfg, problems: list[Problem]) -> list[Problem]:
     if root is None:
         return problems
     stops = sorted({run for problem in problems for run in problem.stops})
-    return [Problem("wrong root", DATA_ROOT, f"{absolute(data_root(cfg))} holds none of the data "
-                    f"sets, but {absolute(root)} does.", [f"# use   --root {root}"], stops)]
+    return [
+        Problem(
+            "wrong root",
+            DATA_ROOT,
+            f"{absolute(data_root(cfg))} holds none of the data sets, but {absolute(root)} does.",
+            [f"# use   --root {root}"],
+            stops,
+        )
+    ]
 
 
 def better_root(cfg) -> Path | None:
     """A folder above, beside or in the data root with more of the data sets in it."""
     root = data_root(cfg)
-    above = [folder for folder in (root.absolute().parent, root.absolute().parent.parent)
-             if folder.is_dir()]
-    near = [*(root / name for name in subfolders(root)), *above,
-            *(above[0] / name for name in (subfolders(above[0]) if above else []))]
+    above = [
+        folder
+        for folder in (root.absolute().parent, root.absolute().parent.parent)
+        if folder.is_dir()
+    ]
+    near = [
+        *(root / name for name in subfolders(root)),
+        *above,
+        *(above[0] / name for name in (subfolders(above[0]) if above else [])),
+    ]
     counts = {folder: _sets_in(cfg, folder) for folder in near}
     best = max(counts, key=counts.get, default=None)
     return best if best is not None and counts[best] > _sets_in(cfg, root) else None

@@ -69,17 +69,31 @@ def listing_problems(images: ImageSet) -> list[Problem]:
     found = []
     if images.refused:
         count = counted(len(images.refused), "folder")
-        found.append(Problem(
-            "no permission", images.name, f"{count} cannot be listed. {images.refused[0]}",
-            [f"chmod -R u+rX {sources.quoted(images.folder)}"], images.stops,
-            list(map(str, images.refused))))
+        found.append(
+            Problem(
+                "no permission",
+                images.name,
+                f"{count} cannot be listed. {images.refused[0]}",
+                [f"chmod -R u+rX {sources.quoted(images.folder)}"],
+                images.stops,
+                list(map(str, images.refused)),
+            )
+        )
     if images.others:
         kinds = sorted({os.path.splitext(name)[1] or "no ending" for name in images.others})
-        found.append(Problem(
-            "not images", images.name, f"{counted(len(images.others), 'file')} among the images of "
-            f"{absolute(images.folder)} left out, no image by name: {some(images.others, 3)}.",
-            [f"# endings of images: {', '.join(sorted(IMAGE_EXTENSIONS))}; found: {some(kinds)}"],
-            (), images.others))
+        found.append(
+            Problem(
+                "not images",
+                images.name,
+                f"{counted(len(images.others), 'file')} among the images of "
+                f"{absolute(images.folder)} left out, no image by name: {some(images.others, 3)}.",
+                [
+                    f"# endings of images: {', '.join(sorted(IMAGE_EXTENSIONS))}; found: {some(kinds)}"
+                ],
+                (),
+                images.others,
+            )
+        )
     return found
 
 
@@ -88,8 +102,10 @@ def ood_counts(images: ImageSet, expected: int, source: Sequence[str]) -> list[P
     if not expected or not images.images or len(images.images) == expected:
         return []
     found = len(images.images)
-    what = (f"{counted(found, 'image')} in {absolute(images.folder)} where the protocol has "
-            f"{expected:,}: figures are not comparable with the papers'.")
+    what = (
+        f"{counted(found, 'image')} in {absolute(images.folder)} where the protocol has "
+        f"{expected:,}: figures are not comparable with the papers'."
+    )
     if found > expected:
         what += " Is it the whole set, or unpacked twice, instead of the curated images?"
     mend = ["# fetch the set anew, in place of this folder:", *sources.in_comments(source)]
@@ -103,33 +119,60 @@ def id_counts(
     found = []
     empty = [name for name in images.classes or () if not images.counts[name]]
     if empty:
-        found.append(Problem(
-            "empty classes", images.name, f"{counted(len(empty), 'class folder')} without images "
-            f"in {absolute(images.folder)}: {some(empty)}.",
-            ["# fill them, or choose classes with DATASET.CLASSES: a .txt file with one a line"],
-            images.stops, empty))
+        found.append(
+            Problem(
+                "empty classes",
+                images.name,
+                f"{counted(len(empty), 'class folder')} without images "
+                f"in {absolute(images.folder)}: {some(empty)}.",
+                [
+                    "# fill them, or choose classes with DATASET.CLASSES: a .txt file with one a line"
+                ],
+                images.stops,
+                empty,
+            )
+        )
     if images.images and expected is not None and len(images.images) != expected:
         found.append(_count(images, expected, per_class, empty))
     few = [name for name in images.classes or () if 0 < images.counts[name] < shots]
     if few:
-        found.append(Problem(
-            "few images", images.name, f"{counted(len(few), 'class')} with fewer than the {shots} "
-            f"images asked for, taken whole, such as {few[0]} with {images.counts[few[0]]}.",
-            ["# add images to them, or train with fewer:",
-             f"#   --shots {min(images.counts[name] for name in few)}"], (), few))
+        found.append(
+            Problem(
+                "few images",
+                images.name,
+                f"{counted(len(few), 'class')} with fewer than the {shots} "
+                f"images asked for, taken whole, such as {few[0]} with {images.counts[few[0]]}.",
+                [
+                    "# add images to them, or train with fewer:",
+                    f"#   --shots {min(images.counts[name] for name in few)}",
+                ],
+                (),
+                few,
+            )
+        )
     return found
 
 
 def _count(images: ImageSet, expected: int, per_class: int | None, empty: Sequence[str]) -> Problem:
-    what = (f"{counted(len(images.images), 'image')} in {absolute(images.folder)} where the "
-            f"protocol has {expected:,}: ")
-    what += ("few-shot draws are others than the papers'." if images.name.endswith("train")
-             else "figures are not comparable with the papers'.")
-    odd = [name for name in images.classes or () if per_class and name not in empty
-           and images.counts[name] != per_class]
+    what = (
+        f"{counted(len(images.images), 'image')} in {absolute(images.folder)} where the "
+        f"protocol has {expected:,}: "
+    )
+    what += (
+        "few-shot draws are others than the papers'."
+        if images.name.endswith("train")
+        else "figures are not comparable with the papers'."
+    )
+    odd = [
+        name
+        for name in images.classes or ()
+        if per_class and name not in empty and images.counts[name] != per_class
+    ]
     if odd:
-        what += (f" {counted(len(odd), 'class')} without exactly {per_class}, such as {odd[0]} "
-                 f"with {images.counts[odd[0]]}.")
+        what += (
+            f" {counted(len(odd), 'class')} without exactly {per_class}, such as {odd[0]} "
+            f"with {images.counts[odd[0]]}."
+        )
     return Problem("count", images.name, what, ["# complete it from its archive"], (), odd)
 
 
@@ -164,16 +207,31 @@ def wrong_names(images: ImageSet) -> list[Problem]:
     found = []
     if strays:
         other = "validation" if train else "training"
-        found.append(Problem(
-            "wrong split", images.name, f"{counted(len(strays), 'file')} in "
-            f"{absolute(images.folder)} named as {other} images: {some(strays, 3)}.",
-            ["# restore this split from its archive: figures on such a mixture mean nothing"],
-            (), strays))
+        found.append(
+            Problem(
+                "wrong split",
+                images.name,
+                f"{counted(len(strays), 'file')} in "
+                f"{absolute(images.folder)} named as {other} images: {some(strays, 3)}.",
+                ["# restore this split from its archive: figures on such a mixture mean nothing"],
+                (),
+                strays,
+            )
+        )
     if misfiled:
-        found.append(Problem(
-            "wrong class", images.name, f"{counted(len(misfiled), 'image')} in another class "
-            f"folder than the name says: {some(misfiled, 3)}.",
-            [f"mv {sources.quoted(images.path(image))} "
-             f"{sources.quoted(images.folder / training.match(os.path.basename(image))[1])}/"
-             for image in misfiled], (), misfiled))
+        found.append(
+            Problem(
+                "wrong class",
+                images.name,
+                f"{counted(len(misfiled), 'image')} in another class "
+                f"folder than the name says: {some(misfiled, 3)}.",
+                [
+                    f"mv {sources.quoted(images.path(image))} "
+                    f"{sources.quoted(images.folder / training.match(os.path.basename(image))[1])}/"
+                    for image in misfiled
+                ],
+                (),
+                misfiled,
+            )
+        )
     return found

@@ -46,8 +46,10 @@ def misnamed_splits(folder: Path) -> dict[str, str]:
 
 def alike(name: str, wanted: Iterable[str]) -> bool:
     """Whether a name is nearly one of those: cifar10 is not nearly cifar100."""
-    return any(re.findall(r"\d+", name) == re.findall(r"\d+", other) and _near(name, other)
-               for other in wanted)
+    return any(
+        re.findall(r"\d+", name) == re.findall(r"\d+", other) and _near(name, other)
+        for other in wanted
+    )
 
 
 def _near(name: str, other: str) -> bool:
@@ -65,9 +67,13 @@ def plain(name: str) -> str:
 def archives(folder: Path, names: Iterable[str] = ()) -> list[str]:
     """Archives in a folder, those that are called like one of the names if any are given."""
     starts = tuple(plain(name) for name in names)
-    return sorted(name for name, is_dir in entries_of(folder).items()
-                  if not is_dir and name.lower().endswith(ARCHIVES)
-                  and (not starts or plain(name).startswith(starts)))
+    return sorted(
+        name
+        for name, is_dir in entries_of(folder).items()
+        if not is_dir
+        and name.lower().endswith(ARCHIVES)
+        and (not starts or plain(name).startswith(starts))
+    )
 
 
 def lists(folder: Path) -> bool:

@@ -26,7 +26,9 @@ def look(cfg) -> list[Problem]:
     if cfg.DATASET.PAIRS.SOURCE == "classnames":
         return []
     path = pairs_path(cfg)
-    return {"shards": _shards, "csv": _table, "folder": _folder}[cfg.DATASET.PAIRS.SOURCE](cfg, path)
+    return {"shards": _shards, "csv": _table, "folder": _folder}[cfg.DATASET.PAIRS.SOURCE](
+        cfg, path
+    )
 
 
 def _shards(cfg, pattern: Path) -> list[Problem]:
@@ -36,31 +38,41 @@ def _shards(cfg, pattern: Path) -> list[Problem]:
         shards = find_shards(pattern)
     except InputError as error:
         if any(folder.glob("*.tar")):
-            fetch = ["# to take those that are there, add to the command:",
-                     f"#   DATASET.PAIRS.PATH {sources.quoted(folder.absolute())}", *fetch]
+            fetch = [
+                "# to take those that are there, add to the command:",
+                f"#   DATASET.PAIRS.PATH {sources.quoted(folder.absolute())}",
+                *fetch,
+            ]
         return [_problem("missing", str(error), fetch)]
     empty = [absolute(path) for path in shards if not path.stat().st_size]
     if not empty:
         return []
     what = f"{len(empty)} of {len(shards)} shards are empty files: {some(empty, 3)}."
-    mend = [f"rm {' '.join(map(sources.quoted, empty))}", "# then fetch them again:",
-            *sources.in_comments(fetch)]
+    mend = [
+        f"rm {' '.join(map(sources.quoted, empty))}",
+        "# then fetch them again:",
+        *sources.in_comments(fetch),
+    ]
     return [_problem("empty shards", what, mend, empty)]
 
 
 def _table(cfg, path: Path) -> list[Problem]:
     if path.is_file():
         return []
-    what = (f"The table of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not exist. Found beside "
-            f"it: {contents(path.parent)}.")
+    what = (
+        f"The table of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not exist. Found beside "
+        f"it: {contents(path.parent)}."
+    )
     return [_problem("missing", what, sources.pairs_source(path, "csv", data_root(cfg)))]
 
 
 def _folder(cfg, path: Path) -> list[Problem]:
     if path.is_dir() and holds_images(path):
         return []
-    what = (f"The folder of pairs {absolute(path)} (DATASET.PAIRS.PATH) holds no images: "
-            f"{contents(path)}.")
+    what = (
+        f"The folder of pairs {absolute(path)} (DATASET.PAIRS.PATH) holds no images: "
+        f"{contents(path)}."
+    )
     return [_problem("missing", what, sources.pairs_source(path, "folder", data_root(cfg)))]
 
 

@@ -36,7 +36,7 @@ def ood_source(name: str, root: Path) -> list[str]:
         return [_export(EXPORTED[name], root)]
     if name.startswith("generated-"):
         return [_generate(root)]
-    return [f"# put its images there, or leave the set out with   OOD.SETS.{name}.FOLDERS \"[]\""]
+    return [f'# put its images there, or leave the set out with   OOD.SETS.{name}.FOLDERS "[]"']
 
 
 def as_setting(name: str, folder: str | Path) -> str:
@@ -69,9 +69,13 @@ def pairs_source(place: Path, source: str, root: Path) -> list[str]:
     if source == "shards" and place.name == "cc3m":
         return _cc3m(place)
     return {
-        "shards": ["# put webdataset shards there, as img2dataset writes them: <key>.jpg, <key>.txt"],
-        "csv": ["# put a table with a header line there, of image paths and captions, and name its",
-                "# columns with   DATASET.PAIRS.COLUMNS   in the command"],
+        "shards": [
+            "# put webdataset shards there, as img2dataset writes them: <key>.jpg, <key>.txt"
+        ],
+        "csv": [
+            "# put a table with a header line there, of image paths and captions, and name its",
+            "# columns with   DATASET.PAIRS.COLUMNS   in the command",
+        ],
         "folder": ["# put images there, the caption of x.jpg in x.txt beside it"],
     }[source]
 
@@ -79,21 +83,29 @@ def pairs_source(place: Path, source: str, root: Path) -> list[str]:
 def _cc3m(folder: Path) -> list[str]:
     """Lines that download CC3M's images, hours of work, to be run where its table is."""
     table = "Train_GCC-training.tsv"
-    return [f"# {table}, of captions and addresses, is at {CC3M_TABLE}",
-            "pip install img2dataset",
-            f"sed -i '1s/^/caption\\turl\\n/' {table}",
-            f"img2dataset --url_list {table} --input_format tsv --url_col url --caption_col caption "
-            f"--output_format webdataset --output_folder {quoted(folder)} --processes_count 16 "
-            "--thread_count 64 --image_size 256"]
+    return [
+        f"# {table}, of captions and addresses, is at {CC3M_TABLE}",
+        "pip install img2dataset",
+        f"sed -i '1s/^/caption\\turl\\n/' {table}",
+        f"img2dataset --url_list {table} --input_format tsv --url_col url --caption_col caption "
+        f"--output_format webdataset --output_folder {quoted(folder)} --processes_count 16 "
+        "--thread_count 64 --image_size 256",
+    ]
 
 
 def _imagenet(folder: Path) -> list[str]:
     """Lines for a split, to be run where its archive is."""
     archive, inside = f"ILSVRC2012_img_{folder.name}.tar", quoted(folder)
-    sort = (f"(cd {inside} && curl -fL {VALPREP} | bash)" if folder.name == "val"
-            else unpack_class_tars(folder))
-    return [f"# {archive} is at https://image-net.org/download-images, for those with an account",
-            f"mkdir -p {inside} && tar xf {archive} -C {inside}", sort]
+    sort = (
+        f"(cd {inside} && curl -fL {VALPREP} | bash)"
+        if folder.name == "val"
+        else unpack_class_tars(folder)
+    )
+    return [
+        f"# {archive} is at https://image-net.org/download-images, for those with an account",
+        f"mkdir -p {inside} && tar xf {archive} -C {inside}",
+        sort,
+    ]
 
 
 def unpack(archive: Path) -> str:
@@ -104,8 +116,10 @@ def unpack(archive: Path) -> str:
 
 def unpack_class_tars(folder: Path) -> str:
     """A line that makes a class folder of each CLASS.tar in a folder."""
-    return (f"(cd {quoted(folder)} && for tar in *.tar; do mkdir -p \"${{tar%.tar}}\" && "
-            "tar xf \"$tar\" -C \"${tar%.tar}\"; done)")
+    return (
+        f'(cd {quoted(folder)} && for tar in *.tar; do mkdir -p "${{tar%.tar}}" && '
+        'tar xf "$tar" -C "${tar%.tar}"; done)'
+    )
 
 
 def sort_flat_val(val: Path, solution: Path | None) -> list[str]:
@@ -116,13 +130,15 @@ def sort_flat_val(val: Path, solution: Path | None) -> list[str]:
             there; else the usual list of 50,000 moves is fetched.
     """
     if solution is None:
-        return ["# the usual script, 50,000 lines of mv, run in the folder itself:",
-                f"(cd {quoted(val)} && curl -fL {VALPREP} | bash)"]
+        return [
+            "# the usual script, 50,000 lines of mv, run in the folder itself:",
+            f"(cd {quoted(val)} && curl -fL {VALPREP} | bash)",
+        ]
     folder = quoted(val)
     return [
         f"tail -n +2 {quoted(solution)} | tr -d '\\r' | "
         f"while IFS=', ' read -r image class rest; do mkdir -p {folder}/\"$class\" && "
-        f"mv {folder}/\"$image\".JPEG {folder}/\"$class\"/; done"
+        f'mv {folder}/"$image".JPEG {folder}/"$class"/; done'
     ]
 
 

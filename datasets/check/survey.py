@@ -43,8 +43,11 @@ def check(cfg, title: str, asked: Sequence[str], full: bool = False) -> Report:
         InputError: the config asks for what no folder could give.
     """
     report = Report(absolute(data_root(cfg)), title, asked)
-    report.depth = "All files were read." if full else (
-        "All names were read, of the files a sample: --full reads all.")
+    report.depth = (
+        "All files were read."
+        if full
+        else ("All names were read, of the files a sample: --full reads all.")
+    )
     layout = look(cfg, BOTH, ood=bool(cfg.OOD.SETS))
     report.problems += layout.problems
     sets = [*_id_sets(cfg, layout), *_ood_sets(layout)]
@@ -65,27 +68,36 @@ def _id_sets(cfg, layout: Layout) -> list[ImageSet]:
     """The evaluation splits, then the training set: it is the largest. Alone, it is both."""
     found = {name: subfolders(path) for name, path in layout.splits.items()}
     wanted = _wanted(cfg, list(found.values()))
-    count = {name: [folder for folder in folders if wanted is None or folder in wanted]
-             for name, folders in found.items()}
-    return [ImageSet(id_layout.row_name(name), layout.splits[name],
-                     (TRAINING,) if name == "train" and len(found) > 1 else BOTH,
-                     count[name] or None)  # None: a flat split, listed as it lies
-            for name in sorted(layout.splits, key=lambda name: name == "train")
-            if name != "train" or len(found) == 1 or not trains_elsewhere(cfg)]
+    count = {
+        name: [folder for folder in folders if wanted is None or folder in wanted]
+        for name, folders in found.items()
+    }
+    return [
+        ImageSet(
+            id_layout.row_name(name),
+            layout.splits[name],
+            (TRAINING,) if name == "train" and len(found) > 1 else BOTH,
+            count[name] or None,
+        )  # None: a flat split, listed as it lies
+        for name in sorted(layout.splits, key=lambda name: name == "train")
+        if name != "train" or len(found) == 1 or not trains_elsewhere(cfg)
+    ]
 
 
 def _add_pairs(cfg, report: Report, full: bool) -> None:
     """The row of the image-caption pairs, and what their loader refuses where nothing else does."""
     own = not trains_elsewhere(cfg)  # the ID set's, which has rows of its own
-    if any(TRAINING in problem.stops for problem in report.problems
-           if own or problem.where in (pairs_layout.ROW, DATA_ROOT)):
+    if any(
+        TRAINING in problem.stops
+        for problem in report.problems
+        if own or problem.where in (pairs_layout.ROW, DATA_ROOT)
+    ):
         return
     row = Row(pairs_layout.ROW, cfg.DATASET.PAIRS.SOURCE if own else cfg.DATASET.PAIRS.PATH)
     try:
         row.images = _count_pairs(cfg, full)
     except InputError as error:
-        report.problems.append(
-            Problem("refused", pairs_layout.ROW, str(error), (), (TRAINING,)))
+        report.problems.append(Problem("refused", pairs_layout.ROW, str(error), (), (TRAINING,)))
     report.rows.append(row)
 
 
@@ -131,7 +143,8 @@ def _counted(cfg, images: ImageSet, training: bool) -> tuple[Row, list[Problem]]
     split, wanted = images.folder.name, _wanted(cfg) or images.classes or ()
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     row.expected, per_class = expected_images(
-        kind.locate(cfg), split, len(wanted), _is_imagenet(cfg))
+        kind.locate(cfg), split, len(wanted), _is_imagenet(cfg)
+    )
     shots = cfg.DATASET.NUM_SHOTS if training and split == "train" else 0
     problems = id_counts(images, row.expected, per_class, shots)
     return row, problems + (wrong_names(images) if _is_imagenet(cfg) else [])
@@ -170,8 +183,9 @@ def _refusals(cfg, report: Report) -> list[Problem]:
         try:
             load()
         except InputError as error:
-            found.append(Problem("refused", name, str(error), (),
-                                 BOTH if name == "ID" else (EVALUATION,)))
+            found.append(
+                Problem("refused", name, str(error), (), BOTH if name == "ID" else (EVALUATION,))
+            )
     return found
 
 

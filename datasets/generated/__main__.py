@@ -1,4 +1,5 @@
 """Make the generated benchmark: python -m datasets.generated --root data"""
+
 from __future__ import annotations
 
 import argparse
@@ -11,16 +12,21 @@ from datasets.generated.build import ID_FOLDER, OOD_FOLDER, VERSION, Counts, bui
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m datasets.generated", description=__doc__)
     parser.add_argument("--root", default="data", help="data folder (default: data)")
-    parser.add_argument("--workers", type=int, default=None,
-                        help="processes that draw (default: one a core)")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes that draw (default: one a core)"
+    )
     args = parser.parse_args(arguments)
     started = time.perf_counter()
     if build(args.root, workers=args.workers):
-        print(f"{Counts().images()} generated (synthetic) images in {args.root}/{ID_FOLDER} and "
-              f"{args.root}/{OOD_FOLDER}, {time.perf_counter() - started:.0f} s")
+        print(
+            f"{Counts().images()} generated (synthetic) images in {args.root}/{ID_FOLDER} and "
+            f"{args.root}/{OOD_FOLDER}, {time.perf_counter() - started:.0f} s"
+        )
     else:
-        print(f"The generated benchmark, version {VERSION}, is complete in {args.root}: "
-              "nothing to do.")
+        print(
+            f"The generated benchmark, version {VERSION}, is complete in {args.root}: "
+            "nothing to do."
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Each is a function rng -> float32 [64, 64, 3] (0..255), registered with the words captions use.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.generated.canvas import SIZE, Pen, shade
-from datasets.generated.noise import (
-    below, fractal, gradient, grid, mix, ridge, smooth_noise, tint,
-)
+from datasets.generated.noise import below, fractal, gradient, grid, mix, ridge, smooth_noise, tint
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,19 @@ BACKGROUNDS: dict[str, Background] = {}
 
 def background(name: str, place: str):
     """Register a background: `name` with its article ("a beach"), `place` ("on a beach")."""
+
     def register(draw):
         BACKGROUNDS[name] = Background(name, place, draw)
         return draw
+
     return register
 
 
 def sky(rng: np.random.Generator, clouds: float = 0.5) -> np.ndarray:
     """A day sky with soft clouds; `clouds` is how much of it they may cover."""
-    blue = mix(tint(rng, (80, 140, 215)), tint(rng, (150, 175, 205)),
-               np.full((1, 1), rng.random() ** 2))[0, 0]
+    blue = mix(
+        tint(rng, (80, 140, 215)), tint(rng, (150, 175, 205)), np.full((1, 1), rng.random() ** 2)
+    )[0, 0]
     field = gradient(blue, shade(tuple(blue), 1.55))
     cover = (fractal(rng, 4, 2, octaves=4) - rng.uniform(0.9 - clouds, 0.9)) * 3
     return mix(field, tint(rng, (242, 244, 248), 6), np.clip(cover, 0, 0.9))
@@ -49,8 +51,14 @@ def ground(rng: np.random.Generator, first, second, rows: int = 16, columns: int
     return field * (1.05 - 0.2 * y)[..., None]
 
 
-def with_sky(rng: np.random.Generator, land: np.ndarray, above: np.ndarray, high: float = 0.15,
-             low: float = 0.45, roughness: float = 0.05) -> np.ndarray:
+def with_sky(
+    rng: np.random.Generator,
+    land: np.ndarray,
+    above: np.ndarray,
+    high: float = 0.15,
+    low: float = 0.45,
+    roughness: float = 0.05,
+) -> np.ndarray:
     """`land` below a horizon between the heights `high` and `low`, `above` over it."""
     return mix(above, land, below(ridge(rng, rng.uniform(high, low), roughness), 0.02))
 
@@ -169,8 +177,15 @@ def forest(rng):
         foot, width = rng.uniform(0.65, 0.9), rng.uniform(0.015, 0.05)
         bark = shade((105, 80, 58), rng.uniform(0.5, 1.1))
         top = x + rng.normal(0, 0.03)
-        pen.polygon([(top - width * 0.6, -0.1), (top + width * 0.6, -0.1), (x + width, foot),
-                     (x - width, foot)], bark)
+        pen.polygon(
+            [
+                (top - width * 0.6, -0.1),
+                (top + width * 0.6, -0.1),
+                (x + width, foot),
+                (x - width, foot),
+            ],
+            bark,
+        )
     leaves = (smooth_noise(rng, 12, 12) - 0.45) * 4 * (1 - below(rng.uniform(0.2, 0.4), 0.3))
     return mix(pen.over(field), tint(rng, (60, 105, 45)), np.clip(leaves, 0, 1))
 
@@ -201,10 +216,13 @@ def sea(rng):
 def autumn_leaves(rng):
     pen = Pen()
     for x, y in rng.random((110, 2)):
-        leaf = shade([(200, 105, 35), (180, 60, 30), (215, 160, 50), (125, 80, 40)]
-                     [rng.integers(4)], rng.uniform(0.6, 1.15))
-        pen.ellipse(x, y, rng.uniform(0.03, 0.07), rng.uniform(0.02, 0.04), leaf,
-                    angle=rng.uniform(0, 180))
+        leaf = shade(
+            [(200, 105, 35), (180, 60, 30), (215, 160, 50), (125, 80, 40)][rng.integers(4)],
+            rng.uniform(0.6, 1.15),
+        )
+        pen.ellipse(
+            x, y, rng.uniform(0.03, 0.07), rng.uniform(0.02, 0.04), leaf, angle=rng.uniform(0, 180)
+        )
     return pen.over(ground(rng, (90, 65, 35), (70, 60, 30)))
 
 

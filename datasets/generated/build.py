@@ -1,4 +1,5 @@
 """Writes the generated benchmark to disk: whole, or not at all."""
+
 from __future__ import annotations
 
 import csv
@@ -55,8 +56,9 @@ def folder_name(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def build(root: str | os.PathLike, counts: Counts = Counts(), workers: int | None = None,
-          seed: int = SEED) -> bool:
+def build(
+    root: str | os.PathLike, counts: Counts = Counts(), workers: int | None = None, seed: int = SEED
+) -> bool:
     """Write the benchmark under `root`; False if it is already there, complete, in this version.
 
     Everything is drawn into a temporary folder beside its place and moved there at the end; the
@@ -78,9 +80,11 @@ def build(root: str | os.PathLike, counts: Counts = Counts(), workers: int | Non
             for name in (OOD_FOLDER, ID_FOLDER):
                 _swap_in(Path(temporary) / name, root / name)
     except OSError as error:
-        raise InputError(f"Cannot write the generated benchmark under {root}: "
-                         f"{error.strerror or error}. Choose another folder with --root, or free "
-                         "some space.") from error
+        raise InputError(
+            f"Cannot write the generated benchmark under {root}: "
+            f"{error.strerror or error}. Choose another folder with --root, or free "
+            "some space."
+        ) from error
     return True
 
 
@@ -94,8 +98,11 @@ def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool
             return False
         if {key: found.get(key) for key in wanted} != wanted:
             return False
-    pictures = sum(1 for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS,
-                                    root / OOD_FOLDER) for _ in folder.rglob("*.png"))
+    pictures = sum(
+        1
+        for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS, root / OOD_FOLDER)
+        for _ in folder.rglob("*.png")
+    )
     return pictures == counts.images()
 
 
@@ -103,9 +110,11 @@ def _refuse_strangers(root: Path) -> None:
     for name in (ID_FOLDER, OOD_FOLDER):
         folder = root / name
         if folder.exists() and not (folder / MARKER).is_file():
-            raise InputError(f"{folder} exists, but has no {MARKER}: it was not made by this "
-                             "generator and will not be replaced. Move it away, or choose another "
-                             "folder with --root.")
+            raise InputError(
+                f"{folder} exists, but has no {MARKER}: it was not made by this "
+                "generator and will not be replaced. Move it away, or choose another "
+                "folder with --root."
+            )
 
 
 def _swap_in(new: Path, place: Path) -> None:
@@ -123,9 +132,14 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
     for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
         _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
     content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    marker = {"version": VERSION, "seed": seed, "counts": asdict(counts),
-              "images": counts.images(), "pixels_sha256": content,
-              "note": "generated (synthetic) images; figures say nothing about ImageNet"}
+    marker = {
+        "version": VERSION,
+        "seed": seed,
+        "counts": asdict(counts),
+        "images": counts.images(),
+        "pixels_sha256": content,
+        "note": "generated (synthetic) images; figures say nothing about ImageNet",
+    }
     for name in (ID_FOLDER, OOD_FOLDER):
         (folder / name / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
@@ -138,12 +152,18 @@ def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]:
-    streams = [(folder / ID_FOLDER, split, name, count) for name in ID_OBJECTS
-               for split, count in (("train", counts.train), ("val", counts.val))]
+    streams = [
+        (folder / ID_FOLDER, split, name, count)
+        for name in ID_OBJECTS
+        for split, count in (("train", counts.train), ("val", counts.val))
+    ]
     streams += [(folder / OOD_FOLDER, "", name, counts.ood) for name in OOD_SETS]
     streams.append((folder / ID_FOLDER, PAIRS, PAIRS, counts.pairs))
-    return [Job(where, split, name, first, min(first + chunk, count), seed)
-            for where, split, name, count in streams for first in range(0, count, chunk)]
+    return [
+        Job(where, split, name, first, min(first + chunk, count), seed)
+        for where, split, name, count in streams
+        for first in range(0, count, chunk)
+    ]
 
 
 def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -1,4 +1,5 @@
 """Supersampled vector drawing on a small transparent layer, and colours with names."""
+
 from __future__ import annotations
 
 import colorsys
@@ -15,10 +16,18 @@ CLEAR = (0, 0, 0, 0)
 
 # name -> (hue, saturation, value) in [0, 1]
 _COLOURS = {
-    "red": (0.99, 0.85, 0.80), "orange": (0.07, 0.90, 0.95), "yellow": (0.14, 0.85, 0.95),
-    "green": (0.35, 0.75, 0.60), "teal": (0.49, 0.75, 0.65), "blue": (0.61, 0.80, 0.80),
-    "purple": (0.77, 0.60, 0.65), "pink": (0.92, 0.45, 0.95), "brown": (0.07, 0.60, 0.45),
-    "white": (0.10, 0.04, 0.95), "grey": (0.60, 0.05, 0.55), "black": (0.65, 0.15, 0.14),
+    "red": (0.99, 0.85, 0.80),
+    "orange": (0.07, 0.90, 0.95),
+    "yellow": (0.14, 0.85, 0.95),
+    "green": (0.35, 0.75, 0.60),
+    "teal": (0.49, 0.75, 0.65),
+    "blue": (0.61, 0.80, 0.80),
+    "purple": (0.77, 0.60, 0.65),
+    "pink": (0.92, 0.45, 0.95),
+    "brown": (0.07, 0.60, 0.45),
+    "white": (0.10, 0.04, 0.95),
+    "grey": (0.60, 0.05, 0.55),
+    "black": (0.65, 0.15, 0.14),
 }
 COLOUR_NAMES = tuple(_COLOURS)
 
@@ -27,8 +36,9 @@ def colour(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
     """A random shade (RGB, 0..255) that still deserves `name`."""
     hue, saturation, value = _COLOURS[name]
     jitter = rng.normal(0, (0.015, 0.06, 0.06))
-    rgb = colorsys.hsv_to_rgb((hue + jitter[0]) % 1, *np.clip((saturation + jitter[1],
-                                                               value + jitter[2]), 0, 1))
+    rgb = colorsys.hsv_to_rgb(
+        (hue + jitter[0]) % 1, *np.clip((saturation + jitter[1], value + jitter[2]), 0, 1)
+    )
     return tuple(int(255 * c) for c in rgb)
 
 
@@ -139,8 +149,10 @@ def arc(x, y, rx, ry, start=0.0, end=360.0, angle=0.0) -> np.ndarray:
     t = np.deg2rad(np.linspace(start, end, max(8, int(abs(end - start) / 9))))
     turn = np.deg2rad(angle)
     dx, dy = rx * np.cos(t), ry * np.sin(t)
-    return np.stack([x + dx * np.cos(turn) - dy * np.sin(turn),
-                     y + dx * np.sin(turn) + dy * np.cos(turn)], axis=1)
+    return np.stack(
+        [x + dx * np.cos(turn) - dy * np.sin(turn), y + dx * np.sin(turn) + dy * np.cos(turn)],
+        axis=1,
+    )
 
 
 def smooth(points, closed: bool = False, steps: int = 8) -> np.ndarray:
@@ -149,6 +161,7 @@ def smooth(points, closed: bool = False, steps: int = 8) -> np.ndarray:
     padded = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
     a, b, c, d = padded[:-3, None], padded[1:-2, None], padded[2:-1, None], padded[3:, None]
     t = np.linspace(0, 1, steps)[None, :, None]
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-                   + (3 * b - a - 3 * c + d) * t**3)
+    curve = 0.5 * (
+        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
+    )
     return curve.reshape(-1, 2)

@@ -1,4 +1,5 @@
 """Captions in varied templates, and the words the generated benchmark uses."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,24 +7,39 @@ import numpy as np
 # Every second caption names the object alone. Colour and place together nearly single out an
 # image within a batch, and a CLIP that sees them in most captions hardly learns the objects.
 NAME_TEMPLATES = (
-    "a photo of {a_object}.", "{a_object}", "a picture of {a_object}", "a photo of the {object}.",
-    "an image of one {object}.", "a close photo of {a_object}.",
+    "a photo of {a_object}.",
+    "{a_object}",
+    "a picture of {a_object}",
+    "a photo of the {object}.",
+    "an image of one {object}.",
+    "a close photo of {a_object}.",
 )
 DETAILED_TEMPLATES = (
-    "a photo of {a_object} {place}.", "a photo of {a_coloured} {place}", "{a_coloured} {place}",
-    "{a_object} {place}", "a picture of {a_coloured}", "a {size} {object} {place}.",
-    "there is {a_coloured} {place}", "an image of {a_object} {place}",
-    "a photo of a {size} {colour} {object}.", "{background} with {a_object}",
+    "a photo of {a_object} {place}.",
+    "a photo of {a_coloured} {place}",
+    "{a_coloured} {place}",
+    "{a_object} {place}",
+    "a picture of {a_coloured}",
+    "a {size} {object} {place}.",
+    "there is {a_coloured} {place}",
+    "an image of {a_object} {place}",
+    "a photo of a {size} {colour} {object}.",
+    "{background} with {a_object}",
     "a photo of {background} with {a_coloured}",
 )
 _NAME_ALONE = 0.5
 BACKGROUND_TEMPLATES = (
-    "a photo of {background}.", "{background}", "a picture of {background}",
-    "an image of {background} without anything else", "a photo of {background}, nothing else.",
+    "a photo of {background}.",
+    "{background}",
+    "a picture of {background}",
+    "an image of {background} without anything else",
+    "a photo of {background}, nothing else.",
 )
 PAIR_TEMPLATES = (
-    "{first} and {second} {place}", "a photo of {first} and {second}.",
-    "a photo of {first} next to {second} {place}", "{background} with {first} and {second}",
+    "{first} and {second} {place}",
+    "a photo of {first} and {second}.",
+    "a photo of {first} next to {second} {place}",
+    "{background} with {first} and {second}",
 )
 NUISANCE_ENDINGS = (" next to {clutter}", " with {clutter}", " and {clutter}")
 
@@ -37,13 +53,20 @@ def choose(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
-def object_caption(rng: np.random.Generator, name: str, colour: str, size: str, background,
-                   clutter: list[str]) -> str:
+def object_caption(
+    rng: np.random.Generator, name: str, colour: str, size: str, background, clutter: list[str]
+) -> str:
     """A caption of an image of one object; sometimes it names one of the nuisances as well."""
     templates = NAME_TEMPLATES if rng.random() < _NAME_ALONE else DETAILED_TEMPLATES
     caption = choose(rng, templates).format(
-        object=name, a_object=with_article(name), a_coloured=with_article(f"{colour} {name}"),
-        colour=colour, size=size, place=background.place, background=background.name)
+        object=name,
+        a_object=with_article(name),
+        a_coloured=with_article(f"{colour} {name}"),
+        colour=colour,
+        size=size,
+        place=background.place,
+        background=background.name,
+    )
     if clutter and templates is DETAILED_TEMPLATES and rng.random() < 0.25:
         caption = caption.rstrip(".")
         caption += choose(rng, NUISANCE_ENDINGS).format(clutter=with_article(choose(rng, clutter)))
@@ -52,10 +75,12 @@ def object_caption(rng: np.random.Generator, name: str, colour: str, size: str, 
 
 def pair_caption(rng: np.random.Generator, named: list[tuple[str, str]], background) -> str:
     """A caption of an image of two objects, given as (colour, name)."""
-    first, second = (with_article(f"{colour} {name}" if rng.random() < 0.5 else name)
-                     for colour, name in named)
-    return choose(rng, PAIR_TEMPLATES).format(first=first, second=second, place=background.place,
-                                              background=background.name)
+    first, second = (
+        with_article(f"{colour} {name}" if rng.random() < 0.5 else name) for colour, name in named
+    )
+    return choose(rng, PAIR_TEMPLATES).format(
+        first=first, second=second, place=background.place, background=background.name
+    )
 
 
 def background_caption(rng: np.random.Generator, background, clutter: list[str]) -> str:

@@ -1,4 +1,5 @@
 """Nuisance objects: small clutter that may stand anywhere, in ID, training and OOD images."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Living-looking shapes: the concepts of the OOD set generated-nature (iNaturalist's part)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -18,8 +19,9 @@ def flower(pen, rng, paint):
     count, first = int(rng.integers(5, 11)), rng.uniform(0, 360)
     for angle in first + np.arange(count) * 360 / count:
         turn = np.deg2rad(angle)
-        pen.ellipse(0.36 * np.cos(turn), -0.4 + 0.36 * np.sin(turn), 0.27, 1.1 / count, paint,
-                    angle=angle)
+        pen.ellipse(
+            0.36 * np.cos(turn), -0.4 + 0.36 * np.sin(turn), 0.27, 1.1 / count, paint, angle=angle
+        )
     pen.ellipse(0, -0.4, 0.2, 0.2, (235, 190, 50) if rng.random() < 0.6 else (90, 55, 30))
 
 
@@ -31,16 +33,19 @@ def fern(pen, rng, paint):
         x = bend * (0.9 - height) ** 2 / 3.2
         reach = 0.12 + 0.33 * (height + 0.95)
         for side in (-1, 1):
-            pen.ellipse(x + side * reach / 2, height - 0.08, reach / 2, 0.06, green,
-                        angle=-side * 25)
+            pen.ellipse(
+                x + side * reach / 2, height - 0.08, reach / 2, 0.06, green, angle=-side * 25
+            )
     heights = np.linspace(1, -0.98, 9)
     pen.curve([(bend * (0.9 - h) ** 2 / 3.2, h) for h in heights], 0.05, shade(green, 0.7))
 
 
 @CREATURES("mushroom", tilt=10)
 def mushroom(pen, rng, paint):
-    pen.blob([(-0.17, -0.1), (0.17, -0.1), (0.2, 0.5), (0.3, 0.92), (-0.3, 0.92), (-0.2, 0.5)],
-             (232, 222, 200))
+    pen.blob(
+        [(-0.17, -0.1), (0.17, -0.1), (0.2, 0.5), (0.3, 0.92), (-0.3, 0.92), (-0.2, 0.5)],
+        (232, 222, 200),
+    )
     tall = rng.uniform(0.55, 0.95)
     pen.ellipse(0, 0, 0.85, tall, paint, 180, 360)
     pen.ellipse(0, 0, 0.85, 0.15, shade(paint, 0.6))
@@ -71,8 +76,9 @@ def fish(pen, rng, paint):
     pen.polygon([(-0.45, 0), (-1, -0.45), (-0.85, 0), (-1, 0.45)], fin)
     pen.blob([(-0.2, -0.3), (0.1, -0.65), (0.4, -0.3)], fin)
     pen.blob([(0, 0.3), (0.0, 0.6), (0.3, 0.3)], fin)
-    pen.blob([(-0.6, 0), (-0.1, -0.36), (0.45, -0.38), (0.95, 0), (0.45, 0.38), (-0.1, 0.36)],
-             paint)
+    pen.blob(
+        [(-0.6, 0), (-0.1, -0.36), (0.45, -0.38), (0.95, 0), (0.45, 0.38), (-0.1, 0.36)], paint
+    )
     for x in np.linspace(-0.2, 0.35, int(rng.integers(0, 4))):
         pen.ring(x - 0.25, 0, 0.3, 0.42, 0.06, shade(paint, 1.45), -45, 45)
     pen.ellipse(0.65, -0.1, 0.1, 0.1, (250, 250, 245))
@@ -110,8 +116,10 @@ def snail(pen, rng, paint):
     for x in (0.72, 0.9):
         pen.line([(0.75, 0.2), (x, -0.35)], 0.05, body)
         pen.ellipse(x, -0.38, 0.06, 0.06, DARK)
-    pen.blob([(-1, 0.7), (-0.4, 0.5), (0.4, 0.45), (0.62, 0.1), (0.88, 0.15), (0.9, 0.5),
-              (0.6, 0.75)], body)
+    pen.blob(
+        [(-1, 0.7), (-0.4, 0.5), (0.4, 0.45), (0.62, 0.1), (0.88, 0.15), (0.9, 0.5), (0.6, 0.75)],
+        body,
+    )
     pen.ellipse(-0.08, 0.05, 0.6, 0.55, paint)
     t = np.linspace(0, 4.5 * np.pi, 60)
     spiral = np.stack([-0.08 + 0.036 * t * np.cos(t), 0.05 + 0.033 * t * np.sin(t)], 1)
@@ -122,10 +130,14 @@ def snail(pen, rng, paint):
 def butterfly(pen, rng, paint):
     spots = any_colour(rng)
     for side in (-1, 1):
-        pen.blob([(side * 0.05, -0.05), (side * 0.4, -0.75), (side * 0.95, -0.7),
-                  (side * 0.75, -0.05)], paint)
-        pen.blob([(side * 0.05, 0.05), (side * 0.65, 0.05), (side * 0.6, 0.65),
-                  (side * 0.25, 0.6)], shade(paint, 0.75))
+        pen.blob(
+            [(side * 0.05, -0.05), (side * 0.4, -0.75), (side * 0.95, -0.7), (side * 0.75, -0.05)],
+            paint,
+        )
+        pen.blob(
+            [(side * 0.05, 0.05), (side * 0.65, 0.05), (side * 0.6, 0.65), (side * 0.25, 0.6)],
+            shade(paint, 0.75),
+        )
         pen.ellipse(side * 0.65, -0.42, 0.14, 0.14, spots)
         pen.ellipse(side * 0.42, 0.33, 0.1, 0.1, spots)
         pen.curve([(0, -0.4), (side * 0.12, -0.7), (side * 0.25, -0.8)], 0.035, DARK)
@@ -161,8 +173,9 @@ def caterpillar(pen, rng, paint):
 def jellyfish(pen, rng, paint):
     for x in np.linspace(-0.5, 0.5, 6):
         sway = rng.uniform(-0.2, 0.2)
-        pen.curve([(x, -0.1), (x + sway, 0.3), (x - sway, 0.65), (x + sway, 1)], 0.06,
-                  shade(paint, 1.25))
+        pen.curve(
+            [(x, -0.1), (x + sway, 0.3), (x - sway, 0.65), (x + sway, 1)], 0.06, shade(paint, 1.25)
+        )
     pen.polygon(arc(0, -0.1, 0.75, rng.uniform(0.6, 0.85), 180, 360), paint)
     for x in np.linspace(-0.6, 0.6, 5):
         pen.ellipse(x, -0.1, 0.15, 0.1, shade(paint, 0.8))

@@ -2,6 +2,7 @@
 
 They keep the small CLIP from being a closed-set classifier of the ID classes.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -61,8 +62,15 @@ def hammer(pen, rng, paint):
 def scissors(pen, rng, paint):
     gap = rng.uniform(0.15, 0.4)
     for side in (-1, 1):
-        pen.polygon([(side * gap, -1), (side * (gap - 0.12), -0.9), (-side * 0.14, 0.2),
-                     (side * 0.08, 0.15)], shade(STEEL, 1 + side * 0.2))
+        pen.polygon(
+            [
+                (side * gap, -1),
+                (side * (gap - 0.12), -0.9),
+                (-side * 0.14, 0.2),
+                (side * 0.08, 0.15),
+            ],
+            shade(STEEL, 1 + side * 0.2),
+        )
         pen.ring(-side * 0.34, 0.6, 0.22, 0.3, 0.12, paint)
     pen.ellipse(0, 0.1, 0.06, 0.06, DARK)
 
@@ -80,8 +88,18 @@ def anchor(pen, rng, paint):
 @FURTHER_OBJECTS("crown", tilt=15)
 def crown(pen, rng, paint):
     gold = (230, 185, 60) if rng.random() < 0.5 else paint
-    pen.polygon([(-0.8, 0.6), (-0.95, -0.5), (-0.45, 0.05), (0, -0.75), (0.45, 0.05),
-                 (0.95, -0.5), (0.8, 0.6)], gold)
+    pen.polygon(
+        [
+            (-0.8, 0.6),
+            (-0.95, -0.5),
+            (-0.45, 0.05),
+            (0, -0.75),
+            (0.45, 0.05),
+            (0.95, -0.5),
+            (0.8, 0.6),
+        ],
+        gold,
+    )
     pen.box(-0.8, 0.42, 0.8, 0.68, shade(gold, 0.7))
     for x, y in ((-0.95, -0.55), (0, -0.8), (0.95, -0.55), (-0.4, 0.55), (0, 0.55), (0.4, 0.55)):
         pen.ellipse(x, y, 0.1, 0.1, any_colour(rng))
@@ -90,16 +108,38 @@ def crown(pen, rng, paint):
 @FURTHER_OBJECTS("bell", tilt=20)
 def bell(pen, rng, paint):
     pen.ellipse(0, 0.72, 0.16, 0.16, DARK)
-    pen.blob([(0, -0.75), (0.35, -0.6), (0.5, 0.1), (0.85, 0.6), (0, 0.68), (-0.85, 0.6),
-              (-0.5, 0.1), (-0.35, -0.6)], paint)
+    pen.blob(
+        [
+            (0, -0.75),
+            (0.35, -0.6),
+            (0.5, 0.1),
+            (0.85, 0.6),
+            (0, 0.68),
+            (-0.85, 0.6),
+            (-0.5, 0.1),
+            (-0.35, -0.6),
+        ],
+        paint,
+    )
     pen.ring(0, -0.85, 0.12, 0.12, 0.08, shade(paint, 0.6))
     pen.line([(-0.72, 0.52), (0.72, 0.52)], 0.1, shade(paint, 0.65))
 
 
 @FURTHER_OBJECTS("bottle", tilt=20)
 def bottle(pen, rng, paint):
-    pen.blob([(-0.13, -0.85), (0.13, -0.85), (0.14, -0.4), (0.36, -0.1), (0.36, 0.9),
-              (-0.36, 0.9), (-0.36, -0.1), (-0.14, -0.4)], paint)
+    pen.blob(
+        [
+            (-0.13, -0.85),
+            (0.13, -0.85),
+            (0.14, -0.4),
+            (0.36, -0.1),
+            (0.36, 0.9),
+            (-0.36, 0.9),
+            (-0.36, -0.1),
+            (-0.14, -0.4),
+        ],
+        paint,
+    )
     pen.box(-0.15, -1, 0.15, -0.8, any_colour(rng))
     pen.box(-0.36, 0.15, 0.36, 0.6, CREAM)
     pen.line([(-0.24, -0.05), (-0.24, 0.8)], 0.06, shade(paint, 1.5))
@@ -129,11 +169,20 @@ def windmill(pen, rng, paint):
     pen.box(-0.1, 0.65, 0.1, 1, DARK)
     start = rng.uniform(0, 90)
     for turn in np.deg2rad(start + np.arange(0, 360, 90)):
-        along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn),
-                                                                          np.cos(turn)])
+        along, across = (
+            np.array([np.cos(turn), np.sin(turn)]),
+            np.array([-np.sin(turn), np.cos(turn)]),
+        )
         hub = np.array([0, -0.3])
-        pen.polygon([hub, hub + 0.7 * along, hub + 0.7 * along + 0.18 * across,
-                     hub + 0.15 * along + 0.18 * across], CREAM)
+        pen.polygon(
+            [
+                hub,
+                hub + 0.7 * along,
+                hub + 0.7 * along + 0.18 * across,
+                hub + 0.15 * along + 0.18 * across,
+            ],
+            CREAM,
+        )
         pen.line([hub, hub + 0.72 * along], 0.05, WOOD)
 
 
@@ -299,8 +348,9 @@ def trophy(pen, rng, paint):
     gold = (225, 180, 60) if rng.random() < 0.6 else paint
     for side in (-1, 1):
         pen.ring(side * 0.55, -0.5, 0.25, 0.28, 0.1, gold)
-    pen.polygon([(-0.55, -0.95), (0.55, -0.95), (0.4, -0.2), (0.12, 0.1), (-0.12, 0.1),
-                 (-0.4, -0.2)], gold)
+    pen.polygon(
+        [(-0.55, -0.95), (0.55, -0.95), (0.4, -0.2), (0.12, 0.1), (-0.12, 0.1), (-0.4, -0.2)], gold
+    )
     pen.box(-0.09, 0.0, 0.09, 0.6, shade(gold, 0.8))
     pen.box(-0.45, 0.55, 0.45, 0.92, (80, 50, 40))
     pen.line([(-0.3, -0.8), (-0.22, -0.3)], 0.09, shade(gold, 1.5))
@@ -312,6 +362,9 @@ def wheel(pen, rng, paint):
     pen.ellipse(0, 0, 0.66, 0.66, paint)
     pen.ellipse(0, 0, 0.56, 0.56, CLEAR)
     for turn in np.deg2rad(np.arange(0, 180, 45)):
-        pen.line([(-0.6 * np.cos(turn), -0.6 * np.sin(turn)),
-                  (0.6 * np.cos(turn), 0.6 * np.sin(turn))], 0.1, paint)
+        pen.line(
+            [(-0.6 * np.cos(turn), -0.6 * np.sin(turn)), (0.6 * np.cos(turn), 0.6 * np.sin(turn))],
+            0.1,
+            paint,
+        )
     pen.ellipse(0, 0, 0.18, 0.18, shade(paint, 0.6))

@@ -1,4 +1,5 @@
 """Vectorised noise and colour fields, the stuff backgrounds and textures are made of."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,14 +20,16 @@ def smooth_noise(rng: np.random.Generator, rows: int, columns: int, size: int = 
     return np.asarray(Image.fromarray(knots).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def fractal(rng: np.random.Generator, rows: int, columns: int, octaves: int = 3,
-            size: int = SIZE) -> np.ndarray:
+def fractal(
+    rng: np.random.Generator, rows: int, columns: int, octaves: int = 3, size: int = SIZE
+) -> np.ndarray:
     """Octaves of smooth noise, each twice as fine and half as strong: [size, size], 0..1."""
     total = np.zeros((size, size), dtype=np.float32)
     for octave in range(octaves):
         scale = 2**octave
-        total += smooth_noise(rng, min(rows * scale, size), min(columns * scale, size),
-                              size) / scale
+        total += (
+            smooth_noise(rng, min(rows * scale, size), min(columns * scale, size), size) / scale
+        )
     return np.clip((total - total.min()) / (np.ptp(total) + 1e-6), 0, 1)
 
 
@@ -50,8 +53,9 @@ def below(edge, softness: float = 0.01, size: int = SIZE) -> np.ndarray:
     return np.clip((y - edge[None]) / softness + 0.5, 0, 1)
 
 
-def ridge(rng: np.random.Generator, height: float, roughness: float, knots: int = 6,
-          size: int = SIZE) -> np.ndarray:
+def ridge(
+    rng: np.random.Generator, height: float, roughness: float, knots: int = 6, size: int = SIZE
+) -> np.ndarray:
     """A wavy horizon around `height`: one value a column [size]."""
     coarse = smooth_noise(rng, 2, knots, size)[0]
     fine = smooth_noise(rng, 2, knots * 4, size)[0]

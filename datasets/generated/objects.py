@@ -1,4 +1,5 @@
 """The in-distribution classes, one small drawing each, within about [-1, 1] x [-1, 1]."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,8 +31,9 @@ def sailboat(pen, rng, paint):
     hull = shade(any_colour(rng), 0.8)
     pen.line([(0, -0.95), (0, 0.55)], 0.06, WOOD)
     pen.polygon([(0.07, -0.9), (0.07, 0.38), (rng.uniform(0.6, 0.85), 0.38)], paint)
-    pen.polygon([(-0.07, -0.75), (-0.07, 0.38), (-rng.uniform(0.5, 0.75), 0.38)],
-                shade(paint, 1.35))
+    pen.polygon(
+        [(-0.07, -0.75), (-0.07, 0.38), (-rng.uniform(0.5, 0.75), 0.38)], shade(paint, 1.35)
+    )
     pen.polygon([(-0.9, 0.48), (0.95, 0.48), (0.65, 0.88), (-0.65, 0.88)], hull)
     pen.line([(-0.85, 0.54), (0.9, 0.54)], 0.07, shade(hull, 1.6))
 
@@ -39,8 +41,18 @@ def sailboat(pen, rng, paint):
 @ID_OBJECTS("teapot", tilt=10)
 def teapot(pen, rng, paint):
     pen.ring(-0.62, 0.1, 0.34, 0.36, 0.12, shade(paint, 0.75), 60, 300)
-    pen.polygon([(0.35, 0.4), (0.5, 0.0), (0.78, -0.12), (0.88, -0.42), (1.05, -0.4),
-                 (0.98, 0.0), (0.7, 0.42)], shade(paint, 0.85))
+    pen.polygon(
+        [
+            (0.35, 0.4),
+            (0.5, 0.0),
+            (0.78, -0.12),
+            (0.88, -0.42),
+            (1.05, -0.4),
+            (0.98, 0.0),
+            (0.7, 0.42),
+        ],
+        shade(paint, 0.85),
+    )
     pen.ellipse(0, 0.18, 0.68, rng.uniform(0.48, 0.6), paint)
     pen.ellipse(-0.2, 0.0, 0.22, 0.17, shade(paint, 1.35))
     pen.ellipse(0, -0.27, 0.36, 0.14, shade(paint, 0.7))
@@ -70,8 +82,11 @@ def bicycle(pen, rng, paint):
             dx, dy = 0.36 * np.cos(np.deg2rad(angle)), 0.36 * np.sin(np.deg2rad(angle))
             pen.line([(x - dx, 0.35 - dy), (x + dx, 0.35 + dy)], 0.02, STEEL)
     seat, head, crank = (-0.3, -0.25), (0.4, -0.3), (-0.05, 0.35)
-    for path in ([(-0.58, 0.35), seat, head, crank, (-0.58, 0.35)], [seat, crank],
-                 [(0.36, -0.52), head, (0.58, 0.35)]):
+    for path in (
+        [(-0.58, 0.35), seat, head, crank, (-0.58, 0.35)],
+        [seat, crank],
+        [(0.36, -0.52), head, (0.58, 0.35)],
+    ):
         pen.line(path, 0.1, paint)
     pen.line([seat, (-0.34, -0.42)], 0.07, STEEL)
     pen.line([(-0.52, -0.44), (-0.18, -0.42)], 0.13, DARK)
@@ -99,8 +114,19 @@ def airplane(pen, rng, paint):
     wing = shade(paint, 0.7)
     pen.polygon([(0.05, 0), (-0.2, -0.5), (-0.36, -0.5), (-0.22, 0)], shade(paint, 0.55))
     pen.polygon([(-0.62, -0.05), (-0.92, -0.55), (-1.0, -0.55), (-0.95, 0.0)], wing)
-    pen.blob([(-1, -0.08), (-0.5, -0.17), (0.4, -0.18), (0.85, -0.1), (1, 0.05), (0.8, 0.15),
-              (0.2, 0.19), (-0.5, 0.1)], paint)
+    pen.blob(
+        [
+            (-1, -0.08),
+            (-0.5, -0.17),
+            (0.4, -0.18),
+            (0.85, -0.1),
+            (1, 0.05),
+            (0.8, 0.15),
+            (0.2, 0.19),
+            (-0.5, 0.1),
+        ],
+        paint,
+    )
     pen.polygon([(0.85, -0.1), (0.72, -0.14), (0.7, -0.02), (0.92, -0.01)], (60, 90, 130))
     for x in np.arange(-0.45, 0.62, 0.17):
         pen.ellipse(x, -0.04, 0.05, 0.05, (60, 90, 130))
@@ -115,9 +141,20 @@ def hot_air_balloon(pen, rng, paint):
     for x in (-0.13, 0.13):
         pen.line([(x * 2.2, 0.35), (x, 0.78)], 0.03, DARK)
     for width, fill in ((0.72, paint), (0.52, second), (0.3, paint), (0.1, second)):
-        pen.blob([(0, -1), (width, -0.75), (width * 1.1, -0.3), (width * 0.55, 0.25),
-                  (width * 0.35, 0.42), (-width * 0.35, 0.42), (-width * 0.55, 0.25),
-                  (-width * 1.1, -0.3), (-width, -0.75)], fill)
+        pen.blob(
+            [
+                (0, -1),
+                (width, -0.75),
+                (width * 1.1, -0.3),
+                (width * 0.55, 0.25),
+                (width * 0.35, 0.42),
+                (-width * 0.35, 0.42),
+                (-width * 0.55, 0.25),
+                (-width * 1.1, -0.3),
+                (-width, -0.75),
+            ],
+            fill,
+        )
     pen.polygon([(-0.17, 0.75), (0.17, 0.75), (0.13, 1.0), (-0.13, 1.0)], WOOD)
 
 
@@ -155,11 +192,24 @@ def car(pen, rng, paint):
     back, roof = rng.uniform(-0.85, -0.5), rng.uniform(-0.55, -0.42)
     pen.polygon([(back, -0.05), (back + 0.2, roof), (0.25, roof), (0.6, -0.05)], paint)
     glass = (165, 205, 225) if rng.random() < 0.7 else (60, 75, 95)
-    pen.polygon([(back + 0.14, -0.06), (back + 0.27, roof + 0.09), (-0.1, roof + 0.09),
-                 (-0.1, -0.06)], glass)
+    pen.polygon(
+        [(back + 0.14, -0.06), (back + 0.27, roof + 0.09), (-0.1, roof + 0.09), (-0.1, -0.06)],
+        glass,
+    )
     pen.polygon([(0.0, -0.06), (0.0, roof + 0.09), (0.21, roof + 0.09), (0.46, -0.06)], glass)
-    pen.blob([(-1, 0.0), (-0.6, -0.08), (0.55, -0.08), (0.95, 0.04), (1, 0.3), (0.8, 0.4),
-              (-0.8, 0.4), (-1, 0.32)], paint)
+    pen.blob(
+        [
+            (-1, 0.0),
+            (-0.6, -0.08),
+            (0.55, -0.08),
+            (0.95, 0.04),
+            (1, 0.3),
+            (0.8, 0.4),
+            (-0.8, 0.4),
+            (-1, 0.32),
+        ],
+        paint,
+    )
     pen.line([(-0.95, 0.3), (0.95, 0.3)], 0.07, shade(paint, 0.6))
     pen.ellipse(0.92, 0.1, 0.07, 0.07, (255, 240, 170))
     for x in (-0.55, 0.55):
@@ -171,28 +221,42 @@ def car(pen, rng, paint):
 def duck(pen, rng, paint):
     bill = (240, 150, 40)
     pen.polygon([(0.62, -0.5), (1.0, -0.42), (0.98, -0.32), (0.62, -0.3)], bill)
-    pen.blob([(-1, -0.12), (-0.6, 0.05), (0, 0.0), (0.2, -0.25), (0.62, 0.1), (0.6, 0.5),
-              (0.15, 0.75), (-0.45, 0.72), (-0.85, 0.35)], paint)
+    pen.blob(
+        [
+            (-1, -0.12),
+            (-0.6, 0.05),
+            (0, 0.0),
+            (0.2, -0.25),
+            (0.62, 0.1),
+            (0.6, 0.5),
+            (0.15, 0.75),
+            (-0.45, 0.72),
+            (-0.85, 0.35),
+        ],
+        paint,
+    )
     head = shade(any_colour(rng), 0.8) if rng.random() < 0.4 else paint
     pen.ellipse(0.4, -0.12, 0.18, 0.3, paint)
     pen.ellipse(0.42, -0.45, 0.32, 0.3, head)
-    pen.blob([(-0.65, 0.2), (-0.1, 0.15), (0.25, 0.3), (-0.1, 0.55), (-0.5, 0.45)],
-             shade(paint, 0.72))
+    pen.blob(
+        [(-0.65, 0.2), (-0.1, 0.15), (0.25, 0.3), (-0.1, 0.55), (-0.5, 0.45)], shade(paint, 0.72)
+    )
     pen.ellipse(0.52, -0.52, 0.06, 0.06, DARK)
 
 
 @ID_OBJECTS("turtle", tilt=12)
 def turtle(pen, rng, paint):
     skin = shade((120, 150, 70), rng.uniform(0.7, 1.2))
-    pen.blob([(0.5, 0.1), (0.72, -0.2), (0.95, -0.25), (1.02, -0.05), (0.8, 0.15), (0.55, 0.38)],
-             skin)
+    pen.blob(
+        [(0.5, 0.1), (0.72, -0.2), (0.95, -0.25), (1.02, -0.05), (0.8, 0.15), (0.55, 0.38)], skin
+    )
     pen.ellipse(0.9, -0.13, 0.04, 0.05, DARK)
     pen.polygon([(-0.7, 0.25), (-1.0, 0.4), (-0.65, 0.42)], skin)
     for x in (-0.45, 0.4):
         pen.ellipse(x, 0.5, 0.17, 0.28, shade(skin, 0.8))
     pen.ellipse(0, 0.35, 0.78, rng.uniform(0.7, 0.9), paint, 180, 360)
     for x, y, r in ((-0.42, 0.1, 0.16), (0, -0.1, 0.2), (0.42, 0.1, 0.16)):
-        pen.polygon(arc(x, y, r, r, 0, 360)[::1 if rng.random() < 0.3 else 7], shade(paint, 0.6))
+        pen.polygon(arc(x, y, r, r, 0, 360)[:: 1 if rng.random() < 0.3 else 7], shade(paint, 0.6))
     pen.line([(-0.76, 0.37), (0.76, 0.37)], 0.1, shade(paint, 1.4))
 
 
@@ -202,10 +266,23 @@ def rocket(pen, rng, paint):
     pen.polygon([(-0.16, 0.6), (0, 1.05), (0.16, 0.6)], (255, 150, 40))
     pen.polygon([(-0.08, 0.6), (0, 0.88), (0.08, 0.6)], (255, 230, 120))
     for side in (-1, 1):
-        pen.polygon([(side * 0.25, 0.1), (side * 0.6, 0.5), (side * 0.6, 0.75),
-                     (side * 0.22, 0.55)], trim)
-    pen.blob([(0, -1.0), (0.22, -0.62), (0.33, -0.1), (0.3, 0.35), (0.2, 0.64), (-0.2, 0.64),
-              (-0.3, 0.35), (-0.33, -0.1), (-0.22, -0.62)], paint)
+        pen.polygon(
+            [(side * 0.25, 0.1), (side * 0.6, 0.5), (side * 0.6, 0.75), (side * 0.22, 0.55)], trim
+        )
+    pen.blob(
+        [
+            (0, -1.0),
+            (0.22, -0.62),
+            (0.33, -0.1),
+            (0.3, 0.35),
+            (0.2, 0.64),
+            (-0.2, 0.64),
+            (-0.3, 0.35),
+            (-0.33, -0.1),
+            (-0.22, -0.62),
+        ],
+        paint,
+    )
     pen.polygon([(0, -1.02), (0.21, -0.62), (-0.21, -0.62)], trim)
     pen.ellipse(0, -0.25, 0.19, 0.19, STEEL)
     pen.ellipse(0, -0.25, 0.13, 0.13, (90, 160, 215))
@@ -215,8 +292,18 @@ def rocket(pen, rng, paint):
 def boot(pen, rng, paint):
     top = rng.uniform(-0.95, -0.6)
     pen.polygon([(-0.5, top), (0.12, top), (0.14, 0.1), (-0.5, 0.5)], paint)
-    pen.blob([(-0.55, 0.15), (0.05, 0.05), (0.3, 0.2), (0.75, 0.3), (0.92, 0.55), (0.85, 0.75),
-              (-0.5, 0.75)], paint)
+    pen.blob(
+        [
+            (-0.55, 0.15),
+            (0.05, 0.05),
+            (0.3, 0.2),
+            (0.75, 0.3),
+            (0.92, 0.55),
+            (0.85, 0.75),
+            (-0.5, 0.75),
+        ],
+        paint,
+    )
     pen.box(-0.56, 0.66, 0.9, 0.82, DARK)
     pen.box(-0.56, 0.7, -0.15, 0.95, DARK)
     pen.box(-0.53, top, 0.15, top + 0.18, shade(paint, 1.4))
@@ -229,8 +316,15 @@ def kite(pen, rng, paint):
     second = any_colour(rng)
     pen.curve([(0, 0.4), (0.12, 0.6), (-0.1, 0.78), (0.06, 1.0)], 0.035, DARK)
     for x, y in ((0.08, 0.58), (-0.08, 0.76), (0.05, 0.95)):
-        pen.polygon([(x - 0.12, y - 0.06), (x + 0.12, y + 0.06), (x + 0.12, y - 0.06),
-                     (x - 0.12, y + 0.06)], second)
+        pen.polygon(
+            [
+                (x - 0.12, y - 0.06),
+                (x + 0.12, y + 0.06),
+                (x + 0.12, y - 0.06),
+                (x - 0.12, y + 0.06),
+            ],
+            second,
+        )
     wide = rng.uniform(0.5, 0.65)
     corners = [(0, -1), (wide, -0.4), (0, 0.45), (-wide, -0.4)]
     for corner, fill in enumerate((paint, second, paint, second)):

@@ -1,5 +1,6 @@
 """The four OOD sets of the generated benchmark, which play the parts of iNaturalist, SUN, Places
 and Texture. None shows an ID class, and none of their concepts occurs in the training stream."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,7 +13,12 @@ from datasets.generated.creatures import CREATURES
 from datasets.generated.places import PLACES, draw_place
 from datasets.generated.scenes import SCENES
 from datasets.generated.streams import (
-    SEED, any_background, object_image, photograph, scatter_clutter, stream_rng,
+    SEED,
+    any_background,
+    object_image,
+    photograph,
+    scatter_clutter,
+    stream_rng,
 )
 from datasets.generated.textures import TEXTURES, draw_texture
 

@@ -1,4 +1,5 @@
 """Spread independent jobs over processes."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -12,8 +13,9 @@ from tqdm import tqdm
 from datasets.generated import streams
 
 
-def in_processes(function: Callable, jobs: Sequence, workers: int | None = None,
-                 title: str = "") -> Iterator:
+def in_processes(
+    function: Callable, jobs: Sequence, workers: int | None = None, title: str = ""
+) -> Iterator:
     """`function` of every job, in order, with a progress bar; workers: None = one a core, 1 = here.
 
     The workers are forked from a fresh process that has imported the generator and nothing else:
@@ -42,8 +44,9 @@ def _captioned_chunk(job: tuple[str, int, int, int]) -> tuple[np.ndarray, list[s
     return np.stack([sample.image for sample in samples]), [s.caption for s in samples]
 
 
-def captioned_images(stream: str, count: int, seed: int = streams.SEED,
-                     workers: int | None = None, chunk: int = 250):
+def captioned_images(
+    stream: str, count: int, seed: int = streams.SEED, workers: int | None = None, chunk: int = 250
+):
     """The first `count` samples of a captioned stream: (uint8 [count, 64, 64, 3], captions)."""
     jobs = [(stream, first, min(first + chunk, count), seed) for first in range(0, count, chunk)]
     images, captions = [], []

@@ -1,4 +1,5 @@
 """Indoor compositions: the OOD set generated-places (Places' part). rng -> [64, 64, 3]."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,9 +14,11 @@ PLACES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
 
 def indoor(name: str):
     """Register a place; the function draws on a pen over an empty room: (pen, rng, room)."""
+
     def register(draw):
         PLACES[name] = draw
         return draw
+
     return register
 
 
@@ -25,10 +28,18 @@ class Room:
     def __init__(self, rng: np.random.Generator, depth: float | None = None):
         self.scale = depth or rng.uniform(0.45, 0.75)
         self.vanish = rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.5)
-        self.wall = _rgb(tint(rng, [(205, 190, 165), (170, 185, 190), (190, 170, 160),
-                                    (160, 175, 150)][rng.integers(4)], 18))
-        self.floor = _rgb(tint(rng, [(140, 100, 70), (110, 110, 115), (160, 140, 120)]
-                               [rng.integers(3)], 15))
+        self.wall = _rgb(
+            tint(
+                rng,
+                [(205, 190, 165), (170, 185, 190), (190, 170, 160), (160, 175, 150)][
+                    rng.integers(4)
+                ],
+                18,
+            )
+        )
+        self.floor = _rgb(
+            tint(rng, [(140, 100, 70), (110, 110, 115), (160, 140, 120)][rng.integers(3)], 15)
+        )
 
     def at(self, x: float, y: float, depth: float) -> tuple[float, float]:
         """Where the point (x, y) of the front opening lies when moved to `depth` (0..1) inside."""
@@ -40,10 +51,12 @@ class Room:
         return [self.at(*corner) for corner in corners]
 
     def draw(self, pen: Pen) -> None:
-        for (x0, y0), (x1, y1), fill in (((0, 0), (1, 0), shade(self.wall, 1.5)),
-                                         ((0, 1), (1, 1), self.floor),
-                                         ((0, 0), (0, 1), shade(self.wall, 0.8)),
-                                         ((1, 0), (1, 1), shade(self.wall, 0.88))):
+        for (x0, y0), (x1, y1), fill in (
+            ((0, 0), (1, 0), shade(self.wall, 1.5)),
+            ((0, 1), (1, 1), self.floor),
+            ((0, 0), (0, 1), shade(self.wall, 0.8)),
+            ((1, 0), (1, 1), shade(self.wall, 0.88)),
+        ):
             pen.polygon(self.quad([(x0, y0, -0.2), (x1, y1, -0.2), (x1, y1, 1), (x0, y0, 1)]), fill)
         pen.polygon(self.quad([(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)]), self.wall)
 
@@ -64,10 +77,15 @@ def draw_place(rng: np.random.Generator, name: str) -> np.ndarray:
 def _window(pen, rng, left, top, right, bottom, room, depth=1.0):
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     pen.polygon(room.quad([(x, y, depth) for x, y in corners]), (235, 232, 225))
-    inner = [(left + 0.02, top + 0.02), (right - 0.02, top + 0.02), (right - 0.02, bottom - 0.02),
-             (left + 0.02, bottom - 0.02)]
-    pen.polygon(room.quad([(x, y, depth) for x, y in inner]),
-                shade((165, 205, 235), rng.uniform(0.5, 1.2)))
+    inner = [
+        (left + 0.02, top + 0.02),
+        (right - 0.02, top + 0.02),
+        (right - 0.02, bottom - 0.02),
+        (left + 0.02, bottom - 0.02),
+    ]
+    pen.polygon(
+        room.quad([(x, y, depth) for x, y in inner]), shade((165, 205, 235), rng.uniform(0.5, 1.2))
+    )
     middle = (left + right) / 2
     pen.line(room.quad([(middle, top, depth), (middle, bottom, depth)]), 0.015, (235, 232, 225))
 
@@ -77,15 +95,25 @@ def bedroom(pen, rng, room):
     _window(pen, rng, 0.55, 0.15, 0.85, 0.55, room)
     cover, left = any_colour(rng), rng.uniform(0.05, 0.3)
     right = left + 0.5
-    pen.polygon(room.quad([(left, 0.6, 0.98), (right, 0.6, 0.98), (right, 1, 0.98),
-                           (left, 1, 0.98)]), (110, 75, 50))
-    pen.polygon(room.quad([(left, 0.8, 0.95), (right, 0.8, 0.95), (right, 0.8, 0.3),
-                           (left, 0.8, 0.3)]), cover)
-    pen.polygon(room.quad([(left, 0.8, 0.3), (right, 0.8, 0.3), (right, 1, 0.3), (left, 1, 0.3)]),
-                shade(cover, 0.65))
+    pen.polygon(
+        room.quad([(left, 0.6, 0.98), (right, 0.6, 0.98), (right, 1, 0.98), (left, 1, 0.98)]),
+        (110, 75, 50),
+    )
+    pen.polygon(
+        room.quad([(left, 0.8, 0.95), (right, 0.8, 0.95), (right, 0.8, 0.3), (left, 0.8, 0.3)]),
+        cover,
+    )
+    pen.polygon(
+        room.quad([(left, 0.8, 0.3), (right, 0.8, 0.3), (right, 1, 0.3), (left, 1, 0.3)]),
+        shade(cover, 0.65),
+    )
     for x in (left + 0.04, left + 0.27):
-        pen.polygon(room.quad([(x, 0.74, 0.95), (x + 0.19, 0.74, 0.95), (x + 0.19, 0.79, 0.8),
-                               (x, 0.79, 0.8)]), (245, 243, 238))
+        pen.polygon(
+            room.quad(
+                [(x, 0.74, 0.95), (x + 0.19, 0.74, 0.95), (x + 0.19, 0.79, 0.8), (x, 0.79, 0.8)]
+            ),
+            (245, 243, 238),
+        )
 
 
 @indoor("corridor")
@@ -95,10 +123,18 @@ def corridor(pen, rng, room):
     door = shade(any_colour(rng), 0.8)
     for depth in np.arange(0.1, 0.95, 0.28):
         for x in (0, 1):
-            pen.polygon(room.quad([(x, 0.25, depth), (x, 0.25, depth + 0.13), (x, 1, depth + 0.13),
-                                   (x, 1, depth)]), door)
-        pen.polygon(room.quad([(0.4, 0, depth), (0.6, 0, depth), (0.6, 0, depth + 0.1),
-                               (0.4, 0, depth + 0.1)]), (255, 252, 235))
+            pen.polygon(
+                room.quad(
+                    [(x, 0.25, depth), (x, 0.25, depth + 0.13), (x, 1, depth + 0.13), (x, 1, depth)]
+                ),
+                door,
+            )
+        pen.polygon(
+            room.quad(
+                [(0.4, 0, depth), (0.6, 0, depth), (0.6, 0, depth + 0.1), (0.4, 0, depth + 0.1)]
+            ),
+            (255, 252, 235),
+        )
 
 
 @indoor("shelves")
@@ -158,8 +194,13 @@ def kitchen(pen, rng, room):
     for x in np.arange(-rng.uniform(0, 0.2), 1, width):
         for y0, y1 in ((0.02, 0.33), (0.63, 0.95)):
             pen.box(x + 0.01, y0, x + width - 0.01, y1, front)
-            pen.box(x + width - 0.05, (y0 + y1) / 2 - 0.03, x + width - 0.03,
-                    (y0 + y1) / 2 + 0.03, shade(front, 0.4))
+            pen.box(
+                x + width - 0.05,
+                (y0 + y1) / 2 - 0.03,
+                x + width - 0.03,
+                (y0 + y1) / 2 + 0.03,
+                shade(front, 0.4),
+            )
     pen.box(0, 0.57, 1, 0.63, top)
     sink = rng.uniform(0.2, 0.7)
     pen.ring(sink, 0.48, 0.05, 0.06, 0.02, (150, 155, 160), 180, 360)
@@ -173,8 +214,10 @@ def arcade(pen, rng, room):
     for index in range(rows):
         shrink = 0.62**index
         tone = shade(stone, 1 - 0.17 * index)
-        x0, x1, y0, y1 = (v + (edge - v) * shrink for v, edge in
-                          ((vx, -0.02), (vx, 1.02), (vy, -0.02), (vy, 1.02)))
+        x0, x1, y0, y1 = (
+            v + (edge - v) * shrink
+            for v, edge in ((vx, -0.02), (vx, 1.02), (vy, -0.02), (vy, 1.02))
+        )
         pen.box(x0, y0, x1, y1, tone)
         half, middle = (x1 - x0) * 0.38, (x0 + x1) / 2
         spring = y0 + (y1 - y0) * 0.5
@@ -188,14 +231,17 @@ def swimming_hall(pen, rng, room):
     for x in (0.08, 0.38, 0.68):
         _window(pen, rng, x, 0.12, x + 0.24, 0.6, room)
     left, right = 0.15, 0.85
-    pen.polygon(room.quad([(left, 1, 0.95), (right, 1, 0.95), (right, 1, -0.2), (left, 1, -0.2)]),
-                shade((60, 165, 200), rng.uniform(0.8, 1.15)))
+    pen.polygon(
+        room.quad([(left, 1, 0.95), (right, 1, 0.95), (right, 1, -0.2), (left, 1, -0.2)]),
+        shade((60, 165, 200), rng.uniform(0.8, 1.15)),
+    )
     for x in np.linspace(left, right, int(rng.integers(4, 7)))[1:-1]:
         ends = room.quad([(x, 1, 0.95), (x, 1, -0.2)])
         points = np.linspace(*ends, 9)
         for index in range(8):
-            pen.line(points[index:index + 2], 0.012, (230, 70, 60) if index % 2 else
-                     (245, 245, 245))
+            pen.line(
+                points[index : index + 2], 0.012, (230, 70, 60) if index % 2 else (245, 245, 245)
+            )
 
 
 @indoor("office")
@@ -205,14 +251,39 @@ def office(pen, rng, room):
     desk = shade((180, 150, 115), rng.uniform(0.7, 1.1))
     for depth in (0.75, 0.4):
         for x in (0.1, 0.58):
-            pen.polygon(room.quad([(x, 0.78, depth), (x + 0.32, 0.78, depth),
-                                   (x + 0.32, 0.78, depth - 0.2), (x, 0.78, depth - 0.2)]), desk)
-            pen.polygon(room.quad([(x, 0.78, depth - 0.2), (x + 0.32, 0.78, depth - 0.2),
-                                   (x + 0.32, 1, depth - 0.2), (x, 1, depth - 0.2)]),
-                        shade(desk, 0.6))
-            pen.polygon(room.quad([(x + 0.08, 0.58, depth), (x + 0.24, 0.58, depth),
-                                   (x + 0.24, 0.74, depth), (x + 0.08, 0.74, depth)]),
-                        (45, 50, 60))
+            pen.polygon(
+                room.quad(
+                    [
+                        (x, 0.78, depth),
+                        (x + 0.32, 0.78, depth),
+                        (x + 0.32, 0.78, depth - 0.2),
+                        (x, 0.78, depth - 0.2),
+                    ]
+                ),
+                desk,
+            )
+            pen.polygon(
+                room.quad(
+                    [
+                        (x, 0.78, depth - 0.2),
+                        (x + 0.32, 0.78, depth - 0.2),
+                        (x + 0.32, 1, depth - 0.2),
+                        (x, 1, depth - 0.2),
+                    ]
+                ),
+                shade(desk, 0.6),
+            )
+            pen.polygon(
+                room.quad(
+                    [
+                        (x + 0.08, 0.58, depth),
+                        (x + 0.24, 0.58, depth),
+                        (x + 0.24, 0.74, depth),
+                        (x + 0.08, 0.74, depth),
+                    ]
+                ),
+                (45, 50, 60),
+            )
 
 
 @indoor("lift lobby")
@@ -222,10 +293,13 @@ def lift_lobby(pen, rng, room):
     for index in range(doors):
         left, right = (index + 0.15) / doors, (index + 0.85) / doors
         for x0, x1, tone in ((left, (left + right) / 2, 1.0), ((left + right) / 2, right, 0.82)):
-            pen.polygon(room.quad([(x0, 0.2, 1), (x1, 0.2, 1), (x1, 1, 1), (x0, 1, 1)]),
-                        shade(steel, tone))
+            pen.polygon(
+                room.quad([(x0, 0.2, 1), (x1, 0.2, 1), (x1, 1, 1), (x0, 1, 1)]), shade(steel, tone)
+            )
         pen.line(room.quad([(left, 0.2, 1), (right, 0.2, 1)]), 0.025, (80, 70, 65))
         lamp = room.at((left + right) / 2, 0.12, 1)
         pen.ellipse(*lamp, 0.02, 0.02, (250, 190, 70))
-    pen.polygon(room.quad([(0.25, 1, 0.9), (0.75, 1, 0.9), (0.75, 1, 0), (0.25, 1, 0)]),
-                shade(any_colour(rng), 0.8))
+    pen.polygon(
+        room.quad([(0.25, 1, 0.9), (0.75, 1, 0.9), (0.75, 1, 0), (0.25, 1, 0)]),
+        shade(any_colour(rng), 0.8),
+    )

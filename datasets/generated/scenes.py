@@ -1,4 +1,5 @@
 """Outdoor compositions: the OOD set generated-scenes (SUN's part). rng -> [64, 64, 3]."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,9 +15,11 @@ SCENES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
 
 def scene(name: str):
     """Register a scene."""
+
     def register(draw):
         SCENES[name] = draw
         return draw
+
     return register
 
 
@@ -59,11 +62,20 @@ def road(rng):
     field = mix(sky(rng), land, below(horizon, 0.02))
     pen, half, foot = Pen(), rng.uniform(0.3, 0.6), rng.uniform(0.3, 0.7)
     tar = shade((90, 90, 95), rng.uniform(0.7, 1.15))
-    pen.polygon([(vanish - 0.015, horizon), (vanish + 0.015, horizon), (foot + half, 1.02),
-                 (foot - half, 1.02)], tar)
+    pen.polygon(
+        [
+            (vanish - 0.015, horizon),
+            (vanish + 0.015, horizon),
+            (foot + half, 1.02),
+            (foot - half, 1.02),
+        ],
+        tar,
+    )
     for near, far in ((0.0, 0.08), (0.2, 0.3), (0.45, 0.62), (0.8, 1.0)):
-        ends = [(vanish + (foot - vanish) * t, horizon + (1.02 - horizon) * t, 0.02 * t)
-                for t in (near, far)]
+        ends = [
+            (vanish + (foot - vanish) * t, horizon + (1.02 - horizon) * t, 0.02 * t)
+            for t in (near, far)
+        ]
         (x0, y0, w0), (x1, y1, w1) = ends
         pen.polygon([(x0 - w0, y0), (x0 + w0, y0), (x1 + w1, y1), (x1 - w1, y1)], (240, 235, 210))
     return pen.over(field)
@@ -113,8 +125,13 @@ def bridge(rng):
     else:
         for tower in (0.25, 0.75):
             pen.box(tower - 0.025, deck - 0.35, tower + 0.025, bank + 0.1, stone)
-        cable = [(0, deck - 0.1), (0.25, deck - 0.33), (0.5, deck - 0.06), (0.75, deck - 0.33),
-                 (1, deck - 0.1)]
+        cable = [
+            (0, deck - 0.1),
+            (0.25, deck - 0.33),
+            (0.5, deck - 0.06),
+            (0.75, deck - 0.33),
+            (1, deck - 0.1),
+        ]
         pen.curve(cable, 0.015, shade(stone, 0.6))
         for x in np.arange(0.03, 1, 0.06):
             lift = 0.06 + 0.27 * np.abs(np.cos(2 * np.pi * (x - 0.25) / 1.0)) ** 2
@@ -132,8 +149,11 @@ def canyon(rng):
         wall = mix(tint(rng, (190, 105, 65)), tint(rng, (225, 160, 110)), 0.5 + 0.5 * bands)
         wall = np.minimum(wall * light * (0.8 + 0.3 * fractal(rng, 3, 16))[..., None], 255)
         steps = np.repeat(rng.uniform(-0.08, 0.08, 8), 8)
-        bowl = depth + steps + rng.uniform(0.1, 0.6) * (
-            0.25 - (np.linspace(0, 1, 64) - rng.uniform(0.3, 0.7)) ** 2)
+        bowl = (
+            depth
+            + steps
+            + rng.uniform(0.1, 0.6) * (0.25 - (np.linspace(0, 1, 64) - rng.uniform(0.3, 0.7)) ** 2)
+        )
         field = mix(field, wall, below(bowl, 0.02))
     return field
 
@@ -156,16 +176,24 @@ def volcano(rng):
     x = np.linspace(0, 1, 64)
     slope = np.maximum(top, top + (np.abs(x - middle) - 0.08) * rng.uniform(0.8, 1.4))
     y, columns = grid()
-    plume = np.exp(-((columns - middle - 0.15 * (top - y)) / (0.06 + 0.5 * (top - y).clip(0))) ** 2)
+    plume = np.exp(
+        -(((columns - middle - 0.15 * (top - y)) / (0.06 + 0.5 * (top - y).clip(0))) ** 2)
+    )
     dusk = mix(dusk, (115, 105, 105), plume * (1 - below(top, 0.05)) * fractal(rng, 6, 6) * 1.3)
     rock = mix(tint(rng, (70, 60, 60)), tint(rng, (40, 36, 40)), fractal(rng, 10, 10))
     field = mix(dusk, rock, below(slope, 0.02))
     pen = Pen()
     for _ in range(int(rng.integers(1, 4))):
         drift = middle + rng.uniform(-0.05, 0.05)
-        pen.curve([(drift, top), (drift + rng.normal(0, 0.05), top + 0.2),
-                   (drift + rng.normal(0, 0.12), top + rng.uniform(0.3, 0.6))], 0.025,
-                  (255, 120, 30))
+        pen.curve(
+            [
+                (drift, top),
+                (drift + rng.normal(0, 0.05), top + 0.2),
+                (drift + rng.normal(0, 0.12), top + rng.uniform(0.3, 0.6)),
+            ],
+            0.025,
+            (255, 120, 30),
+        )
     return pen.over(field)
 
 
@@ -178,10 +206,14 @@ def island(rng):
     pen.ellipse(middle, line + 0.06, width, 0.1, (230, 210, 155))
     for lean in rng.uniform(-0.12, 0.12, int(rng.integers(1, 4))):
         foot, crown = middle + lean * 2, (middle + lean * 3.2, line - rng.uniform(0.25, 0.38))
-        pen.curve([(foot, line + 0.03), (foot + lean * 0.3, line - 0.15), crown], 0.025,
-                  (120, 90, 60))
+        pen.curve(
+            [(foot, line + 0.03), (foot + lean * 0.3, line - 0.15), crown], 0.025, (120, 90, 60)
+        )
         for turn in np.deg2rad(np.arange(-200, 30, 38)):
             tip = (crown[0] + 0.15 * np.cos(turn), crown[1] + 0.11 * np.sin(turn) + 0.04)
-            pen.curve([crown, ((crown[0] + tip[0]) / 2, min(crown[1], tip[1]) - 0.03), tip],
-                      0.025, shade((60, 130, 55), rng.uniform(0.8, 1.2)))
+            pen.curve(
+                [crown, ((crown[0] + tip[0]) / 2, min(crown[1], tip[1]) - 0.03), tip],
+                0.025,
+                shade((60, 130, 55), rng.uniform(0.8, 1.2)),
+            )
     return pen.over(mix(sky(rng), water, below(line, 0.015)))

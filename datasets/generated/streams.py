@@ -4,6 +4,7 @@ Sample `index` of a stream depends only on (SEED, stream name, index): parts can
 order and in parallel. The CLIP's training stream, the few-shot pool, the test images and the OOD
 sets are different streams, so no two of them share an image.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -72,7 +73,7 @@ def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.
     soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(2)), np.float32) / 255
     shift = (int(rng.integers(1, 4)), int(rng.integers(-3, 4)))
     image = image * (1 - rng.uniform(0.15, 0.5) * np.roll(soft, shift, (0, 1)))[..., None]
-    y, x = np.mgrid[-1:1:SIZE * 1j, -1:1:SIZE * 1j].astype(np.float32)
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
     turn, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     light = rng.uniform(0.75, 1.1) + strength * (x * np.cos(turn) + y * np.sin(turn))
     lit = layer.copy()
@@ -96,13 +97,19 @@ def _occlude(rng, image, mask):
     name = captions.choose(rng, list(CLUTTER))
     ys, xs = np.nonzero(mask)
     pick = int(rng.integers(len(xs)))
-    layer = fit(rng, CLUTTER[name], any_colour(rng), rng.uniform(0.01, 0.035),
-                at=(xs[pick], ys[pick]))
+    layer = fit(
+        rng, CLUTTER[name], any_colour(rng), rng.uniform(0.01, 0.035), at=(xs[pick], ys[pick])
+    )
     return place(rng, image, layer), mask & (layer[..., 3] < 0.5), name
 
 
-def object_image(rng: np.random.Generator, thing: Thing, paint, field: np.ndarray,
-                 coverages: tuple[float, float] = COVERAGE):
+def object_image(
+    rng: np.random.Generator,
+    thing: Thing,
+    paint,
+    field: np.ndarray,
+    coverages: tuple[float, float] = COVERAGE,
+):
     """`thing` over the background `field` with clutter: (image float32, mask, clutter names)."""
     image, clutter = scatter_clutter(rng, field)
     coverage = np.exp(rng.uniform(*np.log(coverages)))
@@ -121,13 +128,18 @@ def _plain(rng: np.random.Generator) -> np.ndarray:
 PLAIN = Background("a plain background", "on a plain background", _plain)
 
 
-def object_sample(rng: np.random.Generator, thing: Thing, background: Background | None = None,
-                  coverages: tuple[float, float] = COVERAGE) -> Sample:
+def object_sample(
+    rng: np.random.Generator,
+    thing: Thing,
+    background: Background | None = None,
+    coverages: tuple[float, float] = COVERAGE,
+) -> Sample:
     """One object over `background`, or over a random one."""
     background = background or any_background(rng)
     colour_name = captions.choose(rng, COLOUR_NAMES)
-    image, mask, clutter = object_image(rng, thing, colour(rng, colour_name),
-                                        background.draw(rng), coverages)
+    image, mask, clutter = object_image(
+        rng, thing, colour(rng, colour_name), background.draw(rng), coverages
+    )
     image = photograph(rng, image)  # before the caption, whose draws must not change pixels
     share = mask.mean()
     size = "large" if share > _LARGE else "small" if share < _SMALL else "medium sized"
@@ -179,5 +191,4 @@ def captioned_sample(stream: str, index: int, seed: int = SEED) -> Sample:
         first, second = rng.choice(len(TRAINING_THINGS), 2, replace=False)
         return pair_sample(rng, [TRAINING_THINGS[first], TRAINING_THINGS[second]])
     background = PLAIN if rng.random() < _PLAIN else any_background(rng)
-    return object_sample(rng, captions.choose(rng, TRAINING_THINGS), background,
-                         _TRAINING_COVERAGE)
+    return object_sample(rng, captions.choose(rng, TRAINING_THINGS), background, _TRAINING_COVERAGE)

@@ -2,6 +2,7 @@
 
 They are computed at twice the size and averaged down; `first` and `second` are colours.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -17,9 +18,11 @@ TEXTURES: dict[str, Callable] = {}
 
 def texture(name: str):
     """Register a texture: a function rng -> share of the second colour [FINE, FINE]."""
+
     def register(draw):
         TEXTURES[name] = draw
         return draw
+
     return register
 
 
@@ -36,8 +39,10 @@ def _turned(rng, frequency: float, warp: float = 0.0):
     turn = rng.uniform(0, np.pi)
     dx, dy = (warp * (smooth_noise(rng, 4, 4, FINE) - 0.5) for _ in range(2))
     x, y = x + dx, y + dy
-    return (frequency * (x * np.cos(turn) + y * np.sin(turn)),
-            frequency * (y * np.cos(turn) - x * np.sin(turn)))
+    return (
+        frequency * (x * np.cos(turn) + y * np.sin(turn)),
+        frequency * (y * np.cos(turn) - x * np.sin(turn)),
+    )
 
 
 def _soft(value, sharpness: float = 6):

@@ -29,12 +29,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ood.report", description=__doc__)
     add = parser.add_argument
     add("folders", nargs="+", type=Path, help="searched for results.json")
-    add("--output", type=Path, default=None, help="file to write (report.html in the folder, or in "
-        "the one that holds all folders)")
+    add(
+        "--output",
+        type=Path,
+        default=None,
+        help="file to write (report.html in the folder, or in the one that holds all folders)",
+    )
     add("--root", type=Path, default=None, help="folder of the datasets, if not where it was")
     add("--scores", default="", help="separated by commas (all)")
-    add("--resamples", type=int, default=RESAMPLES, help=f"of the images, for the intervals; 0 for "
-        f"none ({RESAMPLES})")
+    add(
+        "--resamples",
+        type=int,
+        default=RESAMPLES,
+        help=f"of the images, for the intervals; 0 for none ({RESAMPLES})",
+    )
     add("--seed", type=int, default=0, help="of the resamples (0)")
     return parser
 

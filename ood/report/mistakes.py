@@ -64,9 +64,11 @@ def _mistakes(
 ) -> list[Mistake]:
     return [
         Mistake(
-            part.images[i], float(part.scores[score][i]),
+            part.images[i],
+            float(part.scores[score][i]),
             None if part.labels is None else names(part.labels[i]),
-            None if part.predictions is None else names(part.predictions[i]), float(share),
+            None if part.predictions is None else names(part.predictions[i]),
+            float(share),
         )
         for i, share in zip(order, beyond, strict=True)
     ]

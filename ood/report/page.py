@@ -33,15 +33,21 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
     scores = list(dict.fromkeys(s for run in drawable.values() for s in run.result["figures"]))
     sections = [_score_section(score, drawable, root, thumbnails) for score in scores]
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "printable": _printable}
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         title=f"OOD detection: {', '.join(summary.groups)}",
-        one_of_several=[f"{name}, seed {runs[0].seed} of {len(runs)} runs"
-                        for name, runs in summary.groups.items() if len(runs) > 1],
+        one_of_several=[
+            f"{name}, seed {runs[0].seed} of {len(runs)} runs"
+            for name, runs in summary.groups.items()
+            if len(runs) > 1
+        ],
         undrawn=[name for name in shown if name not in drawable],
         sections=sections,
         thumbnails=thumbnails,
@@ -68,8 +74,11 @@ def _score_section(
         "score": score,
         "roc": _roc_panels(score, parts),
         "methods": [
-            {"name": name, "histograms": _histograms(score, *parts[name], name),
-             "lists": _mistake_lists(score, run, *parts[name], root, thumbnails)}
+            {
+                "name": name,
+                "histograms": _histograms(score, *parts[name], name),
+                "lists": _mistake_lists(score, run, *parts[name], root, thumbnails),
+            }
             for name, run in shown.items()
         ],
     }
@@ -89,8 +98,11 @@ def _roc_panels(
             panel, line = (method, part.name) if len(parts) == 1 else (part.name, method)
             curves.setdefault(panel, {})[line] = (inside.scores[score], part.scores[score])
     return [
-        {"title": panel, "svg": charts.roc(lines, f"ROC curves of {score}, {panel}"),
-         "lines": {name: _rates(*scores) for name, scores in lines.items()}}
+        {
+            "title": panel,
+            "svg": charts.roc(lines, f"ROC curves of {score}, {panel}"),
+            "lines": {name: _rates(*scores) for name, scores in lines.items()},
+        }
         for panel, lines in curves.items()
     ]
 
@@ -107,17 +119,28 @@ def _histograms(
     if min(len(part.images) for part in outside) < FEW_IMAGES:
         bins = bins[::2]  # else most bars would stand for one image or none
     return [
-        {"title": part.name, "images": len(part.images), **_rates(values, part.scores[score]),
-         "svg": charts.histogram(
-             bins, values, part.scores[score],
-             threshold_at_tpr(values, part.scores[score]).threshold,
-             f"Histogram of {score} of {method}: ID and {part.name}")}
+        {
+            "title": part.name,
+            "images": len(part.images),
+            **_rates(values, part.scores[score]),
+            "svg": charts.histogram(
+                bins,
+                values,
+                part.scores[score],
+                threshold_at_tpr(values, part.scores[score]).threshold,
+                f"Histogram of {score} of {method}: ID and {part.name}",
+            ),
+        }
         for part in outside
     ]
 
 
 def _mistake_lists(
-    score: str, run: Run, inside: SetScores, outside: Sequence[SetScores], root: Path | None,
+    score: str,
+    run: Run,
+    inside: SetScores,
+    outside: Sequence[SetScores],
+    root: Path | None,
     thumbnails: Thumbnails,
 ) -> list[dict[str, Any]]:
     root, names = root or data_root(run), Names(run, inside)
@@ -126,8 +149,14 @@ def _mistake_lists(
     found = []
     for name, mistakes in lists:
         images = [(m, thumbnails.number(root, m.image)) for m in mistakes]
-        found.append({"set": name, "inside": name == inside.name, "images": images,
-                      "shown": any(number is not None for _, number in images)})
+        found.append(
+            {
+                "set": name,
+                "inside": name == inside.name,
+                "images": images,
+                "shown": any(number is not None for _, number in images),
+            }
+        )
     return found
 
 
@@ -176,5 +205,9 @@ def _flat_settings(runs: Sequence[Run]) -> dict[str, str]:
     own["folders"] = ", ".join(str(run.folder) for run in runs)
     own["images"] = runs[0].result["images"]
     skipped = {name: len(paths) for name, paths in first.get("skipped", {}).items() if paths}
-    return {key: str(value) for key, value in flatten(
-        {**first.get("comparable", {}), **own, "unreadable images": skipped or "none"}).items()}
+    return {
+        key: str(value)
+        for key, value in flatten(
+            {**first.get("comparable", {}), **own, "unreadable images": skipped or "none"}
+        ).items()
+    }

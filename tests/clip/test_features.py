@@ -65,7 +65,9 @@ def test_images_in_parts_are_the_images_at_once(arch, count, golden, tiny_clip, 
         outputs = model.encode_image(images, local=True)
         return [*outputs, torch.autograd.grad(sum(x.square().sum() for x in outputs), images)[0]]
 
-    hook = model.visual.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    hook = model.visual.conv1.register_forward_pre_hook(
+        lambda _, inputs: seen.append(len(inputs[0]))
+    )
     whole, parts = encoded(1 << 40), encoded(1)
     hook.remove()
     assert seen == [count] + [1] * count
@@ -90,8 +92,9 @@ def test_regions_are_row_major(tiny_clip):
     images = torch.zeros(1, 3, 64, 64)
     changed = images.clone()
     changed[:, :, 16:32, 48:64] = 2.0  # row 1, column 3 of 4 x 4
-    difference = (model.encode_image(images, local=True)[1]
-                  - model.encode_image(changed, local=True)[1]).norm(dim=-1)[0]
+    difference = (
+        model.encode_image(images, local=True)[1] - model.encode_image(changed, local=True)[1]
+    ).norm(dim=-1)[0]
     assert difference.argmax() == 1 * 4 + 3 and model.grid == (4, 4)
 
 
@@ -132,6 +135,7 @@ def test_global_features_are_the_same_bits_with_and_without_regions(arch, batch,
         visual, size = tiny_clip(arch).visual, tiny_clip(arch).image_size
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        alone, beside = (clip.image.encode_image(visual, images, local)[0]
-                         for local in (False, True))
+        alone, beside = (
+            clip.image.encode_image(visual, images, local)[0] for local in (False, True)
+        )
     assert torch.equal(alone, beside)

@@ -28,7 +28,8 @@ def test_bare_state_dict_must_be_told_its_activation(generated_weights, referenc
 
 def test_openais_markers_fix_the_activation(generated_weights, tmp_path, caplog):
     state = generated_weights("tiny-vit") | {
-        "input_resolution": torch.tensor(64), "context_length": torch.tensor(77),
+        "input_resolution": torch.tensor(64),
+        "context_length": torch.tensor(77),
         "vocab_size": torch.tensor(49408),
     }
     torch.save(state, tmp_path / "openai.pt")
@@ -66,7 +67,9 @@ def test_activation_changes_features(clip_file, generated_weights, tmp_path):
     save_file(generated_weights("tiny-vit"), tmp_path / "plain.safetensors")
     images = torch.ones(1, 3, 64, 64)
     quick, plain = (
-        clip.load(str(tmp_path / "plain.safetensors"), activation=activation)[0].encode_image(images)
+        clip.load(str(tmp_path / "plain.safetensors"), activation=activation)[0].encode_image(
+            images
+        )
         for activation in ("quick_gelu", "gelu")
     )
     assert (quick - plain).abs().max() > 1e-3
@@ -75,8 +78,10 @@ def test_activation_changes_features(clip_file, generated_weights, tmp_path):
 def test_small_file_spreads_its_token_rows(generated_weights, tmp_path):
     state = generated_weights("tiny-vit")
     ids = torch.tensor([320, 2368, 49406, 49407])
-    small = state | {"token_embedding.weight": state["token_embedding.weight"][ids],
-                     "token_ids": ids}
+    small = state | {
+        "token_embedding.weight": state["token_embedding.weight"][ids],
+        "token_ids": ids,
+    }
     save_file(small, tmp_path / "small.safetensors", {"activation": "quick_gelu"})
     embedding = clip.load(str(tmp_path / "small.safetensors"))[0].token_embedding.weight
     assert embedding.shape == (49408, 128)
@@ -103,11 +108,14 @@ def test_hash_tells_weights_apart(generated_weights):
     assert weights_hash(state) != weights_hash(changed)
 
 
-@pytest.mark.parametrize("name, words", [
-    ("ViT-B/61", "Nearest name: 'ViT-B/16'"),
-    ("ViT-B-16/laion2b_s34b", "Nearest name: 'ViT-B-16/laion2b_s34b_b88k'"),
-    ("no/such/file.pt", "neither a file nor a name"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("ViT-B/61", "Nearest name: 'ViT-B/16'"),
+        ("ViT-B-16/laion2b_s34b", "Nearest name: 'ViT-B-16/laion2b_s34b_b88k'"),
+        ("no/such/file.pt", "neither a file nor a name"),
+    ],
+)
 def test_unknown_names(name, words):
     with pytest.raises(InputError, match=words):
         clip.load(name)
@@ -135,16 +143,15 @@ def test_openai_names_load_through_the_download(monkeypatch, clip_file, referenc
 @pytest.mark.parametrize("name", OPENAI_MODELS)
 def test_every_openai_name_has_an_address(name, monkeypatch):
     asked = []
-    monkeypatch.setattr("open_clip.download_pretrained_from_url",
-                        lambda url: asked.append(url) or "nowhere")
+    monkeypatch.setattr(
+        "open_clip.download_pretrained_from_url", lambda url: asked.append(url) or "nowhere"
+    )
     with pytest.raises(InputError):
         clip.load(name)
     assert asked[0].startswith("https://openaipublic") and asked[0].endswith(".pt")
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"", "file"), (b"not a checkpoint at all", "file"),
-])
+@pytest.mark.parametrize("content, words", [(b"", "file"), (b"not a checkpoint at all", "file")])
 def test_damaged_files_are_told(content, words, tmp_path):
     for name in ("broken.pt", "broken.safetensors"):
         (tmp_path / name).write_bytes(content)

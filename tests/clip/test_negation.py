@@ -32,7 +32,9 @@ def _close(actual, expected):
 
 
 def _tokens(golden, variant, branch):
-    tokens = torch.from_numpy(golden("clipn_encode.npz")[f"encode/{variant}/tokens"].astype("int64"))
+    tokens = torch.from_numpy(
+        golden("clipn_encode.npz")[f"encode/{variant}/tokens"].astype("int64")
+    )
     return tokens if variant == "src" else tokens[:, branch]
 
 
@@ -109,13 +111,16 @@ def test_weights_over_a_backbone_loaded_apart(clipn_file, published, golden):
     assert_close(encoder(tokens), published(11)[1](tokens))
 
 
-@pytest.mark.parametrize("weights, variant, words", [
-    ({"seed": 11, "variant": "hand"}, "learnable", "handcrafted variant.*VARIANT handcrafted"),
-    ({"seed": 11}, "handcrafted", "learnable variant.*VARIANT learnable"),
-    ({"seed": 12}, "learnable", "trained beside another CLIP"),
-    ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit: .*the model wants"),
-    ({"seed": 11, "plain": True}, "learnable", 'holds no "no" text encoder'),
-])
+@pytest.mark.parametrize(
+    "weights, variant, words",
+    [
+        ({"seed": 11, "variant": "hand"}, "learnable", "handcrafted variant.*VARIANT handcrafted"),
+        ({"seed": 11}, "handcrafted", "learnable variant.*VARIANT learnable"),
+        ({"seed": 12}, "learnable", "trained beside another CLIP"),
+        ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit: .*the model wants"),
+        ({"seed": 11, "plain": True}, "learnable", 'holds no "no" text encoder'),
+    ],
+)
 def test_weights_of_something_else_are_refused(weights, variant, words, clipn_file):
     backbone, _ = clip.load(clipn_file(11, plain=True), activation="gelu")
     with pytest.raises(InputError, match=words):
@@ -170,10 +175,14 @@ def test_classifier_is_the_public_codes(variant, published, golden):
     model, encoder = published(about["seed"], variant)
     standard, denied = zip(*published_pairs(), strict=True)
     device = torch.device("cpu")
-    _close(classifier(model.encode_text, about["classes"], standard, device),
-           arrays[f"zeroshot/{variant}/fc_yes"])
+    _close(
+        classifier(model.encode_text, about["classes"], standard, device),
+        arrays[f"zeroshot/{variant}/fc_yes"],
+    )
     denied = standard if variant == "src" else denied
-    _close(classifier(encoder, about["classes"], denied, device), arrays[f"zeroshot/{variant}/fc_no"])
+    _close(
+        classifier(encoder, about["classes"], denied, device), arrays[f"zeroshot/{variant}/fc_no"]
+    )
 
 
 def test_each_distinct_text_is_encoded_once(monkeypatch):

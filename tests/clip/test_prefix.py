@@ -10,8 +10,12 @@ from clip.loading import OPENAI_TRANSFORM
 from clip.prefix import ROW, Packing, can_share
 
 TEXTS = [
-    "a photo of a cat.", "a photo of a cat.", "a photo of a very small dog on a kitchen table.",
-    "a photo", "two photos of a crane (bird).", "",
+    "a photo of a cat.",
+    "a photo of a cat.",
+    "a photo of a very small dog on a kitchen table.",
+    "a photo",
+    "two photos of a crane (bird).",
+    "",
 ]
 
 
@@ -31,8 +35,9 @@ def _model(activation="quick_gelu", **text):
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3, **text}
     vision = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 32}
     model = CLIP(32, vision, text, quick_gelu=activation == "quick_gelu")
-    return clip.ClipModel(model, name="random", activation=activation, weights_hash="",
-                          **OPENAI_TRANSFORM)
+    return clip.ClipModel(
+        model, name="random", activation=activation, weights_hash="", **OPENAI_TRANSFORM
+    )
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=80))
@@ -80,13 +85,17 @@ def test_chunks_cover_all_texts_within_the_bound(lengths, tokens):
 
 @pytest.fixture(scope="module")
 def doubles(clip_file):
-    return {arch: clip.load(clip_file(arch))[0].to_dtype(torch.float64)
-            for arch in ("tiny-vit", "tiny-rn")}
+    return {
+        arch: clip.load(clip_file(arch))[0].to_dtype(torch.float64)
+        for arch in ("tiny-vit", "tiny-rn")
+    }
 
 
 @settings(deadline=None, max_examples=25)
-@given(texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6),
-       arch=st.sampled_from(["tiny-vit", "tiny-rn"]))
+@given(
+    texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=6),
+    arch=st.sampled_from(["tiny-vit", "tiny-rn"]),
+)
 def test_encode_text_is_the_whole_tower(texts, arch, doubles):
     """In float64: in float32 the golden weights lose up to 1e-6 on either path."""
     model, tokens = doubles[arch], clip.tokenize(texts)
@@ -150,7 +159,8 @@ def test_memory_is_that_of_a_chunk():
     model = _model()
     encoded, kept = [], {}
     model.text.transformer.resblocks[0].mlp.register_forward_pre_hook(
-        lambda _, inputs: encoded.append(inputs[0].shape[:-1].numel()))
+        lambda _, inputs: encoded.append(inputs[0].shape[:-1].numel())
+    )
     for count in (64, 256):
         packing = Packing([4] * count)
         rows = packing.pack(torch.randn(count, 4, 64))
@@ -158,7 +168,8 @@ def test_memory_is_that_of_a_chunk():
             prefix = torch.randn(5, 64, requires_grad=True)
             encoded.clear()
             kept[count, chunk], features = _graph_bytes(
-                lambda: model.encode_packed(prefix, rows, packing, chunk))
+                lambda: model.encode_packed(prefix, rows, packing, chunk)
+            )
             forward = len(encoded)
             features.sum().backward()
             assert max(encoded) <= min(chunk, 4 * count)

@@ -51,8 +51,16 @@ class Prompts(torch.nn.Module):
 def locoop_optim(max_epoch):
     cfg = get_cfg_default().OPTIM
     cfg.merge_from_other_cfg(
-        CN({"NAME": "sgd", "LR": 0.002, "MAX_EPOCH": max_epoch, "LR_SCHEDULER": "cosine",
-            "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant"})
+        CN(
+            {
+                "NAME": "sgd",
+                "LR": 0.002,
+                "MAX_EPOCH": max_epoch,
+                "LR_SCHEDULER": "cosine",
+                "WARMUP_EPOCH": 1,
+                "WARMUP_TYPE": "constant",
+            }
+        )
     )
     return cfg
 

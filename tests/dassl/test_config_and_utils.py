@@ -209,7 +209,8 @@ def test_a_console_that_is_full_stops_nothing(tmp_path, own_root_handlers, monke
 
 
 def test_what_is_wrong_with_a_record_is_still_shown(
-        tmp_path, own_root_handlers, monkeypatch, capfd):
+    tmp_path, own_root_handlers, monkeypatch, capfd
+):
     setup_logger(tmp_path)
     ours = [h for h in own_root_handlers.handlers if (h.get_name() or "").startswith("dassl-")]
     monkeypatch.setattr(own_root_handlers, "handlers", ours)
@@ -289,10 +290,10 @@ def test_json_and_listing(tmp_path, caplog):
 
 UPSTREAM_PLACES = {
     "tools": "check_availability check_isfile collect_env_info get_most_similar_str_to_a_from_b "
-             "listdir_nohidden mkdir_if_missing read_image read_json set_random_seed "
-             "tolist_if_not write_json",
+    "listdir_nohidden mkdir_if_missing read_image read_json set_random_seed "
+    "tolist_if_not write_json",
     "torchtools": "count_num_param init_network_weights load_checkpoint load_pretrained_weights "
-                  "open_all_layers open_specified_layers resume_from_checkpoint save_checkpoint",
+    "open_all_layers open_specified_layers resume_from_checkpoint save_checkpoint",
     "logger": "setup_logger",
     "meters": "AverageMeter MetricMeter",
     "registry": "Registry",
@@ -333,14 +334,18 @@ def test_weight_initialisation(kind):
 def test_env_info_names_versions():
     info = collect_env_info()
     assert f"torch: {torch.__version__.split('+')[0]}" in info and "CPUs:" in info
-    assert all(f"{name}: {version or 'not installed'}" in info
-               for name, version in versions().items())
+    assert all(
+        f"{name}: {version or 'not installed'}" in info for name, version in versions().items()
+    )
 
 
 def test_versions_of_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(dassl.utils.tools, "PACKAGES", ("numpy", "no-such-package"))
-    assert versions() == {"python": platform.python_version(), "numpy": np.__version__,
-                          "no-such-package": None}
+    assert versions() == {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "no-such-package": None,
+    }
     assert "no-such-package: not installed" in collect_env_info()
 
 

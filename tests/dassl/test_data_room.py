@@ -35,8 +35,9 @@ def indices(items):
     return [int(item.impath) for item in items]
 
 
-@pytest.mark.parametrize("key, sizes", [("selected", [40] * 8),
-                                        ("selected_short", [40, 40, 5] + [40] * 5)])
+@pytest.mark.parametrize(
+    "key, sizes", [("selected", [40] * 8), ("selected_short", [40, 40, 5] + [40] * 5)]
+)
 def test_fewshot_selection_equals_the_public_code(key, sizes):
     items, base = items_of(sizes), DatasetBase()
     for seed in FEWSHOT["seeds"]:
@@ -246,8 +247,13 @@ def test_empty_set_unknown_sampler_and_dropped_rest():
     with pytest.raises(InputError, match="Did you mean 'RandomSampler'"):
         build_data_loader(cfg, "RandomSample", items_of([2]))
     for is_train, n, batches in ((True, 9, 2), (False, 9, 3), (True, 3, 1)):
-        loader = build_data_loader(cfg, data_source=items_of([n]), batch_size=4,
-                                   is_train=is_train, dataset_wrapper=IndexOnly)
+        loader = build_data_loader(
+            cfg,
+            data_source=items_of([n]),
+            batch_size=4,
+            is_train=is_train,
+            dataset_wrapper=IndexOnly,
+        )
         assert len(loader) == batches
 
 
@@ -274,8 +280,11 @@ def jpeg(path):
 def test_truncated_and_foreign_images_are_noticed(tmp_path):
     whole = jpeg(tmp_path / "a.jpg")
     assert read_image(tmp_path / "a.jpg").mode == "RGB"
-    for name, content in (("cut.jpg", whole[: len(whole) * 2 // 3]), ("text.jpg", b"no image"),
-                          ("empty.jpg", b"")):
+    for name, content in (
+        ("cut.jpg", whole[: len(whole) * 2 // 3]),
+        ("text.jpg", b"no image"),
+        ("empty.jpg", b""),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadImageError, match=name):
             read_image(tmp_path / name)
@@ -283,9 +292,10 @@ def test_truncated_and_foreign_images_are_noticed(tmp_path):
         read_image(tmp_path / "missing.jpg")
 
 
-@pytest.mark.parametrize("name, mode", [
-    ("a.png", "I;16"), ("a.tif", "I;16"), ("a.tif", "I;16B"), ("a.tif", "I"), ("a.pgm", "I"),
-])
+@pytest.mark.parametrize(
+    "name, mode",
+    [("a.png", "I;16"), ("a.tif", "I;16"), ("a.tif", "I;16B"), ("a.tif", "I"), ("a.pgm", "I")],
+)
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, name, mode):
     kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
     values = np.array([[0, 255, 256, 1000], [32768, 40000, 65279, 65535]]).astype(kind)
@@ -318,8 +328,13 @@ def test_bad_images_in_a_batch(make_cfg, tmp_path):
     cfg = make_cfg("DATALOADER.BAD_IMAGES", "skip")
     good = build_dataset(cfg).train_x[:2]
     source = [good[0], Datum(str(tmp_path / "none.png")), good[1], Datum(str(tmp_path / "no.png"))]
-    loader = build_data_loader(cfg, data_source=source, batch_size=2, is_train=False,
-                               tfm=build_transform(cfg, is_train=False))
+    loader = build_data_loader(
+        cfg,
+        data_source=source,
+        batch_size=2,
+        is_train=False,
+        tfm=build_transform(cfg, is_train=False),
+    )
     first = next(iter(loader))
     assert first["img"].shape[0] == 1 and first["bad"] == [source[1].impath]
     assert collate_readable([{"bad": "x"}, {"bad": "y"}]) == {"bad": ["x", "y"]}

@@ -33,8 +33,13 @@ def training_items(cfg):
 
 def batches(cfg, epochs=2):
     set_random_seed(0)
-    loader = build_data_loader(cfg, "RandomSampler", training_items(cfg), batch_size=5,
-                               tfm=build_transform(cfg, is_train=True))
+    loader = build_data_loader(
+        cfg,
+        "RandomSampler",
+        training_items(cfg),
+        batch_size=5,
+        tfm=build_transform(cfg, is_train=True),
+    )
     return [batch for _ in range(epochs) for batch in loader]
 
 
@@ -66,7 +71,9 @@ def test_pixels_are_those_of_read_image(make, root):
     assert isinstance(reader, decoded.DecodedImages)
     for item in items:
         ours, theirs = reader(item.impath), read_image(item.impath)
-        assert ours.mode == "RGB" and ours.size == theirs.size and ours.tobytes() == theirs.tobytes()
+        assert (
+            ours.mode == "RGB" and ours.size == theirs.size and ours.tobytes() == theirs.tobytes()
+        )
     assert the_file(root).stat().st_size < 18 * 20 * 24 * 3 + 4000  # each once
 
 
@@ -109,8 +116,9 @@ def flip_index(root):
     return "damaged"
 
 
-@pytest.mark.parametrize("change", [change_pixels, touch, remove, cut, drop_pixels, empty,
-                                    flip_index])
+@pytest.mark.parametrize(
+    "change", [change_pixels, touch, remove, cut, drop_pixels, empty, flip_index]
+)
 def test_what_does_not_match_is_made_again(make, root, caplog, change):
     batches(make())
     said = change(root)

@@ -28,8 +28,14 @@ def results(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     two_ranks.main(str(one))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, two_ranks.__file__, str(two)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*launch, two_ranks.__file__, str(two)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     files = [*one.iterdir(), *sorted(two.iterdir())]
     found = [torch.load(path, weights_only=True) for path in files]

@@ -75,8 +75,12 @@ def test_output_layout_checkpoint_and_console(make_cfg, caplog):
         "5.0000e-02",
         "5.0000e-02",
     ]
-    for text in ("No checkpoint found, train from scratch", "Finish training",
-                 "Deploy the last-epoch model", "Evaluate on the *test* set"):
+    for text in (
+        "No checkpoint found, train from scratch",
+        "Finish training",
+        "Deploy the last-epoch model",
+        "Evaluate on the *test* set",
+    ):
         assert text in caplog.messages
     assert any(m.startswith("=> result\n* total: 9\n* correct: ") for m in caplog.messages)
 
@@ -86,7 +90,13 @@ def test_metrics_file_has_a_line_a_print_and_one_an_epoch(make_cfg):
     run(cfg)
     rows = records(cfg)
     assert [(r["epoch"], r.get("batch")) for r in rows] == [
-        (1, 2), (1, None), (2, 2), (2, None), (3, 2), (3, None)]
+        (1, 2),
+        (1, None),
+        (2, 2),
+        (2, None),
+        (3, 2),
+        (3, None),
+    ]
     assert {"loss", "acc", "lr", "time", "data", "eta"} <= set(rows[0])
     assert all(0 <= r["data_share"] <= 1 and r["bad_images"] == 0 for r in rows[1::2])
 
@@ -112,11 +122,20 @@ def slow_loader(monkeypatch, wait, step):
     monkeypatch.setattr("dassl.engine.trainer.batches_for", batches)
 
 
-@pytest.mark.parametrize("wait, step, epochs, told", [
-    (9, 1, 4, "90% of epoch 2 was spent waiting for images, which makes 0:01:48 of the whole run"),
-    (21, 1, 1, "95% of epoch 1 was spent waiting for images"),
-    (10, 50, 4, None), (4, 1, 4, None),
-])
+@pytest.mark.parametrize(
+    "wait, step, epochs, told",
+    [
+        (
+            9,
+            1,
+            4,
+            "90% of epoch 2 was spent waiting for images, which makes 0:01:48 of the whole run",
+        ),
+        (21, 1, 1, "95% of epoch 1 was spent waiting for images"),
+        (10, 50, 4, None),
+        (4, 1, 4, None),
+    ],
+)
 def test_waiting_for_images_is_told_once(make_cfg, caplog, monkeypatch, wait, step, epochs, told):
     slow_loader(monkeypatch, wait, step)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
@@ -125,7 +144,9 @@ def test_waiting_for_images_is_told_once(make_cfg, caplog, monkeypatch, wait, st
     assert len(advice) == (told is not None)
     if told:
         assert advice[0].startswith(told)
-        assert "more DATALOADER.NUM_WORKERS (now 0, 8 cores), or DATALOADER.DECODED.GIB" in advice[0]
+        assert (
+            "more DATALOADER.NUM_WORKERS (now 0, 8 cores), or DATALOADER.DECODED.GIB" in advice[0]
+        )
 
 
 def last_file(trainer, epoch):
@@ -135,8 +156,18 @@ def last_file(trainer, epoch):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("prec", ["fp32", "amp"])
 def test_resumed_run_equals_uninterrupted_one(make_cfg, tmp_path, workers, prec):
-    common = ("DATALOADER.NUM_WORKERS", workers, "TRAIN.CHECKPOINT_FREQ", 1, "DATASET.NUM_SHOTS",
-              4, "TRAINER.UPSTREAMSTYLE.PREC", prec, "OPTIM.MAX_EPOCH", 4)
+    common = (
+        "DATALOADER.NUM_WORKERS",
+        workers,
+        "TRAIN.CHECKPOINT_FREQ",
+        1,
+        "DATASET.NUM_SHOTS",
+        4,
+        "TRAINER.UPSTREAMSTYLE.PREC",
+        prec,
+        "OPTIM.MAX_EPOCH",
+        4,
+    )
     whole = run(make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "whole")))
     cfg = make_cfg(*common, "OUTPUT_DIR", str(tmp_path / "parts"))
     run(cfg, stop_after=2)
@@ -318,10 +349,14 @@ def test_registration_rules(base):
         TrainerBase.__new__(TrainerBase).register_model("net")
 
 
-@pytest.mark.parametrize("precision, words", [
-    ("fp32", "Try a smaller OPTIM.LR"), ("amp", "Try precision fp32, a smaller OPTIM.LR"),
-    ("fp16", "Try precision fp32 or amp, a smaller"),
-])
+@pytest.mark.parametrize(
+    "precision, words",
+    [
+        ("fp32", "Try a smaller OPTIM.LR"),
+        ("amp", "Try precision fp32, a smaller OPTIM.LR"),
+        ("fp16", "Try precision fp32 or amp, a smaller"),
+    ],
+)
 def test_nobody_is_told_to_use_the_precision_in_use(make_cfg, precision, words):
     trainer = build_trainer(make_cfg("TRAINER.UPSTREAMSTYLE.PREC", precision))
     with pytest.raises(NonFiniteLossError, match=f"at precision {precision}. {words}"):
@@ -364,8 +399,14 @@ def break_images(cfg, tmp_path, broken):
 def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
     root = break_images(make_cfg(), tmp_path, ["train/bee/1.png"])
     trainer = build_trainer(
-        make_cfg("DATASET.ROOT", root, "DATALOADER.NUM_WORKERS", workers,
-                 "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
+        make_cfg(
+            "DATASET.ROOT",
+            root,
+            "DATALOADER.NUM_WORKERS",
+            workers,
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            18,
+        )
     )
     with pytest.raises(InputError, match=r"^Cannot read the image .*bee/1\.png") as caught:
         trainer.train()
@@ -374,8 +415,9 @@ def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
 
 def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplog):
     root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
-    cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
-                   "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
+    cfg = make_cfg(
+        "DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip", "DATALOADER.TRAIN_X.BATCH_SIZE", 18
+    )
     run(cfg)
     named = [m for m in caplog.messages if m.startswith("Left out, as it cannot be read: ")]
     assert sorted(Path(m).parent.name + "/" + Path(m).name for m in named) == [
@@ -391,9 +433,16 @@ def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplo
 def test_learning_rate_moves_on_when_the_last_batch_is_all_bad(make_cfg, tmp_path):
     broken = [f"train/cat/{i}.png" for i in range(6)]
     root = break_images(make_cfg(), tmp_path, broken)
-    cfg = make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip",
-                   "DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler",
-                   "DATALOADER.TRAIN_X.BATCH_SIZE", 6)
+    cfg = make_cfg(
+        "DATASET.ROOT",
+        root,
+        "DATALOADER.BAD_IMAGES",
+        "skip",
+        "DATALOADER.TRAIN_X.SAMPLER",
+        "SequentialSampler",
+        "DATALOADER.TRAIN_X.BATCH_SIZE",
+        6,
+    )
     run(cfg)
     assert [r["lr"] for r in records(cfg) if "lr" in r][::2] == [1e-5, 0.05, 0.0375]
 

@@ -33,8 +33,9 @@ def epochs_of(loader, count=3):
 
 def test_workers_stay_and_draw_as_new_ones_of_torch_do(make_cfg):
     loader = loader_of(make_cfg)
-    plain = DataLoader(loader.dataset, 4, sampler=RandomSampler(loader.dataset), num_workers=2,
-                       drop_last=True)
+    plain = DataLoader(
+        loader.dataset, 4, sampler=RandomSampler(loader.dataset), num_workers=2, drop_last=True
+    )
     set_random_seed(3)
     expected = epochs_of(plain)
     state = torch.get_rng_state()
@@ -67,8 +68,11 @@ def test_a_new_loader_goes_on_where_the_generators_were(make_cfg):
     rest = epochs_of(loader, 2)
     set_rng_state(state)
     again = epochs_of(loader_of(make_cfg), 2)
-    assert all(torch.equal(a, b) for x, y in zip(rest, again, strict=True)
-               for (_, a), (_, b) in zip(x, y, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(rest, again, strict=True)
+        for (_, a), (_, b) in zip(x, y, strict=True)
+    )
     assert not torch.equal(first[0][0][1], rest[0][0][1])
 
 

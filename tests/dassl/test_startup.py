@@ -18,7 +18,8 @@ def run(code: str) -> str:
 def test_detect_starts_without_the_compiler_and_timm():
     assert "LOADED []" in run(
         "import sys, detect; print('LOADED', [m for m in sys.modules "
-        "if m.split('.')[0] in ('timm', 'sympy') or m.startswith('torch._dynamo')])")
+        "if m.split('.')[0] in ('timm', 'sympy') or m.startswith('torch._dynamo')])"
+    )
 
 
 def test_later_they_are_the_real_ones():
@@ -38,7 +39,8 @@ assert torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
 
 
 def test_what_a_stub_is_no_good_for_is_imported_as_ever():
-    assert run("""
+    assert (
+        run("""
 from dassl.utils.startup import deferred
 with deferred(("decimal", "json")):
     import json
@@ -50,4 +52,6 @@ import decimal
 class Money(decimal.Decimal):
     pass
 print(Money("1.5"))
-""").strip() == "1.5"
+""").strip()
+        == "1.5"
+    )

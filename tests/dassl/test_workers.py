@@ -13,8 +13,13 @@ PATIENCE = 30  # seconds
 
 
 def read_until_killed(method: str, ids) -> None:
-    loader = DataLoader(range(4), num_workers=2, persistent_workers=True,
-                        multiprocessing_context=method, worker_init_fn=end_with_parent)
+    loader = DataLoader(
+        range(4),
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context=method,
+        worker_init_fn=end_with_parent,
+    )
     batches = iter(loader)
     next(batches)
     ids.send([worker.pid for worker in batches._workers])

@@ -47,15 +47,20 @@ def main(out: str) -> None:
         "step_without_mean": step(mean=False),
         "mean": mean(),
         "no_grad_on_one": gradient_on_one_rank(),
-        "objects": (distributed.from_all(distributed.rank()), distributed.from_main(lambda: 7),
-                    distributed.total(distributed.rank() + 1)),
+        "objects": (
+            distributed.from_all(distributed.rank()),
+            distributed.from_main(lambda: 7),
+            distributed.total(distributed.rank() + 1),
+        ),
         "batches": batches(),
         "broadcast": broadcast(),
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
-        "prompts": {f"{csc} {position} {chunk}": prompts(csc, position, chunk)
-                    for csc, position, chunk in PROMPTS},
+        "prompts": {
+            f"{csc} {position} {chunk}": prompts(csc, position, chunk)
+            for csc, position, chunk in PROMPTS
+        },
         "first": distributed.first_to_fail(),
     }
     distributed.barrier()
@@ -177,31 +182,51 @@ def write_shard(path: Path, shard: int, count: int) -> None:
 
 def prompts(csc, position, chunk):
     """A step of CoOp's and LoCoOp's losses: rows encoded here, losses, gradient of the context."""
-    state = {name: torch.from_numpy(value) for name, value in make_state_dict(0, "tiny-vit").items()}
-    model = ClipModel(build_model(state, "quick_gelu"), name="tiny", activation="quick_gelu",
-                      weights_hash="", **OPENAI_TRANSFORM).to_dtype(torch.float64)
-    learner = PromptLearner(NAMES, model, n_ctx=3, csc=csc, position=position,
-                            generator=torch.Generator().manual_seed(0))
+    state = {
+        name: torch.from_numpy(value) for name, value in make_state_dict(0, "tiny-vit").items()
+    }
+    model = ClipModel(
+        build_model(state, "quick_gelu"),
+        name="tiny",
+        activation="quick_gelu",
+        weights_hash="",
+        **OPENAI_TRANSFORM,
+    ).to_dtype(torch.float64)
+    learner = PromptLearner(
+        NAMES,
+        model,
+        n_ctx=3,
+        csc=csc,
+        position=position,
+        generator=torch.Generator().manual_seed(0),
+    )
     encoded = []
     layer = model.text.transformer.resblocks[0].ln_1
     layer.register_forward_hook(lambda *found: encoded.append(found[2].shape[0]))
     text = PromptedCLIP(model, LearnedPrompts(model, learner, chunk)).text_features()
     rows = sum(encoded[1::2])  # the prefix and the rows take turns
     width, draw = text.shape[1], torch.Generator().manual_seed(1)
-    features, regions = (F.normalize(torch.randn(6, *n, width, generator=draw), dim=-1)
-                         for n in ((), (9,)))
+    features, regions = (
+        F.normalize(torch.randn(6, *n, width, generator=draw), dim=-1) for n in ((), (9,))
+    )
     labels = torch.randint(len(NAMES), (6,), generator=draw)
     features, regions, labels = map(mine, (features, regions, labels))
     scale = torch.tensor(30.0)
     loss = distributed.mean_over_ranks(
-        F.cross_entropy(scale * features @ text.T, labels, reduction="none"))
+        F.cross_entropy(scale * features @ text.T, labels, reduction="none")
+    )
     loss = loss + 0.25 * ood_regularisation(regions, text, labels, scale, k=2)
     loss.backward()
     distributed.mean_gradients([learner.ctx])
     with torch.no_grad():
         alone = LearnedPrompts(model, learner, chunk)() if distributed.is_main() else None
-    return {"rows": rows, "alone": alone, "loss": loss.detach(),
-            "text": text.detach(), "gradient": learner.ctx.grad}
+    return {
+        "rows": rows,
+        "alone": alone,
+        "loss": loss.detach(),
+        "text": text.detach(),
+        "gradient": learner.ctx.grad,
+    }
 
 
 def refused():

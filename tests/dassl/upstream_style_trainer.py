@@ -107,10 +107,7 @@ class UpstreamStyle(TrainerX):
             loss = F.cross_entropy(output, label)
             self.model_backward_and_update(loss)
 
-        loss_summary = {
-            "loss": loss.item(),
-            "acc": compute_accuracy(output, label)[0].item(),
-        }
+        loss_summary = {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
 
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()

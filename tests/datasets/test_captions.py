@@ -33,8 +33,11 @@ def image_bytes(number=0, kind="JPEG"):
 def pair(number, suffix="jpg", caption=None):
     text = f"caption {number}\n" if caption is None else caption
     image = image_bytes(number, "PNG" if suffix == "png" else "JPEG")
-    return {f"{number:09}.{suffix}": image, f"{number:09}.txt": text.encode(),
-            f"{number:09}.json": b"{}"}
+    return {
+        f"{number:09}.{suffix}": image,
+        f"{number:09}.txt": text.encode(),
+        f"{number:09}.json": b"{}",
+    }
 
 
 def write_tar(path, members):
@@ -247,15 +250,18 @@ def told(message, **keys):
     return pytest.param(keys, message, id=message[:30])
 
 
-@pytest.mark.parametrize("keys, message", [
-    told("2 of 7 shards do not exist: .*00005.tar, .*00006.tar", PATH="cc/{00000..00006}.tar"),
-    told("PAIRS.PATH .*no .tar file.*Found in", PATH="empty"),
-    told("PAIRS.PATH is empty", PATH=""),
-    told("do not exist: .*pipe:touch x", PATH="pipe:touch x"),
-    told("Unknown DATASET.PAIRS.SOURCE 'shard'.*Did you mean 'shards'", SOURCE="shard"),
-    told("NUM_PAIRS is 22, but there are 21", NUM_PAIRS=22),
-    told("3 image-caption pairs, fewer than a batch", NUM_PAIRS=3),
-])
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        told("2 of 7 shards do not exist: .*00005.tar, .*00006.tar", PATH="cc/{00000..00006}.tar"),
+        told("PAIRS.PATH .*no .tar file.*Found in", PATH="empty"),
+        told("PAIRS.PATH is empty", PATH=""),
+        told("do not exist: .*pipe:touch x", PATH="pipe:touch x"),
+        told("Unknown DATASET.PAIRS.SOURCE 'shard'.*Did you mean 'shards'", SOURCE="shard"),
+        told("NUM_PAIRS is 22, but there are 21", NUM_PAIRS=22),
+        told("3 image-caption pairs, fewer than a batch", NUM_PAIRS=3),
+    ],
+)
 def test_bad_input_is_a_sentence(shards, loader, tmp_path, keys, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=message):
@@ -263,12 +269,15 @@ def test_bad_input_is_a_sentence(shards, loader, tmp_path, keys, message):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"a.jpg": image_bytes(), "a.json": b"{}"}, "holds no captions .*found in it: a.jpg"),
-    ({"a.txt": b"text"}, "holds no images"),
-    ({"a.json": b"{}"}, "holds no captions .*found in it: none"),
-    (None, "is no readable tar"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"a.jpg": image_bytes(), "a.json": b"{}"}, "holds no captions .*found in it: a.jpg"),
+        ({"a.txt": b"text"}, "holds no images"),
+        ({"a.json": b"{}"}, "holds no captions .*found in it: none"),
+        (None, "is no readable tar"),
+    ],
+)
 def test_bad_shards_are_named(shards, loader, content, message):
     path = shards / "00002.tar"
     path.write_bytes(b"garbage" * 100) if content is None else write_tar(path, content)
@@ -296,15 +305,20 @@ def folder(tmp_path):
         (tmp_path / "web" / name).write_bytes(image_bytes(n))
         (tmp_path / "web" / name).with_suffix(".txt").write_text(f"caption {n}")
     rows = [f'{name}{{0}}"caption {n}"{{0}}x' for n, name in enumerate(names)]
-    for name, between, header in (("a.csv", ",", "path,caption,class"),
-                                  ("b.tsv", "\t", "filepath\ttitle\tclass")):
+    for name, between, header in (
+        ("a.csv", ",", "path,caption,class"),
+        ("b.tsv", "\t", "filepath\ttitle\tclass"),
+    ):
         text = "\n".join([header, *(row.format(between) for row in rows)])
         (tmp_path / "web" / name).write_text(text)
     return tmp_path / "web"
 
 
-LISTED = [{"SOURCE": "folder", "PATH": "web"}, {"SOURCE": "csv", "PATH": "web/a.csv"},
-          {"SOURCE": "csv", "PATH": "web/b.tsv", "COLUMNS": ("filepath", "title")}]
+LISTED = [
+    {"SOURCE": "folder", "PATH": "web"},
+    {"SOURCE": "csv", "PATH": "web/a.csv"},
+    {"SOURCE": "csv", "PATH": "web/b.tsv", "COLUMNS": ("filepath", "title")},
+]
 
 
 @pytest.mark.parametrize("source", LISTED)
@@ -329,20 +343,38 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
     assert named == {"3.jpg", "4.jpg"}
 
 
-@pytest.mark.parametrize("keys, message", [
-    told("holds 10 images and no captions beside them", SOURCE="folder", PATH="web"),
-    told("cannot be listed", SOURCE="folder", PATH="nowhere"),
-    told("cannot be read: .*No such file", SOURCE="csv", PATH="nowhere.csv"),
-    told("has no column text. Found: path, caption", SOURCE="csv", PATH="web/a.csv",
-         COLUMNS=("path", "text")),
-    told("None of the first 1 images of .*lost.csv exists, such as .*web/z.jpg", SOURCE="csv",
-         PATH="web/lost.csv"),
-    told("has no rows", SOURCE="csv", PATH="web/none.csv"),
-    told(r"COLUMNS is \('path',\): it must be two names", SOURCE="csv", PATH="web/a.csv",
-         COLUMNS=("path",)),
-    told(r"COLUMNS is \(1, 2\): it must be two names", SOURCE="csv", PATH="web/a.csv",
-         COLUMNS=(1, 2)),
-])
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        told("holds 10 images and no captions beside them", SOURCE="folder", PATH="web"),
+        told("cannot be listed", SOURCE="folder", PATH="nowhere"),
+        told("cannot be read: .*No such file", SOURCE="csv", PATH="nowhere.csv"),
+        told(
+            "has no column text. Found: path, caption",
+            SOURCE="csv",
+            PATH="web/a.csv",
+            COLUMNS=("path", "text"),
+        ),
+        told(
+            "None of the first 1 images of .*lost.csv exists, such as .*web/z.jpg",
+            SOURCE="csv",
+            PATH="web/lost.csv",
+        ),
+        told("has no rows", SOURCE="csv", PATH="web/none.csv"),
+        told(
+            r"COLUMNS is \('path',\): it must be two names",
+            SOURCE="csv",
+            PATH="web/a.csv",
+            COLUMNS=("path",),
+        ),
+        told(
+            r"COLUMNS is \(1, 2\): it must be two names",
+            SOURCE="csv",
+            PATH="web/a.csv",
+            COLUMNS=(1, 2),
+        ),
+    ],
+)
 def test_bad_tables_and_folders(folder, loader, keys, message):
     for text in folder.rglob("*.txt"):
         text.unlink()
@@ -385,7 +417,9 @@ def test_captions_of_class_names(pets, loader, cfg):
 def test_other_braces_of_a_template_stay(pets, loader):
     made = loader(batch_size=4, SOURCE="classnames", TEMPLATES=("a {} in {style}, {0} {",))
     made.dataset.transform = ToTensor()
-    assert set(captions(made)) == {f"a {name} in {{style}}, {{0}} {{" for name in ("cat", "polar bear")}
+    assert set(captions(made)) == {
+        f"a {name} in {{style}}, {{0}} {{" for name in ("cat", "polar bear")
+    }
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",), (1,)])

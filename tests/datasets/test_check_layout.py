@@ -40,8 +40,11 @@ def sets(cfg, **folders):
     cfg.OOD.SETS = CN(entries, new_allowed=True)
 
 
-GOOD = {f"data/imagenet/images/{split}/{wnid}": 1
-        for split in ("train", "val") for wnid in (TENCH, GOLDFISH)} | {"data/SUN": 1}
+GOOD = {
+    f"data/imagenet/images/{split}/{wnid}": 1
+    for split in ("train", "val")
+    for wnid in (TENCH, GOLDFISH)
+} | {"data/SUN": 1}
 
 
 def moved(old, new):
@@ -56,8 +59,9 @@ def only(cfg, runs=BOTH):
 
 def mend(problem):
     """Runs the printed lines, as a user who copies them."""
-    subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(problem.mend)], check=True,
-                   capture_output=True)
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(problem.mend)], check=True, capture_output=True
+    )
 
 
 MENDED = {
@@ -70,8 +74,10 @@ MENDED = {
     "val in val": (moved("images/val", "images/val/ILSVRC2012_img_val"), "nested"),
     "in capitals": (moved("imagenet/images", "imagenet/Images"), "nested"),
     "another name": (moved("imagenet/images", "imagnet/images"), "missing"),
-    "class folders alone": ({f"data/imagenet/{wnid}": 1 for wnid in (TENCH, GOLDFISH)}
-                            | {"data/SUN": 1}, "no splits"),
+    "class folders alone": (
+        {f"data/imagenet/{wnid}": 1 for wnid in (TENCH, GOLDFISH)} | {"data/SUN": 1},
+        "no splits",
+    ),
     "class names": (moved(f"val/{GOLDFISH}", "val/Goldfish"), "class names"),
     "labels": (moved(f"val/{GOLDFISH}", "val/0001"), "class names"),
     "SUN elsewhere": (moved("data/SUN", "data/more/sun_images"), "misnamed"),
@@ -109,15 +115,20 @@ def flat_val(tree):
 
 def test_a_flat_val_is_sorted_with_kaggles_list(tree, world):
     root = flat_val(tree)
-    lines = ["ImageId,PredictionString", f"ILSVRC2012_val_00000000,{GOLDFISH} 1 2 3 4 ",
-             f"ILSVRC2012_val_00000001,{TENCH} 1 2 3 4 {TENCH} 5 6 7 8 "]
+    lines = [
+        "ImageId,PredictionString",
+        f"ILSVRC2012_val_00000000,{GOLDFISH} 1 2 3 4 ",
+        f"ILSVRC2012_val_00000001,{TENCH} 1 2 3 4 {TENCH} 5 6 7 8 ",
+    ]
     (root / "data/LOC_val_solution.csv").write_text("\r\n".join(lines) + "\r\n")
     flat = look(world, [EVALUATION]).problems[0]
     assert flat.kind == "flat" and "2 images, such as ILSVRC2012_val_00000000.JPEG" in flat.what
     mend(flat)
     found = {os.path.basename(item.impath): item.classname for item in build_dataset(world).test}
-    assert found == {"ILSVRC2012_val_00000001.JPEG": "tench",
-                     "ILSVRC2012_val_00000000.JPEG": "goldfish"}
+    assert found == {
+        "ILSVRC2012_val_00000001.JPEG": "tench",
+        "ILSVRC2012_val_00000000.JPEG": "goldfish",
+    }
 
 
 def test_without_it_the_usual_script_is_named(tree, world):
@@ -162,8 +173,15 @@ def test_all_that_is_wrong_is_told_at_once(tree, world):
     sets(world, SUN=["SUN"], Texture=["dtd/images"])
     with pytest.raises(InputError) as error:
         require_data(world, EVALUATION)
-    for words in ("3 problems", "1. ID: ", "2. SUN: not found", "SUN.tar.gz", "dtd-r1.0.1.tar.gz",
-                  "mv data/imagenet/images/validation data/imagenet/images/val", "check.sh"):
+    for words in (
+        "3 problems",
+        "1. ID: ",
+        "2. SUN: not found",
+        "SUN.tar.gz",
+        "dtd-r1.0.1.tar.gz",
+        "mv data/imagenet/images/validation data/imagenet/images/val",
+        "check.sh",
+    ):
         assert words in str(error.value)
 
 
@@ -232,12 +250,20 @@ def test_shards_that_are_lost_or_empty(clipn):
     assert look(clipn, BOTH).problems == []
 
 
-@pytest.mark.parametrize("source, place, words, mends", [
-    ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist", "header line"),
-    ("csv", "generated/pairs.csv", "does not exist", "python -m datasets.generated --root data"),
-    ("folder", "web", "holds no images", "x.txt beside it"),
-    ("shards", "web/{0..1}.tar", "2 of 2 shards", "put webdataset shards there"),
-])
+@pytest.mark.parametrize(
+    "source, place, words, mends",
+    [
+        ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist", "header line"),
+        (
+            "csv",
+            "generated/pairs.csv",
+            "does not exist",
+            "python -m datasets.generated --root data",
+        ),
+        ("folder", "web", "holds no images", "x.txt beside it"),
+        ("shards", "web/{0..1}.tar", "2 of 2 shards", "put webdataset shards there"),
+    ],
+)
 def test_other_places_of_pairs(clipn, tree, source, place, words, mends):
     clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = source, place
     problem = only(clipn)
@@ -315,9 +341,10 @@ def test_entry_points_list_no_class_folder(tree, world, monkeypatch):
     assert listed and not any(wnid in path for path in listed for wnid in (TENCH, GOLDFISH))
 
 
-@pytest.mark.parametrize("root, words", [
-    ("data/imagenet", "data does"), ("nowhere", "does not exist"), (".", "data does"),
-])
+@pytest.mark.parametrize(
+    "root, words",
+    [("data/imagenet", "data does"), ("nowhere", "does not exist"), (".", "data does")],
+)
 def test_a_wrong_root_is_all_that_is_told(tree, world, root, words, tmp_path):
     tree(GOOD)
     world.DATASET.ROOT = root
@@ -365,20 +392,31 @@ def test_every_class_name_leads_back_to_its_id():
     assert list(found.values()) == list(names.values())
 
 
-@pytest.mark.parametrize("name, wanted, expected", [
-    ("sun", "SUN", True), ("SUN_dataset", "SUN", True), ("inaturalist", "iNaturalist", True),
-    ("cifar100", "cifar10", False), ("imagnet", "imagenet", True), ("scores", "SUN", False),
-    ("iNaturalist2021", "iNaturalist", False),
-])
+@pytest.mark.parametrize(
+    "name, wanted, expected",
+    [
+        ("sun", "SUN", True),
+        ("SUN_dataset", "SUN", True),
+        ("inaturalist", "iNaturalist", True),
+        ("cifar100", "cifar10", False),
+        ("imagnet", "imagenet", True),
+        ("scores", "SUN", False),
+        ("iNaturalist2021", "iNaturalist", False),
+    ],
+)
 def test_names_that_are_alike(name, wanted, expected):
     assert near.alike(name, [wanted]) is expected
 
 
-@pytest.mark.parametrize("val, sun", [
-    ("ImageNet/val", "ImageNet_OOD_dataset/SUN"), ("imagenet/val", "ood_data/sun/images"),
-    ("ILSVRC/Data/CLS-LOC/val", "ood_datasets/SUN"),
-    ("images_largescale/imagenet_1k/val", "sun"),
-])
+@pytest.mark.parametrize(
+    "val, sun",
+    [
+        ("ImageNet/val", "ImageNet_OOD_dataset/SUN"),
+        ("imagenet/val", "ood_data/sun/images"),
+        ("ILSVRC/Data/CLS-LOC/val", "ood_datasets/SUN"),
+        ("images_largescale/imagenet_1k/val", "sun"),
+    ],
+)
 def test_folders_of_other_projects_are_found(tree, world, val, sun):
     tree({f"data/{val}/{wnid}": 1 for wnid in (TENCH, GOLDFISH)} | {f"data/{sun}": 1})
     require_data(world, EVALUATION)

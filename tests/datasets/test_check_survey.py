@@ -74,7 +74,11 @@ def test_a_clean_folder_has_no_problem(pets):
     report = survey(pets, EVALUATION, TRAINING)
     assert report.problems == [] and report.ready
     assert [(row.name, row.folders, row.images) for row in report.rows] == [
-        ("ID val", 2, 6), ("ID train", 2, 6), ("SUN", 1, 3), ("Texture", 1, 3)]
+        ("ID val", 2, 6),
+        ("ID train", 2, 6),
+        ("SUN", 1, 3),
+        ("Texture", 1, 3),
+    ]
     assert report.text().count("can go ahead") == 2 and "error" not in report.text()
 
 
@@ -82,10 +86,16 @@ NAMES = st.text("abcXYZ _-'é0", min_size=1, max_size=6).filter(lambda name: nam
 
 
 @SLOW
-@given(classes=st.sets(NAMES, min_size=1, max_size=4), splits=st.sampled_from(
-           [("val",), ("test",), ("train", "val"), ("train", "val", "test"), ("train",), ("",)]),
-       inside=st.sampled_from(["", "images"]), most=st.integers(2, 4),
-       ood=st.lists(st.lists(NAMES, max_size=2), min_size=1, max_size=3), full=st.booleans())
+@given(
+    classes=st.sets(NAMES, min_size=1, max_size=4),
+    splits=st.sampled_from(
+        [("val",), ("test",), ("train", "val"), ("train", "val", "test"), ("train",), ("",)]
+    ),
+    inside=st.sampled_from(["", "images"]),
+    most=st.integers(2, 4),
+    ood=st.lists(st.lists(NAMES, max_size=2), min_size=1, max_size=3),
+    full=st.booleans(),
+)
 def test_no_false_alarm_on_clean_folders(
     tmp_path_factory, classes, splits, inside, most, ood, full
 ):
@@ -146,8 +156,11 @@ CLASSES = {"ImageFolder": ("pets", "cat", "dog"), "ImageNet": ("imagenet", TENCH
 
 
 @settings(SLOW, max_examples=100)
-@given(st.sampled_from(sorted(CLASSES)), st.data(),
-       st.lists(st.sampled_from(sorted(FAULTS)), max_size=3, unique=True))
+@given(
+    st.sampled_from(sorted(CLASSES)),
+    st.data(),
+    st.lists(st.sampled_from(sorted(FAULTS)), max_size=3, unique=True),
+)
 def test_errors_are_told_exactly_where_the_loaders_refuse(tmp_path_factory, kind, data, faults):
     root = tmp_path_factory.mktemp("faults")
     folder, first, second = CLASSES[kind]
@@ -161,7 +174,8 @@ def test_errors_are_told_exactly_where_the_loaders_refuse(tmp_path_factory, kind
             pass  # an earlier fault took it away
     cfg = config(root, kind, SUN="SUN")
     cfg.DATASET.CLASSES = data.draw(
-        st.sampled_from(["", "present", first, second, f"{first},{second}"]))
+        st.sampled_from(["", "present", first, second, f"{first},{second}"])
+    )
     assert survey(cfg).ready == _loads(cfg)
 
 
@@ -182,10 +196,15 @@ def test_files_that_cannot_be_read(pets, tmp_path, monkeypatch):
     denied = write(tmp_path / "Texture/images", 1)[0]
     access = os.access
     monkeypatch.setattr(
-        os, "access", lambda path, mode: str(path) != str(denied) and access(path, mode))
+        os, "access", lambda path, mode: str(path) != str(denied) and access(path, mode)
+    )
     report = survey(pets)
-    assert kinds(report) == {("ID val", "empty files"), ("SUN", "unreadable"),
-                             ("Texture", "broken links"), ("Texture", "no permission")}
+    assert kinds(report) == {
+        ("ID val", "empty files"),
+        ("SUN", "unreadable"),
+        ("Texture", "broken links"),
+        ("Texture", "no permission"),
+    }
     assert not report.ready
     pets.DATALOADER.BAD_IMAGES = "skip"  # then such images stop no run
     again = survey(pets)
@@ -272,11 +291,15 @@ def test_imagenets_names_and_numbers(imagenet, tmp_path):
     second.rename(images / "train" / GOLDFISH / second.name)
     report = survey(imagenet)
     assert kinds(report) == {
-        ("ID val", "wrong split"), ("ID val", "count"), ("ID train", "wrong class")}
+        ("ID val", "wrong split"),
+        ("ID val", "count"),
+        ("ID train", "wrong class"),
+    }
     told = {problem.kind: problem for problem in report.problems}
     assert told["count"].what.startswith("101 images") and f"{TENCH} with 51" in told["count"].what
     assert told["wrong class"].mend == [
-        f"mv {images}/train/{GOLDFISH}/{second.name} {images}/train/{TENCH}/"]
+        f"mv {images}/train/{GOLDFISH}/{second.name} {images}/train/{TENCH}/"
+    ]
 
 
 def test_a_folder_that_may_not_be_listed_is_named(pets, monkeypatch):
@@ -324,15 +347,21 @@ def test_pairs_have_a_row_in_the_place_of_training_images(clipn, tmp_path):
     report = survey(clipn, EVALUATION, TRAINING)
     assert report.problems == [] and report.ready
     assert [(row.name, row.found, row.images) for row in report.rows] == [
-        ("ID val", "pets/val", 6), ("DATASET.PAIRS", "pairs.csv", 5), ("SUN", "SUN", 3),
-        ("Texture", "Texture/images", 3)]
+        ("ID val", "pets/val", 6),
+        ("DATASET.PAIRS", "pairs.csv", 5),
+        ("SUN", "SUN", 3),
+        ("Texture", "Texture/images", 3),
+    ]
 
 
-@pytest.mark.parametrize("key, value, words", [
-    ("DATASET.PAIRS.COLUMNS", ("path", "text"), "has no column text"),
-    ("DATASET.PAIRS.NUM_PAIRS", 9, "there are 5 pairs"),
-    ("DATALOADER.TRAIN_X.BATCH_SIZE", 8, "fewer than a batch"),
-])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("DATASET.PAIRS.COLUMNS", ("path", "text"), "has no column text"),
+        ("DATASET.PAIRS.NUM_PAIRS", 9, "there are 5 pairs"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", 8, "fewer than a batch"),
+    ],
+)
 def test_what_the_loader_of_pairs_refuses_stops_training(clipn, key, value, words):
     clipn.merge_from_list([key, value])
     report = survey(clipn, TRAINING)
@@ -347,7 +376,10 @@ def test_shards_are_counted_in_full_and_else_the_first_is_read(clipn, tmp_path):
                 tar.addfile(tarfile.TarInfo(name))
     clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = "shards", "{0..1}.tar"
     rows = [survey(clipn, TRAINING, full=full).rows[1] for full in (False, True)]
-    assert [(row.name, row.images) for row in rows] == [("DATASET.PAIRS", None), ("DATASET.PAIRS", 4)]
+    assert [(row.name, row.images) for row in rows] == [
+        ("DATASET.PAIRS", None),
+        ("DATASET.PAIRS", 4),
+    ]
     (tmp_path / "0.tar").write_bytes(b"garbage" * 100)
     assert "no readable tar" in survey(clipn, TRAINING).problems[0].what
 
@@ -356,7 +388,10 @@ def test_captions_of_class_names_are_checked_as_training_images(clipn, tmp_path)
     clipn.DATASET.PAIRS.SOURCE = "classnames"
     report = survey(clipn, TRAINING)
     assert report.problems == [] and [row.name for row in report.rows][:3] == [
-        "ID val", "ID train", "DATASET.PAIRS"]
+        "ID val",
+        "ID train",
+        "DATASET.PAIRS",
+    ]
     assert report.rows[2].images == 6
     shutil.rmtree(tmp_path / "pets/train")
     report = survey(clipn, TRAINING)

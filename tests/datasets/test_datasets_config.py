@@ -57,8 +57,11 @@ def test_a_set_can_be_moved_or_left_out_on_the_command_line(cfg):
 
 
 # Other rooms' tests register data sets of their own.
-OURS = [name for name in DATASET_REGISTRY.registered_names()
-        if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")]
+OURS = [
+    name
+    for name in DATASET_REGISTRY.registered_names()
+    if DATASET_REGISTRY.get(name).__module__.startswith("datasets.")
+]
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -37,8 +37,10 @@ def cifar(tmp_path, monkeypatch, pixels):
         return pickle.dumps({"data": pixels[part], "labels": [i % 3 for i in range(9)][part]})
 
     cls = module.tv.CIFAR10
-    sums = [write(folder / "data_batch_1", batch(slice(0, 6))),
-            write(folder / "test_batch", batch(slice(6, 9)))]
+    sums = [
+        write(folder / "data_batch_1", batch(slice(0, 6))),
+        write(folder / "test_batch", batch(slice(6, 9))),
+    ]
     meta = write(folder / "batches.meta", pickle.dumps({"label_names": CLASSES}))
     monkeypatch.setattr(cls, "train_list", [["data_batch_1", sums[0]]])
     monkeypatch.setattr(cls, "test_list", [["test_batch", sums[1]]])
@@ -54,8 +56,9 @@ def test_folders_hold_the_very_pixels(cifar, pixels, cfg, capsys):
     for index, row in enumerate(pixels):
         split, number = ("train", index) if index < 6 else ("test", index - 6)
         path = cifar / "cifar10" / split / CLASSES[index % 3] / f"{number:05}.png"
-        np.testing.assert_array_equal(np.asarray(Image.open(path)),
-                                      row.reshape(3, 32, 32).transpose(1, 2, 0))
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(path)), row.reshape(3, 32, 32).transpose(1, 2, 0)
+        )
     cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", "cifar10"
     dataset = build_dataset(cfg)
     assert dataset.classnames == CLASSES and len(dataset.train_x) == 6 and len(dataset.test) == 3
@@ -119,4 +122,5 @@ def test_svhn_has_digits_for_classes(tmp_path, monkeypatch):
     folder = export("svhn", tmp_path)
     assert sorted(path.name for path in (folder / "test").iterdir()) == [str(d) for d in range(10)]
     np.testing.assert_array_equal(
-        np.asarray(Image.open(folder / "test/0/00000.png")), pictures[..., 0])
+        np.asarray(Image.open(folder / "test/0/00000.png")), pictures[..., 0]
+    )

@@ -106,12 +106,16 @@ def test_record_has_relative_posix_paths(tmp_path):
     record = split_record(items, root, num_shots=1, seed=0)
     path = tmp_path / "split.json"
     write_split(path, record)
-    assert json.loads(path.read_text(encoding="utf-8")) == record == {
-        "seed": 0,
-        "num_shots": 1,
-        "classnames": ["cat", "dog"],
-        "train": [["pets/train/dog/b.png", 1, "dog"], ["pets/train/cat/ä.png", 0, "cat"]],
-    }
+    assert (
+        json.loads(path.read_text(encoding="utf-8"))
+        == record
+        == {
+            "seed": 0,
+            "num_shots": 1,
+            "classnames": ["cat", "dog"],
+            "train": [["pets/train/dog/b.png", 1, "dog"], ["pets/train/cat/ä.png", 0, "cat"]],
+        }
+    )
     assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 

@@ -30,8 +30,20 @@ def test_listing_agrees_with_glob(tmp_path_factory, folders):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jpg", "a.JPG", "a.jpeg", "a.PNG", "a.bmp", "a.webp", "a.TIF", "a.tiff", "a.gif",
-             "a.ppm", "a.b.Jpg"]
+    "name",
+    [
+        "a.jpg",
+        "a.JPG",
+        "a.jpeg",
+        "a.PNG",
+        "a.bmp",
+        "a.webp",
+        "a.TIF",
+        "a.tiff",
+        "a.gif",
+        "a.ppm",
+        "a.b.Jpg",
+    ],
 )
 def test_image_extensions(name):
     assert is_image(name)

@@ -59,8 +59,11 @@ def test_whole_protocol_is_not_warned_of(tree, build, caplog):
 
 def test_missing_classes_are_counted_and_named(tree, build):
     tree(images("val", imagenet_wnids()[:3]))
-    with pytest.raises(InputError, match='997 of 1000 class folders are missing.*val: n01491361.*'
-                       'Found: 3 .*CLASSES: "present"'):
+    with pytest.raises(
+        InputError,
+        match="997 of 1000 class folders are missing.*val: n01491361.*"
+        'Found: 3 .*CLASSES: "present"',
+    ):
         build()
 
 
@@ -81,8 +84,10 @@ def test_unknown_ids_asked_for_are_named(tree, build):
 def test_flat_val_is_explained(tree, build):
     root = tree({"imagenet/images/val": 0})
     (root / "imagenet/images/val/ILSVRC2012_val_00000001.JPEG").touch()
-    with pytest.raises(InputError, match="val is flat: 1 images such as ILSVRC2012_val_00000001."
-                       "JPEG.*Sort them.*valprep.sh"):
+    with pytest.raises(
+        InputError,
+        match="val is flat: 1 images such as ILSVRC2012_val_00000001.JPEG.*Sort them.*valprep.sh",
+    ):
         build()
 
 
@@ -137,7 +142,9 @@ def test_class_names_alone_are_those_with_images(tree, build, cfg, classes):
     whole = build(CLASSES=classes)
     cfg.DATASET.ROOT, cfg.INPUT.TRANSFORMS = str(root / "nowhere"), ["normalize"]
     manager = DataManager(cfg, images=False)
-    assert manager.dataset.classnames == whole.classnames and manager.num_classes == whole.num_classes
+    assert (
+        manager.dataset.classnames == whole.classnames and manager.num_classes == whole.num_classes
+    )
     assert manager.dataset.class_folders == whole.class_folders
     assert manager.dataset.test is None and manager.dataset.train_x is None
     assert manager.tfm_test is not None

@@ -89,10 +89,15 @@ def test_no_set_is_refused(load):
         load()
 
 
-@pytest.mark.parametrize("name, message", [
-    ("Places/365", "Places/365.*becomes a file name"), ("_x", "starts with a letter or digit"),
-    ("Average", "may not be called 'Average'"), ("id", "may not be called 'id'"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("Places/365", "Places/365.*becomes a file name"),
+        ("_x", "starts with a letter or digit"),
+        ("Average", "may not be called 'Average'"),
+        ("id", "may not be called 'id'"),
+    ],
+)
 def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
     with pytest.raises(InputError, match=message):
         load(SUN=entry("nowhere"), **{name: entry("nowhere")})

@@ -14,12 +14,15 @@ from datasets.own import folder_name, use_id_folder, use_ood_folders
 
 
 def items(counts, root="data"):
-    return [Datum(f"{root}/{label}/{i}.jpg", label)
-            for label, n in enumerate(counts) for i in range(n)]
+    return [
+        Datum(f"{root}/{label}/{i}.jpg", label) for label, n in enumerate(counts) for i in range(n)
+    ]
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=5).filter(lambda n: max(n) > 1),
-       st.floats(0.01, 0.99))
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5).filter(lambda n: max(n) > 1),
+    st.floats(0.01, 0.99),
+)
 def test_every_class_is_divided_in_proportion(counts, share):
     everything = items(counts)
     kept, held = hold_out(everything, share, "data")
@@ -34,7 +37,8 @@ def test_the_division_knows_nothing_of_order_and_place():
     one = hold_out(items([30, 7]), 0.2, "data")[1]
     other = hold_out(items([30, 7], "/elsewhere/d")[::-1], 0.2, "/elsewhere/d")[1]
     assert {x.impath.removeprefix("data") for x in one} == {
-        x.impath.removeprefix("/elsewhere/d") for x in other}
+        x.impath.removeprefix("/elsewhere/d") for x in other
+    }
 
 
 def test_few_images_change_sides_when_one_is_added():
@@ -77,8 +81,10 @@ def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
     use_ood_folders(cfg, ["odd/images", "x=shop", "a=b"])
     assert (cfg.DATASET.NAME, cfg.DATASET.FOLDER) == ("ImageFolder", str(tmp_path / "shop"))
     assert {name: list(entry.FOLDERS) for name, entry in cfg.OOD.SETS.items()} == {
-        "odd": [str(tmp_path / "odd/images")], "x": [str(tmp_path / "shop")],
-        "a-b": [str(tmp_path / "a=b")]}
+        "odd": [str(tmp_path / "odd/images")],
+        "x": [str(tmp_path / "shop")],
+        "a-b": [str(tmp_path / "a=b")],
+    }
     assert folder_name("shop/train/") == "shop"
 
 

@@ -1,4 +1,5 @@
 """The tree on disk: layout, completeness, atomicity."""
+
 from __future__ import annotations
 
 import csv

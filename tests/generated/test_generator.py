@@ -1,4 +1,5 @@
 """What the generator draws: determinism, masks, captions, and which concepts occur where."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -52,10 +53,12 @@ def test_an_image_depends_on_stream_and_index_alone(stream):
 
 
 def test_streams_and_seeds_share_no_image():
-    images = [streams.captioned_sample("clip-train", 0).image,
-              streams.captioned_sample("clip-held-out", 0).image,
-              streams.captioned_sample("web", 0).image,
-              streams.captioned_sample("clip-train", 0, seed=1).image]
+    images = [
+        streams.captioned_sample("clip-train", 0).image,
+        streams.captioned_sample("clip-held-out", 0).image,
+        streams.captioned_sample("web", 0).image,
+        streams.captioned_sample("clip-train", 0, seed=1).image,
+    ]
     images += [streams.id_sample(split, "key", 0).image for split in ("train", "val")]
     assert len({image.tobytes() for image in images}) == len(images)
 
@@ -91,8 +94,9 @@ def test_every_id_class_can_be_drawn(name, index):
     assert name in sample.caption
 
 
-@pytest.mark.parametrize("thing", [*FURTHER_OBJECTS.values(), *CLUTTER.values()],
-                         ids=lambda thing: thing.name)
+@pytest.mark.parametrize(
+    "thing", [*FURTHER_OBJECTS.values(), *CLUTTER.values()], ids=lambda thing: thing.name
+)
 def test_every_other_thing_can_be_drawn(thing):
     sample = streams.object_sample(np.random.default_rng(0), thing)
     assert sample.mask.sum() > 60 and thing.name in sample.caption
@@ -136,8 +140,9 @@ def test_occluder_is_taken_out_of_the_mask(monkeypatch):
     masks = []
     for share in (0, 1):
         monkeypatch.setattr(streams, "_OCCLUDED", share)
-        masks.append(streams.object_image(np.random.default_rng(2), ID_OBJECTS["mug"],
-                                          (200, 0, 0), field)[1])
+        masks.append(
+            streams.object_image(np.random.default_rng(2), ID_OBJECTS["mug"], (200, 0, 0), field)[1]
+        )
     assert (masks[1] <= masks[0]).all() and masks[1].sum() < masks[0].sum()
 
 
@@ -151,8 +156,10 @@ def test_pen_places_mirrors_and_erases():
 
 def test_captions_name_object_and_background():
     rng, background = np.random.default_rng(0), BACKGROUNDS["a beach"]
-    texts = [captions.object_caption(rng, "umbrella", "orange", "large", background, ["rock"])
-             for _ in range(300)]
+    texts = [
+        captions.object_caption(rng, "umbrella", "orange", "large", background, ["rock"])
+        for _ in range(300)
+    ]
     assert all("umbrella" in text for text in texts)
     assert any("on a beach" in t for t in texts) and any("a beach with an" in t for t in texts)
     assert any("rock" in t for t in texts) and any("an orange umbrella" in t for t in texts)

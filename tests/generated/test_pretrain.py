@@ -1,4 +1,5 @@
 """Training a small CLIP: sources, loss, the file's layout, and the committed file."""
+
 from __future__ import annotations
 
 import csv
@@ -20,21 +21,66 @@ from datasets.generated.objects import ID_OBJECTS
 from datasets.generated.streams import id_sample
 
 COMMITTED = Path(pretrain.__file__).parent / "weights/generated_vit_s8.safetensors"
-COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210),
-           "dark_grey": (60, 60, 60)}
-SMALL = ["--image-size", "16", "--patch", "8", "--width", "64", "--layers", "1", "--text-width",
-         "64", "--text-layers", "1", "--embed-dim", "32", "--batch-size", "12", "--device", "cpu"]
-LAYER = ("attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias",
-         "ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias", "mlp.c_fc.weight",
-         "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias")
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 180, 40),
+    "blue": (40, 50, 210),
+    "dark_grey": (60, 60, 60),
+}
+SMALL = [
+    "--image-size",
+    "16",
+    "--patch",
+    "8",
+    "--width",
+    "64",
+    "--layers",
+    "1",
+    "--text-width",
+    "64",
+    "--text-layers",
+    "1",
+    "--embed-dim",
+    "32",
+    "--batch-size",
+    "12",
+    "--device",
+    "cpu",
+]
+LAYER = (
+    "attn.in_proj_weight",
+    "attn.in_proj_bias",
+    "attn.out_proj.weight",
+    "attn.out_proj.bias",
+    "ln_1.weight",
+    "ln_1.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.c_fc.weight",
+    "mlp.c_fc.bias",
+    "mlp.c_proj.weight",
+    "mlp.c_proj.bias",
+)
 
 
 def expected_keys(layers: int, text_layers: int) -> set[str]:
-    keys = {"visual.class_embedding", "visual.positional_embedding", "visual.proj",
-            "visual.conv1.weight", "visual.ln_pre.weight", "visual.ln_pre.bias",
-            "visual.ln_post.weight", "visual.ln_post.bias", "token_embedding.weight", "token_ids",
-            "positional_embedding", "ln_final.weight", "ln_final.bias", "text_projection",
-            "logit_scale"}
+    keys = {
+        "visual.class_embedding",
+        "visual.positional_embedding",
+        "visual.proj",
+        "visual.conv1.weight",
+        "visual.ln_pre.weight",
+        "visual.ln_pre.bias",
+        "visual.ln_post.weight",
+        "visual.ln_post.bias",
+        "token_embedding.weight",
+        "token_ids",
+        "positional_embedding",
+        "ln_final.weight",
+        "ln_final.bias",
+        "text_projection",
+        "logit_scale",
+    }
     keys |= {f"visual.transformer.resblocks.{n}.{k}" for n in range(layers) for k in LAYER}
     return keys | {f"transformer.resblocks.{n}.{k}" for n in range(text_layers) for k in LAYER}
 
@@ -54,8 +100,19 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folders, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "tiny.safetensors"
-    losses = pretrain.main(["--folders", str(folders), "--steps", "40", "--lr", "3e-3",
-                            "--output", str(output), *SMALL])
+    losses = pretrain.main(
+        [
+            "--folders",
+            str(folders),
+            "--steps",
+            "40",
+            "--lr",
+            "3e-3",
+            "--output",
+            str(output),
+            *SMALL,
+        ]
+    )
     return output, losses
 
 
@@ -79,15 +136,27 @@ def test_file_has_openai_layout(trained):
 
 def test_training_goes_on_from_an_earlier_file(trained, folders, tmp_path):
     output = tmp_path / "next.safetensors"
-    more = ["--folders", str(folders), "--steps", "1", "--lr", "0", "--output", str(output),
-            "--init", str(trained[0])]
+    more = [
+        "--folders",
+        str(folders),
+        "--steps",
+        "1",
+        "--lr",
+        "0",
+        "--output",
+        str(output),
+        "--init",
+        str(trained[0]),
+    ]
     pretrain.main([*more, *SMALL, "--templates", "a {}", "a new {}"])
     before, after = load_file(trained[0]), load_file(output)
     ids = before["token_ids"].tolist()
     for row, token in enumerate(after["token_ids"].tolist()):
         if token in ids:
-            assert torch.equal(after["token_embedding.weight"][row],
-                               before["token_embedding.weight"][ids.index(token)])
+            assert torch.equal(
+                after["token_embedding.weight"][row],
+                before["token_embedding.weight"][ids.index(token)],
+            )
     assert set(after["token_ids"].tolist()) - set(ids), "the new words have rows"
     assert torch.equal(before["visual.proj"], after["visual.proj"])
     with safe_open(output, "pt") as file:
@@ -98,8 +167,9 @@ def test_training_goes_on_from_an_earlier_file(trained, folders, tmp_path):
 
 def test_only_words_of_the_captions_are_kept(trained):
     ids = set(load_file(trained[0])["token_ids"].tolist())
-    said = open_clip.tokenize([t.format(c.replace("_", " ")) for t in pretrain.TEMPLATES
-                               for c in COLOURS])
+    said = open_clip.tokenize(
+        [t.format(c.replace("_", " ")) for t in pretrain.TEMPLATES for c in COLOURS]
+    )
     assert ids == set(said.unique().tolist())
 
 
@@ -118,14 +188,38 @@ def test_csv_of_captions_trains(folders, tmp_path):
         writer = csv.writer(handle)
         writer.writerow(("path", "caption"))
         writer.writerows((f"{n}/{i}.png", f"it is {n}") for n in COLOURS for i in range(8))
-    losses = pretrain.main(["--pairs", str(tmp_path / "captions.csv"), "--root", str(folders),
-                            "--steps", "4", "--output", str(tmp_path / "x.safetensors"), *SMALL])
+    losses = pretrain.main(
+        [
+            "--pairs",
+            str(tmp_path / "captions.csv"),
+            "--root",
+            str(folders),
+            "--steps",
+            "4",
+            "--output",
+            str(tmp_path / "x.safetensors"),
+            *SMALL,
+        ]
+    )
     assert len(losses) == 4 and (tmp_path / "x.safetensors").is_file()
 
 
 def test_generated_source_trains(tmp_path, monkeypatch):
-    arguments = ["--source", "generated", "--images", "24", "--held-out", "8", "--steps", "2",
-                 "--workers", "1", "--output", str(tmp_path / "x.safetensors"), *SMALL]
+    arguments = [
+        "--source",
+        "generated",
+        "--images",
+        "24",
+        "--held-out",
+        "8",
+        "--steps",
+        "2",
+        "--workers",
+        "1",
+        "--output",
+        str(tmp_path / "x.safetensors"),
+        *SMALL,
+    ]
     with pytest.raises(InputError, match="generated images are 64 x 64"):
         pretrain.main(arguments)
     pretrain.main([*arguments, "--image-size", "64", "--patch", "32"])
@@ -183,15 +277,28 @@ def test_augmentation_keeps_shape_and_differs_between_images():
     assert out.shape == image.shape and not torch.allclose(out[0], out[1])
 
 
-@pytest.mark.parametrize("change, message", [
-    (["--width", "100"], "--width 100 is not a multiple of 64"),
-    (["--patch", "5"], "not a multiple of --patch 5"),
-    (["--lr", "1e30"], "The loss is nan at step"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--width", "100"], "--width 100 is not a multiple of 64"),
+        (["--patch", "5"], "not a multiple of --patch 5"),
+        (["--lr", "1e30"], "The loss is nan at step"),
+    ],
+)
 def test_bad_settings_are_a_sentence(folders, tmp_path, change, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        pretrain.main(["--folders", str(folders), "--steps", "6", "--output",
-                       str(tmp_path / "x.safetensors"), *SMALL, *change])
+        pretrain.main(
+            [
+                "--folders",
+                str(folders),
+                "--steps",
+                "6",
+                "--output",
+                str(tmp_path / "x.safetensors"),
+                *SMALL,
+                *change,
+            ]
+        )
 
 
 def test_bad_sources_are_a_sentence(tmp_path):
@@ -224,10 +331,16 @@ def test_committed_file_knows_the_id_classes():
     clip = pytest.importorskip("clip")
     model, preprocess = clip.load(str(COMMITTED))
     names = list(ID_OBJECTS)
-    texts = F.normalize(model.encode_text(
-        open_clip.tokenize([f"a photo of a {name}." for name in names])), dim=-1)
-    images = torch.stack([preprocess(Image.fromarray(id_sample("val", name, i).image))
-                          for name in names for i in range(6)])
+    texts = F.normalize(
+        model.encode_text(open_clip.tokenize([f"a photo of a {name}." for name in names])), dim=-1
+    )
+    images = torch.stack(
+        [
+            preprocess(Image.fromarray(id_sample("val", name, i).image))
+            for name in names
+            for i in range(6)
+        ]
+    )
     cosines = F.normalize(model.encode_image(images), dim=-1) @ texts.T
     right = cosines.argmax(1) == torch.arange(len(names)).repeat_interleave(6)
     assert right.float().mean() > 0.6

@@ -14,8 +14,18 @@ settings.load_profile("promptood")
 
 
 def write_run(
-    folder, seed=1, trainer="CoOp", shift=1.5, sets=("nature", "indoor"), n=120, m=80,
-    scores=("MCM", "GL-MCM"), decisions=False, accuracy=0.5, image="{}.png", provenance=(),
+    folder,
+    seed=1,
+    trainer="CoOp",
+    shift=1.5,
+    sets=("nature", "indoor"),
+    n=120,
+    m=80,
+    scores=("MCM", "GL-MCM"),
+    decisions=False,
+    accuracy=0.5,
+    image="{}.png",
+    provenance=(),
     **comparable,
 ):
     """A results folder whose ID scores lie `shift` above the OOD sets'.
@@ -38,8 +48,11 @@ def write_run(
     figures = evaluate_sets(inside.scores, {part.name: part.scores for part in outside})
     rates = decision_rates(inside.rejected, {part.name: part.rejected for part in outside})
     comparable = {
-        "trainer": trainer, "training": None if trainer == "ZeroshotCLIP" else {"shots": 16},
-        "classes": "ab12", "parameters": {"MCM": {"temperature": 1.0}}, **comparable,
+        "trainer": trainer,
+        "training": None if trainer == "ZeroshotCLIP" else {"shots": 16},
+        "classes": "ab12",
+        "parameters": {"MCM": {"temperature": 1.0}},
+        **comparable,
     }
     provenance = {"seed": seed, "comparable": comparable, **dict(provenance)}
     write_results(folder, figures, parts, provenance, rates)

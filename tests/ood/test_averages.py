@@ -25,13 +25,16 @@ def test_mean_and_sample_deviation(run):
     assert mean_and_spread(runs[:1])["MCM"]["nature"]["auroc"].std is None
 
 
-@pytest.mark.parametrize("change, key", [
-    ({"classes": "cd34"}, "classes: 'ab12' and 'cd34'"),
-    ({"transform": "bilinear 224"}, r"transform: '\(absent\)' and 'bilinear 224'"),
-    ({"parameters": {"MCM": {"temperature": 0.5}}}, r"parameters.MCM.temperature: 1.0 and 0.5"),
-    ({"sets": ("nature", "texture")}, "images .ID, OOD..MCM.indoor"),
-    ({"n": 121}, "images .ID, OOD..MCM.nature: .120, 80. and .121, 80."),
-])
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        ({"classes": "cd34"}, "classes: 'ab12' and 'cd34'"),
+        ({"transform": "bilinear 224"}, r"transform: '\(absent\)' and 'bilinear 224'"),
+        ({"parameters": {"MCM": {"temperature": 0.5}}}, r"parameters.MCM.temperature: 1.0 and 0.5"),
+        ({"sets": ("nature", "texture")}, "images .ID, OOD..MCM.indoor"),
+        ({"n": 121}, "images .ID, OOD..MCM.nature: .120, 80. and .121, 80."),
+    ],
+)
 def test_incomparable_runs_are_not_averaged(run, change, key):
     runs = [run(1), run(2), run(3, **change)]
     with pytest.raises(InputError, match=f"CoOp: .*seed1 and .*seed3 cannot be averaged.*{key}"):
@@ -54,15 +57,18 @@ def test_no_or_unlabelled_results(run):
         check_comparable([replace(run(1), result=bare)])
 
 
-@pytest.mark.parametrize("values, expected", [
-    ([0.284, 0.291, 0.457], [2]),  # one seed in three far off
-    ([0.457, 0.284, 0.291, 0.30], [0]),
-    ([0.30, 0.30, 0.31], []),
-    ([0.30, 0.30, 0.35], []),  # two close by chance do not make the third an outlier
-    ([0.30, 0.40, 0.50], []),  # seeds that scatter widely have no outlier
-    ([0.1, 0.9], []),
-    ([0.3], []),
-])
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0.284, 0.291, 0.457], [2]),  # one seed in three far off
+        ([0.457, 0.284, 0.291, 0.30], [0]),
+        ([0.30, 0.30, 0.31], []),
+        ([0.30, 0.30, 0.35], []),  # two close by chance do not make the third an outlier
+        ([0.30, 0.40, 0.50], []),  # seeds that scatter widely have no outlier
+        ([0.1, 0.9], []),
+        ([0.3], []),
+    ],
+)
 def test_outliers(values, expected):
     assert outliers(values, 0.02) == expected
 

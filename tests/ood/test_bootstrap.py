@@ -14,8 +14,10 @@ from ood.metrics import auroc, fpr_at_tpr
 
 RNG = np.random.default_rng(7)
 INSIDE = [RNG.normal(1, 1, 90), RNG.normal(2, 1, 90)]
-OUTSIDE = {"SUN": [RNG.normal(0, 1, 70), RNG.normal(0, 1, 70)],
-           "Places": [RNG.normal(0, 1, 41), RNG.normal(0, 2, 41)]}
+OUTSIDE = {
+    "SUN": [RNG.normal(0, 1, 70), RNG.normal(0, 1, 70)],
+    "Places": [RNG.normal(0, 1, 41), RNG.normal(0, 2, 41)],
+}
 
 
 def slow(inside, outside, name, resamples, seed):
@@ -24,8 +26,9 @@ def slow(inside, outside, name, resamples, seed):
     drawn_id = np.random.default_rng([seed]).integers(0, n, (resamples, n))
     drawn_ood = np.random.default_rng([seed, *name.encode()]).integers(0, m, (resamples, m))
     pairs = [(inside[i], outside[o]) for i, o in zip(drawn_id, drawn_ood)]
-    return np.array([[fpr_at_tpr(i, o), auroc(i, o), fpr_at_tpr(i, o, positive="ood")]
-                     for i, o in pairs])
+    return np.array(
+        [[fpr_at_tpr(i, o), auroc(i, o), fpr_at_tpr(i, o, positive="ood")] for i, o in pairs]
+    )
 
 
 def some_scores(step):
@@ -74,8 +77,10 @@ def test_interval_is_of_the_percentiles():
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Two normal distributions one apart: both figures are known. 95 % of 200: 190 +- 3."""
     normal, rng = NormalDist(), np.random.default_rng(11)
-    truth = {"auroc": normal.cdf(1 / 2**0.5),
-             "fpr95_id_nearest": 1 - normal.cdf(1 + normal.inv_cdf(0.05))}
+    truth = {
+        "auroc": normal.cdf(1 / 2**0.5),
+        "fpr95_id_nearest": 1 - normal.cdf(1 + normal.inv_cdf(0.05)),
+    }
     held = dict.fromkeys(truth, 0)
     for trial in range(200):
         inside, outside = rng.normal(1, 1, 120), rng.normal(0, 1, 100)

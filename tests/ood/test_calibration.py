@@ -65,8 +65,9 @@ def test_new_images_are_kept_as_promised_over_many_draws(n, tpr):
     law = beta(found[0].required, n + 1 - found[0].required)
     shares = [0.1, 0.5, 0.9]
     assert np.quantile(rates_kept, shares) == pytest.approx(law.ppf(shares), abs=0.01)
-    inside = np.mean([f.interval[0] <= rate <= f.interval[1]
-                      for f, rate in zip(found, rates_kept, strict=True)])
+    inside = np.mean(
+        [f.interval[0] <= rate <= f.interval[1] for f, rate in zip(found, rates_kept, strict=True)]
+    )
     assert inside >= 0.945
 
 
@@ -88,10 +89,16 @@ def test_few_images_promise_nothing_and_say_so():
     assert calibrate(range(99), 0.07).required == 7  # 0.07 * 100 is 7.000000000000001
 
 
-@pytest.mark.parametrize(("scores", "tpr", "says"), [
-    ([], 0.95, "0 ID scores"), ([1.0, float("nan")], 0.95, "1 of them not finite"),
-    ([1.0], 0.0, "lies in"), ([1.0], 95.0, "--tpr 95.0"), ([1.0], float("nan"), "lies in"),
-])
+@pytest.mark.parametrize(
+    ("scores", "tpr", "says"),
+    [
+        ([], 0.95, "0 ID scores"),
+        ([1.0, float("nan")], 0.95, "1 of them not finite"),
+        ([1.0], 0.0, "lies in"),
+        ([1.0], 95.0, "--tpr 95.0"),
+        ([1.0], float("nan"), "lies in"),
+    ],
+)
 def test_mistakes_are_told(scores, tpr, says):
     with pytest.raises(InputError, match=says):
         calibrate(scores, tpr)

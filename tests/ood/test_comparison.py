@@ -37,8 +37,10 @@ def test_a_better_method_is_found_better(study):
     assert row.low < row.difference < row.high and row.low > 0
     assert row.p <= 0.01 and row.p_delong < 0.01 and row.wins == 3
     runs = {name: gather([study])[name] for name in ("LoCoOp", "CoOp")}
-    means = [np.mean([r.result["figures"]["MCM"]["average"]["auroc"] for r in own])
-             for own in runs.values()]
+    means = [
+        np.mean([r.result["figures"]["MCM"]["average"]["auroc"] for r in own])
+        for own in runs.values()
+    ]
     assert row.difference == pytest.approx(means[0] - means[1])
 
 
@@ -84,7 +86,9 @@ def test_what_cannot_be_compared(study, write_run, tmp_path_factory):
         with pytest.raises(InputError, match=words):
             find_sides(groups, *arguments)
     assert [str(side) for side in find_sides(groups, "CoOp:GL-MCM", "CoOp:MCM")[0]] == [
-        "CoOp, GL-MCM", "CoOp, MCM"]
+        "CoOp, GL-MCM",
+        "CoOp, MCM",
+    ]
     assert [first.score for first, _ in find_sides(groups, "CoOp", "LoCoOp")] == ["MCM", "GL-MCM"]
     other = write_run(tmp_path_factory.mktemp("other"), sets=("nature",))
     with pytest.raises(InputError, match="different OOD sets"):

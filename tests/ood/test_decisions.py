@@ -13,13 +13,16 @@ ORACLES = {"CTW": oracles.ctw_decision, "ATD": oracles.atd_decision}
 
 
 @pytest.mark.parametrize(
-    "case", ["normal", "saturated", "ties", "C1", "one_vs_one", "twenty", "small_scale"])
+    "case", ["normal", "saturated", "ties", "C1", "one_vs_one", "twenty", "small_scale"]
+)
 def test_decisions_computed_apart(case, golden):
     """Of the goldens' harness, in float64, by the paper's equations."""
     arrays = golden("clipn_scores.npz")
     for part in ("id", "ood"):
-        inputs = {"logits": torch.from_numpy(arrays[f"{case}/{part}/yes"]),
-                  "no_logits": torch.from_numpy(arrays[f"{case}/{part}/no"])}
+        inputs = {
+            "logits": torch.from_numpy(arrays[f"{case}/{part}/yes"]),
+            "no_logits": torch.from_numpy(arrays[f"{case}/{part}/no"]),
+        }
         rejected = decide(inputs)
         for name in DECISIONS:
             expected = arrays[f"{case}/{part}/{name.lower()}_ood"].astype(bool)
@@ -29,8 +32,9 @@ def test_decisions_computed_apart(case, golden):
 @given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([1.0, 100.0, 1e4]))
 def test_decisions_are_their_formulas(seed, classes, scale):
     generator = torch.Generator().manual_seed(seed)
-    yes, no = (scale * torch.randn(5, classes, generator=generator, dtype=torch.float64)
-               for _ in range(2))
+    yes, no = (
+        scale * torch.randn(5, classes, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     for name, rejected in decide({"logits": yes, "no_logits": no}).items():
         assert rejected.tolist() == ORACLES[name](yes.tolist(), no.tolist())
 
@@ -55,10 +59,15 @@ def test_rates():
     inside = {"CTW": np.array([False, False, False, True])}
     outside = {"near": {"CTW": np.array([True, False])}, "far": {"CTW": np.array([True, True])}}
     rates = decision_rates(inside, outside)
-    assert rates == {"CTW": {"id_acceptance": 0.75, "sets": {
-        "near": {"ood_rejection": 0.5, "accuracy": pytest.approx(4 / 6)},
-        "far": {"ood_rejection": 1.0, "accuracy": pytest.approx(5 / 6)},
-        "average": {"ood_rejection": 0.75, "accuracy": pytest.approx(0.75)},
-    }}}
+    assert rates == {
+        "CTW": {
+            "id_acceptance": 0.75,
+            "sets": {
+                "near": {"ood_rejection": 0.5, "accuracy": pytest.approx(4 / 6)},
+                "far": {"ood_rejection": 1.0, "accuracy": pytest.approx(5 / 6)},
+                "average": {"ood_rejection": 0.75, "accuracy": pytest.approx(0.75)},
+            },
+        }
+    }
     table = format_rates(rates)
     assert "75.00" in table and "66.67" in table and "average" in table

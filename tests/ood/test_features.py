@@ -72,23 +72,40 @@ def evaluate(model, root, tmp_path):
     Keyword arguments of the store are taken, too; `store=False` for a pass without one.
     """
 
-    def run(scores=GLOBAL_SCORES, sets=("inside", "dots"), skip=False, store=True, root=root,
-            **how):
+    def run(
+        scores=GLOBAL_SCORES, sets=("inside", "dots"), skip=False, store=True, root=root, **how
+    ):
         cfg = default_cfg()
         cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
         cfg.DATALOADER.NUM_WORKERS = 0
         cfg.DATALOADER.BAD_IMAGES = "skip" if skip else "stop"
         transform = build_transform(cfg, is_train=False)
-        items = {name: [Datum(str(path), -1) for path in sorted((root / name).glob("*.png"))]
-                 for name in sets}
-        how = {"folder": tmp_path / "features", "encoding": {"weights": "a", "size": (64, 64)},
-               "limit": 1, "skip_bad": skip, "root": str(root), **how}
+        items = {
+            name: [Datum(str(path), -1) for path in sorted((root / name).glob("*.png"))]
+            for name in sets
+        }
+        how = {
+            "folder": tmp_path / "features",
+            "encoding": {"weights": "a", "size": (64, 64)},
+            "limit": 1,
+            "skip_bad": skip,
+            "root": str(root),
+            **how,
+        }
         model.encoded = 0
         evaluation = score_sets(
-            model, items, lambda items: build_data_loader(
-                cfg, data_source=items, batch_size=BATCH, tfm=transform, is_train=False),
-            get_scores(scores), {}, torch.device("cpu"), nullcontext, str(root),
-            FeatureStore(**how) if store else None)
+            model,
+            items,
+            lambda items: build_data_loader(
+                cfg, data_source=items, batch_size=BATCH, tfm=transform, is_train=False
+            ),
+            get_scores(scores),
+            {},
+            torch.device("cpu"),
+            nullcontext,
+            str(root),
+            FeatureStore(**how) if store else None,
+        )
         run.evaluation = evaluation
         return {name: part.scores for name, part in evaluation.sets.items()}
 
@@ -98,7 +115,8 @@ def evaluate(model, root, tmp_path):
 def same(one, other) -> bool:
     """Whether all scores of all sets are equal to the last bit."""
     return one.keys() == other.keys() and all(
-        np.array_equal(one[name][score], other[name][score]) for name in one for score in one[name])
+        np.array_equal(one[name][score], other[name][score]) for name in one for score in one[name]
+    )
 
 
 def entries(folder: Path) -> dict[str, Path]:
@@ -148,7 +166,8 @@ SPOIL = {
     "global.f32 is damaged": lambda place, root: _flip(place / "global.f32"),
     "have changed": lambda place, root: os.utime(root / "inside/3.png", (1, 1)),
     "have changed since": lambda place, root: (root / "inside/0.png").write_bytes(
-        (root / "inside/1.png").read_bytes()),
+        (root / "inside/1.png").read_bytes()
+    ),
     "about.json is damaged": lambda place, root: (place / "about.json").write_text("{"),
     "about.json is dam": lambda place, root: _edit(place, sign=False, width=9),
     "json is damaged": lambda place, root: (place / "about.json").unlink(),
@@ -315,7 +334,9 @@ def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):
 def test_batches_are_those_of_the_loader(readable, size):
     index = np.flatnonzero(readable)
     kept = KeptFeatures(index, index[:, None].astype(np.float32), None)
-    expected = [[i for i in range(start, min(start + size, len(readable))) if readable[i]]
-                for start in range(0, len(readable), size)]
+    expected = [
+        [i for i in range(start, min(start + size, len(readable))) if readable[i]]
+        for start in range(0, len(readable), size)
+    ]
     found = [(part.tolist(), rows[:, 0].tolist()) for part, rows, _ in kept.batches(size)]
     assert found == [(part, part) for part in expected if part]

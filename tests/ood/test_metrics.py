@@ -172,13 +172,16 @@ def test_figures_of_known_distributions():
     assert figures["fpr95_ood_nearest"] == pytest.approx(0.5576, abs=0.012)
 
 
-@pytest.mark.parametrize("bad, message", [
-    ([], "empty"),
-    ([1.0, np.nan], "NaN or infinity for 1 of 2"),
-    ([np.inf], "NaN or infinity for 1 of 1"),
-    ([[1.0, 2.0]], "one number per image"),
-    (["high"], "not numbers"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ([], "empty"),
+        ([1.0, np.nan], "NaN or infinity for 1 of 2"),
+        ([np.inf], "NaN or infinity for 1 of 1"),
+        ([[1.0, 2.0]], "one number per image"),
+        (["high"], "not numbers"),
+    ],
+)
 def test_bad_arrays_name_the_set(bad, message):
     with pytest.raises(InputError, match=f"^ID scores .*{message}"):
         ood_metrics(bad, [1.0])

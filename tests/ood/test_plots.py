@@ -34,12 +34,15 @@ def test_roc(tmp_path):
     assert size(path) == (832, 780)
 
 
-@pytest.mark.parametrize("inside, outside", [
-    (np.full(5, 0.1), np.full(4, 0.1)),
-    (np.ones(1), np.zeros(1)),
-    (np.array([0.0, 1e30]), np.array([-1e30, 5.0])),
-    (1e-3 + 1e-9 * np.arange(50), 1e-3 + 1e-9 * np.arange(20)),
-])
+@pytest.mark.parametrize(
+    "inside, outside",
+    [
+        (np.full(5, 0.1), np.full(4, 0.1)),
+        (np.ones(1), np.zeros(1)),
+        (np.array([0.0, 1e30]), np.array([-1e30, 5.0])),
+        (1e-3 + 1e-9 * np.arange(50), 1e-3 + 1e-9 * np.arange(20)),
+    ],
+)
 def test_odd_scores(tmp_path, inside, outside):
     size(plot_histograms(tmp_path / "h.png", inside, {"x": outside}, "Energy"))
     size(plot_roc(tmp_path / "r.png", inside, {"x": outside}, "Energy"))

@@ -12,7 +12,8 @@ def test_by_hand():
     irrelevant = np.array([[True, True], [False, True]])
     figures = region_agreement([irrelevant], [objects])
     assert figures == pytest.approx(
-        {"precision": 2 / 3, "recall": 2 / 3, "background": 3 / 4, "extracted": 3 / 4})
+        {"precision": 2 / 3, "recall": 2 / 3, "background": 3 / 4, "extracted": 3 / 4}
+    )
 
 
 def test_a_region_half_covered_is_background():

@@ -92,7 +92,7 @@ def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
     (tmp_path / "run/results.json").write_text(json.dumps(run.result), encoding="utf-8")
     page, checker = page_of(tmp_path)
     page.encode()  # can be written
-    assert "<img src=x" not in page and "<b>&\"" not in page
+    assert "<img src=x" not in page and '<b>&"' not in page
     assert '<img src=x onerror="1">&' in text_of(checker)
     assert "<b>&\"' · MCM" in text_of(checker) and r"\xff\xfe" in text_of(checker)
 
@@ -134,9 +134,15 @@ def test_thumbnails_by_undecodable_names_and_within_the_budget(tmp_path, monkeyp
 def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
     inside = np.arange(100, dtype=np.float32)
     outside = np.array([-5, 50.5, 3, 98.5, 60], dtype=np.float32)
-    sets = [SetScores(name, [f"{name}/cat/{i}" for i in range(len(v))], {"MCM": v},
-                      *(([0] * 100, [1] * 100) if name == "ID" else (None, [1] * 5)))
-            for name, v in (("ID", inside), ("SUN", outside))]
+    sets = [
+        SetScores(
+            name,
+            [f"{name}/cat/{i}" for i in range(len(v))],
+            {"MCM": v},
+            *(([0] * 100, [1] * 100) if name == "ID" else (None, [1] * 5)),
+        )
+        for name, v in (("ID", inside), ("SUN", outside))
+    ]
     names = Names(write_run(tmp_path, provenance={"classnames": ["tabby_cat", "dog"]}), sets[0])
     accepted = accepted_ood("MCM", *sets, names)
     assert [m.image for m in accepted] == ["SUN/cat/3", "SUN/cat/4", "SUN/cat/1"]
@@ -156,7 +162,8 @@ def test_region_maps_and_their_agreement(study):
     folder.mkdir()
     Image.new("RGB", (1200, 400)).save(folder / "cat_class1_k2.png")
     (folder / "regions_k2.json").write_text(
-        '{"k": 2, "images": 8, "precision": 0.9, "recall": 0.5, "background": 0.8}')
+        '{"k": 2, "images": 8, "precision": 0.9, "recall": 0.5, "background": 0.8}'
+    )
     page, checker = page_of(study)
     assert checker.counts["img"] == 1 and "cat_class1_k2" in text_of(checker)
     assert "precision 90.00 %, recall 50.00 %" in text_of(checker)
@@ -199,8 +206,13 @@ def test_equal_scores_are_drawn(write_run, tmp_path, value):
 def test_the_script_writes_beside_the_runs(study, tmp_path):
     def script(*arguments):
         return subprocess.run(
-            ["bash", ROOT / "scripts/report.sh", *arguments], cwd=tmp_path, capture_output=True,
-            env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, text=True, timeout=120)
+            ["bash", ROOT / "scripts/report.sh", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+            text=True,
+            timeout=120,
+        )
 
     done = script(study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
     assert done.returncode == 0 and done.stdout.startswith("report.html (")  # study is the folder

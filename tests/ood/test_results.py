@@ -79,8 +79,13 @@ def test_what_cannot_be_evaluated():
 
 def test_round_trip_of_results(tmp_path):
     path = write(
-        tmp_path, comparable={"classes": "ab12"}, loss=float("nan"), seed=np.int64(3),
-        mean=(0.5, np.float32(0.25)), device=torch.device("cpu"), file=tmp_path,
+        tmp_path,
+        comparable={"classes": "ab12"},
+        loss=float("nan"),
+        seed=np.int64(3),
+        mean=(0.5, np.float32(0.25)),
+        device=torch.device("cpu"),
+        file=tmp_path,
     )
     content = read_results(tmp_path)
     assert content == read_results(path)
@@ -89,8 +94,12 @@ def test_round_trip_of_results(tmp_path):
     assert content["accuracy"] == {"toy-id": 0.75}
     assert content["images"] == {"toy-id": 400, "SUN": 250, "Places": 100}
     assert content["provenance"] == {
-        "comparable": {"classes": "ab12"}, "loss": None, "seed": 3, "mean": [0.5, 0.25],
-        "device": "cpu", "file": str(tmp_path),
+        "comparable": {"classes": "ab12"},
+        "loss": None,
+        "seed": 3,
+        "mean": [0.5, 0.25],
+        "device": "cpu",
+        "file": str(tmp_path),
     }
 
 
@@ -165,11 +174,14 @@ def test_failed_json_leaves_no_file(tmp_path, monkeypatch):
     assert not [p for p in tmp_path.iterdir() if "json" in p.name]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", "not a results file"),
-    ("[]", "schema None, this version reads 1"),
-    ('{"schema": 99}', "schema 99"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not a results file"),
+        ("[]", "schema None, this version reads 1"),
+        ('{"schema": 99}', "schema 99"),
+    ],
+)
 def test_damaged_results(tmp_path, text, message):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=message):

@@ -44,7 +44,8 @@ def test_missing_runs_are_named(study):
 def test_a_seed_that_is_there_twice(study, write_run):
     write_run(study / "CoOp/16shots/seed4", 3, "CoOp")
     assert missing_runs([study], gather([study])) == [
-        "CoOp has seed 3 2 times: its spread is too small"]
+        "CoOp has seed 3 2 times: its spread is too small"
+    ]
 
 
 def test_scores_of_another_evaluation(study):

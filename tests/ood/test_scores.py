@@ -40,8 +40,14 @@ ORACLES = {
     "GradNorm": lambda x, p: oracles.grad_norm(x["logits"], x["head_norm"]),
 }
 # Scores that pass through 0, in a difference of numbers as large as the logits.
-SLACK = {"Entropy": 1e-6, "CTW": 1e-5, "ATD": 1e-5, "CTW-public": 1e-6, "ATD-public": 1e-6,
-         "GradNorm": 1e-5}
+SLACK = {
+    "Entropy": 1e-6,
+    "CTW": 1e-5,
+    "ATD": 1e-5,
+    "CTW-public": 1e-6,
+    "ATD-public": 1e-6,
+    "GradNorm": 1e-5,
+}
 
 
 def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.float32):
@@ -50,8 +56,11 @@ def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.
     local = torch.rand(batch, regions, classes, generator=generator) * 2 - 1
     no = torch.rand(batch, classes, generator=generator) * 2 - 1
     inputs = {
-        "cosines": cosines, "local_cosines": local, "logits": scale * cosines,
-        "no_logits": scale * no, "odin_logits": scale * cosines.flip(0),
+        "cosines": cosines,
+        "local_cosines": local,
+        "logits": scale * cosines,
+        "no_logits": scale * no,
+        "odin_logits": scale * cosines.flip(0),
         "head_norm": scale * (1 + 7 * torch.rand(batch, generator=generator)),
     }
     return {name: x.to(dtype) for name, x in inputs.items()}
@@ -115,8 +124,14 @@ def test_higher_is_more_in_distribution(name):
 
     def inputs(x):
         local, no = x.unsqueeze(1).expand(-1, 6, -1), torch.full_like(x, 0.2)
-        return {"cosines": x, "logits": 100 * x, "local_cosines": local, "no_logits": 100 * no,
-                "odin_logits": 100 * x, "head_norm": torch.full((len(x),), 5.0)}
+        return {
+            "cosines": x,
+            "logits": 100 * x,
+            "local_cosines": local,
+            "no_logits": 100 * no,
+            "odin_logits": 100 * x,
+            "head_norm": torch.full((len(x),), 5.0),
+        }
 
     assert (one(name, inputs(confident)) > one(name, inputs(uniform))).all()
 
@@ -203,8 +218,10 @@ def test_public_clipn_baselines(case, name):
 def _clipn(case, golden_clipn, dtype=torch.float32):
     """Inputs of the ID and of the OOD images of a CLIPN case."""
     return [
-        {"logits": torch.from_numpy(golden_clipn[f"{case}/{part}/yes"]).to(dtype),
-         "no_logits": torch.from_numpy(golden_clipn[f"{case}/{part}/no"]).to(dtype)}
+        {
+            "logits": torch.from_numpy(golden_clipn[f"{case}/{part}/yes"]).to(dtype),
+            "no_logits": torch.from_numpy(golden_clipn[f"{case}/{part}/no"]).to(dtype),
+        }
         for part in ("id", "ood")
     ]
 
@@ -239,8 +256,9 @@ def test_clipn_scores_do_not_saturate_into_ties(name, golden):
     sides = _clipn("saturated", golden("clipn_scores.npz"))
     figures = golden("clipn_scores.json")["saturated"]
     ours = ood_metrics(*(one(name, inputs).numpy() for inputs in sides))["auroc"]
-    exact = ood_metrics(*(one(name, {k: x.double() for k, x in inputs.items()}).numpy()
-                          for inputs in sides))["auroc"]
+    exact = ood_metrics(
+        *(one(name, {k: x.double() for k, x in inputs.items()}).numpy() for inputs in sides)
+    )["auroc"]
     assert ours == pytest.approx(exact, abs=1e-9)
     assert abs(figures["fp32"][name][0] - ours) > 0.05
     far = {"logits": torch.tensor([[60.0, 0.0], [61.0, 0.0]]), "no_logits": torch.zeros(2, 2)}
@@ -250,8 +268,9 @@ def test_clipn_scores_do_not_saturate_into_ties(name, golden):
 def test_grad_norm_is_the_norm_of_the_gradient():
     """Of KL(uniform || softmax) with respect to the text features, image by image."""
     generator = torch.Generator().manual_seed(2)
-    text, features = (torch.nn.functional.normalize(torch.randn(n, 6, generator=generator))
-                      for n in (5, 3))
+    text, features = (
+        torch.nn.functional.normalize(torch.randn(n, 6, generator=generator)) for n in (5, 3)
+    )
     inputs = {"logits": 10 * features @ text.T, "head_norm": (10 * features).abs().sum(dim=1)}
     values = one("GradNorm", inputs)
     for feature, value in zip(features, values, strict=True):

@@ -110,17 +110,33 @@ def test_runs_without_images_have_no_intervals(groups, study):
     assert not any(figure.best for figure in figures.values())
 
 
-STRANGE = Block("auroc", "A & B (%)", ["SUN_2", "average"], [
-    Row(r"a\b_{c}", 2, "GL-MCM", [Figure(Spread(0.5, 0.01, 2), (0.4, 0.6), True),
-                                  Figure(Spread(0.25, 0.02, 2))]),
-    Row('say "x", 50 %', 1, "~^#$", [Figure(Spread(1 / 3, None, 1)), Figure(Spread(0.1, None, 1))]),
-])
+STRANGE = Block(
+    "auroc",
+    "A & B (%)",
+    ["SUN_2", "average"],
+    [
+        Row(
+            r"a\b_{c}",
+            2,
+            "GL-MCM",
+            [Figure(Spread(0.5, 0.01, 2), (0.4, 0.6), True), Figure(Spread(0.25, 0.02, 2))],
+        ),
+        Row(
+            'say "x", 50 %',
+            1,
+            "~^#$",
+            [Figure(Spread(1 / 3, None, 1)), Figure(Spread(0.1, None, 1))],
+        ),
+    ],
+)
 
 
 def test_csv_reads_back_with_all_digits():
     rows = list(csv.DictReader(io.StringIO(tables.as_csv([STRANGE]))))
     assert [(r["method"], r["set"]) for r in rows[::2]] == [
-        (r"a\b_{c}", "SUN_2"), ('say "x", 50 %', "SUN_2")]
+        (r"a\b_{c}", "SUN_2"),
+        ('say "x", 50 %', "SUN_2"),
+    ]
     assert [float(r["mean"]) for r in rows] == [0.5, 0.25, 1 / 3, 0.1]
     assert (rows[0]["low"], rows[0]["high"]) == ("0.4", "0.6")
     assert rows[1]["low"] == rows[2]["std"] == ""
@@ -131,8 +147,11 @@ def test_latex_reads_back():
     for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{A \& B (\%) note}"):
         assert text.count(command) == 1
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    rows = [re.split(r"(?<!\\)&", line.removesuffix(r" \\"))
-            for line in body.splitlines() if line.endswith(r"\\")]
+    rows = [
+        re.split(r"(?<!\\)&", line.removesuffix(r" \\"))
+        for line in body.splitlines()
+        if line.endswith(r"\\")
+    ]
     assert [len(row) for row in rows] == [5, 5, 5] and "{@{}lllrr@{}}" in text
     cells = [[cell.strip() for cell in row] for row in rows]
     assert cells[0][3] == r"SUN\_2"
@@ -146,11 +165,30 @@ def test_latex_reads_back():
 def test_the_script_prints_compares_and_saves(study, tmp_path):
     shutil.rmtree(study / "CoOp/16shots/seed2")
     done = subprocess.run(
-        ["bash", ROOT / "scripts/results.sh", study, "--scores", "MCM", "--resamples", "100",
-         "--compare", "LoCoOp", "ZeroshotCLIP", "--markdown", "m.md", "--latex", "t.tex",
-         "--csv", "c.csv"],
-        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, check=True,
-        capture_output=True, text=True, timeout=120,
+        [
+            "bash",
+            ROOT / "scripts/results.sh",
+            study,
+            "--scores",
+            "MCM",
+            "--resamples",
+            "100",
+            "--compare",
+            "LoCoOp",
+            "ZeroshotCLIP",
+            "--markdown",
+            "m.md",
+            "--latex",
+            "t.tex",
+            "--csv",
+            "c.csv",
+        ],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "95 % interval over images" in done.stdout and "±" in done.stdout
     assert "CoOp has no run of seed 2, which LoCoOp has" in done.stdout
@@ -160,13 +198,16 @@ def test_the_script_prints_compares_and_saves(study, tmp_path):
     assert (tmp_path / "c.csv").read_text(encoding="utf-8").startswith("metric,method,")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["nothing"], "there are no results"),
-    ([".", "--scores", "Energy"], "Energy is not in every run"),
-    ([".", "--resamples", "5"], "at least 100 resamples"),
-    ([".", "--seed", "-1"], "must not be negative"),
-    ([".", "--resamples", "0", "--compare", "CoOp", "CoCoOp"], "Did you mean"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nothing"], "there are no results"),
+        ([".", "--scores", "Energy"], "Energy is not in every run"),
+        ([".", "--resamples", "5"], "at least 100 resamples"),
+        ([".", "--seed", "-1"], "must not be negative"),
+        ([".", "--resamples", "0", "--compare", "CoOp", "CoCoOp"], "Did you mean"),
+    ],
+)
 def test_mistakes_are_told_in_a_sentence(study, monkeypatch, arguments, words):
     monkeypatch.chdir(study)
     monkeypatch.setattr("sys.argv", ["summary", *arguments])

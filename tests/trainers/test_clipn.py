@@ -52,18 +52,28 @@ def make_trainer(clipn_file, tmp_path):
         cfg = default_cfg()
         plain = case.get("init") == "clip"
         settings = {
-            "TRAINER.NAME": "CLIPN", "OUTPUT_DIR": str(tmp_path / folder), "SEED": 1,
-            "MODEL.BACKBONE.ACTIVATION": "gelu", "INPUT.SIZE": (64, 64),
+            "TRAINER.NAME": "CLIPN",
+            "OUTPUT_DIR": str(tmp_path / folder),
+            "SEED": 1,
+            "MODEL.BACKBONE.ACTIVATION": "gelu",
+            "INPUT.SIZE": (64, 64),
             "MODEL.BACKBONE.NAME": clipn_file(
-                case["seed"], case["variant"], logit_scale=case["logit_scale"], plain=plain),
+                case["seed"], case["variant"], logit_scale=case["logit_scale"], plain=plain
+            ),
             "INPUT.INTERPOLATION": "bicubic",
             "INPUT.PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073],
-            "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711], "TEST.NO_TEST": True,
-            "OPTIM.NAME": "adamw", "OPTIM.LR": 3e-4, "OPTIM.ADAM_BETA2": 0.98,
-            "OPTIM.WEIGHT_DECAY": 0.2, "OPTIM.MAX_EPOCH": case.get("epochs", 1),
-            "TRAINER.CLIPN.VARIANT": VARIANTS[case["variant"]], "TRAINER.CLIPN.PREC": "fp32",
+            "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711],
+            "TEST.NO_TEST": True,
+            "OPTIM.NAME": "adamw",
+            "OPTIM.LR": 3e-4,
+            "OPTIM.ADAM_BETA2": 0.98,
+            "OPTIM.WEIGHT_DECAY": 0.2,
+            "OPTIM.MAX_EPOCH": case.get("epochs", 1),
+            "TRAINER.CLIPN.VARIANT": VARIANTS[case["variant"]],
+            "TRAINER.CLIPN.PREC": "fp32",
             "TRAINER.CLIPN.TEMPLATE": "published",
-            "TRAINER.CLIPN.WARMUP_STEPS": case.get("warmup", 0), **settings,
+            "TRAINER.CLIPN.WARMUP_STEPS": case.get("warmup", 0),
+            **settings,
         }
         for key, value in settings.items():
             cfg.merge_from_list([key, value])
@@ -95,7 +105,8 @@ def make_trainer(clipn_file, tmp_path):
 
 def _features(arrays, name, dtype=torch.float32):
     images, text, negation = (
-        torch.from_numpy(arrays[f"{name}/{key}"]).to(dtype) for key in ("img", "yes", "no"))
+        torch.from_numpy(arrays[f"{name}/{key}"]).to(dtype) for key in ("img", "yes", "no")
+    )
     return images, text, negation.requires_grad_()
 
 
@@ -149,9 +160,14 @@ def test_two_ranks_loss_is_that_of_the_whole_batch(batch, golden):
 def test_gradients_of_the_whole_model(name, micro_batch, golden, make_trainer):
     """As published, whole or in parts: the parts' gradients are the whole batch's."""
     variant, case = name.split("/")[0], LOSS["model"][name]
-    arrays = {key.removeprefix(f"{name}/"): x for key, x in golden("clipn_loss.npz").items()
-              if key.startswith(f"{name}/")}
-    trainer = make_trainer({**case, "variant": variant}, **{"TRAINER.CLIPN.MICRO_BATCH": micro_batch})
+    arrays = {
+        key.removeprefix(f"{name}/"): x
+        for key, x in golden("clipn_loss.npz").items()
+        if key.startswith(f"{name}/")
+    }
+    trainer = make_trainer(
+        {**case, "variant": variant}, **{"TRAINER.CLIPN.MICRO_BATCH": micro_batch}
+    )
     tokens = torch.from_numpy(arrays["tokens"].astype("int64"))
     standard, denied = (tokens, tokens) if tokens.ndim == 2 else tokens.unbind(1)
     images = torch.from_numpy(weights_clipn.make_images(case["image_seed"], len(tokens), 64))
@@ -160,7 +176,8 @@ def test_gradients_of_the_whole_model(name, micro_batch, golden, make_trainer):
     summary = trainer.backward_in_parts(features, text, denied, choices)
     expected = arrays["losses"].tolist()
     assert [summary[key].item() for key in ("bin_yes", "bin_no", "tso", "loss")] == pytest.approx(
-        expected, rel=1e-5)
+        expected, rel=1e-5
+    )
     grads = {key: p.grad for key, p in trainer.encoder.named_parameters()}
     for key, norm in case["grad_norms"].items():
         own = key if key == "prompt_no" else key.replace("_no", "", 1)
@@ -181,8 +198,10 @@ def _recorded(run, arrays):
     size = run["B"]
     count = run["steps"] * size
     images = torch.from_numpy(weights_clipn.make_images(run["seed"], count, 64))
-    loader = Batches({"img": images[i : i + size], "caption": list(range(i, i + size))}
-                     for i in range(0, count, size))
+    loader = Batches(
+        {"img": images[i : i + size], "caption": list(range(i, i + size))}
+        for i in range(0, count, size)
+    )
     # Two ranks took the halves of each batch, in order.
     draws = [sum(parts, []) for parts in zip(*run["idx"].values(), strict=True)] or None
     return loader, torch.from_numpy(arrays["tokens"].astype("int64")), draws
@@ -193,10 +212,15 @@ def test_four_steps_of_training(name, golden, make_trainer, monkeypatch):
     """C ran on two processes, with the public default, `gather_with_grad` off, which halves the
     gradient; AdamW sees that by its eps alone. Half the loss gives half the gradient here."""
     run = TRAIN[name]
-    arrays = {key.removeprefix(f"{name}/"): x for key, x in golden("clipn_train.npz").items()
-              if key.startswith(f"{name}/")}
-    settings = {"B": {"OPTIM.LR": 1e-3, "OPTIM.WEIGHT_DECAY": 0.1},
-                "C": {"TRAINER.CLIPN.LOSS_WEIGHT": 0.25}}.get(name, {})
+    arrays = {
+        key.removeprefix(f"{name}/"): x
+        for key, x in golden("clipn_train.npz").items()
+        if key.startswith(f"{name}/")
+    }
+    settings = {
+        "B": {"OPTIM.LR": 1e-3, "OPTIM.WEIGHT_DECAY": 0.1},
+        "C": {"TRAINER.CLIPN.LOSS_WEIGHT": 0.25},
+    }.get(name, {})
     trainer = make_trainer(run, *_recorded(run, arrays), **settings)
     rates, losses, states = [], [], {}
     step = CLIPN.forward_backward
@@ -213,13 +237,19 @@ def test_four_steps_of_training(name, golden, make_trainer, monkeypatch):
     trainer.train()
     assert rates == pytest.approx(run["lr"], rel=1e-12)
     assert np.array(losses) == pytest.approx(np.array(run["losses"]), rel=2e-5)
-    slices = {**SLICES, "emb_rows": ("token_embedding.weight", (run["emb_rows"], np.s_[:8])),
-              "logit_scale": ("logit_scale", ())}
+    slices = {
+        **SLICES,
+        "emb_rows": ("token_embedding.weight", (run["emb_rows"], np.s_[:8])),
+        "logit_scale": ("logit_scale", ()),
+    }
     for number in (1, 4):
         for key in slices.keys() & {key.removeprefix(f"step{number}_") for key in arrays}:
             parameter, part = slices[key]
-            _close_as_public(states[number][parameter][part], arrays[f"step{number}_{key}"],
-                             run["public_fp32_error"][f"step{number}_{key}"])
+            _close_as_public(
+                states[number][parameter][part],
+                arrays[f"step{number}_{key}"],
+                run["public_fp32_error"][f"step{number}_{key}"],
+            )
 
 
 def _close_as_public(actual, expected, public_error):
@@ -238,10 +268,11 @@ def test_groups_are_the_published(make_trainer):
     names = {id(p): name for name, p in trainer.encoder.named_parameters()}
     spared, decayed = trainer.optim.param_groups
     assert {names[id(p)] for p in spared["params"]} == {
-        name.replace("_no", "", 1) for name in run["not_decayed"]}
-    assert [(len(g["params"]), g["weight_decay"], list(g["betas"]), g["eps"])
-            for g in (spared, decayed)] == [
-        (g["n"], g["weight_decay"], g["betas"], g["eps"]) for g in run["groups"]]
+        name.replace("_no", "", 1) for name in run["not_decayed"]
+    }
+    assert [
+        (len(g["params"]), g["weight_decay"], list(g["betas"]), g["eps"]) for g in (spared, decayed)
+    ] == [(g["n"], g["weight_decay"], g["betas"], g["eps"]) for g in run["groups"]]
 
 
 def test_only_the_no_branch_learns(make_trainer, golden):
@@ -261,8 +292,9 @@ def test_only_the_no_branch_learns(make_trainer, golden):
 def _captioned(steps=4, size=4):
     images = torch.from_numpy(weights_clipn.make_images(5, steps * size, 64))
     words = ["a small dog", "a cat on a mat", "{braces}", "red, green, blue"]
-    return Batches({"img": images[i : i + size], "caption": words[:size]}
-                   for i in range(0, steps * size, size))
+    return Batches(
+        {"img": images[i : i + size], "caption": words[:size]} for i in range(0, steps * size, size)
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -270,8 +302,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(variant, make_trainer):
     case = {**TRAIN["A"], "variant": variant, "epochs": 3}
 
     def run(folder, until, resume=""):
-        trainer = make_trainer(case, _captioned(), folder=folder, RESUME=resume,
-                               **{"TRAIN.CHECKPOINT_FREQ": 1, "TRAINER.CLIPN.WARMUP_STEPS": 2})
+        trainer = make_trainer(
+            case,
+            _captioned(),
+            folder=folder,
+            RESUME=resume,
+            **{"TRAIN.CHECKPOINT_FREQ": 1, "TRAINER.CLIPN.WARMUP_STEPS": 2},
+        )
         trainer.max_epoch = until
         trainer.train()
         return trainer
@@ -306,8 +343,11 @@ def test_another_batch_of_draws_in_each_step(make_trainer):
 def test_handcrafted_captions_are_wrapped_in_pairs(make_trainer):
     from clip import tokenize
 
-    trainer = make_trainer({**TRAIN["A"], "variant": "hand"}, _captioned(),
-                           **{"TRAINER.CLIPN.TEMPLATE": "a photo of a {}."})
+    trainer = make_trainer(
+        {**TRAIN["A"], "variant": "hand"},
+        _captioned(),
+        **{"TRAINER.CLIPN.TEMPLATE": "a photo of a {}."},
+    )
     standard, denied, choices = trainer.texts(["cat", "{odd} dog"])
     assert choices is None
     assert torch.equal(standard, tokenize(["a photo of a cat.", "a photo of a {odd} dog."]))
@@ -322,8 +362,10 @@ def test_long_captions_are_cut_and_counted(make_trainer):
 
 def test_runs_with_other_micro_batches_are_comparable(make_trainer):
     settings = [
-        make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": size}).provenance()
-        ["comparable"]["settings"] for size in (0, 2)
+        make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": size}).provenance()["comparable"][
+            "settings"
+        ]
+        for size in (0, 2)
     ]
     assert settings[0] == settings[1] and "LOSS_WEIGHT" in settings[0]
 
@@ -331,8 +373,9 @@ def test_runs_with_other_micro_batches_are_comparable(make_trainer):
 def test_the_loss_weight_of_the_paper(make_trainer, golden):
     features = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.manual_seed(0)))
     totals = [
-        make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.LOSS_WEIGHT": weight}).losses(
-            features, features.roll(1, 0), features.roll(2, 0))["loss"].item()
+        make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.LOSS_WEIGHT": weight})
+        .losses(features, features.roll(1, 0), features.roll(2, 0))["loss"]
+        .item()
         for weight in (0.5, 1.0)
     ]
     assert totals[1] == pytest.approx(2 * totals[0])

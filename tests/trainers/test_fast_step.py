@@ -15,8 +15,14 @@ from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
 # From one token to twelve.
-NAMES = ["cat", "golden retriever", "crane (bird)", "jack-o'-lantern", "great white shark",
-         "small black and white dog on the red kitchen table today"]
+NAMES = [
+    "cat",
+    "golden retriever",
+    "crane (bird)",
+    "jack-o'-lantern",
+    "great white shark",
+    "small black and white dog on the red kitchen table today",
+]
 assert len(clip.encode(NAMES[0])) == 1 and len(clip.encode(NAMES[-1])) >= 11
 
 
@@ -26,10 +32,12 @@ KINDS = [("tiny-vit", "quick_gelu"), ("tiny-rn", "quick_gelu"), ("tiny-vit", "ge
 @pytest.fixture(scope="module")
 def models(generated_weights):
     """Each kind of model in float32 and in float64."""
+
     def build(arch, activation):
         model = build_model(generated_weights(arch), activation)
-        return clip.ClipModel(model, name=arch, activation=activation, weights_hash="",
-                              **OPENAI_TRANSFORM)
+        return clip.ClipModel(
+            model, name=arch, activation=activation, weights_hash="", **OPENAI_TRANSFORM
+        )
 
     return {kind: (build(*kind), build(*kind).to_dtype(torch.float64)) for kind in KINDS}
 
@@ -46,9 +54,12 @@ def _gradient(features, learner):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7), kind=st.sampled_from(KINDS),
-    n_ctx=st.sampled_from([1, 4, 16]), csc=st.booleans(),
-    position=st.sampled_from(CLASS_TOKEN_POSITIONS), chunk=st.sampled_from([1, 40, 10**6]),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7),
+    kind=st.sampled_from(KINDS),
+    n_ctx=st.sampled_from([1, 4, 16]),
+    csc=st.booleans(),
+    position=st.sampled_from(CLASS_TOKEN_POSITIONS),
+    chunk=st.sampled_from([1, 40, 10**6]),
     seed=st.integers(0, 9),
 )
 def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chunk, seed, models):
@@ -57,8 +68,14 @@ def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chu
     These weights are drawn wide, so that float32 itself loses up to 1e-6 on either path.
     """
     single, double = models[kind]
-    learner = PromptLearner(names, single, n_ctx=n_ctx, csc=csc, position=position,
-                            generator=torch.Generator().manual_seed(seed))
+    learner = PromptLearner(
+        names,
+        single,
+        n_ctx=n_ctx,
+        csc=csc,
+        position=position,
+        generator=torch.Generator().manual_seed(seed),
+    )
     plain = double.encode_prompts(learner(), learner.eot)
     gradient = _gradient(plain, learner)
     exact = LearnedPrompts(double, learner, chunk)()
@@ -120,8 +137,14 @@ def _obvious_regularisation(regions, text, labels, scale, k):
 
 
 @settings(deadline=None, max_examples=40)
-@given(batch=st.integers(1, 3), regions=st.integers(1, 9), classes=st.integers(2, 12),
-       chunk=st.sampled_from([1, 17, 50, 10**6]), seed=st.integers(0, 99), data=st.data())
+@given(
+    batch=st.integers(1, 3),
+    regions=st.integers(1, 9),
+    classes=st.integers(2, 12),
+    chunk=st.sampled_from([1, 17, 50, 10**6]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
 def test_regularisation_in_chunks(batch, regions, classes, chunk, seed, data):
     k = data.draw(st.integers(1, classes))
     draw = torch.Generator().manual_seed(seed)
@@ -138,8 +161,9 @@ def test_regularisation_in_chunks(batch, regions, classes, chunk, seed, data):
 
 def test_no_region_gives_zero_and_a_gradient():
     text = F.normalize(torch.randn(4, 3), dim=-1).requires_grad_()
-    value = ood_regularisation(torch.randn(2, 3, 3), text, torch.tensor([0, 1]),
-                               torch.tensor(100.0), k=4)
+    value = ood_regularisation(
+        torch.randn(2, 3, 3), text, torch.tensor([0, 1]), torch.tensor(100.0), k=4
+    )
     value.backward()
     assert value == 0 and value.dtype == torch.float32 and (text.grad == 0).all()
 

@@ -10,11 +10,17 @@ from cli import default_cfg
 from dassl.engine import TRAINER_REGISTRY
 
 GOLDEN_CONFIG = {
-    "OPTIM.NAME": "sgd", "OPTIM.LR": 0.002, "OPTIM.LR_SCHEDULER": "cosine",
-    "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant", "OPTIM.WARMUP_CONS_LR": 1e-5,
-    "INPUT.SIZE": (64, 64), "INPUT.INTERPOLATION": "bicubic",
+    "OPTIM.NAME": "sgd",
+    "OPTIM.LR": 0.002,
+    "OPTIM.LR_SCHEDULER": "cosine",
+    "OPTIM.WARMUP_EPOCH": 1,
+    "OPTIM.WARMUP_TYPE": "constant",
+    "OPTIM.WARMUP_CONS_LR": 1e-5,
+    "INPUT.SIZE": (64, 64),
+    "INPUT.INTERPOLATION": "bicubic",
     "INPUT.PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073],
-    "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711], "TEST.NO_TEST": True,
+    "INPUT.PIXEL_STD": [0.26862954, 0.26130258, 0.27577711],
+    "TEST.NO_TEST": True,
 }
 
 
@@ -22,8 +28,9 @@ class Batches:
     """Recorded batches: the next `per_epoch` at every pass."""
 
     def __init__(self, images, labels, per_epoch):
-        self.batches = [{"img": image, "label": label}
-                        for image, label in zip(images, labels, strict=True)]
+        self.batches = [
+            {"img": image, "label": label} for image, label in zip(images, labels, strict=True)
+        ]
         self.per_epoch, self.epoch = per_epoch, 0
         self.dataset = range(per_epoch * len(images[0]))
 
@@ -41,10 +48,16 @@ def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25
     cfg = default_cfg()
     node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
     settings = {
-        **GOLDEN_CONFIG, "TRAINER.NAME": name, "OUTPUT_DIR": str(folder), "SEED": seed,
-        "MODEL.BACKBONE.NAME": backbone, "OPTIM.MAX_EPOCH": case.get("max_epoch", 4),
-        f"TRAINER.{node}.PREC": "fp32", f"TRAINER.{node}.N_CTX": case["n_ctx"],
-        f"TRAINER.{node}.CSC": case["csc"], f"TRAINER.{node}.CTX_INIT": case.get("ctx_init") or "",
+        **GOLDEN_CONFIG,
+        "TRAINER.NAME": name,
+        "OUTPUT_DIR": str(folder),
+        "SEED": seed,
+        "MODEL.BACKBONE.NAME": backbone,
+        "OPTIM.MAX_EPOCH": case.get("max_epoch", 4),
+        f"TRAINER.{node}.PREC": "fp32",
+        f"TRAINER.{node}.N_CTX": case["n_ctx"],
+        f"TRAINER.{node}.CSC": case["csc"],
+        f"TRAINER.{node}.CTX_INIT": case.get("ctx_init") or "",
         f"TRAINER.{node}.CLASS_TOKEN_POSITION": case["class_token_position"],
     }
     if name == "LoCoOp":
@@ -83,8 +96,9 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path):
     arrays, about = golden("loss.npz"), golden("loss.json")
     images = torch.from_numpy(arrays["images_q"]).float() / 32
     labels = torch.from_numpy(arrays["labels"])
-    trainer = make_trainer("LoCoOp", case, about["classnames"], None, tmp_path,
-                           clip_file(case["arch"]))
+    trainer = make_trainer(
+        "LoCoOp", case, about["classnames"], None, tmp_path, clip_file(case["arch"])
+    )
     ctx0 = torch.from_numpy(arrays[f"{case['id']}/ctx0"]).float()
     with torch.no_grad():
         trainer.learner.ctx.copy_(ctx0)
@@ -95,8 +109,13 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path):
         for part in ("loss", "loss_id", "loss_en"):
             assert summary[part].item() == pytest.approx(expected[part], rel=1e-5, abs=1e-6), part
         summary["loss"].backward()
-        _check_gradient(trainer.learner.ctx.grad.numpy(), arrays, case["id"], k,
-                        none_selected=expected["n_selected"] == 0)
+        _check_gradient(
+            trainer.learner.ctx.grad.numpy(),
+            arrays,
+            case["id"],
+            k,
+            none_selected=expected["n_selected"] == 0,
+        )
 
 
 def _check_gradient(grad, arrays, case, k, none_selected):
@@ -120,8 +139,16 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
     about, arrays = golden("train.json"), golden("train.npz")
     images = torch.from_numpy(arrays["images_q"]).float() / 32  # [8, 4, 3, 64, 64]
     loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
-    trainer = make_trainer(run["trainer"], run, about["classnames"], loader, tmp_path,
-                           clip_file(run["arch"]), about["topk"], about["lambda_value"])
+    trainer = make_trainer(
+        run["trainer"],
+        run,
+        about["classnames"],
+        loader,
+        tmp_path,
+        clip_file(run["arch"]),
+        about["topk"],
+        about["lambda_value"],
+    )
     with torch.no_grad():
         trainer.learner.ctx.copy_(torch.from_numpy(arrays[f"{run['id']}/ctx0"]))
     trainer.max_epoch = 4  # of MAX_EPOCH, which is the cosine's length
@@ -155,8 +182,14 @@ def test_a_gradient_scaler_changes_nothing_but_the_path(golden, clip_file, tmp_p
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
         images = torch.from_numpy(arrays["images_q"]).float() / 32
         loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
-        trainer = make_trainer("LoCoOp", run, about["classnames"], loader,
-                               tmp_path / str(len(contexts)), clip_file(run["arch"]))
+        trainer = make_trainer(
+            "LoCoOp",
+            run,
+            about["classnames"],
+            loader,
+            tmp_path / str(len(contexts)),
+            clip_file(run["arch"]),
+        )
         with torch.no_grad():
             trainer.learner.ctx.copy_(torch.from_numpy(arrays["a/ctx0"]))
         trainer.scaler, trainer.max_epoch = scaler, 2
@@ -171,8 +204,9 @@ def test_the_order_of_the_images_depends_on_the_seed_alone(golden, clip_file, tm
     drawn = []
     for arch in ("tiny-vit", "tiny-rn"):
         case = about["runs"][0] | {"arch": arch}
-        make_trainer("CoOp", case, about["classnames"], None, tmp_path / arch, clip_file(arch),
-                     seed=3)
+        make_trainer(
+            "CoOp", case, about["classnames"], None, tmp_path / arch, clip_file(arch), seed=3
+        )
         drawn.append(torch.randperm(100))
     assert torch.equal(*drawn)
 
@@ -184,8 +218,9 @@ def test_lambda_zero_is_coop(golden, clip_file, tmp_path):
     labels = torch.from_numpy(arrays["labels"])
     losses = {}
     for name in ("CoOp", "LoCoOp"):
-        trainer = make_trainer(name, case, about["classnames"], None, tmp_path / name,
-                               clip_file("tiny-vit"), lam=0.0)
+        trainer = make_trainer(
+            name, case, about["classnames"], None, tmp_path / name, clip_file("tiny-vit"), lam=0.0
+        )
         with torch.no_grad():
             trainer.learner.ctx.copy_(torch.from_numpy(arrays["c00/ctx0"]))
         inputs = trainer.parse_batch_train({"img": images, "label": labels})

@@ -51,7 +51,9 @@ def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
     step = (moved - images) * std / ODIN_MAGNITUDE  # -1, 0 or 1, but for rounding
     agree = (step - leaf.grad.sign()).abs() < 0.01
     assert agree.float().mean() > 0.999
-    confidence = [F.softmax(x / ODIN_TEMPERATURE, dim=-1).amax(dim=-1) for x in (logits, odin_logits)]
+    confidence = [
+        F.softmax(x / ODIN_TEMPERATURE, dim=-1).amax(dim=-1) for x in (logits, odin_logits)
+    ]
     assert (confidence[1] > confidence[0]).all()
     assert all(p.grad is None for p in model.parameters())
 
@@ -62,8 +64,9 @@ def test_two_branches_are_the_public_codes(variant, clipn_file, golden):
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
     tiny, _ = clip.load(clipn_file(about["seed"], variant), activation="gelu")
     names = {"src": "learnable", "hand": "handcrafted"}
-    model = TwoBranchCLIP(tiny, build_no_encoder(tiny, names[variant]), about["classes"],
-                          template_pairs("published")).requires_grad_(False)
+    model = TwoBranchCLIP(
+        tiny, build_no_encoder(tiny, names[variant]), about["classes"], template_pairs("published")
+    ).requires_grad_(False)
     images = torch.from_numpy(weights_clipn.make_images(about["seed"] + 1, 5, 64))
     inputs = model.inputs(images, model.class_features(), model.provides - {"odin_logits"})
     features = F.normalize(torch.from_numpy(arrays[f"zeroshot/{variant}/feat"]), dim=-1).float()
@@ -83,13 +86,15 @@ def test_published_checkpoint_gives_the_published_scores(clipn_file, golden):
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
     infer = about["infer"]
     tiny, _ = clip.load(clipn_file(infer["seed"], arch="tiny512"), activation="gelu")
-    model = TwoBranchCLIP(tiny, build_no_encoder(tiny, "learnable"), about["classes"],
-                          template_pairs("published")).requires_grad_(False)
+    model = TwoBranchCLIP(
+        tiny, build_no_encoder(tiny, "learnable"), about["classes"], template_pairs("published")
+    ).requires_grad_(False)
     names = ["MSP", "MaxLogit", "Energy", "CTW-public", "ATD-public"]
     classes = model.class_features()
     for name, count in infer["n"].items():
         images = weights_clipn.make_images(
-            infer["image_seeds"][name], count, 64, infer["image_scale"][name])
+            infer["image_seeds"][name], count, 64, infer["image_scale"][name]
+        )
         inputs = model.inputs(torch.from_numpy(images), classes, {"logits", "no_logits"})
         inputs = {key: 100 * inputs[key] / model.scale for key in ("logits", "no_logits")}
         for score, values in compute_scores(get_scores(names), inputs).items():

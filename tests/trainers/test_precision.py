@@ -20,10 +20,30 @@ def root(tmp_path_factory):
 
 
 def context_and_losses(root, folder, seed, precision):
-    arguments = ["--root", str(root), "--trainer", "LoCoOp", "--shots", "4", "--seed", str(seed),
-                 "--output-dir", str(folder), "TRAINER.LOCOOP.PREC", precision,
-                 "DATALOADER.TRAIN_X.BATCH_SIZE", "16", "OPTIM.MAX_EPOCH", "4",
-                 "TEST.NO_TEST", "True", "OPTIM.WARMUP_EPOCH", "0", "TRAINER.LOCOOP.N_CTX", "4"]
+    arguments = [
+        "--root",
+        str(root),
+        "--trainer",
+        "LoCoOp",
+        "--shots",
+        "4",
+        "--seed",
+        str(seed),
+        "--output-dir",
+        str(folder),
+        "TRAINER.LOCOOP.PREC",
+        precision,
+        "DATALOADER.TRAIN_X.BATCH_SIZE",
+        "16",
+        "OPTIM.MAX_EPOCH",
+        "4",
+        "TEST.NO_TEST",
+        "True",
+        "OPTIM.WARMUP_EPOCH",
+        "0",
+        "TRAINER.LOCOOP.N_CTX",
+        "4",
+    ]
     parser = cli.make_parser("")
     train.train(cli.build_cfg(parser.parse_args(arguments)))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -33,7 +53,9 @@ def context_and_losses(root, folder, seed, precision):
 
 
 def test_a_training_in_bfloat16_ends_within_the_spread_of_seeds(root, tmp_path):
-    exact = [context_and_losses(root, tmp_path / f"fp32-{seed}", seed, "fp32") for seed in (1, 2, 3)]
+    exact = [
+        context_and_losses(root, tmp_path / f"fp32-{seed}", seed, "fp32") for seed in (1, 2, 3)
+    ]
     context, losses = context_and_losses(root, tmp_path / "bf16", 1, "amp_bf16")
     assert not torch.equal(context, exact[0][0]), "bfloat16 was not used"
     spread = np.std([losses for _, losses in exact], axis=0, ddof=1)  # of each epoch

@@ -23,7 +23,9 @@ def _obvious(model, ctx, name, position):
 @settings(max_examples=30, deadline=None)
 @given(
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
-    n_ctx=st.integers(1, 17), csc=st.booleans(), position=st.sampled_from(CLASS_TOKEN_POSITIONS),
+    n_ctx=st.integers(1, 17),
+    csc=st.booleans(),
+    position=st.sampled_from(CLASS_TOKEN_POSITIONS),
 )
 def test_prompts_are_those_of_the_paper(names, n_ctx, csc, position, tiny_clip):
     model = tiny_clip()
@@ -62,7 +64,9 @@ def test_words_of_several_tokens_count_all_of_them(tiny_clip):
 def test_state_dict_is_coops(tiny_clip):
     state = PromptLearner(NAMES, tiny_clip(), n_ctx=4).state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "ctx": (4, 128), "token_prefix": (5, 1, 128), "token_suffix": (5, 72, 128),
+        "ctx": (4, 128),
+        "token_prefix": (5, 1, 128),
+        "token_suffix": (5, 72, 128),
     }
 
 
@@ -81,10 +85,10 @@ def test_context_is_float32_on_half_precision_towers(clip_file):
     assert PromptLearner(NAMES, model, ctx_init="a photo").ctx.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kwargs, words", [
-    ({"position": "start"}, "end, middle, front"),
-    ({"n_ctx": 80}, "Use fewer context tokens"),
-])
+@pytest.mark.parametrize(
+    "kwargs, words",
+    [({"position": "start"}, "end, middle, front"), ({"n_ctx": 80}, "Use fewer context tokens")],
+)
 def test_impossible_prompts_are_told(kwargs, words, tiny_clip):
     with pytest.raises(InputError, match=words):
         PromptLearner(NAMES, tiny_clip(), **kwargs)

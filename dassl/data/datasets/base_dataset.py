@@ -83,7 +83,8 @@ class DatasetBase:
         Its lists of images are None. InputError if only the images tell the class names, as here.
         """
         raise InputError(
-            f"The class names of {cls.__name__} (DATASET.NAME) are not known without its images.")
+            f"The class names of {cls.__name__} (DATASET.NAME) are not known without its images."
+        )
 
     @property
     def train_x_listed(self) -> bool:
