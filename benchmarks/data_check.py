@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cli  # noqa: E402
-from datasets.check.findings import EVALUATION  # noqa: E402
-from datasets.check.layout import require_data  # noqa: E402
-from datasets.classnames import imagenet_wnids  # noqa: E402
+import cli
+from datasets.check.findings import EVALUATION
+from datasets.check.layout import require_data
+from datasets.classnames import imagenet_wnids
 
 OOD = {"iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture/images": 5_640}
 

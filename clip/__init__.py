@@ -14,9 +14,9 @@ from clip.prefix import Packing
 from clip.tokenizer import encode, tokenize
 
 __all__ = [
+    "PRECISIONS",
     "ClipModel",
     "NoTextEncoder",
-    "PRECISIONS",
     "Packing",
     "Precision",
     "available_models",

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from clip.attention import attend, finish, project
 from dassl.utils.errors import InputError
 
-
 # How large the largest activation may be on a CPU, in bytes. More images at once only push each
 # other out of the caches, and the C library asks the system for fresh pages for every tensor of
 # 32 MB: ViT-B/16 took 28 s for 96 images at once, and 20 s for the same in threes.

@@ -33,7 +33,7 @@ from dassl import distributed
 from dassl.data.workers import end_with_parent
 from dassl.utils import check_availability
 from dassl.utils.errors import InputError
-from datasets.caption_files import csv_pairs, class_pairs, folder_pairs
+from datasets.caption_files import class_pairs, csv_pairs, folder_pairs
 from datasets.caption_shards import ShardPairs
 from datasets.classfolders import data_root
 from datasets.pairs import Place, seeded

@@ -258,7 +258,7 @@ class Detector:
                 batch = list(itertools.islice(images, BATCH))
                 if batch:
                     ahead.append((batch, pool.map(self._read, batch)))
-                if len(ahead) == 2 or not batch and ahead:
+                if len(ahead) == 2 or (not batch and ahead):
                     batch, read = ahead.popleft()
                     yield batch, *self._score_batch(list(read), scores)
                 elif not batch:

@@ -156,7 +156,7 @@ class FeatureStore:
             if regions and not self._has_room(sets, width * (4 + 2 * regions), "of the regions "):
                 regions = 0
                 sets = {n: items for n, items in sets.items() if not self._place(n, items).is_dir()}
-            if not sets or not regions and not self._has_room(sets, width * 4, ""):
+            if not sets or (not regions and not self._has_room(sets, width * 4, "")):
                 return {}
             for name, items in sets.items():
                 about = {

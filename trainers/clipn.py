@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
-from clip import ClipModel, NoTextEncoder, build_no_encoder, encode, tokenize
+from clip import NoTextEncoder, build_no_encoder, encode, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
 from clip.prompted import TwoBranchCLIP, exact

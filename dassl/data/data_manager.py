@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
-from torch.utils.data import default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
 from yacs.config import CfgNode
 
 from dassl import distributed

@@ -107,7 +107,7 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Reader:
     Rank 0 makes the file, the others wait for it.
     """
     settings = cfg.DATALOADER.get("DECODED")  # a configuration of upstream has no such node
-    folder = settings and (settings.FOLDER or cfg.DATASET.ROOT and Path(cfg.DATASET.ROOT, FOLDER))
+    folder = settings and (settings.FOLDER or (cfg.DATASET.ROOT and Path(cfg.DATASET.ROOT, FOLDER)))
     if not folder or settings.GIB <= 0 or cfg.OPTIM.MAX_EPOCH < 2:
         return read_image
     root = os.path.abspath(cfg.DATASET.ROOT)

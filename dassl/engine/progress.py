@@ -91,7 +91,7 @@ class EpochProgress:
         if share < HIGH_SHARE or seconds * self.max_epoch < WORTH:
             return None
         cores, ways = os.cpu_count() or 1, []
-        if loaders.NUM_WORKERS < cores:
+        if cores > loaders.NUM_WORKERS:
             ways.append(f"more DATALOADER.NUM_WORKERS (now {loaders.NUM_WORKERS}, {cores} cores)")
         if "DECODED" in loaders and loaders.DECODED.GIB <= 0:
             ways.append("DATALOADER.DECODED.GIB above 0, to decode each image once")

@@ -318,7 +318,7 @@ class TrainerX(SimpleTrainer):
     def _advise(self, progress: EpochProgress) -> None:
         """Say once that the run waits for its data; not of its first epoch, which starts workers."""
         first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
-        if self._data_advised or first and not last:
+        if self._data_advised or (first and not last):
             return
         advice = progress.data_advice(self.cfg.DATALOADER)
         if advice is not None and distributed.is_main():

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
+from yacs.config import CfgNode as CN
 
 from dassl.config import get_cfg_default
-from yacs.config import CfgNode as CN
 
 
 @pytest.fixture(scope="session")

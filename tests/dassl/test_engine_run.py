@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer and its dataset)
+import tests.dassl.upstream_style_trainer
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.events import EventFile
 from dassl.utils import (

@@ -19,6 +19,7 @@ from torchvision.transforms import ToTensor
 
 from clip import ClipModel
 from clip.loading import OPENAI_TRANSFORM, build_model
+from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.data.samplers import RankBatches
@@ -26,10 +27,9 @@ from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from datasets.config import add_dataset_cfg
 from tests.golden.weights import make_state_dict
-from trainers.prompt_trainer import LearnedPrompts
 from trainers.locoop import ood_regularisation
-from clip.prompted import PromptedCLIP
 from trainers.prompt_learner import PromptLearner
+from trainers.prompt_trainer import LearnedPrompts
 
 ROWS = 6
 # Class-specific contexts, where the class name stands, tokens encoded at once. 21 names of 1 to 5

@@ -101,7 +101,7 @@ def test_image_and_caption_stay_together(shards, cfg, loader):
     for batch in plain:
         for image, text in zip(batch["img"], batch["caption"], strict=True):
             number = int(text.split()[1])
-            kind = "PNG" if 3 <= number < 10 or 17 <= number else "JPEG"
+            kind = "PNG" if 3 <= number < 10 or number >= 17 else "JPEG"
             expected = ToTensor()(Image.open(io.BytesIO(image_bytes(number, kind))).convert("RGB"))
             torch.testing.assert_close(image, expected)
 

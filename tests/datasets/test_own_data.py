@@ -79,7 +79,7 @@ def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     use_id_folder(cfg, "shop")
     use_ood_folders(cfg, ["odd/images", "x=shop", "a=b"])
-    assert (cfg.DATASET.NAME, cfg.DATASET.FOLDER) == ("ImageFolder", str(tmp_path / "shop"))
+    assert ("ImageFolder", str(tmp_path / "shop")) == (cfg.DATASET.NAME, cfg.DATASET.FOLDER)
     assert {name: list(entry.FOLDERS) for name, entry in cfg.OOD.SETS.items()} == {
         "odd": [str(tmp_path / "odd/images")],
         "x": [str(tmp_path / "shop")],

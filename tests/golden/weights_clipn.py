@@ -11,6 +11,7 @@ The order of keys therefore does not matter.
 """
 
 import zlib
+
 import numpy as np
 
 ARCHS = {
