@@ -25,17 +25,19 @@ with deferred():
 
 from tqdm import tqdm
 
-from cli import build_cfg, make_parser, run, trainer_flags
 from dassl.utils.errors import InputError
 from datasets.classnames import read_class_list
 from datasets.folders import absolute, is_image, walk_images
-from ood import Detector
-from ood.calibration import TPR, check_tpr
-from ood.recipe import FILE
+from detector import Detector
+from detector.calibration import TPR, check_tpr
+from detector.detector_file import FILE
+from detector.verdicts import open_verdict_files
 from ood.scores import SCORES
 from ood.scoring import get_scores
-from ood.verdicts import open_verdict_files
-from trainers.run_folder import held_out_record, read_config
+from run.command import run
+from run.config import build_cfg
+from run.flags import make_parser, trainer_flags
+from run.folder import held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
 # Flags that only a run without a saved detector reads; and those of trainers.
@@ -181,8 +183,8 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     # Here: a saved detector needs no trainer, nor its data set.
     from dassl.engine import build_trainer
     from datasets.needs import names_known
+    from detector.of_trainer import recipe_of
     from ood.scoring import offered_scores, score_parameters
-    from trainers.recipe import recipe_of
 
     if args.activation:
         args.opts = ["MODEL.BACKBONE.ACTIVATION", args.activation]

@@ -8,27 +8,29 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from cli import build_cfg, make_parser, run
 from dassl.data import build_data_loader
 from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
+from dassl.utils.provenance import git_state, versions
 from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
 from datasets.ood_sets import load_ood_sets
-from ood.calibration import TPR, calibrate, check_tpr
+from detector.calibration import TPR, calibrate, check_tpr
+from detector.detector_file import Recipe, write_recipe
+from detector.of_trainer import recipe_of
 from ood.decisions import decision_rates, format_rates, warn_if_few_classes
 from ood.evaluation import score_sets
 from ood.features import FeatureStore
-from ood.plots import plot_histograms, plot_roc
-from ood.provenance import git_state, versions
-from ood.recipe import Recipe, write_recipe
-from ood.results import evaluate_sets, format_table, read_results, write_results
 from ood.scores import SCORES
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
-from trainers.recipe import recipe_of
-from trainers.run_folder import held_out_record, locked
+from results.files import evaluate_sets, format_table, read_results, write_results
+from results.plots import plot_histograms, plot_roc
+from run.command import run
+from run.config import build_cfg
+from run.flags import make_parser
+from run.folder import held_out_record, locked
 
 ID = "ID"  # name of the in-distribution set in the results
 LOG, FEATURES = "eval_log.txt", "output/features"

@@ -17,20 +17,21 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-import cli
 import eval_ood
 import train
-from cli import DEFAULT_DATASET, add_data_flags, build_cfg
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, full_disk_named, setup_logger, write_json
 from dassl.utils.errors import InputError
-from ood import runs as evaluations
-from ood import tables
-from ood.results import read_results
-from ood.summary import NOTE, summarise
-from study import Run, counted, groups, listing, plan
-from trainers.run_folder import MARKER, RunState, locked, open_run
+from results import runs as evaluations
+from results import tables
+from results.files import read_results
+from results.summary import NOTE, summarise
+from run import command
+from run.config import build_cfg
+from run.flags import DEFAULT_DATASET, add_data_flags
+from run.folder import MARKER, RunState, locked, open_run
+from run.study import Run, counted, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen
 
 logger = logging.getLogger(__name__)
@@ -263,4 +264,4 @@ def report(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

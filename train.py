@@ -2,7 +2,6 @@
 
 import logging
 
-from cli import build_cfg, make_parser, run
 from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, full_disk_named, set_random_seed, setup_logger
@@ -10,7 +9,10 @@ from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
 from datasets.needs import missing_images, trains_on_names
-from trainers.run_folder import RunState, finish_run, locked, open_run, what_is_kept
+from run.command import run
+from run.config import build_cfg
+from run.flags import make_parser
+from run.folder import RunState, finish_run, locked, open_run, what_is_kept
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from tqdm import tqdm
 
-from cli import build_cfg, make_parser, run
 from dassl.engine import build_trainer
 from dassl.utils import atomic_write, nearest_name, read_image, setup_logger
 from dassl.utils.errors import InputError
@@ -28,6 +27,9 @@ from ood.regions import (
     save_region_map,
     suggest_top_k,
 )
+from run.command import run
+from run.config import build_cfg
+from run.flags import make_parser
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cli
 from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
 from datasets.classnames import imagenet_wnids
+from run import config
 
 OOD = {"iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture/images": 5_640}
 
@@ -60,7 +60,7 @@ def main() -> None:
     if not (args.root / "imagenet").exists():
         make(args.root, args.share)
     flags = ["--root", str(args.root.absolute()), "--dataset", "imagenet"]
-    cfg = cli.build_cfg(cli.make_parser("").parse_args([*flags, "--trainer", "ZeroshotCLIP"]))
+    cfg = config.build_cfg(flags.make_parser("").parse_args([*flags, "--trainer", "ZeroshotCLIP"]))
     timed("folders, before a run", lambda: require_data(cfg, EVALUATION))
     command = [sys.executable, "-m", "datasets.check", *flags]
     here = Path(__file__).parents[1]

@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.train_step import build_clip, machine, print_table, ratio, save, seconds
-from cli import build_cfg, make_parser
 from clip import ClipModel, resolve_precision
 from datasets.classnames import imagenet_classnames
+from run.config import build_cfg
+from run.flags import make_parser
 from trainers.locoop import LoCoOp
 from trainers.side_by_side import SideBySide
 

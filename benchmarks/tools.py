@@ -26,7 +26,8 @@ from PIL import Image
 
 from benchmarks.evaluate import PROTOCOL
 from benchmarks.train_step import machine, print_table, save
-from ood.results import SetScores, evaluate_sets, write_results
+from ood.set_scores import SetScores
+from results.files import evaluate_sets, write_results
 
 
 def detect(folder: Path) -> list[str]:
@@ -37,7 +38,7 @@ def detect(folder: Path) -> list[str]:
         "--classes",
         "cat,dog,tractor",
         "--backbone",
-        "clip/weights/generated_vit_s8.safetensors",
+        "generated/weights/generated_vit_s8.safetensors",
         str(folder / "photo.jpg"),
     ]
 
@@ -54,7 +55,7 @@ def report(folder: Path) -> list[str]:
         sets.append(SetScores(name, images, scores, labels, rng.integers(0, 1000, count)))
     figures = evaluate_sets(sets[0].scores, {s.name: s.scores for s in sets[1:]})
     write_results(folder / "run", figures, sets, {"comparable": {"trainer": "CoOp"}, "seed": 1})
-    return ["-m", "ood.report", str(folder / "run")]
+    return ["-m", "results.report", str(folder / "run")]
 
 
 # Command, its goal in seconds.

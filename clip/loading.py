@@ -33,7 +33,10 @@ OPENAI_TRANSFORM = {
     "interpolation": "bicubic",
 }
 # Small models that come with this repository.
-BUNDLED = {"generated-ViT-S/8": Path(__file__).parent / "weights" / "generated_vit_s8.safetensors"}
+BUNDLED = {
+    "generated-ViT-S/8": Path(__file__).parents[1]
+    / "generated/weights/generated_vit_s8.safetensors"
+}
 # OpenAI's names and what open_clip calls the same architecture.
 OPENAI_MODELS = {
     "RN50": "RN50",

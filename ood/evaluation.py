@@ -20,9 +20,9 @@ from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from ood.decisions import REJECTED, decide
 from ood.features import FeatureStore
-from ood.results import SetScores
 from ood.scores import Score
 from ood.scoring import compute_scores, required_inputs
+from ood.set_scores import SetScores
 
 logger = logging.getLogger(__name__)
 

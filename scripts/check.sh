@@ -4,4 +4,4 @@
 #   bash scripts/check.sh --dataset imagenet --trainer LoCoOp --shots 16 --full
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -m datasets.check "$@"
+PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -m run.check "$@"

@@ -5,4 +5,4 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 # -P: a folder called ood where the user stands is not ours.
-PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m ood.report "$@"
+PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m results.report "$@"

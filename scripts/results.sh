@@ -6,4 +6,4 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 # -P: a folder called ood where the user stands is not ours.
-PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m ood.summary "$@"
+PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m results.summary "$@"

@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.golden import weights_clipn
 from tests.golden.weights import make_state_dict
+
+# No time limit per example (CI machines stall), nothing left on disk.
+settings.register_profile("promptood", deadline=None, database=None)
+settings.load_profile("promptood")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,8 +14,8 @@ def train_until_killed(arguments: list[str], told: str, largest: int | None = No
     """
     import torch
 
-    import cli
     import train
+    from run import command
 
     torch.set_num_threads(1)
     # A loader's workers start as they do in `python train.py`, not as this process did.
@@ -24,4 +24,4 @@ def train_until_killed(arguments: list[str], told: str, largest: int | None = No
     sys.stdout, sys.stderr = open("/dev/null", "w"), open(told, "w", buffering=1)
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    cli.run(train.main)
+    command.run(train.main)

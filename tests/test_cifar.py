@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-import cli
 import eval_ood
 from datasets import export as module
 from datasets.export import SETS, export
+from run import command
 
 COUNT = 4  # images of each split
 PLAIN = {"LSUN": ".", "LSUN_resize": ".", "Imagenet_resize": ".", "dtd/images": "banded"}
@@ -117,7 +117,7 @@ def test_every_set_of_the_config_has_figures(data, clip_file, tmp_path, monkeypa
             "0",
         ],
     )
-    cli.run(eval_ood.main)
+    command.run(eval_ood.main)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     named = [other, "LSUN", "LSUN-Resize", "ImageNet-Resize", "SVHN", "Texture"]
     assert results["images"] == dict.fromkeys(["ID", *named], COUNT)

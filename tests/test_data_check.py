@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cli
-from datasets.check import __main__ as command
+from run import check, command
 
 ROOT = Path(__file__).parents[1]
 TENCH, GOLDFISH, SHARK, HEN = "n01440764", "n01443537", "n01484850", "n01514859"
@@ -145,7 +144,7 @@ def exit_code(monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["check", *arguments])
         with pytest.raises(SystemExit) as end:
-            cli.run(command.main)
+            command.run(check.main)
         return end.value.code
 
     return run

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import cli
 import detect
 import eval_ood
 from clip.prompted import DescribedCLIP
 from dassl.utils.errors import BadImageError, InputError
-from ood import Detector
-from ood.detector import BATCH
-from ood.results import read_scores
-from ood.verdicts import Verdict, VerdictFile
+from detector import Detector
+from detector.detector import BATCH
+from detector.verdicts import Verdict, VerdictFile
+from results.files import read_scores
+from run import command, flags
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
@@ -92,7 +92,7 @@ def call(monkeypatch, place):
     def run(module, *arguments) -> None:
         monkeypatch.chdir(place)
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        cli.run(module.main)
+        command.run(module.main)
 
     return run
 
@@ -396,7 +396,7 @@ def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, cli
     assert out.splitlines()[-1].startswith("odd/0.png\t") and "--calibrate FOLDER" in err
 
 
-@pytest.mark.parametrize("flag", [*detect.IDLE, *cli.trainer_flags(), "activation"])
+@pytest.mark.parametrize("flag", [*detect.IDLE, *flags.trainer_flags(), "activation"])
 def test_flags_without_effect_are_refused(place, call, flag):
     value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
     words = ["--" + flag.replace("_", "-") if flag in detect.IDLE else "--" + flag, value]

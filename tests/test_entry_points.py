@@ -16,13 +16,14 @@ import torch
 import yaml
 from PIL import Image
 
-import cli
 import clip
 import eval_ood
 import train
 import visualize
 from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
+from run import command, config
+from run.flags import make_parser
 from trainers.clipn import CLIPN
 from trainers.prompt_learner import PromptLearner
 
@@ -104,7 +105,7 @@ def call(monkeypatch, tmp_path_factory):
 
     def run(module, *arguments) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        cli.run(module.main)
+        command.run(module.main)
 
     return run
 
@@ -311,14 +312,14 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "finish_run", lambda *a, **k: None)
-        step = cli.TRAINER_REGISTRY.get("LoCoOp").before_epoch
+        step = config.TRAINER_REGISTRY.get("LoCoOp").before_epoch
 
         def die(self):
             if self.epoch == 2:
                 raise KeyboardInterrupt
             step(self)
 
-        patch.setattr(cli.TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", die)
+        patch.setattr(config.TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", die)
         with pytest.raises(SystemExit, match="130"):
             call(train, *arguments, stopped)
     assert f"stopped. Kept: {stopped}/prompt_learner/model.pth.tar-2" in capsys.readouterr().err
@@ -402,12 +403,12 @@ def test_a_full_disk_is_a_sentence_whoever_meets_it(where):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *where)
 
     with pytest.raises(SystemExit, match=f"error: Cannot write {(*where, 'a file')[0]}: No space"):
-        cli.run(main)
+        command.run(main)
 
 
 def test_an_error_that_is_no_full_disk_keeps_its_traceback():
     with pytest.raises(FileNotFoundError):
-        cli.run(lambda: open("/nowhere/at/all"))
+        command.run(lambda: open("/nowhere/at/all"))
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):
@@ -569,14 +570,14 @@ def test_results_say_which_context_they_are_of(world, trained, call, tmp_path):
     assert provenance["comparable"]["training"]["optim"]["MAX_EPOCH"] == 3
 
 
-@pytest.mark.parametrize("trainer", cli.TRAINER_REGISTRY.registered_names())
+@pytest.mark.parametrize("trainer", config.TRAINER_REGISTRY.registered_names())
 def test_with_a_config_of_ones_own_every_epoch_is_kept(world, tmp_path, trainer):
     """Whatever file the settings come from, a stopped run has something to go on from."""
     _write(tmp_path / "own.yaml", {"OPTIM": {"MAX_EPOCH": 3}})
-    parser = cli.make_parser("")
+    parser = make_parser("")
     for path in (tmp_path / "own.yaml", *(ROOT / "configs/trainers" / trainer).glob("*.yaml")):
         args = parser.parse_args(["--trainer", trainer, "--config-file", str(path)])
-        assert cli.build_cfg(args).TRAIN.CHECKPOINT_FREQ == 1, path
+        assert config.build_cfg(args).TRAIN.CHECKPOINT_FREQ == 1, path
 
 
 def test_a_run_that_never_began_may_be_corrected(world, call, told, tmp_path):
@@ -803,9 +804,9 @@ def test_a_published_clipn_file_is_evaluated(world, call, clipn_file, tmp_path, 
 
 def test_what_no_run_has_trained_is_not_evaluated_into_a_run_s_folder(clipn_file):
     def folder(trainer: str, *options: str, trains: bool = False) -> str:
-        parser = cli.make_parser("")
+        parser = make_parser("")
         parser.set_defaults(trains=trains)
-        return cli.build_cfg(parser.parse_args(["--trainer", trainer, *options])).OUTPUT_DIR
+        return config.build_cfg(parser.parse_args(["--trainer", trainer, *options])).OUTPUT_DIR
 
     published = folder("CLIPN", "--config", "tiny", "--backbone", clipn_file(11))
     assert published == "output/generated/CLIPN/tiny/epoch_1"
@@ -1063,9 +1064,9 @@ def test_a_trainer_without_images_describes_the_classes_all_the_same(world, trai
     """What a verdict needs of a checkpoint, without the data set it was trained on."""
 
     def features(root, **options):
-        args = cli.make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
+        args = make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
         args.opts = ["DATASET.CLASSES", "cat,crane"]
-        trainer = build_trainer(cli.build_cfg(args), **options)
+        trainer = build_trainer(config.build_cfg(args), **options)
         trainer.load_model(trained)
         return trainer.class_features()["text"]
 

@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_tensor
 
-import cli
 import clip
 from dassl.utils import load_checkpoint, load_pretrained_weights, read_image
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
-from ood.recipe import FILE, TENSORS, Recipe, read_recipe, write_recipe
-from ood.results import SetScores, evaluate_sets, read_results, read_scores, write_results
+from detector.detector_file import FILE, TENSORS, Recipe, read_recipe, write_recipe
+from ood.set_scores import SetScores
+from results.files import evaluate_sets, read_results, read_scores, write_results
+from run import config, flags
 
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -105,14 +106,14 @@ def test_clip_files(seed, tmp_path, generated_weights):
 @seeds
 def test_configs(seed, tmp_path):
     path = tmp_path / "config.yaml"
-    whole = (cli.HERE / "configs/trainers/LoCoOp/vit_b16_ep50.yaml").read_bytes()
+    whole = (config.HERE / "configs/trainers/LoCoOp/vit_b16_ep50.yaml").read_bytes()
     path.write_bytes(damaged(whole, seed))
-    parser = cli.make_parser("")
+    parser = flags.make_parser("")
     args = parser.parse_args(["--trainer", "LoCoOp", "--config-file", str(path)])
-    read_or_refused(lambda _: cli.build_cfg(args), path)
+    read_or_refused(lambda _: config.build_cfg(args), path)
 
 
-KEYS = sorted(cli._keys(cli.default_cfg()))
+KEYS = sorted(config._keys(config.default_cfg()))
 VALUES = st.one_of(
     st.text(max_size=12),
     st.integers().map(str),
@@ -126,9 +127,9 @@ VALUES = st.one_of(
 @settings(many, max_examples=200)
 @given(key=st.sampled_from(KEYS), value=VALUES)
 def test_settings(key, value):
-    args = cli.make_parser("").parse_args(["--trainer", "CoOp"])
+    args = flags.make_parser("").parse_args(["--trainer", "CoOp"])
     args.opts = [key, value]
-    read_or_refused(lambda _: cli.build_cfg(args), None)
+    read_or_refused(lambda _: config.build_cfg(args), None)
 
 
 TEXTS = st.lists(
@@ -159,7 +160,7 @@ def pictures(tmp_path_factory):
 @example(source="classnames", columns=[], templates=["a {} in {style}"])
 def test_settings_of_pairs(source, columns, templates, pictures):
     """Every caption is made, or the setting is refused."""
-    cfg = cli.default_cfg()
+    cfg = config.default_cfg()
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.VERBOSE = "ImageFolder", str(pictures), False
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 1, 0
     cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH = source, "pairs.csv"

@@ -16,8 +16,8 @@ import torch
 import yaml
 from PIL import Image
 
-import cli
 import train
+from run import command
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 25
@@ -99,7 +99,7 @@ def one(world):
     """The same training in this process alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *arguments(world, "one")])
-        cli.run(train.main)
+        command.run(train.main)
     return world / "one"
 
 

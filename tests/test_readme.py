@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from run import config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,9 +33,9 @@ BEHIND = {
     "sweep": "sweep.py",
     "detect": "detect.py",
     "demo_visualization": "visualize.py",
-    "check": "-m datasets.check",
-    "results": "-m ood.summary",
-    "report": "-m ood.report",
+    "check": "-m run.check",
+    "results": "-m results.summary",
+    "report": "-m results.report",
 }
 
 
@@ -70,7 +70,7 @@ def test_a_command_of_the_readme_can_be_typed(command):
 
 
 def test_settings_that_the_readme_names_exist():
-    known = set(cli._keys(cli.default_cfg())) | {"OOD.SETS.SUN.FOLDERS"}
+    known = set(config._keys(config.default_cfg())) | {"OOD.SETS.SUN.FOLDERS"}
     named = set(
         re.findall(r"`((?:DATALOADER|DATASET|TRAINER|MODEL|INPUT|OOD)\.[A-Z0-9_.]+)", README)
     )

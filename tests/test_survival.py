@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from dassl.utils.errors import InputError, NonFiniteLossError
+from run.folder import LOCK, locked, what_is_kept
 from tests.survival import train_until_killed
-from trainers.run_folder import LOCK, locked, what_is_kept
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 8
@@ -28,7 +28,7 @@ EPOCHS = 8
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory, clip_file):
     """Flags of a LoCoOp run of seconds, checkpoints at every epoch, without its output folder."""
-    from datasets.generated.build import Counts, build
+    from generated.build import Counts, build
 
     folder = tmp_path_factory.mktemp("data")
     build(folder, Counts(train=2, val=1, ood=1, pairs=0), workers=1)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
 import eval_ood
 import sweep
 import train
 from dassl.engine import TRAINER_REGISTRY, TrainerBase
+from run import config, flags
+from run import folder as run_folder
 from tests.test_entry_points import call, script, told, world  # fixtures
-from trainers import run_folder
 from trainers.side_by_side import SideBySide, images_seen
 
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")
@@ -486,8 +486,8 @@ def test_bad_input_is_told_before_anything_is_done(world, told, tmp_path, extra,
 
 def test_what_decides_which_images_a_run_sees(world, monkeypatch):
     def seen(*words, trainer="CoOp"):
-        flags = [*study(world, world)[:6], "--trainer", trainer, "--output-dir", "x", *words]
-        return images_seen(cli.build_cfg(cli.make_parser("").parse_args(flags)))
+        words = [*study(world, world)[:6], "--trainer", trainer, "--output-dir", "x", *words]
+        return images_seen(config.build_cfg(flags.make_parser("").parse_args(words)))
 
     usual = seen()
     alike = [

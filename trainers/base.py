@@ -20,7 +20,7 @@ from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from trainers.run_folder import CHUNKS
+from run.folder import CHUNKS
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""What is wrong with the data, and how to mend it: python -m datasets.check --root data"""
+"""What is wrong with the data, and how to mend it: python -m run.check --root data"""

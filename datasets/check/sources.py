@@ -147,4 +147,4 @@ def _export(name: str, root: Path) -> str:
 
 
 def _generate(root: Path) -> str:
-    return f"python -m datasets.generated --root {quoted(root)}"
+    return f"python -m generated --root {quoted(root)}"

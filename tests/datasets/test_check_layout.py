@@ -254,12 +254,7 @@ def test_shards_that_are_lost_or_empty(clipn):
     "source, place, words, mends",
     [
         ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist", "header line"),
-        (
-            "csv",
-            "generated/pairs.csv",
-            "does not exist",
-            "python -m datasets.generated --root data",
-        ),
+        ("csv", "generated/pairs.csv", "does not exist", "python -m generated --root data"),
         ("folder", "web", "holds no images", "x.txt beside it"),
         ("shards", "web/{0..1}.tar", "2 of 2 shards", "put webdataset shards there"),
     ],

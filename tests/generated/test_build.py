@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from dassl.utils.errors import InputError
-from datasets.generated import __main__ as entry
-from datasets.generated import build as room
-from datasets.generated.build import Counts, build
-from datasets.generated.objects import ID_OBJECTS
-from datasets.generated.ood import OOD_SETS
-from datasets.generated.streams import captioned_sample, id_sample
+from generated import __main__ as entry
+from generated import build as room
+from generated.build import Counts, build
+from generated.objects import ID_OBJECTS
+from generated.ood import OOD_SETS
+from generated.streams import captioned_sample, id_sample
 
 TINY = Counts(train=1, val=1, ood=2, pairs=2)
 

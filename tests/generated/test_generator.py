@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.generated import captions, streams
-from datasets.generated.backgrounds import BACKGROUNDS
-from datasets.generated.canvas import CLEAR, COLOUR_NAMES, SIZE, Pen, Pose
-from datasets.generated.clutter import CLUTTER
-from datasets.generated.drawing import fit
-from datasets.generated.further import FURTHER_OBJECTS
-from datasets.generated.objects import ID_OBJECTS
-from datasets.generated.ood import OOD_SETS, ood_sample
+from generated import captions, streams
+from generated.backgrounds import BACKGROUNDS
+from generated.canvas import CLEAR, COLOUR_NAMES, SIZE, Pen, Pose
+from generated.clutter import CLUTTER
+from generated.drawing import fit
+from generated.further import FURTHER_OBJECTS
+from generated.objects import ID_OBJECTS
+from generated.ood import OOD_SETS, ood_sample
 
 # Mean colours of one image a stream. A change here is a change of the benchmark: raise
 # build.VERSION, measure every published figure again.

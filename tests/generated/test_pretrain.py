@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from clip import pretrain
 from dassl.utils.errors import InputError
-from datasets.generated.objects import ID_OBJECTS
-from datasets.generated.streams import id_sample
+from generated import pretrain
+from generated.objects import ID_OBJECTS
+from generated.streams import id_sample
 
 COMMITTED = Path(pretrain.__file__).parent / "weights/generated_vit_s8.safetensors"
 COLOURS = {

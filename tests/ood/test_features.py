@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clip
-from cli import default_cfg
 from clip.prompted import PromptedCLIP
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
@@ -24,6 +23,7 @@ from ood import features as features_module
 from ood.evaluation import score_sets
 from ood.features import FeatureStore, FeatureWriter, KeptFeatures, signed
 from ood.scoring import get_scores
+from run.config import default_cfg
 
 BATCH = 3
 GLOBAL_SCORES = ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]

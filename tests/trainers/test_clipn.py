@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cli import default_cfg
 from clip.negation import draw
+from run.config import default_cfg
 from tests.golden import weights_clipn
 from trainers.clipn import CLIPN, clipn_losses
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cli import default_cfg
 from dassl.engine import TRAINER_REGISTRY
+from run.config import default_cfg
 
 GOLDEN_CONFIG = {
     "OPTIM.NAME": "sgd",

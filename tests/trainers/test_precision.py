@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import cli
 import train
 from clip.precision import resolve_precision
-from datasets.generated.build import Counts, build
+from generated.build import Counts, build
+from run import config, flags
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def context_and_losses(root, folder, seed, precision):
         "TRAINER.LOCOOP.N_CTX",
         "4",
     ]
-    parser = cli.make_parser("")
-    train.train(cli.build_cfg(parser.parse_args(arguments)))
+    parser = flags.make_parser("")
+    train.train(config.build_cfg(parser.parse_args(arguments)))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["mean_loss"] for row in map(json.loads, lines) if "mean_loss" in row]
     state = torch.load(folder / "prompt_learner/model.pth.tar-4", weights_only=True)

@@ -1,0 +1,185 @@
+"""What a detector is made of, as files: ``detector.json`` and ``detector.safetensors``.
+
+Together they hold all but CLIP's own weights, of which they hold the name and the hash: the class
+names and their text features, each score with its parameters, and the scores of the held-out ID
+images, from which a threshold for any share of them follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dassl.utils.errors import InputError
+from dassl.utils.files import atomic_write, plain, read_json
+from dassl.utils.names import classnames_hash
+from detector.calibration import TPR, calibrate
+
+SCHEMA = 1
+FILE, TENSORS = "detector.json", "detector.safetensors"
+ID_SCORES = "id_scores/"  # before the names of scores, among the tensors
+
+MEANING = (
+    "An image is ID when its score reaches the threshold (higher = more in-distribution). "
+    "`required` of the held-out ID images reach it, `kept` with ties; `interval`: rates at which "
+    "new ID images are kept, Clopper-Pearson, 95 % confidence. The rate is that of images drawn "
+    "like the held-out ones. Thresholds are written here to be read; they follow from the ID "
+    "scores in detector.safetensors."
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A detector without CLIP's weights.
+
+    Attributes:
+        classnames: C names in label order.
+        features: "text" `[C, D]` and, of a CLIPN, "no" `[C, D]`: normalised, float32.
+        scale: the factor between cosine similarities and logits, a scalar tensor.
+        clip: "name", "weights_hash" and "activation".
+        transform: "size" `[H, W]`, "interpolation", "mean", "std".
+        precision: as in `clip.precision`.
+        parameters: score -> its parameters, of every score offered.
+        score: the one used unless another is asked for.
+        top_k: K of region maps.
+        tpr: share of ID images to keep unless another is asked for.
+        id_scores: score -> sorted scores `[n]` of held-out ID images; empty before a calibration.
+        origin: what else could change a verdict, for readers: trainer, checkpoint, ID set, ...
+    """
+
+    classnames: list[str]
+    features: dict[str, Tensor]
+    scale: Tensor
+    clip: dict[str, str]
+    transform: dict[str, Any]
+    precision: str
+    parameters: dict[str, dict[str, float]]
+    score: str
+    top_k: int
+    tpr: float = TPR
+    id_scores: dict[str, np.ndarray] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def calibrated(
+        self, id_scores: Mapping[str, np.ndarray], tpr: float, of: Mapping[str, Any]
+    ) -> Recipe:
+        """The same with the scores of held-out ID images; ``of``: which images those are."""
+        ordered = {
+            name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters
+        }
+        return replace(
+            self, id_scores=ordered, tpr=tpr, origin={**self.origin, "calibration": dict(of)}
+        )
+
+
+def write_recipe(folder: str | Path, recipe: Recipe) -> Path:
+    """Write both files into ``folder``, detector.json last; gives its path."""
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    tensors = {**recipe.features, "scale": recipe.scale.reshape(())}
+    tensors |= {f"{ID_SCORES}{name}": torch.from_numpy(v) for name, v in recipe.id_scores.items()}
+    content = save({key: x.detach().cpu().contiguous() for key, x in tensors.items()})
+    # Without it nobody takes old thresholds for those of new tensors if this dies on the way.
+    (folder / FILE).unlink(missing_ok=True)
+    with atomic_write(folder / TENSORS, "wb") as file:
+        file.write(content)
+    with atomic_write(folder / FILE) as file:
+        json.dump(plain(_described(recipe, content)), file, indent=1, allow_nan=False)
+        file.write("\n")
+    return folder / FILE
+
+
+def _described(recipe: Recipe, tensors: bytes) -> dict[str, Any]:
+    scores: dict[str, dict] = {}
+    for name, parameters in recipe.parameters.items():
+        scores[name] = {"parameters": parameters}
+        if name in recipe.id_scores:
+            found = calibrate(recipe.id_scores[name], recipe.tpr)
+            scores[name] |= {
+                "threshold": found.value,
+                "required": found.required,
+                "kept": found.kept,
+                "images": found.images,
+                "interval": found.interval,
+            }
+    return {
+        "schema": SCHEMA,
+        "meaning": MEANING,
+        "score": recipe.score,
+        "tpr": recipe.tpr,
+        "scores": scores,
+        "clip": recipe.clip,
+        "transform": recipe.transform,
+        "precision": recipe.precision,
+        "top_k": recipe.top_k,
+        "classnames_hash": classnames_hash(recipe.classnames),
+        "classnames": recipe.classnames,
+        "origin": recipe.origin,
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+    }
+
+
+def read_recipe(folder: str | Path) -> Recipe:
+    """The recipe in ``folder``.
+
+    Raises:
+        InputError: there is none, it is of another version, or its files do not belong together.
+    """
+    path = Path(folder) / FILE
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else None
+        raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}: evaluate again")
+    try:
+        return _recipe(content, _read_tensors(path, content["tensors_sha256"]), path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): evaluate again") from error
+
+
+def _recipe(content: dict, tensors: dict[str, Tensor], path: Path) -> Recipe:
+    names = content["classnames"]
+    if classnames_hash(names) != content["classnames_hash"]:
+        raise InputError(
+            f"{path}: its class names are not those it was made with. The text features beside it "
+            "are of the old ones: evaluate again with the names you want"
+        )
+    scale = tensors.pop("scale")
+    id_scores = {
+        key.removeprefix(ID_SCORES): tensors.pop(key).numpy()
+        for key in list(tensors)
+        if key.startswith(ID_SCORES)
+    }
+    return Recipe(
+        classnames=names,
+        features=tensors,
+        scale=scale,
+        id_scores=id_scores,
+        parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
+        **{
+            key: content[key]
+            for key in ("clip", "transform", "precision", "score", "top_k", "tpr", "origin")
+        },
+    )
+
+
+def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    tensors = path.with_name(TENSORS)
+    try:
+        content = tensors.read_bytes()
+        if hashlib.sha256(content).hexdigest() == expected:
+            return load(content)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{tensors} cannot be read ({error}): evaluate again") from error
+    raise InputError(f"{tensors} is not the file that {path} was written with: evaluate again")

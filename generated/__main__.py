@@ -1,0 +1,34 @@
+"""Make the generated benchmark: python -m generated --root data"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from dassl.utils.errors import in_a_sentence
+from generated.build import ID_FOLDER, OOD_FOLDER, VERSION, Counts, build
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m generated", description=__doc__)
+    parser.add_argument("--root", default="data", help="data folder (default: data)")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes that draw (default: one a core)"
+    )
+    args = parser.parse_args(arguments)
+    started = time.perf_counter()
+    if build(args.root, workers=args.workers):
+        print(
+            f"{Counts().images()} generated (synthetic) images in {args.root}/{ID_FOLDER} and "
+            f"{args.root}/{OOD_FOLDER}, {time.perf_counter() - started:.0f} s"
+        )
+    else:
+        print(
+            f"The generated benchmark, version {VERSION}, is complete in {args.root}: "
+            "nothing to do."
+        )
+
+
+if __name__ == "__main__":
+    with in_a_sentence():
+        main()

@@ -1,0 +1,204 @@
+"""Writes the generated benchmark to disk: whole, or not at all."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dassl.utils.errors import InputError
+from generated.ood import OOD_SETS, ood_sample
+from generated.parallel import in_processes
+from generated.streams import ID_OBJECTS, SEED, captioned_sample, id_sample
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2
+MARKER = "generated.json"
+ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
+PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images: `train` and `val` for each ID class, `ood` for each OOD set, `pairs` with captions."""
+
+    train: int = 32
+    val: int = 50
+    ood: int = 300
+    pairs: int = 4000
+
+    def images(self) -> int:
+        return (self.train + self.val) * len(ID_OBJECTS) + self.ood * len(OOD_SETS) + self.pairs
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs."""
+
+    folder: Path
+    split: str
+    name: str
+    first: int
+    last: int
+    seed: int
+
+
+def folder_name(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def build(
+    root: str | os.PathLike, counts: Counts = Counts(), workers: int | None = None, seed: int = SEED
+) -> bool:
+    """Write the benchmark under `root`; False if it is already there, complete, in this version.
+
+    Everything is drawn into a temporary folder beside its place and moved there at the end; the
+    ID folder, whose marker says what was built, comes last. An outdated or damaged benchmark is
+    replaced.
+
+    Raises:
+        InputError: `root` cannot be written to, or a folder of that name holds something that
+            this generator did not make.
+    """
+    root = Path(root)
+    if is_complete(root, counts, seed):
+        return False
+    _refuse_strangers(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".generated-", dir=root) as temporary:
+            _draw_all(Path(temporary), counts, workers, seed)
+            for name in (OOD_FOLDER, ID_FOLDER):
+                _swap_in(Path(temporary) / name, root / name)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the generated benchmark under {root}: "
+            f"{error.strerror or error}. Choose another folder with --root, or free "
+            "some space."
+        ) from error
+    return True
+
+
+def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool:
+    """Whether both folders' markers say this version, seed and counts, and no image is missing."""
+    wanted = {"version": VERSION, "seed": seed, "counts": asdict(counts)}
+    for name in (ID_FOLDER, OOD_FOLDER):
+        try:
+            found = json.loads((root / name / MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        if {key: found.get(key) for key in wanted} != wanted:
+            return False
+    pictures = sum(
+        1
+        for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS, root / OOD_FOLDER)
+        for _ in folder.rglob("*.png")
+    )
+    return pictures == counts.images()
+
+
+def _refuse_strangers(root: Path) -> None:
+    for name in (ID_FOLDER, OOD_FOLDER):
+        folder = root / name
+        if folder.exists() and not (folder / MARKER).is_file():
+            raise InputError(
+                f"{folder} exists, but has no {MARKER}: it was not made by this "
+                "generator and will not be replaced. Move it away, or choose another "
+                "folder with --root."
+            )
+
+
+def _swap_in(new: Path, place: Path) -> None:
+    if place.exists():
+        place.rename(new.with_name(f"old-{place.name}"))  # deleted with the temporary folder
+    new.rename(place)
+
+
+def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> None:
+    jobs = _jobs(folder, counts, seed)
+    rows, digests = [], []
+    for captions, hashes in in_processes(run_job, jobs, workers, "drawing the benchmark"):
+        rows += captions
+        digests += hashes
+    for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
+        _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
+    content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    marker = {
+        "version": VERSION,
+        "seed": seed,
+        "counts": asdict(counts),
+        "images": counts.images(),
+        "pixels_sha256": content,
+        "note": "generated (synthetic) images; figures say nothing about ImageNet",
+    }
+    for name in (ID_FOLDER, OOD_FOLDER):
+        (folder / name / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("path", "caption", "class", "background"))
+        writer.writerows(rows)
+
+
+def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]:
+    streams = [
+        (folder / ID_FOLDER, split, name, count)
+        for name in ID_OBJECTS
+        for split, count in (("train", counts.train), ("val", counts.val))
+    ]
+    streams += [(folder / OOD_FOLDER, "", name, counts.ood) for name in OOD_SETS]
+    streams.append((folder / ID_FOLDER, PAIRS, PAIRS, counts.pairs))
+    return [
+        Job(where, split, name, first, min(first + chunk, count), seed)
+        for where, split, name, count in streams
+        for first in range(0, count, chunk)
+    ]
+
+
+def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Draw and write a job's images: (their rows of captions.csv, a digest of each)."""
+    rows, digests = [], []
+    for index in range(job.first, job.last):
+        if not job.split:
+            image, concept = ood_sample(job.name, index, job.seed)
+            path = f"{job.name}/{folder_name(concept)}/{index:05d}.png"
+            _write(job.folder / path, image)
+        else:
+            draw = _write_pair if job.split == PAIRS else _write_id_image
+            path, image, row = draw(job, index)
+            rows.append(row)
+        digests.append(f"{path} {hashlib.sha256(image.tobytes()).hexdigest()}")
+    return rows, digests
+
+
+def _write_id_image(job: Job, index: int):
+    sample = id_sample(job.split, job.name, index, job.seed)
+    name = f"{folder_name(job.name)}/{index:05d}.png"
+    path = f"images/{job.split}/{name}"
+    _write(job.folder / path, sample.image)
+    if job.split == "val":
+        _write(job.folder / "masks/val" / name, sample.mask.astype(np.uint8) * 255)
+    return path, sample.image, (path, sample.caption, sample.label, sample.background)
+
+
+def _write_pair(job: Job, index: int):
+    sample = captioned_sample("web", index, job.seed)
+    path = f"{PAIRS}/{index:05d}.png"
+    _write(job.folder / path, sample.image)
+    return path, sample.image, (path, sample.caption, sample.label, sample.background)
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, compress_level=4)

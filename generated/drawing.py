@@ -1,0 +1,85 @@
+"""The registry of things that can be drawn on a transparent layer: objects, clutter, creatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from generated.canvas import SIZE, Pen, Pose
+
+Paint = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something with a name and a drawing function (pen, rng, colour); `tilt` = the standard
+    deviation of its rotation in degrees."""
+
+    name: str
+    draw: Callable[[Pen, np.random.Generator, Paint], None]
+    tilt: float
+
+
+class Things(dict[str, Thing]):
+    """Name -> Thing, filled by the decorator `things(name)`, in the order of definition."""
+
+    def __call__(self, name: str, tilt: float = 10):
+        def register(draw):
+            self[name] = Thing(name, draw, tilt)
+            return draw
+
+        return register
+
+
+def random_pose(rng: np.random.Generator, thing: Thing) -> Pose:
+    """Direction, stretch and mirror image; place and scale are chosen by `fit`."""
+    return Pose(
+        aspect=float(np.exp(rng.normal(0, 0.12))),
+        angle=float(rng.normal(0, thing.tilt)),
+        mirror=bool(rng.random() < 0.5),
+    )
+
+
+def render(thing: Thing, paint: Paint, pose: Pose, seed: int, supersample: int = 4) -> np.ndarray:
+    """The thing on a clear layer, float32 [64, 64, 4]; the same `seed` gives the same thing."""
+    pen = Pen(pose, supersample)
+    thing.draw(pen, np.random.default_rng(seed), paint)
+    return pen.rgba()
+
+
+def fit(
+    rng: np.random.Generator,
+    thing: Thing,
+    paint: Paint,
+    coverage: float,
+    at: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw `thing` so that it covers about `coverage` of the image, float32 [64, 64, 4].
+
+    A thin thing that would outgrow the image is made as large as fits. It lies anywhere inside
+    the image, or has its middle `at` (x, y) in pixels.
+    """
+    seed, pose = int(rng.integers(2**31)), random_pose(rng, thing)
+    trial_scale = SIZE / 3.5
+    trial = (
+        render(
+            thing,
+            paint,
+            Pose(SIZE / 2, SIZE / 2, trial_scale, pose.aspect, pose.angle, pose.mirror),
+            seed,
+            supersample=1,
+        )[..., 3]
+        > 0.5
+    )
+    ys, xs = np.nonzero(trial)
+    width, height = np.ptp(xs) + 1, np.ptp(ys) + 1
+    grow = min((coverage * SIZE**2 / trial.sum()) ** 0.5, 0.94 * SIZE / max(width, height))
+    half = np.array([width, height]) * grow / 2
+    centre = rng.uniform(half, SIZE - half) if at is None else np.asarray(at)
+    middle = np.array([xs.min() + xs.max() + 1, ys.min() + ys.max() + 1]) / 2 - SIZE / 2
+    x, y = centre - middle * grow
+    return render(
+        thing, paint, Pose(x, y, trial_scale * grow, pose.aspect, pose.angle, pose.mirror), seed
+    )

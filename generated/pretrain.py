@@ -1,0 +1,511 @@
+"""Train a small CLIP from scratch on captioned images: `python -m generated.pretrain --help`.
+
+Symmetric InfoNCE (Radford et al. 2021), AdamW, warm-up and cosine. Three sources of pairs: the
+generated benchmark's own training stream, a CSV of captions, or class folders with templates. The
+file is OpenAI's state-dict layout in fp16 safetensors; it holds only the rows of the token
+embedding that the training captions use, and `token_ids` saying which.
+
+Differs from upstream: samples of a batch that share their caption (or their class, for class
+folders) count as matches of each other. With few concepts a batch repeats captions, and plain
+InfoNCE would push an image away from its own caption. And a second InfoNCE (`--local-weight`) makes
+the *local* features, those of the value path that GL-MCM and LoCoOp read, agree with the captions:
+large CLIPs have meaningful ones without being trained for it, one this small has not. No masks or
+places are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from clip.image import encode_image
+from dassl.utils.errors import InputError, in_a_sentence
+from dassl.utils.files import atomic_write
+
+CONTEXT_LENGTH = 77
+MAX_LOGIT_SCALE = math.log(100)
+LOCAL_SHARPNESS = 20.0
+HEAD_WIDTH = 64
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a picture of a {}",
+    "a {}",
+    "an image of one {}.",
+    "a close photo of a {}.",
+    "a blurry photo of a {}.",
+    "a small photo of a {}.",
+    "{}",
+)
+
+
+@dataclass
+class Pairs:
+    """Captioned images: images uint8 [N, 3, S, S]; texts: T different captions; choices [N, M]:
+    the rows of texts that describe each image; groups [N]: images of one group match each
+    other's captions."""
+
+    images: Tensor
+    texts: list[str]
+    choices: Tensor
+    groups: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, count: int, seed: int) -> tuple[Pairs, Pairs]:
+        """(all but `count`, `count` of them at random)."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return tuple(
+            Pairs(self.images[part], self.texts, self.choices[part], self.groups[part])
+            for part in (order[count:], order[:count])
+        )
+
+
+def captioned(images: np.ndarray, captions: Sequence[str]) -> Pairs:
+    """Pairs of images uint8 [N, S, S, 3] with one caption each; equal captions are one group."""
+    texts = sorted(set(captions))
+    row = {text: index for index, text in enumerate(texts)}
+    rows = torch.tensor([row[caption] for caption in captions])
+    return Pairs(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, rows[:, None], rows
+    )
+
+
+def read_square(path: Path, size: int) -> np.ndarray:
+    """The central square of an image, resized: uint8 [size, size, 3]. InputError if unreadable."""
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except OSError as error:
+        raise InputError(
+            f"Cannot read the training image {path}: {error}. Mend or remove it."
+        ) from error
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return np.asarray(
+        image.resize(
+            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        )
+    )
+
+
+def csv_pairs(table: Path, root: Path, size: int) -> Pairs:
+    """Pairs of a CSV with the columns path (under `root`) and caption."""
+    if not table.is_file():
+        raise InputError(
+            f"--pairs {table} is not a file. It must be a CSV with the columns path and caption."
+        )
+    with open(table, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        if not {"path", "caption"} <= set(reader.fieldnames or ()):
+            raise InputError(
+                f"{table} has the columns {reader.fieldnames}; path and caption are "
+                "needed in its first line."
+            )
+        rows = list(reader)
+    images = [read_square(root / row["path"], size) for row in tqdm(rows, "reading", leave=False)]
+    return captioned(np.stack(images), [row["caption"] for row in rows])
+
+
+def folder_pairs(root: Path, templates: Sequence[str], size: int) -> Pairs:
+    """Pairs of class folders; a caption is a template with the folder's name (_ is a space)."""
+    folders = sorted(path for path in root.glob("*") if path.is_dir())
+    if not folders:
+        raise InputError(
+            f"--folders {root} holds no class folders. Each class needs a folder of "
+            "images, named after it."
+        )
+    texts = [t.format(f.name.replace("_", " ")) for f in folders for t in templates]
+    files = [
+        (path, label)
+        for label, folder in enumerate(folders)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    images = np.stack([read_square(path, size) for path, _ in tqdm(files, "reading", leave=False)])
+    groups = torch.tensor([label for _, label in files])
+    choices = groups[:, None] * len(templates) + torch.arange(len(templates))
+    return Pairs(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, choices, groups)
+
+
+def generated_pairs(count: int, stream: str, workers: int | None = None) -> Pairs:
+    """The first `count` samples of a captioned stream of the generated benchmark."""
+    from generated.parallel import captioned_images  # this source alone needs that room
+
+    return captioned(*captioned_images(stream, count, workers=workers))
+
+
+def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """OpenAI's tokens as rows of a small embedding: (rows [T, L], token_ids [R] ascending).
+
+    Padding (id 0) is kept as row 0; the end token stays the largest id, hence the largest row.
+    """
+    tokens = open_clip.tokenize(list(texts), context_length=CONTEXT_LENGTH)
+    token_ids, rows = torch.unique(tokens, return_inverse=True)
+    if token_ids[0] != 0:
+        raise InputError("A caption fills all 77 tokens; shorten the captions.")
+    longest = int((tokens != 0).sum(1).max())
+    return rows[:, :longest], token_ids
+
+
+def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
+    """ViT and text transformer of the sizes asked for, QuickGELU, heads of width 64."""
+    for name in ("width", "text_width"):
+        if getattr(args, name) % HEAD_WIDTH:
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} is not a multiple "
+                f"of {HEAD_WIDTH}, the width of an attention head."
+            )
+    if args.image_size % args.patch:
+        raise InputError(
+            f"--image-size {args.image_size} is not a multiple of --patch {args.patch}."
+        )
+    vision = open_clip.CLIPVisionCfg(
+        layers=args.layers, width=args.width, patch_size=args.patch, image_size=args.image_size
+    )
+    text = open_clip.CLIPTextCfg(
+        context_length=CONTEXT_LENGTH,
+        vocab_size=vocabulary,
+        width=args.text_width,
+        heads=args.text_width // HEAD_WIDTH,
+        layers=args.text_layers,
+    )
+    return open_clip.CLIP(args.embed_dim, vision, text, quick_gelu=True)
+
+
+def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str, str]:
+    """Load an earlier file of this module into `model`; words it does not have keep their random
+    start. Returns the metadata that tell of the earlier training."""
+    try:
+        with safe_open(path, "pt") as file:
+            state, metadata = {k: file.get_tensor(k).float() for k in file.keys()}, file.metadata()
+        known = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
+        rows = model.token_embedding.weight.detach().clone()
+        for row, token in enumerate(token_ids.tolist()):
+            if token in known:
+                rows[row] = state["token_embedding.weight"][known[token]]
+        model.load_state_dict({**state, "token_embedding.weight": rows})
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"Cannot start from --init {path}: {error}. It must be a file written by "
+            "generated.pretrain with the same sizes."
+        ) from error
+    return {"init_command": metadata.get("command", "unknown")}
+
+
+def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """Text features [T, D] of tokens [T, L], L <= 77: causal, so what follows the longest text
+    changes nothing and is left out."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]  # [T, L, W]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
+
+
+def prepare(images: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] -> float, CLIP's mean and std."""
+    mean = torch.tensor(OPENAI_DATASET_MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(OPENAI_DATASET_STD, device=images.device)[:, None, None]
+    return (images.float() / 255 - mean) / std
+
+
+def augment(images: Tensor) -> Tensor:
+    """Random resized crop (60-100 % of the area), mirror image, brightness and contrast, for each
+    image of float [B, 3, S, S] on its own."""
+    n, device = len(images), images.device
+    zoom = torch.empty(n, device=device).uniform_(0.6, 1).sqrt()
+    stretch = torch.empty(n, device=device).uniform_(-0.1, 0.1).exp()
+    zoom_x, zoom_y = (zoom * stretch).clamp(max=1), (zoom / stretch).clamp(max=1)
+    mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(n, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 1, 1] = zoom_x * mirror, zoom_y
+    theta[:, 0, 2] = (1 - zoom_x) * torch.empty(n, device=device).uniform_(-1, 1)
+    theta[:, 1, 2] = (1 - zoom_y) * torch.empty(n, device=device).uniform_(-1, 1)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    gain = torch.empty(n, 1, 1, 1, device=device).uniform_(0.85, 1.15)
+    return images * gain + torch.empty(n, 1, 1, 1, device=device).uniform_(-0.15, 0.15)
+
+
+def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor) -> Tensor:
+    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target."""
+    matches = (groups[:, None] == groups[None]).float()
+    target = matches / matches.sum(1, keepdim=True)  # symmetric [B, B]
+    logits = scale * cosines
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def local_cosines(local: Tensor, texts: Tensor) -> Tensor:
+    """How well the best regions of images (local [B, N, D]) fit texts [T, D]: [B, T].
+
+    A soft maximum over regions, as the object of a caption fills only some of them; in the manner
+    of FILIP's token-wise maximum (Yao et al. 2022). Features are normalised.
+    """
+    cosines = torch.einsum("bnd,td->btn", local, texts)
+    return ((LOCAL_SHARPNESS * cosines).softmax(-1) * cosines).sum(-1)
+
+
+def batch_loss(
+    images: Tensor,
+    local: Tensor | None,
+    texts: Tensor,
+    scale: Tensor,
+    groups: Tensor,
+    local_weight: float,
+) -> Tensor:
+    """InfoNCE of image [B, D] and text [B, D] features, plus `local_weight` times that of the
+    regions [B, N, D]."""
+    texts = F.normalize(texts.float(), dim=-1)
+    loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups)
+    if local_weight == 0:
+        return loss
+    regions = local_cosines(F.normalize(local.float(), dim=-1), texts)
+    return loss + local_weight * info_nce(regions, scale, groups)
+
+
+def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
+    """AdamW with decay on matrices only, and the factor of warm-up and cosine for each step."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": args.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+    warmup = max(1, args.steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, args.steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def train(
+    model: open_clip.CLIP,
+    pairs: Pairs,
+    rows: Tensor,
+    args: argparse.Namespace,
+    checkpoint=lambda: None,
+) -> list[float]:
+    """Train in place; `checkpoint` is called four times on the way. Returns each step's loss."""
+    device = next(model.parameters()).device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+    optimizer, scheduler = build_optimizer(model, args)
+    lengths, losses = (rows != 0).sum(1), []
+    for step in (progress := tqdm(range(args.steps), "training", mininterval=2)):
+        picked = torch.randint(len(pairs), (args.batch_size,))
+        column = torch.randint(pairs.choices.shape[1], (args.batch_size,))
+        texts = pairs.choices[picked, column]
+        tokens = rows[texts, : int(lengths[texts].max())].to(device)
+        images = augment(prepare(pairs.images[picked].to(device)))
+        # On CPU the fused attention's backward pass is the slower one at these short lengths.
+        with half, sdpa_kernel(SDPBackend.MATH):
+            features = (
+                *encode_image(model.visual, images, local=args.local_weight > 0),
+                encode_text(model, tokens),
+            )
+        loss = batch_loss(
+            *features, model.logit_scale.exp(), pairs.groups[picked].to(device), args.local_weight
+        )
+        if not loss.isfinite():
+            raise InputError(
+                f"The loss is {loss.item()} at step {step}: lower --lr (now {args.lr:g})."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
+        if (step + 1) % max(1, args.steps // 5) == 0 and step + 1 < args.steps:
+            checkpoint()
+    return losses
+
+
+@torch.no_grad()
+def retrieval_accuracy(
+    model: open_clip.CLIP, pairs: Pairs, rows: Tensor, batch: int = 128
+) -> float:
+    """Share of images whose nearest caption, among those of their batch, is of their group."""
+    device, right = next(model.parameters()).device, 0
+    for first in range(0, len(pairs), batch):
+        part = slice(first, first + batch)
+        pixels = prepare(pairs.images[part].to(device))
+        images, _ = encode_image(model.visual, pixels, local=False)
+        texts = F.normalize(encode_text(model, rows[pairs.choices[part, 0]].to(device)), dim=-1)
+        groups = pairs.groups[part]
+        nearest = (F.normalize(images, dim=-1) @ texts.T).argmax(1).cpu()
+        right += (groups[nearest] == groups).sum().item()
+    return right / len(pairs)
+
+
+def save(model: open_clip.CLIP, token_ids: Tensor, path: Path, metadata: dict[str, str]) -> None:
+    """Write the weights in OpenAI's layout, fp16, whole or not at all."""
+    state = {
+        name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()
+    }
+    state["token_ids"] = token_ids
+    with atomic_write(path, "wb") as handle:
+        handle.write(serialise(state, {"activation": "quick_gelu", **metadata}))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m generated.pretrain",
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", choices=["generated"], help="the generator's training stream")
+    source.add_argument("--pairs", type=Path, help="CSV with the columns path, caption")
+    source.add_argument("--folders", type=Path, help="folder of class folders")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("."),
+        help="folder that the paths of --pairs are relative to",
+    )
+    parser.add_argument(
+        "--templates",
+        nargs="+",
+        default=list(TEMPLATES),
+        help="captions of --folders, {} is the class name",
+    )
+    parser.add_argument("--init", type=Path, help="go on from an earlier file of the same sizes")
+    parser.add_argument("--images", type=int, default=40000, help="how many to draw (generated)")
+    parser.add_argument("--held-out", type=int, default=512, help="pairs kept for the final check")
+    for name, default in (
+        ("image-size", 64),
+        ("patch", 8),
+        ("width", 192),
+        ("layers", 4),
+        ("text-width", 128),
+        ("text-layers", 2),
+        ("embed-dim", 128),
+        ("steps", 3000),
+        ("batch-size", 256),
+        ("seed", 1),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument(
+        "--local-weight",
+        type=float,
+        default=0.5,
+        help="weight of the loss of the best regions; 0 is plain CLIP",
+    )
+    parser.add_argument("--weight-decay", type=float, default=0.1, help="of matrices")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="bf16 is faster where the processor has it",
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=None, help="processes that draw; one a core")
+    parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+    return parser.parse_args(arguments)
+
+
+def load_pairs(args: argparse.Namespace) -> tuple[Pairs, Pairs, str]:
+    """(training pairs, held-out pairs, what they are, in words)."""
+    if args.source == "generated":
+        # One table of texts for both streams: the held-out captions come last and are split off.
+        every = _joined(
+            generated_pairs(args.images, "clip-train", args.workers),
+            generated_pairs(args.held_out, "clip-held-out", args.workers),
+        )
+        return (*every, f"generated (synthetic) images, stream clip-train, {args.images}")
+    pairs = (
+        csv_pairs(args.pairs, args.root, args.image_size)
+        if args.pairs
+        else folder_pairs(args.folders, args.templates, args.image_size)
+    )
+    held_out = min(args.held_out, len(pairs) // 10)
+    training, rest = pairs.split(held_out, args.seed)
+    return training, rest, f"{len(training)} images of {(args.pairs or args.folders).name}"
+
+
+def _joined(training: Pairs, other: Pairs) -> tuple[Pairs, Pairs]:
+    """The same pairs over one common table of texts."""
+    texts = sorted({*training.texts, *other.texts})
+    row = {text: index for index, text in enumerate(texts)}
+
+    def moved(pairs: Pairs) -> Pairs:
+        rows = torch.tensor([row[text] for text in pairs.texts])
+        return Pairs(pairs.images, texts, rows[pairs.choices], rows[pairs.groups])
+
+    return moved(training), moved(other)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[float]:
+    """Train and write the file; returns the losses."""
+    args = parse(arguments)
+    started = time.time()
+    torch.manual_seed(args.seed)
+    training, held_out, trained_on = load_pairs(args)
+    if args.source and args.image_size != training.images.shape[-1]:
+        raise InputError(
+            f"--image-size {args.image_size}: generated images are "
+            f"{training.images.shape[-1]} x {training.images.shape[-1]}."
+        )
+    rows, token_ids = tokenise(training.texts)
+    model = build_model(args, len(token_ids))
+    earlier = start_from(args.init, model, token_ids) if args.init else {}
+    model.to(args.device)
+    command = shlex.join(["python", "-m", "generated.pretrain", *(arguments or sys.argv[1:])])
+    metadata = {
+        "name": args.output.stem,
+        "trained_on": trained_on,
+        "command": command,
+        "versions": json.dumps({"torch": torch.__version__}),
+        **earlier,
+    }
+    losses = train(
+        model, training, rows, args, lambda: save(model, token_ids, args.output, metadata)
+    )
+    save(model, token_ids, args.output, metadata)
+    model.eval()
+    print(
+        f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, loss {losses[0]:.3f} -> "
+        f"{np.mean(losses[-50:]):.3f}, held-out retrieval among 128 captions "
+        f"{100 * retrieval_accuracy(model, held_out, rows):.1f} %, "
+        f"{(time.time() - started) / 60:.1f} minutes"
+    )
+    return losses
+
+
+if __name__ == "__main__":
+    with in_a_sentence():
+        main()

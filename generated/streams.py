@@ -1,0 +1,194 @@
+"""Composition of whole images, and the streams they come in.
+
+Sample `index` of a stream depends only on (SEED, stream name, index): parts can be made in any
+order and in parallel. The CLIP's training stream, the few-shot pool, the test images and the OOD
+sets are different streams, so no two of them share an image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from generated import captions
+from generated.backgrounds import BACKGROUNDS, Background
+from generated.canvas import COLOUR_NAMES, SIZE, any_colour, colour, composite
+from generated.clutter import CLUTTER
+from generated.drawing import Thing, fit
+from generated.further import FURTHER_OBJECTS
+from generated.noise import gradient
+from generated.objects import ID_OBJECTS
+
+SEED = 20250517
+"""Chosen before the first image was scored and never changed since."""
+
+COVERAGE = (0.08, 0.35)
+"""Share of the image an object covers; thin objects may cover less."""
+
+_LARGE, _SMALL = 0.22, 0.12
+_OCCLUDED = 0.25
+
+# The training stream alone: closer views, and objects before a plain background, as the web has
+# them too; without them a small CLIP learns backgrounds and colours long before objects.
+_TRAINING_COVERAGE = (0.08, 0.6)
+_PAIRS, _BARE, _PLAIN = 0.14, 0.10, 0.25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """image uint8 [64, 64, 3]; mask bool [64, 64], true where the (first) object shows; label and
+    background: names without article ("" = none)."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    caption: str
+    label: str
+    background: str
+
+
+def stream_rng(stream: str, index: int, seed: int = SEED) -> np.random.Generator:
+    """The generator of sample `index` of `stream`."""
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]))
+
+
+def any_background(rng: np.random.Generator) -> Background:
+    return captions.choose(rng, list(BACKGROUNDS.values()))
+
+
+def scatter_clutter(rng: np.random.Generator, image: np.ndarray, most: int = 2):
+    """`image` with 0..most small nuisances on it, and their names."""
+    names = [captions.choose(rng, list(CLUTTER)) for _ in range(rng.integers(0, most + 1))]
+    for name in names:
+        layer = fit(rng, CLUTTER[name], any_colour(rng), rng.uniform(0.006, 0.03))
+        image = place(rng, image, layer)
+    return image, names
+
+
+def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """`layer` lit from one side and with a soft shadow, over `image`."""
+    alpha = Image.fromarray((layer[..., 3] * 255).astype(np.uint8))
+    soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(2)), np.float32) / 255
+    shift = (int(rng.integers(1, 4)), int(rng.integers(-3, 4)))
+    image = image * (1 - rng.uniform(0.15, 0.5) * np.roll(soft, shift, (0, 1)))[..., None]
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
+    turn, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
+    light = rng.uniform(0.75, 1.1) + strength * (x * np.cos(turn) + y * np.sin(turn))
+    lit = layer.copy()
+    lit[..., :3] = np.clip(lit[..., :3] * light[..., None], 0, 255)
+    return composite(image, lit)
+
+
+def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Exposure, colour cast, contrast, a little blur and sensor noise: uint8 [64, 64, 3]."""
+    image = (image - 128) * rng.uniform(0.75, 1.1) + 128 + rng.normal(0, 10)
+    image = np.clip(image * rng.normal(1, 0.04, 3), 0, 255)
+    if rng.random() < 0.5:
+        blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))
+        image = np.asarray(Image.fromarray(image.astype(np.uint8)).filter(blur), np.float32)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(1, 7)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def _occlude(rng, image, mask):
+    """A nuisance in front of a part of the object; the mask loses what it hides."""
+    name = captions.choose(rng, list(CLUTTER))
+    ys, xs = np.nonzero(mask)
+    pick = int(rng.integers(len(xs)))
+    layer = fit(
+        rng, CLUTTER[name], any_colour(rng), rng.uniform(0.01, 0.035), at=(xs[pick], ys[pick])
+    )
+    return place(rng, image, layer), mask & (layer[..., 3] < 0.5), name
+
+
+def object_image(
+    rng: np.random.Generator,
+    thing: Thing,
+    paint,
+    field: np.ndarray,
+    coverages: tuple[float, float] = COVERAGE,
+):
+    """`thing` over the background `field` with clutter: (image float32, mask, clutter names)."""
+    image, clutter = scatter_clutter(rng, field)
+    coverage = np.exp(rng.uniform(*np.log(coverages)))
+    layer = fit(rng, thing, paint, coverage)
+    image, mask = place(rng, image, layer), layer[..., 3] > 0.5
+    if rng.random() < _OCCLUDED:
+        image, mask, name = _occlude(rng, image, mask)
+        clutter = [*clutter, name]
+    return image, mask, clutter
+
+
+def _plain(rng: np.random.Generator) -> np.ndarray:
+    return gradient(any_colour(rng), any_colour(rng)) * 0.3 + 0.7 * np.array(any_colour(rng))
+
+
+PLAIN = Background("a plain background", "on a plain background", _plain)
+
+
+def object_sample(
+    rng: np.random.Generator,
+    thing: Thing,
+    background: Background | None = None,
+    coverages: tuple[float, float] = COVERAGE,
+) -> Sample:
+    """One object over `background`, or over a random one."""
+    background = background or any_background(rng)
+    colour_name = captions.choose(rng, COLOUR_NAMES)
+    image, mask, clutter = object_image(
+        rng, thing, colour(rng, colour_name), background.draw(rng), coverages
+    )
+    image = photograph(rng, image)  # before the caption, whose draws must not change pixels
+    share = mask.mean()
+    size = "large" if share > _LARGE else "small" if share < _SMALL else "medium sized"
+    caption = captions.object_caption(rng, thing.name, colour_name, size, background, clutter)
+    return Sample(image, mask, caption, thing.name, background.name)
+
+
+def pair_sample(rng: np.random.Generator, things: list[Thing]) -> Sample:
+    """Two different objects, the first of which may be partly hidden by the second."""
+    background = any_background(rng)
+    image, named, masks = background.draw(rng), [], []
+    for side in rng.permutation(2):
+        name = captions.choose(rng, COLOUR_NAMES)
+        at = SIZE * np.array([0.27 + 0.46 * side, 0.5]) + rng.normal(0, 5, 2)
+        layer = fit(rng, things[len(named)], colour(rng, name), rng.uniform(0.06, 0.14), at)
+        image = place(rng, image, layer)
+        masks.append(layer[..., 3] > 0.5)
+        named.append((name, things[len(named)].name))
+    image = photograph(rng, image)
+    caption = captions.pair_caption(rng, named, background)
+    return Sample(image, masks[0] & ~masks[1], caption, named[0][1], background.name)
+
+
+def bare_sample(rng: np.random.Generator) -> Sample:
+    """A background without an object, perhaps with clutter."""
+    background = any_background(rng)
+    image, clutter = scatter_clutter(rng, background.draw(rng))
+    image = photograph(rng, image)
+    caption = captions.background_caption(rng, background, clutter)
+    return Sample(image, np.zeros((SIZE, SIZE), bool), caption, "", background.name)
+
+
+def id_sample(split: str, name: str, index: int, seed: int = SEED) -> Sample:
+    """Image `index` of the ID class `name` in `split` ("train": few-shot pool, or "val")."""
+    return object_sample(stream_rng(f"id-{split}/{name}", index, seed), ID_OBJECTS[name])
+
+
+TRAINING_THINGS: tuple[Thing, ...] = (*ID_OBJECTS.values(), *FURTHER_OBJECTS.values())
+
+
+def captioned_sample(stream: str, index: int, seed: int = SEED) -> Sample:
+    """Image `index` of a captioned stream ("clip-train", "clip-held-out", "web"): objects of the ID
+    classes and others, some before a plain background, pairs of them, and bare backgrounds."""
+    rng = stream_rng(stream, index, seed)
+    kind = rng.random()
+    if kind < _BARE:
+        return bare_sample(rng)
+    if kind < _BARE + _PAIRS:
+        first, second = rng.choice(len(TRAINING_THINGS), 2, replace=False)
+        return pair_sample(rng, [TRAINING_THINGS[first], TRAINING_THINGS[second]])
+    background = PLAIN if rng.random() < _PLAIN else any_background(rng)
+    return object_sample(rng, captions.choose(rng, TRAINING_THINGS), background, _TRAINING_COVERAGE)

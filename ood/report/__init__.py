@@ -1,1 +1,0 @@
-"""One self-contained HTML page of a run or a comparison: `python -m ood.report DIR...`."""

@@ -1,0 +1,49 @@
+"""Scores of one image set, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dassl.utils.errors import InputError
+from dassl.utils.names import check_set_name
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """Scores of one image set, image by image; higher = more in-distribution.
+
+    ``images``: paths relative to the data root. ``scores``: score name -> [n]. ``labels`` and
+    ``predictions`` (class indices, [n]) are for sets that have them. ``rejected``: name of a
+    threshold-free decision -> bool [n].
+    """
+
+    name: str
+    images: Sequence[str]
+    scores: dict[str, np.ndarray]
+    labels: Sequence[int] | None = None
+    predictions: Sequence[int] | None = None
+    rejected: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_set_name(self.name)
+        columns = {
+            **self.scores,
+            **self.rejected,
+            "label": self.labels,
+            "prediction": self.predictions,
+        }
+        for name, column in columns.items():
+            if column is not None and len(column) != len(self.images):
+                raise InputError(
+                    f"{self.name}: {len(column)} values of {name} for {len(self.images)} images"
+                )
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right predictions, None without labels and predictions."""
+        if self.labels is None or self.predictions is None or not len(self.labels):
+            return None
+        return float(np.mean(np.asarray(self.labels) == np.asarray(self.predictions)))

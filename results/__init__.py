@@ -1,0 +1,1 @@
+"""Results: files, averages, comparisons, tables, plots, the report."""

@@ -1,0 +1,135 @@
+"""The images that a score is most wrong about, in both directions, and their thumbnails."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dassl.utils.errors import InputError
+from dassl.utils.tools import read_image
+from ood.metrics import threshold_at_tpr
+from ood.set_scores import SetScores
+from results.runs import Run
+
+SHOWN = 6  # images a list
+THUMBNAIL, QUALITY = 112, 72  # pixels, JPEG
+BUDGET = 1_600_000  # characters of all thumbnails of a page; further images are named only
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image on the wrong side. `beyond`: share of the other side's images it has passed."""
+
+    image: str
+    score: float
+    label: str | None
+    prediction: str | None
+    beyond: float
+
+
+def rejected_id(
+    score: str, inside: SetScores, outside: Sequence[SetScores], names: Names
+) -> list[Mistake]:
+    """ID images with the lowest scores, of those below the threshold that keeps 95 % of ID."""
+    values = inside.scores[score]
+    others = np.sort(np.concatenate([part.scores[score] for part in outside]))
+    wrong = np.flatnonzero(values < threshold_at_tpr(values, others).threshold)
+    order = wrong[np.argsort(values[wrong], kind="stable")][:SHOWN]
+    passed = 1 - np.searchsorted(others, values[order], "right") / len(others)
+    return _mistakes(inside, score, order, passed, names)
+
+
+def accepted_ood(score: str, inside: SetScores, part: SetScores, names: Names) -> list[Mistake]:
+    """Images of one OOD set with the highest scores, of those that the threshold lets in."""
+    values, others = part.scores[score], np.sort(inside.scores[score])
+    wrong = np.flatnonzero(values >= threshold_at_tpr(others, values).threshold)
+    order = wrong[np.argsort(-values[wrong], kind="stable")][:SHOWN]
+    passed = np.searchsorted(others, values[order]) / len(others)
+    return _mistakes(part, score, order, passed, names)
+
+
+def _mistakes(
+    part: SetScores, score: str, order: np.ndarray, beyond: np.ndarray, names: Names
+) -> list[Mistake]:
+    return [
+        Mistake(
+            part.images[i],
+            float(part.scores[score][i]),
+            None if part.labels is None else names(part.labels[i]),
+            None if part.predictions is None else names(part.predictions[i]),
+            float(share),
+        )
+        for i, share in zip(order, beyond, strict=True)
+    ]
+
+
+class Names:
+    """Class names of a run: as its results tell them, else the folders of its ID images."""
+
+    def __init__(self, run: Run, inside: SetScores) -> None:
+        self.names: dict[int, str] = dict(enumerate(run.provenance.get("classnames") or []))
+        if not self.names and inside.labels is not None:
+            labels, first = np.unique(inside.labels, return_index=True)
+            folders = (Path(inside.images[i]).parent.name for i in first)
+            self.names = dict(zip(labels.tolist(), folders, strict=True))
+
+    def __call__(self, index: int) -> str:
+        return self.names.get(int(index), f"class {index}").replace("_", " ")
+
+
+class Thumbnails:
+    """Small JPEGs by image, each once on the page, as long as the budget lasts."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Path, int | None] = {}
+        self.data: list[str] = []
+        self.asked = self.found = 0
+
+    def number(self, root: Path | None, image: str) -> int | None:
+        """The image's number in `data`; None if it cannot be shown."""
+        self.asked += 1
+        path = None if root is None else _existing(root, image)
+        if path is None:
+            return None
+        self.found += 1
+        if path not in self.numbers:
+            self.numbers[path] = self._add(path)
+        return self.numbers[path]
+
+    def _add(self, path: Path) -> int | None:
+        if sum(map(len, self.data)) > BUDGET:
+            return None
+        try:
+            image = read_image(path)
+        except InputError as error:
+            logger.warning("%s", error)
+            return None
+        self.data.append(jpeg(image, THUMBNAIL))
+        return len(self.data) - 1
+
+
+def _existing(root: Path, image: str) -> Path | None:
+    """The file of an image as scores/*.csv name it: there, bytes that are not UTF-8 are \\xNN."""
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(image))
+    paths = (root / image, root / os.fsdecode(raw))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:
+    """A data URL of the image, no side longer than `size` pixels."""
+    image = image.convert("RGB")
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,49 @@
+"""Run an entry point and end it in a sentence."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl import distributed
+from dassl.utils import full_disk_named
+from dassl.utils.errors import InputError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a cluster sends it to end a job."""
+
+
+def _stop(number: int, frame: object) -> None:
+    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise kind(f"stopped by {signal.Signals(number).name}")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an entry point; what a user can mend is told in a sentence, without a traceback.
+
+    SIGINT and SIGTERM end it in the same way: in a sentence, with the shell's usual exit status.
+    Under torchrun the first rank that fails tells why, and torchrun ends the others.
+    """
+    try:
+        distributed.init_from_env()
+        if distributed.world_size() == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _stop)
+        with full_disk_named():
+            main()
+        distributed.shutdown()
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+    except Exception as error:
+        where = distributed.name_of_rank()
+        if not distributed.first_to_fail():
+            sys.exit(1)
+        if isinstance(error, InputError):
+            sys.exit(f"error ({where}): {error}" if where else f"error: {error}")
+        if where:
+            error.add_note(f"This was {where}.")
+        raise

@@ -1,0 +1,70 @@
+"""Evaluated runs for tables and reports."""
+
+import numpy as np
+import pytest
+
+from ood.decisions import decision_rates
+from ood.set_scores import SetScores
+from results.files import evaluate_sets, read_results, write_results
+from results.runs import Run
+
+
+def write_run(
+    folder,
+    seed=1,
+    trainer="CoOp",
+    shift=1.5,
+    sets=("nature", "indoor"),
+    n=120,
+    m=80,
+    scores=("MCM", "GL-MCM"),
+    decisions=False,
+    accuracy=0.5,
+    image="{}.png",
+    provenance=(),
+    **comparable,
+):
+    """A results folder whose ID scores lie `shift` above the OOD sets'.
+
+    The images' own difficulty depends on the set alone; `seed` and `trainer` add noise to it.
+    """
+    noise = np.random.default_rng([seed, *trainer.encode()])
+    parts = []
+    for name, count in (("ID", n), *((s, m) for s in sets)):
+        rng = np.random.default_rng([*name.encode()])
+        common = rng.normal(shift if name == "ID" else 0, 1, count)
+        values = {s: (common + noise.normal(0, 0.3, count)).astype(np.float32) for s in scores}
+        labels = np.arange(count) % 4 if name == "ID" else None
+        right = np.arange(count) < accuracy * count
+        predictions = np.where(right, np.arange(count) % 4, (np.arange(count) + 1) % 4)
+        rejected = {"CTW": common < 0} if decisions else {}
+        images = [f"{name}/class{i % 4}/{image.format(i)}" for i in range(count)]
+        parts.append(SetScores(name, images, values, labels, predictions, rejected))
+    inside, *outside = parts
+    figures = evaluate_sets(inside.scores, {part.name: part.scores for part in outside})
+    rates = decision_rates(inside.rejected, {part.name: part.rejected for part in outside})
+    comparable = {
+        "trainer": trainer,
+        "training": None if trainer == "ZeroshotCLIP" else {"shots": 16},
+        "classes": "ab12",
+        "parameters": {"MCM": {"temperature": 1.0}},
+        **comparable,
+    }
+    provenance = {"seed": seed, "comparable": comparable, **dict(provenance)}
+    write_results(folder, figures, parts, provenance, rates)
+    return Run(folder, read_results(folder))
+
+
+@pytest.fixture(name="write_run")
+def _write_run():
+    return write_run
+
+
+@pytest.fixture
+def study(tmp_path):
+    """CoOp and LoCoOp with three seeds each, and zero-shot CLIP."""
+    for trainer, shift in (("CoOp", 1.5), ("LoCoOp", 1.9)):
+        for seed in (1, 2, 3):
+            write_run(tmp_path / trainer / "16shots" / f"seed{seed}", seed, trainer, shift)
+    write_run(tmp_path / "ZeroshotCLIP", 1, "ZeroshotCLIP", 1.2)
+    return tmp_path

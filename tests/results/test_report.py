@@ -1,0 +1,222 @@
+"""The report: one well-formed file that needs nothing else, with every name escaped."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ood.set_scores import SetScores
+from results.report import charts, mistakes
+from results.report.mistakes import Names, Thumbnails, accepted_ood, rejected_id
+from results.report.page import report_page
+from results.runs import gather
+from results.summary import summarise
+
+ROOT = Path(__file__).parents[2]
+VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; addresses and texts are kept."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.texts, self.counts = [], [], [], [], {}
+        self.feed(page)
+        self.close()
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.addresses += [attributes[a] for a in ("href", "src", "action") if a in attributes]
+        if tag == "img":
+            assert attributes["alt"]
+        if attributes.get("role") in ("img", "region"):
+            assert attributes.get("aria-label") or attributes.get("aria-labelledby") in self.ids
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        assert tag in VOID
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def page_of(folder, root=None, resamples=0):
+    page = report_page(summarise(gather([folder]), resamples), root)
+    return page, Checker(page)
+
+
+def text_of(checker):
+    return " ".join(" ".join(checker.texts).split())
+
+
+def test_a_comparison_stands_alone(study):
+    page, checker = page_of(study, resamples=100)
+    assert all(a.startswith(("#", "data:")) for a in checker.addresses)
+    assert not re.search(r"https?:|@import|url\((?!data:)|<link|src=\"(?!data:)", page)
+    assert all(a[1:] in checker.ids for a in checker.addresses if a.startswith("#"))
+    assert 'name="viewport"' in page and "prefers-color-scheme" in page
+    text = text_of(checker)
+    for words in ("LoCoOp &middot; GL-MCM", "CoOp", "95 % interval over images"):
+        assert words.replace("&middot;", "·") in text
+    assert "CoOp, seed 1 of 3 runs; LoCoOp, seed 1 of 3 runs" in text
+    # Per score: a ROC panel for each of 2 sets (with 3 legend lines), 3 methods x 2 histograms.
+    assert checker.counts["svg"] == 2 * (2 * (1 + 3) + 3 * 2)
+    run = gather([study])["LoCoOp"][0].result["figures"]["MCM"]["nature"]
+    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in text
+
+
+def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
+    run = write_run(tmp_path / "run", trainer="<b>&\"'", image='<img src=x onerror="1">&{}.png')
+    undecodable = os.fsdecode(b"\xff\xfe")
+    run.result["provenance"]["note"] = undecodable
+    (tmp_path / "run/results.json").write_text(json.dumps(run.result), encoding="utf-8")
+    page, checker = page_of(tmp_path)
+    page.encode()  # can be written
+    assert "<img src=x" not in page and '<b>&"' not in page
+    assert '<img src=x onerror="1">&' in text_of(checker)
+    assert "<b>&\"' · MCM" in text_of(checker) and r"\xff\xfe" in text_of(checker)
+
+
+def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path):
+    data = tmp_path / "data"
+    config = yaml.safe_dump({"DATASET": {"ROOT": str(data)}})
+    run = write_run(tmp_path / "run", provenance={"config": config})
+    page, checker = page_of(tmp_path / "run")
+    assert "data:image/jpeg" not in page
+    assert "images are not where the evaluation had them" in text_of(checker)
+    assert "nature/class" in text_of(checker)
+    for part in run.images.values():
+        for image in part.images:
+            (data / image).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (300, 200), (255, 0, 0)).save(data / image)
+    page, checker = page_of(tmp_path / "run")
+    found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
+    assert found and "images are not where" not in text_of(checker)
+    assert len(found) == len(set(re.findall(r'class="thumb (t\d+)"', page)))  # each image once
+    assert Image.open(io.BytesIO(base64.b64decode(found[0]))).size == (112, 75)
+    moved = shutil.move(data, tmp_path / "elsewhere")
+    assert page_of(tmp_path / "run", Path(moved))[0].count("data:image/jpeg") == len(found)
+
+
+def test_thumbnails_by_undecodable_names_and_within_the_budget(tmp_path, monkeypatch, caplog):
+    for name in (b"a\xff.png", b"b.png", b"c.png"):
+        Image.new("RGB", (9, 9)).save(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
+    (tmp_path / "broken.png").write_bytes(b"x")
+    thumbnails = Thumbnails()
+    asked = ("a\\xff.png", "b.png", "b.png", "broken.png", "gone.png")
+    assert [thumbnails.number(tmp_path, name) for name in asked] == [0, 1, 1, None, None]
+    assert "broken.png" in caplog.text and (thumbnails.asked, thumbnails.found) == (5, 4)
+    monkeypatch.setattr(mistakes, "BUDGET", 10)
+    assert thumbnails.number(tmp_path, "c.png") is None
+    assert Thumbnails().number(None, "b.png") is None
+
+
+def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
+    inside = np.arange(100, dtype=np.float32)
+    outside = np.array([-5, 50.5, 3, 98.5, 60], dtype=np.float32)
+    sets = [
+        SetScores(
+            name,
+            [f"{name}/cat/{i}" for i in range(len(v))],
+            {"MCM": v},
+            *(([0] * 100, [1] * 100) if name == "ID" else (None, [1] * 5)),
+        )
+        for name, v in (("ID", inside), ("SUN", outside))
+    ]
+    names = Names(write_run(tmp_path, provenance={"classnames": ["tabby_cat", "dog"]}), sets[0])
+    accepted = accepted_ood("MCM", *sets, names)
+    assert [m.image for m in accepted] == ["SUN/cat/3", "SUN/cat/4", "SUN/cat/1"]
+    assert (accepted[0].beyond, accepted[0].label, accepted[0].prediction) == (0.99, None, "dog")
+    rejected = rejected_id("MCM", sets[0], sets[1:], names)
+    assert [m.score for m in rejected] == [0, 1, 2, 3, 4]  # 5 is the threshold
+    assert rejected[0].beyond == 0.8 and rejected[0].label == "tabby cat"
+
+
+def test_class_names_come_from_folders_if_the_results_have_none(write_run, tmp_path):
+    run = write_run(tmp_path)
+    assert [Names(run, run.images["ID"])(i) for i in (0, 3, 9)] == ["class0", "class3", "class 9"]
+
+
+def test_region_maps_and_their_agreement(study):
+    folder = study / "LoCoOp/16shots/seed2/visualization"
+    folder.mkdir()
+    Image.new("RGB", (1200, 400)).save(folder / "cat_class1_k2.png")
+    (folder / "regions_k2.json").write_text(
+        '{"k": 2, "images": 8, "precision": 0.9, "recall": 0.5, "background": 0.8}'
+    )
+    page, checker = page_of(study)
+    assert checker.counts["img"] == 1 and "cat_class1_k2" in text_of(checker)
+    assert "precision 90.00 %, recall 50.00 %" in text_of(checker)
+
+
+def test_settings_are_told_apart(study):
+    text = text_of(page_of(study)[1])
+    assert "Different between the methods" in text and "The same for all methods" in text
+    assert "seed 1 1, 2, 3 1, 2, 3" in text
+
+
+def test_no_images_no_curves(study):
+    shutil.rmtree(study / "CoOp/16shots/seed1/scores")
+    page, checker = page_of(study)
+    assert "CoOp: its scores/*.csv are not there" in text_of(checker)
+    for folder in study.rglob("scores"):
+        shutil.rmtree(folder)
+    page, checker = page_of(study)
+    assert "svg" not in checker.counts
+
+
+def test_a_thinned_curve_stays_on_the_curve():
+    rng = np.random.default_rng(0)
+    x, y = (np.sort(rng.random(5000)) for _ in range(2))
+    thin_x, thin_y = charts._thinned(np.append(0, np.append(x, 1)), np.append(0, np.append(y, 1)))
+    assert len(thin_x) <= charts.CURVE_POINTS + 1
+    assert (thin_x[0], thin_y[0], thin_x[-1], thin_y[-1]) == (0, 0, 1, 1)
+    assert np.abs(np.interp(x, thin_x, thin_y) - y).max() < 1 / 80
+
+
+@pytest.mark.parametrize("value", [0.3, 1e-7])
+def test_equal_scores_are_drawn(write_run, tmp_path, value):
+    same = np.full(20, value, dtype=np.float32)
+    bins = np.linspace(value - 0.5, value + 0.5, 61)
+    svg = charts.histogram(bins, same, same, value, "a <b>")
+    assert "nan" not in svg and "a &lt;b&gt;" in svg
+    assert "nan" not in charts.roc({"x": (same, same)}, "r")
+
+
+def test_the_script_writes_beside_the_runs(study, tmp_path):
+    def script(*arguments):
+        return subprocess.run(
+            ["bash", ROOT / "scripts/report.sh", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
+            text=True,
+            timeout=120,
+        )
+
+    done = script(study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
+    assert done.returncode == 0 and done.stdout.startswith("report.html (")  # study is the folder
+    Checker((study / "report.html").read_text(encoding="utf-8"))
+    refused = script(study / "nothing")
+    assert refused.returncode == 1 and "error: there are no results" in refused.stderr
+    assert "Traceback" not in refused.stderr

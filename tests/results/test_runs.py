@@ -1,0 +1,57 @@
+"""Runs on disk: grouped by all but their seed, and what is missing among them."""
+
+import shutil
+
+import pytest
+
+from dassl.utils.errors import InputError
+from results.runs import gather, missing_runs, only
+
+
+def test_runs_are_gathered_by_all_but_their_seed(study, write_run):
+    write_run(study / "LoCoOp/1shots/seed1", 1, "LoCoOp")
+    write_run(study / "CoOp/16shots/seed10", 10, "CoOp")
+    groups = gather([study])
+    assert list(groups) == ["ZeroshotCLIP", "CoOp", "LoCoOp (16shots)", "LoCoOp (1shots)"]
+    assert [run.seed for run in groups["CoOp"]] == [1, 2, 3, 10]
+    assert [run.seed for run in groups["ZeroshotCLIP"]] == [None]
+    assert gather([study, study / "CoOp"]) == groups
+    assert gather([study / "nothing"]) == {}
+
+
+def test_only_some_scores(study):
+    groups = only(gather([study]), ["MCM"])
+    assert all(list(r.result["figures"]) == ["MCM"] for runs in groups.values() for r in runs)
+    with pytest.raises(InputError, match="Energy is not in every run.*choose of GL-MCM, MCM"):
+        only(gather([study]), ["Energy"])
+
+
+def test_missing_runs_are_named(study):
+    assert missing_runs([study], gather([study])) == []
+    shutil.rmtree(study / "CoOp/16shots/seed2")
+    trained, started = study / "LoCoOp/16shots/seed4", study / "LoCoOp/16shots/seed5"
+    for folder in (trained, started):
+        folder.mkdir()
+        (folder / "config.yaml").touch()
+    (trained / "finished.json").touch()
+    assert missing_runs([study], gather([study])) == [
+        "CoOp has no run of seed 2, which LoCoOp has",
+        f"{trained} is not evaluated: bash scripts/eval.sh --model-dir {trained}",
+        f"{started} is not trained to its end",
+    ]
+
+
+def test_a_seed_that_is_there_twice(study, write_run):
+    write_run(study / "CoOp/16shots/seed4", 3, "CoOp")
+    assert missing_runs([study], gather([study])) == [
+        "CoOp has seed 3 2 times: its spread is too small"
+    ]
+
+
+def test_scores_of_another_evaluation(study):
+    run = gather([study])["ZeroshotCLIP"][0]
+    assert run.has_images and run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
+    path = study / "ZeroshotCLIP/scores/indoor.csv"
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
+    with pytest.raises(InputError, match="indoor.csv is not of the evaluation .* 79 images"):
+        run.images  # noqa: B018
