@@ -18,11 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from dassl.utils.startup import deferred
-
-with deferred():
-    import open_clip  # noqa: F401  (and torchvision, before anything else does)
-
 from tqdm import tqdm
 
 from dassl.utils.errors import InputError

@@ -73,7 +73,7 @@ def default_cfg() -> CfgNode:
     cfg.MODEL.BACKBONE.ACTIVATION = ""  # quick_gelu or gelu, for files that do not say
     for name in TRAINER_REGISTRY.registered_names():
         trainer = TRAINER_REGISTRY.get(name)
-        if hasattr(trainer, "CONFIG"):
+        if trainer.CONFIG_KEY:
             cfg.TRAINER[trainer.CONFIG_KEY] = trainer.CONFIG.clone()
     return cfg
 

@@ -113,9 +113,9 @@ def own_key(key: str, trainer: str) -> str | None:
     `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
     """
     kinds = [TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()]
-    nodes = {kind.CONFIG_KEY for kind in kinds if hasattr(kind, "CONFIG_KEY")}
+    nodes = {kind.CONFIG_KEY for kind in kinds if kind.CONFIG_KEY}
     kind = TRAINER_REGISTRY.get(trainer)
-    own = getattr(kind, "CONFIG_KEY", None)
+    own = kind.CONFIG_KEY
     first, _, rest = key.partition(".")
     node, _, name = rest.partition(".")
     if first == "OPTIM" and not learns(trainer):

@@ -133,7 +133,6 @@ def test_two_ranks_train_as_one_though_one_is_killed_on_the_way(world, one):
     torch.testing.assert_close(found["ctx"], expected["ctx"], rtol=1e-5, atol=1e-6)
     assert len(losses(world, "one")) == EPOCHS
     assert losses(world, "two") == pytest.approx(losses(world, "one"), rel=1e-4)
-    assert len(list((world / "two/tensorboard").iterdir())) == 2  # one for each start
 
 
 def test_a_mistake_is_told_once(world):

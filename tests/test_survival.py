@@ -62,9 +62,7 @@ def arguments(tmp_path_factory, clip_file):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.survival", "train", "tensorboard.compat.proto.event_pb2"]
-    )
+    context.set_forkserver_preload(["tests.survival", "train"])
     first = context.Process(target=int)  # waits for the imports, which no run is to be timed with
     first.start()
     first.join()

@@ -1,11 +1,13 @@
-"""What all CLIP trainers share: loading, precision, one way to step, one way to be scored."""
+"""Trainers around a frozen CLIP: loading, precision, the step, and what a run depends on."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,12 +17,12 @@ from clip import ClipModel, load, resolve_precision, weights_hash
 from dassl import distributed
 from dassl.data import DataManager
 from dassl.engine import TrainerX
+from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from run.folder import CHUNKS
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +32,13 @@ IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that d
 class ClipTrainer(TrainerX):
     """A Dassl trainer around a frozen CLIP.
 
-    Subclasses declare
-        CONFIG: their node of the config, with its defaults; it lands at
-            TRAINER.<CONFIG_KEY>.
-        FLAGS: command-line flags of their own, flag -> key of that node.
+    Subclasses build `self.model`, a `PromptedCLIP`, and declare the facts of `TrainerBase`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
-        LEARNS: False where there is nothing to train, so shots and seed change nothing.
-        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
-        SCORE: the one its paper stands for, which a detector uses unless told otherwise.
-    and build `self.model`, a `PromptedCLIP`.
+        WEIGHTS: settings of theirs that scale the loss, or a part of it.
     """
 
-    CONFIG_KEY: str
-    CONFIG: CfgNode
-    FLAGS: dict[str, str] = {}
-    MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
-    LEARNS = True
-    READS_PAIRS = False
-    SCORE = "MCM"
+    MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
+    WEIGHTS: ClassVar[tuple[str, ...]] = ()
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -55,10 +46,13 @@ class ClipTrainer(TrainerX):
     def __init__(
         self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True
     ) -> None:
-        """`beside`: a trainer of the same data and the same CLIP, which are then shared.
+        """Build the data, the model and the evaluator.
 
-        `images` False: the classes have their names and no images, so that nothing of the data
-        set need be there (`DatasetBase.without_images`); there is no ID image to train or test on.
+        Args:
+            beside: a trainer of the same data and the same CLIP, which are then shared.
+            images: False: the classes have their names and no images, so that nothing of the data
+                set need be there (`DatasetBase.without_images`); there is nothing to train or
+                test on.
         """
         self._beside, self._images = beside, images
         super().__init__(cfg)
@@ -73,11 +67,11 @@ class ClipTrainer(TrainerX):
 
     @property
     def settings(self) -> CfgNode:
-        """This trainer's own node of the config."""
+        """Return this trainer's own node of the config."""
         return self.cfg.TRAINER[self.CONFIG_KEY]
 
     def load_clip(self) -> ClipModel:
-        """The frozen CLIP of the config, on the trainer's device."""
+        """Load the frozen CLIP of the config onto the trainer's device."""
         cfg = self.cfg
         logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
         self.precision = resolve_precision(self.settings.PREC, self.device)
@@ -93,7 +87,7 @@ class ClipTrainer(TrainerX):
         return model
 
     def _check_input(self, model: ClipModel) -> None:
-        """The images must be what the model was trained on: size, mean, std, interpolation."""
+        """Refuse images of another size, mean, std or interpolation than the model's own."""
         given = self.cfg.INPUT
         asked = (
             tuple(given.SIZE),
@@ -118,11 +112,22 @@ class ClipTrainer(TrainerX):
             )
 
     def precision_in_use(self) -> str:
-        """A CPU computes in float32 where float16 was asked for."""
+        """Return the precision of the device: a CPU takes float32 for float16."""
         return self.precision.name
 
+    def ways_out(self) -> list[str]:
+        weights = [(key, self.settings[key]) for key in self.WEIGHTS]
+        large = [
+            f"a smaller TRAINER.{self.CONFIG_KEY}.{key} (now {value:g})"
+            for key, value in weights
+            if value > self.CONFIG[key]
+        ]
+        return large + super().ways_out()
+
     def ready_to_train(self) -> None:
-        """What `build_model` ends with."""
+        """End `build_model`: make the gradient scaler and seed the order of the images."""
+        if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
+            torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
         if self.precision.needs_scaler:
             self.scaler = torch.amp.GradScaler(self.device.type)
         if self.cfg.SEED >= 0:
@@ -148,8 +153,22 @@ class ClipTrainer(TrainerX):
         if distributed.is_main():
             write_split(Path(self.output_dir, "split.json"), record)
 
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load what was learned from the run in `directory`; nothing if that is "".
+
+        CoOp's and LoCoOp's published files load too.
+
+        Raises:
+            InputError: no such file, or one that `check_checkpoint` refuses.
+        """
+        super().load_model(directory, epoch)
+        self._text = None
+        if directory:
+            folder = Path(directory, self.get_model_names()[0])
+            self._loaded_from = str(model_file(folder, epoch))
+
     def checkpoint_meta(self) -> dict[str, str | int]:
-        """What a checkpoint must fit to be used again."""
+        """Return what a checkpoint must fit to be used again."""
         clip = self.model.clip
         names = self.dm.dataset.classnames
         return {
@@ -168,7 +187,7 @@ class ClipTrainer(TrainerX):
                 raise InputError(f"{message}: use it with the model it was trained on")
 
     def _mismatch(self, checkpoint: dict, path: Path, key: str) -> str:
-        """How an entry of the checkpoint's meta differs from the config's; "" if it does not.
+        """Return how an entry of the checkpoint's meta differs from the config's; "" if not.
 
         Published files have no meta: of them nothing can be checked.
         """
@@ -182,13 +201,15 @@ class ClipTrainer(TrainerX):
         )
 
     def provenance(self) -> dict[str, object]:
-        """All that could change this model's figures, for a results file.
+        """Return all that could change this model's figures, for a results file.
 
         "comparable" holds what must be equal in runs whose figures are averaged.
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
-        settings = {key: value for key, value in self.settings.items() if key not in CHUNKS}
+        settings = {
+            key: value for key, value in self.settings.items() if key not in self.INCIDENTAL
+        }
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),
@@ -222,7 +243,7 @@ class ClipTrainer(TrainerX):
         }
 
     def image_encoding(self) -> dict[str, object]:
-        """All that could change the features of an image file, whatever the prompts are."""
+        """Return all that could change the features of an image file, whatever the prompts are."""
         clip = self.model.clip
         return {
             "weights": weights_hash(clip.visual.state_dict()),
@@ -234,56 +255,64 @@ class ClipTrainer(TrainerX):
         }
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step of SGD: the same code with and without mixed precision."""
+        """Take one step: the same code with and without mixed precision."""
         *inputs, labels = self.parse_batch_train(batch)
         with self.autocast():
             cosines, summary = self.loss(*inputs, labels)
-        self._backward_and_update(summary["loss"])
+        self.model_zero_grad()
+        self.scaled(summary["loss"]).backward()
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
+        numbers = self.take_step(summary)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {name: value.item() for name, value in summary.items()}
+        return numbers
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cosines `[B, C]` and the named parts of the loss, the total as "loss".
+        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
 
         The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
         B is this rank's share; the losses are those of the batch of all ranks.
         """
         raise NotImplementedError
 
-    def _backward_and_update(self, loss: Tensor) -> None:
-        self.model_zero_grad()
-        self.backward(loss)
-        self.update()
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, scaled where float16 needs it."""
-        self.detect_anomaly(loss)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
+        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
 
-    def update(self) -> None:
-        """One step of every optimiser, on gradients that `backward` made."""
+        The host waits for the device once in a step, here: all numbers are read together, and a
+        loss that is not finite is refused before the weights are changed.
+        """
         self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
-        if self.scaler is None:
-            self.model_update()
-            return
-        for optimizer in self._optims.values():
-            self.scaler.step(optimizer)
-        self.scaler.update()
+        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
+        numbers = dict(zip(summary, values, strict=True))
+        if not math.isfinite(numbers["loss"]):
+            self.refuse_loss(numbers["loss"])
+        for optimizer in self._optims_of(None):
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        return numbers
 
     def autocast(self):
-        """The context of a forward pass in this run's precision."""
+        """Return the context of a forward pass in this run's precision."""
         if self.precision.autocast is None:
             return nullcontext()
         return self.precision.context(self.device)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device)
+        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
+        images, labels = batch["img"], batch["label"]
+        return tuple(x.to(self.device, non_blocking=True) for x in (images, labels))
 
     @torch.no_grad()
     def text_features(self) -> Tensor:
-        """Text features `[C, D]` of the classes, encoded once as long as the weights stay."""
+        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
         if self._text is None:
             with self.autocast():
                 self._text = self.model.text_features()
@@ -291,17 +320,17 @@ class ClipTrainer(TrainerX):
 
     @torch.no_grad()
     def class_features(self) -> dict[str, Tensor]:
-        """What describes the classes, as `PromptedCLIP.class_features`, in this run's precision."""
+        """Return `PromptedCLIP.class_features` in this run's precision."""
         with self.autocast():
             return self.model.class_features()
 
     def model_inference(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]`; the prompts are encoded once for all batches of a test."""
+        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
         with self.autocast():
             return self.model(images, self.text_features())[0] * self.model.scale
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
-        """As Dassl's; whoever changes the mode may go on to change the weights."""
+        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
         self._text = None
         super().set_model_mode(mode, names)
 

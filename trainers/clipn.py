@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,6 @@ from clip.templates import fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
-from dassl.engine.base import model_file
 from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, build_pairs_loader
@@ -60,6 +58,8 @@ class CLIPN(ClipTrainer):
     FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
+    INCIDENTAL = ("MICRO_BATCH",)
+    WEIGHTS = ("LOSS_WEIGHT",)
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
 
@@ -88,11 +88,18 @@ class CLIPN(ClipTrainer):
 
     @property
     def step(self) -> int:
-        """Steps made, those before a resumption included."""
+        """Return the number of steps made, those before a resumption included."""
         return self.sched.last_epoch
 
+    def schedule_steps(self, epochs: int) -> int:
+        return epochs * len(self.train_loader_x)
+
+    def optim_settings(self) -> dict[str, object]:
+        warmup, steps = self.settings.WARMUP_STEPS, len(self.train_loader_x)
+        return {**super().optim_settings(), "WARMUP_STEPS": warmup, "steps of an epoch": steps}
+
     def learning_rate(self, step: int) -> float:
-        """Share of LR in a step: linear warm-up over WARMUP_STEPS, then a cosine to 0."""
+        """Return the share of LR: linear warm-up over WARMUP_STEPS, then a cosine to 0."""
         warmup = self.settings.WARMUP_STEPS
         if step < warmup:
             return (step + 1) / warmup
@@ -108,7 +115,7 @@ class CLIPN(ClipTrainer):
         return self.build_caption_loader()
 
     def build_caption_loader(self) -> PairsLoader:
-        """Batches of DATASET.PAIRS: "img" `[B, 3, H, W]` and "caption", a list of B texts."""
+        """Return batches of DATASET.PAIRS: "img" `[B, 3, H, W]` and "caption", B texts."""
         if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
             logger.warning(
                 "Captions are made from class names: this is not the paper's setting (CC3M), and "
@@ -117,7 +124,7 @@ class CLIPN(ClipTrainer):
         return build_pairs_loader(self.cfg, self.dm.tfm_train)
 
     def record_split(self) -> None:
-        """Only captions made from class names are of the ID dataset's images."""
+        """Record the split where captions are made from class names, of the ID dataset's images."""
         if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
             super().record_split()
 
@@ -125,14 +132,14 @@ class CLIPN(ClipTrainer):
         return batch["img"].to(self.device, non_blocking=True), batch["caption"]
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of the standard and of the "no" branch `[B, 77]`, and the prompts drawn `[B]`."""
+        """Return tokens of the standard and "no" branch `[B, 77]`, and the prompts drawn `[B]`."""
         learnable = self.encoder.variant == "learnable"
         choices = self.draw(
             len(captions), self.encoder.num_choices if learnable else len(self.pairs)
         )
         if learnable:
             tokens = self.tokenize(captions)
-            return tokens, tokens, choices.to(self.device)
+            return tokens, tokens, choices.to(self.device, non_blocking=True)
         wordings = [
             [fill(template, caption) for template in self.pairs[i]]
             for caption, i in zip(captions, choices.tolist(), strict=True)
@@ -141,16 +148,16 @@ class CLIPN(ClipTrainer):
         return self.tokenize(standard), self.tokenize(denied), None
 
     def draw(self, count: int, choices: int) -> Tensor:
-        """This process's `count` of the random integers below `choices` that the step draws."""
+        """Return this process's `count` of the integers below `choices` that the step draws."""
         total, first = share(count)
         return draw(total, choices, self.cfg.SEED, self.step)[first : first + count]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids `[T, 77]`; texts that do not fit are cut, and counted for the log."""
+        """Return token ids `[T, 77]`; texts that do not fit are cut, and counted for the log."""
         tokens = tokenize(list(texts), truncate=True)
         full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
         self.too_long += sum(len(encode(texts[i])) + 2 > CONTEXT_LENGTH for i in full)
-        return tokens.to(self.device)
+        return tokens.to(self.device, non_blocking=True)
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -166,16 +173,15 @@ class CLIPN(ClipTrainer):
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step on a batch of pairs."""
+        """Take one step on a batch of pairs."""
         images, captions = self.parse_batch_train(batch)
         standard, denied, choices = self.texts(captions)
         features, text = self.frozen_features(images, standard)
         self.model_zero_grad()
-        summary = self.backward_in_parts(features, text, denied, choices)
-        self.update()
+        numbers = self.take_step(self.backward_in_parts(features, text, denied, choices))
         self.encoder.clamp_scale()
         self.update_lr()
-        return {name: value.item() for name, value in summary.items()}
+        return numbers
 
     def memory_settings(self) -> dict[str, object]:
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE // world_size()
@@ -183,7 +189,7 @@ class CLIPN(ClipTrainer):
 
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features `[B, D]` of images and texts by the towers that do not learn."""
+        """Return normalised features `[B, D]` of images and texts by the frozen towers."""
         size, clip = self.part_size(len(images)), self.model.clip
         with self.autocast():
             features = torch.cat(
@@ -193,14 +199,14 @@ class CLIPN(ClipTrainer):
         return features, text
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
-        """Normalised "no" features `[T, D]`."""
+        """Return normalised "no" features `[T, D]`."""
         with self.autocast():
             return normalised(self.encoder(tokens, choices))
 
     def backward_in_parts(
         self, features: Tensor, text: Tensor, denied: Tensor, choices: Tensor | None
     ) -> dict[str, Tensor]:
-        """Add the gradients of the batch's loss; the named parts of the loss, the total as "loss".
+        """Add the gradients of the batch's loss; return its named parts, the total as "loss".
 
         With MICRO_BATCH: all "no" features first, without a graph; the gradient of the loss with
         respect to them; then part by part the same features again, with a graph, backward from
@@ -213,18 +219,18 @@ class CLIPN(ClipTrainer):
         ]
         if len(parts) == 1:
             summary = self.losses(features, text, self.no_features(*parts[0]))
-            self.backward(summary["loss"])
+            self.scaled(summary["loss"]).backward()
             return summary
         with torch.no_grad():
             negation = torch.cat([self.no_features(*part) for part in parts])
         summary = self.losses(features, text, negation.requires_grad_())
-        self.backward(summary["loss"])
+        self.scaled(summary["loss"]).backward()
         for part, gradient in zip(parts, negation.grad.split(size), strict=True):
             self.no_features(*part).backward(gradient)
         return summary
 
     def losses(self, features: Tensor, text: Tensor, negation: Tensor) -> dict[str, Tensor]:
-        """The three losses of normalised features `[B, D]`, and the "loss" they make."""
+        """Return the three losses of normalised features `[B, D]`, and the "loss" they make."""
         with exact(features):
             bin_yes, bin_no, tso = clipn_losses(
                 *map(gather_with_grad, (features, text, negation)), self.model.scale
@@ -234,11 +240,6 @@ class CLIPN(ClipTrainer):
 
     def part_size(self, count: int) -> int:
         return self.settings.MICRO_BATCH or count
-
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        super().load_model(directory, epoch)
-        if directory:
-            self._loaded_from = str(model_file(Path(directory, "no_encoder"), epoch))
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         return {**super().checkpoint_meta(), "variant": self.encoder.variant}
@@ -256,7 +257,7 @@ class CLIPN(ClipTrainer):
 def clipn_losses(
     images: Tensor, text: Tensor, negation: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CLIPN's losses of n pairs, from normalised features `[n, D]`.
+    """Return CLIPN's three losses of n pairs, from normalised features `[n, D]`.
 
     With `p_ij = sigmoid(scale (f_i . g_j - f_i . t_j))`, the probability that caption j does not
     fit image i, the image-text binary-opposite loss has the parts
@@ -268,16 +269,17 @@ def clipn_losses(
     which in float32 is infinite from a logit gap of 104.
     """
     gap = scale * (images @ negation.T - images @ text.T)  # [n, n], log-odds of p
-    others = ~torch.eye(len(gap), dtype=torch.bool, device=gap.device)
+    same = torch.eye(len(gap), dtype=torch.bool, device=gap.device)
     bin_yes = -F.logsigmoid(-gap.diagonal()).mean()
-    bin_no = -F.logsigmoid(gap[others]).sum() / max(1, len(gap) * (len(gap) - 1))
+    others = F.logsigmoid(gap).masked_fill(same, 0)  # masked: to select would wait for the device
+    bin_no = -others.sum() / max(1, len(gap) * (len(gap) - 1))
     tso = (2 - (2 - 2 * (text * negation).sum(dim=-1) + 1e-4).sqrt()).mean()
     return bin_yes, bin_no, tso
 
 
 def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
-    """CLIPN's parameter groups: vectors and scalars (biases, LayerNorms) are not decayed; the
-    embeddings, the projection and the learnable prompts are."""
+    """Return CLIPN's parameter groups: vectors and scalars (biases, LayerNorms) are not decayed;
+    the embeddings, the projection and the learnable prompts are."""
     parameters = list(encoder.parameters())
     return [
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "eps": ADAM_EPS},
@@ -290,9 +292,10 @@ def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
 
 
 def normalised(features: Tensor) -> Tensor:
+    """Return features of length 1, float32."""
     return F.normalize(features.float(), dim=-1)
 
 
 def share(count: int) -> tuple[int, int]:
-    """Size of the step's whole batch, and where this process's `count` of it begin."""
+    """Return the size of the step's whole batch, and where this process's `count` begin."""
     return count * world_size(), count * rank()

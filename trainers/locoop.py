@@ -19,8 +19,9 @@ from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
-# Similarities of regions and classes held at once: 16 MB a copy, and a handful of copies.
-CHUNK = 1 << 22
+# Similarities of regions and classes held at once, a handful of copies of 4 bytes each: 16 MB a
+# copy on a CPU, 256 MB on a GPU, which a small chunk would leave waiting for the host.
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 @TRAINER_REGISTRY.register()
@@ -38,6 +39,7 @@ class LoCoOp(PromptTrainer):
     LOCAL = True
     SCORE = "GL-MCM"
     FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
+    WEIGHTS = ("LAMBDA",)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not 0 <= cfg.TRAINER.LOCOOP.LAMBDA < float("inf"):
@@ -59,7 +61,7 @@ class LoCoOp(PromptTrainer):
 
     @property
     def top_k(self) -> int:
-        """K, the preset where none is asked for."""
+        """Return K, the preset where none is asked for."""
         return self.settings.TOPK or suggest_top_k(self.num_classes)
 
     def provenance(self) -> dict[str, object]:
@@ -69,6 +71,13 @@ class LoCoOp(PromptTrainer):
 
     def before_train(self) -> None:
         check_top_k(self.top_k, self.num_classes)
+        if self.top_k == self.num_classes:
+            logger.warning(
+                "K = %d is the number of classes: no region is ID-irrelevant, and LoCoOp is CoOp. "
+                "Choose a smaller K (--topk); the paper's ratio gives %d",
+                self.top_k,
+                suggest_top_k(self.num_classes),
+            )
         super().before_train()
 
     def loss(
@@ -83,51 +92,54 @@ class LoCoOp(PromptTrainer):
 
 
 def ood_regularisation(
-    regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int, chunk: int = CHUNK
+    regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int, chunk: int | None = None
 ) -> Tensor:
-    """Minus the mean entropy of the batch's ID-irrelevant regions (LoCoOp, equations 4 to 6).
+    """Return minus the mean entropy of the batch's ID-irrelevant regions.
+
+    With `p = softmax(scale * regions @ text.T)` and J the regions whose label is not among their
+    K most probable classes (LoCoOp, equations 4 to 6):
+
+        1/|J| sum_{j in J} sum_c p_jc log(p_jc + 1e-5)
 
     Args:
         regions: local features `[B, N, D]`, normalised; no gradient reaches them.
-        text: text features `[C, D]`, normalised. labels: `[B]`.
-        scale: of the softmax, fixed. k: K.
-        chunk: similarities of regions and classes computed at once.
+        text: text features `[C, D]`, normalised.
+        labels: `[B]`.
+        scale: of the softmax, fixed.
+        k: K.
+        chunk: similarities of regions and classes computed at once; None for the device's usual.
 
     Returns:
         A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
         over the regions of all ranks.
     """
     with torch.autocast(text.device.type, enabled=False):
-        labels = labels.repeat_interleave(regions.shape[1])
+        labels = labels.repeat_interleave(regions.shape[1])  # [B N]
         regions = regions.detach().flatten(0, 1)  # [B N, D]
-        total, count = _SumOfNegativeEntropies.apply(
-            text, regions, labels, scale.detach(), k, chunk
-        )
+        size = max(1, (chunk or CHUNK[text.device.type]) // len(text))
+        total, count = _SumOfNegativeEntropies.apply(text, regions, labels, scale.detach(), k, size)
     return mean_of_sums(total, count)
 
 
 class _SumOfNegativeEntropies(torch.autograd.Function):
-    """Similarities of regions and classes exist for one chunk at a time, and are computed once.
+    """Compute similarities of one chunk of regions at a time, and each of them once.
 
     The result is a sum over regions, so a chunk's share of the gradient with respect to the
     text features is known as soon as the chunk is: it is taken at once, in the forward pass.
     """
 
     @staticmethod
-    def forward(ctx, text, regions, labels, scale, k, chunk):
-        size = max(1, chunk // len(text))
-        total, count, grad = text.new_zeros(()), 0, torch.zeros_like(text)
+    def forward(ctx, text, regions, labels, scale, k, size):
+        total, count, grad = text.new_zeros(()), text.new_zeros(()), torch.zeros_like(text)
         for part, of in zip(regions.split(size), labels.split(size), strict=True):
             with torch.enable_grad():
                 leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
-                values = _negative_entropies(part, leaf, of, scale, k)  # [selected]
-                summed = values.sum()
+                summed, irrelevant = _sum_of_negative_entropies(part, leaf, of, scale, k)
             if summed.requires_grad:
                 grad += torch.autograd.grad(summed, leaf)[0]
             total += summed.detach()
-            count += len(values)
+            count += irrelevant
         ctx.save_for_backward(grad)
-        count = total.new_tensor(count)
         ctx.mark_non_differentiable(count)
         return total, count
 
@@ -136,13 +148,17 @@ class _SumOfNegativeEntropies(torch.autograd.Function):
         return grad_output * ctx.saved_tensors[0], None, None, None, None, None
 
 
-def _negative_entropies(
+def _sum_of_negative_entropies(
     regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int
-) -> Tensor:
-    """Of those of the regions `[n, D]` that are ID-irrelevant; `labels` `[n]`."""
+) -> tuple[Tensor, Tensor]:
+    """Return sum_c p log(p + 1e-5) of the ID-irrelevant of regions `[n, D]`, and their number.
+
+    The others are masked, not left out: to select would make the host wait for the device.
+    """
     similarity = regions @ text.T  # [n, C]
-    irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]
-    log_p = F.log_softmax(scale * similarity[irrelevant], dim=-1)  # [selected, C]
+    irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]  # [n]
+    log_p = F.log_softmax(scale * similarity, dim=-1)  # [n, C]
     p = log_p.exp()
     # log(p + 1e-5) and not log_p: the published objective, bounded where p vanishes.
-    return (p * torch.log(p + 1e-5)).sum(dim=-1)
+    values = (p * torch.log(p + 1e-5)).sum(dim=-1)  # [n]
+    return values.masked_fill(~irrelevant, 0).sum(), irrelevant.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from clip import ClipModel, weights_hash
 from clip.prefix import CHUNK
 from clip.prompted import PromptedCLIP, cosines
-from dassl.engine.base import model_file
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
@@ -24,14 +24,15 @@ logger = logging.getLogger(__name__)
 class PromptTrainer(ClipTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, whether their loss reads local features, and define `loss`.
+    Subclasses declare `LOCAL`, True if their loss reads local features, and define `loss`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
     (`trainers.side_by_side`).
     """
 
-    LOCAL = False
+    LOCAL: ClassVar[bool] = False
+    INCIDENTAL = ("TEXT_CHUNK",)
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
@@ -55,8 +56,8 @@ class PromptTrainer(ClipTrainer):
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool) -> dict:
-        """`batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else None) in
-        the place of its images "img". A batch that was encoded before is returned as it is."""
+        """Return `batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else
+        None) in the place of its images "img". An encoded batch is returned as it is."""
         if "features" in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
@@ -70,12 +71,12 @@ class PromptTrainer(ClipTrainer):
         return batch["features"], batch["regions"], batch["label"]
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Image features `[B, D]` and labels `[B]`."""
+        """Return image features `[B, D]` and labels `[B]`."""
         batch = self.encode(batch, local=False)
         return batch["features"], batch["label"]
 
     def model_inference(self, features: Tensor) -> Tensor:
-        """Logits `[B, C]` of image features `[B, D]`."""
+        """Return logits `[B, C]` of image features `[B, D]`."""
         return cosines(features, self.text_features()) * self.model.scale
 
     def memory_settings(self) -> dict[str, object]:
@@ -84,26 +85,13 @@ class PromptTrainer(ClipTrainer):
     def loss(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `ClipTrainer.loss`, of normalised image features `[B, D]` and, with LOCAL, those of
-        the regions `[B, N, D]`; without it regions may be there all the same."""
+        """Return `ClipTrainer.loss` of normalised image features `[B, D]` and, with LOCAL, those
+        of the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
 
     @property
     def learner(self) -> PromptLearner:
         return self._models["prompt_learner"]
-
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load the context of `<directory>/prompt_learner`; without a directory nothing.
-
-        CoOp's and LoCoOp's published files load too.
-
-        Raises:
-            InputError: no such file, or a context that `check_checkpoint` refuses.
-        """
-        super().load_model(directory, epoch)
-        self._text = None
-        if directory:
-            self._loaded_from = str(model_file(Path(directory, "prompt_learner"), epoch))
 
     def provenance(self) -> dict[str, object]:
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
@@ -134,7 +122,7 @@ class PromptTrainer(ClipTrainer):
 
 
 class LearnedPrompts(torch.nn.Module):
-    """Text features of the learned prompts, at most `chunk` tokens encoded at once."""
+    """Encode the learned prompts, at most `chunk` tokens at once."""
 
     def __init__(self, clip: ClipModel, learner: PromptLearner, chunk: int = CHUNK):
         super().__init__()
@@ -142,7 +130,7 @@ class LearnedPrompts(torch.nn.Module):
         self._clip, self.learner, self.chunk = (clip,), learner, chunk
 
     def forward(self) -> Tensor:
-        """Unnormalised text features `[C, D]`."""
+        """Return unnormalised text features `[C, D]`."""
         clip = self._clip[0]
         if clip.shares_prefix:
             # A gradient is wanted in training steps, which all ranks take together.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 
 from torch.utils.data import DataLoader
@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 from dassl.data.ahead import batches_for
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
-from dassl.engine.trainer import has_images
+from dassl.engine.simple import has_images
 from dassl.utils import (
     RunLog,
     flatten,
@@ -159,13 +159,15 @@ class SideBySide(TrainerBase):
             for member in self.going:
                 member.trainer.test_loader = shared
         self._all(self.going, "after_train")
+        for member in self.going:
+            # It holds the first trainer, and so its own: a ring that would keep the CLIP alive.
+            member.trainer.__dict__.pop("test_loader", None)
 
     def close_writer(self) -> None:
         self._close_bar()
         for member in self.members:
             if member.trainer is not None:
-                with suppress(InputError):  # of one that failed: those that went well have closed
-                    member.trainer.close_writer()
+                member.trainer.close_writer()
             member.log.close()
 
     def _close_bar(self) -> None:

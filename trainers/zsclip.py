@@ -41,7 +41,7 @@ class ZeroshotCLIP(ClipTrainer):
         self.model = PromptedCLIP(clip, lambda: features)
 
     def train(self) -> None:
-        """Nothing to train: only the accuracy is reported."""
+        """Report the accuracy: there is nothing to train."""
         self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.utils import InputError, save_tensors
 
 from .build import EVALUATOR_REGISTRY
@@ -55,6 +56,11 @@ class Classification(EvaluatorBase):
         """Add model output `mo` [B, C] and labels `gt` [B]."""
         self._y_true += gt.tolist()
         self._y_pred += mo.argmax(dim=1).tolist()
+
+    def gather(self) -> None:
+        """Bring together what all ranks have processed, on each of them."""
+        self._y_true = sum(distributed.from_all(self._y_true), [])
+        self._y_pred = sum(distributed.from_all(self._y_pred), [])
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Log and return the results; InputError if no image was processed."""

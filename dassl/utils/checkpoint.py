@@ -54,7 +54,7 @@ _DAMAGED = (
 
 
 def save_tensors(obj: Any, path: str | os.PathLike) -> None:
-    """`torch.save` to `path`, atomically. InputError if the disk is full or not writable."""
+    """Save `obj` to `path` whole or not at all; InputError if the disk is full or not writable."""
     with atomic_write(path, "wb") as handle:
         # Through memory: torch's own file writer turns a full disk into an obscure RuntimeError.
         buffer = io.BytesIO()
@@ -131,7 +131,7 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
 
 
 def named_checkpoint(directory: str | os.PathLike) -> Path | None:
-    """The file that `directory`/checkpoint names, None if there is no such note."""
+    """Return the file that `directory`/checkpoint names, None if there is no such note."""
     note = Path(directory, "checkpoint")
     if not note.is_file():
         return None
@@ -142,7 +142,7 @@ def named_checkpoint(directory: str | os.PathLike) -> Path | None:
 
 
 def load_weights_into(model: nn.Module, state_dict: dict[str, Any], path: Any) -> None:
-    """`model.load_state_dict`, with an InputError naming `path` if names or shapes differ."""
+    """Load `state_dict`; InputError naming `path` if names or shapes differ."""
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:
@@ -158,22 +158,36 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: Any = None,
+    steps: int | None = None,
 ) -> int:
-    """Put a loaded checkpoint into model, optimiser and scheduler; returns the epoch to go on at.
+    """Put a loaded checkpoint into model, optimiser and scheduler; return the epoch to go on at.
 
     A scheduler whose state was not kept (a file of upstream) is stepped forward to the epoch.
+
+    Args:
+        steps: for an optimiser and a scheduler of other settings than the checkpoint's: the
+            settings stay, and the scheduler is set forward by so many steps.
     """
     load_weights_into(model, checkpoint["state_dict"], path)
     epoch = int(checkpoint["epoch"])
     if scheduler is not None:
-        if checkpoint.get("scheduler") is not None:
+        if steps is None and checkpoint.get("scheduler") is not None:
             scheduler.load_state_dict(checkpoint["scheduler"])
         else:
-            _fast_forward(scheduler, epoch)
+            _fast_forward(scheduler, epoch if steps is None else steps)
     # After the scheduler: stepping that sets learning rates, the optimiser's state has the right
-    # ones.
+    # ones, unless its settings are others now.
     if optimizer is not None and checkpoint.get("optimizer") is not None:
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        settings = [{**group, "params": None} for group in optimizer.param_groups]
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        except ValueError as error:
+            raise InputError(
+                f"The optimiser of {path} is another ({error}): set OPTIM as it was."
+            ) from error
+        if steps is not None:
+            for group, now in zip(optimizer.param_groups, settings, strict=True):
+                group.update(now | {"params": group["params"]})
     return epoch
 
 
@@ -183,7 +197,7 @@ def resume_from_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: Any = None,
 ) -> int:
-    """Restore what the note `fdir`/checkpoint names; returns the epoch to go on at."""
+    """Restore what the note `fdir`/checkpoint names; return the epoch to go on at."""
     path = named_checkpoint(fdir)
     if path is None:
         raise InputError(f"There is no file `checkpoint` in {fdir} to resume from.")

@@ -1,4 +1,4 @@
-"""Logging that looks like upstream's printed output, without touching sys.stdout."""
+"""Logging that looks like upstream's printed output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from typing import IO, Any
 
 from .files import mkdir_if_missing, write_errors_named
 
@@ -23,9 +24,11 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
 
     Under torchrun ranks above 0 log to the console only, warnings only, and name themselves.
 
-    Differs from upstream: records are logged, sys.stdout is not replaced; an existing log is
-    appended to under a dated line, so that a run that was stopped and resumed reads as one
-    story. (Upstream starts `log.txt-<time>` beside it.)
+    What is printed to sys.stdout goes to the file too, as upstream.
+
+    Differs from upstream: our own messages are log records; an existing log is appended to under
+    a dated line, so that a run that was stopped and resumed reads as one story. (Upstream starts
+    `log.txt-<time>` beside it.)
     """
     root = logging.getLogger()
     for handler in _handlers(_CONSOLE, _FILE):
@@ -37,9 +40,11 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     console = _Console(sys.stdout)
     _add(root, console, _CONSOLE)
     if not distributed.is_main():
-        _tell(console, logging.WARNING, f"[{distributed.name_of_rank()}] ")
+        _limit(console, logging.WARNING, f"[{distributed.name_of_rank()}] ")
     elif output:
-        _add(root, _file_handler(os.fspath(output)), _FILE)
+        file = _file_handler(os.fspath(output))
+        _add(root, file, _FILE)
+        sys.stdout = file.printed = _Printed(sys.stdout, file)
 
 
 class RunLog:
@@ -56,13 +61,13 @@ class RunLog:
         root = logging.getLogger()
         _add(root, self._handler, _RUN)
         for console in _handlers(_CONSOLE):
-            _tell(console, logging.WARNING, f"[{self._name}] ")
+            _limit(console, logging.WARNING, f"[{self._name}] ")
         return self
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger().removeHandler(self._handler)
         for console in _handlers(_CONSOLE):
-            _tell(console, logging.NOTSET)
+            _limit(console, logging.NOTSET)
 
     def close(self) -> None:
         self._handler.close()
@@ -72,7 +77,7 @@ def _handlers(*names: str) -> list[logging.Handler]:
     return [handler for handler in logging.getLogger().handlers if handler.get_name() in names]
 
 
-def _tell(console: logging.Handler, level: int, prefix: str = "") -> None:
+def _limit(console: logging.Handler, level: int, prefix: str = "") -> None:
     console.setLevel(level)
     console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
 
@@ -106,11 +111,35 @@ class _Console(logging.StreamHandler):
             os.dup2(nothing.fileno(), self.stream.fileno())
 
 
+class _Printed:
+    """A stream for sys.stdout that writes to a log file as well."""
+
+    def __init__(self, console: IO[str], log: logging.FileHandler) -> None:
+        self.console, self._log = console, log
+
+    def write(self, text: str) -> int:
+        with self._log.lock, write_errors_named(self._log.baseFilename):
+            if self._log.stream is not None:
+                self._log.stream.write(text)
+                self._log.stream.flush()
+        return self.console.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.console, name)  # fileno, isatty, encoding ...
+
+
 class _LogFile(logging.FileHandler):
     """A log file that cannot be written ends the run: logging would print a traceback a record.
 
     It does so once, so that what is logged of the end does not hide it.
     """
+
+    printed: _Printed | None = None
+
+    def close(self) -> None:
+        if self.printed is not None and sys.stdout is self.printed:
+            sys.stdout = self.printed.console
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-# Trainers written for upstream import these from here.
+# Trainers written for upstream import these, and `partial`, from here.
 from .checkpoint import (
     load_checkpoint,
     load_pretrained_weights,
@@ -24,13 +25,14 @@ __all__ = [
     "load_pretrained_weights",
     "open_all_layers",
     "open_specified_layers",
+    "partial",
     "resume_from_checkpoint",
     "save_checkpoint",
 ]
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:
-    """Number of numbers in `params` (a list of tensors or of groups with "params") or `model`."""
+    """Return the number of numbers in `params` (a list of tensors or of groups with "params") or `model`."""
     if params is None:
         if model is None:
             raise ValueError("count_num_param needs a model or params")
@@ -40,7 +42,7 @@ def count_num_param(model: nn.Module | None = None, params=None) -> int:
 
 
 def open_all_layers(model: nn.Module) -> None:
-    """Train mode, and a gradient for every parameter."""
+    """Set `model` to train mode, with a gradient for every parameter."""
     model.train()
     model.requires_grad_(True)
 

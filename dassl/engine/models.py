@@ -1,0 +1,233 @@
+"""Models under names, with their optimisers, schedulers and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dassl import distributed
+from dassl.utils import (
+    InputError,
+    NonFiniteLossError,
+    check_availability,
+    flatten,
+    get_rng_state,
+    load_checkpoint,
+    load_weights_into,
+    named_checkpoint,
+    plain,
+    restore,
+    save_checkpoint,
+    set_rng_state,
+    tolist_if_not,
+)
+
+logger = logging.getLogger(__name__)
+
+Names = str | list[str] | None
+
+SAME_OPTIMISER = ("NAME", "STAGED_LR", "NEW_LAYERS")  # OPTIM settings that its state depends on
+
+
+class Models:
+    """A registry of models, each with an optimiser and a scheduler, saved and loaded together."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module | None = None,
+        optim: Optimizer | None = None,
+        sched: Any = None,
+    ) -> None:
+        """Put `model` under `name`: its checkpoints go to the folder <output>/<name>."""
+        if "_models" not in self.__dict__:
+            raise AttributeError("Call super().__init__() before register_model()")
+        if name in self._models:
+            raise ValueError(f"A model named {name!r} is registered already")
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: Names = None) -> list[str]:
+        """Return `names` as a list, each checked; all registered names if None."""
+        if names is None:
+            return list(self._models)
+        names = tolist_if_not(names)
+        for name in names:
+            check_availability(name, self._models, what="model")
+        return names
+
+    def checkpoint_meta(self) -> dict[str, str | float]:
+        """Return what a checkpoint's weights depend on, stored in it as "meta"; {} by default."""
+        return {}
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raise InputError if a checkpoint, whose weights are about to be loaded, does not fit."""
+
+    def optim_settings(self) -> dict[str, Any]:
+        """Return the settings that rates and steps depend on: a resumed run may have others."""
+        cfg = getattr(self, "cfg", None)
+        return {} if cfg is None else plain(flatten(cfg.OPTIM))
+
+    def schedule_steps(self, epochs: int) -> int:
+        """Return how often `epochs` epochs step the schedulers: once an epoch."""
+        return epochs
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str | os.PathLike,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Save every model to <directory>/<name>/; `epoch` (from 0) is the one just finished.
+
+        Besides upstream's keys a checkpoint holds "rng", "meta", "optim_settings" and, if the
+        trainer has a gradient scaler as `self.scaler`, "scaler": what a resumed run needs to equal
+        an uninterrupted one. Parameters that are not finite are refused (NonFiniteLossError): the
+        checkpoint before stays.
+        Of several ranks, all must call this; rank 0 writes, and the others wait until it has.
+        """
+        if distributed.is_main():
+            self._refuse_non_finite_weights(epoch)
+            for name in self.get_model_names():
+                state = self._state(name) | {"epoch": epoch + 1, "val_result": val_result}
+                folder = Path(directory, name)
+                save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+        distributed.barrier()
+
+    def _state(self, name: str) -> dict[str, Any]:
+        optim, sched, scaler = self._optims[name], self._scheds[name], getattr(self, "scaler", None)
+        return {
+            "state_dict": self._models[name].state_dict(),
+            "optimizer": None if optim is None else optim.state_dict(),
+            "scheduler": None if sched is None else sched.state_dict(),
+            "rng": get_rng_state(),
+            "meta": dict(self.checkpoint_meta()),
+            "optim_settings": self.optim_settings(),
+        } | ({} if scaler is None else {"scaler": scaler.state_dict()})
+
+    def resume_model_if_exist(self, directory: str | os.PathLike) -> int:
+        """Restore what the notes <directory>/<name>/checkpoint name; return the start epoch.
+
+        Models, optimisers, schedulers, the scaler and all random generators are restored; under
+        OPTIM settings other than the checkpoint's, the schedule is the new one, set forward to the
+        epoch. Returns 0 if there is nothing to resume from. Of several ranks each reads the same
+        files.
+        """
+        start_epoch = self._resume(directory)
+        epochs = distributed.from_all(start_epoch)
+        if len(set(epochs)) > 1:
+            raise InputError(
+                f"The ranks found checkpoints of different epochs in {directory}: {epochs}. The "
+                "output folder must be on a file system that all machines share."
+            )
+        return start_epoch
+
+    def _resume(self, directory: str | os.PathLike) -> int:
+        paths = {name: named_checkpoint(Path(directory, name)) for name in self.get_model_names()}
+        if not paths or None in paths.values():
+            logger.info("No checkpoint found, train from scratch")
+            return 0
+        logger.info("Found checkpoint at %s (will resume training)", directory)
+        checkpoints = {name: load_checkpoint(path) for name, path in paths.items()}
+        epochs = {str(paths[name]): checkpoints[name]["epoch"] for name in paths}
+        if len(set(epochs.values())) > 1:
+            raise InputError(
+                f"The checkpoints are of different epochs: {epochs}. Let each file `checkpoint` "
+                "name one of the same epoch, or begin in an empty folder."
+            )
+        for name, checkpoint in checkpoints.items():
+            self.check_checkpoint(checkpoint, paths[name])
+            steps = self._steps_of_new_schedule(checkpoint, paths[name])
+            parts = self._models[name], self._optims[name], self._scheds[name]
+            start_epoch = restore(checkpoint, paths[name], *parts, steps)
+        self._restore_run(checkpoint)
+        return start_epoch
+
+    def _steps_of_new_schedule(self, checkpoint: dict[str, Any], path: Path) -> int | None:
+        """Return how far to set a schedule of new settings forward; None for the same settings."""
+        old, new = checkpoint.get("optim_settings") or {}, self.optim_settings()
+        changes = {key: f"{key} was {old[key]}, is {new.get(key)}" for key in old}
+        changes = {key: text for key, text in changes.items() if old[key] != new.get(key)}
+        if fixed := [text for key, text in changes.items() if key in SAME_OPTIMISER]:
+            raise InputError(
+                f"{path} cannot be gone on from with another optimiser: OPTIM.{fixed[0]}. Set it "
+                "as it was, or begin anew without --resume."
+            )
+        if not changes:
+            return None
+        logger.info("New settings of the optimiser: %s", "; ".join(changes.values()))
+        return self.schedule_steps(int(checkpoint["epoch"]))
+
+    def _restore_run(self, checkpoint: dict[str, Any]) -> None:
+        if getattr(self, "scaler", None) is not None and checkpoint.get("scaler"):
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        if checkpoint.get("rng") is None:
+            logger.warning("The checkpoint holds no random state: a resumed run will differ.")
+        else:
+            set_rng_state(checkpoint["rng"])
+
+    def load_model(self, directory: str | os.PathLike, epoch: int | None = None) -> None:
+        """Load the weights of every model from <directory>/<name>/.
+
+        With `epoch`, model.pth.tar-<epoch>; else model-best.pth.tar if there is one, else the
+        file that the note `checkpoint` names, else model.pth.tar-<N> of the highest N. InputError
+        if it is not there.
+        """
+        if not directory:
+            logger.info("load_model() is skipped as no pretrained model is given")
+            return
+        for name in self.get_model_names():
+            path = model_file(Path(directory, name), epoch)
+            checkpoint = load_checkpoint(path)
+            self.check_checkpoint(checkpoint, path)
+            load_weights_into(self._models[name], checkpoint["state_dict"], path)
+            result = checkpoint.get("val_result")
+            shown = "" if result is None else f", val_result = {result:.1f}"
+            logger.info("Load %s to %s (epoch = %s%s)", path, name, checkpoint.get("epoch"), shown)
+
+    def _optims_of(self, names: Names) -> list[Optimizer]:
+        optims = [self._optims[name] for name in self.get_model_names(names)]
+        return [optim for optim in optims if optim is not None]
+
+    def _refuse_non_finite_weights(self, epoch: int) -> None:
+        """The last step of an epoch may have ended in NaN, which no loss has shown yet."""
+        for name in self.get_model_names():
+            for key, value in self._models[name].named_parameters():
+                if value.requires_grad and not torch.isfinite(value).all():
+                    raise NonFiniteLossError(
+                        f"{key} of {name} is not finite after epoch {epoch + 1}. {self.advice()}"
+                    )
+
+    def advice(self) -> str:
+        """Return a sentence on what to do about numbers that are not finite."""
+        return "Try a smaller learning rate."
+
+
+def model_file(folder: Path, epoch: int | None = None) -> Path:
+    """Return the checkpoint of `epoch` in `folder`; without one the best, else the newest."""
+    if epoch is not None:
+        return folder / f"model.pth.tar-{epoch}"
+    best = folder / "model-best.pth.tar"
+    return best if best.is_file() else named_checkpoint(folder) or _last_epoch(folder) or best
+
+
+def _last_epoch(folder: Path) -> Path | None:
+    """Return the model.pth.tar-<N> of the highest N: files are published without the note."""
+    epochs = {path: path.name.rpartition("-")[2] for path in folder.glob("model.pth.tar-*")}
+    numbered = {path: int(epoch) for path, epoch in epochs.items() if epoch.isdecimal()}
+    return max(numbered, key=numbered.get, default=None)
