@@ -1,0 +1,330 @@
+"""A step of every trainer, as the real command builds it: what it waits for, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train
+import trainers.base
+from clip.precision import PRECISIONS
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils.errors import InputError, NonFiniteLossError
+from run import command
+from run.config import build_cfg
+from run.flags import make_parser
+from trainers.base import ClipTrainer
+from trainers.clipn import CLIPN
+
+ROOT = Path(__file__).parents[2]
+LEARNING = ("CoOp", "LoCoOp", "CLIPN")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, clip_file):
+    """An ID set of three classes of 64 x 64 pixels, and a config for each trainer."""
+    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    for split in ("train", "val"):
+        for colour, name in enumerate(("ant", "bee", "cat")):
+            (folder / "data/tiny" / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+                pixels[..., colour] += 120
+                Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
+    data = {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16"}
+    for name in TRAINER_REGISTRY.registered_names():
+        kind = TRAINER_REGISTRY.get(name)
+        if not issubclass(kind, ClipTrainer):
+            continue
+        settings = {
+            "_BASE_": str(ROOT / f"configs/trainers/{name}/{bases.get(name, 'vit_b16_ep50')}.yaml"),
+            "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+            "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 6}},
+            "OPTIM": {"MAX_EPOCH": 2},
+            "TRAIN": {"PRINT_FREQ": 1},
+            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+            "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
+        }
+        if name == "LoCoOp":
+            settings["TRAINER"]["LOCOOP"]["TOPK"] = 2
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def flags(world, name, output, *more):
+    words = ["--root", world / "data", "--trainer", name, "--seed", 1, "--output-dir", output]
+    words += ["--shots", 4] if TRAINER_REGISTRY.get(name).LEARNS else []
+    words += ["--dataset-config-file", world / "tiny.yaml", "--config-file", world / f"{name}.yaml"]
+    return list(map(str, [*words, *more]))
+
+
+@pytest.fixture
+def make(world, tmp_path):
+    """make("LoCoOp", "KEY", value, ...) -> a trainer."""
+
+    def built(name, *pairs, folder="run"):
+        words = flags(world, name, tmp_path / folder, *pairs)
+        return build_trainer(build_cfg(make_parser("").parse_args(words)))
+
+    return built
+
+
+def ours():
+    names = TRAINER_REGISTRY.registered_names()
+    return [name for name in names if issubclass(TRAINER_REGISTRY.get(name), ClipTrainer)]
+
+
+@pytest.mark.parametrize("name", ours())
+def test_every_state_is_contiguous(make, name):
+    """NCCL broadcasts nothing else."""
+    trainer = make(name)
+    for model in [*trainer._models.values(), trainer.model]:
+        for key, tensor in model.state_dict().items():
+            assert tensor.is_contiguous(), key
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU; the optimiser's own steps are left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.off = [], False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = [i for i in (args[1] if name in ("index", "index_put_") else ()) if i is not None]
+        waits = name in ("_local_scalar_dense", "nonzero", "masked_select")
+        if not self.off and (waits or any(i.dtype == torch.bool for i in masks)):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Runs a step of a trainer; returns what would wait for a GPU in it."""
+
+    def run(trainer):
+        mode = Waits()
+        trainer.begin_epoch()
+        trainer.batch_idx, batch = 0, next(iter(trainer.train_batches()))
+        if isinstance(trainer, CLIPN):  # draws and tokens are made on the CPU
+            texts = trainer.texts(batch["caption"])
+            trainer.texts = lambda captions: texts
+        for name in ("tolist", "cpu", "numpy"):
+            # On the CPU they copy nothing, and no dispatch mode sees them.
+            real = getattr(torch.Tensor, name)
+
+            def seen(tensor, *args, real=real, name=name, **kwargs):
+                mode.found.append(name)
+                return real(tensor, *args, **kwargs)
+
+            monkeypatch.setattr(torch.Tensor, name, seen)
+        real_to = torch.Tensor.to
+
+        def to(tensor, *args, **kwargs):
+            to_device = args and isinstance(args[0], torch.device)
+            if to_device and not kwargs.get("non_blocking"):
+                mode.found.append("blocking to")
+            return real_to(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, "to", to)
+        for optim in trainer._optims.values():
+            optim.register_step_pre_hook(lambda *_: setattr(mode, "off", True))
+            optim.register_step_post_hook(lambda *_: setattr(mode, "off", False))
+        with mode:
+            trainer.forward_backward(batch)
+        monkeypatch.undo()
+        return mode.found
+
+    return run
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_step_waits_for_the_device_once(make, waits, name):
+    assert waits(make(name)) == ["tolist"]
+
+
+def test_the_test_of_waiting_can_fail(make, waits, monkeypatch):
+    trainer = make("CoOp")
+    loss = trainer.loss
+
+    def slow(features, regions, labels):
+        chosen = features[labels > 0]
+        assert chosen.isfinite().all()
+        return loss(features, regions, labels.to(trainer.device))
+
+    trainer.loss = slow
+    assert waits(trainer) == ["index", "_local_scalar_dense", "blocking to", "tolist"]
+
+
+def test_the_way_to_the_step_is_short(world, tmp_path, monkeypatch):
+    """From the command to the optimiser, as a traceback shows it."""
+    frames = []
+
+    def step(self, closure=None):
+        stack = traceback.extract_stack()
+        begin = next(i for i, frame in enumerate(stack) if frame.name == "run")
+        files = [Path(frame.filename) for frame in stack[begin:-1]]
+        frames.append(
+            [file for file in files if ROOT in file.parents and ".venv" not in file.parts]
+        )
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags(world, "LoCoOp", tmp_path)])
+    with pytest.raises(SystemExit):
+        command.run(train.main)
+    assert len(frames[0]) <= 9
+
+
+# Half precision, which needs a GPU but for a few steps of a small model
+
+
+@pytest.fixture
+def half_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(trainers.base, "resolve_precision", lambda name, device: PRECISIONS[name])
+
+
+@pytest.mark.parametrize("precision", ["amp", "fp16"])
+@pytest.mark.parametrize("name", LEARNING)
+def test_training_in_float16(make, half_on_the_cpu, name, precision):
+    """The loss falls, and a run that was stopped goes on with its scaler."""
+    node = TRAINER_REGISTRY.get(name).CONFIG_KEY
+    settings = [f"TRAINER.{node}.PREC", precision, "OPTIM.WARMUP_EPOCH", 0, "TEST.NO_TEST", True]
+    settings += ["OPTIM.MAX_EPOCH", 4]
+    trainer = make(name, *settings)
+    assert trainer.scaler is not None and trainer.precision.name == precision
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+    trainer.max_epoch = 3
+    trainer.train()
+    lines = Path(trainer.output_dir, "metrics.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    losses = [row["mean_loss"] for row in rows if "mean_loss" in row]
+    assert len(losses) == 3 and losses[-1] < losses[0]
+    assert trainer.scaler.get_scale() > 2.0**10
+    resumed = make(name, *settings)
+    resumed.before_train()
+    assert resumed.start_epoch == 3
+    assert resumed.scaler.state_dict() == trainer.scaler.state_dict()
+
+
+def learned(trainer):
+    return [p.detach().clone() for model in trainer._models.values() for p in model.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # CLIPN's, each step
+@pytest.mark.parametrize("name", LEARNING)
+def test_an_overflow_skips_the_step(make, half_on_the_cpu, name):
+    trainer = make(name, f"TRAINER.{TRAINER_REGISTRY.get(name).CONFIG_KEY}.PREC", "amp")
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    trainer.begin_epoch()
+    batch, before = next(iter(trainer.train_batches())), learned(trainer)
+    assert math.isfinite(trainer.forward_backward(batch)["loss"])
+    assert trainer.scaler.get_scale() == 2.0**119
+    assert all(map(torch.equal, learned(trainer), before))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_loss_of_nan_changes_no_weight(make, name):
+    trainer = make(name)
+    trainer.begin_epoch()
+    trainer.epoch, trainer.batch_idx = 1, 0
+    batch, before = next(iter(trainer.train_batches())), learned(trainer)
+    batch["img"][0] = math.nan
+    with pytest.raises(
+        NonFiniteLossError, match="The loss is nan in epoch 2, batch 1 at precision"
+    ):
+        trainer.forward_backward(batch)
+    assert all(map(torch.equal, learned(trainer), before))
+
+
+@pytest.mark.parametrize(
+    "name, key", [("LoCoOp", "TRAINER.LOCOOP.LAMBDA"), ("CLIPN", "TRAINER.CLIPN.LOSS_WEIGHT")]
+)
+def test_a_weight_out_of_all_proportion_is_named_first(make, name, key):
+    assert f"a smaller {key} (now 1e+30), " in make(name, key, 1e30).advice()
+    assert key not in make(name).advice()
+
+
+def test_k_of_all_classes_is_warned_of(make, caplog):
+    with caplog.at_level(logging.WARNING):
+        make("LoCoOp", "TRAINER.LOCOOP.TOPK", 3).before_train()
+    assert "K = 3 is the number of classes" in caplog.text and "LoCoOp is CoOp" in caplog.text
+
+
+# Going on with other settings
+
+
+def rates(trainer):
+    """The learning rate of each step."""
+    used, step = [], trainer.forward_backward
+    trainer.forward_backward = lambda *batch: (used.append(trainer.get_current_lr()), step(*batch))[
+        1
+    ]
+    trainer.train()
+    return used
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["OPTIM.MAX_EPOCH", 5],
+        ["OPTIM.LR", 0.01],
+        ["OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (1,)],
+        ["OPTIM.WARMUP_EPOCH", 3],
+        ["OPTIM.WEIGHT_DECAY", 0.125],
+    ],
+)
+@pytest.mark.parametrize("name", LEARNING)
+def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
+    """From the epoch on at which the old run ended; what the optimiser has learned stays."""
+    pairs = ["TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 3]
+    stopped = make(name, *pairs, folder="stopped")
+    stopped.max_epoch = 2
+    stopped.train()
+    fresh = make(name, *pairs, *change, folder="fresh")
+    expected = rates(fresh)
+    resumed = make(name, *pairs, *change, folder="resumed")
+    resumed.cfg.defrost()
+    resumed.cfg.RESUME = str(tmp_path / "stopped")
+    found = rates(resumed)
+    assert found == expected[len(expected) - len(found) :] and 0 < len(found) < len(expected)
+    assert _options(resumed) == _options(fresh)
+
+
+def _options(trainer):
+    return [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in trainer.optim.param_groups
+    ]
+
+
+def test_another_optimiser_is_refused(make, tmp_path):
+    make("CoOp", "TEST.NO_TEST", True, folder="stopped").train()
+    other = make("CoOp", "OPTIM.NAME", "adam", "OPTIM.MAX_EPOCH", 5)
+    other.cfg.defrost()
+    other.cfg.RESUME = str(tmp_path / "stopped")
+    with pytest.raises(InputError, match="another optimiser: OPTIM.NAME was sgd, is adam"):
+        other.train()
+
+
+def test_a_run_that_is_over_is_pointed_at(make, tmp_path):
+    make("CoOp", "TEST.NO_TEST", True, folder="over").train()
+    again = make("CoOp")
+    again.cfg.defrost()
+    again.cfg.RESUME = str(tmp_path / "over")
+    with pytest.raises(InputError, match=r"Nothing is left to train: .*over has trained 2 epochs"):
+        again.train()
