@@ -3,6 +3,7 @@
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -18,7 +19,9 @@ def lacks(requirement: str) -> bool:
 
 
 lines = [
-    line.split("#")[0].strip() for path in sys.argv[1:] for line in open(path, encoding="utf-8")
+    line.split("#")[0].strip()
+    for path in sys.argv[1:]
+    for line in Path(path).read_text("utf-8").splitlines()
 ]
 missing = [line for line in lines if line and lacks(line)]
 if missing:

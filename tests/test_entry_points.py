@@ -1,4 +1,4 @@
-"""The commands a user types, on a world made on the spot: train, evaluate, draw, and be told off."""
+"""Run the commands a user types on a small world: train, evaluate, draw, and fail politely."""
 
 from __future__ import annotations
 
@@ -1042,7 +1042,7 @@ def test_a_full_disk_leaves_no_half_written_checkpoint(world, told, tmp_path, mo
 
 
 def test_published_checkpoints_are_evaluated(world, call, tmp_path):
-    """A folder as LoCoOp's authors publish it: a Dassl checkpoint with pickled schedulers, no config."""
+    """Evaluate a folder as LoCoOp's authors publish it: pickled schedulers, no config."""
     published = tmp_path / "seed1/prompt_learner"
     shutil.copytree(
         next((ROOT / "tests/golden/checkpoint").rglob("model.pth.tar-4")).parent, published
