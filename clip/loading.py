@@ -61,7 +61,7 @@ NEGATION_KEYS = (
 
 
 def available_models() -> list[str]:
-    """OpenAI's names and the bundled ones; `open_clip.list_pretrained()` lists open_clip's pairs."""
+    """OpenAI's names and the bundled ones; open_clip's pairs: `open_clip.list_pretrained()`."""
     return [*OPENAI_MODELS, *BUNDLED]
 
 
@@ -229,7 +229,8 @@ def _from_file(path: str | Path, name: str, activation: str | None) -> ClipModel
         raise InputError(
             f"{name} does not say its activation, and computing with the wrong one loses points of "
             "accuracy without any error: set MODEL.BACKBONE.ACTIVATION quick_gelu (OpenAI's "
-            "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's published files)"
+            "models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, CLIPN's "
+            "published files)"
         )
     if negation and says is None and activation != "gelu":
         logger.warning(
@@ -294,7 +295,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise InputError(f"cannot read {path} as safetensors: {error}") from error
     activation = metadata.get("activation")

@@ -166,7 +166,7 @@ def _keep_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
 
 
 def _places(before: int, n_ctx: int, name_lens: list[int]) -> Tensor:
-    """Where the context vectors stand in the prompts, `[C, M]`; `before` of them before the name."""
+    """Return the context vectors' places in the prompts `[C, M]`, `before` of them before names."""
     number = torch.arange(n_ctx)
     return 1 + number + torch.tensor(name_lens)[:, None] * (number >= before)
 

@@ -171,8 +171,8 @@ def _allowed(file: Path, gib: float) -> tuple[int, str]:
     allowed = max(0, int(min(gib * GIB - others, free / 2, memory / 2)))
     return allowed, (
         f"{allowed / GIB:.3g} GiB are allowed: the least of DATALOADER.DECODED.GIB {gib:g} less "
-        f"{others / GIB:.3g} for other sets in {file.parent}, half of the {free / GIB:.3g} GiB free "
-        f"there, and half of this machine's {memory / GIB:.3g} GiB of memory"
+        f"{others / GIB:.3g} for other sets in {file.parent}, half of the {free / GIB:.3g} GiB "
+        f"free there, and half of this machine's {memory / GIB:.3g} GiB of memory"
     )
 
 
