@@ -19,7 +19,7 @@ from .errors import InputError, WriteError
 logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk takes no more
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `atomic_write` names its temporary files
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `temporary_beside` names them
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     encoding = "utf-8" if mode == "w" else None
     with explain_write_error(path, own=temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +45,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the path of a new temporary file or folder beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
