@@ -173,7 +173,7 @@ def broadcast_state(module: nn.Module) -> None:
     """Give every rank the parameters and buffers of rank 0, so that all start from one model."""
     if world_size() > 1:
         for tensor in module.state_dict().values():
-            with _lost_rank_named():
+            with _explain_lost_rank():
                 dist.broadcast(tensor, 0)
 
 
@@ -195,7 +195,7 @@ def seed_other_ranks() -> None:
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
-        with _lost_rank_named():
+        with _explain_lost_rank():
             dist.barrier()
 
 
@@ -209,7 +209,7 @@ def from_main(function: Callable[[], Any]) -> Any:
     if world_size() == 1:
         return function()
     held = [function() if is_main() else None]
-    with _lost_rank_named():
+    with _explain_lost_rank():
         dist.broadcast_object_list(held, 0)
     return held[0]
 
@@ -218,7 +218,7 @@ def from_all(value: Any) -> list[Any]:
     """Every rank's `value`, in rank order."""
     values = [value] * world_size()
     if world_size() > 1:
-        with _lost_rank_named():
+        with _explain_lost_rank():
             dist.all_gather_object(values, value)
     return values
 
@@ -250,7 +250,7 @@ class _Gather(torch.autograd.Function):
             torch.empty_like(tensor, memory_format=torch.contiguous_format)
             for _ in range(world_size())
         ]
-        with _lost_rank_named():
+        with _explain_lost_rank():
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
@@ -280,12 +280,12 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _all_reduce(tensor: Tensor) -> None:
-    with _lost_rank_named():
+    with _explain_lost_rank():
         dist.all_reduce(tensor)
 
 
 @contextmanager
-def _lost_rank_named() -> Iterator[None]:
+def _explain_lost_rank() -> Iterator[None]:
     """A collective fails when another rank is gone: say so, instead of the transport's words."""
     try:
         yield

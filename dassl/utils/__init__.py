@@ -14,18 +14,18 @@ from .errors import (
     NonFiniteLossError,
     UnknownNameError,
     WriteError,
-    memory_errors_named,
+    explain_out_of_memory,
 )
 from .files import (
     atomic_write,
     check_isfile,
-    full_disk_named,
+    explain_full_disk,
+    explain_write_error,
     listdir_nohidden,
     mkdir_if_missing,
     plain,
     read_json,
     remove_leftovers,
-    write_errors_named,
     write_json,
 )
 from .logger import RunLog, setup_logger
@@ -71,8 +71,10 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "explain_full_disk",
+    "explain_out_of_memory",
+    "explain_write_error",
     "flatten",
-    "full_disk_named",
     "get_most_similar_str_to_a_from_b",
     "get_rng_state",
     "init_network_weights",
@@ -80,7 +82,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights_into",
-    "memory_errors_named",
     "mkdir_if_missing",
     "named_checkpoint",
     "nearest_name",
@@ -100,6 +101,5 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "versions",
-    "write_errors_named",
     "write_json",
 ]
