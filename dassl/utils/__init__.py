@@ -8,6 +8,7 @@ from .checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from .console import escape_unprintable, progress_bar
 from .errors import (
     BadImageError,
     InputError,
@@ -71,6 +72,7 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "escape_unprintable",
     "flatten",
     "full_disk_named",
     "get_most_similar_str_to_a_from_b",
@@ -87,6 +89,7 @@ __all__ = [
     "open_all_layers",
     "open_specified_layers",
     "plain",
+    "progress_bar",
     "read_image",
     "read_json",
     "remove_leftovers",
