@@ -8,14 +8,12 @@ open_clip checkpoints, safetensors).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
-from torchvision import transforms
 
 from clip.model import ClipModel
 from clip.precision import resolve_precision
@@ -26,6 +24,7 @@ from clip.weights import (
     weights_hash,
     without_negation,
 )
+from dassl.data.transforms import Preprocess
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 
@@ -63,7 +62,7 @@ def load(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     activation: str | None = None,
-) -> tuple[ClipModel, transforms.Compose]:
+) -> tuple[ClipModel, Preprocess]:
     """Load a frozen CLIP and the transform from a PIL image to its input `[3, H, W]`.
 
     Args:
@@ -123,33 +122,9 @@ def _image_size(architecture: str) -> int:
     return open_clip.get_model_config(architecture)["vision_cfg"]["image_size"]
 
 
-def preprocessing(model: ClipModel) -> transforms.Compose:
-    """Evaluation transform of `model`: resize the smaller edge, centre crop, normalise."""
-    size = (model.image_size,) * 2
-    steps = build_transform(size, model.interpolation, model.mean, model.std).transforms
-    return transforms.Compose([_to_rgb, *steps])
-
-
-def build_transform(
-    size: Sequence[int], interpolation: str, mean: Sequence[float], std: Sequence[float]
-) -> transforms.Compose:
-    """From an RGB image to `[3, H, W]`: resize the smaller edge, centre crop, to tensor, normalise.
-
-    As Dassl's test transform of the same settings.
-    """
-    return transforms.Compose(
-        [
-            transforms.Resize(max(size), interpolation=transforms.InterpolationMode(interpolation)),
-            transforms.CenterCrop(tuple(size)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
-
-
-def _to_rgb(image):
-    # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
-    return image.convert("RGB")
+def preprocessing(model: ClipModel) -> Preprocess:
+    """Return the evaluation transform of `model`, from a PIL image to its input `[3, H, W]`."""
+    return Preprocess((model.image_size,) * 2, model.mean, model.std, model.interpolation)
 
 
 def _download_openai(name: str) -> str:
