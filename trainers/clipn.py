@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class CLIPN(ClipTrainer):
             "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
         }
     )
-    FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
+    FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
     INCIDENTAL = ("MICRO_BATCH",)

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from dassl import distributed
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.utils import InputError, check_availability, load_checkpoint, memory_errors_named
+from dassl.utils import InputError, check_availability, explain_out_of_memory, load_checkpoint
 
 from .base import TrainerBase
 from .models import Names
@@ -223,7 +223,7 @@ class SimpleTrainer(TrainerBase):
         """Explain running out of memory in a batch; `loader` is a node of DATALOADER."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
         doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
-        return memory_errors_named(doing, {**settings, key: size})
+        return explain_out_of_memory(doing, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)

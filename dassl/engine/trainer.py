@@ -38,7 +38,9 @@ class TrainerX(SimpleTrainer):
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
         self.begin_epoch()
-        for self.batch_idx, (batch, waited) in enumerate(timed(self.train_batches())):
+        for self.batch_idx, (batch, waited) in enumerate(  # noqa: B020 (Dassl's API)
+            timed(self.train_batches())
+        ):
             self.run_batch(batch, waited)
         self.end_epoch()
 

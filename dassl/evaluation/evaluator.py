@@ -59,8 +59,9 @@ class Classification(EvaluatorBase):
 
     def gather(self) -> None:
         """Bring together what all ranks have processed, on each of them."""
-        self._y_true = sum(distributed.from_all(self._y_true), [])
-        self._y_pred = sum(distributed.from_all(self._y_pred), [])
+        parts = distributed.from_all((self._y_true, self._y_pred))
+        self._y_true = [label for true, _ in parts for label in true]
+        self._y_pred = [label for _, pred in parts for label in pred]
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Log and return the results; InputError if no image was processed."""

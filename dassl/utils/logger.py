@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any
 
-from .files import mkdir_if_missing, write_errors_named
+from .files import explain_write_error, mkdir_if_missing
 
 __all__ = ["RunLog", "setup_logger"]
 
@@ -91,7 +91,7 @@ def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:
 def _file_handler(output: str) -> logging.Handler:
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
     mkdir_if_missing(os.path.dirname(path) or ".")
-    with write_errors_named(path, own=os.path.abspath(path)):
+    with explain_write_error(path, own=os.path.abspath(path)):
         if os.path.exists(path):
             with open(path, "a", encoding="utf-8") as log:
                 log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
@@ -118,7 +118,7 @@ class _Printed:
         self.console, self._log = console, log
 
     def write(self, text: str) -> int:
-        with self._log.lock, write_errors_named(self._log.baseFilename):
+        with self._log.lock, explain_write_error(self._log.baseFilename):
             if self._log.stream is not None:
                 self._log.stream.write(text)
                 self._log.stream.flush()
@@ -149,5 +149,5 @@ class _LogFile(logging.FileHandler):
         self.addFilter(lambda _: False)
         with suppress(OSError):
             self.close()
-        with write_errors_named(self.baseFilename):
+        with explain_write_error(self.baseFilename):
             raise error

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:
-    """Return the number of numbers in `params` (a list of tensors or of groups with "params") or `model`."""
+    """Count the numbers in `params` (tensors, or groups with "params") or in `model`."""
     if params is None:
         if model is None:
             raise ValueError("count_num_param needs a model or params")
