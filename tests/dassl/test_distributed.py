@@ -89,7 +89,53 @@ def test_ranks_see_the_global_batches_of_one_process(results):
 
 
 def test_all_start_from_rank_0s_model(results):
-    assert torch.equal(results[1]["broadcast"], results[2]["broadcast"])
+    (first, kept), (second, kept_too) = (part["broadcast"] for part in results[1:])
+    assert len(first) == 7 and all(map(torch.equal, first, second))
+    assert kept and kept_too
+
+
+def test_all_ranks_skip_the_step_in_which_one_overflows(results):
+    for part in results[1:]:
+        (first, scale), (second, halved), (third, _) = part["overflow"]
+        assert torch.equal(first, second) and not torch.equal(second, third)
+        assert (scale, halved) == (8.0, 4.0)
+    assert torch.equal(results[1]["overflow"][2][0], results[2]["overflow"][2][0])
+
+
+def test_ranks_share_the_test_out(results):
+    """Each image once, in the batches of one process, and the result of all on each."""
+    (accuracy, pairs, seen), *ranks = (part["test"] for part in results)
+    assert seen == [3, 3, 3, 2] and [rank[2] for rank in ranks] == [[3, 3], [3, 2]]
+    for rank in ranks:
+        assert rank[:2] == (accuracy, pairs) and len(pairs) == 11
+
+
+def test_ranks_save_a_best_model_together(results):
+    """By rank 0's result: rank 1 alone would have saved, and have waited for ever."""
+    assert [part["best"] for part in results[1:]] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("Tensors must be contiguous"), RuntimeError("reset by peer"), OSError()]
+)
+def test_whatever_a_collective_raises_is_explained(monkeypatch, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    for name in ("broadcast", "all_reduce", "barrier", "all_gather_object"):
+        monkeypatch.setattr(torch.distributed, name, broken)
+    parameter = torch.nn.Parameter(torch.ones(1))
+    for call in (
+        lambda: distributed.broadcast_state(torch.nn.Linear(1, 1)),
+        lambda: distributed.gather_with_grad(torch.ones(2)),
+        lambda: distributed.mean_gradients([parameter]),
+        distributed.barrier,
+        lambda: distributed.from_all(1),
+    ):
+        with pytest.raises(InputError, match=f"rank 1 of 2 .*{type(error).__name__}"):
+            call()
 
 
 def test_ranks_draw_other_numbers_that_rank_0s_state_decides(results):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision.transforms import ToTensor
 
 from clip import ClipModel
@@ -23,6 +24,8 @@ from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.config import get_cfg_default
 from dassl.data.samplers import RankBatches
+from dassl.engine import SimpleTrainer
+from dassl.evaluation.evaluator import Classification
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from datasets.config import add_dataset_cfg
@@ -54,6 +57,9 @@ def main(out: str) -> None:
         ),
         "batches": batches(),
         "broadcast": broadcast(),
+        "overflow": overflow(),
+        "test": shared_test(),
+        "best": best_of(0.25 + distributed.rank()),
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
@@ -134,11 +140,67 @@ def batches():
 
 
 def broadcast():
+    """The state of a module that starts from other numbers on each rank, in views too."""
     torch.manual_seed(distributed.rank())
     module = nn.BatchNorm1d(3)
     nn.init.normal_(module.weight)
+    whole = torch.randn(3, 5, 2)
+    module.register_buffer("first", whole[:, :1])
+    module.register_buffer("last", whole.transpose(0, 2)[1:])
+    between = whole[:, 1:, 0].clone()
     distributed.broadcast_state(module)
-    return module.weight.detach().clone()
+    kept = torch.equal(whole[:, 1:, 0], between)  # what lies between a view's numbers
+    return [value.clone() for value in module.state_dict().values()], kept
+
+
+def overflow():
+    """Steps under a gradient scaler; in the second the gradient of one rank overflows."""
+    parameter = nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.SGD([parameter], lr=0.1)
+    scaler, found = torch.amp.GradScaler("cpu", init_scale=8.0), []
+    for factor in (1.0, 1e38 if distributed.rank() == distributed.world_size() - 1 else 1.0, 1.0):
+        optimiser.zero_grad()
+        scaler.scale((parameter * factor).sum() * factor).backward()
+        distributed.mean_gradients([parameter])
+        scaler.step(optimiser)
+        scaler.update()
+        found.append((parameter.detach().clone(), scaler.get_scale()))
+    return found
+
+
+def shared_test():
+    """Labels, predictions and results of a test of 11 images in batches of 3; images seen here."""
+    cfg = get_cfg_default()
+    seen = []
+
+    class Tested(SimpleTrainer):
+        def __init__(self):
+            self._models, self._writer, self._bad_images, self.cfg = {}, None, set(), cfg
+            self.num_classes, self.device = 4, torch.device("cpu")
+            rows = [{"img": torch.eye(4)[(i * i) % 4], "label": i % 4} for i in range(11)]
+            self.val_loader, self.test_loader = None, DataLoader(rows, batch_size=3)
+            self.evaluator = Classification(cfg)
+
+        def model_inference(self, images):
+            seen.append(len(images))
+            return images
+
+    trainer = Tested()
+    accuracy = trainer.test()
+    pairs = sorted(zip(trainer.evaluator._y_true, trainer.evaluator._y_pred, strict=True))
+    return accuracy, pairs, seen
+
+
+def best_of(result):
+    """Whether this rank saves a best model: all of them, or none, by rank 0's result."""
+    trainer = SimpleTrainer.__new__(SimpleTrainer)
+    trainer.cfg, trainer.epoch, trainer.max_epoch = get_cfg_default(), 0, 2
+    trainer.cfg.TEST.FINAL_MODEL, trainer.cfg.TRAIN.CHECKPOINT_FREQ = "best_val", 0
+    trainer.best_result, saved = 1.0, []
+    trainer.test = lambda split: result
+    trainer.save_model = lambda *_, **__: (saved.append(True), distributed.barrier())
+    trainer.after_epoch()
+    return saved
 
 
 def seeds():

@@ -1,4 +1,4 @@
-"""A step of every trainer, as the real command builds it: what it waits for, and what it survives."""
+"""A step of every trainer, as the command builds it: what it waits for and what it survives."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_another_optimiser_is_refused(make, tmp_path):
     other = make("CoOp", "OPTIM.NAME", "adam", "OPTIM.MAX_EPOCH", 5)
     other.cfg.defrost()
     other.cfg.RESUME = str(tmp_path / "stopped")
-    with pytest.raises(InputError, match="another optimiser: OPTIM.NAME was sgd, is adam"):
+    with pytest.raises(InputError, match=r"another optimiser: OPTIM\.NAME was sgd, is adam"):
         other.train()
 
 
