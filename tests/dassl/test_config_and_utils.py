@@ -30,11 +30,13 @@ from dassl.utils import (
     count_num_param,
     flatten,
     get_most_similar_str_to_a_from_b,
+    get_rng_state,
     init_network_weights,
     listdir_nohidden,
     open_all_layers,
     open_specified_layers,
     read_json,
+    same_rng_state,
     setup_logger,
     tolist_if_not,
     versions,
@@ -353,3 +355,23 @@ def test_flatten():
     tree = {"a": {"b": 1, "c": {"d": [2], "e": {}}}, "f": {}, 3: None}
     assert flatten(tree) == {"a.b": 1, "a.c.d": [2], "a.c.e": {}, "f": {}, "3": None}
     assert flatten(CN(tree), "x.")["x.a.c.d"] == [2]
+
+
+def test_what_is_printed_is_in_the_log_too(tmp_path, capsys):
+    """Scripts written for upstream print their figures."""
+    console = sys.stdout
+    setup_logger(tmp_path)
+    logging.getLogger("x").info("logged")
+    print("AUROC:", 0.5)
+    setup_logger()
+    assert sys.stdout is console
+    print("later")
+    assert capsys.readouterr().out == "logged\nAUROC: 0.5\nlater\n"
+    assert (tmp_path / "log.txt").read_text() == "logged\nAUROC: 0.5\n"
+
+
+def test_cuda_generators_say_nothing_of_the_images():
+    state = get_rng_state()
+    assert same_rng_state(state, {**state, "cuda": [torch.zeros(16, dtype=torch.uint8)]})
+    torch.rand(1)
+    assert not same_rng_state(state, get_rng_state())

@@ -160,6 +160,24 @@ def test_regularisation_in_chunks(batch, regions, classes, chunk, seed, data):
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 3, 7])
+@pytest.mark.parametrize("chunk", [None, 7 * 13, 1])
+def test_regularisation_in_float64(k, chunk):
+    """Value and gradient of the plain formula, to rounding."""
+    draw = torch.Generator().manual_seed(k)
+    wide = {"generator": draw, "dtype": torch.float64}
+    local = F.normalize(torch.randn(4, 25, 16, **wide), dim=-1)
+    text = F.normalize(torch.randn(7, 16, **wide), dim=-1).requires_grad_()
+    labels, scale = torch.tensor([0, 6, 3, 3]), torch.tensor(30.0, dtype=torch.float64)
+    losses = [
+        ood_regularisation(local, text, labels, scale, k, chunk),
+        _obvious_regularisation(local, text, labels, scale, k),
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-14)
+    grads = [torch.autograd.grad(loss, text)[0] for loss in losses]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
 def test_no_region_gives_zero_and_a_gradient():
     text = F.normalize(torch.randn(4, 3), dim=-1).requires_grad_()
     value = ood_regularisation(
