@@ -8,6 +8,7 @@ stopped and started again; finished runs are not repeated, failed ones do not st
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import shlex
 from collections.abc import Iterator
@@ -136,6 +137,9 @@ def train_group(runs: list[Run], title: str, failed: Failures) -> None:
             with isolated(run.name, failed):
                 states[run.name] = opened(run, held)
         train_left(runs, states, title, failed)
+    # Trainers and their schedulers hold each other: without this their CLIP, their features and
+    # their workers would stay through the next groups.
+    gc.collect()
 
 
 def opened(run: Run, held: ExitStack) -> RunState:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import shlex
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from run import config, flags
 from run import folder as run_folder
 from tests.worlds import script
+from trainers.base import ClipTrainer
 from trainers.side_by_side import SideBySide, images_seen
 
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")
@@ -515,3 +518,25 @@ def test_what_decides_which_images_a_run_sees(world, monkeypatch):
     kind = TRAINER_REGISTRY.get("CoOp")
     monkeypatch.setattr(kind, "forward_backward", lambda self, batch: None)
     assert seen() is None  # a step of its own
+
+
+@pytest.mark.parametrize("trainers", ["CoOp,LoCoOp", "CLIPN"])
+def test_a_group_is_freed_before_the_next_begins(world, call, tmp_path, monkeypatch, trainers):
+    """Its CLIP, what was encoded of the test set, and the workers."""
+    arguments = study(world, tmp_path / "out", trainers)
+    if trainers == "CLIPN":
+        arguments[arguments.index("--config-file") + 1] = f"{world}/CLIPN/run.yaml"
+    alive, build = [], ClipTrainer.__init__
+
+    def watched(self, cfg, **options):
+        if options.get("beside") is None:
+            assert [ref for ref in alive if ref() is not None] == []
+        build(self, cfg, **options)
+        alive.extend(map(weakref.ref, (self, self.model, self.model.clip, self.train_loader_x)))
+
+    monkeypatch.setattr(ClipTrainer, "__init__", watched)
+    workers = ["DATALOADER.NUM_WORKERS", 1, "OPTIM.MAX_EPOCH", 1]
+    settings = [*SETTINGS, *workers] if trainers != "CLIPN" else workers
+    call(sweep, *arguments, "--shots", 2, "--seeds", "1,2", "--no-eval", *settings)
+    assert [ref for ref in alive if ref() is not None] == [] and len(alive) >= 8
+    assert not multiprocessing.active_children()
