@@ -9,6 +9,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from run.config import default_cfg
 
+EPS = float(np.finfo(np.float32).eps)
 GOLDEN_CONFIG = {
     "OPTIM.NAME": "sgd",
     "OPTIM.LR": 0.002,
@@ -93,7 +94,8 @@ def _loss_cases():
 
 @pytest.mark.parametrize("case", _loss_cases(), ids=lambda case: case["id"])
 def test_loss_and_gradient(case, golden, clip_file, tmp_path, monkeypatch):
-    """In float64, as the goldens are; the gradients are kept in float32."""
+    """In float64, as the goldens are, but for their scale, exp(logit_scale), and what they keep of
+    the gradients: both are rounded to float32."""
     arrays, about = golden("loss.npz"), golden("loss.json")
     images = torch.from_numpy(arrays["images_q"]).float() / 32
     labels = torch.from_numpy(arrays["labels"])
@@ -111,7 +113,7 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path, monkeypatch):
         trainer.learner.ctx.grad = None
         _, summary = trainer.loss(*trainer.parse_batch_train({"img": images, "label": labels}))
         for part in ("loss", "loss_id", "loss_en"):
-            assert summary[part].item() == pytest.approx(expected[part], rel=1e-10, abs=1e-12), part
+            assert summary[part].item() == pytest.approx(expected[part], rel=EPS, abs=1e-12), part
         summary["loss"].backward()
         _check_gradient(
             trainer.learner.ctx.grad.numpy(),
@@ -124,11 +126,10 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path, monkeypatch):
 
 def _check_gradient(grad, arrays, case, k, none_selected):
     key = f"{case}/coop" if none_selected else f"{case}/top{k}"
-    stored = float(np.finfo(np.float32).eps)
     if f"{key}/grad" in arrays:
-        close(grad, arrays[f"{key}/grad"], stored)
+        close(grad, arrays[f"{key}/grad"], 4 * EPS)
     else:  # of some classes only
-        close(grad[[0, 3, -1]], arrays[f"{key}/grad_cls"], stored)
+        close(grad[[0, 3, -1]], arrays[f"{key}/grad_cls"], 4 * EPS)
 
 
 def _runs():
