@@ -187,7 +187,9 @@ class SimpleTrainer(TrainerBase):
         use_val = split == "val" and self.val_loader is not None
         split, loader = ("val", self.val_loader) if use_val else ("test", self.test_loader)
         logger.info("Evaluate on the *%s* set", split)
-        shared = hasattr(self.evaluator, "gather") and isinstance(loader, DataLoader)
+        shared = (
+            hasattr(self.evaluator, "gather") and getattr(loader, "batch_sampler", None) is not None
+        )
         bad = 0
         for batch in tqdm(
             share_batches(loader) if shared else loader, disable=not distributed.is_main()
