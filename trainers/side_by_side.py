@@ -1,5 +1,4 @@
-"""Prompt learners that see the same images, trained side by side: a batch is loaded and encoded
-once for all of them.
+"""Prompt learners trained side by side: a batch is loaded and encoded once for all of them.
 
 Exact, not alike. A run alone draws its images from the global random generators, which a
 checkpoint holds and a resumed run restores. Here every run keeps a state of these generators of
@@ -43,7 +42,7 @@ OWN = ("TRAINER", "OPTIM", "TRAIN", "MODEL.INIT_WEIGHTS", "OUTPUT_DIR", "RESUME"
 
 
 def images_seen(cfg: CfgNode) -> str | None:
-    """Equal for runs that load and encode the same images; None for a run that shares none.
+    """Return a key that is equal for runs that encode the same images; None if it shares none.
 
     Only prompt learners share, whose step is that of `PromptTrainer`, with a seed.
     """
@@ -66,7 +65,7 @@ def images_seen(cfg: CfgNode) -> str | None:
 
 
 class Member:
-    """One of the runs: its trainer, its log and its random state.
+    """A run of a group: its trainer, its log and its random state.
 
     `error` is what ended it, None as long as it goes well.
     """
@@ -79,7 +78,7 @@ class Member:
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """This run's random state and log are in place; an error ends this run, and only it."""
+        """Put this run's random state and log in place; an error ends this run, and only it."""
         set_rng_state(self.rng)
         with self.log:
             try:
@@ -87,7 +86,7 @@ class Member:
                     yield
             except Exception as error:
                 self.error = error
-                # A mistake of the user's is told in a sentence, one of ours with its place.
+                # A mistake of the user's is logged as a sentence, one of ours with its place.
                 unexpected = None if isinstance(error, InputError) else error
                 logger.error("failed: %s", error, exc_info=unexpected)
         self.rng = get_rng_state()
@@ -106,8 +105,10 @@ class SideBySide(TrainerBase):
         self._bar: tqdm | None = None
 
     def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> Member:
-        """A run called `name`, which logs into `folder`; `build(beside=other)` makes its trainer
-        on the data and the CLIP of `other`, if that is not None."""
+        """Add a run called `name`, which logs into `folder`.
+
+        `build(beside=other)` makes its trainer on the data and CLIP of `other`, if not None.
+        """
         member = Member(name, RunLog(folder, name))
         self.members.append(member)
         built = (m.trainer for m in self.members if m.trainer is not None)
@@ -120,12 +121,12 @@ class SideBySide(TrainerBase):
 
     @property
     def going(self) -> list[Member]:
-        """The members that have not failed."""
+        """Return the members that have not failed."""
         return still_going(self.members)
 
     @property
     def now(self) -> list[Member]:
-        """Those that have this epoch still before them: some may have been resumed further on."""
+        """Return those that have this epoch before them: some may be resumed further on."""
         return [m for m in self.going if m.trainer.start_epoch <= self.epoch]
 
     def before_train(self) -> None:
@@ -180,7 +181,7 @@ class SideBySide(TrainerBase):
                 getattr(member.trainer, hook)()
 
     def _share_pass(self, members: list[Member]) -> None:
-        """One epoch of members that are about to draw the same images."""
+        """Run one epoch of members that are about to draw the same images."""
         start = members[0].rng
         first, local = members[0].trainer, any(m.trainer.LOCAL for m in members)
         self._all(members, "begin_epoch")
@@ -206,7 +207,7 @@ class SideBySide(TrainerBase):
         self._all(still_going(members), "end_epoch")
 
     def _step(self, members: list[Member], number: int, batch: dict, waited: float) -> None:
-        """A step of every member on an encoded batch."""
+        """Take a step of every member on an encoded batch."""
         state = get_rng_state()
         for member in members:
             member.rng = state
@@ -252,12 +253,12 @@ class EncodedOnce:
 
 
 def still_going(members: Iterable[Member]) -> list[Member]:
-    """Those without an error."""
+    """Return those without an error."""
     return [m for m in members if m.error is None]
 
 
 def in_the_same_state(members: Iterable[Member]) -> list[list[Member]]:
-    """The members in parts, of which each is in one random state."""
+    """Group members by the state of their random generators."""
     parts: list[list[Member]] = []
     for member in members:
         for part in parts:

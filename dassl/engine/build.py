@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_trainer(cfg: CfgNode, **options: Any) -> Any:
-    """The registered trainer cfg.TRAINER.NAME, built from `cfg`, and `options` of its own."""
+    """Build the registered trainer cfg.TRAINER.NAME from `cfg` and `options` of its own."""
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         logger.info("Loading trainer: %s", cfg.TRAINER.NAME)

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: progress lines and metrics.jsonl."""
+"""Progress lines and metrics.jsonl of a run that trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HIGH_SHARE, WORTH = 0.2, 60
 
 
 def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
-    """Each batch, and the seconds that were spent waiting for it."""
+    """Yield each batch with the seconds that were spent waiting for it."""
     start = time.perf_counter()
     for batch in batches:
         yield batch, time.perf_counter() - start
@@ -28,7 +28,7 @@ def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
 
 
 class EpochProgress:
-    """Times and losses of one epoch."""
+    """Keep times and losses of one epoch."""
 
     def __init__(self, epoch: int, max_epoch: int, num_batches: int) -> None:
         self.epoch = epoch
@@ -41,7 +41,7 @@ class EpochProgress:
         self.begin = self.end = time.perf_counter()
 
     def step_done(self, loss_summary: dict[str, float] | None) -> None:
-        """A batch is finished; None if it was skipped."""
+        """Note that a batch is finished; None if it was skipped."""
         now = time.perf_counter()
         if loss_summary is not None:
             self.batch_time.update(now - self.end)
@@ -49,7 +49,7 @@ class EpochProgress:
         self.end = now
 
     def line(self, batch_idx: int, lr: float) -> str:
-        """One printed line, in upstream's form; `lr` is the rate that the step used."""
+        """Return a line to print, in upstream's form; `lr` is the rate that the step used."""
         return " ".join(
             [
                 f"epoch [{self.epoch + 1}/{self.max_epoch}]",
@@ -63,7 +63,7 @@ class EpochProgress:
         )
 
     def batch_record(self, batch_idx: int, lr: float) -> dict[str, Any]:
-        """What the line says, for metrics.jsonl; times in seconds."""
+        """Return what the line says, for metrics.jsonl; times in seconds."""
         return {
             "epoch": self.epoch + 1,
             "batch": batch_idx + 1,
@@ -75,7 +75,7 @@ class EpochProgress:
         }
 
     def epoch_record(self) -> dict[str, Any]:
-        """Means over the epoch; `data_share` is the share of its time spent waiting for data."""
+        """Return means over the epoch; `data_share`: the share of its time spent on waiting."""
         seconds = time.perf_counter() - self.begin
         return {
             "epoch": self.epoch + 1,
@@ -86,7 +86,7 @@ class EpochProgress:
         }
 
     def data_advice(self, loaders: CfgNode) -> str | None:
-        """A sentence if an epoch like this one waits long for its data; `loaders` is DATALOADER."""
+        """Return a sentence if epochs like this one wait long for data; `loaders`: DATALOADER."""
         seconds, share = self.data_time.sum, self.epoch_record()["data_share"]
         if share < HIGH_SHARE or seconds * self.max_epoch < WORTH:
             return None
@@ -109,7 +109,7 @@ class EpochProgress:
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended to as the run goes on.
+    """Append to metrics.jsonl, one JSON object a line, as the run goes on.
 
     Opened at epoch `start_epoch` of a resumed run it keeps the lines of the epochs before and
     drops those of an epoch that was cut off, so that no epoch occurs twice.

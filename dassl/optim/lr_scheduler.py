@@ -34,7 +34,7 @@ class _WarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def warmup_lr(self) -> list[float]:
-        """The rate of each parameter group in warm-up epoch `self.last_epoch`."""
+        """Return the rate of each parameter group in warm-up epoch `self.last_epoch`."""
         raise NotImplementedError
 
     def get_lr(self) -> list[float]:
@@ -97,7 +97,7 @@ class LinearWarmupScheduler(_WarmupScheduler):
 
 
 def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
-    """The schedule OPTIM.LR_SCHEDULER, behind a warm-up if WARMUP_EPOCH > 0."""
+    """Build the schedule OPTIM.LR_SCHEDULER, behind a warm-up if WARMUP_EPOCH > 0."""
     scheduler = _main_scheduler(optimizer, optim_cfg)
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:

@@ -56,7 +56,7 @@ OPTIMIZERS: dict[str, Callable] = {
 def build_optimizer(
     model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable[dict] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser OPTIM.NAME over `param_groups` if given, else over `model`.
+    """Build the optimiser OPTIM.NAME over `param_groups` if given, else over `model`.
 
     `model` is a module (all of its parameters, frozen ones too, so that the numbering in a
     checkpoint is upstream's; without a gradient they are not changed) or an iterable of

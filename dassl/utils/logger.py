@@ -48,7 +48,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
 
 
 class RunLog:
-    """The log file of one of several runs that take turns in this process.
+    """A log file for one of several runs that take turns in this process.
 
     Within `with log:` records go to the file, named as by `setup_logger`; the console, once set
     up, shows only warnings, each with the run's `name`.
@@ -99,7 +99,7 @@ def _file_handler(output: str) -> logging.Handler:
 
 
 class _Console(logging.StreamHandler):
-    """A console that takes no more (a closed pipe, a full disk) is let be: the run goes on."""
+    """A console that may stop taking text (a closed pipe, a full disk): the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -129,7 +129,7 @@ class _Printed:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that cannot be written ends the run: logging would print a traceback a record.
+    """A log file that ends the run if it cannot be written: logging would print tracebacks.
 
     It does so once, so that what is logged of the end does not hide it.
     """

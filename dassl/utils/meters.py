@@ -10,7 +10,7 @@ __all__ = ["AverageMeter", "MetricMeter"]
 
 
 class AverageMeter:
-    """The last value and the mean so far; `ema` takes an exponential mean (weight 0.9)."""
+    """Keep the last value and the mean so far; with `ema` an exponential mean (weight 0.9)."""
 
     def __init__(self, ema: bool = False) -> None:
         self.ema = ema
@@ -29,7 +29,7 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """One AverageMeter a name; prints as `loss 3.7383 (3.7383) acc 20.0000 (20.0000)`."""
+    """Keep one AverageMeter a name; printed as `loss 3.7383 (3.7383) acc 20.0000 (20.0000)`."""
 
     def __init__(self, delimiter: str = " ") -> None:
         self.meters: defaultdict[str, AverageMeter] = defaultdict(AverageMeter)

@@ -27,7 +27,7 @@ _DROPPED_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar
 
 
 class _Dropped:
-    """Stands for a pickled object whose content is thrown away, such as one of torch.optim."""
+    """A stand-in for a pickled object whose content is dropped, such as one of torch.optim."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -37,7 +37,7 @@ class _Dropped:
 
 
 class _PlainDict:
-    """Stands for dict and defaultdict: contents are filled in, a factory is not kept."""
+    """A stand-in for dict and defaultdict: contents are filled in, a factory is not kept."""
 
     def __new__(cls, *args: Any) -> dict:
         return {}
