@@ -17,14 +17,15 @@ import yaml
 from PIL import Image
 
 from ood.set_scores import SetScores
-from results.report import charts, mistakes
+from results import plots
+from results.report import mistakes
 from results.report.mistakes import Names, Thumbnails, accepted_ood, rejected_id
 from results.report.page import report_page
-from results.runs import gather
+from results.runs import find_runs, group_runs
 from results.summary import summarise
 
 ROOT = Path(__file__).parents[2]
-VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
+VOID = {"meta", "img", "br", "line", "path", "use", "rect", "g"}
 
 
 class Checker(HTMLParser):
@@ -58,6 +59,10 @@ class Checker(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+def gather(folders):
+    return group_runs(find_runs(folders)[0])
 
 
 def page_of(folder, root=None, resamples=0):
