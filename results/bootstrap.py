@@ -1,4 +1,4 @@
-"""How much a figure owes to the images it was measured on: the bootstrap over images.
+"""Resample images to see how much a figure owes to them: the bootstrap.
 
 A resample draws as many ID images as there are, with replacement, and as many of each OOD set
 (stratified: the sizes of the sets are the benchmark's choice, not chance). A 95 % interval runs

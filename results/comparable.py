@@ -1,4 +1,4 @@
-"""Which runs may stand in one table, and which seeds lie far off.
+"""Choose the runs that may stand in one table, and find seeds that lie far off.
 
 Runs of one method are averaged only if they measured the same thing; methods stand in one table
 only if they were evaluated on the same images. What differs is set apart and named.
@@ -59,7 +59,7 @@ def same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _images(run: Run) -> dict[str, Any]:
-    """What must be equal in the runs of a table: the ID set, the OOD sets, their sizes."""
+    """Return what must be equal in the runs of a table: ID set, OOD sets, their sizes."""
     rows = next(iter(run.figures.values()))
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
     where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
@@ -67,11 +67,9 @@ def _images(run: Run) -> dict[str, Any]:
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    """What must be equal in the runs of a method, as flat entries."""
-    scores = {"scores": sorted(run.figures)}
-    return flatten(
-        {**run.comparable, "conventions": run.result["conventions"], "tabulated": scores}
-    )
+    """Return what must be equal in the runs of a method, as flat entries."""
+    more = {"conventions": run.result["conventions"], "scores found": sorted(run.figures)}
+    return flatten({**run.comparable, **more})
 
 
 def _largest(

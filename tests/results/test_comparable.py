@@ -63,7 +63,7 @@ def test_no_or_unlabelled_results(run):
     bare = copy.deepcopy(run(1).result)
     del bare["provenance"]["comparable"]
     bare = replace(run(1), result=bare)
-    with pytest.raises(InputError, match="seed1.*comparable.*evaluate again"):
+    with pytest.raises(InputError, match=r"seed1.*comparable.*evaluate again"):
         same_images([bare])
     alike, (note,) = same_images([bare, run(2)])
     assert [r.seed for r in alike] == [2] and "comparable" in note

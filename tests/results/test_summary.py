@@ -120,7 +120,7 @@ def test_runs_without_images_have_no_intervals(groups, study, damage):
     if damage != "remove":
         path.write_text(text[:-9] if damage == "cut" else "image,MCM\nx", encoding="utf-8")
     summary = summarise(groups, 100)
-    (note,) = summary.notes
+    note = summary.notes[0]
     assert note.startswith("CoOp has no intervals: ") and "nature.csv" in note
     figures = {row.method: row.figures[0] for row in summary.blocks[0].rows}
     assert figures["CoOp"].interval is None and figures["LoCoOp"].interval is not None
