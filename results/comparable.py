@@ -63,7 +63,7 @@ def _images(run: Run) -> dict[str, Any]:
     rows = next(iter(run.figures.values()))
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
     where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
-    return {**where, "ID images": rows[AVERAGE]["n_id"], **ood_sets}
+    return {"ID set": run.id_set, **where, "ID images": rows[AVERAGE]["n_id"], **ood_sets}
 
 
 def _measured(run: Run) -> dict[str, Any]:

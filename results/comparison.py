@@ -163,33 +163,23 @@ def _difference(
 
 def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
     """Return the scores of both sides' runs, image by image the same, as `resample` takes them."""
-    everything = [(run, side.score) for side in (first, second) for run in side.runs]
     reference = first.runs[0]
-    columns = {
-        name: [_in_order(reference, run, name, score) for run, score in everything]
-        for name in [reference.id_set, *reference.ood_sets]
-    }
+    columns: dict[str, list[np.ndarray]] = {}
+    for name, part in reference.images.items():
+        wanted = sorted(part.images)
+        for side in (first, second):
+            for run in side.runs:
+                found = run.images[name]
+                order = sorted(range(len(found.images)), key=found.images.__getitem__)
+                if [found.images[i] for i in order] != wanted:
+                    example = min({*wanted} ^ {*found.images}, default="one is there twice")
+                    raise InputError(
+                        f"{reference.folder} and {run.folder} do not have the same images of "
+                        f"{name} ({len(wanted):,} and {len(found.images):,}; {example}): a paired "
+                        "comparison needs both evaluated on the same data"
+                    )
+                columns.setdefault(name, []).append(found.scores[side.score][order])
     return columns.pop(reference.id_set), columns
-
-
-def _in_order(reference: Run, run: Run, name: str, score: str) -> np.ndarray:
-    """Return a run's scores of one set in the reference's order of images."""
-    if name not in run.images:
-        raise InputError(f"{run.folder} has no scores of {name}, {reference.folder} has")
-    wanted, found = reference.images[name], run.images[name]
-    values = found.scores[score]
-    if list(wanted.images) == list(found.images):
-        return values
-    place = {image: i for i, image in enumerate(found.images)}
-    lacking = [image for image in wanted.images if image not in place]
-    if lacking or len(place) != len(wanted.images):
-        example = lacking[0] if lacking else next(iter(place.keys() - set(wanted.images)))
-        raise InputError(
-            f"{reference.folder} and {run.folder} do not have the same images of {name} "
-            f"({len(wanted.images):,} and {len(found.images):,}; {example} is in one alone): a "
-            "paired comparison needs both evaluated on the same data"
-        )
-    return values[[place[image] for image in wanted.images]]
 
 
 def format_comparison(first: Side, second: Side, differences: Sequence[Difference]) -> str:

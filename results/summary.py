@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
 from ood.metrics import PRIMARY
@@ -98,8 +98,7 @@ def _resample(
     """Return the mean over a method's runs in every resample, and notes on methods without."""
     found: Resampled = {}
     notes = []
-    bar = tqdm(groups.items(), "resampling images", unit="method", leave=False, disable=None)
-    for name, runs in bar:
+    for name, runs in progress_bar(groups.items(), "resampling images", "method", leave=False):
         scores = list(runs[0].figures)
         try:
             columns = {

@@ -170,14 +170,16 @@ def mark_best(block: Block, higher_is_better: bool) -> Block:
 
 def as_text(blocks: Sequence[Block]) -> str:
     """Return the tables as plain text; a `*` behind the best of each column."""
-    tables = [text_table(block.cells("{}*".format), block.header) for block in blocks]
-    return "\n\n".join(f"{b.title}\n\n{table}" for b, table in zip(blocks, tables, strict=True))
+    return _titled(blocks, text_table, "{}*")
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
     """Return the tables as Markdown; the best of each column is bold."""
-    tables = [markdown_table(block.cells("**{}**".format), block.header) for block in blocks]
-    return "\n\n".join(f"{b.title}\n\n{table}" for b, table in zip(blocks, tables, strict=True))
+    return _titled(blocks, markdown_table, "**{}**")
+
+
+def _titled(blocks: Sequence[Block], table: Callable[..., str], best: str) -> str:
+    return "\n\n".join(f"{b.title}\n\n{table(b.cells(best.format), b.header)}" for b in blocks)
 
 
 def as_latex(blocks: Sequence[Block], caption: str) -> str:
