@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ood.metrics import PRIMARY
 from results.files import Figures
 
 INTERVAL = "95 % interval"
+LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -90,7 +92,8 @@ class Spread(NamedTuple):
         return f"{percent(self.mean)}{spread}"
 
 
-class Figure(NamedTuple):
+@dataclass
+class Figure:
     """A cell: mean and spread over runs, interval over images, best mean of its column or not."""
 
     spread: Spread
@@ -150,22 +153,12 @@ class Block(NamedTuple):
 
 def mark_best(block: Block, higher_is_better: bool) -> Block:
     """Mark the best mean of each column, as printed: all those that print alike."""
-    if len(block.rows) < 2:
-        return block
     best = max if higher_is_better else min
-    columns = zip(*(row.figures for row in block.rows), strict=True)
-    tops = [percent(best(figure.spread.mean for figure in column)) for column in columns]
-    return block._replace(
-        rows=[
-            row._replace(
-                figures=[
-                    figure._replace(best=percent(figure.spread.mean) == top)
-                    for figure, top in zip(row.figures, tops, strict=True)
-                ]
-            )
-            for row in block.rows
-        ]
-    )
+    for column in zip(*(row.figures for row in block.rows), strict=True):
+        top = percent(best(figure.spread.mean for figure in column))
+        for figure in column:
+            figure.best = len(column) > 1 and percent(figure.spread.mean) == top
+    return block
 
 
 def as_text(blocks: Sequence[Block]) -> str:
@@ -188,13 +181,10 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
     A row is a method, or a method with one of its scores; the average comes last.
     """
     fpr, auroc = (next(b for b in blocks if b.metric == m) for m in (PRIMARY, "auroc"))
-    scores = len({row.score for row in fpr.rows}) > 1
-    first = 1 + scores
+    first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
     ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
     groups = [rf"\multicolumn{{2}}{{c}}{{{latex_escape(name)}}}" for name in fpr.columns]
-    header = ["Method", "Score"][:first] + [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"] * len(
-        groups
-    )
+    header = ["Method", "Score"][:first] + LATEX_METRICS * len(groups)
     rows = [
         [latex_escape(text) for text in (one.method, one.score)[:first]]
         + [_latex(f) for pair in zip(one.figures, two.figures, strict=True) for f in pair]
