@@ -58,11 +58,6 @@ class Run:
         """Name of the in-distribution set: the one that no figures are of."""
         return next(name for name in self.result["images"] if name not in self.ood_sets)
 
-    @property
-    def has_images(self) -> bool:
-        """Whether the scores of every image lie beside the figures."""
-        return all(self._file(name).exists() for name in self.result["images"])
-
     @cached_property
     def images(self) -> dict[str, SetScores]:
         """Set -> the scores of its images.

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
 from ood.metrics import CONVENTIONS, threshold_at_tpr
 from ood.set_scores import SetScores
@@ -34,7 +35,7 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
     """Return the HTML page; `root`: folder of the datasets, if not where the evaluation had it."""
     thumbnails = Thumbnails()
     shown = {name: runs[0] for name, runs in summary.groups.items()}
-    drawable = {name: run for name, run in shown.items() if run.has_images}
+    drawable = {name: run for name, run in shown.items() if _has_scores(run)}
     scores = list(dict.fromkeys(s for run in drawable.values() for s in run.figures))
     sections = [_score_section(score, drawable, root, thumbnails) for score in scores]
     environment = Environment(
@@ -64,6 +65,14 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
         conventions={**CONVENTIONS, "units": UNITS},
     )
+
+
+def _has_scores(run: Run) -> bool:
+    """Return whether the scores of every image can be read."""
+    try:
+        return bool(run.images)
+    except InputError:
+        return False
 
 
 def _facts(groups: Groups) -> dict[str, str]:
