@@ -14,7 +14,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from clip.attention import attend, finish, project
+from clip.blocks import attend, finish, project
 from dassl.utils.errors import InputError
 
 # How large the largest activation may be on a CPU, in bytes. More images at once only push each

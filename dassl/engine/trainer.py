@@ -22,8 +22,8 @@ from dassl.evaluation import build_evaluator
 from dassl.utils import (
     InputError,
     check_availability,
+    explain_out_of_memory,
     load_checkpoint,
-    memory_errors_named,
     mkdir_if_missing,
 )
 
@@ -228,10 +228,10 @@ class SimpleTrainer(TrainerBase):
         return {}
 
     def memory_of(self, what: str, loader: str, **settings: object) -> Any:
-        """`memory_errors_named` for a batch; `loader` is a node of DATALOADER."""
+        """`explain_out_of_memory` for a batch; `loader` is a node of DATALOADER."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
         doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
-        return memory_errors_named(doing, {**settings, key: size})
+        return explain_out_of_memory(doing, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
