@@ -29,7 +29,7 @@ import PIL
 import torch
 from PIL import Image, ImageFilter
 
-from benchmarks.train_step import machine, save
+from benchmarks.common import machine, save
 from dassl.config import get_cfg_default
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum

@@ -27,6 +27,8 @@ from results.files import read_scores
 from run import command, flags
 from tests.worlds import images, script
 
+pytestmark = pytest.mark.slow  # trains
+
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
 RUN = "output/photos/LoCoOp/vit_b16_ep50_2shots/nctx16_cscFalse_ctpend/seed1"

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader
 
 from dassl.data.workers import end_with_parent
 
+pytestmark = pytest.mark.slow  # processes that are killed
+
 PATIENCE = 30  # seconds
 
 

@@ -1,0 +1,285 @@
+"""Check this machine: is the device right, which precisions are, and how fast is it?
+
+    bash scripts/selftest.sh                 # the GPU; the CPU where there is none
+    bash scripts/selftest.sh --device cpu --classes 100 1000
+
+ViT-B/16 with random weights; nothing is downloaded. "parity" compares the device in float32 with
+the plain implementation (`benchmarks/plain.py`) on the CPU, "precision" what mixed precision makes
+of the device's own float32: the largest difference over the largest value, beside its limit.
+"step", "training" (`train.py` on JPEGs of ImageNet's usual size) and "evaluation" are timed. A part
+that does not fit into memory says so and the others go on. The exit status is 1 where a limit is
+exceeded or a part fails; all figures are written to output/selftest.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.common import GIB, Bench, machine, print_table, random_vit, save
+from benchmarks.data import make_images
+from benchmarks.train_step import peak_bytes
+from clip import resolve_precision
+from ood.scoring import compute_scores, offered_scores, required_inputs
+
+# Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
+# number; 12 blocks, and a softmax of logits that are scaled by 100, leave 1e-4 of it, and TF32
+# would be ten times beyond that. float16 keeps 1e-3 of a number, bfloat16 1e-2.
+LIMITS = {"fp32": (1e-4, 1e-3), "amp": (1e-2, 1e-1), "amp_bf16": (8e-2, 0.5)}
+PARTS = ("features", "regions", "text", "loss", "gradient")
+GRADIENT_SCALE = 1024.0  # keeps float16's gradients from underflow
+SHOTS, EPOCHS = 16, 50  # of the published ImageNet training
+HEAD = ["part", "measure", "found", "limit", "verdict"]
+
+
+class Report:
+    """The table's rows, the figures behind them, and whether all went well."""
+
+    def __init__(self):
+        self.rows: list[list[str]] = []
+        self.raw: dict[str, object] = {}
+        self.failed = False
+
+    def add(self, part: str, measure: str, found: str, verdict: str = "", limit: str = "") -> None:
+        self.rows.append([part, measure, found, limit, verdict])
+        print("  ".join(word for word in self.rows[-1] if word), flush=True)
+
+    def check(self, part: str, measure: str, difference: float, limit: float) -> None:
+        """Add a difference; beyond its limit, or NaN, it fails."""
+        good = difference <= limit
+        self.failed |= not good
+        self.raw[f"{part} {measure}"] = difference
+        self.add(part, measure, f"{difference:.1e}", "ok" if good else "FAILED", f"{limit:.0e}")
+
+    def attempt(self, part: str, function: Callable, *args: object) -> None:
+        """Call `function`; what it raises is a row, and does not keep the other parts from it."""
+        try:
+            function(self, *args)
+        except (RuntimeError, MemoryError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error) or type(error).__name__
+            memory = isinstance(error, MemoryError) or "memory" in said
+            self.failed |= not memory
+            last = said.strip().splitlines()[-1]
+            self.add(part, "", "does not fit" if memory else "FAILED", last[:120])
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def compare(report: Report, part: str, found: dict, expected: dict, precision: str) -> None:
+    near, far = LIMITS[precision]
+    for name, value in found.items():
+        limit = far if name == "gradient" else near
+        report.check(part, name, largest_difference(value, expected[name]), limit)
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    found, expected = (x.detach().double().cpu() for x in (found, expected))
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def fast_values(bench: Bench) -> dict[str, Tensor]:
+    """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
+    bench.learner.ctx.grad = None
+    with bench.precision.context(bench.device):
+        loss = bench.fast()
+        with torch.no_grad():
+            features, regions = bench.model.image_features(bench.images, local=True)
+            text = bench.model.text_features()
+    (GRADIENT_SCALE * loss).backward()
+    gradient = bench.learner.ctx.grad / GRADIENT_SCALE
+    return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
+
+
+def plain_values(bench: Bench) -> dict[str, Tensor]:
+    """Return the same of the plain implementation."""
+    with torch.no_grad():
+        features, regions = plain.image_features(bench.clip, bench.images)
+        text = plain.text_features(bench.clip, bench.learner)
+        # Each image's nearest or farthest class: no region is at the edge of the top K, where
+        # the last bit of a similarity would decide.
+        cosines, half = (regions @ text.T).mean(dim=1), len(features) // 2  # [B, C]
+        bench.labels = torch.cat([cosines[:half].argmax(dim=1), cosines[half:].argmin(dim=1)])
+    loss = bench.plain()
+    (gradient,) = torch.autograd.grad(loss, bench.learner.ctx)
+    return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
+
+
+def fast_scores(bench: Bench, images: Tensor) -> dict[str, Tensor]:
+    scores = offered_scores("all", bench.model.provides)
+    with torch.inference_mode(), bench.precision.context(bench.device):
+        classes, needs = bench.model.class_features(), required_inputs(scores)
+        inputs = bench.model.inputs(images, classes, needs)
+        return compute_scores(scores, {name: inputs[name] for name in needs})
+
+
+def parity(report: Report, device: str) -> None:
+    """Check the device in float32 against the plain implementation on the CPU."""
+    reference, bench = Bench(20, 4), Bench(20, 4, device)
+    expected = plain_values(reference)
+    bench.labels = reference.labels.to(device)
+    compare(report, "parity", fast_values(bench), expected, "fp32")
+    expected = plain.scores(reference.clip, reference.learner, reference.images)
+    compare(report, "parity", fast_scores(bench, bench.images), expected, "fp32")
+
+
+def precision(report: Report, device: str, name: str) -> None:
+    """Check mixed precision against float32 on the same device."""
+    if resolve_precision(name, device).name != name:
+        report.add(f"precision {name}", "", "skipped", f"float32 is used for it on {device}")
+        return
+    expected, found = (fast_values(Bench(20, 4, device, kind)) for kind in ("fp32", name))
+    compare(report, f"precision {name}", found, expected, name)
+
+
+def step(report: Report, args: argparse.Namespace, classes: int) -> None:
+    """Time a LoCoOp step on images that are on the device already."""
+    bench, times = Bench(classes, args.batch, args.device, args.precision), []
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(args.turns + 1):  # the first warms up
+        start = time.perf_counter()
+        bench.step("fast")
+        times.append(time.perf_counter() - start)
+    median = statistics.median(times[1:])
+    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else peak_bytes()
+    name = f"step, {classes} classes"
+    report.raw[name] = {"batch": args.batch, "seconds": times[1:], "peak_bytes": peak}
+    report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * median:.0f} ms")
+    report.add(name, "images a second", f"{args.batch / median:.0f}")
+    report.add(name, "peak memory", f"{peak / GIB:.2f} GiB")
+
+
+def evaluation(report: Report, args: argparse.Namespace) -> None:
+    """Time all scores of batches that come from host memory."""
+    bench, times = Bench(args.classes[0], 1, args.device, args.precision), []
+    images = torch.randn(4 * args.batch, 3, 224, 224)
+    for _ in range(args.turns + 1):
+        start = time.perf_counter()
+        scores = fast_scores(bench, images.to(args.device))
+        scores["MCM"].cpu()  # waits for the device
+        times.append(time.perf_counter() - start)
+    rate = len(images) / statistics.median(times[1:])
+    report.raw["evaluation"] = {"images": len(images), "seconds": times[1:]}
+    report.add("evaluation", f"images a second, {args.classes[0]} classes", f"{rate:.0f}")
+
+
+def make_data(folder: Path, classes: int) -> None:
+    """Write class folders of JPEGs, two images a class to train on and one to test on, and CLIP."""
+    made = folder / "made"
+    made.mkdir(parents=True)
+    images = [item.impath for item in make_images(made, min(64, 3 * classes))]
+    for number in range(3 * classes):
+        split = "train" if number < 2 * classes else "test"
+        target = folder / "jpegs" / split / f"class{number % classes:04d}" / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(images[number % len(images)], target)
+    weights = {key: value.contiguous() for key, value in random_vit().state_dict().items()}
+    save_file(weights, folder / "vit_b16.safetensors", {"activation": "quick_gelu"})
+
+
+def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1) -> Path:
+    """Train three epochs on the data in `folder`, and return the run's folder."""
+    run = folder / f"{precision}_{nproc}"
+    command = f"""bash scripts/train.sh --trainer LoCoOp --id-data {folder}/jpegs --shots 2 --seed 1
+        --backbone {folder}/vit_b16.safetensors --output-dir {run} TEST.NO_TEST True
+        OPTIM.MAX_EPOCH 3 TRAINER.LOCOOP.PREC {precision} DATALOADER.NUM_WORKERS {args.workers}
+        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch} DATALOADER.DECODED.FOLDER {folder}/decoded
+        USE_CUDA {args.device == "cuda"}"""
+    environment = {**os.environ, "PYTHON": sys.executable, "NPROC": str(nproc) * (nproc > 1)}
+    subprocess.run(
+        command.split(), cwd=REPO, env=environment, check=True, capture_output=True, text=True
+    )
+    return run
+
+
+def training(report: Report, args: argparse.Namespace, folder: Path, classes: int) -> None:
+    """Time `train.py`: the last of three epochs, with its decoding and copying."""
+    make_data(folder, classes)
+    run, steps = train(folder, args, args.precision), 2 * classes // args.batch
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    seconds, waiting = last["epoch_time"] / steps, last["data_share"]
+    name = f"training, {classes} classes"
+    report.raw[name] = {"seconds": seconds, "waiting": waiting, "steps": steps}
+    report.add(name, "a step", f"{1000 * seconds:.0f} ms")
+    report.add(name, "waiting for data", f"{waiting:.1%}")
+    if classes >= 1000:
+        minutes = seconds * (1000 * SHOTS // args.batch) * EPOCHS / 60
+        report.add(name, "16-shot ImageNet, 50 epochs, projected", f"{minutes:.0f} min")
+
+
+def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
+    """Check that two GPUs end where one does."""
+    count = torch.cuda.device_count() if args.device == "cuda" else 0
+    if count < 2:
+        report.add("two ranks", "", "skipped", f"{count} GPUs")
+        return
+    make_data(folder, args.batch)
+    contexts = []
+    for nproc in (1, 2):
+        (file,) = (train(folder, args, "fp32", nproc) / "prompt_learner").glob("model.pth.tar-3")
+        contexts.append(torch.load(file, weights_only=True)["state_dict"]["ctx"])
+    report.check("two ranks", "context after training", largest_difference(*contexts), 1e-3)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add, found = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=found, choices=("cuda", "cpu"), help="(a GPU where there is one)")
+    gpu = parser.parse_known_args()[0].device == "cuda"
+    add("--classes", type=int, nargs="+", help="of the steps (GPU: 100 1000; CPU: 100)")
+    add("--batch", type=int, default=32 if gpu else 4, help="images a step (%(default)s)")
+    add("--turns", type=int, default=20 if gpu else 1, help="timed steps (%(default)s)")
+    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="(%(default)s)")
+    args = parser.parse_args()
+    args.precision = "amp" if gpu else "fp32"
+    args.training = args.classes or ([100, 1000] if gpu else [16])
+    args.classes = args.classes or ([100, 1000] if gpu else [100])
+    return args
+
+
+def main() -> None:
+    args, report = parse_args(), Report()
+    gpu = args.device == "cuda"
+    about = {**machine(), "device": torch.cuda.get_device_name() if gpu else "cpu"}
+    about["cuda"] = torch.version.cuda if gpu else None
+    report.attempt("parity", parity, args.device)
+    for name in ("amp", "amp_bf16"):
+        report.attempt(f"precision {name}", precision, args.device, name)
+    for classes in args.classes:
+        report.attempt(f"step, {classes} classes", step, args, classes)
+    if max(args.classes) < 1000:
+        report.add("step, 1000 classes", "", "skipped", "minutes on a CPU: --classes 1000")
+    report.attempt("evaluation", evaluation, args)
+    with tempfile.TemporaryDirectory() as folder:
+        for classes in args.training:
+            place = Path(folder, str(classes))
+            report.attempt(f"training, {classes} classes", training, args, place, classes)
+        report.attempt("two ranks", two_ranks, args, Path(folder, "ranks"))
+    print()
+    print_table(report.rows, HEAD)
+    passed = not report.failed
+    save("selftest", about, REPO / "output", passed=passed, rows=report.rows, raw=report.raw)
+    print("passed" if passed else "FAILED")
+    sys.exit(not passed)
+
+
+if __name__ == "__main__":
+    main()
