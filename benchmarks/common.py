@@ -134,6 +134,19 @@ def compared(measure: str, where: str, found: dict, over: str, under: str, goal:
     return [measure, where, *times, *ratios(found, over, under), goal]
 
 
+def median_seconds(turns: int, work: Callable[[], object]) -> float:
+    """Return the median time of `work`, which waits for the device; the first time warms up."""
+    work()
+    found = in_turns({"here": work}, turns)
+    return statistics.median(found["wall"]["here"])
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference over the largest expected value."""
+    found, expected = (x.detach().double().cpu() for x in (found, expected))
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
 def machine() -> dict:
     """Return what the figures depend on beside the code."""
     names = Path("/proc/cpuinfo")

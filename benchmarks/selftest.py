@@ -17,11 +17,10 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +31,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks import plain
-from benchmarks.common import GIB, Bench, machine, print_table, random_vit, save
-from benchmarks.data import make_images
+from benchmarks import common, plain
+from benchmarks.common import Bench
+from benchmarks.data import make_class_folders
 from benchmarks.train_step import peak_bytes
 from clip import resolve_precision
 from ood.scoring import compute_scores, offered_scores, required_inputs
@@ -42,7 +41,7 @@ from ood.scoring import compute_scores, offered_scores, required_inputs
 # Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
 # number; 12 blocks, and a softmax of logits that are scaled by 100, leave 1e-4 of it, and TF32
 # would be ten times beyond that. float16 keeps 1e-3 of a number, bfloat16 1e-2.
-LIMITS = {"fp32": (1e-4, 1e-3), "amp": (1e-2, 1e-1), "amp_bf16": (8e-2, 0.5)}
+LIMITS = {"fp32": (1e-4, 1e-3), "amp": (1e-2, 5e-2), "amp_bf16": (4e-2, 0.2)}
 PARTS = ("features", "regions", "text", "loss", "gradient")
 GRADIENT_SCALE = 1024.0  # keeps float16's gradients from underflow
 SHOTS, EPOCHS = 16, 50  # of the published ImageNet training
@@ -50,11 +49,10 @@ HEAD = ["part", "measure", "found", "limit", "verdict"]
 
 
 class Report:
-    """The table's rows, the figures behind them, and whether all went well."""
+    """The table's rows, and whether all went well."""
 
     def __init__(self):
         self.rows: list[list[str]] = []
-        self.raw: dict[str, object] = {}
         self.failed = False
 
     def add(self, part: str, measure: str, found: str, verdict: str = "", limit: str = "") -> None:
@@ -65,19 +63,20 @@ class Report:
         """Add a difference; beyond its limit, or NaN, it fails."""
         good = difference <= limit
         self.failed |= not good
-        self.raw[f"{part} {measure}"] = difference
         self.add(part, measure, f"{difference:.1e}", "ok" if good else "FAILED", f"{limit:.0e}")
 
     def attempt(self, part: str, function: Callable, *args: object) -> None:
         """Call `function`; what it raises is a row, and does not keep the other parts from it."""
         try:
             function(self, *args)
-        except (RuntimeError, MemoryError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or str(error) or type(error).__name__
-            memory = isinstance(error, MemoryError) or "memory" in said
-            self.failed |= not memory
-            last = said.strip().splitlines()[-1]
-            self.add(part, "", "does not fit" if memory else "FAILED", last[:120])
+        except Exception as error:
+            said = (getattr(error, "stderr", None) or str(error) or type(error).__name__).strip()
+            full = any(words in said for words in ("out of memory", "allocate memory"))
+            self.failed |= not full
+            verdict = said.splitlines()[-1][:120]
+            self.add(part, "", "does not fit" if full else "FAILED", verdict)
+            if not full:
+                traceback.print_exc()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -87,12 +86,7 @@ def compare(report: Report, part: str, found: dict, expected: dict, precision: s
     near, far = LIMITS[precision]
     for name, value in found.items():
         limit = far if name == "gradient" else near
-        report.check(part, name, largest_difference(value, expected[name]), limit)
-
-
-def largest_difference(found: Tensor, expected: Tensor) -> float:
-    found, expected = (x.detach().double().cpu() for x in (found, expected))
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+        report.check(part, name, common.largest_difference(value, expected[name]), limit)
 
 
 def fast_values(bench: Bench) -> dict[str, Tensor]:
@@ -151,47 +145,32 @@ def precision(report: Report, device: str, name: str) -> None:
 
 def step(report: Report, args: argparse.Namespace, classes: int) -> None:
     """Time a LoCoOp step on images that are on the device already."""
-    bench, times = Bench(classes, args.batch, args.device, args.precision), []
-    if args.device == "cuda":
+    bench, gpu = Bench(classes, args.batch, args.device, args.precision), args.device == "cuda"
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(args.turns + 1):  # the first warms up
-        start = time.perf_counter()
-        bench.step("fast")
-        times.append(time.perf_counter() - start)
-    median = statistics.median(times[1:])
-    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else peak_bytes()
+    seconds = common.median_seconds(args.turns, lambda: bench.step("fast"))
+    peak = torch.cuda.max_memory_allocated() if gpu else peak_bytes()
     name = f"step, {classes} classes"
-    report.raw[name] = {"batch": args.batch, "seconds": times[1:], "peak_bytes": peak}
-    report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * median:.0f} ms")
-    report.add(name, "images a second", f"{args.batch / median:.0f}")
-    report.add(name, "peak memory", f"{peak / GIB:.2f} GiB")
+    report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * seconds:.0f} ms")
+    report.add(name, "images a second", f"{args.batch / seconds:.1f}")
+    report.add(name, "peak memory", f"{peak / common.GIB:.2f} GiB")
 
 
 def evaluation(report: Report, args: argparse.Namespace) -> None:
-    """Time all scores of batches that come from host memory."""
-    bench, times = Bench(args.classes[0], 1, args.device, args.precision), []
+    """Time all scores of a batch that comes from host memory."""
+    bench = Bench(args.classes[0], 1, args.device, args.precision)
     images = torch.randn(4 * args.batch, 3, 224, 224)
-    for _ in range(args.turns + 1):
-        start = time.perf_counter()
-        scores = fast_scores(bench, images.to(args.device))
-        scores["MCM"].cpu()  # waits for the device
-        times.append(time.perf_counter() - start)
-    rate = len(images) / statistics.median(times[1:])
-    report.raw["evaluation"] = {"images": len(images), "seconds": times[1:]}
-    report.add("evaluation", f"images a second, {args.classes[0]} classes", f"{rate:.0f}")
+    seconds = common.median_seconds(
+        args.turns, lambda: fast_scores(bench, images.to(args.device))["MCM"].cpu()
+    )
+    measure = f"images a second, {args.classes[0]} classes"
+    report.add("evaluation", measure, f"{len(images) / seconds:.1f}")
 
 
 def make_data(folder: Path, classes: int) -> None:
     """Write class folders of JPEGs, two images a class to train on and one to test on, and CLIP."""
-    made = folder / "made"
-    made.mkdir(parents=True)
-    images = [item.impath for item in make_images(made, min(64, 3 * classes))]
-    for number in range(3 * classes):
-        split = "train" if number < 2 * classes else "test"
-        target = folder / "jpegs" / split / f"class{number % classes:04d}" / f"{number}.jpg"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(images[number % len(images)], target)
-    weights = {key: value.contiguous() for key, value in random_vit().state_dict().items()}
+    make_class_folders(folder / "jpegs", classes)
+    weights = {key: value.contiguous() for key, value in common.random_vit().state_dict().items()}
     save_file(weights, folder / "vit_b16.safetensors", {"activation": "quick_gelu"})
 
 
@@ -200,9 +179,8 @@ def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1
     run = folder / f"{precision}_{nproc}"
     command = f"""bash scripts/train.sh --trainer LoCoOp --id-data {folder}/jpegs --shots 2 --seed 1
         --backbone {folder}/vit_b16.safetensors --output-dir {run} TEST.NO_TEST True
-        OPTIM.MAX_EPOCH 3 TRAINER.LOCOOP.PREC {precision} DATALOADER.NUM_WORKERS {args.workers}
-        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch} DATALOADER.DECODED.FOLDER {folder}/decoded
-        USE_CUDA {args.device == "cuda"}"""
+        OPTIM.MAX_EPOCH 3 TRAINER.LOCOOP.PREC {precision} USE_CUDA {args.device == "cuda"}
+        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch} DATALOADER.DECODED.FOLDER {folder}/decoded"""
     environment = {**os.environ, "PYTHON": sys.executable, "NPROC": str(nproc) * (nproc > 1)}
     subprocess.run(
         command.split(), cwd=REPO, env=environment, check=True, capture_output=True, text=True
@@ -217,7 +195,6 @@ def training(report: Report, args: argparse.Namespace, folder: Path, classes: in
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     seconds, waiting = last["epoch_time"] / steps, last["data_share"]
     name = f"training, {classes} classes"
-    report.raw[name] = {"seconds": seconds, "waiting": waiting, "steps": steps}
     report.add(name, "a step", f"{1000 * seconds:.0f} ms")
     report.add(name, "waiting for data", f"{waiting:.1%}")
     if classes >= 1000:
@@ -236,7 +213,7 @@ def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
     for nproc in (1, 2):
         (file,) = (train(folder, args, "fp32", nproc) / "prompt_learner").glob("model.pth.tar-3")
         contexts.append(torch.load(file, weights_only=True)["state_dict"]["ctx"])
-    report.check("two ranks", "context after training", largest_difference(*contexts), 1e-3)
+    report.check("two ranks", "context after training", common.largest_difference(*contexts), 1e-3)
 
 
 def parse_args() -> argparse.Namespace:
@@ -246,10 +223,8 @@ def parse_args() -> argparse.Namespace:
     gpu = parser.parse_known_args()[0].device == "cuda"
     add("--classes", type=int, nargs="+", help="of the steps (GPU: 100 1000; CPU: 100)")
     add("--batch", type=int, default=32 if gpu else 4, help="images a step (%(default)s)")
-    add("--turns", type=int, default=20 if gpu else 1, help="timed steps (%(default)s)")
-    add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="(%(default)s)")
     args = parser.parse_args()
-    args.precision = "amp" if gpu else "fp32"
+    args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 1)
     args.training = args.classes or ([100, 1000] if gpu else [16])
     args.classes = args.classes or ([100, 1000] if gpu else [100])
     return args
@@ -258,11 +233,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args, report = parse_args(), Report()
     gpu = args.device == "cuda"
-    about = {**machine(), "device": torch.cuda.get_device_name() if gpu else "cpu"}
-    about["cuda"] = torch.version.cuda if gpu else None
+    name, cuda = (torch.cuda.get_device_name(), torch.version.cuda) if gpu else ("cpu", None)
     report.attempt("parity", parity, args.device)
-    for name in ("amp", "amp_bf16"):
-        report.attempt(f"precision {name}", precision, args.device, name)
+    for kind in ("amp", "amp_bf16"):
+        report.attempt(f"precision {kind}", precision, args.device, kind)
     for classes in args.classes:
         report.attempt(f"step, {classes} classes", step, args, classes)
     if max(args.classes) < 1000:
@@ -274,9 +248,16 @@ def main() -> None:
             report.attempt(f"training, {classes} classes", training, args, place, classes)
         report.attempt("two ranks", two_ranks, args, Path(folder, "ranks"))
     print()
-    print_table(report.rows, HEAD)
+    common.print_table(report.rows, HEAD)
     passed = not report.failed
-    save("selftest", about, REPO / "output", passed=passed, rows=report.rows, raw=report.raw)
+    rows = [dict(zip(HEAD, row, strict=True)) for row in report.rows]
+    common.save(
+        "selftest",
+        {**common.machine(), "device": name, "cuda": cuda},
+        REPO / "output",
+        passed=passed,
+        rows=rows,
+    )
     print("passed" if passed else "FAILED")
     sys.exit(not passed)
 

@@ -38,9 +38,7 @@ def test_two_ranks_on_nccl_end_as_one_does(tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     report = selftest.Report()
-    report.attempt(
-        "ranks", selftest.two_ranks, Namespace(device="cuda", batch=8, workers=0), tmp_path
-    )
+    report.attempt("ranks", selftest.two_ranks, Namespace(device="cuda", batch=8), tmp_path)
     assert not report.failed, report.rows
 
 

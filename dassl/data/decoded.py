@@ -5,9 +5,9 @@ workers a loader gives 1.6 times the images per second (benchmarks/data.py). The
 uncropped, so that the same transforms draw from the same pixels: batches are bit-identical to those
 of images decoded in every epoch.
 
-One file an image, written by the process that first reads it, and shared by all runs. It is named by
-a hash of the image's path, size and time of change and of Pillow's version: pixels of another file,
-or of another decoder, are never used.
+One file an image, written by the process that first reads it, and shared by all runs. It is named
+by a hash of the image's path, size and time of change and of Pillow's version: pixels of another
+file, or of another decoder, are never used.
 """
 
 from __future__ import annotations
