@@ -1,4 +1,4 @@
-"""Time of an evaluation: against a plain one, the bare image encoder, and from features on disk.
+"""Time an evaluation: against a plain one, the bare image encoder, and from features on disk.
 
 ViT-B/16 with random weights (nothing is downloaded), ImageNet's class names, 16 context tokens,
 float32, all scores that CLIP alone can give. What is compared takes turns within one process, and
@@ -120,7 +120,7 @@ def batch(args: argparse.Namespace) -> Rows:
 
 
 def _check_same(slow: dict, fast: dict) -> None:
-    """Both sides compute the same, or the comparison says nothing."""
+    """Check that both sides compute the same, or the comparison says nothing."""
     for name, values in fast.items():
         torch.testing.assert_close(torch.from_numpy(values), slow[name], rtol=1e-4, atol=1e-4)
 
@@ -158,7 +158,7 @@ def kept(args: argparse.Namespace) -> Rows:
 
 
 def _items(name: str, count: int, classes: int = 1, root: str = ".") -> list[Datum]:
-    """Images of a set, labelled if it is the ID set."""
+    """Return images of a set, labelled if it is the ID set."""
     return [
         Datum(f"{root}/{name}/{i % 1000:03d}/{i}.jpg", i % classes if name == "ID" else -1)
         for i in range(count)
@@ -166,7 +166,7 @@ def _items(name: str, count: int, classes: int = 1, root: str = ".") -> list[Dat
 
 
 def _files(root: str, name: str, count: int, classes: int) -> list[Datum]:
-    """Empty files: only their size and time of change are looked at."""
+    """Write empty files: only their size and time of change are looked at."""
     items = _items(name, count, classes, root)
     for parent in {Path(item.impath).parent for item in items}:
         parent.mkdir(parents=True)

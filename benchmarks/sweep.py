@@ -1,4 +1,4 @@
-"""Time of a study of 8 runs on the same images, against the 8 runs one after the other.
+"""Time a study of 8 runs on the same images, against the 8 runs one after the other.
 
 LoCoOp with 4 lambdas and 2 Ks, ViT-B/16 with random weights (nothing is downloaded), ImageNet's
 class names, 16 context tokens, float32. Both sides take the step of this repository; both are
@@ -10,8 +10,8 @@ of which every run has its own, is most of a study's time. Hence two sizes. Imag
 memory; reading and decoding them, which a study shares too, is not counted, nor is loading the
 model or writing checkpoints.
 
-    python benchmarks/sweep.py                 # small and large: 100 and 1000 classes, batch 32
-    python benchmarks/sweep.py --rows small
+    python benchmarks/sweep.py                   # 100 and 1000 classes, batch 32
+    python benchmarks/sweep.py --classes 100
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,7 +67,7 @@ class Study:
         return build_cfg(make_run_parser("").parse_args(flags.split()))
 
     def one_by_one(self) -> tuple[dict[str, float], list[torch.Tensor]]:
-        """Seconds of the 8 runs, by clock, and their contexts."""
+        """Return the seconds of the 8 runs, by clock, and their contexts."""
         trainers = [Run(cfg, self) for cfg in self.cfgs]
         return timed(lambda: [trainer.train() for trainer in trainers]), contexts(trainers)
 
@@ -108,7 +107,7 @@ class Run(LoCoOp):
         return self.study.clip
 
     def save_model(self, *args, **kwargs) -> None:
-        """Nothing: little beside the steps of an epoch, much beside these few."""
+        """Save nothing: it takes little beside an epoch's steps, much beside these few."""
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
@@ -122,7 +121,7 @@ def contexts(trainers: list[LoCoOp]) -> list[torch.Tensor]:
 
 
 def measure(study: Study, repeats: int) -> dict:
-    """Seconds of every turn of both sides, wall clock and CPU."""
+    """Return the seconds of every turn of both sides, wall clock and CPU."""
     Run(study.cfgs[0], study).train()  # warms up
     result: dict = {"wall": {}, "cpu": {}}
     for _ in range(repeats):
@@ -137,20 +136,24 @@ def measure(study: Study, repeats: int) -> dict:
     return result
 
 
-def study(classes: int, args: argparse.Namespace) -> Rows:
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Study(build_clip(), classes, args.batch, args.batches, folder)
-        found = measure(runs, args.repeats)
-    name = f"8 runs of {args.batches} steps, one by one over side by side"
-    where = f"{classes} classes, batch {args.batch}"
-    return [compared(name, where, found, "one_by_one", "side_by_side", ">= 2")], found
+def study(args: argparse.Namespace) -> Rows:
+    rows, raw = [], {}
+    for classes in args.classes:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Study(build_clip(), classes, args.batch, args.batches, folder)
+            raw[classes] = measure(runs, args.repeats)
+        name = f"8 runs of {args.batches} steps, one by one over side by side"
+        where, kinds = f"{classes} classes, batch {args.batch}", ("one_by_one", "side_by_side")
+        rows.append(compared(name, where, raw[classes], *kinds, ">= 2"))
+    return rows, raw
 
 
 def main() -> None:
     parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
     parser.add_argument("--batches", type=int, default=2, help="steps of a run (%(default)s)")
-    run_rows("sweep", parser, {"small": partial(study, 100), "large": partial(study, 1000)})
+    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000], help="(100 1000)")
+    run_rows("sweep", parser, {"study": study})
 
 
 if __name__ == "__main__":

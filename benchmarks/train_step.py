@@ -1,4 +1,4 @@
-"""Time and memory of one training step: plain against fast, LoCoOp against CoOp.
+"""Measure time and memory of a training step: plain against fast, LoCoOp against CoOp.
 
 ViT-B/16 with random weights (nothing is downloaded), ImageNet's class names, 16 context tokens,
 float32. Every size runs in a process of its own; what is compared takes turns within that process,
