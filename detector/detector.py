@@ -26,9 +26,9 @@ from PIL import Image
 from torch import Tensor
 
 import clip
-from dassl.data.transforms import Preprocess
 from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
+from dassl.data.transforms import Preprocess
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, as_rgb, nearest_name, read_image
 from dassl.utils.errors import InputError
