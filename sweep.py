@@ -23,11 +23,12 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, full_disk_named, setup_logger, write_json
 from dassl.utils.errors import InputError
+from ood.scoring import get_scores
 from results import runs as evaluations
 from results import tables
 from results.files import read_results
 from results.summary import NOTE, summarise
-from run import command
+from run import command, evaluation
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, add_data_flags
 from run.folder import MARKER, RunState, locked, open_run
@@ -41,7 +42,7 @@ Failures = dict[str, str]  # name of a run -> why it failed
 
 def main() -> None:
     args = parse_args()
-    eval_ood.parse_args(["--scores", args.scores])  # a wrong name is told now, not after training
+    get_scores(args.scores if args.scores == "all" else words(args.scores))  # before training
     if distributed.world_size() > 1:
         raise InputError("a study runs in one process: start sweep.py without torchrun")
     runs = plan(args)
@@ -188,9 +189,9 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
         cfg = build_cfg(options)
         if not has_results(cfg, options):
             logger.info("evaluating %s", run.name)
-            log = RunLog(run.folder / eval_ood.LOG, run.name)
+            log = RunLog(run.folder / evaluation.LOG, run.name)
             with locked(run.folder), closing(log), log:
-                eval_ood.evaluate(cfg, options)
+                evaluation.evaluate(cfg, options.model_dir, options.load_epoch)
         return True
     return False
 
@@ -218,7 +219,7 @@ def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
         return False
     found = read_results(folder)["provenance"]
     same_config = found.get("config") == cfg.dump(sort_keys=False)
-    return same_config and found.get("asked") == eval_ood.asked(options)
+    return same_config and found.get("asked") == evaluation.asked(cfg, options.load_epoch)
 
 
 def report(

@@ -18,7 +18,6 @@ from ood.scores import atd_log_probabilities, ctw
 logger = logging.getLogger(__name__)
 
 NEEDS = ("logits", "no_logits")
-REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 FEW_CLASSES = 3
 
 Rates = dict[str, dict]

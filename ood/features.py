@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dassl.data.datasets import Datum
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
 DTYPES = {GLOBAL: np.dtype("<f4"), LOCAL: np.dtype("<f2")}
+TORCH_DTYPES = {GLOBAL: torch.float32, LOCAL: torch.float16}
 GIB = 2**30
 FREE_SHARE = 0.9  # of the disk's free space that features may take
 ABANDONED = 3600  # seconds without a write, after which a temporary folder is nobody's
@@ -240,7 +242,8 @@ class FeatureWriter:
         parts = {GLOBAL: features, LOCAL: regions}
         with self._or_stop():
             for name, file in self.files.items():
-                file.write(parts[name].cpu().numpy().astype(DTYPES[name]).tobytes())
+                # Rounded on the device: half as many bytes of local features are copied.
+                file.write(parts[name].to(TORCH_DTYPES[name]).cpu().numpy().tobytes())
 
     def finish(self) -> None:
         """Move the features to their place; another pass may have been quicker."""

@@ -8,13 +8,13 @@ regions away from all classes; the region map shows them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
@@ -22,7 +22,8 @@ from dassl.utils.files import atomic_write
 GREY = 200  # what the public LoCoOp demo paints over ID regions
 
 # The parts of a region map, in inches and dots per inch.
-PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.6, 110
+PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.8, 110
+LEGEND = "in colour: the ID-irrelevant regions, whose K likeliest classes lack the label; grey: the others"
 
 
 def suggest_top_k(num_classes: int) -> int:
@@ -65,8 +66,20 @@ def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) ->
     return (local_cosines > of_label).sum(dim=-1, dtype=torch.int32) >= k
 
 
+@torch.inference_mode()
+def extract_regions(model: nn.Module, images: Tensor, text: Tensor, label: int, k: int) -> Tensor:
+    """Return where the regions of an image are ID-irrelevant, bool `[h, w]`, on the CPU.
+
+    Args:
+        model: as `clip.prompted.PromptedCLIP`. images: that image alone, `[1, 3, H, W]`.
+        text: text features `[C, D]` of the classes. label: the class that the image is taken for.
+    """
+    _, local_cosines = model(images, text, local=True)  # [1, N, C]
+    return id_irrelevant_regions(local_cosines[0].cpu(), label, k).reshape(model.clip.grid)
+
+
 def _cell_edges(pixels: int, cells: int) -> np.ndarray:
-    """Where each of ``cells`` begins and ends: cells + 1 pixel positions, the last = ``pixels``."""
+    """Return where each of `cells` begins and ends: cells + 1 positions, the last = `pixels`."""
     return np.floor(np.arange(cells + 1) * pixels / cells + 0.5).astype(int)
 
 
@@ -75,42 +88,6 @@ def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = np.diff(_cell_edges(height, mask.shape[0]))
     columns = np.diff(_cell_edges(width, mask.shape[1]))
     return mask.repeat(rows, axis=0).repeat(columns, axis=1)
-
-
-def region_agreement(
-    irrelevant: Sequence[Tensor | np.ndarray], objects: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """How well the extracted regions are those without the object, over many images.
-
-    ``irrelevant``: bool grids [h, w]; ``objects``: bool pixels [H, W], True on the object. A region
-    belongs to the object where more than half of its pixels do. Gives the shares
-
-    - precision: of the extracted regions, those that are background;
-    - recall: of the background regions, those that were extracted;
-    - background: of all regions, those that are background (the precision of extracting all);
-    - extracted: of all regions, those that were extracted.
-    """
-    grids = [np.asarray(grid, dtype=bool) for grid in irrelevant]
-    cells = [_to_cells(pixels, *grid.shape) for grid, pixels in zip(grids, objects, strict=True)]
-    extracted = np.concatenate([grid.ravel() for grid in grids])
-    background = np.concatenate([cell.ravel() <= 0.5 for cell in cells])
-    both = (extracted & background).sum()
-    return {
-        "precision": float(both / max(1, extracted.sum())),
-        "recall": float(both / max(1, background.sum())),
-        "background": float(background.mean()),
-        "extracted": float(extracted.mean()),
-    }
-
-
-def _to_cells(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Share of True pixels in each cell of a grid: [H, W] -> [rows, columns]."""
-    sums = pixels.astype(float)
-    for axis, cells in ((0, rows), (1, columns)):
-        edges = _cell_edges(pixels.shape[axis], cells)
-        sums = np.add.reduceat(sums, edges[:-1], axis=axis)
-    areas = np.outer(*(np.diff(_cell_edges(n, c)) for n, c in zip(pixels.shape, (rows, columns))))
-    return sums / areas
 
 
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:
@@ -131,13 +108,28 @@ def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.I
     return Image.fromarray(pixels)
 
 
-def region_caption(label: str, k: int, num_classes: int, irrelevant: Tensor | np.ndarray) -> str:
-    """The line under a region map: label, K, and the share of regions extracted."""
+def region_caption(
+    label: str, k: int, num_classes: int, irrelevant: Tensor | np.ndarray, verdict: str = ""
+) -> str:
+    """Return the lines under a region map: label, K, the share of regions extracted, and what is
+    grey.
+
+    Args:
+        verdict: of a detector, with its score; "" where there is none.
+    """
     mask = np.asarray(irrelevant, dtype=bool)
-    return (
-        f"label: {label}   |   K = {k} of {num_classes} classes   |   "
-        f"{int(mask.sum())} of {mask.size} regions ID-irrelevant ({mask.mean():.1%})"
+    parts = (
+        f"label: {label}",
+        verdict,
+        f"K = {k} of {num_classes} classes",
+        f"{int(mask.sum())} of {mask.size} regions ID-irrelevant ({mask.mean():.1%})",
     )
+    return f"{'   |   '.join(part for part in parts if part)}\n{LEGEND}"
+
+
+def file_name(text: str) -> str:
+    """Return `text` as part of a file name: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def region_figure(
@@ -153,13 +145,13 @@ def region_figure(
     figure = Figure(figsize=(width, height), dpi=MAP_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for i, (picture, title) in enumerate(zip((original, seen, drawn), titles)):
-        box = ((i + 0.04) / 3, 0.5 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
+        box = ((i + 0.04) / 3, 0.6 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
         axes = figure.add_axes(box)
         axes.imshow(picture.convert("RGB"), interpolation="antialiased")
         axes.set_title(f"{title} ({picture.width} x {picture.height})", fontsize=11, pad=7)
         axes.set_axis_off()
     style = {"ha": "center", "va": "center", "fontsize": 11, "wrap": True, "parse_math": False}
-    figure.text(0.5, 0.23 / height, caption, **style)
+    figure.text(0.5, 0.28 / height, caption, **style)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

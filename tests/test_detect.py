@@ -201,7 +201,7 @@ def test_probability_and_cosine_are_those_of_the_class(place, loaded):
         cosines, _ = loaded.model(loaded.preprocess(place / "odd/0.png")[None])
     verdict = loaded(place / "odd/0.png")
     assert verdict.label == cosines.argmax()
-    assert verdict.classname == loaded.recipe.classnames[verdict.label]
+    assert verdict.classname == loaded.spec.classnames[verdict.label]
     assert verdict.cosine == pytest.approx(float(cosines.max()), abs=1e-6)
     p = (loaded.model.scale * cosines).softmax(-1).max()
     assert verdict.probability == pytest.approx(float(p), abs=1e-5)
@@ -222,17 +222,20 @@ def test_endless_images_are_read_two_batches_ahead_at_most(place, loaded):
 @pytest.mark.parametrize("score, regions", [("MCM", False), ("GL-MCM", True)])
 def test_only_the_score_chosen_is_computed(place, monkeypatch, score, regions):
     asked = []
-    inputs = DescribedCLIP.inputs
-    monkeypatch.setattr(
-        DescribedCLIP,
-        "inputs",
-        lambda self, images, classes, needs: (
-            asked.append(set(needs)),
-            inputs(self, images, classes, needs),
-        )[1],
-    )
+    encode, infer = DescribedCLIP.image_features, DescribedCLIP.inputs_of_features
+
+    def image_features(self, images, local):
+        asked.append(local)
+        return encode(self, images, local)
+
+    def inputs_of_features(self, features, found, classes, needs):
+        asked.append(set(needs))
+        return infer(self, features, found, classes, needs)
+
+    monkeypatch.setattr(DescribedCLIP, "image_features", image_features)
+    monkeypatch.setattr(DescribedCLIP, "inputs_of_features", inputs_of_features)
     Detector.load(place / RUN, score)(place / "odd/0.png")
-    assert asked == [{"cosines", "local_cosines"} if regions else {"cosines"}]
+    assert asked == [regions, {"cosines", "local_cosines"} if regions else {"cosines"}]
 
 
 def test_other_shares_need_no_other_evaluation(place, loaded):

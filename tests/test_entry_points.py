@@ -22,6 +22,7 @@ import train
 import visualize
 from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
+from ood.config import EVAL
 from run import command, config
 from run.flags import make_parser
 from trainers.clipn import CLIPN
@@ -101,7 +102,7 @@ def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
 @pytest.fixture
 def call(monkeypatch, tmp_path_factory):
     """Runs an entry point in this process: `call(train, "--shots", "2")`."""
-    monkeypatch.setattr(eval_ood, "FEATURES", str(tmp_path_factory.mktemp("features")))
+    monkeypatch.setitem(EVAL, "FEATURES", str(tmp_path_factory.mktemp("features")))
 
     def run(module, *arguments) -> None:
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])

@@ -16,7 +16,6 @@ from PIL import Image
 
 import clip
 from clip.prompted import PromptedCLIP
-from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
@@ -77,7 +76,8 @@ def evaluate(model, root, tmp_path):
     ):
         cfg = default_cfg()
         cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
-        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.DATASET.ROOT = str(root)
+        cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = 0, BATCH
         cfg.DATALOADER.BAD_IMAGES = "skip" if skip else "stop"
         transform = build_transform(cfg, is_train=False)
         items = {
@@ -94,16 +94,14 @@ def evaluate(model, root, tmp_path):
         }
         model.encoded = 0
         evaluation = score_sets(
+            cfg,
             model,
             items,
-            lambda items: build_data_loader(
-                cfg, data_source=items, batch_size=BATCH, tfm=transform, is_train=False
-            ),
+            transform,
             get_scores(scores),
             {},
             torch.device("cpu"),
             nullcontext,
-            str(root),
             FeatureStore(**how) if store else None,
         )
         run.evaluation = evaluation
