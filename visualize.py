@@ -1,4 +1,4 @@
-"""Draw the region map of an image: visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
+"""Draw an image's region map: visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ GREY = 200  # what the public LoCoOp demo paints over ID regions
 
 # The parts of a region map, in inches and dots per inch.
 PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.8, 110
-LEGEND = "in colour: the ID-irrelevant regions, whose K likeliest classes lack the label; grey: the others"
+LEGEND = (
+    "in colour: the ID-irrelevant regions, whose K likeliest classes lack the label; "
+    "grey: the others"
+)
 
 
 def suggest_top_k(num_classes: int) -> int:
@@ -144,7 +147,7 @@ def region_figure(
     width, height = 3 * PANEL_INCHES, PANEL_INCHES + TEXT_INCHES
     figure = Figure(figsize=(width, height), dpi=MAP_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    for i, (picture, title) in enumerate(zip((original, seen, drawn), titles)):
+    for i, (picture, title) in enumerate(zip((original, seen, drawn), titles, strict=True)):
         box = ((i + 0.04) / 3, 0.6 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
         axes = figure.add_axes(box)
         axes.imshow(picture.convert("RGB"), interpolation="antialiased")
