@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trainers  # noqa: F401  (registers the trainers)
 from dassl import distributed
-from dassl.utils import escape_unprintable, full_disk_named
+from dassl.utils import escape_unprintable, explain_full_disk
 from dassl.utils.errors import InputError
 
 
@@ -33,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        with full_disk_named():
+        with explain_full_disk():
             main()
         distributed.shutdown()
     except KeyboardInterrupt as stop:

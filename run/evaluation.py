@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
-from dassl.utils import memory_errors_named, set_random_seed
+from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
 from datasets.check.findings import EVALUATION
@@ -115,7 +115,7 @@ def score(
             skips_bad_images(cfg),
         )
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
-    with memory_errors_named(f"scoring on {trainer.device}", size):
+    with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
             cfg,
             trainer.model,

@@ -62,7 +62,7 @@ DATALOADER = {
     "BAD_IMAGES": "stop",
     # Extension of ours: training images are decoded once and their pixels kept, bit-identical to
     # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
-    # where; empty: DATASET.ROOT/.decoded
+    # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
     "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
     "TRAIN_U": {

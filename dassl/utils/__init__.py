@@ -15,18 +15,18 @@ from .errors import (
     NonFiniteLossError,
     UnknownNameError,
     WriteError,
-    memory_errors_named,
+    explain_out_of_memory,
 )
 from .files import (
     atomic_write,
     check_isfile,
-    full_disk_named,
+    explain_full_disk,
+    explain_write_error,
     listdir_nohidden,
     mkdir_if_missing,
     plain,
     read_json,
     remove_leftovers,
-    write_errors_named,
     write_json,
 )
 from .logger import RunLog, setup_logger
@@ -73,8 +73,10 @@ __all__ = [
     "collect_env_info",
     "count_num_param",
     "escape_unprintable",
+    "explain_full_disk",
+    "explain_out_of_memory",
+    "explain_write_error",
     "flatten",
-    "full_disk_named",
     "get_most_similar_str_to_a_from_b",
     "get_rng_state",
     "init_network_weights",
@@ -82,7 +84,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights_into",
-    "memory_errors_named",
     "mkdir_if_missing",
     "named_checkpoint",
     "nearest_name",
@@ -103,6 +104,5 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "versions",
-    "write_errors_named",
     "write_json",
 ]

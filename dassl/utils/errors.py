@@ -58,7 +58,7 @@ def in_a_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def memory_errors_named(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
+def explain_out_of_memory(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
     """Running out of a device's memory, or the machine's, becomes an InputError.
 
     Args:
