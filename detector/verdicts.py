@@ -84,7 +84,7 @@ class VerdictFile:
             self._append(_csv_rows([COLUMNS]))
 
     def write(self, verdicts: Iterable[Verdict]) -> None:
-        """Append a row a verdict."""
+        """Append a row for each verdict."""
         rows = [{k: _text(v) for k, v in asdict(verdict).items()} for verdict in verdicts]
         if self._lines:
             self._append("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

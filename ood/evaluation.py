@@ -34,7 +34,7 @@ Sets = Mapping[str, Sequence[Datum]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a pass over all sets gives.
+    """The result of a pass over all sets.
 
     Attributes:
         sets: the scores of every set. skipped: per set the paths of images that cannot be read.
@@ -67,7 +67,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """What a model says of B images.
+    """The scores of B images by a model.
 
     Attributes:
         scores: name -> `[B]`. cosines: with every class, `[B, C]`.

@@ -63,7 +63,7 @@ class KeptFeatures:
     regions: np.ndarray | None
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Index and features of the same batches that a loader of `size` makes of the set."""
+        """Yield index and features of the batches that a loader of `size` makes of the set."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
         for part in map(slice, borders[:-1], borders[1:]):
@@ -95,8 +95,8 @@ class FeatureStore:
         self.limit, self.local, self.skip_bad = limit, local, skip_bad
 
     def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
-        """The features of a set, with local ones if asked and there; None, the log saying why, if
-        there are none that fit."""
+        """Return the features of a set, with local ones if asked and there; None, and the reason
+        in the log, if there are none that fit."""
         place = self._place(name, items)
         if not place.is_dir():
             return None
@@ -108,7 +108,7 @@ class FeatureStore:
         except (ValueError, LookupError, TypeError, AttributeError):
             self._refuse(name, place, f"{ABOUT} is damaged")
         else:
-            # With images left out, the loader must name the first of them, unless told to skip it.
+            # With images left out, the loader must name the first of them, unless it may skip it.
             return found if self.skip_bad or len(found.index) == len(items) else None
         return None
 
@@ -126,7 +126,7 @@ class FeatureStore:
         return os.path.relpath(item.impath, self.root)
 
     def _checked(self, place: Path, items: Sequence[Datum], files: Sequence[str]) -> dict[str, Any]:
-        """What `place` says of itself; _Unfit unless `files` are whole, and of these images."""
+        """Read the description in `place`; _Unfit unless `files` are whole, and of these images."""
         about = read_json(place / ABOUT)
         if about["schema"] != SCHEMA:
             raise _Unfit("another version of this code wrote them")
@@ -142,7 +142,7 @@ class FeatureStore:
         return about
 
     def files_hash(self, items: Sequence[Datum]) -> str:
-        """sha256 over path, size and time of change of every image file."""
+        """Return the sha256 over path, size and time of change of every image file."""
         return _hash("\n".join(f"{self._relative(item)} {_state(item.impath)}" for item in items))
 
     # Writing
@@ -150,8 +150,8 @@ class FeatureStore:
     def writers(
         self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
     ) -> dict[str, FeatureWriter]:
-        """A writer for each of `sets`, whose features are `width` and, unless `regions` is 0, have
-        that many local ones to keep. None, with a sentence in the log, if there is no room."""
+        """Make a writer for each of `sets`, whose features are `width` wide and, unless `regions`
+        is 0, have that many local ones to keep; none, with the reason in the log, without room."""
         writers = {}
         with self._or_without():
             self._remove_abandoned()
@@ -223,7 +223,7 @@ class FeatureStore:
 
 
 class FeatureWriter:
-    """Takes the features of a set batch by batch, in order, and makes them whole with `finish`.
+    """Writes the features of a set batch by batch, in order; `finish` puts them in their place.
 
     A disk that fails ends the writing, which the log says, and nothing else.
     """
@@ -238,7 +238,7 @@ class FeatureWriter:
         self.files = dict(zip(names, opened, strict=True))
 
     def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
-        """Features `[B, D]` and, if they are kept, `[B, N, D]` of the set's images `index` [B]."""
+        """Append features `[B, D]`, and `[B, N, D]` if these are kept, of the images `index`."""
         self.index += index.tolist()
         parts = {GLOBAL: features, LOCAL: regions}
         with self._or_stop():
@@ -265,7 +265,7 @@ class FeatureWriter:
             os.replace(self.temporary, self.place)
 
     def discard(self) -> None:
-        """Remove what is not finished; after `finish` there is nothing."""
+        """Remove what is not finished; after `finish` that is nothing."""
         for file in self.files.values():
             with suppress(OSError):  # what it still held did not fit on the disk
                 file.close()
@@ -286,11 +286,11 @@ class FeatureWriter:
 
 
 class _Unfit(Exception):
-    """Why features on disk may not be used."""
+    """The reason why features on disk may not be used."""
 
 
 def signed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """`about` with its own checksum."""
+    """Return `about` with its own checksum."""
     rest = {key: value for key, value in about.items() if key != "checksum"}
     return {**rest, "checksum": _hash(json.dumps(rest, sort_keys=True))}
 
@@ -334,7 +334,7 @@ def _digest(encoding: Mapping[str, Any]) -> str:
 
 
 def _state(path: str) -> str:
-    """Size and time of change; a file that is missing now will have another state."""
+    """Return size and time of change of a file, or that it is missing."""
     try:
         found = os.stat(path)
     except OSError:

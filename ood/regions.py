@@ -30,12 +30,12 @@ LEGEND = (
 
 
 def suggest_top_k(num_classes: int) -> int:
-    """The paper's ratio, K = 200 of 1000 classes; the authors' 20 for ImageNet-100 agrees."""
+    """Return K at the paper's ratio, 200 of 1000; the authors' 20 for ImageNet-100 agrees."""
     return max(1, num_classes // 5)
 
 
 def check_top_k(k: int, num_classes: int) -> None:
-    """InputError unless ``1 <= k <= num_classes``."""
+    """Raise InputError unless `1 <= k <= num_classes`."""
     if not 1 <= k <= num_classes:
         raise InputError(
             f"K = {k} with {num_classes} classes: K (--topk) must lie between 1 and the number "
@@ -44,16 +44,16 @@ def check_top_k(k: int, num_classes: int) -> None:
 
 
 def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) -> Tensor:
-    """True where the label is not among the region's top-K classes.
+    """Return True where the label is not among the region's top-K classes.
 
-    local_cosines [N, C] with one label, or [B, N, C] with labels [B]; gives bool [N] or [B, N].
+    local_cosines [N, C] with one label, or [B, N, C] with labels [B]; returns bool [N] or [B, N].
     Cosines, logits and probabilities rank alike, so any of them will do.
 
     The label's rank is counted, not sorted: the label is out of the top K when at least K classes
     are strictly more similar. A tie therefore counts for the label. K must lie between 1 and C
     (InputError, with a suggestion); with K = C no region is irrelevant.
 
-    Differs from upstream: ``torch.topk`` breaks ties by an order of its own, and fails when K > C.
+    Differs from upstream: `torch.topk` breaks ties by an order of its own, and fails when K > C.
     """
     check_top_k(k, local_cosines.shape[-1])
     label = torch.as_tensor(label, device=local_cosines.device)
@@ -96,9 +96,9 @@ def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:
     """Grey the regions that belong to the label, so that the ID-irrelevant ones stay visible.
 
-    ``image`` is what the model saw (after resize and crop), ``irrelevant`` bool [h, w], True where
-    ``id_irrelevant_regions`` is. Cell boundaries are rounded to pixels, so every pixel belongs to
-    exactly one region, whatever the image's size. Gives a new RGB image.
+    `image` is what the model saw (after resize and crop), `irrelevant` bool [h, w], True where
+    `id_irrelevant_regions` is. Cell boundaries are rounded to pixels, so every pixel belongs to
+    exactly one region, whatever the image's size. Returns a new RGB image.
 
     Differs from upstream: the public demo leaves the last column of regions ungreyed, and paints
     over the squashed input where the model saw a centre crop.
@@ -114,8 +114,7 @@ def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.I
 def region_caption(
     label: str, k: int, num_classes: int, irrelevant: Tensor | np.ndarray, verdict: str = ""
 ) -> str:
-    """Return the lines under a region map: label, K, the share of regions extracted, and what is
-    grey.
+    """Return the lines under a region map: label, K, share of regions extracted, and a legend.
 
     Args:
         verdict: of a detector, with its score; "" where there is none.
@@ -138,7 +137,7 @@ def file_name(text: str) -> str:
 def region_figure(
     original: Image.Image, seen: Image.Image, drawn: Image.Image, caption: str
 ) -> Image.Image:
-    """Original | as the model saw it | ID-irrelevant regions, above the caption."""
+    """Draw original | as the model saw it | ID-irrelevant regions, above the caption."""
     # Trainers import this module for the loss; they should not wait for matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -167,9 +166,9 @@ def save_region_map(
     irrelevant: Tensor | np.ndarray,
     caption: str,
 ) -> Path:
-    """Draw and save a region map as PNG at ``path``, atomically.
+    """Draw and save a region map as PNG at `path`, atomically.
 
-    ``source`` is the file ``original`` was read from: writing over it is an InputError.
+    `source` is the file `original` was read from: writing over it is an InputError.
     """
     path = Path(path)
     if path.resolve() == Path(source).resolve() or (path.exists() and path.samefile(source)):
