@@ -24,7 +24,7 @@ Rates = dict[str, dict]
 
 
 def competing_to_win(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Reject as OOD iff `p_no > 1/2` for the class of the largest logit: [B, C] twice -> bool [B]."""
+    """Reject as OOD iff `p_no > 1/2` for the class of the largest logit: bool [B]."""
     return ctw(logits, no_logits) < 0
 
 
