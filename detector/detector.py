@@ -22,19 +22,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import clip
-from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
-from clip.templates import classifier, template_pairs
+from clip.prompted import DescribedCLIP
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, read_image
 from dassl.utils.errors import InputError
-from dassl.utils.tools import versions
 from detector.calibration import TPR, Threshold
 from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
+from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
-from ood.regions import extract_regions, region_caption, save_region_map, suggest_top_k
-from ood.scoring import offered_scores, required_inputs, score_parameters
+from ood.regions import extract_regions, region_caption, save_region_map
+from ood.scoring import offered_scores, required_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -116,23 +115,7 @@ class Detector:
         """Make a detector of CLIP as it comes, or of CLIPN as published (a file with a "no" text
         encoder), for classes by name; it gives no verdicts before `calibrate`."""
         model, preprocess = clip.load(backbone, _device(device), "fp32", activation or None)
-        with torch.inference_mode():
-            described = _describe_classes(model, classnames, template)
-            features = described.class_features()
-        # A softmax over one class is always 1.
-        usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
-        spec = DetectorSpec(
-            classnames=list(classnames),
-            features=features,
-            scale=described.scale,
-            clip=describe_clip(model),
-            precision="fp32",
-            preprocess=preprocess,
-            parameters=score_parameters(offered_scores("all", described.provides)),
-            score=usual,
-            top_k=suggest_top_k(len(classnames)),
-            origin={"trainer": "zero-shot", "template": template, "versions": versions()},
-        )
+        spec = spec_of_classes(model, preprocess, classnames, template)
         return cls(spec.choose(score), model)
 
     @cached_property
@@ -334,24 +317,6 @@ class Detector:
                 shown,
                 len(names),
             )
-
-
-def _describe_classes(
-    model: clip.ClipModel, classnames: Sequence[str], template: str
-) -> PromptedCLIP:
-    """Return `model` with these classes, and with its "no" text encoder if it has one."""
-    device, pairs = next(model.parameters()).device, template_pairs(template)
-    if model.has_negation:
-        encoder = clip.build_no_encoder(model, "").to(device)
-        return TwoBranchCLIP(model, encoder, classnames, pairs)
-    standard = [template for template, _ in pairs]
-    return PromptedCLIP(model, lambda: classifier(model.encode_text, classnames, standard, device))
-
-
-def describe_clip(model: clip.ClipModel) -> dict[str, str]:
-    """Return what must be the same for features to be; a file's path becomes absolute."""
-    name = os.path.abspath(model.name) if os.path.exists(model.name) else model.name
-    return {"name": name, "weights_hash": model.weights_hash, "activation": model.activation}
 
 
 def _say(rejected: bool) -> str:

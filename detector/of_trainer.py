@@ -7,8 +7,8 @@ from torch import Tensor
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.utils.provenance import git_state
 from dassl.utils.tools import versions
-from detector.detector import describe_clip
 from detector.spec import DetectorSpec
+from detector.zero_shot import describe_clip
 from ood.regions import suggest_top_k
 from trainers.base import ClipTrainer
 

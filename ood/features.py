@@ -21,9 +21,7 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
-import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,6 +35,9 @@ from torch import Tensor
 
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
+from dassl.utils.cache import check_room, file_state, remove_abandoned
+from dassl.utils.errors import InputError
+from dassl.utils.files import temporary_beside
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,6 @@ SCHEMA = 1
 ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
 DTYPES = {GLOBAL: np.dtype("<f4"), LOCAL: np.dtype("<f2")}
 TORCH_DTYPES = {GLOBAL: torch.float32, LOCAL: torch.float16}
-GIB = 2**30
-FREE_SHARE = 0.9  # of the disk's free space that features may take
-ABANDONED = 3600  # seconds without a write, after which a temporary folder is nobody's
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,8 @@ class FeatureStore:
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)
-        return self.folder / _digest(self.encoding) / f"{name}-{_hash(listed)[:8]}"
+        model = _hash(json.dumps(self.encoding, sort_keys=True))[:16]
+        return self.folder / model / f"{name}-{_hash(listed)[:8]}"
 
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
@@ -143,7 +142,11 @@ class FeatureStore:
 
     def files_hash(self, items: Sequence[Datum]) -> str:
         """Return the sha256 over path, size and time of change of every image file."""
-        return _hash("\n".join(f"{self._relative(item)} {_state(item.impath)}" for item in items))
+        lines = []
+        for item in items:
+            size, changed = file_state(item.impath)
+            lines.append(f"{self._relative(item)} {size} {changed}")
+        return _hash("\n".join(lines))
 
     # Writing
 
@@ -154,7 +157,7 @@ class FeatureStore:
         is 0, have that many local ones to keep; none, with the reason in the log, without room."""
         writers = {}
         with self._or_without():
-            self._remove_abandoned()
+            remove_abandoned(self.folder)
             if regions and not self._has_room(sets, width * (4 + 2 * regions), "of the regions "):
                 regions = 0
                 sets = {n: items for n, items in sets.items() if not self._place(n, items).is_dir()}
@@ -192,34 +195,14 @@ class FeatureStore:
 
     def _has_room(self, sets: Mapping[str, Sequence[Datum]], per_image: int, kind: str) -> bool:
         needed = per_image * sum(map(len, sets.values()))
-        held, free = _bytes_under(self.folder), _free_bytes(self.folder)
-        what = f"Image features {kind}are not kept: {_gib(needed)} are needed"
-        if held + needed > self.limit * GIB:
+        try:
+            check_room(self.folder, needed, self.limit, "--features-limit")
+        except InputError as reason:
             logger.warning(
-                "%s, %s holds %s, and --features-limit is %g GiB: raise it to %.0f, or remove "
-                "what is no longer wanted there",
-                what,
-                self.folder,
-                _gib(held),
-                self.limit,
-                np.ceil((held + needed) / GIB),
-            )
-            return False
-        if needed > FREE_SHARE * free:
-            logger.warning(
-                "%s, and the disk of %s has %s free: name a folder on another disk with --features",
-                what,
-                self.folder,
-                _gib(free),
+                "Image features %sare not kept: %s. --features names another folder", kind, reason
             )
             return False
         return True
-
-    def _remove_abandoned(self) -> None:
-        for path in self.folder.glob("*/.*.tmp"):
-            files = [file.stat().st_mtime for file in path.iterdir()] or [path.stat().st_mtime]
-            if time.time() - max(files) > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 class FeatureWriter:
@@ -231,7 +214,7 @@ class FeatureWriter:
     def __init__(self, place: Path, about: Mapping[str, Any], count: int):
         self.place, self.about, self.count = place, dict(about), count
         self.index: list[int] = []
-        self.temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+        self.temporary = temporary_beside(place)
         self.temporary.mkdir(parents=True)
         names = [GLOBAL, LOCAL] if about["regions"] else [GLOBAL]
         opened = (open(self.temporary / name, "wb") for name in names)  # noqa: SIM115 (until `finish`)
@@ -327,29 +310,3 @@ def _checksum(path: Path) -> int:
 def _hash(text: str) -> str:
     # File names are bytes and need not be UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _digest(encoding: Mapping[str, Any]) -> str:
-    return _hash(json.dumps(encoding, sort_keys=True))[:16]
-
-
-def _state(path: str) -> str:
-    """Return size and time of change of a file, or that it is missing."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free
-
-
-def _gib(count: float) -> str:
-    return f"{count / GIB:.2f} GiB"
