@@ -72,5 +72,7 @@ def test_a_file_name_that_is_not_utf_8_is_escaped_in_the_log(tmp_path, capsys, m
     escape_unprintable()
     setup_logger(tmp_path)
     logging.getLogger("x").warning("cannot read %s", "\udcff.png")
+    for handler in logging.getLogger().handlers:
+        handler.close()
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "cannot read \\udcff.png\n"
     assert capsys.readouterr() == ("cannot read \\udcff.png\n", "")
