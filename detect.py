@@ -35,26 +35,12 @@ from ood.scores import SCORES
 from ood.scoring import get_scores, offered_scores, score_parameters
 from run.command import run
 from run.config import build_cfg
-from run.flags import make_parser, trainer_flags
+from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
-# Flags that only a run without a saved detector reads; and those of trainers.
-IDLE = (
-    "root",
-    "trainer",
-    "dataset",
-    "dataset_config_file",
-    "config",
-    "config_file",
-    "id_data",
-    "ood_data",
-    "shots",
-    "seed",
-    "output_dir",
-    "load_epoch",
-)
-OF_CLASSES = ("template", "activation")  # flags that --classes reads
+# Flags that a saved detector, or one of class names, reads of those that all entry points have.
+READ_BY_ALL = ("backbone", "model_dir")
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
@@ -175,8 +161,9 @@ def find_detector(args: argparse.Namespace) -> Detector:
 
 def refuse_idle_flags(args: argparse.Namespace) -> None:
     """Raise InputError for a flag of trainers where no trainer is built."""
-    flags = {*IDLE, *trainer_flags(), *OF_CLASSES} - set(OF_CLASSES if args.classes else ())
-    idle = sorted(flag for flag in flags if getattr(args, flag) not in (None, "", []))
+    unset = {**vars(make_parser("", pairs=False).parse_args([])), "activation": ""}
+    read = (*READ_BY_ALL, *(("template", "activation") if args.classes else ()))
+    idle = sorted(f for f, no in unset.items() if f not in read and getattr(args, f) != no)
     if idle:
         what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
         raise InputError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -23,6 +23,7 @@ from torch import Tensor
 
 import clip
 from clip.prompted import DescribedCLIP
+from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, read_image
 from dassl.utils.errors import InputError
@@ -245,20 +246,15 @@ class Detector:
         """Yield batch by batch: images, for each why it could not be read ("": it could), and the
         scores of the others. Files are read one batch ahead of the model."""
         images = iter(images)
+        batches = iter(lambda: list(itertools.islice(images, BATCH)), [])
         with ThreadPoolExecutor(READERS) as pool:
-            ahead: deque[tuple[list[Input], Iterator[Tensor | BadImageError]]] = deque()
-            while True:
-                batch = list(itertools.islice(images, BATCH))
-                if batch:
-                    ahead.append((batch, pool.map(self._read, batch)))
-                if len(ahead) == 2 or (not batch and ahead):
-                    batch, read = ahead.popleft()
-                    read = list(read)
-                    pixels = [x for x in read if isinstance(x, Tensor)]
-                    errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
-                    yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
-                elif not batch:
-                    return
+            for batch, reading in one_ahead(
+                batches, lambda batch: (batch, pool.map(self._read, batch)), lambda sent: sent
+            ):
+                read = list(reading)
+                pixels = [x for x in read if isinstance(x, Tensor)]
+                errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
+                yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
 
     def _read(self, image: Input) -> Tensor | BadImageError:
         try:

@@ -375,12 +375,16 @@ def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, cli
     assert out.splitlines()[-1].startswith("odd/0.png\t") and "--calibrate FOLDER" in err
 
 
-@pytest.mark.parametrize("flag", [*detect.IDLE, *flags.trainer_flags(), "activation"])
+@pytest.mark.parametrize(
+    "flag",
+    sorted(vars(flags.make_parser("").parse_args([])).keys() - {"opts", *detect.READ_BY_ALL})
+    + ["activation"],
+)
 def test_flags_without_effect_are_refused(place, call, flag):
     value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
-    words = ["--" + flag.replace("_", "-") if flag in detect.IDLE else "--" + flag, value]
+    words = ["--" + (flag if flag in flags.trainer_flags() else flag.replace("_", "-")), value]
     for model in (["--model-dir", RUN], ["--classes", "cat,dog"]):
-        if model[0] == "--classes" and flag in detect.OF_CLASSES:
+        if model[0] == "--classes" and flag in ("template", "activation"):
             continue
         with pytest.raises(SystemExit, match="has no effect with"):
             call(detect, *model, *words, "odd/0.png")
