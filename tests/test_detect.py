@@ -29,6 +29,7 @@ from tests.worlds import images, script
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
+UNCHECKED = {"opts", *detect.READ_BY_ALL}
 RUN = "output/photos/LoCoOp/vit_b16_ep50_2shots/nctx16_cscFalse_ctpend/seed1"
 
 
@@ -376,9 +377,7 @@ def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, cli
 
 
 @pytest.mark.parametrize(
-    "flag",
-    sorted(vars(flags.make_parser("").parse_args([])).keys() - {"opts", *detect.READ_BY_ALL})
-    + ["activation"],
+    "flag", sorted({"activation", *vars(flags.make_parser("").parse_args([]))} - UNCHECKED)
 )
 def test_flags_without_effect_are_refused(place, call, flag):
     value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
