@@ -22,7 +22,7 @@ from dassl.utils.files import atomic_write
 GREY = 200  # what the public LoCoOp demo paints over ID regions
 
 # The parts of a region map, in inches and dots per inch.
-PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.8, 110
+PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.95, 110
 LEGEND = (
     "in colour: the ID-irrelevant regions, whose K likeliest classes lack the label; "
     "grey: the others"
@@ -120,13 +120,12 @@ def region_caption(
         verdict: of a detector, with its score; "" where there is none.
     """
     mask = np.asarray(irrelevant, dtype=bool)
-    parts = (
+    facts = (
         f"label: {label}",
-        verdict,
         f"K = {k} of {num_classes} classes",
         f"{int(mask.sum())} of {mask.size} regions ID-irrelevant ({mask.mean():.1%})",
     )
-    return f"{'   |   '.join(part for part in parts if part)}\n{LEGEND}"
+    return "\n".join(line for line in ("   |   ".join(facts), verdict, LEGEND) if line)
 
 
 def file_name(text: str) -> str:
@@ -147,13 +146,13 @@ def region_figure(
     figure = Figure(figsize=(width, height), dpi=MAP_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for i, (picture, title) in enumerate(zip((original, seen, drawn), titles, strict=True)):
-        box = ((i + 0.04) / 3, 0.6 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
+        box = ((i + 0.04) / 3, 0.72 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
         axes = figure.add_axes(box)
         axes.imshow(picture.convert("RGB"), interpolation="antialiased")
         axes.set_title(f"{title} ({picture.width} x {picture.height})", fontsize=11, pad=7)
         axes.set_axis_off()
     style = {"ha": "center", "va": "center", "fontsize": 11, "wrap": True, "parse_math": False}
-    figure.text(0.5, 0.28 / height, caption, **style)
+    figure.text(0.5, 0.34 / height, caption, **style)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
