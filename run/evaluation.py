@@ -30,7 +30,7 @@ from ood.scoring import get_scores, offered_scores, required_inputs, score_param
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, format_table, read_results, write_results
 from results.plots import plot_histograms, plot_roc
-from run.folder import held_out_record
+from run.folder import MARKER, held_out_record
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     write_spec(cfg.OUTPUT_DIR, spec)
     provenance |= {
         "asked": asked(cfg, load_epoch),
-        "config": cfg.dump(sort_keys=False),
+        "config": recorded(cfg),
         "skipped": evaluation.skipped,
         "features_read": evaluation.read,
         "classnames": list(trainer.dm.dataset.classnames),
@@ -98,6 +98,28 @@ def asked(cfg: CfgNode, load_epoch: int | None) -> dict[str, Any]:
         "load_epoch": load_epoch,
         "parameters": score_params(cfg),
     }
+
+
+def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
+    """Return whether the results of exactly this evaluation are in OUTPUT_DIR."""
+    folder = Path(cfg.OUTPUT_DIR)
+    results, marker = folder / "results.json", folder / MARKER
+    if not results.exists():
+        return False
+    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
+        return False
+    found = read_results(folder)["provenance"]
+    return found.get("config") == recorded(cfg) and found.get("asked") == asked(cfg, load_epoch)
+
+
+def recorded(cfg: CfgNode) -> str:
+    """Return the config as results record it: without the folder of kept features and its size,
+    which change no figure."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.EVAL.pop("FEATURES")
+    cfg.EVAL.pop("FEATURES_LIMIT")
+    return cfg.dump(sort_keys=False)
 
 
 def score(

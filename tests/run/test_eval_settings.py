@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 import eval_ood
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, write_json
 from run.config import build_cfg
-from run.evaluation import asked, check_settings
+from run.evaluation import asked, check_settings, has_results, recorded
 from run.folder import _differences
 
 
@@ -53,3 +53,17 @@ def test_they_do_not_make_another_training(tmp_path):
     before = yaml.safe_load(settings().dump())
     other = settings("--T", "2", "--scores", "Energy", "--features", "elsewhere")
     assert not _differences(before, other)
+
+
+def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
+    def write(cfg) -> None:
+        provenance = {"config": recorded(cfg), "asked": asked(cfg, None)}
+        write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
+
+    out = ["--output-dir", str(tmp_path)]
+    assert not has_results(settings(*out))
+    write(settings(*out))
+    assert has_results(settings(*out, "--features", "elsewhere", "--features-limit", "3"))
+    for other in (["--T", "2"], ["--tpr", "0.9"], ["--scores", "MCM"], ["--features-local"]):
+        assert not has_results(settings(*out, *other))
+    assert not has_results(settings(*out), load_epoch=3)
