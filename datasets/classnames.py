@@ -132,7 +132,11 @@ def read_names(text: str) -> list[str]:
     Raises:
         InputError: the file cannot be read, or there is no name.
     """
-    lines = _lines(text) if text.endswith(".txt") else [name.strip() for name in text.split(",")]
+    lines = (
+        _lines(text)
+        if text.lower().endswith(".txt")
+        else [name.strip() for name in text.split(",")]
+    )
     lines = [line.partition("#")[0].strip() for line in lines]
     names = [line for line in lines if line]
     if not names:
