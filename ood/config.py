@@ -1,25 +1,30 @@
-"""The config keys of an evaluation, added to Dassl's."""
+"""The config keys of an evaluation, added to Dassl's; eval_ood.py has a flag for each."""
 
 from __future__ import annotations
 
 from yacs.config import CfgNode
 
+from ood.scores import SCORES
+
 EVAL = {
-    # all: those that the model can give and that are usual; or names, separated by commas
     "SCORES": "all",
-    # Of MCM and GL-MCM, on cosine similarities
     "TEMPERATURE": 1.0,
-    # Weight of the regions in GL-MCM
     "LOCAL_WEIGHT": 1.0,
-    # Share of ID images that the saved detector keeps
     "TPR": 0.95,
-    # Folder of image features that later evaluations read; none or empty: none are kept
     "FEATURES": "output/features",
-    # GiB that this folder may come to hold
     "FEATURES_LIMIT": 20.0,
-    # True: also the features of the regions, for GL-MCM, rounded to float16 (ImageNet and its
-    # OOD sets: 16 GiB)
     "FEATURES_LOCAL": False,
+}
+HELP = {
+    "SCORES": "all that are usual and the model can give, or some, separated by commas: "
+    f"{', '.join(SCORES)}",
+    "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
+    "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
+    "TPR": "share of ID images that the saved detector keeps",
+    "FEATURES": "folder of image features that later evaluations read; none to keep none",
+    "FEATURES_LIMIT": "GiB that this folder may come to hold",
+    "FEATURES_LOCAL": "keep also the features of the regions, for GL-MCM, rounded to float16 "
+    "(ImageNet and its OOD sets: 16 GiB)",
 }
 
 
