@@ -28,14 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-import eval_ood
 from benchmarks import common, plain
 from benchmarks.common import Rows, compared, in_turns, make_parser, ratios, run_rows, seconds
 from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
+from ood import evaluation
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
 from ood.scoring import offered_scores
+from run.config import default_cfg
+from run.evaluation import report
 
 # ImageNet's protocol: images of the ID set and of the OOD sets.
 PROTOCOL = {"ID": 50_000, "iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture": 5_640}
@@ -70,14 +72,14 @@ class Bench(common.Bench):
         self,
         model: PromptedCLIP,
         sets: dict,
-        loader: DataLoader,
+        size: int,
         scores: list,
         root: str,
         store: FeatureStore | None = None,
     ) -> Evaluation:
-        return score_sets(
-            model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store
-        )
+        cfg = default_cfg()
+        cfg.DATASET.ROOT, cfg.DATALOADER.TEST.BATCH_SIZE = root, size
+        return score_sets(cfg, model, sets, None, scores, {}, CPU, nullcontext, store)
 
 
 def batch(args: argparse.Namespace) -> Rows:
@@ -85,7 +87,11 @@ def batch(args: argparse.Namespace) -> Rows:
     bench, noise = Bench(args.classes), Noise(args.batch)
     known = bench.text()
     prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
-    sets, loader = {"ID": _items("ID", args.batch)}, DataLoader(noise, args.batch)
+    sets, size = {"ID": _items("ID", args.batch)}, args.batch
+    # Decoded already: in the place of the loader that reads files.
+    evaluation.build_data_loader = lambda *_, batches, **__: DataLoader(
+        noise, batch_sampler=batches
+    )
 
     @torch.inference_mode()
     def encoder():
@@ -94,7 +100,7 @@ def batch(args: argparse.Namespace) -> Rows:
     found = in_turns(
         {
             "plain": lambda: plain.scores(bench.clip, bench.learner, noise.images),
-            "here": lambda: bench.score(prompted, sets, loader, bench.scores, "."),
+            "here": lambda: bench.score(prompted, sets, size, bench.scores, "."),
             "encoder": encoder,
             "text": bench.text,
         },
@@ -102,7 +108,7 @@ def batch(args: argparse.Namespace) -> Rows:
     )
     _check_same(
         plain.scores(bench.clip, bench.learner, noise.images),
-        bench.score(prompted, sets, loader, bench.scores, ".").sets["ID"].scores,
+        bench.score(prompted, sets, size, bench.scores, ".").sets["ID"].scores,
     )
     share = args.batch / sum(PROTOCOL.values())
     for clock in ("wall", "cpu"):
@@ -141,14 +147,13 @@ def kept(args: argparse.Namespace) -> Rows:
         times, start = {}, time.perf_counter()
         text = bench.text()
         times["text"] = time.perf_counter() - start
-        loader = DataLoader([0], args.batch)  # of which nothing is read
         model = PromptedCLIP(bench.clip, lambda: text)
-        evaluation = bench.score(model, sets, loader, scores, folder, store)
-        if evaluation.read != list(sets):
-            raise RuntimeError(f"features were read of {evaluation.read} only")
+        scored = bench.score(model, sets, args.batch, scores, folder, store)
+        if scored.read != list(sets):
+            raise RuntimeError(f"features were read of {scored.read} only")
         times["scores"] = time.perf_counter() - start - times["text"]
         about = {"comparable": {"num_classes": args.classes}}
-        eval_ood.report(Path(folder, "run"), evaluation.sets, about)
+        report(Path(folder, "run"), scored.sets, about)
         times["all"] = time.perf_counter() - start
         times["results"] = times["all"] - times["text"] - times["scores"]
     count = sum(map(len, sets.values()))
