@@ -18,7 +18,7 @@ from .datasets import Datum, build_dataset
 from .decoded import image_reader
 from .samplers import RankBatches, SeededBatches, build_sampler
 from .transforms.transforms import build_plain_transform, build_transform
-from .workers import end_with_parent
+from .workers import worker_settings
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +141,8 @@ def build_data_loader(
     return DataLoader(
         dataset,
         **_order(sampler, batch_size, drop_last, workers, is_train),
-        num_workers=workers,
-        worker_init_fn=end_with_parent,
+        **worker_settings(cfg),
         persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )
 

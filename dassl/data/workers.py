@@ -1,10 +1,29 @@
-"""What every loader's workers do before they read."""
+"""Worker processes of a loader: how many, what they do first, and how they end."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import threading
+import warnings
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+
+def worker_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments of a DataLoader for its workers and for pinned memory.
+
+    Each rank has DATALOADER.NUM_WORKERS workers. They are as many as asked for, also on fewer
+    cores, as augmentations depend on their number: PyTorch's warning of it is left out.
+    """
+    warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+    return {
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "worker_init_fn": end_with_parent,
+        "pin_memory": torch.cuda.is_available() and cfg.USE_CUDA,
+    }
 
 
 def end_with_parent(worker: int) -> None:
