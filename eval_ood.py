@@ -1,4 +1,4 @@
-"""Evaluate OOD detection: python eval_ood.py --model-dir DIR; without --model-dir, zero-shot CLIP."""
+"""Evaluate OOD detection: python eval_ood.py --model-dir DIR; without it, zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def asked(args: argparse.Namespace) -> dict:
-    """What `args` ask for, beside the config: the names of scores, or "all", their parameters, ..."""
+    """Return what `args` ask for beside the config: names of scores or "all", parameters, ..."""
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
     return {
         "scores": names,

@@ -1,4 +1,4 @@
-"""Train a method on few-shot images: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
+"""Train a method: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
 
 import logging
 

@@ -73,7 +73,7 @@ class VerdictFile:
         self.path, self._lines = Path(path), lines
         with explain_write_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb", buffering=0)
+            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (open for our lifetime)
         if not lines:
             self._append(_csv_rows([COLUMNS]))
 

@@ -4,6 +4,9 @@ INPUT = {
     "SIZE": (224, 224),
     # bilinear | bicubic | nearest
     "INTERPOLATION": "bilinear",
+    # Extension of ours, of test images: shortest (resize the smaller edge, crop the centre) |
+    # squash (resize both edges, whatever their ratio)
+    "RESIZE_MODE": "shortest",
     # Names of data.transforms, in any order; they are applied in a fixed order
     "TRANSFORMS": (),
     # True: images are not transformed at all

@@ -261,7 +261,7 @@ class TrainerX(SimpleTrainer):
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
         self.begin_epoch()
-        for self.batch_idx, (batch, waited) in enumerate(
+        for self.batch_idx, (batch, waited) in enumerate(  # noqa: B020 (Dassl's API)
             timed(batches_for(self.train_loader_x, self.device))
         ):
             self.run_batch(batch, waited)
@@ -316,7 +316,7 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def _advise(self, progress: EpochProgress) -> None:
-        """Say once that the run waits for its data; not of its first epoch, which starts workers."""
+        """Say once that the run waits for its data; not of epoch 1, which starts the workers."""
         first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
         if self._data_advised or (first and not last):
             return

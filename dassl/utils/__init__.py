@@ -8,6 +8,7 @@ from .checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from .console import escape_unprintable, progress_bar
 from .errors import (
     BadImageError,
     InputError,
@@ -71,6 +72,7 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "escape_unprintable",
     "explain_full_disk",
     "explain_out_of_memory",
     "explain_write_error",
@@ -88,6 +90,7 @@ __all__ = [
     "open_all_layers",
     "open_specified_layers",
     "plain",
+    "progress_bar",
     "read_image",
     "read_json",
     "remove_leftovers",
