@@ -60,9 +60,9 @@ class CaptionedImages(Dataset):
 
 
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
-    """Return the pairs of a table with a header line, separated by tabs if that has any, else by commas.
+    """Return the pairs of a table with a header line.
 
-    Image paths are relative to the table's folder, or absolute.
+    It is separated by tabs if the header has any, else by commas. Image paths are relative to the table's folder, or absolute.
 
     Args:
         columns: names of the columns of paths and of captions.

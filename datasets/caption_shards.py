@@ -6,7 +6,6 @@ webdataset's decoders, which unpickle files by their suffix, are not used.
 
 from __future__ import annotations
 
-import json
 import logging
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from dassl import distributed
-from dassl.utils import BadImageError
+from dassl.utils import BadImageError, read_json
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, contents, some
 from datasets.pairs import BadPair, Place, fill_batch, read_pair, seeded
@@ -159,8 +158,8 @@ def find_shards(pattern: Path) -> list[Path]:
 def count_pairs(shards: Sequence[Path]) -> list[int]:
     """Count the pairs of each shard, by img2dataset's `<shard>_stats.json` where there is one.
 
-    The ranks share the counting. The first shard is always looked through. A count that is too high does no harm beyond
-    repeating some pairs of the shard's neighbours.
+    The ranks share the counting. The first shard is always looked through. A count that is too
+    high does no harm beyond repeating some pairs of the shard's neighbours.
 
     Raises:
         InputError: a shard is no tar, or holds no captions or no images.
@@ -208,8 +207,7 @@ def is_part(name: str) -> bool:
 def _recorded(shard: Path) -> int:
     """Return img2dataset's own count of a shard, 0 where it left none."""
     try:
-        text = shard.with_name(f"{shard.stem}_stats.json").read_text(encoding="utf-8")
-        return int(json.loads(text)["successes"])
+        return int(read_json(shard.with_name(f"{shard.stem}_stats.json"))["successes"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
