@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
-from tqdm import tqdm
 
 from dassl import distributed
-from dassl.utils import BadImageError, read_json
+from dassl.utils import BadImageError, progress_bar, read_json
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, contents, some
 from datasets.pairs import BadPair, Place, fill_batch, read_pair, seeded
@@ -168,7 +167,7 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
     quiet = not distributed.is_main()
     counted = {
         shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
-        for shard in tqdm(mine, desc="counting pairs", unit="shard", disable=quiet)
+        for shard in progress_bar(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
     counts = {}
     for part in distributed.from_all(counted):

@@ -90,11 +90,11 @@ class CLIPN(ClipTrainer):
 
     @property
     def step(self) -> int:
-        """Steps made, those before a resumption included."""
+        """Return the steps made, those before a resumption included."""
         return self.sched.last_epoch
 
     def learning_rate(self, step: int) -> float:
-        """Share of LR in a step: linear warm-up over WARMUP_STEPS, then a cosine to 0."""
+        """Return the share of LR of a step: linear warm-up for WARMUP_STEPS, then a cosine to 0."""
         warmup = self.settings.WARMUP_STEPS
         if step < warmup:
             return (step + 1) / warmup
@@ -144,7 +144,7 @@ class CLIPN(ClipTrainer):
 
     @cached_property
     def values(self) -> Tensor:
-        """Normalised values of a pixel's 256, see `value_table`: `[3, 256]`."""
+        """Return what each value of a pixel becomes `[3, 256]`, see `value_table`."""
         return value_table(self.dm.tfm_train).to(self.device)
 
     def after_epoch(self) -> None:
@@ -161,7 +161,7 @@ class CLIPN(ClipTrainer):
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step on a batch of pairs."""
+        """Make one step on a batch of pairs; return the parts of the loss."""
         images, standard, denied, choices = self.parse_batch_train(batch)
         features, text = self.frozen_features(images, standard)
         self.model_zero_grad()
@@ -177,7 +177,7 @@ class CLIPN(ClipTrainer):
 
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features `[B, D]` of images and texts by the towers that do not learn."""
+        """Return normalised features `[B, D]` of images and texts by the frozen towers."""
         size, clip = self.part_size(len(images)), self.model.clip
         with self.autocast():
             features = torch.cat(
@@ -191,14 +191,14 @@ class CLIPN(ClipTrainer):
         return from_bytes(images, self.values) if images.dtype == torch.uint8 else images
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
-        """Normalised "no" features `[T, D]`."""
+        """Return normalised "no" features `[T, D]`."""
         with self.autocast():
             return normalised(self.encoder(tokens, choices))
 
     def backward_in_parts(
         self, features: Tensor, text: Tensor, denied: Tensor, choices: Tensor | None
     ) -> dict[str, Tensor]:
-        """Add the gradients of the batch's loss; the named parts of the loss, the total as "loss".
+        """Add the gradients of the batch's loss; return its named parts, the total as "loss".
 
         With MICRO_BATCH: all "no" features first, without a graph; the gradient of the loss with
         respect to them; then part by part the same features again, with a graph, backward from
@@ -222,7 +222,7 @@ class CLIPN(ClipTrainer):
         return summary
 
     def losses(self, features: Tensor, text: Tensor, negation: Tensor) -> dict[str, Tensor]:
-        """The three losses of normalised features `[B, D]`, and the "loss" they make."""
+        """Return the three losses of normalised features `[B, D]`, and the "loss" they make."""
         with exact(features):
             bin_yes, bin_no, tso = clipn_losses(
                 *map(gather_with_grad, (features, text, negation)), self.model.scale
@@ -299,7 +299,7 @@ def tokenize_cut(texts: Sequence[str]) -> tuple[Tensor, int]:
 def clipn_losses(
     images: Tensor, text: Tensor, negation: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CLIPN's losses of n pairs, from normalised features `[n, D]`.
+    """Return CLIPN's losses bin_yes, bin_no and tso of n pairs, from normalised features `[n, D]`.
 
     With `p_ij = sigmoid(scale (f_i . g_j - f_i . t_j))`, the probability that caption j does not
     fit image i, the image-text binary-opposite loss has the parts
@@ -319,8 +319,11 @@ def clipn_losses(
 
 
 def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
-    """CLIPN's parameter groups: vectors and scalars (biases, LayerNorms) are not decayed; the
-    embeddings, the projection and the learnable prompts are."""
+    """Return CLIPN's parameter groups.
+
+    Vectors and scalars (biases, LayerNorms) are not decayed; the embeddings, the projection and
+    the learnable prompts are.
+    """
     parameters = list(encoder.parameters())
     return [
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "eps": ADAM_EPS},

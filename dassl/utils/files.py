@@ -107,7 +107,7 @@ def mkdir_if_missing(dirname: str | os.PathLike) -> None:
 
 
 def check_isfile(fpath: str | os.PathLike) -> bool:
-    """Whether `fpath` is a file; a warning is logged when it is not."""
+    """Return whether `fpath` is a file; warn if it is not."""
     is_file = os.path.isfile(fpath)
     if not is_file:
         logger.warning("No file found at %s", fpath)
@@ -115,7 +115,7 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 
 def read_json(fpath: str | os.PathLike) -> Any:
-    """The content of a JSON file; InputError if it is missing or not JSON."""
+    """Read a JSON file; InputError if it is missing or not JSON."""
     try:
         return json.loads(Path(fpath).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -134,7 +134,7 @@ def write_json(obj: Any, fpath: str | os.PathLike) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can say it: NaN and infinity are None, what it does not know is text.
+    """Return `value` as JSON has it: NaN and infinity are None, unknown types are text.
 
     Tensors and arrays become numbers or lists, mappings dicts with text keys.
     """
@@ -150,6 +150,6 @@ def plain(value: Any) -> Any:
 
 
 def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
-    """Names in a folder that do not begin with a dot; `sort` them if asked."""
+    """List the names in a folder that do not begin with a dot, sorted if asked."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
