@@ -23,8 +23,8 @@ import PIL
 from PIL import Image
 from yacs.config import CfgNode
 
-from dassl.utils import InputError, read_image
-from dassl.utils.cache import appears_whole, cache_folder, check_room, file_state, remove_abandoned
+from dassl.utils import InputError, WriteError, atomic_write, read_image
+from dassl.utils.cache import cache_folder, check_room, file_state, remove_abandoned
 from dassl.utils.tools import UNREADABLE
 
 from .datasets import Datum
@@ -60,11 +60,11 @@ class DecodedImages:
 
     def _keep(self, file: Path, image: Image.Image) -> None:
         try:
-            with appears_whole(file) as temporary:
-                temporary.write_bytes(image.tobytes() + SIZE.pack(*image.size))
-        except OSError as error:
+            with atomic_write(file, "wb", sync=False) as handle:
+                handle.write(image.tobytes() + SIZE.pack(*image.size))
+        except (WriteError, OSError) as error:
             self.keeps = False
-            _say_why_not(error)
+            _say_why_not(error.__cause__ or error)
 
 
 def _unpacked(content: bytes) -> Image.Image:

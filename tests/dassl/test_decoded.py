@@ -166,7 +166,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, folder, cap
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     assert len(batches(make())) == 9
     monkeypatch.undo()
     (refusal,) = refusals(caplog)
