@@ -14,6 +14,7 @@ from PIL import Image
 from clip import tokenize
 from clip.negation import draw
 from dassl.data.transforms import build_transform
+from dassl.utils import InputError
 from datasets.captions import as_bytes, build_pairs_loader, bytes_held, from_bytes, value_table
 from run import config
 from run.config import default_cfg
@@ -425,6 +426,12 @@ def test_images_travel_as_bytes_and_arrive_as_before(transforms, pairs_cfg):
     for one, other in zip(plain, as_they_travel, strict=True):
         assert other["img"].dtype == torch.uint8 and one["caption"] == other["caption"]
         assert torch.equal(from_bytes(other["img"], table), one["img"])
+
+
+def test_untransformed_images_make_no_batch(pairs_cfg):
+    pairs_cfg.INPUT.NO_TRANSFORM = True
+    with pytest.raises(InputError, match="NO_TRANSFORM is True"):
+        as_bytes(build_transform(pairs_cfg))
 
 
 def test_features_of_bytes_are_those_of_floats(make_trainer):
