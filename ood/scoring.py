@@ -1,8 +1,7 @@
-"""Which scores, of which inputs, with which parameters: looked up, checked and computed."""
+"""Look up, check and compute scores: by name, of their inputs, with their parameters."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from ood.scores import SCORES, Score, check_temperature
 
@@ -30,14 +30,8 @@ ABSENCE = {
 }
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-    return by_lower[close[0]]
-
-
 def get_scores(names: str | Iterable[str]) -> list[Score]:
-    """Scores by name, in the order asked; ``"all"`` gives every usual one.
+    """Return scores by name, in the order asked; "all": every usual one.
 
     Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
     """
@@ -47,7 +41,7 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
     for name in names:
         if name not in SCORES:
             raise InputError(
-                f'unknown score "{name}": did you mean "{_nearest(name, SCORES)}"? '
+                f'unknown score "{name}": did you mean "{nearest_name(name, SCORES)}"? '
                 f'Known: {", ".join(SCORES)}, or "all"'
             )
     if not names or len(set(names)) != len(names):
@@ -56,13 +50,13 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
 
 
 def required_inputs(scores: Iterable[Score]) -> set[str]:
-    """Names of all inputs that ``scores`` need: local features are computed only if asked for."""
+    """Return all inputs that `scores` need: local features are computed only if asked for."""
     return {need for s in scores for need in s.needs}
 
 
 def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[Score]:
-    """As `get_scores`, for a model that ``provides`` these inputs: ``"all"`` means those it can
-    give; any other that it lacks the inputs for is an InputError."""
+    """Return scores as `get_scores`, for a model that `provides` these inputs: "all" means those
+    it can give; any other that it lacks the inputs for is an InputError."""
     provides = set(provides)
     if names == "all":
         return [s for s in get_scores("all") if provides.issuperset(s.needs)]
@@ -77,9 +71,9 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
 def compute_scores(
     scores: Iterable[Score], inputs: Mapping[str, Tensor], params: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
-    """Every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
+    """Compute every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 
-    Each function gets the inputs it needs and those of ``params`` which it declares. Raises
+    Each function gets the inputs it needs and those of `params` which it declares. Raises
     InputError for an absent, misshapen or non-finite input, and for a parameter that no
     registered score declares or that is not a finite number.
     """
@@ -98,7 +92,7 @@ def compute_scores(
 def score_parameters(
     scores: Iterable[Score], params: Mapping[str, float] | None = None
 ) -> dict[str, dict[str, float]]:
-    """The parameters each score runs with, defaults included: what a results file records."""
+    """Return the parameters of each score, defaults included, for a results file."""
     params = dict(params or {})
     _check_params(params)
     return {
@@ -113,7 +107,7 @@ def _check_params(params: Mapping[str, float]) -> None:
         if name not in declared:
             raise InputError(
                 f'no score has a parameter "{name}": did you mean '
-                f'"{_nearest(name, declared)}"? Known: {", ".join(sorted(declared))}'
+                f'"{nearest_name(name, sorted(declared))}"? Known: {", ".join(sorted(declared))}'
             )
         try:
             finite = abs(float(value)) < float("inf")

@@ -23,6 +23,8 @@ from tests.worlds import script
 from trainers.base import ClipTrainer
 from trainers.side_by_side import SideBySide, images_seen
 
+pytestmark = pytest.mark.slow  # trains
+
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")
 
 
@@ -278,7 +280,7 @@ def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path
     call(sweep, *arguments)
     assert {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
     evaluated = []
-    monkeypatch.setattr(sweep.eval_ood, "evaluate", lambda cfg, args: evaluated.append(cfg))
+    monkeypatch.setattr(sweep.evaluation, "evaluate", lambda cfg, *_: evaluated.append(cfg))
     call(sweep, *arguments)
     assert not evaluated and {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
 
