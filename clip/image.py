@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from clip.blocks import attend, finish, project
+from clip.blocks import (
+    ModifiedResNet,
+    ResidualAttentionBlock,
+    VisionTransformer,
+    attend,
+    finish,
+    project,
+)
 from dassl.utils.errors import InputError
 
 # How large the largest activation may be on a CPU, in bytes. More images at once only push each

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip.blocks import attend, finish, project
+from clip.blocks import ResidualAttentionBlock, attend, finish, project
 from dassl import distributed
 from dassl.distributed import rank_slice
 from dassl.utils.errors import InputError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -164,10 +165,7 @@ class TwoBranchCLIP(PromptedCLIP):
         standard, denied = zip(*pairs, strict=True)
         # The frozen branch is encoded when first asked for: training never needs it.
         super().__init__(
-            clip,
-            functools.cache(
-                lambda: classifier(clip.encode_text, classnames, standard, self.device)
-            ),
+            clip, functools.cache(lambda: classifier(clip, classnames, standard, self.device))
         )
         self.encoder, self.classnames = encoder, classnames
         self.denied = standard if encoder.variant == "learnable" else denied
@@ -216,13 +214,20 @@ class DescribedCLIP(PromptedCLIP):
         return self.features
 
 
-def exact(like: Tensor) -> torch.autocast:
-    """Float32 where `like` lives, whatever the precision around.
+@contextmanager
+def exact(like: Tensor) -> Iterator[None]:
+    """Compute in float32 where `like` lives, whatever the precision around.
 
-    In half precision a cosine is off by a hundredth of a logit, and softmax scores fall onto a few
-    hundred distinct values.
+    In half precision a cosine is off by a hundredth of a logit, in TF32 by a tenth of that, and
+    softmax scores fall onto a few hundred distinct values.
     """
-    return torch.autocast(like.device.type, enabled=False)
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.autocast(like.device.type, enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def cosines(features: Tensor, text: Tensor) -> Tensor:

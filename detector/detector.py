@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 import clip
-from clip.loading import build_transform
+from clip.loading import build_transform, check_same_backbone
 from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.distributed import local_device
@@ -109,6 +109,7 @@ class Detector:
                 f"{name}, the CLIP of the detector in {folder}, is not there (any "
                 "more): name the file or model with --backbone"
             )
+        check_same_backbone(name, recipe.clip["name"])
         model, _ = clip.load(name, _device(device), recipe.precision, recipe.clip["activation"])
         expected = recipe.clip["weights_hash"]
         if model.weights_hash != expected:
@@ -325,7 +326,7 @@ def _described(model: clip.ClipModel, classnames: Sequence[str], template: str) 
         encoder = clip.build_no_encoder(model, "").to(device)
         return TwoBranchCLIP(model, encoder, classnames, pairs)
     standard = [template for template, _ in pairs]
-    return PromptedCLIP(model, lambda: classifier(model.encode_text, classnames, standard, device))
+    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:
@@ -341,6 +342,7 @@ def transform_of(model: clip.ClipModel) -> dict[str, Any]:
         "interpolation": model.interpolation,
         "mean": list(model.mean),
         "std": list(model.std),
+        "resize_mode": model.resize_mode,
     }
 
 

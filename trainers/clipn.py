@@ -19,7 +19,6 @@ from clip.loading import weights_hash
 from clip.negation import draw
 from clip.prompted import TwoBranchCLIP, exact
 from clip.templates import fill, template_pairs
-from clip.tokenizer import CONTEXT_LENGTH
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.base import model_file
@@ -125,7 +124,7 @@ class CLIPN(ClipTrainer):
         return batch["img"].to(self.device, non_blocking=True), batch["caption"]
 
     def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of the standard and of the "no" branch `[B, 77]`, and the prompts drawn `[B]`."""
+        """Tokens of the standard and of the "no" branch `[B, L]`, and the prompts drawn `[B]`."""
         learnable = self.encoder.variant == "learnable"
         choices = self.draw(
             len(captions), self.encoder.num_choices if learnable else len(self.pairs)
@@ -146,10 +145,11 @@ class CLIPN(ClipTrainer):
         return draw(total, choices, self.cfg.SEED, self.step)[first : first + count]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids `[T, 77]`; texts that do not fit are cut, and counted for the log."""
-        tokens = tokenize(list(texts), truncate=True)
+        """Token ids `[T, context_length]`; texts that do not fit are cut, and counted."""
+        context = self.encoder.context_length
+        tokens = tokenize(list(texts), context, truncate=True)
         full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-        self.too_long += sum(len(encode(texts[i])) + 2 > CONTEXT_LENGTH for i in full)
+        self.too_long += sum(len(encode(texts[i])) + 2 > context for i in full)
         return tokens.to(self.device)
 
     def after_epoch(self) -> None:
@@ -159,7 +159,7 @@ class CLIPN(ClipTrainer):
                 "Epoch %d: %d texts were longer than %d tokens and were cut",
                 self.epoch + 1,
                 self.too_long,
-                CONTEXT_LENGTH,
+                self.encoder.context_length,
             )
         self.too_long = 0
 

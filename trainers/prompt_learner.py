@@ -11,7 +11,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from clip import ClipModel, Packing, encode, tokenize
+from clip import ClipModel, Packing, encode
+from clip.tokenizer import tokenize_prompts
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class PromptLearner(nn.Module):
         generator: draws the random start N(0, 0.02); None for the global one.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`), and the fixed embeddings
-    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` as CoOp's files
+    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` (of a context of 77) as CoOp's files
     hold them; only `ctx` means anything to another class list.
 
     Raises:
@@ -63,8 +64,8 @@ class PromptLearner(nn.Module):
         names = [name.replace("_", " ") for name in classnames]
         ctx_init = ctx_init.replace("_", " ").strip()
         if ctx_init:
-            n_ctx = len(encode(ctx_init))
-            ctx = _embed(model, tokenize(ctx_init))[0, 1 : 1 + n_ctx]
+            ids = encode(ctx_init)
+            n_ctx, ctx = len(ids), _embed(model, torch.tensor(ids))
             if csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
@@ -78,8 +79,9 @@ class PromptLearner(nn.Module):
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s"', start)
         logger.info("Number of context words (tokens): %d", n_ctx)
-        tokens = _tokenize_prompts([f"{start} {name}." for name in names])
-        embedded = _embed(model, tokens)  # [C, 77, W]
+        prompts = [f"{start} {name}." for name in names]
+        tokens = tokenize_prompts(prompts, names, model.context_length)
+        embedded = _embed(model, tokens)  # [C, context_length, W]
         self.register_buffer("token_prefix", embedded[:, :1])
         self.register_buffer("token_suffix", embedded[:, 1 + n_ctx :])
         eot = tokens.argmax(dim=-1)
@@ -146,16 +148,6 @@ class PromptLearner(nn.Module):
 def _embed(model: ClipModel, tokens: Tensor) -> Tensor:
     with torch.no_grad():
         return model.token_embedding(tokens.to(model.token_embedding.weight.device)).float()
-
-
-def _tokenize_prompts(prompts: list[str]) -> Tensor:
-    try:
-        return tokenize(prompts)
-    except RuntimeError as error:
-        raise InputError(
-            f"a prompt is too long: {error}. Use fewer context tokens (N_CTX) or a shorter "
-            "class name"
-        ) from error
 
 
 def _keep_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:

@@ -4,6 +4,8 @@ INPUT = {
     "SIZE": (224, 224),
     # bilinear | bicubic | nearest
     "INTERPOLATION": "bilinear",
+    # Extension of ours: shortest (resize the shorter edge, crop the centre) | squash (both edges)
+    "RESIZE_MODE": "shortest",
     # Names of data.transforms, in any order; they are applied in a fixed order
     "TRANSFORMS": (),
     # True: images are not transformed at all

@@ -1,5 +1,7 @@
 """CLIPN's "no" text encoder against the public code, and its published files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -176,8 +178,7 @@ def test_classifier_is_the_public_codes(variant, published, golden):
     standard, denied = zip(*published_pairs(), strict=True)
     device = torch.device("cpu")
     _close(
-        classifier(model.encode_text, about["classes"], standard, device),
-        arrays[f"zeroshot/{variant}/fc_yes"],
+        classifier(model, about["classes"], standard, device), arrays[f"zeroshot/{variant}/fc_yes"]
     )
     denied = standard if variant == "src" else denied
     _close(
@@ -195,7 +196,8 @@ def test_each_distinct_text_is_encoded_once(monkeypatch):
         return tokens.argmax(dim=1)[:, None] + torch.tensor([[0.0, 1.0]])
 
     names = ["cat", "a very long name of a bird", "cat", "dog"]
-    weights = classifier(encode, names, ["{}", "a {}", "{}"], torch.device("cpu"))
+    tower = SimpleNamespace(encode_text=encode, context_length=77)
+    weights = classifier(tower, names, ["{}", "a {}", "{}"], torch.device("cpu"))
     assert len(seen) == len(set(seen)) == 6
     lengths = [np.argmax(row) for row in seen]
     assert lengths == sorted(lengths)
