@@ -32,7 +32,7 @@ class TextTower(nn.Module):
         return len(self.positional_embedding)
 
     def forward(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Return text features `[T, D]` of token embeddings `[T, L, W]` whose [EOT] stands at `eot` `[T]`.
+        """Return text features `[T, D]` of token embeddings `[T, L, W]`, [EOT] at `eot` `[T]`.
 
         `L` may be shorter than the context length: attention is causal, so what
         follows the last [EOT] changes nothing.
@@ -177,7 +177,7 @@ class ClipModel(nn.Module):
             return self.text(self.token_embedding(tokens), eot)
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Return unnormalised text features `[T, D]` of prompts `[T, L, W]`, [EOT] at `eot` `[T]`."""
+        """Return unnormalised features `[T, D]` of prompts `[T, L, W]`, [EOT] at `eot` `[T]`."""
         with self._autocast(embeddings):
             return self.text(embeddings.to(self.dtype), eot)
 

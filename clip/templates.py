@@ -34,7 +34,7 @@ Pair = tuple[str, str]
 
 
 class TextEncoder(Protocol):
-    """What `classifier` needs of a text tower: tokens `[T, context_length]` to features `[T, D]`."""
+    """A text tower: token ids `[T, context_length]` to features `[T, D]`."""
 
     context_length: int
 

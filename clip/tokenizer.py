@@ -78,6 +78,6 @@ def tokenize_prompts(
         pairs = zip(prompts, names, strict=True)
         name = next(name for text, name in pairs if len(encode(text)) + 2 > context_length)
         raise InputError(
-            f"a prompt of class {name!r} is too long: {error}. Use a shorter class name, a shorter "
-            "template, or fewer context tokens (N_CTX)"
+            f"a prompt of class {name!r} is too long: {error}. Use fewer context tokens (N_CTX), a "
+            "shorter template or a shorter class name"
         ) from error

@@ -35,8 +35,8 @@ class PromptLearner(nn.Module):
         generator: draws the random start N(0, 0.02); None for the global one.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`), and the fixed embeddings
-    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` (of a context of 77) as CoOp's files
-    hold them; only `ctx` means anything to another class list.
+    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` (of a context of 77) as
+    CoOp's files hold them; only `ctx` means anything to another class list.
 
     Raises:
         InputError: unknown position, or a prompt longer than the text tower reads.
