@@ -68,7 +68,9 @@ def _in_parts(
     if images.device.type != "cpu":
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
-    features, regions = zip(*(encode(visual, part, local) for part in images.split(at_once)))
+    features, regions = zip(
+        *(encode(visual, part, local) for part in images.split(at_once)), strict=True
+    )
     return torch.cat(features), torch.cat(regions) if local else None
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from torchvision import transforms
 
 from clip.building import build_model, vision_config
 from clip.facts import ACTIVATIONS, OPENAI_TRANSFORM, openai_facts
@@ -28,12 +26,12 @@ from clip.weights import (
     weights_hash,
     without_negation,
 )
+from dassl.data.transforms import RESIZE_MODES, Preprocess
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RESIZE_MODES = ("shortest", "squash")
 # Small models that come with this repository.
 BUNDLED = {
     "generated-ViT-S/8": Path(__file__).parents[1]
@@ -63,7 +61,7 @@ def load(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     activation: str | None = None,
-) -> tuple[ClipModel, transforms.Compose]:
+) -> tuple[ClipModel, Preprocess]:
     """Load a frozen CLIP and the transform from a PIL image to its input `[3, H, W]`.
 
     Args:
@@ -164,39 +162,10 @@ def _transform(name: str, said: dict[str, Any]) -> dict[str, Any]:
     return transform
 
 
-def preprocessing(model: ClipModel) -> transforms.Compose:
-    """Return the evaluation transform of `model`: resize, centre crop, normalise."""
+def preprocessing(model: ClipModel) -> Preprocess:
+    """Return the evaluation transform of `model`, from a PIL image to its input `[3, H, W]`."""
     size = (model.image_size,) * 2
-    steps = build_transform(size, model.interpolation, model.mean, model.std, model.resize_mode)
-    return transforms.Compose([_to_rgb, *steps.transforms])
-
-
-def build_transform(
-    size: Sequence[int],
-    interpolation: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    resize_mode: str = "shortest",
-) -> transforms.Compose:
-    """Return the transform from an RGB image to `[3, H, W]`, as Dassl's test transform.
-
-    `resize_mode` "shortest" resizes the smaller edge and crops the centre, "squash" resizes both
-    edges.
-    """
-    resized = max(size) if resize_mode == "shortest" else tuple(size)
-    return transforms.Compose(
-        [
-            transforms.Resize(resized, interpolation=transforms.InterpolationMode(interpolation)),
-            transforms.CenterCrop(tuple(size)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
-
-
-def _to_rgb(image):
-    # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
-    return image.convert("RGB")
+    return Preprocess(size, model.mean, model.std, model.interpolation, model.resize_mode)
 
 
 def _download(name: str, architecture: str, tag: str) -> str:
