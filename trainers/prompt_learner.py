@@ -76,16 +76,16 @@ class PromptLearner(nn.Module):
         # Float32 whatever the towers are: at a learning rate of 1e-5 most of a
         # half-precision context would not move at all.
         self.ctx = nn.Parameter(ctx.float().clone())
-        self._place(names, ctx_init, n_ctx, position)
-        self.register_load_state_dict_pre_hook(_drop_names)
-
-    def _place(self, names: list[str], ctx_init: str, n_ctx: int, position: str) -> None:
-        """Tokenise the prompts and note where the context stands in them."""
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s"', start)
         logger.info("Number of context words (tokens): %d", n_ctx)
         prompts = [f"{start} {name}." for name in names]
         tokens = tokenize_prompts(prompts, names, model.context_length)
+        self._place(tokens, names, n_ctx, position)
+        self.register_load_state_dict_pre_hook(_drop_names)
+
+    def _place(self, tokens: Tensor, names: list[str], n_ctx: int, position: str) -> None:
+        """Note where the context stands in the prompts, token ids `[C, context_length]`."""
         eot = tokens.argmax(dim=-1)
         tokens = tokens[:, : int(eot.max()) + 1]  # nothing after the last [EOT] is ever read
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]

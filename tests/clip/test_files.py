@@ -288,7 +288,7 @@ def test_files_with_another_vocabulary_are_refused(size, tmp_path):
 def test_a_tokenizer_named_beside_the_file_is_refused(tmp_path):
     text = {"width": 128, "heads": 2, "hf_tokenizer_name": "some/other"}
     _write_open_clip_config(tmp_path, {}, text_cfg=text)
-    with pytest.raises(InputError, match="another tokenizer .*some/other"):
+    with pytest.raises(InputError, match=r"another tokenizer .*some/other"):
         clip.load(_save(_small()[1], tmp_path / "clip.pt"))
 
 
@@ -299,7 +299,7 @@ def test_timm_image_tower_names_the_remedy(generated_weights, tmp_path):
     }
     path = _save(state, tmp_path / "timm.pt")
     for act in (clip.load, input_settings):
-        with pytest.raises(InputError, match="image tower of timm.*model/tag"):
+        with pytest.raises(InputError, match=r"image tower of timm.*model/tag"):
             act(path)
 
 
@@ -332,11 +332,11 @@ def test_what_is_no_weights_is_named(name, content, words, tmp_path):
 
 def test_folder_without_weights(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="holds no weights of a CLIP.*notes.txt"):
+    with pytest.raises(InputError, match=r"holds no weights of a CLIP.*notes.txt"):
         clip.load(str(tmp_path))
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
-    with pytest.raises(InputError, match="missing.safetensors"):
+    with pytest.raises(InputError, match=r"missing.safetensors"):
         clip.load(str(tmp_path))
 
 

@@ -134,7 +134,7 @@ def _cut_off(config, cache_dir=None):
 @pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16/laion2b_s34b_b88k"])
 def test_without_a_connection_the_error_names_the_flag(name, monkeypatch):
     monkeypatch.setattr("open_clip.download_pretrained", _cut_off)
-    with pytest.raises(InputError, match="cannot download .*give its path as --backbone"):
+    with pytest.raises(InputError, match=r"cannot download .*give its path as --backbone"):
         clip.load(name)
 
 
