@@ -186,6 +186,15 @@ def test_classifier_is_the_public_codes(variant, published, golden):
     )
 
 
+def test_many_texts_are_summed_part_by_part(tiny_clip, monkeypatch):
+    """As 21,000 classes under 80 templates, whose features do not fit at once."""
+    templates, names = ["{}", "a {}", "the {}", "a photo of a {}."], ["cat", "dog", "small cat"]
+    whole = classifier(tiny_clip(), names, templates, torch.device("cpu"))
+    monkeypatch.setattr("clip.templates.TEXTS", 4)  # one template at once
+    parts = classifier(tiny_clip(), names, templates, torch.device("cpu"))
+    assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_each_distinct_text_is_encoded_once(monkeypatch):
     """In batches no longer than their texts, and put back in order."""
     monkeypatch.setattr("clip.templates.BATCH", 2)
