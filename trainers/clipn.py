@@ -47,7 +47,7 @@ class CLIPN(ClipTrainer):
     CONFIG_KEY = "CLIPN"
     CONFIG = CfgNode(
         {
-            "PREC": "amp",  # fp32, amp, amp_bf16 or fp16 (frozen towers in float16)
+            "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (frozen towers in float16)
             "VARIANT": "learnable",  # or handcrafted, see clip.negation
             # Of the classifier: imagenet80, published (the 128 of CLIPN's code, with their stray
             # quotes), or templates with {}, separated by "|". Handcrafted: of the captions too.
