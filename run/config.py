@@ -13,7 +13,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
-from clip.loading import input_settings
+from clip.loading import check_same_backbone, input_settings
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import nearest_name
@@ -180,6 +180,8 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT or "data")
     _merge_own_data(cfg, args)
     if args.backbone:
+        if args.model_dir:
+            check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
         cfg.MODEL.BACKBONE.NAME = args.backbone
         # The YAML's belong to its own backbone.
         cfg.INPUT.update(input_settings(args.backbone))

@@ -47,7 +47,7 @@ class CLIPN(ClipTrainer):
     CONFIG_KEY = "CLIPN"
     CONFIG = CfgNode(
         {
-            "PREC": "amp",  # fp32, amp, amp_bf16 or fp16 (frozen towers in float16)
+            "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (frozen towers in float16)
             "VARIANT": "learnable",  # or handcrafted, see clip.negation
             # Of the classifier: imagenet80, published (the 128 of CLIPN's code, with their stray
             # quotes), or templates with {}, separated by "|". Handcrafted: of the captions too.
@@ -129,7 +129,8 @@ class CLIPN(ClipTrainer):
         """Return what makes the texts of a batch, in the loader's workers."""
         pairs = None if self.encoder.variant == "learnable" else self.pairs
         choices = len(pairs) if pairs else self.encoder.num_choices
-        return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size())
+        context = self.encoder.context_length
+        return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size(), context)
 
     def record_split(self) -> None:
         """Record the training images, unless the captions are not of the ID dataset's images."""
@@ -137,7 +138,7 @@ class CLIPN(ClipTrainer):
             super().record_split()
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return images `[B, 3, H, W]`, tokens of both branches `[B, 77]`, prompts drawn `[B]`.
+        """Return images `[B, 3, H, W]`, tokens of both branches `[B, L]`, prompts drawn `[B]`.
 
         The images may be uint8. `batch` holds them as "img", "tokens", "denied" and, of the
         learnable variant, "choices"; "cut" is the number of texts that did not fit.
@@ -161,7 +162,7 @@ class CLIPN(ClipTrainer):
                 "Epoch %d: %d texts were longer than %d tokens and were cut",
                 self.epoch + 1,
                 self.too_long,
-                CONTEXT_LENGTH,
+                self.encoder.context_length,
             )
         self.too_long = 0
 
@@ -263,6 +264,7 @@ class BranchTexts:
         choices: how many prompts, or pairs of templates, a text is drawn one of.
         pairs: templates of the handcrafted variant, None for the learnable one.
         rank, ranks: this process's place; every rank takes its part of the whole batch's draw.
+        context: tokens the text towers read, L.
     """
 
     choices: int
@@ -270,9 +272,10 @@ class BranchTexts:
     seed: int
     rank: int
     ranks: int
+    context: int = CONTEXT_LENGTH
 
     def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
-        """Return "tokens" and "denied" `[B, 77]`, "choices" `[B]` (learnable), and "cut".
+        """Return "tokens" and "denied" `[B, L]`, "choices" `[B]` (learnable), and "cut".
 
         Texts that do not fit are cut; "cut" counts them.
         """
@@ -280,21 +283,23 @@ class BranchTexts:
         drawn = draw(count * self.ranks, self.choices, self.seed, step)
         drawn = drawn[count * self.rank : count * (self.rank + 1)]
         if self.pairs is None:
-            tokens, cut = tokenize_cut(captions)
+            tokens, cut = tokenize_cut(captions, self.context)
             return {"tokens": tokens, "denied": tokens, "choices": drawn, "cut": cut}
         wordings = [
             [fill(template, caption) for template in self.pairs[i]]
             for caption, i in zip(captions, drawn.tolist(), strict=True)
         ]
-        (tokens, cut), (denied, more) = map(tokenize_cut, zip(*wordings, strict=True))
+        (tokens, cut), (denied, more) = (
+            tokenize_cut(texts, self.context) for texts in zip(*wordings, strict=True)
+        )
         return {"tokens": tokens, "denied": denied, "cut": cut + more}
 
 
-def tokenize_cut(texts: Sequence[str]) -> tuple[Tensor, int]:
-    """Return token ids `[T, 77]`, and the number of texts that did not fit and were cut."""
-    tokens = tokenize(list(texts), truncate=True)
+def tokenize_cut(texts: Sequence[str], context: int = CONTEXT_LENGTH) -> tuple[Tensor, int]:
+    """Return token ids `[T, context]`, and the number of texts that did not fit and were cut."""
+    tokens = tokenize(list(texts), context, truncate=True)
     full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-    return tokens, sum(len(encode(texts[i])) + 2 > CONTEXT_LENGTH for i in full)
+    return tokens, sum(len(encode(texts[i])) + 2 > context for i in full)
 
 
 def clipn_losses(
