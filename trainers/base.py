@@ -20,7 +20,6 @@ from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from datasets.classnames import classnames_hash
 from datasets.fewshot import split_record, write_split
-from run.folder import CHUNKS
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +29,12 @@ IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that d
 class ClipTrainer(TrainerX):
     """A Dassl trainer around a frozen CLIP.
 
-    Subclasses declare
-        CONFIG: their node of the config, with its defaults; it lands at
-            TRAINER.<CONFIG_KEY>.
-        FLAGS: command-line flags of their own, flag -> key of that node.
+    Subclasses declare, besides a trainer's facts (see `TrainerBase`),
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
-        LEARNS: False where there is nothing to train, so shots and seed change nothing.
-        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
-        SCORE: the one its paper stands for, which a detector uses unless told otherwise.
     and build `self.model`, a `PromptedCLIP`.
     """
 
-    CONFIG_KEY: str
-    CONFIG: CfgNode
-    FLAGS: dict[str, str] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
-    LEARNS = True
-    READS_PAIRS = False
-    SCORE = "MCM"
     scaler: torch.amp.GradScaler | None = None
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -188,7 +175,7 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
-        settings = {key: value for key, value in self.settings.items() if key not in CHUNKS}
+        settings = {key: value for key, value in self.settings.items() if key not in self.INCIDENTAL}
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),

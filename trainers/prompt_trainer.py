@@ -31,6 +31,7 @@ class PromptTrainer(ClipTrainer):
     (`trainers.side_by_side`).
     """
 
+    INCIDENTAL = ("TEXT_CHUNK",)
     LOCAL = False
 
     def build_model(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import (
@@ -35,7 +37,25 @@ SAFER = {"fp32": (), "amp": ("fp32",)}  # precisions with more room than one; th
 
 
 class TrainerBase:
-    """Models with their optimisers and schedulers, and an epoch loop with hooks."""
+    """Models with their optimisers and schedulers, and an epoch loop with hooks.
+
+    The facts that a trainer declares about its method, all optional:
+        CONFIG_KEY: its node of the config, TRAINER.<CONFIG_KEY>; "" if it has none.
+        CONFIG: the settings in that node, with their defaults.
+        FLAGS: command-line flags of its own, flag -> key of that node.
+        INCIDENTAL: keys of that node that change time and memory, not figures.
+        LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
+        SCORE: the score its paper stands for, a detector's default.
+    """
+
+    CONFIG_KEY: ClassVar[str] = ""
+    CONFIG: ClassVar[CfgNode] = CfgNode()
+    FLAGS: ClassVar[Mapping[str, str]] = {}
+    INCIDENTAL: ClassVar[tuple[str, ...]] = ()
+    LEARNS: ClassVar[bool] = True
+    READS_PAIRS: ClassVar[bool] = False
+    SCORE: ClassVar[str] = "MCM"
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
