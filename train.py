@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
-from dassl.utils import full_disk_named, set_random_seed, setup_logger, versions
+from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
@@ -85,7 +85,7 @@ def require_training_data(cfg: CfgNode) -> None:
 def start(cfg: CfgNode, state: RunState) -> None:
     """Train an opened run to its end; an error on the way says what is kept of it."""
     try:
-        with full_disk_named():
+        with explain_full_disk():
             setup_logger(cfg.OUTPUT_DIR)
             begin(cfg, state).train()
             if distributed.is_main():

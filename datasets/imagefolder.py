@@ -102,8 +102,8 @@ def _undivided(folder: Path) -> Path | None:
         )
     if mistaken:
         raise InputError(
-            f"{absolute(found / mistaken[0])} would be taken for a class called {mistaken[0]!r}. If "
-            "it is a part of the data set, call it train, val or test"
+            f"{absolute(found / mistaken[0])} would be taken for a class called {mistaken[0]!r}. "
+            "If it is a part of the data set, call it train, val or test"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What a run reads of the data, by its trainer: ID images, image-caption pairs, class names alone."""
+"""What a run reads of the data, by its trainer: ID images, caption pairs, class names alone."""
 
 from __future__ import annotations
 

@@ -183,7 +183,8 @@ class Detector:
         An image that cannot be read gives a verdict that says so (`error`).
         """
         for batch, errors, columns in self._scored(images, [self.score]):
-            rows = (dict(zip(columns, row)) for row in zip(*columns.values()))
+            values = zip(*columns.values(), strict=True)
+            rows = (dict(zip(columns, row, strict=True)) for row in values)
             for image, error in zip(batch, errors, strict=True):
                 if error:
                     yield Verdict(_name(image), error=error)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trainers  # noqa: F401  (registers the trainers)
 from dassl import distributed
-from dassl.utils import full_disk_named
+from dassl.utils import escape_unprintable, explain_full_disk
 from dassl.utils.errors import InputError
 
 
@@ -30,12 +30,13 @@ def run(main: Callable[[], None]) -> None:
     """
     # More workers than cores is no fault of the user's: the configs are for larger machines.
     warnings.filterwarnings("ignore", "This DataLoader will create")
+    escape_unprintable()
     try:
         distributed.init_from_env()
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        with full_disk_named():
+        with explain_full_disk():
             main()
         distributed.shutdown()
     except KeyboardInterrupt as stop:

@@ -18,13 +18,13 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import (
     atomic_write,
+    explain_write_error,
     flatten,
     mkdir_if_missing,
     named_checkpoint,
     plain,
     read_json,
     remove_leftovers,
-    write_errors_named,
 )
 from dassl.utils.errors import InputError
 from run.settings import default_cfg, keys, read_yaml
@@ -84,7 +84,7 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
     """Acquire the lock and return the folders that were made for it, innermost first."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     mkdir_if_missing(folder)
-    with write_errors_named(folder / LOCK):
+    with explain_write_error(folder / LOCK):
         try:
             lock.acquire(blocking=False)
         except Timeout as error:

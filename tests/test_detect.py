@@ -425,11 +425,11 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         lambda f, _: (f / tensors.name).write_bytes(tensors.read_bytes()[:-4])
     )
     assert "cannot be read" in broken(lambda f, _: (f / tensors.name).unlink())
-    with pytest.raises(InputError, match="has no score 'MCN'.*Nearest: 'MCM'"):
+    with pytest.raises(InputError, match=r"has no score 'MCN'.*Nearest: 'MCM'"):
         Detector.load(place / RUN, "MCN")
-    with pytest.raises(InputError, match="has no detector.json: run eval_ood.py"):
+    with pytest.raises(InputError, match=r"has no detector.json: run eval_ood.py"):
         Detector.load(tmp_path)
-    with pytest.raises(BadImageError, match="nothing.png"):
+    with pytest.raises(BadImageError, match=r"nothing.png"):
         Detector.load(place / RUN)("nothing.png")
 
 

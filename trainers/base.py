@@ -175,7 +175,9 @@ class ClipTrainer(TrainerX):
         """
         cfg, names = self.cfg, self.dm.dataset.classnames
         clip = self.model.clip
-        settings = {key: value for key, value in self.settings.items() if key not in self.INCIDENTAL}
+        settings = {
+            key: value for key, value in self.settings.items() if key not in self.INCIDENTAL
+        }
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class CLIPN(ClipTrainer):
         }
     )
     INCIDENTAL = ("MICRO_BATCH",)
-    FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
+    FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
     # The "no" text encoder fits any class list.

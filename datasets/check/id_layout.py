@@ -328,7 +328,8 @@ class _Split:
             "nested",
             what,
             [
-                f"find {quoted(inner)} -mindepth 1 -maxdepth 1 -exec mv {{}} {quoted(self.path)}/ ';' "
+                f"find {quoted(inner)} -mindepth 1 -maxdepth 1 "
+                f"-exec mv {{}} {quoted(self.path)}/ ';' "
                 f"&& rmdir {quoted(inner)}",
                 "# then check again",
             ],
@@ -381,7 +382,8 @@ class _Split:
                 f"{len(missing)} of {len(wanted)} class folders are missing in "
                 f"{absolute(self.path)}: {some(missing)}.",
                 [
-                    "# complete the set, or take the classes that are there, by adding to the command:",
+                    "# complete the set, or take the classes that are there, by adding to the "
+                    "command:",
                     "#   DATASET.CLASSES present",
                 ],
             )

@@ -88,7 +88,8 @@ def listing_problems(images: ImageSet) -> list[Problem]:
                 f"{counted(len(images.others), 'file')} among the images of "
                 f"{absolute(images.folder)} left out, no image by name: {some(images.others, 3)}.",
                 [
-                    f"# endings of images: {', '.join(sorted(IMAGE_EXTENSIONS))}; found: {some(kinds)}"
+                    f"# endings of images: {', '.join(sorted(IMAGE_EXTENSIONS))}; "
+                    f"found: {some(kinds)}"
                 ],
                 (),
                 images.others,
@@ -126,7 +127,8 @@ def id_counts(
                 f"{counted(len(empty), 'class folder')} without images "
                 f"in {absolute(images.folder)}: {some(empty)}.",
                 [
-                    "# fill them, or choose classes with DATASET.CLASSES: a .txt file with one a line"
+                    "# fill them, or choose classes with DATASET.CLASSES: "
+                    "a .txt file with one a line"
                 ],
                 images.stops,
                 empty,

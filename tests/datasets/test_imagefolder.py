@@ -98,7 +98,7 @@ def test_evaluation_needs_no_training_folder(tree, build):
     tree({"val/cat": 1, "val/dog": 1})
     dataset = build()
     assert len(dataset.test) == 2
-    with pytest.raises(InputError, match="train does not exist.*one folder of images"):
+    with pytest.raises(InputError, match=r"train does not exist.*one folder of images"):
         dataset.train_x  # noqa: B018
 
 
@@ -164,7 +164,7 @@ def test_a_root_that_is_no_folder_is_told_first(tree, build, tmp_path, name, why
 
 def test_a_data_set_that_is_a_file_is_told(tree, build, tmp_path):
     (tmp_path / "pets").touch()
-    with pytest.raises(InputError, match="pets is a file, not a folder.*Found beside it: pets"):
+    with pytest.raises(InputError, match=r"pets is a file, not a folder.*Found beside it: pets"):
         build(FOLDER="pets")
 
 
@@ -178,7 +178,7 @@ def test_bad_trees_are_refused(tree, build, case):
 
 def test_a_split_under_another_name_is_not_passed_over(tree, build):
     tree({"pets/train/cat": 2, "pets/Validation/cat": 2})
-    with pytest.raises(InputError, match="Validation would be passed over.*call it val or test"):
+    with pytest.raises(InputError, match=r"Validation would be passed over.*call it val or test"):
         build(FOLDER="pets")
 
 
@@ -190,7 +190,7 @@ def test_training_class_without_images_is_refused(tree, build):
 
 def test_unknown_class_is_refused(tree, build):
     tree(PETS)
-    with pytest.raises(InputError, match="1 of 2 class folders are missing in .*train: dog"):
+    with pytest.raises(InputError, match=r"1 of 2 class folders are missing in .*train: dog"):
         build(CLASSES="cat,dog")
 
 

@@ -49,7 +49,7 @@ def test_few_images_change_sides_when_one_is_added():
 
 @pytest.mark.parametrize("share", [0, 1, -0.1])
 def test_a_share_that_is_none_is_told(share):
-    with pytest.raises(InputError, match="DATASET.VAL_PERCENT"):
+    with pytest.raises(InputError, match=r"DATASET.VAL_PERCENT"):
         hold_out(items([4]), share, "data")
     with pytest.raises(InputError, match="leave none to test on"):
         hold_out(items([1, 1]), 0.5, "data")
@@ -70,7 +70,9 @@ def test_class_folders_alone_are_an_id_set(tree, cfg, prefix):
 def test_a_misnamed_split_is_no_class(tree, cfg):
     tree({"pets/training/cat": 1, "pets/validation/cat": 1})
     cfg.DATASET.FOLDER = "pets"
-    with pytest.raises(InputError, match="taken for a class called 'training'.*call it train, val"):
+    with pytest.raises(
+        InputError, match=r"taken for a class called 'training'.*call it train, val"
+    ):
         ImageFolder(cfg)
 
 
@@ -91,7 +93,7 @@ def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
 def test_missing_folders_and_equal_names_are_told(tree, cfg, tmp_path, monkeypatch):
     tree({"a/odd": 1, "b/odd": 1})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="two sets are called 'odd'.*odd1="):
+    with pytest.raises(InputError, match=r"two sets are called 'odd'.*odd1="):
         use_ood_folders(cfg, ["a/odd", "b/odd"])
     with pytest.raises(InputError, match=r"--id-data pets: .*pets does not exist. Name a folder"):
         use_id_folder(cfg, "pets")

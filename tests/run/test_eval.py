@@ -272,7 +272,7 @@ def test_other_weights_under_a_trained_prompt_are_refused(
 
 
 def test_published_checkpoints_are_evaluated(world, call, tmp_path):
-    """A folder as LoCoOp's authors publish it: a Dassl checkpoint with pickled schedulers, no config."""
+    """Evaluate a folder as LoCoOp's authors publish it: pickled schedulers, no config."""
     published = tmp_path / "seed1/prompt_learner"
     shutil.copytree(
         next((ROOT / "tests/golden/checkpoint").rglob("model.pth.tar-4")).parent, published
