@@ -29,7 +29,7 @@ from results.files import read_results
 from results.summary import NOTE, summarise
 from run import command
 from run.config import build_cfg
-from run.flags import Parser, add_data_flags, add_pairs, as_words
+from run.flags import Parser, add_data_flags, as_words
 from run.folder import MARKER, RunState, locked, open_run
 from run.study import PlannedRun, counted, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen
@@ -103,7 +103,6 @@ def parse_args() -> argparse.Namespace:
     )
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
-    add_pairs(parser)
     return parser.parse_args()
 
 

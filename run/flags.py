@@ -9,6 +9,7 @@ from pathlib import Path
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.names import suggest
 
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
@@ -40,20 +41,35 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that understands flags before, between and behind KEY VALUE pairs."""
+    """A parser that understands flags before, between and behind KEY VALUE pairs.
 
-    def __init__(self, description: str) -> None:
+    Args:
+        pairs: whether there may be such pairs; they become `opts`.
+    """
+
+    def __init__(self, description: str, pairs: bool = True) -> None:
+        what = "[KEY VALUE ...]" if pairs else "FILE ..."
         super().__init__(
             description=description.split("\n")[0],
-            usage="%(prog)s [--FLAG VALUE ...] [KEY VALUE ...]; --help lists the flags",
+            usage=f"%(prog)s [--FLAG VALUE ...] {what}   (--help lists the flags)",
+            epilog="KEY VALUE pairs set anything in the config, such as OPTIM.LR 0.001." * pairs,
             formatter_class=Formatter,
             allow_abbrev=False,
         )
+        self._pairs = pairs
+        self.set_defaults(opts=[])
 
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        return self.parse_intermixed_args(args, namespace)
+        found, rest = self.parse_known_args(args, namespace)
+        unknown = rest if not self._pairs else [word for word in rest if word.startswith("--")]
+        if unknown:
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            self.error(f"unknown flag {unknown[0]}. {suggest(unknown[0], known)}")
+        if self._pairs:
+            found.opts = rest
+        return found
 
 
 def make_parser(description: str, pairs: bool = True) -> Parser:
@@ -62,7 +78,7 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     Args:
         pairs: whether KEY VALUE pairs may follow; an entry point that takes files there has none.
     """
-    parser = Parser(description)
+    parser = Parser(description, pairs)
     add = parser.add_argument
     add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
     add_data_flags(parser)
@@ -81,15 +97,8 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
         keys = ", ".join(f"TRAINER.{kind.CONFIG_KEY}.{kind.FLAGS[flag]}" for kind in kinds)
         usual = kinds[0].CONFIG[kinds[0].FLAGS[flag]]
         add(f"--{flag}", default=None, help=f"sets {keys} (default: the config's, usually {usual})")
-    parser.set_defaults(opts=[], resume="", trains=True)
-    if pairs:
-        add_pairs(parser)
+    parser.set_defaults(resume="", trains=True)
     return parser
-
-
-def add_pairs(parser: argparse.ArgumentParser) -> None:
-    """Add the KEY VALUE pairs that set anything in the config."""
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="any settings of the config")
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

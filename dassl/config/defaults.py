@@ -167,8 +167,8 @@ DEFAULTS = {
     "OUTPUT_DIR": "./output",
     # Folder of an earlier run to go on from; empty: OUTPUT_DIR, if it holds one
     "RESUME": "",
-    # Below 0: not seeded
-    "SEED": -1,
+    # Below 0: not seeded (upstream: -1)
+    "SEED": 1,
     "USE_CUDA": True,
     "VERBOSE": True,
     "INPUT": INPUT,
