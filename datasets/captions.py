@@ -90,7 +90,7 @@ class PairBatches(Sampler[list[int]]):
 
 
 def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> PairsLoader:
-    """The loader of the pairs that ``cfg.DATASET.PAIRS`` describes (see datasets/config.py).
+    """The loader of the pairs that ``cfg.DATASET.PAIRS`` describes (see dassl/config/defaults.py).
 
     Args:
         transform: PIL image -> float tensor ``[3, H, W]``.

@@ -38,6 +38,14 @@ def test_training_leaves_dassls_layout(trained):
     assert len(split["train"]) == 8 and split["seed"] == 1
 
 
+def test_a_log_says_what_matters_and_no_more(trained):
+    lines = (trained / "log.txt").read_text(encoding="utf-8").splitlines()
+    begun = next(i for i, line in enumerate(lines) if line.startswith("epoch [1/3]"))
+    assert begun < 40 and len(lines) < 70
+    text = "\n".join(lines)
+    assert "LAMBDA 0.25" in text and "torch" in text and "RMSPROP" not in text
+
+
 def test_same_seed_same_context_other_seed_other(world, trained, call, tmp_path):
     def context(folder):
         path = folder / "prompt_learner/model.pth.tar-3"

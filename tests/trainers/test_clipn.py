@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clip.negation import draw
-from run.config import default_cfg
+from run.settings import default_cfg
 from tests.golden import weights_clipn
 from trainers.clipn import CLIPN, clipn_losses
 
