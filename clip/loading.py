@@ -135,7 +135,7 @@ def _download_openai(name: str) -> str:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"cannot download {name} from {url} ({error}). Without a connection, fetch that file "
-            "elsewhere and give its path as MODEL.BACKBONE.NAME, or put it into ~/.cache/clip"
+            "elsewhere and give its path as --backbone, or put it into ~/.cache/clip"
         ) from error
 
 
@@ -175,7 +175,7 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
     except OSError as error:
         raise InputError(
             f"cannot download {name} ({error}). Without a connection, fetch the weights "
-            "elsewhere and give the file's path as MODEL.BACKBONE.NAME"
+            "elsewhere and give the file's path as --backbone"
         ) from error
     transform = open_clip.get_model_preprocess_cfg(model)
     return ClipModel(
