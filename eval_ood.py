@@ -20,13 +20,14 @@ from datasets.ood_sets import load_ood_sets
 from detector.calibration import TPR, calibrate, check_tpr
 from detector.detector_file import Recipe, write_recipe
 from detector.of_trainer import recipe_of
-from ood.decisions import decision_rates, format_rates, warn_if_few_classes
+from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import score_sets
 from ood.features import FeatureStore
 from ood.scores import SCORES
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
-from results.files import evaluate_sets, format_table, read_results, write_results
+from results.files import evaluate_sets, read_results, write_results
 from results.plots import plot_histograms, plot_roc
+from results.tables import format_figures, format_rates
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
@@ -251,7 +252,7 @@ def report(folder: str, sets: dict, provenance: dict) -> str:
         plot_roc(plots / f"{name}_roc.png", values, others, name)
     write_results(folder, figures, list(sets.values()), provenance, decisions)
     parts = [
-        format_table(figures),
+        format_figures(figures),
         format_rates(decisions),
         f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
         f"results.json, results.csv, scores/ and plots/ are in {folder}",

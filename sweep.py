@@ -24,9 +24,8 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, explain_full_disk, setup_logger, write_json
 from dassl.utils.errors import InputError
 from results import runs as evaluations
-from results import tables
 from results.files import read_results
-from results.summary import NOTE, summarise
+from results.summary import summarise
 from run import command
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
@@ -239,17 +238,12 @@ def report(
         done = evaluations.Run(run.folder, read_results(run.folder))
         methods.setdefault(run.method, []).append(done)
     with isolated("the table", failed):
-        chosen = methods if args.scores == "all" else evaluations.only(methods, words(args.scores))
-        summary = summarise(chosen)
-        below = "\n\n".join([NOTE, *summary.notes])
+        if args.scores != "all":
+            methods, _ = evaluations.choose_scores(methods, words(args.scores))
+        summary = summarise(methods)
         with atomic_write(folder / "summary.md") as file:
-            file.write(f"{tables.as_markdown(summary.blocks)}\n\n{below}\n")
-        logger.info(
-            "table:            %s\n\n%s\n\n%s",
-            folder / "summary.md",
-            tables.as_text(summary.blocks),
-            below,
-        )
+            file.write(summary.as_markdown())
+        logger.info("table:            %s\n\n%s", folder / "summary.md", summary.as_text())
 
 
 if __name__ == "__main__":

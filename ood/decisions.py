@@ -95,19 +95,3 @@ def decision_rates(
         }
         rates[name] = {"id_acceptance": float(kept.mean()), "sets": rows}
     return rates
-
-
-def format_rates(rates: Rates) -> str:
-    """The printed table of `decision_rates`, in percent; "" for none."""
-    if not rates:
-        return ""
-    width = max(14, *(len(name) for row in rates.values() for name in row["sets"]))
-    lines = ["Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."]
-    for name, row in rates.items():
-        lines += ["", f"{name:<{width}}{'ID kept':>12}{'OOD rejected':>14}{'accuracy':>11}"]
-        lines.append("-" * len(lines[-1]))
-        for set_name, cells in row["sets"].items():
-            figures = (row["id_acceptance"], cells["ood_rejection"], cells["accuracy"])
-            kept, caught, right = (f"{100 * figure:.2f}" for figure in figures)
-            lines.append(f"{set_name:<{width}}{kept:>12}{caught:>14}{right:>11}")
-    return "\n".join(lines)

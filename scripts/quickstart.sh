@@ -11,7 +11,6 @@ export PYTHON
 
 OUT=output/generated
 LOGS=$OUT/logs
-SCORES=MCM,GL-MCM,CTW,ATD
 STEPS=7
 number=0
 mkdir -p "$LOGS"
@@ -49,9 +48,9 @@ step "Draw region maps, compare them with the masks" regions draw
 step "Verdicts on five ducks and the OOD textures" verdicts bash scripts/detect.sh \
     --model-dir "$LOCOOP" data/generated/images/val/duck/0000[0-4].png \
     data/generated_ood/generated-textures/*/00000.png
-step "Table of all runs" table bash scripts/results.sh "$OUT" --scores "$SCORES" --resamples 0 \
+step "Table of all runs" table bash scripts/results.sh "$OUT" --resamples 0 \
     --markdown "$OUT/summary.md"
-step "Report" report bash scripts/report.sh "$OUT" --scores "$SCORES"
+step "Report" report bash scripts/report.sh "$OUT"
 
 echo
 cat "$LOGS/verdicts.txt"
