@@ -15,21 +15,19 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from yacs.config import CfgNode
-
-import eval_ood
 import train
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, explain_full_disk, setup_logger, write_json
 from dassl.utils.errors import InputError
+from ood.scoring import get_scores
 from results import runs as evaluations
 from results.files import read_results
 from results.summary import summarise
-from run import command
+from run import command, evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
-from run.folder import MARKER, RunState, locked, open_run
+from run.folder import RunState, locked, open_run
 from run.study import PlannedRun, counted, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen
 
@@ -40,7 +38,7 @@ Failures = dict[str, str]  # name of a run -> why it failed
 
 def main() -> None:
     args = parse_args()
-    eval_ood.parse_args(["--scores", args.scores])  # refuses a wrong name before training
+    get_scores(args.scores if args.scores == "all" else words(args.scores))  # before training
     if distributed.world_size() > 1:
         raise InputError("a study runs in one process: start sweep.py without torchrun")
     runs = plan(args)
@@ -183,30 +181,16 @@ def train_together(runs: list[PlannedRun], states: dict[str, RunState], failed: 
 def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
     """Evaluate a run as eval_ood.py does it, and return whether its results are there."""
     with isolated(run.name, failed):
-        usual = vars(eval_ood.parse_args([]))
-        kept = {"scores": args.scores, "features_local": args.features_local}
-        options = argparse.Namespace(**{**usual, **vars(run.evaluation(**kept))})
+        pairs = ["EVAL.SCORES", args.scores, "EVAL.FEATURES_LOCAL", str(args.features_local)]
+        options = run.evaluation(opts=[*pairs, *run.args.opts])
         cfg = build_cfg(options)
-        if not has_results(cfg, options):
+        if not evaluation.has_results(cfg, options.load_epoch):
             logger.info("evaluating %s", run.name)
-            log = RunLog(run.folder / eval_ood.LOG, run.name)
+            log = RunLog(run.folder / evaluation.LOG, run.name)
             with locked(run.folder), closing(log), log:
-                eval_ood.evaluate(cfg, options)
+                evaluation.evaluate(cfg, options.model_dir, options.load_epoch)
         return True
     return False
-
-
-def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
-    """Return whether the results of exactly this evaluation are there."""
-    folder = Path(cfg.OUTPUT_DIR)
-    results, marker = folder / "results.json", folder / MARKER
-    if not results.exists():
-        return False
-    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
-        return False
-    found = read_results(folder)["provenance"]
-    same_config = found.get("config") == cfg.dump(sort_keys=False)
-    return same_config and found.get("asked") == eval_ood.asked(options)
 
 
 def report(

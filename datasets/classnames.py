@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,45 @@ def read_class_list(text: str) -> list[str]:
         found = f"names classes more than once: {some(twice)}" if twice else "names no class"
         raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
     return classes
+
+
+def read_names(text: str) -> list[str]:
+    """Return the class names that `text` lists: separated by commas, or in a .txt file one a line.
+
+    Of a file whose every line has a class folder before the name, as `n01440764 tench` or with a
+    tab between them, the names count. Names that no prompt can tell apart, such as `hot_dog` and
+    `Hot dog`, are warned of.
+
+    Raises:
+        InputError: the file cannot be read, or there is no name.
+    """
+    lines = (
+        _lines(text)
+        if text.lower().endswith(".txt")
+        else [name.strip() for name in text.split(",")]
+    )
+    lines = [line.partition("#")[0].strip() for line in lines]
+    names = [line for line in lines if line]
+    if not names:
+        raise InputError(f"{some([text])} names no class: give names such as cat,dog")
+    if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
+        names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
+    alike = [names for names in _group_alike(names) if len(names) > 1]
+    if alike:
+        logger.warning(
+            "%s: no prompt can tell these class names apart: %s",
+            some([text]),
+            some([" = ".join(group) for group in alike]),
+        )
+    return names
+
+
+def _group_alike(names: Sequence[str]) -> list[list[str]]:
+    """Group the names that are one in a prompt, where case and underscores are lost."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.replace("_", " ").lower().split()), []).append(name)
+    return list(groups.values())
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:

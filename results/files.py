@@ -19,13 +19,13 @@ import numpy as np
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain
-from ood.decisions import REJECTED
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
 SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
+REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 FILE_COLUMNS = ("image", "label", "prediction")
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value

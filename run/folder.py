@@ -47,6 +47,7 @@ INCIDENTAL = (
     "TRAIN.CHECKPOINT_FREQ",
     "TEST",
     "OOD",
+    "EVAL",
 )
 
 

@@ -78,7 +78,7 @@ DATASET = {
 OOD = {
     # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
     #        IMAGES: the number that the protocol expects; 0: unknown}
-    "SETS": {},
+    "SETS": {}
 }
 
 DATALOADER = {
@@ -163,6 +163,17 @@ TEST = {
     "FINAL_MODEL": "last_step",
 }
 
+# Ours: what an evaluation computes and keeps
+EVAL = {
+    "SCORES": "all",
+    "TEMPERATURE": 1.0,
+    "LOCAL_WEIGHT": 1.0,
+    "TPR": 0.95,
+    "FEATURES": "output/features",
+    "FEATURES_LIMIT": 20.0,
+    "FEATURES_LOCAL": False,
+}
+
 DEFAULTS = {
     "OUTPUT_DIR": "./output",
     # Folder of an earlier run to go on from; empty: OUTPUT_DIR, if it holds one
@@ -179,6 +190,7 @@ DEFAULTS = {
     "TRAIN": TRAIN,
     "TEST": TEST,
     "OOD": OOD,
+    "EVAL": EVAL,
     # NAME, and a node for each registered trainer
     "TRAINER": {"NAME": ""},
 }

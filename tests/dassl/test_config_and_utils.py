@@ -79,7 +79,7 @@ def test_config_keys_and_defaults():
     pairs = (entry.split("=", 1) for entry in DEFAULTS.split())
     expected = {key: eval(value, {}) for key, value in pairs}
     cfg = get_cfg_default()
-    del cfg["OOD"], cfg.DATASET["PAIRS"]
+    del cfg["OOD"], cfg["EVAL"], cfg.DATASET["PAIRS"]
     for key in ("FOLDER", "CLASSES", "CLASSNAMES_FILE"):
         del cfg.DATASET[key]
     del cfg.MODEL.BACKBONE["ACTIVATION"]
