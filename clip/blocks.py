@@ -1,13 +1,28 @@
-"""The parts of open_clip's `ResidualAttentionBlock`, for passes that need only some of it."""
+"""open_clip's towers and blocks, which are not its public API, and parts of a block's pass.
+
+Nothing else in `clip` imports them from open_clip, or knows what is inside of a block.
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
+
+__all__ = [
+    "ModifiedResNet",
+    "ResidualAttentionBlock",
+    "TextTransformer",
+    "VisionTransformer",
+    "attend",
+    "finish",
+    "project",
+]
 
 
 def project(attn: nn.MultiheadAttention, x: Tensor, part: int) -> Tensor:
-    """Query (`part` 0), key (1) or value (2) of every token, `[B, L, W]` as `x`."""
+    """Return query (`part` 0), key (1) or value (2) of every token, `[B, L, W]` as `x`."""
     weight, bias = attn.in_proj_weight.chunk(3)[part], attn.in_proj_bias.chunk(3)[part]
     return F.linear(x, weight, bias)
 
@@ -15,7 +30,7 @@ def project(attn: nn.MultiheadAttention, x: Tensor, part: int) -> Tensor:
 def attend(
     attn: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **mask
 ) -> Tensor:
-    """What each query `[B, L, W]` mixes of the values `[B, K, W]`, before the output projection."""
+    """Return what queries `[B, L, W]` mix of values `[B, K, W]`, before the output projection."""
     query, key, value = (
         t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value)
     )  # [B, H, tokens, W / H]
@@ -23,6 +38,6 @@ def attend(
 
 
 def finish(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
-    """The block's output for tokens `x` whose attention gave `mixed`."""
+    """Return the block's output for tokens `x` whose attention gave `mixed`, both `[B, L, W]`."""
     x = x + block.ls_1(block.attn.out_proj(mixed))
     return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from clip.blocks import attend, finish, project
+from clip.blocks import (
+    ModifiedResNet,
+    ResidualAttentionBlock,
+    VisionTransformer,
+    attend,
+    finish,
+    project,
+)
 from dassl.utils.errors import InputError
 
 # How large the largest activation may be on a CPU, in bytes. More images at once only push each
@@ -26,7 +31,7 @@ Encoder = Callable[[nn.Module, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def grid_of(visual: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of local regions, None for a tower that has no local features."""
+    """Return rows and columns of local regions, None for a tower that has no local features."""
     if isinstance(visual, ModifiedResNet):
         # attnpool's position embedding has one row a cell and one for their mean.
         side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
@@ -35,7 +40,7 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
 
 
 def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
-    """Unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
+    """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
     Regions are in row-major order. Without `local` the second value is None.
 
@@ -59,7 +64,7 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
 def _in_parts(
     encode: Encoder, activations: int, visual: nn.Module, images: Tensor, local: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """What `encode` gives; on a CPU of as many images at once as `CPU_BYTES` hold."""
+    """Return what `encode` does; on a CPU, of as many images at once as `CPU_BYTES` hold."""
     if images.device.type != "cpu":
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
@@ -70,13 +75,13 @@ def _in_parts(
 
 
 def _vit_activations(visual: VisionTransformer) -> int:
-    """Numbers in the largest activation of one image: of the MLPs."""
+    """Count the numbers in the largest activation of one image, an MLP's."""
     rows, columns = visual.grid_size
     return (1 + rows * columns) * visual.transformer.resblocks[-1].mlp.c_fc.out_features
 
 
 def _resnet_activations(visual: ModifiedResNet) -> int:
-    """The same: of the stem, before it pools."""
+    """Count the same of a ResNet: in its stem, before it pools."""
     side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     return visual.conv3.out_channels * (side // 2) ** 2
 
@@ -107,7 +112,7 @@ def _project(visual, x: Tensor) -> Tensor:
 def _last_block(
     block: ResidualAttentionBlock, x: Tensor, local: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The last block, for only what is read of it: [CLS] `[B, 1, W]` and, if `local`, regions
+    """Compute what is read of the last block: [CLS] `[B, 1, W]` and, if `local`, regions
     `[B, N, W]`.
 
     [CLS] attends to all tokens as always; a region takes its own value instead

@@ -1,12 +1,13 @@
-"""One face for every open_clip model: global, local and text features."""
+"""The frozen CLIP: global, local and text features of every open_clip model."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from clip.blocks import ModifiedResNet, TextTransformer
 from clip.image import encode_image, grid_of
 from clip.prefix import CHUNK, Packing, can_share, encode_packed
 from dassl.utils.errors import InputError
@@ -16,7 +17,7 @@ class TextTower(nn.Module):
     """The causal text transformer of CLIP, fed with tokens or with embeddings."""
 
     def __init__(self, source: nn.Module):
-        """`source`: what holds the text tower's parts (an open_clip CLIP or TextTransformer)."""
+        """Take the parts of `source`, an open_clip CLIP or TextTransformer."""
         super().__init__()
         self.token_embedding = source.token_embedding
         self.positional_embedding = source.positional_embedding
@@ -25,8 +26,13 @@ class TextTower(nn.Module):
         self.text_projection = source.text_projection
         self.register_buffer("attn_mask", source.attn_mask, persistent=False)
 
+    @property
+    def context_length(self) -> int:
+        """Number of tokens that a text may have, [SOT] and [EOT] included."""
+        return len(self.positional_embedding)
+
     def forward(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Text features `[T, D]` of token embeddings `[T, L, W]` whose [EOT] stands at `eot` `[T]`.
+        """Return text features `[T, D]` of token embeddings `[T, L, W]`, [EOT] at `eot` `[T]`.
 
         `L` may be shorter than the context length: attention is causal, so what
         follows the last [EOT] changes nothing.
@@ -37,7 +43,7 @@ class TextTower(nn.Module):
         return self.project(x[torch.arange(len(x), device=x.device), eot])
 
     def project(self, x: Tensor) -> Tensor:
-        """Text features `[T, D]` of what the blocks made of [EOT], `[T, W]`."""
+        """Return text features `[T, D]` of what the blocks made of [EOT], `[T, W]`."""
         x = self.ln_final(x)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
@@ -50,7 +56,8 @@ class ClipModel(nn.Module):
     Attributes:
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
-        mean, std, interpolation: of the transform it was trained with.
+        mean, std, interpolation, resize_mode ("shortest" or "squash"): of the transform it was
+            trained with. transform_known: False where that is only assumed, of a file.
         has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
@@ -66,11 +73,15 @@ class ClipModel(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         interpolation: str,
+        resize_mode: str = "shortest",
+        transform_known: bool = True,
         has_negation: bool = False,
     ):
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
-        self.mean, self.std, self.interpolation = mean, std, interpolation
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.interpolation, self.resize_mode = interpolation, resize_mode
+        self.transform_known = transform_known
         self.has_negation = has_negation
         self.visual = model.visual
         if isinstance(self.visual, ModifiedResNet):
@@ -81,12 +92,18 @@ class ClipModel(nn.Module):
         size = model.visual.image_size
         self.image_size = size[0] if isinstance(size, (tuple, list)) else size
         self.grid = grid_of(model.visual)
+        self.autocast_dtype: torch.dtype | None = None
         self.requires_grad_(False).eval()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the towers' weights; features come in it, outside autocast."""
+        """The towers' dtype, in which features come outside autocast."""
         return self.text.positional_embedding.dtype
+
+    @property
+    def context_length(self) -> int:
+        """Number of tokens that a text may have, [SOT] and [EOT] included."""
+        return self.text.context_length
 
     @property
     def token_embedding(self) -> nn.Embedding:
@@ -103,12 +120,36 @@ class ClipModel(nn.Module):
         self.text.to(dtype)
         return self
 
+    def store_for_autocast(self, dtype: torch.dtype) -> ClipModel:
+        """Store in `dtype` the weights that autocast would cast to it anew in every step.
+
+        Autocast keeps only casts of weights that are trained. The features stay bit for bit those
+        of autocast, in which the towers run from now on; embeddings and norms stay float32.
+        """
+        self.autocast_dtype = dtype
+        # Towers of timm are left alone: some of their layers ask for the dtype of their weights.
+        for tower in (self.visual, self.text) if self.grid else (self.text,):
+            for module in tower.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(dtype)
+            for name, weight in tower.named_parameters():
+                if name.endswith(("in_proj_weight", "in_proj_bias", "proj", "text_projection")):
+                    weight.data = weight.data.to(dtype)
+        return self
+
+    def _autocast(self, inputs: Tensor) -> torch.autocast | nullcontext:
+        """Return the context in which weights that were stored for autocast can be used."""
+        device = inputs.device.type
+        if self.autocast_dtype is None or torch.is_autocast_enabled(device):
+            return nullcontext()
+        return torch.autocast(device, dtype=self.autocast_dtype)
+
     def train(self, mode: bool = True) -> ClipModel:
-        """Always evaluation mode: the towers are frozen, batch statistics included."""
+        """Stay in evaluation mode: the towers are frozen, batch statistics included."""
         return super().train(False)
 
     def encode_image(self, images: Tensor, local: bool = False):
-        """Unnormalised features of images `[B, 3, H, W]`.
+        """Return unnormalised features of images `[B, 3, H, W]`.
 
         Returns:
             Global features `[B, D]`; with `local` a pair of global `[B, D]` and
@@ -124,22 +165,25 @@ class ClipModel(nn.Module):
                 f"{self.name} reads images of {self.image_size} x {self.image_size} pixels, "
                 f"got {height} x {width}: set INPUT.SIZE to the model's size"
             )
-        features, regions = encode_image(self.visual, images.to(self.dtype), local)
+        with self._autocast(images):
+            features, regions = encode_image(self.visual, images.to(self.dtype), local)
         return (features, regions) if local else features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Unnormalised text features `[T, D]` of token ids `[T, 77]`."""
+        """Return unnormalised text features `[T, D]` of token ids `[T, context_length]`."""
         eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
         tokens = tokens[:, : int(eot.max()) + 1]
-        return self.text(self.token_embedding(tokens), eot)
+        with self._autocast(tokens):
+            return self.text(self.token_embedding(tokens), eot)
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Return unnormalised text features `[T, D]` of prompts `[T, L, W]`; `eot` `[T]`: [EOT]."""
-        return self.text(embeddings.to(self.dtype), eot)
+        """Return unnormalised features `[T, D]` of prompts `[T, L, W]`, [EOT] at `eot` `[T]`."""
+        with self._autocast(embeddings):
+            return self.text(embeddings.to(self.dtype), eot)
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether `encode_packed` can be used: the text tower's blocks are of the usual kind."""
+        """Return whether `encode_packed` can be used: the blocks are of the usual kind."""
         return can_share(self.text)
 
     def encode_packed(
@@ -150,17 +194,21 @@ class ClipModel(nn.Module):
         chunk: int = CHUNK,
         over_ranks: bool = False,
     ) -> Tensor:
-        """Unnormalised text features `[T, D]` of embeddings that share a prefix, see `clip.prefix`.
+        """Return unnormalised text features `[T, D]` of a prefix and suffixes, see `clip.prefix`.
 
         The same as `encode_prompts` of the whole prompts, for a fraction of its cost.
         """
-        return encode_packed(
-            self.text, prefix.to(self.dtype), suffixes.to(self.dtype), packing, chunk, over_ranks
-        )
+        prefix, suffixes = prefix.to(self.dtype), suffixes.to(self.dtype)
+        with self._autocast(prefix):
+            return encode_packed(self.text, prefix, suffixes, packing, chunk, over_ranks)
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:
-    """The module that holds the text tower; refuses towers prompts cannot be learned for."""
+    """Return the module that holds the text tower.
+
+    Raises:
+        InputError: prompts cannot be learned for a tower of its kind.
+    """
     source = getattr(model, "text", model)
     if source is model:
         pool, mask = model.text_pool_type, model.attn_mask
@@ -168,7 +216,7 @@ def _text_source(model: nn.Module, name: str) -> nn.Module:
         pool, mask = source.pool_type, source.attn_mask
     else:
         pool, mask = type(source).__name__, None
-    if pool not in ("argmax", "eos") or mask is None:
+    if pool != "argmax" or mask is None:
         raise InputError(
             f"{name} has a text tower that prompt learning here cannot drive ({pool}): a causal "
             "transformer read at its end-of-text token is needed, as in OpenAI's models and "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import ClipModel, TextTower
-from clip.weights import negation_state, read_state_dict
+from clip.weights import negation_state, read_weights
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ class NoTextEncoder(TextTower):
 
     @property
     def num_choices(self) -> int:
-        """What a training text draws from: each of the 16 prompts, and their mean (the last)."""
+        """Number of choices of a training text: each of the 16 prompts, and their mean (last)."""
         return NUM_PROMPTS + 1
 
     def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
-        """Unnormalised "no" features `[T, D]` of token ids `[T, context]`.
+        """Return unnormalised "no" features `[T, D]` of token ids `[T, context_length]`.
 
         Args:
             choices: `[T]`, which prompt is added to each text, 16 for the mean;
@@ -67,8 +67,12 @@ class NoTextEncoder(TextTower):
             embeddings = embeddings + self._prompts(length, choices)
         return super().forward(embeddings, eot)
 
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return the features of inference, as `ClipModel.encode_text`."""
+        return self(tokens)
+
     def _prompts(self, length: int, choices: Tensor | None) -> Tensor:
-        """Of the added prompts the first `length` positions: `[T, L, W]`, `[L, W]` for the mean."""
+        """Return the first `length` positions of the prompts added: `[T, L, W]`, mean `[L, W]`."""
         prompts = self.prompt_no[:, :length]
         mean = prompts.mean(dim=0)
         return mean if choices is None else torch.cat([prompts, mean[None]])[choices]
@@ -79,13 +83,13 @@ class NoTextEncoder(TextTower):
         self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def load_published(self, path: str | Path, model: ClipModel) -> None:
-        """Weights of the "no" branch in a file as CLIPN's authors publish them (`epoch_N.pt`).
+        """Load the "no" branch of a file as CLIPN's authors publish them (`epoch_N.pt`).
 
         Raises:
             InputError: no "no" branch in it, one of the other variant or of another
                 size, or one trained beside another CLIP than `model`.
         """
-        state, _ = read_state_dict(path)
+        state = read_weights(path).state
         negation = negation_state(state)
         if not negation:
             raise InputError(
@@ -117,13 +121,15 @@ class NoTextEncoder(TextTower):
 
 
 def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTextEncoder:
-    """The "no" branch for `model`: from the file `weights`, else from the model's own file if that
-    is CLIPN's, else (a plain CLIP) a copy of the text tower. `variant` "": the file's.
+    """Build the "no" branch for `model`.
+
+    Its weights are those of the file `weights`, else of the model's own file if that is CLIPN's,
+    else (a plain CLIP) a copy of the text tower. `variant` "" is the file's.
 
     Differs from upstream: there a plain CLIP leaves the "no" branch random, without a word.
     """
     source = weights or (model.name if model.has_negation else "")
-    variant = variant or (variant_of(read_state_dict(source)[0]) if source else VARIANTS[0])
+    variant = variant or (variant_of(read_weights(source).state) if source else VARIANTS[0])
     encoder = NoTextEncoder(model, variant)
     if source:
         encoder.load_published(source, model)
@@ -134,12 +140,12 @@ def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTex
 
 
 def variant_of(state: dict[str, Tensor]) -> str:
-    """The variant of a CLIPN file."""
+    """Return the variant of a CLIPN's weights."""
     return VARIANTS["prompt_no" not in negation_state(state)]
 
 
 def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
-    """`[count]` random integers below `choices`: a function of seed and step alone.
+    """Draw `[count]` random integers below `choices`, a function of seed and step alone.
 
     So a resumed run draws what an uninterrupted one would, and N processes which each take
     their part of the draw for the whole batch draw what one process would.
@@ -151,7 +157,7 @@ def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
 
 
 def _check_same_clip(path: str | Path, state: dict[str, Tensor], model: ClipModel) -> None:
-    """A "no" branch means something only beside the text tower it was trained against."""
+    """Refuse a "no" branch that was trained against another text tower."""
     theirs, ours = state["text_projection"], model.text.text_projection
     if theirs.shape == ours.shape and not torch.equal(theirs.to(ours.dtype), ours.detach().cpu()):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Precision:
-    """`weights`: dtype of the frozen towers. `autocast`: dtype of autocast, None without."""
+    """How to compute: `weights` is the dtype of the frozen towers, `autocast` that of autocast."""
 
     name: str
     weights: torch.dtype = torch.float32
@@ -22,16 +23,18 @@ class Precision:
 
     @property
     def needs_scaler(self) -> bool:
-        """Gradients in float16 underflow unless the loss is scaled; bfloat16's do not."""
+        """Return whether the loss must be scaled: gradients in float16 underflow otherwise."""
         return torch.float16 in (self.weights, self.autocast)
 
     def context(self, device: torch.device) -> torch.autocast:
-        """The autocast context of a forward pass on `device`."""
+        """Return the autocast context of a forward pass on `device`."""
         return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
 
 PRECISIONS = {
     "fp32": Precision("fp32"),
+    # Products and convolutions with 10 bits of mantissa, on GPUs since Ampere.
+    "tf32": Precision("tf32"),
     # float16 rather than bfloat16: features feed a softmax at scale 100, and
     # bfloat16's 8 bits leave a tenth of a logit of noise.
     "amp": Precision("amp", autocast=torch.float16),
@@ -41,10 +44,11 @@ PRECISIONS = {
 
 
 def resolve_precision(name: str, device: torch.device | str) -> Precision:
-    """The precision `name` as `device` can do it.
+    """Return the precision `name` as `device` can do it, and set PyTorch's switches for TF32.
 
-    A CPU does fp32 and, faster where it has instructions for it, amp_bf16; in place of the two
-    float16 precisions it computes in float32 and says so.
+    On a GPU only "tf32" computes in TF32: PyTorch's default would do so in all convolutions of
+    float32. A CPU does fp32 and, faster where it has instructions for it, amp_bf16; in place of
+    the others it computes in float32 and says so.
 
     Raises:
         InputError: unknown name.
@@ -53,7 +57,20 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
         raise InputError(
             f"unknown precision {name!r}: use one of {', '.join(PRECISIONS)} (TRAINER.*.PREC)"
         )
-    if torch.device(device).type == "cpu" and PRECISIONS[name].needs_scaler:
-        logger.info("precision %s needs a GPU: on the CPU fp32 is used (amp_bf16 could be)", name)
-        return PRECISIONS["fp32"]
-    return PRECISIONS[name]
+    precision = PRECISIONS[name]
+    if torch.device(device).type == "cpu":
+        if name == "tf32" or precision.needs_scaler:
+            logger.info("precision %s needs a GPU: on the CPU fp32 is used", name)
+            return PRECISIONS["fp32"]
+        return precision
+    torch.backends.cudnn.allow_tf32 = name == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    if precision.autocast is torch.bfloat16:
+        _warn_if_emulated()
+    return precision
+
+
+@functools.cache
+def _warn_if_emulated() -> None:
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        logger.warning("This GPU has no bfloat16 units: amp_bf16 is emulated, slowly; amp is not")

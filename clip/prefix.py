@@ -12,11 +12,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip.blocks import attend, finish, project
+from clip.blocks import ResidualAttentionBlock, attend, finish, project
 from dassl import distributed
 from dassl.distributed import rank_slice
 from dassl.utils.errors import InputError
@@ -29,7 +28,7 @@ ROW = 32
 
 
 class Packing(nn.Module):
-    """Where the tokens of T suffixes of unequal length stand in shared rows.
+    """Places of the tokens of T suffixes, of unequal length, in shared rows.
 
     Rows of R tokens hold whole suffixes, one behind the other, so that one long
     class name does not make every other class pay for its length.
@@ -75,7 +74,7 @@ class Packing(nn.Module):
         return suffixes[self.text.clamp(min=0), self.offset]
 
     def chunks(self, tokens: int, part: Sequence[int] | None = None):
-        """Slices of rows of at most `tokens` tokens (one row at least), and of their texts.
+        """Yield slices of rows of at most `tokens` tokens (one row at least), and of their texts.
 
         `part`: of these rows alone, that follow each other.
         """
@@ -89,12 +88,12 @@ class Packing(nn.Module):
             done += count
 
     def parts(self, ranks: int) -> list[Sequence[int]]:
-        """The rows that each of so many ranks encodes: equal numbers of tokens, or one less row."""
+        """Share out the rows to `ranks` processes: equal numbers of tokens, or one row less."""
         return [rank_slice(range(len(self.counts)), rank, ranks) for rank in range(ranks)]
 
 
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
-    """Suffixes of each row: the longest first, into the fullest row that still has room."""
+    """Fill rows with suffixes: the longest first, into the fullest row that still has room."""
     rows: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(width + 1)]  # rows by their free places
     for member in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -111,7 +110,7 @@ def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
 
 
 def can_share(tower: nn.Module) -> bool:
-    """Whether the tower's blocks are of the one kind that `encode_packed` computes."""
+    """Return whether all blocks are of the one kind that `encode_packed` computes."""
     return all(
         type(block) is ResidualAttentionBlock and block.attn.in_proj_weight is not None
         for block in tower.transformer.resblocks
@@ -126,7 +125,7 @@ def encode_packed(
     chunk: int = CHUNK,
     over_ranks: bool = False,
 ) -> Tensor:
-    """Unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
+    """Return unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
     Args:
         prefix: embeddings `[P, W]` that every text begins with, P >= 0.
@@ -168,7 +167,7 @@ def encode_packed(
 def _encode_rows(
     tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor, eot: Tensor
 ) -> Tensor:
-    """Features `[T, D]` of the suffixes that end at `eot`, in this order."""
+    """Return features `[T, D]` of the suffixes that end at `eot`, in this order."""
     mask = _mask(text, len(prefix))
     position = tower.positional_embedding
     shared = (prefix + position[: len(prefix)])[None]  # [1, P, W]
@@ -188,7 +187,7 @@ def _block(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention of the prefix to itself `[1, P, W]`, of the suffixes to both `[rows, R, W]`."""
+    """Attend, the prefix to itself `[1, P, W]`, the suffixes to both `[rows, R, W]`."""
     attn = block.attn
     normed, own_normed = block.ln_1(shared), block.ln_1(own)
     query, key, value = (project(attn, normed, part) for part in range(3))
@@ -200,11 +199,11 @@ def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tens
 
 
 def _mask(text: Tensor, prefix: int) -> Tensor:
-    """What a suffix token may see `[rows, 1, R, P + R]`: the prefix, and its own up to itself."""
+    """Return what a token may see, `[rows, 1, R, P + R]`: prefix, own suffix up to itself."""
     same = (text[:, :, None] == text[:, None, :]).tril()
     return F.pad(same, (prefix, 0), value=True)[:, None]
 
 
 def _join(shared: Tensor, own: Tensor) -> Tensor:
-    """The prefix's keys or values before those of each row, `[rows, P + R, W]`."""
+    """Put the prefix's keys or values before those of each row, `[rows, P + R, W]`."""
     return torch.cat([shared.expand(len(own), -1, -1), own], dim=1)

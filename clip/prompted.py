@@ -1,10 +1,11 @@
-"""What is trained and what is evaluated: images against class prompts, as cosine similarities."""
+"""CLIP with classes: images against class prompts, as cosine similarities and score inputs."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +39,11 @@ class PromptedCLIP(nn.Module):
         return self.clip.scale
 
     def text_features(self) -> Tensor:
-        """Normalised text features `[C, D]`, float32."""
+        """Return normalised text features `[C, D]`, float32."""
         return F.normalize(self.prompts().float(), dim=-1)
 
     def image_features(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
-        """Normalised global `[B, D]` and local `[B, N, D]` (or None) features, float32."""
+        """Return normalised global `[B, D]` and local `[B, N, D]` (or None) features, float32."""
         if not local:
             return F.normalize(self.clip.encode_image(images).float(), dim=-1), None
         features, regions = self.clip.encode_image(images, local=True)
@@ -51,7 +52,7 @@ class PromptedCLIP(nn.Module):
     def forward(
         self, images: Tensor, text: Tensor | None = None, local: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Cosines with every class: `[B, C]`, and of the regions `[B, N, C]` (or None).
+        """Return cosines with every class, `[B, C]`, and of the regions `[B, N, C]` (or None).
 
         Args:
             text: text features `[C, D]` computed before, to spare encoding the
@@ -67,23 +68,23 @@ class PromptedCLIP(nn.Module):
 
     @property
     def num_regions(self) -> int:
-        """Regions of an image, N; 0 for an image tower without local features."""
+        """Number N of regions of an image, 0 for an image tower without local features."""
         return math.prod(self.clip.grid) if self.clip.grid else 0
 
     @property
     def provides(self) -> set[str]:
-        """The inputs of scores (`ood.scores`) that this model can give."""
+        """Names of the inputs of scores (`ood.scores`) that this model can give."""
         always = {"cosines", "logits", "head_norm", "odin_logits"}
         return always | ({"local_cosines"} if self.clip.grid else set())
 
     def class_features(self) -> dict[str, Tensor]:
-        """What describes the classes, `[C, D]` each: encoded once, then given to `inputs`."""
+        """Encode what describes the classes, `[C, D]` each: once, then it is given to `inputs`."""
         return {"text": self.text_features()}
 
     def inputs(
         self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
     ) -> dict[str, Tensor]:
-        """The inputs `needs` of scores for images `[B, 3, H, W]`, and "cosines", by name.
+        """Return the inputs `needs` of scores for images `[B, 3, H, W]`, and "cosines", by name.
 
         Args:
             classes: what `class_features` returned. needs: names among `provides`.
@@ -100,7 +101,7 @@ class PromptedCLIP(nn.Module):
         classes: dict[str, Tensor],
         needs: Collection[str],
     ) -> dict[str, Tensor]:
-        """As `inputs`, of what `image_features` gave, all but those in `FROM_IMAGES`."""
+        """Return what `inputs` does, of `image_features`, but for those in `FROM_IMAGES`."""
         with exact(features):
             inputs = self.head(features, classes)
             if regions is not None:
@@ -110,7 +111,7 @@ class PromptedCLIP(nn.Module):
     def inputs_of_images(
         self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
     ) -> dict[str, Tensor]:
-        """Of the inputs `needs` those in `FROM_IMAGES`, of images `[B, 3, H, W]`."""
+        """Return those of the inputs `needs` in `FROM_IMAGES`, of images `[B, 3, H, W]`."""
         if "odin_logits" not in needs:
             return {}
         features, _ = self.image_features(self.odin_images(images, classes["text"]), False)
@@ -118,9 +119,11 @@ class PromptedCLIP(nn.Module):
             return {"odin_logits": self.scale * features @ classes["text"].T}
 
     def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What follows from image features `[B, D]`: cosines and logits `[B, C]`, where `classes`
-        has "no" features those of them too, and the L1 norm `[B]` of what enters the cosine head,
-        exp(logit_scale) * f."""
+        """Return cosines and logits `[B, C]` of image features `[B, D]`, and "head_norm" `[B]`.
+
+        The last is the L1 norm of what enters the cosine head, exp(logit_scale) * f. Where
+        `classes` has "no" features, their cosines and logits come too.
+        """
         cosines = features @ classes["text"].T
         norm = (self.scale * features).abs().sum(dim=-1)
         parts = {"cosines": cosines, "logits": self.scale * cosines, "head_norm": norm}
@@ -130,7 +133,7 @@ class PromptedCLIP(nn.Module):
         return parts
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
-        """Images a small step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
+        """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
 
         Liang et al., eq. 2. The step is taken on the normalised pixels, one of 1/std in each
         channel, so that it is `ODIN_MAGNITUDE` in all pixels of the image itself.
@@ -164,10 +167,7 @@ class TwoBranchCLIP(PromptedCLIP):
         standard, denied = zip(*pairs, strict=True)
         # The frozen branch is encoded when first asked for: training never needs it.
         super().__init__(
-            clip,
-            functools.cache(
-                lambda: classifier(clip.encode_text, classnames, standard, self.device)
-            ),
+            clip, functools.cache(lambda: classifier(clip, classnames, standard, self.device))
         )
         self.encoder, self.classnames = encoder, classnames
         self.denied = standard if encoder.variant == "learnable" else denied
@@ -216,16 +216,23 @@ class DescribedCLIP(PromptedCLIP):
         return self.features
 
 
-def exact(like: Tensor) -> torch.autocast:
-    """Float32 where `like` lives, whatever the precision around.
+@contextmanager
+def exact(like: Tensor) -> Iterator[None]:
+    """Compute in float32 where `like` lives, whatever the precision around.
 
-    In half precision a cosine is off by a hundredth of a logit, and softmax scores fall onto a few
-    hundred distinct values.
+    In half precision a cosine is off by a hundredth of a logit, in TF32 by a tenth of that, and
+    softmax scores fall onto a few hundred distinct values.
     """
-    return torch.autocast(like.device.type, enabled=False)
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.autocast(like.device.type, enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def cosines(features: Tensor, text: Tensor) -> Tensor:
-    """Cosine similarities `[..., C]` of normalised features `[..., D]` with `text` `[C, D]`."""
+    """Return cosines `[..., C]` of normalised features `[..., D]` with `text` `[C, D]`."""
     with exact(features):
         return features @ text.T

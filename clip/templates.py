@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,11 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from tqdm import tqdm
 
-from clip.tokenizer import tokenize
+from clip.tokenizer import tokenize_prompts
 from dassl.utils.errors import InputError
 
 BATCH = 512
+TEXTS = 1 << 17  # whose features are held at once: 256 MB of ViT-B's
 SHOW_PROGRESS_FROM = 4096  # texts
 IMAGENET80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 # CLIPN's file leaves these of CLIP's 80 out ...
@@ -31,8 +33,16 @@ _WITH_A_COMMA = ("a photo of a {}.", "a photo with a {}.")
 Pair = tuple[str, str]
 
 
+class TextEncoder(Protocol):
+    """A text tower: token ids `[T, context_length]` to features `[T, D]`."""
+
+    context_length: int
+
+    def encode_text(self, tokens: Tensor) -> Tensor: ...
+
+
 def template_pairs(setting: str) -> list[Pair]:
-    """(standard, "no") templates that a TEMPLATE setting stands for.
+    """Return the (standard, "no") templates that a TEMPLATE setting stands for.
 
     "imagenet80": the 80 of CLIP's paper. "published": CLIPN's 128, with the quote characters
     that its code reads as part of each line. Else one template, or several separated by "|".
@@ -56,7 +66,7 @@ def template_pairs(setting: str) -> list[Pair]:
 
 
 def negated(template: str) -> str:
-    """`template` with the class denied, in CLIPN's wording.
+    """Return `template` with the class denied, in CLIPN's wording.
 
     >>> negated("a photo of a {}."), negated("a photo with the nice {}.")
     ('a photo of no {}.', 'a photo without the nice {}.')
@@ -75,7 +85,7 @@ def negated(template: str) -> str:
 
 
 def published_pairs() -> list[Pair]:
-    """CLIPN's 128 template pairs exactly as its code reads them from its file.
+    """Return CLIPN's 128 template pairs exactly as its code reads them from its file.
 
     64 of CLIP's 80, then the same saying "with" for "of". The file writes each as a Python
     string, two of them with the comma behind it, and the code strips nothing of that: quotes and
@@ -90,7 +100,7 @@ def published_pairs() -> list[Pair]:
 
 
 def fill(template: str, text: str) -> str:
-    """The template about one class or caption; braces other than its {} stay as they are."""
+    """Return the template about one class or caption; braces other than its {} stay."""
     return template.replace("{}", text)
 
 
@@ -103,30 +113,35 @@ def _quoted(template: str, standard: str) -> str:
 
 
 def classifier(
-    encode: Callable[[Tensor], Tensor],
+    tower: TextEncoder,
     names: Sequence[str],
     templates: Sequence[str],
     device: torch.device,
     title: str = "classes",
 ) -> Tensor:
-    """Weights `[C, D]` of a zero-shot classifier, normalised, float32.
+    """Return the weights `[C, D]` of a zero-shot classifier, normalised, float32.
 
     Over templates, the sum of the normalised text features (Radford et al., 2021, Section
     3.1.4). Each distinct text is encoded once, short ones together, so that no batch is much
-    longer than its texts.
+    longer than its texts. At most `TEXTS` features (or one template's) are held at once.
 
     Args:
-        encode: token ids `[T, 77]` to unnormalised features `[T, D]`.
+        tower: what encodes the texts, a `ClipModel` or a `NoTextEncoder`.
         names: C class names. templates: with {} for the name.
+
+    Raises:
+        InputError: a text is longer than the tower reads.
     """
     names = [name.replace("_", " ") for name in names]
-    rows = {fill(template, name): None for template in templates for name in names}
-    tokens = tokenize(list(rows), truncate=True)
-    features = _encode_all(encode, tokens, device, title)  # [distinct, D]
-    index = {text: row for row, text in enumerate(rows)}
-    total = 0
-    for template in templates:
-        total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
+    at_once, total = max(1, TEXTS // len(names)), 0
+    for start in range(0, len(templates), at_once):
+        part = templates[start : start + at_once]
+        rows = {fill(template, name): name for template in part for name in names}
+        tokens = tokenize_prompts(list(rows), list(rows.values()), tower.context_length)
+        features = _encode_all(tower.encode_text, tokens, device, title)  # [distinct, D]
+        index = {text: row for row, text in enumerate(rows)}
+        for template in part:
+            total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
     return F.normalize(total, dim=-1)
 
 
@@ -134,7 +149,7 @@ def classifier(
 def _encode_all(
     encode: Callable[[Tensor], Tensor], tokens: Tensor, device: torch.device, title: str
 ) -> Tensor:
-    """Normalised features `[T, D]` in the order of `tokens`, encoded in the order of length."""
+    """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
     parts = []
     with tqdm(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import regex
 import torch
+from open_clip import SimpleTokenizer
+
+from dassl.utils.errors import InputError
 
 CONTEXT_LENGTH = 77
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 
 
 @lru_cache(maxsize=1)
-def tokenizer():
-    """The shared tokeniser (built at first use: reading the vocabulary takes a moment).
+def tokenizer() -> SimpleTokenizer:
+    """Return the shared tokeniser, built at first use: reading the vocabulary takes a moment.
 
     open_clip renamed the two special tokens; written out in a text, OpenAI's
     names must become single tokens and open_clip's must not.
     """
-    from open_clip.tokenizer import SimpleTokenizer
-
     bpe = SimpleTokenizer(context_length=CONTEXT_LENGTH)
     for renamed, name, token_id in zip(
         ("<start_of_text>", "<end_of_text>"), (SOT, EOT), bpe.all_special_ids, strict=True
@@ -33,14 +35,14 @@ def tokenizer():
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of `text` without [SOT] and [EOT]."""
+    """Return the token ids of `text` without [SOT] and [EOT]."""
     return tokenizer().encode(text)
 
 
 def tokenize(
     texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False
 ) -> torch.Tensor:
-    """Token ids `[T, context_length]` (int64) of one or more texts, padded with 0.
+    """Return token ids `[T, context_length]` (int64) of one or more texts, padded with 0.
 
     Raises:
         RuntimeError: a text does not fit and `truncate` is off. With `truncate`
@@ -60,3 +62,22 @@ def tokenize(
             ids = [*ids[: context_length - 1], bpe.eot_token_id]
         row[: len(ids)] = torch.tensor(ids)
     return tokens
+
+
+def tokenize_prompts(
+    prompts: Sequence[str], names: Sequence[str], context_length: int
+) -> torch.Tensor:
+    """Return token ids `[T, context_length]` of prompts about the classes `names` `[T]`.
+
+    Raises:
+        InputError: a prompt does not fit. Cut off, classes could become the same text.
+    """
+    try:
+        return tokenize(list(prompts), context_length)
+    except RuntimeError as error:
+        pairs = zip(prompts, names, strict=True)
+        name = next(name for text, name in pairs if len(encode(text)) + 2 > context_length)
+        raise InputError(
+            f"a prompt of class {name!r} is too long: {error}. Use fewer context tokens (N_CTX), a "
+            "shorter template or a shorter class name"
+        ) from error

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import clip
+from clip.loading import check_same_backbone
 from clip.prompted import DescribedCLIP
 from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
@@ -93,6 +94,7 @@ class Detector:
                 f"{name}, the CLIP of the detector in {folder}, is not there (any "
                 "more): name the file or model with --backbone"
             )
+        check_same_backbone(name, spec.clip["name"])
         model, _ = clip.load(name, _device(device), spec.precision, spec.clip["activation"])
         expected = spec.clip["weights_hash"]
         if model.weights_hash != expected:

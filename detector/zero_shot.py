@@ -49,7 +49,7 @@ def _describe_classes(
         encoder = clip.build_no_encoder(model, "").to(device)
         return TwoBranchCLIP(model, encoder, classnames, pairs)
     standard = [template for template, _ in pairs]
-    return PromptedCLIP(model, lambda: classifier(model.encode_text, classnames, standard, device))
+    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

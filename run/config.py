@@ -12,7 +12,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from clip.loading import input_settings
+from clip.loading import check_same_backbone, input_settings
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from dassl.utils.names import suggest
@@ -133,6 +133,8 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT)
     _merge_own_data(cfg, args)
     if args.backbone:
+        if args.model_dir:
+            check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
         cfg.MODEL.BACKBONE.NAME = args.backbone
         # The YAML's belong to its own backbone.
         cfg.INPUT.update(input_settings(args.backbone))

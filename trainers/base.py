@@ -50,6 +50,8 @@ class ClipTrainer(TrainerX):
         self._beside, self._images = beside, images
         super().__init__(cfg)
         self._beside = None
+        if self.precision.autocast:  # only now: text features in float32 may be needed to build
+            self.model.clip.store_for_autocast(self.precision.autocast)
 
     def build_data_manager(self) -> DataManager:
         if self._beside is None:
@@ -80,23 +82,27 @@ class ClipTrainer(TrainerX):
         return model
 
     def _check_input(self, model: ClipModel) -> None:
-        """The images must be what the model was trained on: size, mean, std, interpolation."""
+        """Refuse images of another size or transform than the model was trained on."""
         given = self.cfg.INPUT
-        asked = (
-            tuple(given.SIZE),
-            given.INTERPOLATION,
-            *map(_rounded, (given.PIXEL_MEAN, given.PIXEL_STD)),
-        )
-        found = (
-            (model.image_size,) * 2,
-            model.interpolation,
-            *map(_rounded, (model.mean, model.std)),
-        )
-        keys = ("INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
+        if not model.transform_known:  # a file that says nothing: the config does
+            model.mean, model.std = tuple(given.PIXEL_MEAN), tuple(given.PIXEL_STD)
+            model.interpolation, model.resize_mode = given.INTERPOLATION, given.RESIZE_MODE
+        found = {
+            "SIZE": (model.image_size,) * 2,
+            "INTERPOLATION": model.interpolation,
+            "RESIZE_MODE": model.resize_mode,
+            "PIXEL_MEAN": _rounded(model.mean),
+            "PIXEL_STD": _rounded(model.std),
+        }
+        asked = {key: given[key] for key in found} | {
+            "SIZE": tuple(given.SIZE),
+            "PIXEL_MEAN": _rounded(given.PIXEL_MEAN),
+            "PIXEL_STD": _rounded(given.PIXEL_STD),
+        }
         wrong = [
-            f"{key} is {a}, the model wants {f}"
-            for key, a, f in zip(keys, asked, found, strict=True)
-            if a != f
+            f"INPUT.{key} is {asked[key]}, the model wants {value}"
+            for key, value in found.items()
+            if asked[key] != value
         ]
         if wrong:
             raise InputError(
@@ -200,6 +206,7 @@ class ClipTrainer(TrainerX):
                 "transform": {
                     "size": list(cfg.INPUT.SIZE),
                     "interpolation": cfg.INPUT.INTERPOLATION,
+                    "resize_mode": cfg.INPUT.RESIZE_MODE,
                     "mean": list(cfg.INPUT.PIXEL_MEAN),
                     "std": list(cfg.INPUT.PIXEL_STD),
                 },

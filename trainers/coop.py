@@ -16,7 +16,7 @@ PROMPT_CONFIG = {
     "N_CTX": 16,  # number of context vectors
     "CSC": False,  # one context per class
     "CTX_INIT": "",  # words to start from, instead of N_CTX random vectors
-    # fp32, amp (float16 autocast), amp_bf16 or fp16 (towers in float16). Published
+    # fp32, tf32, amp (float16 autocast), amp_bf16 or fp16 (towers in float16). Published
     # runs used fp16 with the context in float16 too; here the context is float32.
     "PREC": "amp",
     "CLASS_TOKEN_POSITION": "end",  # end, middle or front

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.prompted import cosines
+from clip.prompted import cosines, exact
 from dassl.distributed import mean_of_sums, mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
@@ -98,7 +98,7 @@ def ood_regularisation(
         A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
         over the regions of all ranks.
     """
-    with torch.autocast(text.device.type, enabled=False):
+    with exact(text):
         labels = labels.repeat_interleave(regions.shape[1])
         regions = regions.detach().flatten(0, 1)  # [B N, D]
         total, count = _SumOfNegativeEntropies.apply(

@@ -11,7 +11,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from clip import ClipModel, Packing, encode, tokenize
+from clip import ClipModel, Packing, encode
+from clip.tokenizer import tokenize_prompts
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class PromptLearner(nn.Module):
         names = [name.replace("_", " ") for name in classnames]
         ctx_init = ctx_init.replace("_", " ").strip()
         if ctx_init:
-            n_ctx = len(encode(ctx_init))
-            ctx = self._embed(tokenize(ctx_init))[0, 1 : 1 + n_ctx]
+            ids = encode(ctx_init)
+            n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))
             if csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
@@ -75,15 +76,16 @@ class PromptLearner(nn.Module):
         # Float32 whatever the towers are: at a learning rate of 1e-5 most of a
         # half-precision context would not move at all.
         self.ctx = nn.Parameter(ctx.float().clone())
-        self._place(names, ctx_init, n_ctx, position)
-        self.register_load_state_dict_pre_hook(_drop_names)
-
-    def _place(self, names: list[str], ctx_init: str, n_ctx: int, position: str) -> None:
-        """Tokenise the prompts and note where the context stands in them."""
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s"', start)
         logger.info("Number of context words (tokens): %d", n_ctx)
-        tokens = _tokenize_prompts([f"{start} {name}." for name in names])
+        prompts = [f"{start} {name}." for name in names]
+        tokens = tokenize_prompts(prompts, names, model.context_length)
+        self._place(tokens, names, n_ctx, position)
+        self.register_load_state_dict_pre_hook(_drop_names)
+
+    def _place(self, tokens: Tensor, names: list[str], n_ctx: int, position: str) -> None:
+        """Note where the context stands in the prompts, token ids `[C, context_length]`."""
         eot = tokens.argmax(dim=-1)
         tokens = tokens[:, : int(eot.max()) + 1]  # nothing after the last [EOT] is ever read
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
@@ -143,16 +145,6 @@ class PromptLearner(nn.Module):
         prompts = self._embed(self.tokens)  # [C, L, W]
         places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
         return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
-
-
-def _tokenize_prompts(prompts: list[str]) -> Tensor:
-    try:
-        return tokenize(prompts)
-    except RuntimeError as error:
-        raise InputError(
-            f"a prompt is too long: {error}. Use fewer context tokens (N_CTX) or a shorter "
-            "class name"
-        ) from error
 
 
 def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from clip import ClipModel, weights_hash
 from clip.prefix import CHUNK
 from clip.prompted import PromptedCLIP, cosines
+from clip.weights import plain_names
 from dassl.engine.base import model_file
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
@@ -115,9 +116,13 @@ class PromptTrainer(ClipTrainer):
 
         A shared context may move to other classes, which is only warned of.
         """
-        state = checkpoint.get("state_dict")
-        ctx = state.get("ctx") if isinstance(state, dict) else None
-        if not isinstance(ctx, Tensor) or not ctx.isfinite().all():
+        # As other training code wraps it: module.ctx, prompt_learner.ctx, without "state_dict".
+        state = checkpoint["state_dict"] = {
+            name.removeprefix("prompt_learner."): value
+            for name, value in plain_names(checkpoint).items()
+        }
+        ctx = state.get("ctx")
+        if ctx is None or not ctx.isfinite().all():
             raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")
         expected = self.learner.ctx.shape
         if ctx.shape != expected:

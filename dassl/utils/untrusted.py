@@ -54,8 +54,9 @@ def load_weights_only(path: str | os.PathLike) -> Any:
         Exception: whatever torch raises for a damaged file.
     """
     stubs = [_stub_for(name, path) for name in _names_of_code(path)]
-    with torch.serialization.safe_globals(stubs):
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    # Opened here: of a path, torch.load believes the ending before the content.
+    with open(path, "rb") as file, torch.serialization.safe_globals(stubs):
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
     return _without_dropped(loaded, path) if stubs else loaded
 
 

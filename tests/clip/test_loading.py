@@ -5,7 +5,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clip
-from clip.loading import OPENAI_MODELS, build_model, read_state_dict, weights_hash
+from clip.loading import OPENAI_MODELS, build_model, check_same_backbone
+from clip.weights import read_weights, weights_hash
 from dassl.utils.errors import InputError
 
 
@@ -126,29 +127,68 @@ def test_activation_mismatch_of_a_pair_is_refused_before_downloading():
         clip.load("ViT-B-16/openai")
 
 
-def test_no_connection_is_told(monkeypatch):
-    def offline(url, cache_dir=None):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("open_clip.download_pretrained_from_url", offline)
-    with pytest.raises(InputError, match=r"give its path as --backbone"):
-        clip.load("ViT-B/16")
+def _cut_off(config, cache_dir=None):
+    raise OSError("no route to host")
 
 
-def test_openai_names_load_through_the_download(monkeypatch, clip_file, reference):
-    monkeypatch.setattr("open_clip.download_pretrained_from_url", lambda url: clip_file("tiny-vit"))
-    assert _same(clip.load("ViT-B/16")[0], reference)
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16/laion2b_s34b_b88k"])
+def test_without_a_connection_the_error_names_the_flag(name, monkeypatch):
+    monkeypatch.setattr("open_clip.download_pretrained", _cut_off)
+    with pytest.raises(InputError, match=r"cannot download .*give its path as --backbone"):
+        clip.load(name)
+
+
+@pytest.mark.parametrize("source", ["url", "hf_hub"])
+def test_openai_weights_come_through_open_clips_download(
+    source, monkeypatch, clip_file, reference, generated_weights, tmp_path
+):
+    """open_clip 3 names OpenAI's own archives (and copies on the hub), 4 only the copies."""
+    save_file(generated_weights("tiny-vit"), tmp_path / "copy.safetensors")
+    found = {"url": clip_file("tiny-vit"), "hf_hub": str(tmp_path / "copy.safetensors")}
+    configs = {"url": {"url": "https://x/ViT-B-16.pt", "hf_hub": "y/"}, "hf_hub": {"hf_hub": "y/"}}
+    asked = []
+
+    def download(config, cache_dir=None):
+        asked.append(config)
+        return found[source]
+
+    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *pair: configs[source])
+    monkeypatch.setattr("open_clip.download_pretrained", download)
+    model, _ = clip.load("ViT-B/16")
+    assert _same(model, reference) and model.activation == "quick_gelu" and model.transform_known
+    assert [list(config) for config in asked] == [[source]]
+    with pytest.raises(InputError, match="trained with quick_gelu"):
+        clip.load("ViT-B/16", activation="gelu")
 
 
 @pytest.mark.parametrize("name", OPENAI_MODELS)
 def test_every_openai_name_has_an_address(name, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "open_clip.download_pretrained_from_url", lambda url: asked.append(url) or "nowhere"
+        "open_clip.download_pretrained", lambda config: asked.append(config) or "nowhere"
     )
     with pytest.raises(InputError):
         clip.load(name)
-    assert asked[0].startswith("https://openaipublic") and asked[0].endswith(".pt")
+    assert asked[0].get("url", asked[0].get("hf_hub"))
+
+
+@pytest.mark.parametrize(
+    "asked, trained",
+    [
+        ("ViT-B/32", "ViT-B/16"),
+        ("ViT-B-16/laion2b_s34b_b88k", "ViT-B/16"),
+        ("generated-ViT-S/8", "ViT-B-16-quickgelu/openai"),
+    ],
+)
+def test_another_backbone_than_the_runs_is_refused(asked, trained):
+    with pytest.raises(InputError, match=f"trained on {trained}"):
+        check_same_backbone(asked, trained)
+
+
+def test_the_same_weights_by_another_name_or_file_may_be_the_runs(tmp_path, clip_file):
+    check_same_backbone("ViT-B-16-quickgelu/openai", "ViT-B/16")
+    check_same_backbone(clip_file("tiny-vit"), "ViT-B/16")
+    check_same_backbone("ViT-B/16", str(tmp_path / "moved.pt"))
 
 
 @pytest.mark.parametrize("content, words", [(b"", "file"), (b"not a checkpoint at all", "file")])
@@ -162,7 +202,7 @@ def test_damaged_files_are_told(content, words, tmp_path):
 def test_file_without_a_clip(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="holds no CLIP model"):
-        read_state_dict(tmp_path / "other.safetensors")
+        read_weights(tmp_path / "other.safetensors")
 
 
 def test_half_precision_on_cpu_says_that_it_is_not(clip_file, caplog):
@@ -172,7 +212,7 @@ def test_half_precision_on_cpu_says_that_it_is_not(clip_file, caplog):
 
 
 def test_unknown_precision(clip_file):
-    with pytest.raises(InputError, match="fp32, amp, amp_bf16, fp16"):
+    with pytest.raises(InputError, match="fp32, tf32, amp, amp_bf16, fp16"):
         clip.load(clip_file("tiny-vit"), precision="fp8")
 
 
