@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger
-from ood.config import EVAL, HELP
+from ood.config import HELP
 from run.command import run
 from run.config import build_cfg
 from run.evaluation import LOG, check_settings, evaluate

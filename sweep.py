@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-import eval_ood
 import train
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
@@ -28,9 +27,9 @@ from results.files import read_results
 from results.summary import summarise
 from run import command, evaluation
 from run.config import build_cfg
-from run.flags import DEFAULT_DATASET, add_data_flags
+from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, locked, open_run
-from run.study import Run, counted, groups, listing, plan
+from run.study import PlannedRun, counted, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen
 
 logger = logging.getLogger(__name__)
@@ -73,24 +72,28 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
     add("--trainers", type=words, required=True, help=f"separated by commas, of {known}")
-    add("--shots", type=whole_numbers, default=None, help="images a class, separated by commas")
-    add("--seeds", type=whole_numbers, default=[1], help="separated by commas (1)")
+    add(
+        "--shots",
+        type=whole_numbers,
+        help="images a class, separated by commas; -1 for all (default: all)",
+    )
+    add("--seeds", type=whole_numbers, default=[1], help="separated by commas (default: 1)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE,...",
-        help="a config key and the "
-        "values it takes; again for another key. TRAINER.*.KEY: of every trainer that has it",
+        help="a setting and the values it takes; again for another. TRAINER.*.KEY: of every "
+        "trainer that has it",
     )
     add_data_flags(parser)
-    add("--output-dir", default="output", help="folder of all runs (output)")
-    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME (sweep)")
-    add("--scores", default="all", help="to evaluate, separated by commas (all)")
+    add("--output-dir", default="output", help="folder of all runs")
+    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME")
+    add("--scores", default="all", help="scores to evaluate, separated by commas")
     add(
         "--features-local",
         action="store_true",
@@ -98,7 +101,6 @@ def parse_args() -> argparse.Namespace:
     )
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys of all runs")
     return parser.parse_args()
 
 
@@ -112,13 +114,13 @@ def whole_numbers(text: str) -> list[int]:
 
 @contextmanager
 def isolated(name: str, failed: Failures) -> Iterator[None]:
-    """What goes wrong inside is told, and is the own trouble of the run called `name`."""
+    """Log an exception, and record it in `failed` as the failure of the run called `name`."""
     try:
         with explain_full_disk():
             yield
     except Exception as error:
         failed[name] = reason(error)
-        # A mistake of the user's is told in a sentence, one of ours with its place.
+        # A mistake of the user's is a sentence, one of ours has its place.
         unexpected = None if isinstance(error, InputError) else error
         logger.error("%s failed: %s", name, failed[name], exc_info=unexpected)
 
@@ -127,7 +129,7 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def train_group(runs: list[Run], title: str, failed: Failures) -> None:
+def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:
     """Train those runs of a group that are not finished."""
     with ExitStack() as held:
         states = {}
@@ -140,15 +142,18 @@ def train_group(runs: list[Run], title: str, failed: Failures) -> None:
     gc.collect()
 
 
-def opened(run: Run, held: ExitStack) -> RunState:
-    """The state of a run, whose folder is held from now on."""
-    if run.seed is None:
+def opened(run: PlannedRun, held: ExitStack) -> RunState:
+    """Return the state of a run, and hold its folder from now on."""
+    if not run.learns:
         return RunState.FINISHED
+    train.require_training_data(run.cfg)
     held.enter_context(locked(run.folder))
     return open_run(run.cfg)
 
 
-def train_left(runs: list[Run], states: dict[str, RunState], title: str, failed: Failures) -> None:
+def train_left(
+    runs: list[PlannedRun], states: dict[str, RunState], title: str, failed: Failures
+) -> None:
     """Train those of a group's opened runs that are not finished."""
     left = [run for run in runs if states.get(run.name, RunState.FINISHED) is not RunState.FINISHED]
     if not left:
@@ -162,7 +167,7 @@ def train_left(runs: list[Run], states: dict[str, RunState], title: str, failed:
         train_together(left, states, failed)
 
 
-def train_together(runs: list[Run], states: dict[str, RunState], failed: Failures) -> None:
+def train_together(runs: list[PlannedRun], states: dict[str, RunState], failed: Failures) -> None:
     together, members = SideBySide(), {}
     for run in runs:
         with isolated(run.name, failed):
@@ -177,16 +182,11 @@ def train_together(runs: list[Run], states: dict[str, RunState], failed: Failure
             failed[run.name] = reason(members[run.name].error)
 
 
-def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
-    """Evaluate a run as eval_ood.py does it; whether its results are there."""
-    if run.seed is None:
-        flags = run.arguments
-    else:
-        # The OOD sets of today's flags and YAML, as of the runs without training.
-        flags = ["--model-dir", str(run.folder), *data_flags(args)]
+def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
+    """Evaluate a run as eval_ood.py does it, and return whether its results are there."""
     with isolated(run.name, failed):
-        kept = ["--features-local"] if args.features_local else []
-        options = eval_ood.parse_args(["--scores", args.scores, *kept, *flags, *run.pairs])
+        pairs = ["EVAL.SCORES", args.scores, "EVAL.FEATURES_LOCAL", str(args.features_local)]
+        options = run.evaluation(opts=[*pairs, *run.args.opts])
         cfg = build_cfg(options)
         if not evaluation.has_results(cfg, options.load_epoch):
             logger.info("evaluating %s", run.name)
@@ -197,21 +197,8 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
     return False
 
 
-def data_flags(args: argparse.Namespace) -> list[str]:
-    """The flags that say which data the study is on."""
-    named = args.dataset or args.dataset_config_file or args.id_data
-    flags = {
-        "--root": args.root,
-        "--dataset": args.dataset if named else DEFAULT_DATASET,
-        "--dataset-config-file": args.dataset_config_file,
-        "--id-data": args.id_data,
-    }
-    chosen = [(flag, value) for flag, value in flags.items() if value]
-    return [word for pair in chosen + [("--ood-data", f) for f in args.ood_data] for word in pair]
-
-
 def report(
-    runs: list[Run], evaluated: list[Run], args: argparse.Namespace, failed: Failures
+    runs: list[PlannedRun], evaluated: list[PlannedRun], args: argparse.Namespace, failed: Failures
 ) -> None:
     """Write the list of the runs and, if any were evaluated, print and write their table."""
     folder = Path(args.output_dir, runs[0].folder.relative_to(args.output_dir).parts[0], args.name)
@@ -220,12 +207,12 @@ def report(
             {
                 "run": run.name,
                 "method": run.method,
-                "seed": run.seed,
+                "seed": run.args.seed,
                 "folder": str(run.folder),
                 "state": run.state,
                 "failed": failed.get(run.name),
                 "evaluated": run in evaluated,
-                "command": shlex.join(["bash", "scripts/train.sh", *run.arguments, *run.pairs]),
+                "command": shlex.join(["bash", "scripts/train.sh", *as_words(run.args)]),
             }
             for run in runs
         ],

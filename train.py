@@ -1,10 +1,16 @@
 """Train a method: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
 
+from __future__ import annotations
+
+import argparse
 import logging
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.engine import build_trainer
-from dassl.utils import collect_env_info, explain_full_disk, set_random_seed, setup_logger
+from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
+from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
@@ -12,7 +18,8 @@ from datasets.needs import missing_images, trains_on_names
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
-from run.folder import RunState, finish_run, locked, open_run, what_is_kept
+from run.folder import RunState, finish_run, locked, open_run, run_state, what_is_kept
+from run.settings import describe
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +33,41 @@ def main() -> None:
     cfg = build_cfg(args)
     if args.model_dir and not args.eval_only:
         raise InputError("--model-dir names a finished run: add --eval-only, or use --resume")
-
     if args.eval_only or args.no_train:
-        setup_logger()
-        if args.eval_only:
-            require_data(cfg, EVALUATION, ood=False)
-        trainer = build_trainer(cfg)
-        if args.eval_only:
-            trainer.load_model(args.model_dir, args.load_epoch)
-            trainer.test()
+        only_build(cfg, args)
         return
+    if distributed.is_main():
+        print(*say_what_was_left_open(args, cfg), sep="\n", end="")
     train(cfg)
 
 
-def train(cfg) -> None:
-    """Train, or go on, or say that it is done."""
+def only_build(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Build everything that the flags describe, and test it if they ask for that."""
+    setup_logger()
+    if args.eval_only:
+        require_data(cfg, EVALUATION, ood=False)
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, args.load_epoch)
+        trainer.test()
+
+
+def say_what_was_left_open(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
+    """Return a line for each choice that the user left to the defaults and may not expect."""
+    lines, kind = [], TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if not (args.dataset or args.dataset_config_file or args.id_data):
+        lines.append(
+            "No data set is named: this is the generated benchmark, of synthetic images. Your own: "
+            "--dataset NAME or --id-data FOLDER"
+        )
+    if kind.LEARNS and not kind.READS_PAIRS and cfg.DATASET.NUM_SHOTS < 1:
+        lines.append("All training images are learned from. A few of each class: --shots 16")
+    return [f"{line}\n" for line in lines]
+
+
+def train(cfg: CfgNode) -> None:
+    """Train a run, go on with it, or say that it is finished."""
+    require_training_data(cfg)
     with locked(cfg.OUTPUT_DIR):
         state = distributed.from_main(lambda: open_run(cfg))
         if state is not RunState.FINISHED:
@@ -49,8 +76,14 @@ def train(cfg) -> None:
             print(f"finished before: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
 
 
-def start(cfg, state: RunState) -> None:
-    """Train to the end; what stops it on the way also tells what is kept."""
+def require_training_data(cfg: CfgNode) -> None:
+    """Raise an InputError, before anything is written, if a run that is to train lacks data."""
+    if run_state(cfg) is not RunState.FINISHED:
+        require_data(cfg, TRAINING)
+
+
+def start(cfg: CfgNode, state: RunState) -> None:
+    """Train an opened run to its end; an error on the way says what is kept of it."""
     try:
         with explain_full_disk():
             setup_logger(cfg.OUTPUT_DIR)
@@ -68,13 +101,12 @@ def start(cfg, state: RunState) -> None:
         raise WriteError(f"{error} {what_is_kept(cfg.OUTPUT_DIR)}") from error
 
 
-def begin(cfg, state: RunState, **options):
-    """The trainer of an opened run, built with `options`, the generators seeded for it."""
-    require_data(cfg, TRAINING)
-    logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
-    logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
+def begin(cfg: CfgNode, state: RunState, **options: Any) -> TrainerX:
+    """Seed the generators and build the trainer of an opened run, with `options` of its own."""
+    logger.info("%s run in %s; its config.yaml holds all settings", state.value, cfg.OUTPUT_DIR)
+    logger.info("Settings that are not the defaults, and the method's own:\n%s", describe(cfg))
+    logger.info("Versions: %s", ", ".join(f"{name} {v}" for name, v in versions().items()))
     if cfg.SEED >= 0:
-        logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
     if trains_on_names(cfg) and (why := missing_images(cfg)):
         logger.warning("There is no final test, and training needs the class names alone: %s", why)
@@ -82,8 +114,8 @@ def begin(cfg, state: RunState, **options):
     return build_trainer(cfg, **options)
 
 
-def untested(cfg):
-    """The config, but that nothing is tested."""
+def untested(cfg: CfgNode) -> CfgNode:
+    """Return the config without the test at the end."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.NO_TEST = True
@@ -91,8 +123,8 @@ def untested(cfg):
     return cfg
 
 
-def finish(cfg) -> None:
-    """Mark a run that is trained."""
+def finish(cfg: CfgNode) -> None:
+    """Mark a run as trained."""
     finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 
 

@@ -36,8 +36,8 @@ from ood import evaluation
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
 from ood.scoring import offered_scores
-from run.config import default_cfg
 from run.evaluation import report
+from run.settings import default_cfg
 
 # ImageNet's protocol: images of the ID set and of the OOD sets.
 PROTOCOL = {"ID": 50_000, "iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture": 5_640}

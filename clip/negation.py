@@ -94,7 +94,7 @@ class NoTextEncoder(TextTower):
         if not negation:
             raise InputError(
                 f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
-                "plain CLIP. Give it as MODEL.BACKBONE.NAME to start a training from it"
+                "plain CLIP. Give it as --backbone to start a training from it"
             )
         found = variant_of(state)
         if found != self.variant:
@@ -115,7 +115,7 @@ class NoTextEncoder(TextTower):
         if wrong:
             raise InputError(
                 f'{path}: its "no" text encoder does not fit: {wrong[0]} ({len(wrong)} '
-                "differences in all). Set MODEL.BACKBONE.NAME to the CLIP it was trained on"
+                "differences in all). Set --backbone to the CLIP it was trained on"
             )
         self.load_state_dict(state)
 
@@ -164,7 +164,7 @@ def _check_same_clip(path: str | Path, state: dict[str, Tensor], model: ClipMode
             f"{path} was trained beside another CLIP than {model.name} (activation "
             f"{model.activation}): their text projections differ. Use the CLIP it was trained on, "
             "for the published files ViT-B-16/laion2b_s34b_b88k, or give the file itself as "
-            "MODEL.BACKBONE.NAME"
+            "--backbone"
         )
 
 

@@ -128,7 +128,7 @@ class _WithTexts:
 def build_pairs_loader(
     cfg, transform: Transform, seed: int | None = None, texts: Texts | None = None
 ) -> PairsLoader:
-    """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes (see datasets/config.py).
+    """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes.
 
     Args:
         transform: PIL image -> tensor `[3, H, W]`.

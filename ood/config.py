@@ -1,4 +1,4 @@
-"""The config keys of an evaluation, added to Dassl's; eval_ood.py has a flag for each."""
+"""Read the EVAL settings of an evaluation; eval_ood.py has a flag for each."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ from yacs.config import CfgNode
 
 from ood.scores import SCORES
 
-EVAL = {
-    "SCORES": "all",
-    "TEMPERATURE": 1.0,
-    "LOCAL_WEIGHT": 1.0,
-    "TPR": 0.95,
-    "FEATURES": "output/features",
-    "FEATURES_LIMIT": 20.0,
-    "FEATURES_LOCAL": False,
-}
 HELP = {
     "SCORES": "all that are usual and the model can give, or some, separated by commas: "
     f"{', '.join(SCORES)}",
@@ -26,11 +17,6 @@ HELP = {
     "FEATURES_LOCAL": "keep also the features of the regions, for GL-MCM, rounded to float16 "
     "(ImageNet and its OOD sets: 16 GiB)",
 }
-
-
-def add_eval_cfg(cfg: CfgNode) -> None:
-    """Add the node EVAL to a Dassl config, in place."""
-    cfg.EVAL = CfgNode(EVAL)
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:

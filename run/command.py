@@ -1,9 +1,10 @@
-"""Run an entry point and end it in a sentence."""
+"""Run an entry point, and end it in a sentence."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 import trainers  # noqa: F401  (registers the trainers)
@@ -22,11 +23,13 @@ def _stop(number: int, frame: object) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; what a user can mend is told in a sentence, without a traceback.
+    """Run an entry point; an error that the user can mend ends it in a sentence, no traceback.
 
-    SIGINT and SIGTERM end it in the same way: in a sentence, with the shell's usual exit status.
-    Under torchrun the first rank that fails tells why, and torchrun ends the others.
+    SIGINT and SIGTERM end it in a sentence too, with the shell's usual exit status. Under torchrun
+    the first rank that fails says why, and torchrun ends the others.
     """
+    # More workers than cores is no fault of the user's: the configs are for larger machines.
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     escape_unprintable()
     try:
         distributed.init_from_env()

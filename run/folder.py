@@ -1,30 +1,33 @@
-"""The folder of a run: what it was asked to do, and whether it has done it."""
+"""Hold the folder of a run: who works in it, what it was asked to do, whether it has done it."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
 from dassl import distributed
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import (
     atomic_write,
     explain_write_error,
     flatten,
     mkdir_if_missing,
     named_checkpoint,
+    plain,
     read_json,
     remove_leftovers,
 )
 from dassl.utils.errors import InputError
+from run.settings import default_cfg, keys, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +49,6 @@ INCIDENTAL = (
     "OOD",
     "EVAL",
 )
-# Of any trainer's own: how much is encoded at once, which changes time and memory, not figures.
-CHUNKS = ("TEXT_CHUNK", "MICRO_BATCH")
 
 
 class RunState(Enum):
@@ -61,21 +62,28 @@ def locked(folder: str | Path) -> Iterator[None]:
     """Hold the folder of a run: no other process trains or evaluates into it meanwhile.
 
     The system lets go of it when the process ends, however it ends. What a killed process was
-    about to write there is removed. Of several ranks, rank 0 holds it for all.
+    about to write there is removed. Of several ranks, rank 0 holds it for all. If the folder was
+    not there before and the run is refused, nothing of it is left.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written to.
     """
     folder = Path(folder)
     lock = FileLock(folder / LOCK)
-    distributed.from_main(lambda: _acquire(lock, folder))
+    made = distributed.from_main(lambda: _acquire(lock, folder))
     try:
         yield
+    except InputError:
+        if made and distributed.is_main() and not any(folder.glob("*/checkpoint")):
+            _remove(made)
+        raise
     finally:
         lock.release()
 
 
-def _acquire(lock: FileLock, folder: Path) -> None:
+def _acquire(lock: FileLock, folder: Path) -> list[Path]:
+    """Acquire the lock and return the folders that were made for it, innermost first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     mkdir_if_missing(folder)
     with explain_write_error(folder / LOCK):
         try:
@@ -86,10 +94,19 @@ def _acquire(lock: FileLock, folder: Path) -> None:
                 "choose another --output-dir"
             ) from error
     remove_leftovers(folder)
+    return made
+
+
+def _remove(made: list[Path]) -> None:
+    """Remove the folder of a refused run, and those around it that were made for it alone."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    with suppress(OSError):  # another run has begun there
+        for path in made[1:]:
+            path.rmdir()
 
 
 def open_run(cfg: CfgNode) -> RunState:
-    """As `run_state`; a new run's config is written into its folder."""
+    """Return the state of a run, see `run_state`; write a new run's config into its folder."""
     state = run_state(cfg)
     if state is RunState.NEW:
         with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG)) as file:
@@ -98,7 +115,7 @@ def open_run(cfg: CfgNode) -> RunState:
 
 
 def run_state(cfg: CfgNode) -> RunState:
-    """State of the run in `cfg.OUTPUT_DIR`.
+    """Return the state of the run in `cfg.OUTPUT_DIR`.
 
     A run is finished when its marker says so, not when its folder exists: a
     crashed one is resumed from its last checkpoint. One that never came to a
@@ -127,7 +144,7 @@ def finish_run(cfg: CfgNode, **facts: object) -> None:
 
 
 def what_is_kept(folder: str | Path) -> str:
-    """A sentence on the newest checkpoint of a run that did not come to its end."""
+    """Return a sentence on the newest checkpoint of a run that did not come to its end."""
     notes = sorted(Path(folder).glob("*/checkpoint"))
     newest = [str(named_checkpoint(note.parent)) for note in notes]
     if not newest:
@@ -136,11 +153,12 @@ def what_is_kept(folder: str | Path) -> str:
 
 
 def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: str) -> dict:
-    """Which images a threshold rests on, for the record: ``of``, their number, and how many of
-    them the run in `folder` was trained on, by its split.json; warned of where there are any.
+    """Return the record of the ID images that a threshold rests on; warn if some were trained on.
 
     Args:
+        folder: of the run, whose split.json says what it was trained on.
         images: paths relative to `root`.
+        of: what the images are.
     """
     path, trained = Path(folder, "split.json"), 0
     if path.exists():
@@ -159,8 +177,10 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: st
 
 
 def check_model_dir(path: str | Path) -> None:
-    """Raise InputError unless `path` is a folder that may hold a run: not a checkpoint in it, nor
-    the folder of its checkpoints."""
+    """Raise InputError unless `path` is a folder that may be a run's.
+
+    It is none if it is a checkpoint, a folder of checkpoints inside a run, or a folder of runs.
+    """
     path = Path(path)
     folder = path.parent if path.is_file() else path
     if any(folder.glob("model*.pth.tar*")) and not (folder / CONFIG).exists():
@@ -171,41 +191,47 @@ def check_model_dir(path: str | Path) -> None:
     if not path.is_dir():
         found = "it is a file" if path.exists() else "there is no such folder"
         raise InputError(f"--model-dir {path}: {found}. Give the folder of a trained run")
+    runs = sorted({str(note.parents[1]) for note in path.glob("*/**/checkpoint")} - {str(path)})
+    if runs and not any(path.glob("*/checkpoint")):
+        more = ", ..." if len(runs) > 3 else ""
+        raise InputError(f"--model-dir {path} holds runs, name one: {', '.join(runs[:3])}{more}")
 
 
 def read_config(folder: str | Path) -> dict | None:
-    """The settings a run was made with, None for a folder without them (published files)."""
-    path = Path(folder) / CONFIG
-    return read_yaml(path) if path.exists() else None
+    """Return the settings a run was made with, None for a folder without them (published files).
 
-
-def read_yaml(path: str | Path) -> dict:
-    """The settings in a YAML file.
-
-    Raises:
-        InputError: it cannot be read, is not YAML, or holds something else than settings.
+    Settings that an older version had are left out.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config file {path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"config file {path} holds no settings (KEY: value lines)")
-    return content
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return None
+    content = read_yaml(path)
+    if not content.get("TRAINER"):
+        raise InputError(f"config file {path} holds no run's settings: it names no TRAINER")
+    known = set(keys(default_cfg()))
+    return _known(content, known)
+
+
+def _known(content: dict, known: set[str], prefix: str = "") -> dict:
+    """Return the settings among `content` that are known, and those of the sets OOD names."""
+    kept = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if name in known:
+            free = name == "OOD.SETS" or not isinstance(value, dict)
+            kept[key] = value if free else _known(value, known, f"{name}.")
+    return kept
 
 
 def _differences(before: dict, cfg: CfgNode) -> list[str]:
-    old, new = flatten(before), flatten(yaml.safe_load(cfg.dump()))
+    """Return how the settings of a run differ from those it had before, in words."""
+    old = flatten(plain(default_cfg())) | flatten(before)
+    new = flatten(plain(cfg))
+    own = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    incidental = INCIDENTAL + tuple(f"TRAINER.{own.CONFIG_KEY}.{key}" for key in own.INCIDENTAL)
     return [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if not _incidental(key) and old.get(key) != new.get(key)
+        f"{key} was {old.get(key)!r}, is {value!r}"
+        for key, value in sorted(new.items())
+        if old.get(key) != value
+        and not any(key == name or key.startswith(f"{name}.") for name in incidental)
     ]
-
-
-def _incidental(key: str) -> bool:
-    if key.rpartition(".")[2] in CHUNKS:
-        return True
-    return any(key == name or key.startswith(f"{name}.") for name in INCIDENTAL)

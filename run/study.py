@@ -1,6 +1,6 @@
-"""The runs of a study: every combination of its methods, shots, settings and seeds.
+"""Plan the runs of a study: every combination of its methods, shots, settings and seeds.
 
-A run is a command line of train.py and the config that train.py makes of it, so whatever a study
+A run is the arguments of train.py and the config that train.py makes of them, so whatever a study
 has trained, train.py would have trained, and goes on with.
 """
 
@@ -18,34 +18,39 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
-from run.config import IN_FOLDER, build_cfg, in_pairs, setting
-from run.flags import COMMON_FLAGS, make_parser
+from run.config import build_cfg
+from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
+from run.naming import IN_FOLDER
+from run.settings import in_pairs, value_of
 from trainers.side_by_side import images_seen
+
+NAMED = {*IN_FOLDER, "OPTIM.MAX_EPOCH", "MODEL.BACKBONE.NAME"}  # in the folder's name anyway
 
 Axis = tuple[str, list[str]]  # a config key and its values, as written
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a study.
 
     Attributes:
-        method: what the table calls it: what varies in the study, but for the seed.
-        seed: None for a method that learns nothing, of which there is one run.
-        arguments, pairs: flags and KEY VALUE pairs of train.py.
-        cfg: what they give.
+        method: its name in the table: what varies in the study, but for the seed.
+        args: the arguments of train.py.
+        cfg: the config that they give.
     """
 
     method: str
-    seed: int | None
-    arguments: list[str]
-    pairs: list[str]
+    args: argparse.Namespace
     cfg: CfgNode
 
     @property
+    def learns(self) -> bool:
+        return learns(self.cfg.TRAINER.NAME)
+
+    @property
     def name(self) -> str:
-        return self.method if self.seed is None else f"{self.method}, seed {self.seed}"
+        return f"{self.method}, seed {self.args.seed}" if self.learns else self.method
 
     @property
     def folder(self) -> Path:
@@ -53,17 +58,33 @@ class Run:
 
     @property
     def state(self) -> str:
-        """new, started or finished; or why the run cannot be."""
-        if self.seed is None:
+        """The word for its state: new, started or finished; or why the run cannot be."""
+        if not self.learns:
             return "no training"
         try:
             return run_state(self.cfg).value
         except InputError as error:
             return f"refused ({error})"
 
+    def evaluation(self, **chosen: object) -> argparse.Namespace:
+        """Return the arguments of its evaluation, others where they are `chosen`."""
+        args = choose(self.args, trains=False, **chosen)
+        if not self.learns:
+            return args
+        # The OOD sets of today's flags and YAML, as of the runs without training.
+        named = args.dataset or args.dataset_config_file or args.id_data
+        return choose(
+            args,
+            model_dir=str(self.folder),
+            output_dir="",
+            dataset=args.dataset if named else DEFAULT_DATASET,
+            **dict.fromkeys(("trainer", "config", "config_file", "backbone"), ""),
+            **dict.fromkeys(("seed", "shots")),
+        )
 
-def plan(args: argparse.Namespace) -> list[Run]:
-    """The runs that the flags of sweep.py ask for, seeds innermost.
+
+def plan(args: argparse.Namespace) -> list[PlannedRun]:
+    """Return the runs that the flags of sweep.py ask for, seeds innermost.
 
     Raises:
         InputError: as `build_cfg`; a setting that no trainer of the study has; two runs with one
@@ -84,16 +105,16 @@ def plan(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def groups(runs: Iterable[Run]) -> list[list[Run]]:
-    """The runs in the groups that see the same images; one that shares none is by itself."""
-    parts: dict[str, list[Run]] = {}
+def groups(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
+    """Group the runs that see the same images; one that shares none is by itself."""
+    parts: dict[str, list[PlannedRun]] = {}
     for run in runs:
         parts.setdefault(images_seen(run.cfg) or str(run.folder), []).append(run)
     return list(parts.values())
 
 
-def listing(parts: Iterable[list[Run]]) -> str:
-    """A table of the runs, group by group."""
+def listing(parts: Iterable[list[PlannedRun]]) -> str:
+    """Return a table of the runs, group by group."""
     lines = []
     for number, runs in enumerate(parts, 1):
         shared = ", on the same images" if len(runs) > 1 else ""
@@ -104,32 +125,31 @@ def listing(parts: Iterable[list[Run]]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
+    """Return "1 run" or "2 runs"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def own_key(key: str, trainer: str) -> str | None:
-    """`key` as a run of `trainer` reads it, None if it is a setting of other trainers.
+    """Return `key` as a run of `trainer` reads it, None if it is a setting of other trainers.
 
     `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
     """
-    kinds = [TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()]
-    nodes = {kind.CONFIG_KEY for kind in kinds if kind.CONFIG_KEY}
     kind = TRAINER_REGISTRY.get(trainer)
-    own = kind.CONFIG_KEY
+    nodes = {TRAINER_REGISTRY.get(name).CONFIG_KEY for name in TRAINER_REGISTRY.registered_names()}
     first, _, rest = key.partition(".")
     node, _, name = rest.partition(".")
-    if first == "OPTIM" and not learns(trainer):
+    if first == "OPTIM" and not kind.LEARNS:
         return None
     if first != "TRAINER" or node not in {"*", *nodes}:
         return key
     if node == "*":
-        return f"TRAINER.{own}.{name}" if name in getattr(kind, "CONFIG", {}) else None
-    return key if node == own else None
+        return f"TRAINER.{kind.CONFIG_KEY}.{name}" if name in kind.CONFIG else None
+    return key if node == kind.CONFIG_KEY else None
 
 
 def learns(trainer: str) -> bool:
-    """Whether shots and seeds make a difference to it."""
-    return getattr(TRAINER_REGISTRY.get(trainer), "LEARNS", True)
+    """Return whether shots and seeds make a difference to `trainer`."""
+    return TRAINER_REGISTRY.get(trainer).LEARNS
 
 
 def _axis(text: str) -> Axis:
@@ -143,67 +163,48 @@ def _axis(text: str) -> Axis:
 
 def _runs_of(
     trainer: str, args: argparse.Namespace, axes: list[Axis], fixed: list[tuple[str, str]]
-) -> list[Run]:
-    common = [
-        word
-        for flag in COMMON_FLAGS
-        if (value := getattr(args, flag.replace("-", "_")))
-        for word in (f"--{flag}", value)
-    ]
-    common += [word for folder in args.ood_data for word in ("--ood-data", folder)]
-    common += ["--trainer", trainer]
+) -> list[PlannedRun]:
     fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
     axes = [(own, values) for key, values in axes if (own := own_key(key, trainer))]
-    usual = _config(common, fixed)
+    usual = build_cfg(_arguments(args, trainer, fixed))
     shots, seeds = (args.shots or [None], args.seeds) if learns(trainer) else ([None], [None])
     runs = []
     for shot, *values, seed in product(shots, *(values for _, values in axes), seeds):
         chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
-        flags = [*common, *_flag("--shots", shot), *_flag("--seed", seed)]
-        cfg = _config(flags, fixed + chosen)
-        folder = _folder(args.output_dir, cfg, chosen, usual)
-        cfg.defrost()
-        cfg.OUTPUT_DIR = folder
-        cfg.freeze()
+        run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
+        run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, usual)
+        varied = [pair for pair, (_, every) in zip(chosen, axes, strict=True) if len(every) > 1]
         method = [
             trainer,
             *([f"{shot} shots"] if len(shots) > 1 else []),
-            *(
-                f"{_short(key)} {value}"
-                for (key, every), value in zip(axes, values, strict=True)
-                if len(every) > 1
-            ),
+            *(f"{_short(key)} {value}" for key, value in varied),
         ]
-        flags += ["--output-dir", folder]
-        runs.append(Run(", ".join(method), seed, flags, _words(fixed + chosen), cfg))
+        runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))
     return runs
 
 
-def _config(flags: list[str], pairs: list[tuple[str, str]]) -> CfgNode:
-    return build_cfg(make_parser("").parse_args([*flags, *_words(pairs)]))
-
-
-def _words(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    return [word for pair in pairs for word in pair]
-
-
-def _flag(flag: str, value: int | None) -> list[str]:
-    return [] if value is None else [flag, str(value)]
+def _arguments(
+    args: argparse.Namespace, trainer: str, pairs: list[tuple[str, str]], **chosen: object
+) -> argparse.Namespace:
+    """Return the arguments of train.py for one run of the study `args`."""
+    words = [word for pair in pairs for word in pair]
+    chosen = {"shots": None, "seed": None, "output_dir": "", **chosen}
+    return choose(args, trainer=trainer, opts=words, **chosen)
 
 
 def _folder(root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNode) -> str:
-    """The folder that train.py would choose, under `root` in the place of `output`, and behind
-    its settings those of `--set` that are not the usual ones.
+    """Return the folder that train.py would choose, under `root` in the place of `output`.
 
-    It depends on the run alone: a study that is made larger finds the runs it has.
+    Settings of `--set` that are not the usual ones are added to its name. It depends on the run
+    alone: a study that is made larger finds the runs it has.
     """
     path = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:])
     unusual = [
         key
         for key, _ in chosen
-        if _short(key) not in IN_FOLDER and setting(cfg, key) != setting(usual, key)
+        if _short(key) not in NAMED and value_of(cfg, key) != value_of(usual, key)
     ]
-    extra = "".join(f"_{_short(key).lower()}{setting(cfg, key)}" for key in unusual)
+    extra = "".join(f"_{_short(key).lower()}{value_of(cfg, key)}" for key in unusual)
     extra = re.sub(r"[^\w.+-]+", "-", extra)
     if not learns(cfg.TRAINER.NAME):
         return path.with_name(path.name + extra).as_posix()
@@ -211,5 +212,5 @@ def _folder(root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNo
 
 
 def _short(key: str) -> str:
-    """The key without the trainer's node, which a run's trainer says."""
+    """Return `key` without the trainer's node, which a run's trainer implies."""
     return key.split(".", 2)[2] if key.startswith("TRAINER.") else key

@@ -1,35 +1,41 @@
-# Sourced by scripts/locoop and scripts/coop, which take the published positional arguments.
+# Sourced by scripts/locoop, coop and clipn, which take the published positional arguments. Behind
+# these, the flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow.
 
-# usage N "NAMES" "$@": stops with the names of the arguments unless there are N.
+# usage N "NAMES" "$@": stops with the names of the arguments unless N of them come first.
 usage() {
     local count=$1 names=$2
     shift 2
-    if [ $# -ne "$count" ]; then
-        echo "usage: bash $0 $names" >&2
+    local given=0
+    for word in "$@"; do
+        case $word in --*) break ;; esac
+        given=$((given + 1))
+    done
+    if [ "$given" -lt "$count" ]; then
+        echo "usage: bash $0 $names [--FLAG VALUE ...] [KEY VALUE ...]" >&2
         exit 2
     fi
 }
 
-# train_seeds TRAINER NODE DATA DATASET CFG CTP NCTX SHOTS CSC [FLAGS...]: one run per seed of $SEEDS.
+# train_seeds TRAINER NODE DATA DATASET CONFIG CTP NCTX SHOTS CSC [MORE...]: one run per seed of $SEEDS.
 train_seeds() {
-    local trainer=$1 node=$2 data=$3 dataset=$4 cfg=$5 ctp=$6 nctx=$7 shots=$8 csc=$9
+    local trainer=$1 node=$2 data=$3 dataset=$4 config=$5 ctp=$6 nctx=$7 shots=$8 csc=$9
     shift 9
     for seed in ${SEEDS:-1 2 3}; do
         bash "$REPOSITORY/scripts/train.sh" --root "$data" --seed "$seed" --trainer "$trainer" \
-            --dataset "$dataset" --config "$cfg" --shots "$shots" "$@" \
+            --dataset "$dataset" --config "$config" --shots "$shots" \
             "TRAINER.$node.N_CTX" "$nctx" "TRAINER.$node.CSC" "$csc" \
-            "TRAINER.$node.CLASS_TOKEN_POSITION" "$ctp"
+            "TRAINER.$node.CLASS_TOKEN_POSITION" "$ctp" "$@"
     done
 }
 
-# evaluate TRAINER DATA DATASET CFG T MODEL_DIR
+# evaluate TRAINER DATA DATASET CONFIG T MODEL_DIR [MORE...]
 evaluate() {
     bash "$REPOSITORY/scripts/eval.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" --T "$5" \
-        --model-dir "$6"
+        --model-dir "$6" "${@:7}"
 }
 
-# visualize TRAINER DATA DATASET CFG MODEL_DIR IMAGE LABEL
+# visualize TRAINER DATA DATASET CONFIG MODEL_DIR IMAGE LABEL [MORE...]
 visualize() {
     bash "$REPOSITORY/scripts/demo_visualization.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
-        --model-dir "$5" --image "$6" --label "$7"
+        --model-dir "$5" --image "$6" --label "$7" "${@:8}"
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole story without a GPU or any data, in a few minutes: makes the generated (synthetic)
 # benchmark, trains CoOp, LoCoOp (16 shots) and CLIPN (the benchmark's image-caption pairs) on it
-# with three seeds each, evaluates them and zero-shot CLIP, draws region maps, prints one table and
-# writes a report.
+# with three seeds each, evaluates them and zero-shot CLIP, draws region maps, gives verdicts, and
+# writes one table and a report. A line a step; what the steps print is in output/generated/logs.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
@@ -10,31 +10,59 @@ require requirements.txt
 export PYTHON
 
 OUT=output/generated
-"$PYTHON" -m generated --root data
+LOGS=$OUT/logs
+STEPS=7
+number=0
+mkdir -p "$LOGS"
 
-bash scripts/sweep.sh --trainers ZeroshotCLIP,CoOp,LoCoOp --dataset generated --shots 16 \
-    --seeds 1,2,3 --features-local
-bash scripts/sweep.sh --trainers CLIPN --dataset generated --seeds 1,2,3 --features-local \
-    --name sweep-clipn
+# step TITLE LOG COMMAND...: one line for a step and its time; all it prints goes to $LOGS/LOG.txt.
+step() {
+    local title=$1 log=$LOGS/$2.txt begun=$SECONDS
+    shift 2
+    number=$((number + 1))
+    printf '[%d/%d] %-52s' "$number" "$STEPS" "$title"
+    if ! "$@" >"$log" 2>&1; then
+        echo " failed:"
+        tail -n 20 "$log" >&2
+        echo "All it printed: $log" >&2
+        exit 1
+    fi
+    printf ' %4d s\n' $((SECONDS - begun))
+}
+
+draw() {
+    for class in airplane bicycle umbrella; do
+        bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "$class" \
+            --image "data/generated/images/val/$class/00000.png"
+    done
+    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks data/generated/masks/val
+}
 
 LOCOOP=$OUT/LoCoOp/generated_16shots/nctx16_cscFalse_ctpend/seed1
-for class in airplane bicycle umbrella; do
-    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "$class" \
-        --image "data/generated/images/val/$class/00000.png"
-done
-bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks data/generated/masks/val
-bash scripts/detect.sh --model-dir "$LOCOOP" data/generated/images/val/duck/0000[0-4].png \
+step "Make the benchmark" data "$PYTHON" -m generated --root data
+step "Train and evaluate CoOp, LoCoOp; zero-shot CLIP" sweep bash scripts/sweep.sh \
+    --trainers ZeroshotCLIP,CoOp,LoCoOp --dataset generated --shots 16 --seeds 1,2,3 --features-local
+step "Train and evaluate CLIPN" sweep-clipn bash scripts/sweep.sh \
+    --trainers CLIPN --dataset generated --seeds 1,2,3 --features-local --name sweep-clipn
+step "Draw region maps, compare them with the masks" regions draw
+step "Verdicts on five ducks and the OOD textures" verdicts bash scripts/detect.sh \
+    --model-dir "$LOCOOP" data/generated/images/val/duck/0000[0-4].png \
     data/generated_ood/generated-textures/*/00000.png
+step "Table of all runs" table bash scripts/results.sh "$OUT" --resamples 0 \
+    --markdown "$OUT/summary.md"
+step "Report" report bash scripts/report.sh "$OUT"
 
+echo
+cat "$LOGS/verdicts.txt"
 echo
 echo "The generated benchmark: synthetic images, a small CLIP trained on them. Seeds 1 to 3."
 echo "Its figures say nothing of ImageNet's."
 echo
-bash scripts/results.sh "$OUT" --resamples 0 --markdown "$OUT/summary.md"
-echo
-bash scripts/report.sh "$OUT"
+cat "$LOGS/table.txt"
 echo
 echo "figures:      $OUT/summary.md, results.json and results.csv in each run's folder"
 echo "report:       $OUT/report.html: all of it, and the images with the most mistaken scores"
 echo "histograms:   plots/ in each run's folder"
 echo "region maps:  $LOCOOP/visualization/"
+echo "logs:         $LOGS/"
+echo "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s."

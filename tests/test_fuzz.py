@@ -23,6 +23,7 @@ from detector.spec import FILE, TENSORS, DetectorSpec, read_spec, write_spec
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, read_scores, write_results
 from run import config, flags
+from run.settings import default_cfg, keys
 
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -114,7 +115,7 @@ def test_configs(seed, tmp_path):
     read_or_refused(lambda _: config.build_cfg(args), path)
 
 
-KEYS = sorted(config._keys(config.default_cfg()))
+KEYS = sorted(keys(default_cfg()))
 VALUES = st.one_of(
     st.text(max_size=12),
     st.integers().map(str),
@@ -161,7 +162,7 @@ def pictures(tmp_path_factory):
 @example(source="classnames", columns=[], templates=["a {} in {style}"])
 def test_settings_of_pairs(source, columns, templates, pictures):
     """Every caption is made, or the setting is refused."""
-    cfg = config.default_cfg()
+    cfg = default_cfg()
     cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.VERBOSE = "ImageFolder", str(pictures), False
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 1, 0
     cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH = source, "pairs.csv"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from run import config
+from run.settings import default_cfg, keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_a_command_of_the_readme_can_be_typed(command):
 
 
 def test_settings_that_the_readme_names_exist():
-    known = set(config._keys(config.default_cfg())) | {"OOD.SETS.SUN.FOLDERS"}
+    known = set(keys(default_cfg())) | {"OOD.SETS.SUN.FOLDERS"}
     named = set(
         re.findall(r"`((?:DATALOADER|DATASET|TRAINER|MODEL|INPUT|OOD)\.[A-Z0-9_.]+)", README)
     )

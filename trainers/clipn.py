@@ -57,6 +57,7 @@ class CLIPN(ClipTrainer):
             "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
         }
     )
+    INCIDENTAL = ("MICRO_BATCH",)
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True

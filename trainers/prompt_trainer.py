@@ -116,7 +116,7 @@ class PromptTrainer(ClipTrainer):
             raise InputError(
                 f"{path} does not fit the model: it holds {_describe(ctx.shape)}, the config asks "
                 f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
-                ".CTX_INIT (or MODEL.BACKBONE.NAME) as they were in training"
+                ".CTX_INIT (or --backbone) as they were in training"
             )
         super().check_checkpoint(checkpoint, path)
         message = self._mismatch(checkpoint, path, "classnames_hash")

@@ -10,8 +10,10 @@ __all__ = ["clean_cfg", "get_cfg_default"]
 
 
 def get_cfg_default() -> CfgNode:
-    """A fresh copy of the default configuration (Dassl 0.6.3, and what is marked as ours)."""
-    return CfgNode(DEFAULTS).clone()
+    """Return a fresh copy of the default configuration."""
+    cfg = CfgNode(DEFAULTS).clone()
+    cfg.OOD.SETS.set_new_allowed(True)
+    return cfg
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:

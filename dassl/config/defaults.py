@@ -1,4 +1,9 @@
-"""Every configuration key and its default. A yacs CfgNode is built from it."""
+"""Every setting and its default, but for the methods' own: those are in trainers/.
+
+Upstream's names and values. A key is here only if something reads it: upstream's settings of
+trainers, transforms and data sets that this project does not have are left out, so that setting
+one is refused as unknown. Keys marked "ours" are not upstream's.
+"""
 
 INPUT = {
     "SIZE": (224, 224),
@@ -18,10 +23,6 @@ INPUT = {
     "CROP_PADDING": 4,
     # random_resized_crop
     "RRCROP_SCALE": (0.08, 1.0),
-    "CUTOUT_N": 1,
-    "CUTOUT_LEN": 16,
-    "GN_MEAN": 0.0,
-    "GN_STD": 0.15,
     "RANDAUGMENT_N": 2,
     "RANDAUGMENT_M": 10,
     "COLORJITTER_B": 0.4,
@@ -36,20 +37,48 @@ INPUT = {
 }
 
 DATASET = {
-    "ROOT": "",
+    # Folder of all data sets (upstream: empty)
+    "ROOT": "data",
     "NAME": "",
+    # Ours: the data set's folder under ROOT. Empty: the data set's own default, `imagenet` for
+    # ImageNet, ROOT itself for ImageFolder
+    "FOLDER": "",
+    # Ours. Empty: all classes, each of which must be there; present: those whose folders exist; or
+    # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
+    # follow the sorted folder names, not the list
+    "CLASSES": "",
+    # Ours: a file of lines `n01440764 tench`, instead of the built-in names
+    "CLASSNAMES_FILE": "",
     "SOURCE_DOMAINS": (),
     "TARGET_DOMAINS": (),
-    "NUM_LABELED": -1,
     # Images a class to train on; below 1: all
     "NUM_SHOTS": -1,
+    # Share of each class that is held out where a set has no test images of its own
     "VAL_PERCENT": 0.1,
-    "STL10_FOLD": -1,
-    "CIFAR_C_TYPE": "",
-    "CIFAR_C_LEVEL": 1,
-    "ALL_AS_UNLABELED": False,
     # all | base | new (CoOp)
     "SUBSAMPLE_CLASSES": "all",
+    # Ours: the image-caption pairs that CLIPN learns from
+    "PAIRS": {
+        # shards | csv | folder | classnames (see datasets/captions.py)
+        "SOURCE": "",
+        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` or a folder of tars, a table, a folder
+        "PATH": "",
+        # Pairs an epoch, another choice of them in each; 0: all
+        "NUM_PAIRS": 0,
+        # csv: columns of the path and of the caption
+        "COLUMNS": ("path", "caption"),
+        # classnames: sentences with {} for the class name
+        "TEMPLATES": ("a photo of a {}.",),
+        # shards: pairs that each worker holds, undecoded, to draw from
+        "SHUFFLE": 2000,
+    },
+}
+
+# Ours: the out-of-distribution sets
+OOD = {
+    # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
+    #        IMAGES: the number that the protocol expects; 0: unknown}
+    "SETS": {}
 }
 
 DATALOADER = {
@@ -80,8 +109,8 @@ DATALOADER = {
 MODEL = {
     # Weights to begin with
     "INIT_WEIGHTS": "",
-    "BACKBONE": {"NAME": "", "PRETRAINED": True},
-    "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
+    # ACTIVATION (ours): quick_gelu | gelu, for files of weights that do not say which
+    "BACKBONE": {"NAME": "", "ACTIVATION": ""},
 }
 
 OPTIM = {
@@ -116,11 +145,10 @@ OPTIM = {
 }
 
 TRAIN = {
-    # Epochs between intermediate checkpoints; 0: none
-    "CHECKPOINT_FREQ": 0,
+    # Epochs between intermediate checkpoints, of which the newest is kept; 0: none (upstream: 0)
+    "CHECKPOINT_FREQ": 1,
     # Batches between progress lines
     "PRINT_FREQ": 10,
-    "COUNT_ITER": "train_x",
 }
 
 TEST = {
@@ -136,48 +164,23 @@ TEST = {
     "FINAL_MODEL": "last_step",
 }
 
-# Settings of upstream's trainers for domain adaptation and semi-supervised learning. We have none
-# of those trainers; the keys stay so that a configuration saved by upstream merges.
-TRAINER = {
-    "NAME": "",
-    "MCD": {"N_STEP_F": 4},
-    "MME": {"LMDA": 0.1},
-    "CDAC": {
-        "CLASS_LR_MULTI": 10,
-        "RAMPUP_COEF": 30,
-        "RAMPUP_ITRS": 1000,
-        "TOPK_MATCH": 5,
-        "P_THRESH": 0.95,
-        "STRONG_TRANSFORMS": (),
-    },
-    "SE": {"EMA_ALPHA": 0.999, "CONF_THRE": 0.95, "RAMPUP": 300},
-    "M3SDA": {"LMDA": 0.5, "N_STEP_F": 4},
-    "DAEL": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
-    "CROSSGRAD": {"EPS_F": 1.0, "EPS_D": 1.0, "ALPHA_F": 0.5, "ALPHA_D": 0.5},
-    "DDAIG": {
-        "G_ARCH": "",
-        "LMDA": 0.3,
-        "CLAMP": False,
-        "CLAMP_MIN": -1.0,
-        "CLAMP_MAX": 1.0,
-        "WARMUP": 0,
-        "ALPHA": 0.5,
-    },
-    "DAELDG": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
-    "DOMAINMIX": {"TYPE": "crossdomain", "ALPHA": 1.0, "BETA": 1.0},
-    "ENTMIN": {"LMDA": 1e-3},
-    "MEANTEACHER": {"WEIGHT_U": 1.0, "EMA_ALPHA": 0.999, "RAMPUP": 5},
-    "MIXMATCH": {"WEIGHT_U": 100.0, "TEMP": 2.0, "MIXUP_BETA": 0.75, "RAMPUP": 20000},
-    "FIXMATCH": {"WEIGHT_U": 1.0, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
+# Ours: what an evaluation computes and keeps
+EVAL = {
+    "SCORES": "all",
+    "TEMPERATURE": 1.0,
+    "LOCAL_WEIGHT": 1.0,
+    "TPR": 0.95,
+    "FEATURES": "output/features",
+    "FEATURES_LIMIT": 20.0,
+    "FEATURES_LOCAL": False,
 }
 
 DEFAULTS = {
-    "VERSION": 1,
     "OUTPUT_DIR": "./output",
     # Folder of an earlier run to go on from; empty: OUTPUT_DIR, if it holds one
     "RESUME": "",
-    # Below 0: not seeded
-    "SEED": -1,
+    # Below 0: not seeded (upstream: -1)
+    "SEED": 1,
     "USE_CUDA": True,
     "VERBOSE": True,
     "INPUT": INPUT,
@@ -187,5 +190,8 @@ DEFAULTS = {
     "OPTIM": OPTIM,
     "TRAIN": TRAIN,
     "TEST": TEST,
-    "TRAINER": TRAINER,
+    "OOD": OOD,
+    "EVAL": EVAL,
+    # NAME, and a node for each registered trainer
+    "TRAINER": {"NAME": ""},
 }

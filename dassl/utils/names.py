@@ -9,6 +9,9 @@ from difflib import SequenceMatcher
 
 from .errors import InputError, UnknownNameError
 
+NEAR = 0.6  # similarity, from 0 to 1, of a name that may have been meant
+LISTED = 12  # names in a message
+
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
     """Return the string of `b` most similar to `a` (case ignored), None if `b` is empty."""
@@ -18,16 +21,25 @@ def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
 nearest_name = get_most_similar_str_to_a_from_b
 
 
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return what helps the user who typed the unknown `name`: known names, and the one meant."""
+    known = list(known)
+    nearest = nearest_name(name, known)
+    is_near = nearest is not None and _similarity(name, nearest) >= NEAR
+    if len(known) <= LISTED:
+        listed = [f"Known: {', '.join(known) or 'none'}."]
+    else:
+        listed = [] if is_near else [f"There are {len(known)}: {', '.join(known[:LISTED])}, ..."]
+    return " ".join(listed + [f"Did you mean {nearest!r}?"] * is_near)
+
+
 def check_availability(requested: str, available: Iterable[str], what: str = "name") -> None:
     """Raise UnknownNameError unless `requested` is in `available`; `what` names the kind."""
     available = list(available)
-    if requested in available:
-        return
-    nearest = nearest_name(str(requested), available)
-    raise UnknownNameError(
-        f"Unknown {what} {str(requested)!r}. Known: {', '.join(available) or 'none'}."
-        + (f" Did you mean {nearest!r}?" if nearest is not None else "")
-    )
+    if requested not in available:
+        raise UnknownNameError(
+            f"Unknown {what} {str(requested)!r}. {suggest(str(requested), available)}"
+        )
 
 
 def check_set_name(name: str) -> None:

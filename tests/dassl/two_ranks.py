@@ -28,7 +28,6 @@ from dassl.engine import SimpleTrainer
 from dassl.evaluation.evaluator import Classification
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
-from datasets.config import add_dataset_cfg
 from tests.golden.weights import make_state_dict
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
@@ -216,7 +215,6 @@ def seeds():
 def pairs():
     """Captions of two epochs of shards of 3, 4, 2 and 4 pairs, in batches of 4 of all ranks."""
     cfg = get_cfg_default()
-    add_dataset_cfg(cfg)
     cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH, cfg.SEED = "shards", "{0..3}.tar", -1
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 4, 0
     with tempfile.TemporaryDirectory() as cfg.DATASET.ROOT:

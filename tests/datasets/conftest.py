@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from dassl.config import get_cfg_default
-from datasets.config import add_dataset_cfg
 
 
 def _image_bytes() -> bytes:
@@ -35,7 +34,6 @@ def tree(tmp_path):
 def cfg(tmp_path):
     """A Dassl config with this room's keys, DATASET.ROOT at the temporary folder, seed 1."""
     config = get_cfg_default()
-    add_dataset_cfg(config)
     config.DATASET.ROOT = str(tmp_path)
     config.SEED = 1
     return config

@@ -22,7 +22,6 @@ from dassl.utils.errors import InputError
 from datasets.check import contents
 from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.survey import check
-from datasets.config import add_dataset_cfg
 from datasets.ood_sets import load_ood_sets
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
@@ -45,7 +44,6 @@ def write(folder: Path, count: int, ending: str = "png") -> list[Path]:
 
 def config(root: Path, name="ImageFolder", **folders: str):
     cfg = get_cfg_default()
-    add_dataset_cfg(cfg)
     cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = str(root), name, 1
     cfg.DATASET.FOLDER = "pets" if name == "ImageFolder" else ""
     sets = {key: CN({"FOLDERS": [folder], "IMAGES": 0}) for key, folder in folders.items()}

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 import datasets  # noqa: F401  registers the data sets
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.classnames import imagenet_wnids, read_class_list
-from run import config
+from run.settings import read_config_file
 
 ROOT = Path(__file__).parents[2]
 YAMLS = sorted((ROOT / "configs" / "datasets").glob("*.yaml"))
@@ -19,7 +19,7 @@ SUBSETS = {"imagenet10": 10, "imagenet20": 20, "imagenet100": 100}
 
 def merge(cfg, path):
     """As the entry points read a YAML: over the one that it names as `_BASE_`."""
-    cfg.merge_from_other_cfg(CfgNode(config._read_yaml(path)))
+    cfg.merge_from_other_cfg(CfgNode(read_config_file(path)))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)

@@ -18,7 +18,7 @@ from ood import evaluation
 from ood.decisions import DECISIONS
 from ood.evaluation import Batch, BatchScores, score_batch, score_sets
 from ood.scoring import compute_scores, get_scores
-from run.config import default_cfg
+from run.settings import default_cfg
 
 
 @pytest.fixture

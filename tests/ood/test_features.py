@@ -22,7 +22,7 @@ from ood import features as features_module
 from ood.evaluation import score_sets
 from ood.features import FeatureStore, FeatureWriter, KeptFeatures, signed
 from ood.scoring import get_scores
-from run.config import default_cfg
+from run.settings import default_cfg
 
 BATCH = 3
 GLOBAL_SCORES = ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import eval_ood
-from ood.config import EVAL
+from dassl.config.defaults import EVAL
 from run import command
 from tests.worlds import SEED1, flags, pets_world, script
 

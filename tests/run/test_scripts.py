@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from run.flags import make_parser
 from tests.worlds import ROOT, script
 
 pytestmark = pytest.mark.slow  # processes
@@ -68,3 +69,38 @@ def test_clipns_positional_scripts(world, trained, tmp_path):
         world, "clipn/eval.sh", f"{world}/data", "imagefolder", "tiny", "published", run, *pets[:2]
     )
     assert "ATD" in json.loads((run / "results.json").read_text(encoding="utf-8"))["figures"]
+
+
+@pytest.mark.parametrize(
+    "name, positional",
+    [
+        ("locoop/train", ["end", 16, 1, "False", 0.25, 200]),
+        ("coop/train", ["end", 16, -1, "False"]),
+        ("clipn/train", ["learnable", -1]),
+        ("locoop/eval", [1, "run"]),
+        ("coop/eval", [1, "run"]),
+        ("clipn/eval", ["imagenet80", "run"]),
+        ("locoop/demo_visualization", ["run", "image.jpg", 3]),
+        ("coop/demo_visualization", ["run", "image.jpg", 3]),
+    ],
+)
+def test_flags_and_pairs_may_follow_the_positional_arguments(
+    world, tmp_path, monkeypatch, name, positional
+):
+    """What the scripts hand on, to a Python that prints its arguments."""
+    echo = tmp_path / "python"
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    echo.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(echo))
+    monkeypatch.setenv("SEEDS", "7")
+    more = ["DATASET.CLASSES", "present", "--backbone", "RN50", "OPTIM.LR", "0.1"]
+    done = script(world, f"{name}.sh", "data", "imagenet", "vit_b16_ep50", *positional, *more)
+    words = done.stdout.split("\n")
+    args = make_parser("").parse_known_args(words[1:])[0]
+    assert (args.root, args.dataset, args.backbone) == ("data", "imagenet", "RN50")
+    assert args.seed == 7 or "train" not in name
+    assert "OPTIM.LR\n0.1" in done.stdout and "DATASET.CLASSES\npresent" in done.stdout
+    for value in positional:
+        assert str(value) in words
+    done = script(world, f"{name}.sh", "data", "imagenet", "--backbone", "RN50", check=False)
+    assert done.returncode == 2 and "usage:" in done.stderr

@@ -467,7 +467,7 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
     [
         (["--trainers", "CoOp,LoCop"], "LoCoOp"),
         (["--set", "OPTIM.LR"], "write KEY=VALUE"),
-        (["--set", "OPTIM.LRR=1,2"], "Nearest: OPTIM.LR"),
+        (["--set", "OPTIM.LRR=1,2"], "Did you mean 'OPTIM.LR'?"),
         (
             ["--set", "TRAINER.CLIPN.VARIANT=learnable"],
             "no trainer of this study (CoOp, LoCoOp) has",

@@ -40,6 +40,14 @@ def test_training_leaves_dassls_layout(trained):
     assert len(split["train"]) == 8 and split["seed"] == 1
 
 
+def test_a_log_says_what_matters_and_no_more(trained):
+    lines = (trained / "log.txt").read_text(encoding="utf-8").splitlines()
+    begun = next(i for i, line in enumerate(lines) if line.startswith("epoch [1/3]"))
+    assert begun < 40 and len(lines) < 70
+    text = "\n".join(lines)
+    assert "LAMBDA 0.25" in text and "torch" in text and "RMSPROP" not in text
+
+
 def test_same_seed_same_context_other_seed_other(world, trained, call, tmp_path):
     def context(folder):
         path = folder / "prompt_learner/model.pth.tar-3"
@@ -157,8 +165,8 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
     "extra, words",
     [
         (["--trainer", "LoCop"], "LoCoOp"),
-        (["--dataset", "imagenett", "--dataset-config-file", ""], "Nearest: 'imagenet'"),
-        (["--config", "vit_b16_ep5", "--config-file", ""], "Nearest: 'vit_b16_ep50'"),
+        (["--dataset", "imagenett", "--dataset-config-file", ""], "Did you mean 'imagenet'?"),
+        (["--config", "vit_b16_ep5", "--config-file", ""], "Did you mean 'vit_b16_ep50'?"),
         (["--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["--config-file", "WORLD/loop.yaml"], "its own _BASE_"),
         (["--topk", "5"], "between 1 and the number of classes"),
@@ -173,12 +181,11 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
         (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
         (["--output-dir", "/dev/null/run"], "/dev/null"),
-        (["OPTIM.LRR", "0.1"], "Nearest: OPTIM.LR"),
+        (["OPTIM.LRR", "0.1"], "Did you mean 'OPTIM.LR'?"),
         (["OPTIM.LR", "fast"], "OPTIM.LR"),
         (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
         (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
-        (["INPUT.INTERPOLATION", "bilinear"], "the model wants bicubic"),
-        (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, amp, amp_bf16, fp16"),
+        (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, tf32, amp, amp_bf16, fp16"),
         (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
         (["--shots", "0"], "NUM_SHOTS"),
     ],

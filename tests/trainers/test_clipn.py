@@ -16,8 +16,7 @@ from clip.negation import draw
 from dassl.data.transforms import build_transform
 from dassl.utils import InputError
 from datasets.captions import as_bytes, build_pairs_loader, bytes_held, from_bytes, value_table
-from run import config
-from run.config import default_cfg
+from run.settings import default_cfg, merge, read_config_file
 from tests.golden import weights_clipn
 from trainers import clipn
 from trainers.clipn import CLIPN, BranchTexts, clipn_losses, tokenize_cut
@@ -463,7 +462,7 @@ def test_features_of_bytes_are_those_of_floats(make_trainer):
 def test_loading_fits_into_six_gib(name):
     path = Path(__file__).parents[2] / f"configs/trainers/CLIPN/{name}.yaml"
     cfg = default_cfg()
-    config._merge(cfg, config._read_yaml(path), str(path))
+    merge(cfg, read_config_file(path), str(path))
     assert bytes_held(cfg) < 6 * 2**30
 
 

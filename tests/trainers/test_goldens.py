@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
-from run.config import default_cfg
+from run.settings import default_cfg
 
 EPS = float(np.finfo(np.float32).eps)
 GOLDEN_CONFIG = {

@@ -1,0 +1,185 @@
+"""Settings: their defaults, how files and words set them, and which values no run could have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+import trainers  # noqa: F401  (registers the trainers)
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import flatten
+from dassl.utils.errors import InputError
+from dassl.utils.names import suggest
+
+HERE = Path(__file__).resolve().parents[1]
+
+LOWEST = {
+    "SEED": -1,
+    "OPTIM.LR": 0,
+    "OPTIM.MAX_EPOCH": 1,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
+    "DATALOADER.TEST.BATCH_SIZE": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+def default_cfg() -> CfgNode:
+    """Return the default config, with a node for every registered trainer."""
+    cfg = get_cfg_default()
+    for name in TRAINER_REGISTRY.registered_names():
+        trainer = TRAINER_REGISTRY.get(name)
+        if trainer.CONFIG_KEY:
+            cfg.TRAINER[trainer.CONFIG_KEY] = trainer.CONFIG.clone()
+    return cfg
+
+
+def keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings and groups of settings."""
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from keys(value, f"{prefix}{key}.")
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """Return the value of the dotted `key`, None if there is no such setting."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Return the settings in a YAML file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or holds something other than settings.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config file {path} holds no settings (KEY: value lines)")
+    return content
+
+
+def read_config_file(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
+    """Return the settings of a YAML file on top of those of its `_BASE_`, a file beside it."""
+    # Names are looked up beside the code, so that the commands run from any folder.
+    file = Path(path) if Path(path).exists() else HERE / path
+    content = read_yaml(file)
+    base = content.pop("_BASE_", None)
+    if base is None:
+        return content
+    chain = (*above, file.resolve())
+    if (file.parent / base).resolve() in chain:
+        raise InputError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
+    return _over(read_config_file(file.parent / base, chain), content)
+
+
+def _over(base: dict, top: dict) -> dict:
+    """Return `base` updated with `top`, node by node."""
+    merged = base | top
+    for key in base.keys() & top.keys():
+        if isinstance(base[key], dict) and isinstance(top[key], dict):
+            merged[key] = _over(base[key], top[key])
+    return merged
+
+
+def merge(cfg: CfgNode, content: dict, source: str) -> None:
+    """Set what `content`, read from `source`, says."""
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except KeyError as error:
+        raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
+    except (ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def in_pairs(words: list[str]) -> list[tuple[str, str]]:
+    """Return the settings KEY VALUE KEY VALUE ... of a command line."""
+    if len(words) % 2:
+        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(words)}")
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
+    """Set each key to its value, as typed on a command line."""
+    for key, value in pairs:
+        try:
+            cfg.merge_from_list([key, _typed(cfg, key, value)])
+        except (KeyError, AssertionError, AttributeError) as error:
+            raise InputError(_unknown_key(cfg, key)) from error
+        except (ValueError, SyntaxError) as error:
+            why = _is_a_group(cfg, key) or str(error)
+            raise InputError(f"{key} {value!r}: {why}") from error
+
+
+def _typed(cfg: CfgNode, key: str, value: str) -> Any:
+    """Return `value` as the number or text that the setting is; yacs reads all others.
+
+    `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
+    """
+    now = value_of(cfg, key)
+    if isinstance(now, str):
+        return repr(value)
+    try:
+        return float(value) if isinstance(now, float) else value
+    except ValueError:
+        return value
+
+
+def _is_a_group(cfg: CfgNode, key: str) -> str:
+    node = value_of(cfg, key)
+    if not isinstance(node, CfgNode):
+        return ""
+    return f"this is a group of settings, name one of them: {', '.join(f'{key}.{k}' for k in node)}"
+
+
+def _unknown_key(cfg: CfgNode, key: str) -> str:
+    key = key.removeprefix("Non-existent config key: ")
+    return f"unknown setting {key}. {suggest(key, keys(cfg))}"
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Refuse values that would fail deep inside torch or numpy, or train nothing.
+
+    Raises:
+        InputError: a setting without a value, a number that is not finite or out of its range.
+    """
+    values = flatten(cfg)
+    for key, value in values.items():
+        if value is None:  # what `KEY:` in a YAML file sets
+            raise InputError(f"{key} has no value: give it one, or leave the line out")
+        if not all(map(math.isfinite, _numbers(value))):
+            raise InputError(f"{key} is {value}, it must be a finite number")
+    for key, low in LOWEST.items():
+        if values[key] < low:
+            raise InputError(f"{key} is {values[key]}, it must be at least {low}")
+    if cfg.SEED >= 2**32:
+        raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
+
+
+def describe(cfg: CfgNode) -> str:
+    """Return the settings that differ from the defaults, and all of the method's own, in lines."""
+    usual, groups = flatten(default_cfg()), {}
+    own = f"TRAINER.{TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY}."
+    for key, value in flatten(cfg).items():
+        group, _, name = key.rpartition(".") if key.startswith(own) else key.partition(".")
+        if (key.startswith(own) or usual.get(key) != value) and group != "OOD":
+            groups.setdefault(group, []).append(f"{name} {value}".strip())
+    return "\n".join(f"  {group}: {', '.join(values)}" for group, values in groups.items())
+
+
+def _numbers(value: object) -> list[float]:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, float)]

@@ -1,0 +1,161 @@
+"""Settings: each is read, listed where one looks, checked, and set by words in any order."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+from yacs.config import CfgNode
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import InputError, UnknownNameError
+from dassl.utils.names import check_availability
+from run.config import build_cfg
+from run.flags import as_words, choose, make_parser
+from run.settings import default_cfg, describe, keys, read_config_file, value_of
+from tests.worlds import ROOT
+
+YAMLS = sorted(ROOT.glob("configs/trainers/*/*.yaml"))
+
+
+def built(*words: str) -> CfgNode:
+    return build_cfg(make_parser("").parse_args(["--trainer", "LoCoOp", *words]))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_config_lists_its_methods_numbers_and_says_what_to_expect(path):
+    kind = TRAINER_REGISTRY.get(path.parent.name)
+    listed = read_config_file(path)["TRAINER"][kind.CONFIG_KEY]
+    assert set(listed) == set(kind.CONFIG)
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    assert "et al." in head and "#   bash scripts/" in head
+    assert any(words in head for words in ("Expected", "not yet run", "Figures: README"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_first_config_of_a_method_has_the_methods_defaults(path):
+    kind = TRAINER_REGISTRY.get(path.parent.name)
+    content = read_config_file(path)["TRAINER"][kind.CONFIG_KEY]
+    if "_BASE_" not in path.read_text(encoding="utf-8"):
+        own = set(kind.CONFIG) - set(kind.INCIDENTAL)
+        assert {key: content[key] for key in own} == {key: kind.CONFIG[key] for key in own}
+
+
+def read_names() -> set[tuple[str, ...]]:
+    """The settings that the code reads: (OPTIM, LR) of `cfg.OPTIM.LR`, (LR,) of `settings.LR`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = {("COLORJITTER_" + letter,) for letter in "BCSH"}  # by an index
+    for file in map(Path, listed.stdout.split()):
+        if file.parts[0] in ("tests", "benchmarks") or not (ROOT / file).exists():
+            continue
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            chain: list[str] = []
+            while isinstance(node, ast.Attribute) and node.attr.isupper():
+                chain.insert(0, node.attr)
+                node = node.value
+            names.add(tuple(chain))
+    return names - {()}
+
+
+def test_every_setting_is_read_somewhere():
+    cfg, read = default_cfg(), read_names()
+    leaves = [key for key in keys(cfg) if not isinstance(value_of(cfg, key), CfgNode)]
+    assert len(leaves) > 80
+    unread = [
+        key
+        for key in leaves
+        if not any(key.split(".")[-len(name) :] == list(name) for name in read)
+    ]
+    assert not unread
+
+
+FLOATS = [key for key in keys(default_cfg()) if isinstance(value_of(default_cfg(), key), float)]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_every_number_must_be_finite(value):
+    cfg = built()
+    of_this_run = [key for key in FLOATS if value_of(cfg, key) is not None]
+    assert len(of_this_run) > 12
+    for key in of_this_run:
+        with pytest.raises(InputError, match=f"{key} is {value}, it must be a finite number"):
+            built(key, value)
+    with pytest.raises(InputError, match=r"PIXEL_STD .*finite"):
+        built("INPUT.PIXEL_STD", "[1.0, 1e999, 1.0]")
+
+
+def test_settings_of_another_method_are_refused():
+    for key in ("TRAINER.CLIPN.MICRO_BATCH", "TRAINER.COOP.N_CTX"):
+        owner = {"CLIPN": "CLIPN", "COOP": "CoOp"}[key.split(".")[1]]
+        with pytest.raises(InputError, match=f"{key} is a setting of {owner}, not LoCoOp"):
+            built(key, "4")
+    with pytest.raises(InputError, match="--trainer CoOp"):
+        built("TRAINER.NAME", "CoOp")
+    assert set(built().TRAINER) == {"NAME", "LOCOOP"}
+
+
+def test_what_a_setting_sets_is_not_set_again():
+    cfg = built("SEED", "5", "OUTPUT_DIR", "here", "RESUME", "there")
+    assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.RESUME) == (5, "here", "there")
+    assert built("--seed", "0").SEED == 0 and built().SEED == 1
+
+
+def test_flags_are_understood_before_between_and_behind_settings():
+    for words in (
+        "--seed 3 --shots 4 OPTIM.LR 0.5 OPTIM.MAX_EPOCH 2",
+        "OPTIM.LR 0.5 --seed 3 OPTIM.MAX_EPOCH 2 --shots 4",
+        "OPTIM.LR 0.5 OPTIM.MAX_EPOCH 2 --shots 4 --seed=3",
+    ):
+        cfg = built(*words.split())
+        found = cfg.SEED, cfg.DATASET.NUM_SHOTS, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH
+        assert found == (3, 4, 0.5, 2)
+    assert built("SEED", "-1", "OPTIM.WEIGHT_DECAY", "-1e-3").OPTIM.WEIGHT_DECAY == -1e-3
+
+
+def test_an_unknown_flag_is_named(capsys):
+    with pytest.raises(SystemExit):
+        built("OPTIM.LR", "0.5", "--lambda_valeu", "1")
+    said = capsys.readouterr().err
+    assert "unknown flag --lambda_valeu. Did you mean '--lambda_value'?" in said
+    assert len(said.splitlines()) < 6
+
+
+def test_a_far_name_is_answered_with_the_names_there_are():
+    with pytest.raises(UnknownNameError) as error:
+        check_availability("MaPLe", TRAINER_REGISTRY.registered_names(), what="trainer")
+    assert str(error.value).endswith("Known: CLIPN, CoOp, LoCoOp, ZeroshotCLIP.")
+    with pytest.raises(UnknownNameError, match=r"There are 30: a0, .*\.\.\.$"):
+        check_availability("golden retriever", [f"a{i}" for i in range(30)])
+
+
+def test_help_states_the_defaults():
+    parser = make_parser("")
+    helped = " ".join(parser.format_help().split())
+    flags = (
+        "--root --dataset --config --backbone --ood-data --shots --seed --output-dir --load-epoch "
+        "--lambda_value --topk"
+    )
+    for flag in flags.split():
+        assert "(default: " in helped.partition(f" {flag} ")[2].split(" --")[0], flag
+    parser.add_argument("--more", default=7, help="so many")
+    assert "so many (default: 7)" in parser.format_help()
+
+
+def test_arguments_and_their_command_line_are_the_same():
+    words = ["--trainer", "LoCoOp", "--shots", "4", "--ood-data", "a", "--ood-data", "b=c"]
+    args = make_parser("").parse_args([*words, "--lambda_value", "0.5", "OPTIM.LR", "0.1"])
+    assert make_parser("").parse_args(as_words(args)) == args
+    other = choose(args, seed=3)
+    assert other.seed == 3 and argparse.Namespace(**{**vars(other), "seed": None}) == args
+
+
+def test_what_is_printed_of_a_config_is_what_matters():
+    text = describe(built("--seed", "3"))
+    assert "SEED: 3" in text and "TRAINER.LOCOOP: " in text and "LAMBDA 0.25" in text
+    assert "WARMUP_EPOCH 1" in text and "RMSPROP_ALPHA" not in text
+    assert len(text.splitlines()) < 12
