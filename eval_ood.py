@@ -14,8 +14,8 @@ from dassl.engine import build_trainer
 from dassl.utils import memory_errors_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
-from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
+from datasets.needs import EVALUATION
 from datasets.ood_sets import load_ood_sets
 from detector.calibration import TPR, calibrate, check_tpr
 from detector.detector_file import Recipe, write_recipe

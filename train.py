@@ -6,13 +6,13 @@ from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, full_disk_named, set_random_seed, setup_logger
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
-from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
-from datasets.needs import missing_images, trains_on_names
+from datasets.needs import Needs, missing_images
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import RunState, finish_run, locked, open_run, what_is_kept
+from run.needs import training_needs
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main() -> None:
     if args.eval_only or args.no_train:
         setup_logger()
         if args.eval_only:
-            require_data(cfg, EVALUATION, ood=False)
+            require_data(cfg, Needs.TEST)
         trainer = build_trainer(cfg)
         if args.eval_only:
             trainer.load_model(args.model_dir, args.load_epoch)
@@ -70,13 +70,15 @@ def start(cfg, state: RunState) -> None:
 
 def begin(cfg, state: RunState, **options):
     """The trainer of an opened run, built with `options`, the generators seeded for it."""
-    require_data(cfg, TRAINING)
+    needs = training_needs(cfg)
+    require_data(cfg, needs)
     logger.info("%s run in %s", state.value, cfg.OUTPUT_DIR)
     logger.info("** Config **\n%s\n** System **\n%s", cfg, collect_env_info())
     if cfg.SEED >= 0:
         logger.info("Setting fixed seed: %d", cfg.SEED)
         set_random_seed(cfg.SEED)
-    if trains_on_names(cfg) and (why := missing_images(cfg)):
+    if not needs & Needs.TEST:
+        why = missing_images(cfg)
         logger.warning("There is no final test, and training needs the class names alone: %s", why)
         return build_trainer(untested(cfg), images=False, **options)
     return build_trainer(cfg, **options)

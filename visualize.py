@@ -16,9 +16,8 @@ from tqdm import tqdm
 from dassl.engine import build_trainer
 from dassl.utils import atomic_write, nearest_name, read_image, setup_logger
 from dassl.utils.errors import InputError
-from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
-from datasets.needs import names_known
+from datasets.needs import Needs, names_known
 from ood.regions import (
     check_top_k,
     id_irrelevant_regions,
@@ -32,6 +31,8 @@ from run.config import build_cfg
 from run.flags import make_parser
 
 logger = logging.getLogger(__name__)
+
+FEW = 20  # class names that a message lists
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def build(cfg, images: bool):
     """The trainer; of the ID set the class names alone, where no more is asked for or needed."""
     if not images and names_known(cfg):
         return build_trainer(cfg, images=False)
-    require_data(cfg, EVALUATION, ood=False)
+    require_data(cfg, Needs.TEST)
     return build_trainer(cfg)
 
 
@@ -131,7 +132,11 @@ def find_label(asked: str, names: list[str]) -> int:
         return int(asked)
     raise InputError(
         f"--label {asked!r} is neither a class name nor an index from 0 to {len(names) - 1}. "
-        f"Nearest name: {nearest_name(wanted, plain)!r}"
+        + (
+            f"Classes: {', '.join(names)}"
+            if len(names) <= FEW
+            else f"Nearest name: {nearest_name(wanted, plain)!r}"
+        )
     )
 
 

@@ -18,6 +18,9 @@ def add_dataset_cfg(cfg: CN) -> None:
     ``DATASET.CLASSNAMES_FILE``: a file of ``n01440764 tench`` lines that wins over the
     built-in names.
 
+    ``DATASET.DOWNLOAD``: where the data set can be had, or the command that makes it, for the data
+    check; ``{root}`` stands for the data root. OOD sets and pairs have such a line of their own.
+
     ``OOD.SETS.<name>``: ``FOLDERS``, the names tried in turn under DATASET.ROOT (absolute paths
     are taken as they are; an empty list leaves the set out), and ``IMAGES``, the count the
     protocol expects (0 = unknown).
@@ -32,10 +35,12 @@ def add_dataset_cfg(cfg: CN) -> None:
     cfg.DATASET.FOLDER = ""
     cfg.DATASET.CLASSES = ""
     cfg.DATASET.CLASSNAMES_FILE = ""
+    cfg.DATASET.DOWNLOAD = ""
     cfg.DATASET.PAIRS = CN(
         {
             "SOURCE": "",
             "PATH": "",
+            "DOWNLOAD": "",
             "NUM_PAIRS": 0,
             "COLUMNS": ("path", "caption"),
             "TEMPLATES": ("a photo of a {}.",),

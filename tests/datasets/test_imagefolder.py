@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-import datasets.folders as folders
+import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
@@ -83,9 +83,9 @@ def test_few_shots_of_the_config(tree, build, cfg):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(PETS)
     listed = []
-    original = folders.image_names
+    original = splits.image_names
     monkeypatch.setattr(
-        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build()
     assert dataset.num_classes == 2 and dataset.lab2cname == {0: "cat", 1: "polar bear"}
@@ -146,7 +146,7 @@ BAD_TREES = {
     ),
     "class without images": (
         {"pets/val/cat": 1, "pets/val/dog": 0},
-        r"1 of 2 class folders in .*pets/val hold no images: dog. Allowed: \.bmp",
+        r"1 of 2 class folders in .*pets/val hold no images: dog. .*\.jpg, \.png",
     ),
 }
 
@@ -176,9 +176,24 @@ def test_bad_trees_are_refused(tree, build, case):
         build(FOLDER="pets")
 
 
-def test_a_split_under_another_name_is_not_passed_over(tree, build):
-    tree({"pets/train/cat": 2, "pets/Validation/cat": 2})
-    with pytest.raises(InputError, match="Validation would be passed over.*call it val or test"):
+@pytest.mark.parametrize("name", ["Validation", "valid", "VAL", "test", "Testing"])
+def test_a_split_under_a_usual_name_is_taken(tree, build, name):
+    tree({"pets/train/cat": 3, f"pets/{name}/cat": 2})
+    data = build(FOLDER="pets")
+    assert len(data.test) == 2 and len(data.train_x) == 3
+
+
+@pytest.mark.parametrize(
+    "folders, words",
+    [
+        ({"train/cat": 2, "valid/cat": 1, "validation/cat": 1}, "valid and validation may be"),
+        ({"training/1": 2, "walking/1": 2}, "training may be the train images or a class"),
+        ({"dev/1": 2, "walking/1": 2}, "dev may be the val images or a class"),
+    ],
+)
+def test_a_split_that_may_be_a_class_or_another_is_refused(tree, build, folders, words):
+    tree(under("pets", folders))
+    with pytest.raises(InputError, match=words):
         build(FOLDER="pets")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-import datasets.folders as folders
+import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
@@ -106,9 +106,9 @@ def test_training_needs_the_training_folders(tree, build):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(images("val", [TENCH]) | images("train", [TENCH], 3))
     listed = []
-    original = folders.image_names
+    original = splits.image_names
     monkeypatch.setattr(
-        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build(CLASSES=TENCH)
     assert len(dataset.test) == 1 and not any("/train/" in folder for folder in listed)

@@ -67,13 +67,6 @@ def test_class_folders_alone_are_an_id_set(tree, cfg, prefix):
     assert [x.impath for x in ImageFolder(cfg).test] == [x.impath for x in data.test]
 
 
-def test_a_misnamed_split_is_no_class(tree, cfg):
-    tree({"pets/training/cat": 1, "pets/validation/cat": 1})
-    cfg.DATASET.FOLDER = "pets"
-    with pytest.raises(InputError, match="taken for a class called 'training'.*call it train, val"):
-        ImageFolder(cfg)
-
-
 def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
     tree({"shop/cat": 2, "odd/images": 1, "a=b": 1})
     monkeypatch.chdir(tmp_path)
@@ -88,10 +81,12 @@ def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
     assert folder_name("shop/train/") == "shop"
 
 
-def test_missing_folders_and_equal_names_are_told(tree, cfg, tmp_path, monkeypatch):
-    tree({"a/odd": 1, "b/odd": 1})
+def test_missing_folders_and_equal_names_are_refused(tree, cfg, tmp_path, monkeypatch):
+    tree({"a/odd": 1, "b/odd": 1, "c/Odd": 1})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="two sets are called 'odd'.*odd1="):
         use_ood_folders(cfg, ["a/odd", "b/odd"])
+    with pytest.raises(InputError, match="'odd' .in any case of letters.*odd1=.*Odd2="):
+        use_ood_folders(cfg, ["a/odd", "c/Odd"])
     with pytest.raises(InputError, match=r"--id-data pets: .*pets does not exist. Name a folder"):
         use_id_folder(cfg, "pets")
