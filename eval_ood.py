@@ -1,4 +1,4 @@
-"""Evaluate OOD detection: python eval_ood.py --model-dir DIR; without --model-dir, zero-shot CLIP."""
+"""Evaluate OOD detection: python eval_ood.py --model-dir DIR; without it, zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from dassl.data import build_data_loader
 from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
-from dassl.utils import memory_errors_named, set_random_seed, setup_logger
+from dassl.utils import explain_out_of_memory, set_random_seed, setup_logger
 from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
@@ -106,7 +106,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def asked(args: argparse.Namespace) -> dict:
-    """What `args` ask for, beside the config: the names of scores, or "all", their parameters, ..."""
+    """Return what `args` ask for beside the config: names of scores or "all", parameters, ..."""
     names = "all" if args.scores == "all" else [name.strip() for name in args.scores.split(",")]
     return {
         "scores": names,
@@ -137,7 +137,7 @@ def evaluate(cfg, args: argparse.Namespace) -> None:
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
-    with memory_errors_named(f"scoring on {trainer.device}", size):
+    with explain_out_of_memory(f"scoring on {trainer.device}", size):
         evaluation = score_sets(
             trainer.model,
             {ID: trainer.dm.dataset.test, **sets},

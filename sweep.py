@@ -21,7 +21,7 @@ import eval_ood
 import train
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import RunLog, atomic_write, full_disk_named, setup_logger, write_json
+from dassl.utils import RunLog, atomic_write, explain_full_disk, setup_logger, write_json
 from dassl.utils.errors import InputError
 from results import runs as evaluations
 from results import tables
@@ -115,7 +115,7 @@ def whole_numbers(text: str) -> list[int]:
 def isolated(name: str, failed: Failures) -> Iterator[None]:
     """What goes wrong inside is told, and is the own trouble of the run called `name`."""
     try:
-        with full_disk_named():
+        with explain_full_disk():
             yield
     except Exception as error:
         failed[name] = reason(error)

@@ -1,10 +1,10 @@
-"""Train a method on few-shot images: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
+"""Train a method: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
 
 import logging
 
 from dassl import distributed
 from dassl.engine import build_trainer
-from dassl.utils import collect_env_info, full_disk_named, set_random_seed, setup_logger
+from dassl.utils import collect_env_info, explain_full_disk, set_random_seed, setup_logger
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.layout import require_data
 from datasets.needs import Needs, missing_images
@@ -52,7 +52,7 @@ def train(cfg) -> None:
 def start(cfg, state: RunState) -> None:
     """Train to the end; what stops it on the way also tells what is kept."""
     try:
-        with full_disk_named():
+        with explain_full_disk():
             setup_logger(cfg.OUTPUT_DIR)
             begin(cfg, state).train()
             if distributed.is_main():

@@ -1,4 +1,4 @@
-"""Region map of an image: python visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
+"""Draw region maps: python visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
 
 from __future__ import annotations
 

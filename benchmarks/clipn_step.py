@@ -22,17 +22,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import open_clip  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import open_clip
+import torch
+import torch.nn.functional as F
 
-from benchmarks.train_step import machine, save  # noqa: E402
-from clip import ClipModel, NoTextEncoder, tokenize  # noqa: E402
-from clip.model import TextTower  # noqa: E402
-from clip.prompted import TwoBranchCLIP  # noqa: E402
-from clip.templates import IMAGENET80  # noqa: E402
-from ood.scoring import compute_scores, get_scores, required_inputs  # noqa: E402
-from trainers.clipn import clipn_losses, normalised  # noqa: E402
+from benchmarks.train_step import machine, save
+from clip import ClipModel, NoTextEncoder, tokenize
+from clip.model import TextTower
+from clip.prompted import TwoBranchCLIP
+from clip.templates import IMAGENET80
+from ood.scoring import compute_scores, get_scores, required_inputs
+from trainers.clipn import clipn_losses, normalised
 
 KINDS = ("plain", "ours")
 CAPTION = "a small dog runs across the wet grass with a stick in its mouth"  # 15 tokens
@@ -74,7 +74,8 @@ def main() -> None:
         for (name, unit), values in zip(UNITS.items(), figures.values(), strict=True):
             plain, ours = (values[kind] for kind in KINDS)
             print(
-                f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} | {plain / ours:.2f} |"
+                f"| {measure}, {name} | {plain:.2f} {unit} | {ours:.2f} {unit} "
+                f"| {plain / ours:.2f} |"
             )
     save("clipn_step", about, raw=raw)
 

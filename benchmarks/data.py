@@ -2,11 +2,12 @@
 
 JPEGs of ImageNet's usual size (500 x 375, about 110 kB) are made on the spot; the transforms are
 those of CoOp and LoCoOp (random resized crop to 224, flip, normalise; batch 32). Epochs of both
-loaders take turns, and ratios are medians over the turns. Both give the same batches, bit for bit,
+loaders take turns, and ratios are medians over the turns; on a machine that others use as well the
+CPU time of an image says more than the images per second. Both give the same batches, bit for bit,
 which is checked first.
 
-    python benchmarks/data.py                     # 0 and 2 workers
-    python benchmarks/data.py --workers 0 4 8
+    python benchmarks/data.py                     # 8 workers, as configured, and 0 and 2
+    python benchmarks/data.py --images 480 --repeats 3 --workers 8
 
 Beside it, what one image costs one core, step by step.
 """
@@ -63,6 +64,8 @@ def config(root: Path, workers: int, gib: float):
             workers,
             "DATALOADER.DECODED.GIB",
             gib,
+            "DATALOADER.DECODED.FOLDER",
+            str(root / "decoded"),
             "INPUT.INTERPOLATION",
             "bicubic",
             "INPUT.TRANSFORMS",
@@ -90,25 +93,35 @@ def check_same(loaders: dict) -> None:
             raise SystemExit("the loaders' batches differ: nothing was measured")
 
 
-def images_per_second(loader) -> float:
-    start, count = time.perf_counter(), 0
+def measure(loader) -> tuple[float, float]:
+    """Return images per second of an epoch, and milliseconds of CPU an image took."""
+    workers = getattr(loader._iterator, "_workers", [])
+    processes = [os.getpid(), *(worker.pid for worker in workers)]
+    start, cpu, count = time.perf_counter(), cpu_seconds(processes), 0
     for batch in loader:
         count += len(batch["img"])
-    return count / (time.perf_counter() - start)
+    seconds, cpu = time.perf_counter() - start, cpu_seconds(processes) - cpu
+    return count / seconds, 1000 * cpu / count
 
 
-def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[str, list[float]]:
-    """Images per second of each turn of both loaders."""
+def cpu_seconds(processes: list[int]) -> float:
+    """Return the time that all threads of `processes` were running on a core (Linux)."""
+    files = [file for pid in processes for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
+def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[str, list]:
+    """Return images per second and CPU milliseconds an image of each turn of both loaders."""
     loaders = {
         "plain": build(root, items, workers, 0.0),
         "decoded": build(root, items, workers, 32.0),
     }
     check_same(loaders)
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    turns: dict[str, list] = {name: [] for name in loaders}
     for _ in range(repeats):
         for name, loader in loaders.items():
-            rates[name].append(images_per_second(loader))
-    return rates
+            turns[name].append(measure(loader))
+    return turns
 
 
 def costs(root: Path, items: list[Datum]) -> dict[str, float]:
@@ -139,9 +152,9 @@ def _milliseconds(function, values) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--images", type=int, default=640, help="(640)")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each loader (5)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[8, 0, 2], help="(8 0 2)")
     args = parser.parse_args()
     torch.set_num_threads(1)  # workers have one thread each; without workers one core works
     about = {**machine(), "pillow": PIL.__version__, "images": args.images, "size": SIZE}
@@ -151,17 +164,20 @@ def main() -> None:
         about["kB"] = round(statistics.mean(os.path.getsize(i.impath) for i in items) / 1000)
         raw = {workers: compare(root, items, workers, args.repeats) for workers in args.workers}
         parts = costs(root, items)
-    print("| workers | plain | decoded once | ratio |\n| --- | --- | --- | --- |")
-    for workers, rates in raw.items():
-        plain, kept = (statistics.median(rates[name]) for name in ("plain", "decoded"))
-        ratio = statistics.median(
-            b / a for a, b in zip(rates["plain"], rates["decoded"], strict=True)
-        )
-        print(f"| {workers} | {plain:.0f} images/s | {kept:.0f} images/s | {ratio:.2f} |")
+    print("| workers | | plain | decoded once | ratio |\n| --- | --- | --- | --- | --- |")
+    for workers, turns in raw.items():
+        for column, unit in enumerate(("images/s", "ms of CPU an image")):
+            pairs = [
+                (plain[column], kept[column])
+                for plain, kept in zip(turns["plain"], turns["decoded"], strict=True)
+            ]
+            plain, kept = map(statistics.median, zip(*pairs, strict=True))
+            ratio = statistics.median(b / a for a, b in pairs)
+            print(f"| {workers} | {unit} | {plain:.3g} | {kept:.3g} | {ratio:.2f} |")
     print("\n| of one image, CPU | ms |\n| --- | --- |")
     for name, milliseconds in parts.items():
         print(f"| {name} | {milliseconds:.2f} |")
-    save("data", about, rates=raw, costs=parts)
+    save("data", about, turns=raw, costs=parts)
 
 
 if __name__ == "__main__":

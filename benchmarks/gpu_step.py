@@ -168,7 +168,8 @@ def main() -> None:
     print("| step | ms | images/s | peak memory |\n| --- | --- | --- | --- |")
     for kind, value in median.items():
         print(
-            f"| {kind} | {1000 * value:.1f} | {args.batch / value:.0f} | {peaks[kind] / GIB:.2f} GiB |"
+            f"| {kind} | {1000 * value:.1f} | {args.batch / value:.0f} "
+            f"| {peaks[kind] / GIB:.2f} GiB |"
         )
     print(
         f"\nplain over fast: {_ratio(times, 'plain', 'fast'):.2f}; "

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip import ClipModel
+from clip.tokenizer import CONTEXT_LENGTH
 from trainers.prompt_learner import PromptLearner
 
 
 def text_features(clip: ClipModel, learner: PromptLearner) -> Tensor:
     """Normalised text features `[C, D]` of prompts `[SOS] context name . [EOT]`."""
-    ctx = learner.ctx.expand(learner.n_cls, -1, -1)
-    prompts = torch.cat([learner.token_prefix, ctx, learner.token_suffix], dim=1)  # [C, 77, W]
+    prompts = learner()  # [C, L, W]
+    prompts = F.pad(prompts, (0, 0, 0, CONTEXT_LENGTH - prompts.shape[1]))  # [C, 77, W]
     return F.normalize(clip.text(prompts, learner.eot), dim=-1)
 
 

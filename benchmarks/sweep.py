@@ -6,9 +6,9 @@ timed from the first batch to the last, in turns within this process, and must e
 contexts, bit by bit. Ratios are medians over the turns.
 
 What is shared is the image side, nearly all of a step with few classes. With 1000 the text side,
-of which every run has its own, is most of a study's time. Hence two sizes. Images are noise in memory;
-reading and decoding them, which a study shares too, is not counted, nor is loading the model or
-writing checkpoints.
+of which every run has its own, is most of a study's time. Hence two sizes. Images are noise in
+memory; reading and decoding them, which a study shares too, is not counted, nor is loading the
+model or writing checkpoints.
 
     python benchmarks/sweep.py                   # 100 and 1000 classes, batch 32
     python benchmarks/sweep.py --classes 100

@@ -14,7 +14,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from clip.attention import attend, finish, project
+from clip.blocks import attend, finish, project
 from dassl.utils.errors import InputError
 
 # How large the largest activation may be on a CPU, in bytes. More images at once only push each
@@ -63,7 +63,9 @@ def _in_parts(
     if images.device.type != "cpu":
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
-    features, regions = zip(*(encode(visual, part, local) for part in images.split(at_once)))
+    features, regions = zip(
+        *(encode(visual, part, local) for part in images.split(at_once)), strict=True
+    )
     return torch.cat(features), torch.cat(regions) if local else None
 
 

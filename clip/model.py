@@ -16,7 +16,7 @@ class TextTower(nn.Module):
     """The causal text transformer of CLIP, fed with tokens or with embeddings."""
 
     def __init__(self, source: nn.Module):
-        """`source`: whatever holds the text tower's parts (an open_clip CLIP or TextTransformer)."""
+        """`source`: what holds the text tower's parts (an open_clip CLIP or TextTransformer)."""
         super().__init__()
         self.token_embedding = source.token_embedding
         self.positional_embedding = source.positional_embedding
@@ -134,7 +134,7 @@ class ClipModel(nn.Module):
         return self.text(self.token_embedding(tokens), eot)
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Unnormalised text features `[T, D]` of prompt embeddings `[T, L, W]`, [EOT] at `eot` `[T]`."""
+        """Return unnormalised text features `[T, D]` of prompts `[T, L, W]`; `eot` `[T]`: [EOT]."""
         return self.text(embeddings.to(self.dtype), eot)
 
     @property

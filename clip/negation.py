@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clip.loading import negation_state, read_state_dict
 from clip.model import ClipModel, TextTower
+from clip.weights import negation_state, read_state_dict
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

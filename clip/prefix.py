@@ -16,7 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip.attention import attend, finish, project
+from clip.blocks import attend, finish, project
 from dassl import distributed
 from dassl.distributed import rank_slice
 from dassl.utils.errors import InputError

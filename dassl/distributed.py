@@ -30,7 +30,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dassl.utils.errors import InputError
@@ -61,22 +60,22 @@ def shutdown() -> None:
 
 
 def rank() -> int:
-    """This process's number, from 0; 0 in a single process."""
+    """Return this process's number, from 0; 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of processes; 1 without a process group."""
+    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes the files and the log."""
+    """Return True in the process that writes the files and the log."""
     return rank() == 0
 
 
 def local_device(use_cuda: bool = True) -> torch.device:
-    """The device of this process: its own GPU (LOCAL_RANK) where there are any, else the CPU.
+    """Return the device of this process: its own GPU (LOCAL_RANK) if there is one, else the CPU.
 
     Raises:
         InputError: more processes on this machine than GPUs.
@@ -96,7 +95,7 @@ def local_device(use_cuda: bool = True) -> torch.device:
 
 
 def share_of(batch_size: int, key: str = "DATALOADER.TRAIN_X.BATCH_SIZE") -> int:
-    """Images of a global batch that each rank gets.
+    """Return how many images of a global batch each rank gets.
 
     Raises:
         InputError: the ranks do not divide the batch; `key` is the setting to change.
@@ -111,37 +110,43 @@ def share_of(batch_size: int, key: str = "DATALOADER.TRAIN_X.BATCH_SIZE") -> int
 
 
 def rank_slice(batch: Sequence, index: int, ranks: int) -> Sequence:
-    """The `index`-th of `ranks` consecutive parts of `batch`; sizes differ by at most 1."""
+    """Return the `index`-th of `ranks` consecutive parts of `batch`; sizes differ by at most 1."""
     return batch[index * len(batch) // ranks : (index + 1) * len(batch) // ranks]
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
-    """All ranks' `tensor` `[b, ...]` one below the other, in rank order: `[W b, ...]`.
+    """Return all ranks' `tensor` `[b, ...]` one below the other, in rank order: `[W b, ...]`.
 
     All ranks must give the same shape. The gradient sums what all ranks send to this rank's
     slice; see the module's docstring for what follows.
     """
-    return tensor if world_size() == 1 else _Gather.apply(tensor)
+    return gather_uneven_with_grad(tensor, [len(tensor)] * world_size())
 
 
 def gather_uneven_with_grad(tensor: Tensor, counts: Sequence[int]) -> Tensor:
-    """`gather_with_grad` of `counts[r]` rows of each rank r, `[n, D]` to `[sum of counts, D]`."""
-    padded = F.pad(tensor, (0, 0, 0, max(counts) - len(tensor)))
-    every = gather_with_grad(padded).split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+    """Gather `counts[r]` rows of each rank r, `[n, ...]` to `[sum of counts, ...]`."""
+    if world_size() == 1:
+        return tensor
+    # Each rank's rows among zeros: the sum is the gathered rows, and its gradient their rule.
+    before, after = sum(counts[: rank()]), sum(counts[rank() + 1 :])
+    above, below = (tensor.new_zeros(n, *tensor.shape[1:]) for n in (before, after))
+    return _Sum.apply(torch.cat([above, tensor, below]))
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of all ranks' `values` `[n]`, n may differ; 0 if there is none anywhere.
+    """Return the mean of all ranks' `values` `[n]`, n may differ; 0 if there is none anywhere.
 
     A mean of the ranks' means would be another number where n differs, as it does for LoCoOp's
     regions. Differentiable like `gather_with_grad`.
     """
-    return mean_of_sums(values.sum(), torch.tensor(float(values.numel()), device=values.device))
+    if world_size() == 1:
+        return values.sum() / max(1, values.numel())
+    count = torch.full((), values.numel(), dtype=values.dtype, device=values.device)
+    return mean_of_sums(values.sum(), count)
 
 
 def mean_of_sums(total: Tensor, count: Tensor) -> Tensor:
-    """`mean_over_ranks` of values that each rank has summed: `total` of `count` values, scalars."""
+    """Return `mean_over_ranks` of values that each rank has summed, `total` of `count` values."""
     if world_size() > 1:
         _all_reduce(count)
         total = _Sum.apply(total)
@@ -158,23 +163,31 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     if world_size() == 1 or not learned:
         return
-    reached = torch.tensor([p.grad is not None for p in learned], device=learned[0].device)
+    # On the CPU: the ranks compare notes without waiting for their devices.
+    reached = torch.tensor([parameter.grad is not None for parameter in learned]).int()
+    _all_reduce(reached)
+    learned = [p for p, ranks in zip(learned, reached.tolist(), strict=True) if ranks]
+    if not learned:
+        return
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-    flat = torch.cat([_at_least_float32(part).flatten() for part in (*grads, reached)])
+    flat = torch.cat([_at_least_float32(grad).flatten() for grad in grads])
     _all_reduce(flat)
     flat /= world_size()
-    *means, reached = flat.split([*(p.numel() for p in learned), len(learned)])
-    for parameter, mean, anywhere in zip(learned, means, reached.tolist(), strict=True):
-        parameter.grad = mean.view_as(parameter).to(parameter.dtype) if anywhere else None
+    for parameter, mean in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
+        parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
 
 @torch.no_grad()
 def broadcast_state(module: nn.Module) -> None:
     """Give every rank the parameters and buffers of rank 0, so that all start from one model."""
-    if world_size() > 1:
-        for tensor in module.state_dict().values():
-            with _lost_rank_named():
-                dist.broadcast(tensor, 0)
+    if world_size() == 1:
+        return
+    for tensor in module.state_dict().values():
+        # NCCL refuses a view with gaps, gloo writes into the gaps.
+        sent = tensor.contiguous()
+        with explain_failed_collective():
+            dist.broadcast(sent, 0)
+        tensor.copy_(sent)
 
 
 def seed_other_ranks() -> None:
@@ -195,70 +208,50 @@ def seed_other_ranks() -> None:
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
-        with _lost_rank_named():
+        with explain_failed_collective():
             dist.barrier()
 
 
 def total(number: int) -> int:
-    """The sum of all ranks' `number`."""
+    """Return the sum of all ranks' `number`."""
     return sum(from_all(number))
 
 
 def from_main(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on every rank; it is called there alone."""
+    """Return on every rank what `function` returns on rank 0, where alone it is called."""
     if world_size() == 1:
         return function()
     held = [function() if is_main() else None]
-    with _lost_rank_named():
+    with explain_failed_collective():
         dist.broadcast_object_list(held, 0)
     return held[0]
 
 
 def from_all(value: Any) -> list[Any]:
-    """Every rank's `value`, in rank order."""
+    """Return every rank's `value`, in rank order."""
     values = [value] * world_size()
     if world_size() > 1:
-        with _lost_rank_named():
+        with explain_failed_collective():
             dist.all_gather_object(values, value)
     return values
 
 
 def first_to_fail() -> bool:
-    """Whether no rank has said before that it failed: then this one tells the user why.
+    """Return True for the first rank that asks: of those that fail it is to say why.
 
-    A rank that fails takes the others with it, and often all fail for one reason: the reason is
-    to be read once.
+    A rank that fails takes the others with it, and often all fail for one reason.
     """
     if _store is None:
         return True
     try:
         return _store.add("failed", 1) == 1
-    except RuntimeError:  # the machine that keeps the store is gone: nobody else will tell
+    except RuntimeError:  # the machine that keeps the store is gone
         return True
 
 
 def name_of_rank() -> str:
-    """`rank 1 of 4`, or nothing in a single process."""
+    """Return `rank 1 of 4`, or "" in a single process."""
     return f"rank {rank()} of {world_size()}" if world_size() > 1 else ""
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        ctx.rows = len(tensor)
-        parts = [
-            torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            for _ in range(world_size())
-        ]
-        with _lost_rank_named():
-            dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        _all_reduce(grad)
-        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 class _Sum(torch.autograd.Function):
@@ -280,18 +273,22 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _all_reduce(tensor: Tensor) -> None:
-    with _lost_rank_named():
+    with explain_failed_collective():
         dist.all_reduce(tensor)
 
 
 @contextmanager
-def _lost_rank_named() -> Iterator[None]:
-    """A collective fails when another rank is gone: say so, instead of the transport's words."""
+def explain_failed_collective() -> Iterator[None]:
+    """Turn whatever a collective raises into an InputError that says what most often lies behind.
+
+    The transport has its own words, and its own classes of exceptions, for a rank that is gone.
+    """
     try:
         yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
-            f"Another process of the run has died or cannot be reached ({reason}). Its own "
-            "message says why. The same command goes on from the last complete checkpoint."
+            f"Another process of the run has died or cannot be reached, or {name_of_rank()} could "
+            f"not talk to it ({reason}). The message of the process that died says why. The same "
+            "command goes on from the last complete checkpoint."
         ) from error

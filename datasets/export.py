@@ -21,7 +21,7 @@ from torchvision import datasets as tv
 from tqdm import tqdm
 
 from dassl.utils.errors import InputError, in_a_sentence
-from dassl.utils.files import write_errors_named
+from dassl.utils.files import explain_write_error
 from datasets.folders import absolute, image_names
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def export(name: str, root: str | Path, download: bool = False) -> Path:
         logger.info("%s is complete: nothing to do", absolute(folder))
         return folder
     parts = {split: _opened(name, chosen, folder.parent, split, download) for split in SPLITS}
-    with write_errors_named(folder), _whole(folder) as temporary:
+    with explain_write_error(folder), _whole(folder) as temporary:
         for split, dataset in parts.items():
             _write(dataset, temporary / split, f"{name} {split}")
         _require_complete(chosen, temporary)

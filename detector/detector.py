@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 import clip
-from clip.loading import build_transform
+from dassl.data.transforms import Preprocess
 from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.distributed import local_device
@@ -77,7 +77,7 @@ class Detector:
         if self._decides_on:
             warn_if_few_classes(len(recipe.classnames))
         self._precision = clip.resolve_precision(recipe.precision, self.device)
-        self._transform = build_transform(**recipe.transform)
+        self._transform = Preprocess(**recipe.transform)
 
     @classmethod
     def load(
@@ -183,7 +183,8 @@ class Detector:
         An image that cannot be read gives a verdict that says so (`error`).
         """
         for batch, errors, columns in self._scored(images, [self.score]):
-            rows = (dict(zip(columns, row)) for row in zip(*columns.values()))
+            values = zip(*columns.values(), strict=True)
+            rows = (dict(zip(columns, row, strict=True)) for row in values)
             for image, error in zip(batch, errors, strict=True):
                 if error:
                     yield Verdict(_name(image), error=error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import write_errors_named
+from dassl.utils.files import explain_write_error
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class VerdictFile:
 
     def __init__(self, path: str | os.PathLike, lines: bool):
         self.path, self._lines = Path(path), lines
-        with write_errors_named(self.path):
+        with explain_write_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb", buffering=0)
+            self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (open for our lifetime)
         if not lines:
             self._append(_csv_rows([COLUMNS]))
 
@@ -87,7 +87,7 @@ class VerdictFile:
 
     def _append(self, text: str) -> None:
         content, end = text.encode(), self._file.tell()
-        with write_errors_named(self.path):
+        with explain_write_error(self.path):
             try:
                 while content:
                     content = content[self._file.write(content) :]

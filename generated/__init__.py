@@ -36,8 +36,9 @@ core with bfloat16; figures on the 800 test images: zero-shot accuracy 83.6 % wi
 
 Seeds: sample `index` of a stream depends on (`streams.SEED`, the stream's name, index) alone.
 Streams: `clip-train`, `clip-held-out`, `web` (the pairs), `id-train/<class>` (the few-shot
-pool), `id-val/<class>` (the test images), `ood/<set>`. Generator, seed and counts were fixed before any OOD score was
-computed on them, and are not tuned to a method. Any change to what is drawn must raise
+pool), `id-val/<class>` (the test images), `ood/<set>`. Generator, seed and counts were fixed
+before any OOD score was computed on them, and are not tuned to a method. Any change to what is
+drawn must raise
 `build.VERSION`, and every published figure that rests on it is measured again. (Version 2 added
 the pairs; all other images are those of version 1.)
 

@@ -29,7 +29,7 @@ PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
 
 @dataclass(frozen=True)
 class Counts:
-    """Images: `train` and `val` for each ID class, `ood` for each OOD set, `pairs` with captions."""
+    """Images: `train` and `val` for each ID class, `ood` for each OOD set; captioned `pairs`."""
 
     train: int = 32
     val: int = 50

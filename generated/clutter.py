@@ -13,7 +13,7 @@ CLUTTER = Things()
 def _lumpy(rng, count: int = 8, rough: float = 0.2) -> list[tuple[float, float]]:
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
     radii = 1 - rough * rng.random(count) * 2
-    return list(zip(radii * np.cos(angles), 0.75 * radii * np.sin(angles)))
+    return list(zip(radii * np.cos(angles), 0.75 * radii * np.sin(angles), strict=True))
 
 
 @CLUTTER("rock", tilt=30)

@@ -200,7 +200,8 @@ def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str
     start. Returns the metadata that tell of the earlier training."""
     try:
         with safe_open(path, "pt") as file:
-            state, metadata = {k: file.get_tensor(k).float() for k in file.keys()}, file.metadata()
+            metadata = file.metadata()
+            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
         known = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
         rows = model.token_embedding.weight.detach().clone()
         for row, token in enumerate(token_ids.tolist()):

@@ -148,7 +148,7 @@ def speckles(rng):
 
 @texture("fibres")
 def fibres(rng):
-    u, v = _turned(rng, 1, 0.2)
+    u, _ = _turned(rng, 1, 0.2)
     table = rng.random((97,), dtype=np.float32)
     strands = table[(np.floor(u * rng.uniform(30, 70)) % 97).astype(int)]
     return np.clip(0.65 * strands + 0.35 * fractal(rng, 6, 6, 3, FINE), 0, 1)

@@ -26,7 +26,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,8 @@ class FeatureWriter:
         self.temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
         self.temporary.mkdir(parents=True)
         names = [GLOBAL, LOCAL] if about["regions"] else [GLOBAL]
-        self.files = {name: open(self.temporary / name, "wb") for name in names}
+        opened = (open(self.temporary / name, "wb") for name in names)  # noqa: SIM115 (until `finish`)
+        self.files = dict(zip(names, opened, strict=True))
 
     def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
         """Features `[B, D]` and, if they are kept, `[B, N, D]` of the set's images `index` [B]."""
@@ -263,10 +264,8 @@ class FeatureWriter:
     def discard(self) -> None:
         """Remove what is not finished; after `finish` there is nothing."""
         for file in self.files.values():
-            try:
+            with suppress(OSError):  # what it still held did not fit on the disk
                 file.close()
-            except OSError:
-                pass  # what it still held did not fit on the disk
         self.files = {}
         shutil.rmtree(self.temporary, ignore_errors=True)
 

@@ -109,7 +109,12 @@ def _to_cells(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     for axis, cells in ((0, rows), (1, columns)):
         edges = _cell_edges(pixels.shape[axis], cells)
         sums = np.add.reduceat(sums, edges[:-1], axis=axis)
-    areas = np.outer(*(np.diff(_cell_edges(n, c)) for n, c in zip(pixels.shape, (rows, columns))))
+    areas = np.outer(
+        *(
+            np.diff(_cell_edges(n, c))
+            for n, c in zip(pixels.shape[:2], (rows, columns), strict=True)
+        )
+    )
     return sums / areas
 
 
@@ -152,7 +157,7 @@ def region_figure(
     width, height = 3 * PANEL_INCHES, PANEL_INCHES + TEXT_INCHES
     figure = Figure(figsize=(width, height), dpi=MAP_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    for i, (picture, title) in enumerate(zip((original, seen, drawn), titles)):
+    for i, (picture, title) in enumerate(zip((original, seen, drawn), titles, strict=True)):
         box = ((i + 0.04) / 3, 0.5 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
         axes = figure.add_axes(box)
         axes.imshow(picture.convert("RGB"), interpolation="antialiased")

@@ -136,7 +136,9 @@ class _OODSet:
         not_won = np.take(id_below, self.below, axis=1)  # twice, once for either side of a tie
         not_won += np.take(id_below, self.up_to, axis=1)
         drawn = np.diff(below, axis=1)
-        lost = [np.dot(c.astype(float), w.astype(float)) for c, w in zip(drawn, not_won)]
+        lost = [
+            np.dot(c.astype(float), w.astype(float)) for c, w in zip(drawn, not_won, strict=True)
+        ]
         return 1 - np.array(lost) / (2.0 * id_below[0, -1] * below[0, -1])
 
 
@@ -168,8 +170,9 @@ class _Thresholds:
     def nearest(self, below: np.ndarray) -> _Cuts:
         """Rule "nearest" of `ood.metrics` in each row of `below` [rows, n + 1]."""
         missed = below[:, :-1] if self.starts is None else np.take(below, self.starts, axis=1)
-        cuts = [_nearest(row, int(positives)) for row, positives in zip(missed, below[:, -1])]
-        return _Cuts(*map(np.array, zip(*cuts)))
+        rows = zip(missed, below[:, -1], strict=True)
+        cuts = [_nearest(row, int(positives)) for row, positives in rows]
+        return _Cuts(*map(np.array, zip(*cuts, strict=True)))
 
 
 def _nearest(missed: np.ndarray, positives: int) -> tuple[int, bool]:

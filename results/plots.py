@@ -109,7 +109,7 @@ def plot_histograms(
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
     bins = shared_bins(id_scores, ood_sets)
-    for axes, (name, values) in zip(panels.flat, ood_sets.items()):
+    for axes, (name, values) in zip(panels.flat, ood_sets.items(), strict=False):
         _panel(axes, bins, id_scores, name, values)
     for axes in panels.flat[len(ood_sets) :]:
         axes.remove()

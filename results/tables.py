@@ -80,7 +80,7 @@ def as_text(blocks: Sequence[Block]) -> str:
 
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Headings, a rule and rows, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trainers  # noqa: F401  (registers the trainers)
 from dassl import distributed
-from dassl.utils import full_disk_named
+from dassl.utils import escape_unprintable, explain_full_disk
 from dassl.utils.errors import InputError
 
 
@@ -27,12 +27,13 @@ def run(main: Callable[[], None]) -> None:
     SIGINT and SIGTERM end it in the same way: in a sentence, with the shell's usual exit status.
     Under torchrun the first rank that fails tells why, and torchrun ends the others.
     """
+    escape_unprintable()
     try:
         distributed.init_from_env()
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        with full_disk_named():
+        with explain_full_disk():
             main()
         distributed.shutdown()
     except KeyboardInterrupt as stop:

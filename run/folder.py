@@ -17,12 +17,12 @@ from yacs.config import CfgNode
 from dassl import distributed
 from dassl.utils import (
     atomic_write,
+    explain_write_error,
     flatten,
     mkdir_if_missing,
     named_checkpoint,
     read_json,
     remove_leftovers,
-    write_errors_named,
 )
 from dassl.utils.errors import InputError
 
@@ -78,7 +78,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     mkdir_if_missing(folder)
-    with write_errors_named(folder / LOCK):
+    with explain_write_error(folder / LOCK):
         try:
             lock.acquire(blocking=False)
         except Timeout as error:

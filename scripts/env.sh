@@ -1,20 +1,22 @@
 # Sourced by the other scripts: $REPOSITORY, its root, and $PYTHON: as given, else that of
-# $REPOSITORY/.venv where there is one, else the path's. The working directory stays the user's.
+# $REPOSITORY/.venv, else the path's first from 3.11 on. The working directory stays the user's.
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
-    if [ -x "$REPOSITORY/.venv/bin/python" ]; then PYTHON=$REPOSITORY/.venv/bin/python
-    elif command -v python >/dev/null; then PYTHON=python
-    else PYTHON=python3; fi
+    for PYTHON in "$REPOSITORY/.venv/bin/python" python python3 python3.13 python3.12 python3.11; do
+        "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+    done
 fi
 
-# Installs the given requirement files into .venv unless $PYTHON has what they name.
+# Install requirement files into .venv, unless $PYTHON has all they name. pip answers that offline,
+# in half a second: with no index to look in, what is missing is an error.
 require() {
-    if ! "$PYTHON" "$REPOSITORY/scripts/missing.py" "$@"; then
-        echo "setting up .venv (a few minutes, once)"
-        PYTHON=$REPOSITORY/.venv/bin/python
-        [ -x "$PYTHON" ] || python3 -m venv "$REPOSITORY/.venv"
-        local files=()
-        for file in "$@"; do files+=(-r "$file"); done
+    local files=()
+    for file in "$@"; do files+=(-r "$REPOSITORY/$file"); done
+    if ! PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' "$PYTHON" -m pip install --quiet --dry-run \
+        --no-index --no-deps "${files[@]}" 2>/dev/null; then
+        echo "setting up ${VENV:=$REPOSITORY/.venv} (a few minutes, once)"
+        [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+        PYTHON=$VENV/bin/python
         "$PYTHON" -m pip install --quiet --disable-pip-version-check "${files[@]}"
     fi
 }

@@ -1,9 +1,26 @@
 #!/usr/bin/env bash
-# Run the tests, on the CPU, in a few minutes; sets up .venv if something is missing. A file's tests
-# stay in one process, one process a core; each computes on one thread.
+# Run the tests, on the CPU, in a few minutes; sets up .venv if something is missing.
+#   bash scripts/test.sh              all but those marked gpu
+#   bash scripts/test.sh --fast       nor those marked slow: under 2 minutes
+#   bash scripts/test.sh --lowest     all, in .venv-lowest: the lowest version of each requirement
+#   bash scripts/test.sh -m gpu       those that need a GPU
+# Other arguments are pytest's. A file's tests stay in one process, one process a core; each
+# computes on one thread.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
-require requirements.txt requirements-test.txt
+files=(requirements.txt requirements-test.txt) marks="not gpu"
+while [[ ${1:-} == --fast || ${1:-} == --lowest ]]; do
+    if [ "$1" = --fast ]; then marks="not gpu and not slow"; else LOWEST=.venv-lowest; fi
+    shift
+done
+if [ -n "${LOWEST:-}" ]; then
+    VENV=$REPOSITORY/$LOWEST
+    if [ -x "$VENV/bin/python" ]; then PYTHON=$VENV/bin/python; fi
+    mkdir -p output
+    sed -E 's/>=([^,]+).*/==\1/' "${files[@]}" > output/lowest.txt
+    files=(output/lowest.txt)
+fi
+require "${files[@]}"
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n auto --dist loadfile "$@"
+exec "$PYTHON" -m pytest -n auto --dist loadfile -m "$marks" "$@"

@@ -22,6 +22,14 @@ settings.load_profile("promptood")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory):
+    """Nothing is kept in the cache folder of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @functools.lru_cache(maxsize=4)
 def _weights(arch: str, seed: int) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(value) for key, value in make_state_dict(seed, arch).items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 
 def softmax(values, temperature=1.0):
@@ -27,7 +28,7 @@ def mcm(cosines, temperature=1.0):
 
 def gl_mcm(cosines, local_cosines, temperature=1.0, local_weight=1.0):
     scores = []
-    for row, regions in zip(cosines, local_cosines):
+    for row, regions in zip(cosines, local_cosines, strict=True):
         best_local = max(max(softmax(region, temperature)) for region in regions)
         scores.append(max(softmax(row, temperature)) + local_weight * best_local)
     return scores
@@ -58,7 +59,7 @@ def entropy(logits):
 
 def ctw_probability(logits, no_logits):
     scores = []
-    for yes, no in zip(logits, no_logits):
+    for yes, no in zip(logits, no_logits, strict=True):
         winner = max(range(len(yes)), key=lambda c: float(yes[c]))
         scores.append(softmax([float(yes[winner]), float(no[winner])])[0])
     return scores
@@ -67,13 +68,15 @@ def ctw_probability(logits, no_logits):
 def ctw(logits, no_logits):
     """Log-odds of 1 - p_no of the winner, which are the difference of its logits."""
     winners = [max(range(len(yes)), key=lambda c: float(yes[c])) for yes in logits]
-    return [float(yes[c]) - float(no[c]) for yes, no, c in zip(logits, no_logits, winners)]
+    return [
+        float(yes[c]) - float(no[c]) for yes, no, c in zip(logits, no_logits, winners, strict=True)
+    ]
 
 
 def _known_and_unknown(yes, no):
     """Logarithms of sum_c (1 - p_no_c) p_c and of sum_c p_no_c p_c, times the same constant."""
-    known = [a - _log1p_exp(b - a) for a, b in zip(map(float, yes), map(float, no))]
-    unknown = [a - _log1p_exp(a - b) for a, b in zip(map(float, yes), map(float, no))]
+    known = [a - _log1p_exp(b - a) for a, b in zip(map(float, yes), map(float, no), strict=True)]
+    unknown = [a - _log1p_exp(a - b) for a, b in zip(map(float, yes), map(float, no), strict=True)]
     return _log_sum_exp(known), _log_sum_exp(unknown), max(known)
 
 
@@ -88,14 +91,16 @@ def _log_sum_exp(values):
 
 def atd_probability(logits, no_logits):
     scores = []
-    for yes, no in zip(logits, no_logits):
+    for yes, no in zip(logits, no_logits, strict=True):
         p = softmax(yes)
-        scores.append(math.fsum(p_c * softmax([a, b])[0] for p_c, a, b in zip(p, yes, no)))
+        scores.append(
+            math.fsum(p_c * softmax([a, b])[0] for p_c, a, b in zip(p, yes, no, strict=True))
+        )
     return scores
 
 
 def atd(logits, no_logits):
-    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits)]
+    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits, strict=True)]
     return [known - unknown for known, unknown, _ in parts]
 
 
@@ -105,7 +110,7 @@ def ctw_decision(logits, no_logits):
 
 
 def atd_decision(logits, no_logits):
-    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits)]
+    parts = [_known_and_unknown(yes, no) for yes, no in zip(logits, no_logits, strict=True)]
     return [unknown > best for _, unknown, best in parts]
 
 
@@ -117,7 +122,7 @@ def grad_norm(logits, norms):
     """Sum over classes c and features d of |(p_c - 1/C) x_d|, with sum_d |x_d| given."""
     return [
         math.fsum(abs(p - 1 / len(row)) for p in softmax(row)) * float(norm)
-        for row, norm in zip(logits, norms)
+        for row, norm in zip(logits, norms, strict=True)
     ]
 
 
@@ -194,7 +199,7 @@ def _interpolated(points, tpr):
     at_level = [false_rate for recall, false_rate in curve if recall == tpr]
     if at_level:
         return max(at_level)
-    for (r0, f0), (r1, f1) in zip(curve, curve[1:]):
+    for (r0, f0), (r1, f1) in pairwise(curve):
         if r0 < tpr < r1:
             return f0 + (f1 - f0) * (tpr - r0) / (r1 - r0)
 
@@ -218,10 +223,10 @@ def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
     """``CE - lambda * mean_{i in J} ( - sum_c p_ic log(p_ic + 1e-5) )``; J over the whole batch."""
     cross_entropy = []
     entropies = []
-    for row, regions, label in zip(cosines, local_cosines, labels):
+    for row, regions, label in zip(cosines, local_cosines, labels, strict=True):
         p = softmax([scale * float(v) for v in row])
         cross_entropy.append(-math.log(p[label]))
-        for region, chosen in zip(regions, id_irrelevant_regions(regions, label, k)):
+        for region, chosen in zip(regions, id_irrelevant_regions(regions, label, k), strict=True):
             if chosen:
                 q = softmax([scale * float(v) for v in region])
                 entropies.append(-math.fsum(v * math.log(v + 1e-5) for v in q))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,34 +25,11 @@ from detector.detector import BATCH
 from detector.verdicts import Verdict, VerdictFile
 from results.files import read_scores
 from run import command, flags
+from tests.worlds import images, script
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
 RUN = "output/photos/LoCoOp/vit_b16_ep50_2shots/nctx16_cscFalse_ctpend/seed1"
-
-
-def images(folder: Path, count: int, rng) -> None:
-    folder.mkdir(parents=True)
-    for i in range(count):
-        pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-
-
-def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
-    environment = {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    return subprocess.run(
-        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
-        cwd=folder,
-        check=check,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +37,9 @@ def place(tmp_path_factory, clip_file):
     """Plain class folders, an OOD folder, and a run on them: no file was edited."""
     folder, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     for name in CLASSES:
-        images(folder / "photos" / name, 20, rng)
-    images(folder / "odd", 7, rng)
-    images(folder / "odd/deeper", 2, rng)
+        images(folder / "photos" / name, 20, rng, ".png")
+    images(folder / "odd", 7, rng, ".png")
+    images(folder / "odd/deeper", 2, rng, ".png")
     done = script(
         folder,
         "train.sh",
@@ -449,11 +425,11 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         lambda f, _: (f / tensors.name).write_bytes(tensors.read_bytes()[:-4])
     )
     assert "cannot be read" in broken(lambda f, _: (f / tensors.name).unlink())
-    with pytest.raises(InputError, match="has no score 'MCN'.*Nearest: 'MCM'"):
+    with pytest.raises(InputError, match=r"has no score 'MCN'.*Nearest: 'MCM'"):
         Detector.load(place / RUN, "MCN")
-    with pytest.raises(InputError, match="has no detector.json: run eval_ood.py"):
+    with pytest.raises(InputError, match=r"has no detector.json: run eval_ood.py"):
         Detector.load(tmp_path)
-    with pytest.raises(BadImageError, match="nothing.png"):
+    with pytest.raises(BadImageError, match=r"nothing.png"):
         Detector.load(place / RUN)("nothing.png")
 
 

@@ -209,9 +209,9 @@ def test_one_process_a_folder(tmp_path, processes, arguments):
         process.join()
         assert process.exitcode == 1
         assert "error: another process is training or evaluating in" in process.told()
-        with pytest.raises(InputError, match="another process is training or evaluating"):
-            with locked(tmp_path):
-                pass
+        other = pytest.raises(InputError, match="another process is training or evaluating")
+        with other, locked(tmp_path):
+            pass
     with locked(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
@@ -233,7 +233,7 @@ def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
     trainer.save_model(0, tmp_path)
     with torch.no_grad():
         model.weight[0, 0] = float("nan")
-    with pytest.raises(NonFiniteLossError, match="weight of prompt_learner .* after epoch 2"):
+    with pytest.raises(NonFiniteLossError, match=r"weight of prompt_learner .* after epoch 2"):
         trainer.save_model(1, tmp_path)
     assert what_is_kept(tmp_path).startswith(f"Kept: {tmp_path}/prompt_learner/model.pth.tar-1;")
 

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class ClipTrainer(TrainerX):
 
     CONFIG_KEY: str
     CONFIG: CfgNode
-    FLAGS: dict[str, str] = {}
+    FLAGS: ClassVar[dict[str, str]] = {}
     MUST_MATCH: tuple[str, ...] = ("activation", "weights_hash")
     LEARNS = True
     READS_PAIRS = False

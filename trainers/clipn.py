@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class CLIPN(ClipTrainer):
             "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
         }
     )
-    FLAGS = {"variant": "VARIANT", "template": "TEMPLATE"}
+    FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
     # The "no" text encoder fits any class list.

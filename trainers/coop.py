@@ -28,7 +28,7 @@ PROMPT_CONFIG = {
 
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
-    """Context optimisation (Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022)."""
+    """Learn context vectors (Zhou et al., Learning to Prompt for Vision-Language Models, 2022)."""
 
     CONFIG_KEY = "COOP"
     CONFIG = CfgNode(PROMPT_CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,20 +38,20 @@ class LoCoOp(PromptTrainer):
     )
     LOCAL = True
     SCORE = "GL-MCM"
-    FLAGS = {"lambda_value": "LAMBDA", "topk": "TOPK"}
+    FLAGS: ClassVar = {"lambda_value": "LAMBDA", "topk": "TOPK"}
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not 0 <= cfg.TRAINER.LOCOOP.LAMBDA < float("inf"):
             raise InputError(
-                f"TRAINER.LOCOOP.LAMBDA (--lambda_value) is {cfg.TRAINER.LOCOOP.LAMBDA}: the weight "
-                "of the OOD regularisation must be 0 or more; 0 is CoOp"
+                f"TRAINER.LOCOOP.LAMBDA (--lambda_value) is {cfg.TRAINER.LOCOOP.LAMBDA}: the "
+                "weight of the OOD regularisation must be 0 or more; 0 is CoOp"
             )
 
     def build_model(self) -> None:
         if self.settings.TOPK == 0:
             logger.info(
-                "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for this "
-                "data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
+                "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for "
+                "this data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
                 self.top_k,
                 self.num_classes,
                 self.settings.LAMBDA,

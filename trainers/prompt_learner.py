@@ -33,9 +33,8 @@ class PromptLearner(nn.Module):
             stop stays last in all three.
         generator: draws the random start N(0, 0.02); None for the global one.
 
-    State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`), and the fixed embeddings
-    `token_prefix` `[C, 1, W]` and `token_suffix` `[C, 76 - M, W]` as CoOp's files
-    hold them; only `ctx` means anything to another class list.
+    State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`). CoOp's files hold the embeddings of their
+    class names too, `token_prefix` and `token_suffix`: CoOp drops them on loading, and so do we.
 
     Raises:
         InputError: unknown position, or a prompt longer than the text tower reads.
@@ -60,11 +59,13 @@ class PromptLearner(nn.Module):
                 f"unknown class token position {position!r}: use one of "
                 f"{', '.join(CLASS_TOKEN_POSITIONS)}"
             )
+        # A tuple, so that the CLIP's embedding is not registered as the learner's own.
+        self._embedding = (model.token_embedding,)
         names = [name.replace("_", " ") for name in classnames]
         ctx_init = ctx_init.replace("_", " ").strip()
         if ctx_init:
             n_ctx = len(encode(ctx_init))
-            ctx = _embed(model, tokenize(ctx_init))[0, 1 : 1 + n_ctx]
+            ctx = self._embed(tokenize(ctx_init))[0, 1 : 1 + n_ctx]
             if csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
@@ -74,78 +75,74 @@ class PromptLearner(nn.Module):
         # Float32 whatever the towers are: at a learning rate of 1e-5 most of a
         # half-precision context would not move at all.
         self.ctx = nn.Parameter(ctx.float().clone())
+        self._place(names, ctx_init, n_ctx, position)
+        self.register_load_state_dict_pre_hook(_drop_names)
 
+    def _place(self, names: list[str], ctx_init: str, n_ctx: int, position: str) -> None:
+        """Tokenise the prompts and note where the context stands in them."""
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s"', start)
         logger.info("Number of context words (tokens): %d", n_ctx)
         tokens = _tokenize_prompts([f"{start} {name}." for name in names])
-        embedded = _embed(model, tokens)  # [C, 77, W]
-        self.register_buffer("token_prefix", embedded[:, :1])
-        self.register_buffer("token_suffix", embedded[:, 1 + n_ctx :])
         eot = tokens.argmax(dim=-1)
-        self.register_buffer("eot", eot, persistent=False)  # [C]
-        self.length = int(eot.max()) + 1  # nothing after the last [EOT] is ever read
-        name_lens = [len(encode(name)) for name in names]
-        order = _order(position, n_ctx, name_lens, self.length)
-        self.register_buffer("order", order, persistent=False)
+        tokens = tokens[:, : int(eot.max()) + 1]  # nothing after the last [EOT] is ever read
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+        name_lens = torch.tensor([len(encode(name)) for name in names])
+        number = torch.arange(n_ctx)
+        # [C, M]; each context vector stands before the class name or after it.
+        places = 1 + number + name_lens[:, None] * (number >= before)
+        tokens = _moved(tokens, places, name_lens)
         # [SOS] and the context vectors that stand before every class name.
         self.shared = 1 + (before if self.ctx.dim() == 2 else 0)
-        self._pack(_in_order(embedded[:, : self.length], order), _places(before, n_ctx, name_lens))
-        self.register_load_state_dict_pre_hook(_keep_names)
+        self.packing = Packing((eot + 1 - self.shared).tolist())
+        own = self.packing.start[:, None] + (places[:, self.shared - 1 :] - self.shared)
+        self.tokens, self.places = tokens, places  # [C, L], [C, M]; no step reads them
+        for name, value in (
+            ("eot", eot),  # [C]
+            ("sos", self._embed(tokens[:1, 0])),  # [1, W]
+            ("fixed", self.packing.pack(self._embed(tokens[:, self.shared :]))),  # [rows, R, W]
+            ("own_places", own.flatten()),
+        ):
+            self.register_buffer(name, value, persistent=False)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # A file's fixed embeddings are of the class names it was trained with; ours stay.
-        for name in ("token_prefix", "token_suffix"):
-            state_dict[prefix + name] = getattr(self, name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Return the CLIP's embeddings `[..., W]` of token ids, float32."""
+        (embedding,) = self._embedding
+        with torch.no_grad():
+            return embedding(tokens.to(embedding.weight.device)).float()
 
     @property
     def n_cls(self) -> int:
-        return len(self.token_prefix)
-
-    def _pack(self, prompts: Tensor, places: Tensor) -> None:
-        """Prepare `packed`, from prompts `[C, L, W]` with the context at `places` `[C, M]`."""
-        self.packing = Packing((self.eot + 1 - self.shared).tolist())
-        fixed = self.packing.pack(prompts[:, self.shared :])  # [rows, R, W]
-        self.register_buffer("fixed", fixed, persistent=False)
-        own = self.packing.start[:, None] + (places[:, self.shared - 1 :] - self.shared)
-        self.register_buffer("own_places", own.flatten(), persistent=False)
+        return len(self.eot)
 
     def packed(self) -> tuple[Tensor, Tensor, Packing]:
-        """The prompts as `ClipModel.encode_packed` wants them, without building them.
+        """Return the prompts as `ClipModel.encode_packed` wants them, without building them.
 
         Returns:
             What all prompts begin with, `[P, W]`: [SOS] and the shared context as far as
             no class name stands before it; and the rest of each prompt up to [EOT], in
             rows `[rows, R, W]`, with their packing.
         """
-        sos, ahead = self.token_prefix[0], self.shared - 1
+        ahead = self.shared - 1
         if self.ctx.dim() == 2:
-            prefix = torch.cat([sos, self.ctx[:ahead]])
+            prefix = torch.cat([self.sos, self.ctx[:ahead]])
             behind = self.ctx[ahead:].expand(self.n_cls, -1, -1)
         else:
-            prefix, behind = sos, self.ctx
+            prefix, behind = self.sos, self.ctx
         if len(self.own_places) == 0:
             return prefix, self.fixed, self.packing
         rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
         return prefix, rows.view_as(self.fixed), self.packing
 
     def forward(self) -> Tensor:
-        """Prompt embeddings `[C, L, W]`, L the length of the longest prompt.
+        """Return prompt embeddings `[C, L, W]`, L the length of the longest prompt.
 
         The obvious form of what `packed` gives, many times its size: for reference, and for
         text towers that can do nothing with a shared prefix.
         """
-        ctx = self.ctx.expand(self.n_cls, -1, -1)  # [C, M, W]
-        suffix = self.token_suffix[:, : self.length - 1 - ctx.shape[1]]
-        prompts = torch.cat([self.token_prefix, ctx, suffix], dim=1)  # [C, L, W]
-        return _in_order(prompts, self.order)
-
-
-def _embed(model: ClipModel, tokens: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model.token_embedding(tokens.to(model.token_embedding.weight.device)).float()
+        prompts = self._embed(self.tokens)  # [C, L, W]
+        places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
+        return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
 
 
 def _tokenize_prompts(prompts: list[str]) -> Tensor:
@@ -158,33 +155,21 @@ def _tokenize_prompts(prompts: list[str]) -> Tensor:
         ) from error
 
 
-def _keep_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
-    """A file's class names are not this learner's: of what is loaded, only the context counts."""
+def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
+    """Drop the class names' embeddings from what is loaded: only the context counts."""
     for key in ("token_prefix", "token_suffix"):
-        if prefix + key in state:
-            state[prefix + key] = getattr(learner, key)
+        state.pop(prefix + key, None)
 
 
-def _places(before: int, n_ctx: int, name_lens: list[int]) -> Tensor:
-    """Where the context vectors stand in the prompts, `[C, M]`; `before` of them before the name."""
-    number = torch.arange(n_ctx)
-    return 1 + number + torch.tensor(name_lens)[:, None] * (number >= before)
+def _moved(tokens: Tensor, places: Tensor, name_lens: Tensor) -> Tensor:
+    """Return the tokens `[C, L]` of "[SOS] context name ..." with the context at `places` `[C, M]`.
 
-
-def _in_order(prompts: Tensor, order: Tensor | None) -> Tensor:
-    if order is None:
-        return prompts
-    return prompts[torch.arange(len(prompts), device=order.device)[:, None], order]
-
-
-def _order(position: str, n_ctx: int, name_lens: list[int], length: int) -> Tensor | None:
-    """Where each place of the prompts comes from in the layout "end", `[C, L]`; None for "end"."""
-    if position == "end":
-        return None
-    before = n_ctx // 2 if position == "middle" else 0
-    rows = []
-    for name_len in name_lens:
-        ctx, name = list(range(1, 1 + n_ctx)), list(range(1 + n_ctx, 1 + n_ctx + name_len))
-        head = [0, *ctx[:before], *name, *ctx[before:]]
-        rows.append(head + list(range(len(head), length)))
-    return torch.tensor(rows)
+    What stands for the context in the result is not read.
+    """
+    moved, n_ctx = tokens.clone(), places.shape[1]
+    for row, (own, length) in enumerate(zip(places, name_lens.tolist(), strict=True)):
+        is_name = torch.ones(n_ctx + length, dtype=torch.bool)
+        is_name[own - 1] = False
+        name = slice(1 + n_ctx, 1 + n_ctx + length)
+        moved[row, 1 : 1 + n_ctx + length][is_name] = tokens[row, name]
+    return moved

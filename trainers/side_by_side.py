@@ -26,8 +26,8 @@ from dassl.engine.progress import timed
 from dassl.engine.trainer import has_images
 from dassl.utils import (
     RunLog,
+    explain_full_disk,
     flatten,
-    full_disk_named,
     get_rng_state,
     plain,
     same_rng_state,
@@ -83,7 +83,7 @@ class Member:
         set_rng_state(self.rng)
         with self.log:
             try:
-                with full_disk_named():
+                with explain_full_disk():
                     yield
             except Exception as error:
                 self.error = error

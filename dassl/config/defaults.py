@@ -4,6 +4,9 @@ INPUT = {
     "SIZE": (224, 224),
     # bilinear | bicubic | nearest
     "INTERPOLATION": "bilinear",
+    # Extension of ours, of test images: shortest (resize the smaller edge, crop the centre) |
+    # squash (resize both edges, whatever their ratio)
+    "RESIZE_MODE": "shortest",
     # Names of data.transforms, in any order; they are applied in a fixed order
     "TRANSFORMS": (),
     # True: images are not transformed at all
@@ -59,7 +62,7 @@ DATALOADER = {
     "BAD_IMAGES": "stop",
     # Extension of ours: training images are decoded once and their pixels kept, bit-identical to
     # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
-    # where; empty: DATASET.ROOT/.decoded
+    # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
     "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
     "TRAIN_U": {

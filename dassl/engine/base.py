@@ -250,7 +250,7 @@ class TrainerBase:
         self.max_epoch = max_epoch
         try:
             self.before_train()
-            for self.epoch in range(self.start_epoch, self.max_epoch):
+            for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020 (Dassl's API)
                 self.before_epoch()
                 self.run_epoch()
                 self.after_epoch()

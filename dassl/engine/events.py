@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dassl.utils import write_errors_named
+from dassl.utils import explain_write_error
 
 FLUSH_SECONDS = 10  # what a killed run may lose, and how far TensorBoard is behind
 
@@ -47,7 +47,7 @@ class EventFile:
         records, self._pending = self._pending.getvalue(), io.BytesIO()
         self._due = time.monotonic() + FLUSH_SECONDS
         if records:
-            with write_errors_named(self.path), open(self.path, "ab") as file:
+            with explain_write_error(self.path), open(self.path, "ab") as file:
                 file.write(records)
 
     close = flush  # the file is open only while it is written to

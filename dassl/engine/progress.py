@@ -13,7 +13,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.utils import AverageMeter, MetricMeter, atomic_write, plain, write_errors_named
+from dassl.utils import AverageMeter, MetricMeter, atomic_write, explain_write_error, plain
 
 # What waiting for data must cost for a word about it: a share of an epoch, and seconds of the run.
 HIGH_SHARE, WORTH = 0.2, 60
@@ -124,7 +124,7 @@ class MetricsFile:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; a number that is not finite becomes null."""
         line = json.dumps({name: _rounded(value) for name, value in plain(record).items()})
-        with write_errors_named(self.path), open(self.path, "a", encoding="utf-8") as handle:
+        with explain_write_error(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(f"{line}\n")
 
     def _lines(self) -> list[str]:

@@ -22,8 +22,8 @@ from dassl.evaluation import build_evaluator
 from dassl.utils import (
     InputError,
     check_availability,
+    explain_out_of_memory,
     load_checkpoint,
-    memory_errors_named,
     mkdir_if_missing,
 )
 
@@ -228,10 +228,10 @@ class SimpleTrainer(TrainerBase):
         return {}
 
     def memory_of(self, what: str, loader: str, **settings: object) -> Any:
-        """`memory_errors_named` for a batch; `loader` is a node of DATALOADER."""
+        """`explain_out_of_memory` for a batch; `loader` is a node of DATALOADER."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
         doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
-        return memory_errors_named(doing, {**settings, key: size})
+        return explain_out_of_memory(doing, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
@@ -261,7 +261,7 @@ class TrainerX(SimpleTrainer):
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
         self.begin_epoch()
-        for self.batch_idx, (batch, waited) in enumerate(
+        for self.batch_idx, (batch, waited) in enumerate(  # noqa: B020 (Dassl's API)
             timed(batches_for(self.train_loader_x, self.device))
         ):
             self.run_batch(batch, waited)
@@ -316,7 +316,7 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def _advise(self, progress: EpochProgress) -> None:
-        """Say once that the run waits for its data; not of its first epoch, which starts workers."""
+        """Say once that the run waits for its data; not of epoch 1, which starts the workers."""
         first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
         if self._data_advised or (first and not last):
             return

@@ -8,24 +8,25 @@ from .checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from .console import escape_unprintable, progress_bar
 from .errors import (
     BadImageError,
     InputError,
     NonFiniteLossError,
     UnknownNameError,
     WriteError,
-    memory_errors_named,
+    explain_out_of_memory,
 )
 from .files import (
     atomic_write,
     check_isfile,
-    full_disk_named,
+    explain_full_disk,
+    explain_write_error,
     listdir_nohidden,
     mkdir_if_missing,
     plain,
     read_json,
     remove_leftovers,
-    write_errors_named,
     write_json,
 )
 from .logger import RunLog, setup_logger
@@ -71,8 +72,11 @@ __all__ = [
     "check_set_name",
     "collect_env_info",
     "count_num_param",
+    "escape_unprintable",
+    "explain_full_disk",
+    "explain_out_of_memory",
+    "explain_write_error",
     "flatten",
-    "full_disk_named",
     "get_most_similar_str_to_a_from_b",
     "get_rng_state",
     "init_network_weights",
@@ -80,13 +84,13 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights_into",
-    "memory_errors_named",
     "mkdir_if_missing",
     "named_checkpoint",
     "nearest_name",
     "open_all_layers",
     "open_specified_layers",
     "plain",
+    "progress_bar",
     "read_image",
     "read_json",
     "remove_leftovers",
@@ -100,6 +104,5 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "versions",
-    "write_errors_named",
     "write_json",
 ]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .console import escape_unprintable
+
 
 class InputError(ValueError):
     """Something the user asked for cannot be done as asked.
@@ -45,6 +47,7 @@ class NonFiniteLossError(InputError, FloatingPointError):
 @contextmanager
 def in_a_sentence() -> Iterator[None]:
     """For a command: an InputError, or Ctrl-C, ends it in a sentence instead of a traceback."""
+    escape_unprintable()
     try:
         yield
     except InputError as error:
@@ -55,7 +58,7 @@ def in_a_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def memory_errors_named(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
+def explain_out_of_memory(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
     """Running out of a device's memory, or the machine's, becomes an InputError.
 
     Args:

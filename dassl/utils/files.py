@@ -19,7 +19,7 @@ from .errors import InputError, WriteError
 logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk takes no more
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `atomic_write` names its temporary files
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `temporary_beside` names them
 
 
 @contextmanager
@@ -33,9 +33,9 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     encoding = "utf-8" if mode == "w" else None
-    with write_errors_named(path, own=temporary):
+    with explain_write_error(path, own=temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, mode, encoding=encoding) as handle:
@@ -45,6 +45,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the path of a new temporary file or folder beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -58,7 +63,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 @contextmanager
-def write_errors_named(path: str | os.PathLike, own: str | os.PathLike = "") -> Iterator[None]:
+def explain_write_error(path: str | os.PathLike, own: str | os.PathLike = "") -> Iterator[None]:
     """Turn the OSError of a failed write to `path` (or to `own`) into a WriteError.
 
     An OSError about some other file, raised inside the block, passes through unchanged.
@@ -74,10 +79,10 @@ def write_errors_named(path: str | os.PathLike, own: str | os.PathLike = "") -> 
 
 
 @contextmanager
-def full_disk_named() -> Iterator[None]:
+def explain_full_disk() -> Iterator[None]:
     """Turn the OSError of a full disk into a WriteError, wherever it comes from.
 
-    For what nobody wrote a `write_errors_named` around: what libraries write, or the console.
+    For what nobody wrote a `explain_write_error` around: what libraries write, or the console.
     """
     try:
         yield
@@ -97,7 +102,7 @@ def _cannot_write(path: str | os.PathLike, error: OSError) -> WriteError:
 
 def mkdir_if_missing(dirname: str | os.PathLike) -> None:
     """Create the folder `dirname` and its parents if they are missing."""
-    with write_errors_named(dirname):
+    with explain_write_error(dirname):
         os.makedirs(dirname, exist_ok=True)
 
 

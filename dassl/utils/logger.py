@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 
-from .files import mkdir_if_missing, write_errors_named
+from .files import explain_write_error, mkdir_if_missing
 
 __all__ = ["RunLog", "setup_logger"]
 
@@ -86,7 +86,7 @@ def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:
 def _file_handler(output: str) -> logging.Handler:
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
     mkdir_if_missing(os.path.dirname(path) or ".")
-    with write_errors_named(path, own=os.path.abspath(path)):
+    with explain_write_error(path, own=os.path.abspath(path)):
         if os.path.exists(path):
             with open(path, "a", encoding="utf-8") as log:
                 log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
@@ -120,5 +120,5 @@ class _LogFile(logging.FileHandler):
         self.addFilter(lambda _: False)
         with suppress(OSError):
             self.close()
-        with write_errors_named(self.baseFilename):
+        with explain_write_error(self.baseFilename):
             raise error

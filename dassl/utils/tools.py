@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from .errors import BadImageError
+from .errors import BadImageError, InputError
 
 # Trainers and data sets written for upstream import these from here.
 from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json
@@ -40,6 +40,8 @@ __all__ = [
 # Those that can change a figure.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
+MAX_RATIO = 200  # of the edges of an image
+
 # What Pillow raises for damaged or foreign files, by format.
 UNREADABLE = (
     OSError,
@@ -59,20 +61,26 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """The image at `path`, decoded whole, as RGB. The EXIF orientation is ignored, as upstream.
+def read_image(path: str | os.PathLike, upright: bool = False) -> Image.Image:
+    """Return the image at `path`, decoded whole, as RGB.
+
+    Args:
+        upright: turn a photograph as its EXIF orientation says. Off in every benchmark, as
+            upstream; `detect.py --exif` turns it on.
 
     Differs from upstream: a file that cannot be read is an error, not an endless retry, and 16-bit
     grey is scaled to 8 bit; Pillow clips it, which makes nearly all of it white.
 
     Raises:
-        BadImageError: the file is missing, damaged, too large for Pillow, or holds
-            floating-point pixels, of which nothing says how bright 1.0 is.
+        BadImageError: the file is missing, damaged, too large for Pillow, or one that `as_rgb`
+            refuses.
     """
     try:
         with Image.open(path) as image:
+            _check_edges(image)
             image.load()  # decodes every row, so that a truncated file is noticed here
-            return as_rgb(image)
+            image = ImageOps.exif_transpose(image) if upright else image
+            return as_rgb(image).convert("RGB")  # a copy, free of the file
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(
@@ -81,13 +89,30 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as `read_image` gives it; ValueError for floating-point pixels."""
-    return _eight_bit(image).convert("RGB")
+    """Return a decoded image as RGB of 8 bits; itself if it is that already.
+
+    Raises:
+        InputError: floating-point pixels, of which nothing says how bright 1.0 is; or one edge
+            more than `MAX_RATIO` times the other: resizing the shorter one to a model's input
+            would make gigabytes of it.
+    """
+    _check_edges(image)
+    image = _eight_bit(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_edges(image: Image.Image) -> None:
+    width, height = image.size
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise InputError(
+            f"it is {width} x {height} pixels, and one edge may be at most {MAX_RATIO} times "
+            "the other; cut it"
+        )
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, mode F; save it with 8 bits")
+        raise InputError("its pixels are floating-point numbers, mode F; save it with 8 bits")
     if image.mode.split(";")[0] != "I":
         return image
     # I;16, I;16B and the like; mode I is how Pillow reads some 16-bit files.

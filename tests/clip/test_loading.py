@@ -131,7 +131,7 @@ def test_no_connection_is_told(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("open_clip.download_pretrained_from_url", offline)
-    with pytest.raises(InputError, match="give its path as MODEL.BACKBONE.NAME"):
+    with pytest.raises(InputError, match=r"give its path as MODEL.BACKBONE.NAME"):
         clip.load("ViT-B/16")
 
 

@@ -96,7 +96,7 @@ def test_the_draw_is_a_function_of_seed_and_step():
 
 def test_published_file_is_a_clip_too(clipn_file):
     """Zero-shot scores of its CLIP need no other file; the hash is the plain CLIP's."""
-    with pytest.raises(InputError, match="does not say its activation.*CLIPN's published files"):
+    with pytest.raises(InputError, match=r"does not say its activation.*CLIPN's published files"):
         clip.load(clipn_file(11))
     model, _ = clip.load(clipn_file(11), activation="gelu")
     plain, _ = clip.load(clipn_file(11, plain=True), activation="gelu")
@@ -165,7 +165,7 @@ def test_clean_templates_hold_no_quotes_and_deny_once():
         assert "'" not in standard and denied.count("{}") == 1
         assert len(set(denied.split()) & {"no", "without", "not"}) == 1
     assert negated("{}") == "no {}" and template_pairs("a {}|the {}")[1] == ("the {}", "no {}")
-    with pytest.raises(InputError, match="must hold {} once"):
+    with pytest.raises(InputError, match=r"must hold {} once"):
         template_pairs("a photo")
 
 

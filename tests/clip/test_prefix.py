@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -168,7 +170,7 @@ def test_memory_is_that_of_a_chunk():
             prefix = torch.randn(5, 64, requires_grad=True)
             encoded.clear()
             kept[count, chunk], features = _graph_bytes(
-                lambda: model.encode_packed(prefix, rows, packing, chunk)
+                partial(model.encode_packed, prefix, rows, packing, chunk)
             )
             forward = len(encoded)
             features.sum().backward()

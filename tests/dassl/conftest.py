@@ -34,7 +34,7 @@ def make_cfg(tiny_root, tmp_path):
         cfg = get_cfg_default()
         cfg.TRAINER.UPSTREAMSTYLE = CN({"PREC": "fp32"})
         cfg.merge_from_list(
-            ["DATASET.ROOT", str(tiny_root), "DATASET.NAME", "TinyFolders"]
+            ["DATASET.ROOT", str(tiny_root), "DATASET.NAME", "TinyFolders"]  # noqa: RUF005
             + ["TRAINER.NAME", "UpstreamStyle", "OUTPUT_DIR", str(tmp_path / "run")]
             + ["INPUT.SIZE", (16, 16), "DATALOADER.NUM_WORKERS", 0]
             + ["INPUT.TRANSFORMS", ("random_resized_crop", "random_flip", "normalize")]

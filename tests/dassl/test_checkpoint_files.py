@@ -125,7 +125,7 @@ def test_content_that_is_no_dict_is_a_sentence(tmp_path, content, kind):
 
 def test_missing_file_folder_and_nothing(tmp_path):
     (tmp_path / "model.pth.tar-5").write_bytes(b"")
-    with pytest.raises(InputError, match="no checkpoint .*holds: model.pth.tar-5"):
+    with pytest.raises(InputError, match=r"no checkpoint .*holds: model.pth.tar-5"):
         load_checkpoint(tmp_path / "model.pth.tar-6")
     with pytest.raises(InputError, match="is a folder"):
         load_checkpoint(tmp_path)

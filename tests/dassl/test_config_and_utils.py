@@ -195,7 +195,7 @@ def test_a_log_file_that_is_full_is_told_once(tmp_path, own_root_handlers, capfd
     assert capfd.readouterr().err == "" and log.stream is None
     (tmp_path / "log.txt").unlink()
     (tmp_path / "log.txt").symlink_to("/dev/full")
-    with pytest.raises(WriteError, match="Cannot write .*log.txt: No space left"):
+    with pytest.raises(WriteError, match=r"Cannot write .*log.txt: No space left"):
         setup_logger(tmp_path)
 
 

@@ -87,7 +87,7 @@ def test_training_set_is_listed_only_when_read():
 
 
 def test_a_dataset_of_its_own_kind_has_no_names_without_images():
-    with pytest.raises(InputError, match="class names of DatasetBase .* without its images"):
+    with pytest.raises(InputError, match=r"class names of DatasetBase .* without its images"):
         DatasetBase.without_images(None)
 
 
@@ -209,7 +209,7 @@ class IndexOnly(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("key", FEWSHOT["loader"])
 def test_loader_order_equals_the_public_code(key):
-    seed, n = (int(part.lstrip("seedn")) for part in key.split("_"))
+    seed, n = (int(part.removeprefix("seed").removeprefix("n")) for part in key.split("_"))
     cfg = get_cfg_default()
     cfg.DATALOADER.NUM_WORKERS = 0
     loader = build_data_loader(
@@ -242,7 +242,7 @@ def test_workers_draw_from_restored_generators():
 def test_empty_set_unknown_sampler_and_dropped_rest():
     cfg = get_cfg_default()
     cfg.DATALOADER.NUM_WORKERS = 0
-    with pytest.raises(InputError, match="training set .* is empty"):
+    with pytest.raises(InputError, match=r"training set .* is empty"):
         build_data_loader(cfg, data_source=[])
     with pytest.raises(InputError, match="Did you mean 'RandomSampler'"):
         build_data_loader(cfg, "RandomSample", items_of([2]))
@@ -288,7 +288,7 @@ def test_truncated_and_foreign_images_are_noticed(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadImageError, match=name):
             read_image(tmp_path / name)
-    with pytest.raises(BadImageError, match="missing.jpg"):
+    with pytest.raises(BadImageError, match=r"missing.jpg"):
         read_image(tmp_path / "missing.jpg")
 
 

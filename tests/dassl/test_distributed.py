@@ -4,7 +4,9 @@ import logging
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_ranks_see_the_global_batches_of_one_process(results):
     assert length == n1 == n2 == 3
     for epoch in range(2):
         joined = [a + b for a, b in zip(first[epoch], second[epoch], strict=True)]
-        assert joined == whole[epoch] and sorted(sum(joined, [])) == list(range(11))
+        assert joined == whole[epoch] and sorted(chain(*joined)) == list(range(11))
     assert whole[0] != whole[1]
 
 
@@ -102,7 +104,7 @@ def test_ranks_share_the_pairs_of_shards_out(results):
     for epoch in range(2):
         assert [len(batch) for batch in whole[epoch]] == [4, 4, 4]
         assert [len(batch) for batch in first[epoch] + second[epoch]] == [2] * 6
-        seen = sum(first[epoch] + second[epoch], [])
+        seen = list(chain(*first[epoch], *second[epoch]))
         assert len(set(seen)) == len(seen) == 12
 
 
@@ -131,7 +133,7 @@ def test_one_rank_tells_why(results):
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
 def test_slices_partition_a_batch(batch, ranks):
     parts = [rank_slice(batch, rank, ranks) for rank in range(ranks)]
-    assert sum(parts, []) == batch
+    assert list(chain(*parts)) == batch
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -152,7 +154,7 @@ def test_ranks_partition_the_batches_of_one(count, ranks, share, drop_last):
             batches = RankBatches(range(count), batch_size, drop_last)
             parts.append(list(batches))
             assert len(parts[-1]) == len(batches) == len(plain)
-    assert [sum(of_ranks, []) for of_ranks in zip(*parts, strict=True)] == list(plain)
+    assert [list(chain(*of_ranks)) for of_ranks in zip(*parts, strict=True)] == list(plain)
 
 
 def test_a_last_batch_smaller_than_the_ranks_is_refused(monkeypatch):
@@ -174,7 +176,7 @@ def test_more_processes_than_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(InputError, match="Process 2 of this machine has no GPU.*NPROC=1"):
+    with pytest.raises(InputError, match=r"Process 2 of this machine has no GPU.*NPROC=1"):
         distributed.local_device()
     assert distributed.local_device(use_cuda=False) == torch.device("cpu")
 
@@ -213,7 +215,7 @@ def test_a_rank_does_not_stand_by_without_images(make_cfg, monkeypatch):
 
 def test_a_loader_is_told_the_epoch(make_cfg):
     class Told(torch.utils.data.DataLoader):
-        epochs = []
+        epochs: ClassVar = []
 
         def set_epoch(self, epoch):
             self.epochs.append(epoch)

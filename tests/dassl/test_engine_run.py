@@ -318,7 +318,7 @@ def test_without_a_note_the_highest_epoch_is_loaded(base, tmp_path, caplog):
     (tmp_path / "net/model.pth.tar-99.part").touch()
     base.load_model(tmp_path)
     assert "model.pth.tar-50 " in caplog.messages[-1]
-    with pytest.raises(InputError, match="no checkpoint .*model-best"):
+    with pytest.raises(InputError, match=r"no checkpoint .*model-best"):
         base.load_model(tmp_path / "elsewhere")
 
 
@@ -460,5 +460,5 @@ def test_no_readable_image_at_all_is_an_error(make_cfg, tmp_path):
 
 
 def test_unknown_trainer_names_the_nearest(make_cfg):
-    with pytest.raises(InputError, match="Unknown trainer 'UpstreamStile'.*'UpstreamStyle'"):
+    with pytest.raises(InputError, match=r"Unknown trainer 'UpstreamStile'.*'UpstreamStyle'"):
         build_trainer(make_cfg("TRAINER.NAME", "UpstreamStile"))

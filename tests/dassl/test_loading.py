@@ -1,6 +1,7 @@
 """Workers that stay alive augment as new ones would; batches sent ahead are the loader's own."""
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -95,8 +96,7 @@ def test_batches_sent_ahead_keep_order_content_and_errors(count, broken):
     log, found = [], []
 
     def source():
-        for number in range(count):
-            yield number
+        yield from range(count)
         if broken:
             raise Broken
 
@@ -113,9 +113,7 @@ def test_batches_sent_ahead_keep_order_content_and_errors(count, broken):
             log.append(("step", (batch - 1) // 10))
             found.append(batch)
 
-    if broken:
-        pytest.raises(Broken, read)
-    else:
+    with pytest.raises(Broken) if broken else nullcontext():
         read()
     assert found == [10 * n + 1 for n in range(count)]
     for n in range(count):  # waited for before the next is sent, which is before this one's step

@@ -288,7 +288,7 @@ def test_bad_shards_are_named(shards, loader, content, message):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_readable_pair_at_all_is_a_sentence(tmp_path, loader, workers):
     write_tar(tmp_path / "bad.tar", {f"{n}.{s}": b" " for n in range(4) for s in ("jpg", "txt")})
-    with pytest.raises(InputError, match="^None of 4 image-caption pairs can be read, such as "):
+    with pytest.raises(InputError, match=r"^None of 4 image-caption pairs can be read, such as "):
         list(loader(PATH="bad.tar", workers=workers))
 
 
@@ -424,5 +424,5 @@ def test_other_braces_of_a_template_stay(pets, loader):
 
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",), (1,)])
 def test_templates_need_one_place_for_the_name(pets, loader, templates):
-    with pytest.raises(InputError, match="TEMPLATES.*must hold {} once"):
+    with pytest.raises(InputError, match=r"TEMPLATES.*must hold {} once"):
         loader(SOURCE="classnames", TEMPLATES=templates)

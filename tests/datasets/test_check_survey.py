@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,10 +172,8 @@ def test_errors_are_told_exactly_where_the_loaders_refuse(tmp_path_factory, kind
         write(root / folder / split / name, 2)
     write(root / "SUN", 1)
     for fault in faults:
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):  # an earlier fault took it away
             FAULTS[fault](root / folder, first)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # an earlier fault took it away
     cfg = config(root, kind, SUN="SUN")
     cfg.DATASET.CLASSES = data.draw(
         st.sampled_from(["", "present", first, second, f"{first},{second}"])

@@ -72,10 +72,10 @@ def test_bad_user_files_are_refused(tmp_path, text, message):
 
 
 def test_missing_and_binary_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="none.txt cannot be read"):
+    with pytest.raises(InputError, match=r"none.txt cannot be read"):
         read_classnames_file(tmp_path / "none.txt")
     (tmp_path / "image.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match="image.txt cannot be read as UTF-8"):
+    with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
         read_classnames_file(tmp_path / "image.txt")
 
 
@@ -83,7 +83,7 @@ def test_names_come_in_the_order_asked_and_must_be_complete(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("a one\nb two\nc three\n")
     assert names_from_file(path, ["c", "a"]) == ["three", "one"]
-    with pytest.raises(InputError, match="lack 2 of the 3 classes: x, y.*CLASSNAMES_FILE"):
+    with pytest.raises(InputError, match=r"lack 2 of the 3 classes: x, y.*CLASSNAMES_FILE"):
         names_from_file(path, ["a", "x", "y"])
 
 
@@ -101,7 +101,7 @@ def test_bad_class_lists_are_refused(text, message):
 
 
 def test_missing_class_list_file_is_refused():
-    with pytest.raises(InputError, match="nowhere.txt cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere.txt cannot be read"):
         read_class_list("nowhere.txt")
 
 

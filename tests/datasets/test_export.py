@@ -74,7 +74,7 @@ def test_a_complete_folder_is_left_alone(cifar):
 
 def test_an_incomplete_folder_is_refused(cifar):
     (export("cifar10", cifar) / "train/bird/00002.png").unlink()
-    with pytest.raises(InputError, match="holds {'train': 5, 'test': 3} images where"):
+    with pytest.raises(InputError, match=r"holds {'train': 5, 'test': 3} images where"):
         export("cifar10", cifar)
 
 
@@ -95,7 +95,7 @@ class Trap:
 
 def test_files_with_another_checksum_are_not_unpickled(cifar):
     (cifar / "cifar-10-batches-py/data_batch_1").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(InputError, match="not found or corrupted.*MD5 sum.*--download"):
+    with pytest.raises(InputError, match=r"not found or corrupted.*MD5 sum.*--download"):
         export("cifar10", cifar)
     assert not (cifar / "cifar10").exists()
 

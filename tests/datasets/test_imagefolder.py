@@ -98,7 +98,7 @@ def test_evaluation_needs_no_training_folder(tree, build):
     tree({"val/cat": 1, "val/dog": 1})
     dataset = build()
     assert len(dataset.test) == 2
-    with pytest.raises(InputError, match="train does not exist.*one folder of images"):
+    with pytest.raises(InputError, match=r"train does not exist.*one folder of images"):
         dataset.train_x  # noqa: B018
 
 
@@ -164,7 +164,7 @@ def test_a_root_that_is_no_folder_is_told_first(tree, build, tmp_path, name, why
 
 def test_a_data_set_that_is_a_file_is_told(tree, build, tmp_path):
     (tmp_path / "pets").touch()
-    with pytest.raises(InputError, match="pets is a file, not a folder.*Found beside it: pets"):
+    with pytest.raises(InputError, match=r"pets is a file, not a folder.*Found beside it: pets"):
         build(FOLDER="pets")
 
 
@@ -199,19 +199,19 @@ def test_a_split_that_may_be_a_class_or_another_is_refused(tree, build, folders,
 
 def test_training_class_without_images_is_refused(tree, build):
     tree({"train/cat": 0, "val/cat": 1})
-    with pytest.raises(InputError, match="hold no images: cat"):
+    with pytest.raises(InputError, match=r"hold no images: cat"):
         build().train_x  # noqa: B018
 
 
 def test_unknown_class_is_refused(tree, build):
     tree(PETS)
-    with pytest.raises(InputError, match="1 of 2 class folders are missing in .*train: dog"):
+    with pytest.raises(InputError, match=r"1 of 2 class folders are missing in .*train: dog"):
         build(CLASSES="cat,dog")
 
 
 def test_nothing_in_common_is_refused(tree, build):
     tree({"train/a": 1, "val/b": 1})
-    with pytest.raises(InputError, match="train, val have no class folder in common"):
+    with pytest.raises(InputError, match=r"train, val have no class folder in common"):
         build(CLASSES="present")
 
 
@@ -225,7 +225,7 @@ def test_unreadable_folder_is_refused(tree, build, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match="val/cat cannot be listed: Permission denied"):
+    with pytest.raises(InputError, match=r"val/cat cannot be listed: Permission denied"):
         build()
 
 
@@ -234,5 +234,5 @@ def test_named_classes_need_no_folders(cfg):
     dataset = build_dataset(cfg, images=False)
     assert dataset.classnames == ["cat", "polar bear"] and dataset.test is None
     cfg.DATASET.CLASSES = ""
-    with pytest.raises(InputError, match="known by its folders alone"):
+    with pytest.raises(InputError, match=r"known by its folders alone"):
         build_dataset(cfg, images=False)

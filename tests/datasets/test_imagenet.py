@@ -61,8 +61,8 @@ def test_missing_classes_are_counted_and_named(tree, build):
     tree(images("val", imagenet_wnids()[:3]))
     with pytest.raises(
         InputError,
-        match="997 of 1000 class folders are missing.*val: n01491361.*"
-        'Found: 3 .*CLASSES: "present"',
+        match=r"997 of 1000 class folders are missing.*val: n01491361.*"
+        r'Found: 3 .*CLASSES: "present"',
     ):
         build()
 
@@ -70,14 +70,14 @@ def test_missing_classes_are_counted_and_named(tree, build):
 def test_unknown_folders_are_named(tree, build):
     tree(images("val", [TENCH, "n99999999"]))
     for classes in ("", "present"):
-        with pytest.raises(InputError, match="1 classes in .*val are not among .*n99999999"):
+        with pytest.raises(InputError, match=r"1 classes in .*val are not among .*n99999999"):
             build(CLASSES=classes)
     assert build(CLASSES=TENCH).classnames == ["tench"]
 
 
 def test_unknown_ids_asked_for_are_named(tree, build):
     tree(images("val", [TENCH]))
-    with pytest.raises(InputError, match="DATASET.CLASSES are not among the 1000.*n00000001"):
+    with pytest.raises(InputError, match=r"DATASET.CLASSES are not among the 1000.*n00000001"):
         build(CLASSES=f"{TENCH},n00000001")
 
 
@@ -86,13 +86,13 @@ def test_flat_val_is_explained(tree, build):
     (root / "imagenet/images/val/ILSVRC2012_val_00000001.JPEG").touch()
     with pytest.raises(
         InputError,
-        match="val is flat: 1 images such as ILSVRC2012_val_00000001.JPEG.*Sort them.*valprep.sh",
+        match=r"val is flat: 1 images such as ILSVRC2012_val_00000001.JPEG.*Sort them.*valprep.sh",
     ):
         build()
 
 
 def test_missing_folder_is_explained(build):
-    with pytest.raises(InputError, match="imagenet does not exist.*DATASET.ROOT"):
+    with pytest.raises(InputError, match=r"imagenet does not exist.*DATASET.ROOT"):
         build()
 
 
@@ -159,7 +159,7 @@ def test_class_names_alone_follow_the_users_file(cfg, tmp_path):
 
 def test_classes_that_only_folders_tell_are_refused_without_them(cfg):
     cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageNet", "present"
-    with pytest.raises(InputError, match="CLASSES is 'present'.*known by its folders alone. Name"):
+    with pytest.raises(InputError, match=r"CLASSES is 'present'.*known by its folders alone. Name"):
         build_dataset(cfg, images=False)
     cfg.DATASET.CLASSES = "n00000001"
     with pytest.raises(InputError, match="not among the 1000"):

@@ -67,7 +67,7 @@ def test_a_root_that_is_no_folder_is_told_first(tree, load, cfg, tmp_path):
     tree({"sun": 1})
     (tmp_path / "pets.yaml").touch()
     cfg.DATASET.ROOT = str(tmp_path / "pets.yaml")
-    with pytest.raises(InputError, match="data root .*/pets.yaml is a file, not a folder.*--root"):
+    with pytest.raises(InputError, match=r"data root .*/pets.yaml is a file, not a folder.*--root"):
         load(SUN=entry("sun"))
     assert len(load(SUN=entry("SUN", str(tmp_path / "sun")))["SUN"]) == 1  # needs no root
 
@@ -80,12 +80,12 @@ def test_empty_folders_leave_a_set_out(tree, load):
 def test_folder_without_images_is_refused(tree, load):
     root = tree({"SUN/images": 0})
     (root / "SUN" / "list.txt").touch()
-    with pytest.raises(InputError, match="SUN has no images.*holds images, list.txt.*SETS.SUN"):
+    with pytest.raises(InputError, match=r"SUN has no images.*holds images, list.txt.*SETS.SUN"):
         load(SUN=entry("SUN"))
 
 
 def test_no_set_is_refused(load):
-    with pytest.raises(InputError, match="No OOD set is configured.*OOD.SETS"):
+    with pytest.raises(InputError, match=r"No OOD set is configured.*OOD.SETS"):
         load()
 
 
@@ -105,5 +105,5 @@ def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, 
 
 @pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3}), CN({"FOLDERS": "SUN"})])
 def test_malformed_entries_are_refused(load, value):
-    with pytest.raises(InputError, match="OOD.SETS.SUN is .*FOLDERS: "):
+    with pytest.raises(InputError, match=r"OOD.SETS.SUN is .*FOLDERS: "):
         load(SUN=value)

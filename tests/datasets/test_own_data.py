@@ -49,9 +49,9 @@ def test_few_images_change_sides_when_one_is_added():
 
 @pytest.mark.parametrize("share", [0, 1, -0.1])
 def test_a_share_that_is_none_is_told(share):
-    with pytest.raises(InputError, match="DATASET.VAL_PERCENT"):
+    with pytest.raises(InputError, match=r"DATASET.VAL_PERCENT"):
         hold_out(items([4]), share, "data")
-    with pytest.raises(InputError, match="leave none to test on"):
+    with pytest.raises(InputError, match=r"leave none to test on"):
         hold_out(items([1, 1]), 0.5, "data")
 
 
@@ -84,9 +84,9 @@ def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
 def test_missing_folders_and_equal_names_are_refused(tree, cfg, tmp_path, monkeypatch):
     tree({"a/odd": 1, "b/odd": 1, "c/Odd": 1})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="two sets are called 'odd'.*odd1="):
+    with pytest.raises(InputError, match=r"two sets are called 'odd'.*odd1="):
         use_ood_folders(cfg, ["a/odd", "b/odd"])
-    with pytest.raises(InputError, match="'odd' .in any case of letters.*odd1=.*Odd2="):
+    with pytest.raises(InputError, match=r"'odd' .in any case of letters.*odd1=.*Odd2="):
         use_ood_folders(cfg, ["a/odd", "c/Odd"])
     with pytest.raises(InputError, match=r"--id-data pets: .*pets does not exist. Name a folder"):
         use_id_folder(cfg, "pets")

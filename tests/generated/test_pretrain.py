@@ -312,7 +312,7 @@ def test_bad_sources_are_a_sentence(tmp_path):
         pretrain.main(["--pairs", str(tmp_path / "c.csv"), *output])
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/a.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match="Cannot read the training image .*a.jpg"):
+    with pytest.raises(InputError, match=r"Cannot read the training image .*a.jpg"):
         pretrain.main(["--folders", str(tmp_path), *output])
 
 

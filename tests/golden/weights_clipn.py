@@ -167,7 +167,7 @@ def plain_clip(sd):
 
 
 def copy_yes_to_no(sd):
-    """What a correct initialisation of CLIPN from plain CLIP is: the no-encoder copies the text encoder, prompt_no = 0."""
+    """Return CLIPN's start from plain CLIP: text encoder copied, prompt_no = 0."""
     out = dict(sd)
     for k in sd:
         if "_no" in k:
@@ -176,7 +176,7 @@ def copy_yes_to_no(sd):
 
 
 def make_images(seed, n, size, scale=1.0):
-    """Already 'preprocessed' images, float32 (n, 3, size, size), standard normal plus a per-image colour and gradient."""
+    """Return preprocessed images, float32 (n, 3, size, size): noise, colour and gradient."""
     r = _rs(seed, "images")
     x = 0.6 * r.standard_normal((n, 3, size, size))
     x = (

@@ -143,7 +143,7 @@ def test_public_clipn_metrics(case):
 @pytest.mark.parametrize("case", sorted(set(CASES) - set(DEFINED)))
 def test_what_public_code_cannot_do_is_refused(case):
     """Empty sets, NaN, infinity: upstream raises something or returns NaN."""
-    with pytest.raises(InputError, match="^(ID|OOD) scores (are empty|hold NaN or infinity)"):
+    with pytest.raises(InputError, match=r"^(ID|OOD) scores (are empty|hold NaN or infinity)"):
         ood_metrics(GOLDEN[f"{case}/id"], GOLDEN[f"{case}/ood"])
 
 

@@ -1,5 +1,6 @@
 """LoCoOp's ID-irrelevant regions: selection and drawing."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_selection_is_a_sort(seed, batch, regions, classes, levels, data):
 def test_larger_k_extracts_fewer_regions():
     local, labels = torch.rand(4, 49, 20), torch.tensor([0, 5, 19, 3])
     kept = [id_irrelevant_regions(local, labels, k) for k in range(1, 21)]
-    assert all((more | fewer).equal(more) for more, fewer in zip(kept, kept[1:]))
+    assert all((more | fewer).equal(more) for more, fewer in pairwise(kept))
     assert not kept[-1].any()
 
 

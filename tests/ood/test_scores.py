@@ -287,7 +287,7 @@ def test_all_means_what_the_model_can_give():
     both = [s.name for s in offered_scores("all", plain | {"no_logits", "local_cosines"})]
     assert set(both) - set(names) == {"GL-MCM", "CTW", "ATD"}
     assert [s.name for s in offered_scores(["ODIN"], plain)] == ["ODIN"]
-    with pytest.raises(InputError, match='score CTW: .*no "no" text encoder: CTW is for a CLIPN'):
+    with pytest.raises(InputError, match=r'score CTW: .*no "no" text encoder: CTW is for a CLIPN'):
         offered_scores(["MCM", "CTW"], plain)
 
 
@@ -341,7 +341,7 @@ def test_temperature_must_be_positive(name, value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "warm", None])
 def test_parameter_must_be_a_finite_number(value):
-    with pytest.raises(InputError, match="local_weight.*finite number"):
+    with pytest.raises(InputError, match=r"local_weight.*finite number"):
         one("GL-MCM", make_inputs(), local_weight=value)
 
 

@@ -44,7 +44,7 @@ def test_incomparable_runs_are_not_averaged(run, change, key):
 def test_other_conventions_are_not_averaged(run):
     other = copy.deepcopy(run(2).result)
     other["conventions"]["fpr95_id"] = "something else"
-    with pytest.raises(InputError, match="differ in conventions.fpr95_id"):
+    with pytest.raises(InputError, match=r"differ in conventions.fpr95_id"):
         check_comparable([run(1), replace(run(2), result=other)])
 
 

@@ -25,7 +25,7 @@ def slow(inside, outside, name, resamples, seed):
     n, m = len(inside), len(outside)
     drawn_id = np.random.default_rng([seed]).integers(0, n, (resamples, n))
     drawn_ood = np.random.default_rng([seed, *name.encode()]).integers(0, m, (resamples, m))
-    pairs = [(inside[i], outside[o]) for i, o in zip(drawn_id, drawn_ood)]
+    pairs = [(inside[i], outside[o]) for i, o in zip(drawn_id, drawn_ood, strict=True)]
     return np.array(
         [[fpr_at_tpr(i, o), auroc(i, o), fpr_at_tpr(i, o, positive="ood")] for i, o in pairs]
     )

@@ -72,7 +72,7 @@ def test_other_images_are_refused(study):
     rows[5][0] = "nature/other.png"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    with pytest.raises(InputError, match="same images of nature .*80 and 80; nature/class0/4.png"):
+    with pytest.raises(InputError, match=r"same images of nature .*80 and 80; nature/class0/4.png"):
         compare(*sides(study), 100)
 
 

@@ -164,7 +164,7 @@ def test_region_maps_and_their_agreement(study):
     (folder / "regions_k2.json").write_text(
         '{"k": 2, "images": 8, "precision": 0.9, "recall": 0.5, "background": 0.8}'
     )
-    page, checker = page_of(study)
+    _, checker = page_of(study)
     assert checker.counts["img"] == 1 and "cat_class1_k2" in text_of(checker)
     assert "precision 90.00 %, recall 50.00 %" in text_of(checker)
 
@@ -177,11 +177,11 @@ def test_settings_are_told_apart(study):
 
 def test_no_images_no_curves(study):
     shutil.rmtree(study / "CoOp/16shots/seed1/scores")
-    page, checker = page_of(study)
+    _, checker = page_of(study)
     assert "CoOp: its scores/*.csv are not there" in text_of(checker)
     for folder in study.rglob("scores"):
         shutil.rmtree(folder)
-    page, checker = page_of(study)
+    _, checker = page_of(study)
     assert "svg" not in checker.counts
 
 

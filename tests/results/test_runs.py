@@ -22,7 +22,7 @@ def test_runs_are_gathered_by_all_but_their_seed(study, write_run):
 def test_only_some_scores(study):
     groups = only(gather([study]), ["MCM"])
     assert all(list(r.result["figures"]) == ["MCM"] for runs in groups.values() for r in runs)
-    with pytest.raises(InputError, match="Energy is not in every run.*choose of GL-MCM, MCM"):
+    with pytest.raises(InputError, match=r"Energy is not in every run.*choose of GL-MCM, MCM"):
         only(gather([study]), ["Energy"])
 
 
@@ -53,5 +53,5 @@ def test_scores_of_another_evaluation(study):
     assert run.has_images and run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
     path = study / "ZeroshotCLIP/scores/indoor.csv"
     path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
-    with pytest.raises(InputError, match="indoor.csv is not of the evaluation .* 79 images"):
+    with pytest.raises(InputError, match=r"indoor.csv is not of the evaluation .* 79 images"):
         run.images  # noqa: B018

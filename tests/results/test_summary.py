@@ -57,7 +57,7 @@ def test_markdown_table(groups):
 def test_methods_need_the_same_sets(write_run, tmp_path):
     one = {name: [write_run(tmp_path / name, trainer=name)] for name in ("CoOp", "CLIPN")}
     one["LoCoOp"] = [write_run(tmp_path / "L", sets=("nature",))]
-    with pytest.raises(InputError, match="CoOp and LoCoOp .*different OOD sets.*; nature"):
+    with pytest.raises(InputError, match=r"CoOp and LoCoOp .*different OOD sets.*; nature"):
         summarise(one)
     assert summarise({"LoCoOp": one["LoCoOp"]}).blocks[0].columns == ["nature"]  # is the average
 

@@ -1,6 +1,7 @@
 """CLIPN's losses, gradients and training against the public code, and where ours is better."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,7 +204,7 @@ def _recorded(run, arrays):
         for i in range(0, count, size)
     )
     # Two ranks took the halves of each batch, in order.
-    draws = [sum(parts, []) for parts in zip(*run["idx"].values(), strict=True)] or None
+    draws = [list(chain(*parts)) for parts in zip(*run["idx"].values(), strict=True)] or None
     return loader, torch.from_numpy(arrays["tokens"].astype("int64")), draws
 
 

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip import encode, tokenize
+from dassl.engine import TrainerBase
 from dassl.utils.errors import InputError
 from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner
 
@@ -57,17 +58,32 @@ def test_words_of_several_tokens_count_all_of_them(tiny_clip):
     model = tiny_clip()
     learner = PromptLearner(["cat"], model, ctx_init="photographique of a")
     assert len(learner.ctx) == len(encode("photographique of a")) > 3
-    plain = model.token_embedding(tokenize("photographique of a cat."))[0, : learner.length]
+    plain = model.token_embedding(tokenize("photographique of a cat."))[0, : learner.tokens.shape[1]]
     torch.testing.assert_close(learner()[0], plain)
 
 
-def test_state_dict_is_coops(tiny_clip):
-    state = PromptLearner(NAMES, tiny_clip(), n_ctx=4).state_dict()
-    assert {key: tuple(value.shape) for key, value in state.items()} == {
-        "ctx": (4, 128),
-        "token_prefix": (5, 1, 128),
-        "token_suffix": (5, 72, 128),
-    }
+@pytest.mark.parametrize("csc, shape", [(False, (4, 128)), (True, (5, 4, 128))])
+def test_the_state_is_the_context_alone(tiny_clip, csc, shape):
+    """CoOp's readers look for no more, whatever CoOp writes."""
+    state = PromptLearner(NAMES, tiny_clip(), n_ctx=4, csc=csc).state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == {"ctx": shape}
+
+
+def test_a_checkpoint_of_1000_classes_is_small(tiny_clip, tmp_path):
+    """And nothing but what a step reads is kept on the device."""
+    names = [f"{NAMES[i % 5]} {i}" for i in range(1000)]
+    learner = PromptLearner(names, tiny_clip(), n_ctx=16)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9)
+    learner.packed()[0].sum().backward()
+    optimiser.step()
+    trainer = TrainerBase()
+    trainer.register_model("prompt_learner", learner, optimiser)
+    trainer.save_model(0, tmp_path)
+    file = tmp_path / "prompt_learner/model.pth.tar-1"
+    assert file.stat().st_size < 100_000
+    kept = {name: buffer.numel() for name, buffer in learner.named_buffers()}
+    tokens = learner.fixed.shape[0] * learner.fixed.shape[1]
+    assert kept.pop("fixed") == tokens * 128 and sum(kept.values()) < 5 * tokens
 
 
 def test_the_start_depends_on_the_seed_alone(tiny_clip):

@@ -8,7 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dassl.utils import InputError, read_json, write_json
 
@@ -54,7 +54,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # the folder of the dataset under DATASET.ROOT
-    domains: list[str] = []  # names of all domains
+    domains: ClassVar[list[str]] = []  # names of all domains
 
     def __init__(
         self,

@@ -1,3 +1,4 @@
-from .transforms import INTERPOLATION_MODES, build_transform
+from .preprocess import INTERPOLATION_MODES, RESIZE_MODES, Preprocess
+from .transforms import build_transform
 
-__all__ = ["INTERPOLATION_MODES", "build_transform"]
+__all__ = ["INTERPOLATION_MODES", "RESIZE_MODES", "Preprocess", "build_transform"]

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable
 
 from torchvision.transforms import (
-    CenterCrop,
     ColorJitter,
     Compose,
     GaussianBlur,
@@ -25,13 +24,9 @@ from yacs.config import CfgNode
 
 from dassl.utils import check_availability
 
-logger = logging.getLogger(__name__)
+from .preprocess import INTERPOLATION_MODES, Preprocess
 
-INTERPOLATION_MODES = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "nearest": InterpolationMode.NEAREST,
-}
+logger = logging.getLogger(__name__)
 
 # A step: what the log says, and the transform.
 Step = tuple[str, Callable]
@@ -90,14 +85,13 @@ AVAI_CHOICES = [*AUGMENTATIONS, "center_crop", "normalize"]
 
 def build_transform(
     cfg: CfgNode, is_train: bool = True, choices: Iterable[str] | None = None
-) -> Compose | None:
-    """The transform from a PIL image to a float tensor [3, H, W], (H, W) = INPUT.SIZE.
+) -> Compose | Preprocess | None:
+    """Build the transform from a PIL image to a float tensor [3, H, W], (H, W) = INPUT.SIZE.
 
     `choices` (default INPUT.TRANSFORMS) are names in AVAI_CHOICES; at test time only "normalize"
-    counts, after a resize of the smaller edge to max(SIZE) and a centre crop. None with
-    INPUT.NO_TRANSFORM.
+    counts, and the transform is a `Preprocess`. None with INPUT.NO_TRANSFORM.
 
-    Differs from upstream: "randaugment" is torchvision's.
+    Differs from upstream: "randaugment" is torchvision's, and INPUT.RESIZE_MODE may be "squash".
     """
     if cfg.INPUT.NO_TRANSFORM:
         logger.info("Note: no transform is applied!")
@@ -105,22 +99,37 @@ def build_transform(
     choices = list(cfg.INPUT.TRANSFORMS if choices is None else choices)
     for choice in choices:
         check_availability(choice, AVAI_CHOICES, what="transform")
+    normalize = "normalize" in choices
+    steps = _train_steps(cfg, choices) if is_train else []
+    preprocess = None if is_train else build_preprocess(cfg, normalize)
+    texts = preprocess.steps() if preprocess else [text for text, _ in steps]
+    texts.append("to torch tensor of range [0, 1]")
+    if normalize:
+        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+        texts.append(f"normalization (mean={mean}, std={std})")
     logger.info("Building transform_%s", "train" if is_train else "test")
-    steps = _train_steps(cfg, choices) if is_train else _test_steps(cfg)
-    steps.append(("to torch tensor of range [0, 1]", ToTensor()))
-    if "normalize" in choices:
-        steps.append(_normalize(cfg))
-    for text, _ in steps:
+    for text in texts:
         logger.info("+ %s", text)
-    return Compose([transform for _, transform in steps])
+    if preprocess:
+        return preprocess
+    last = [ToTensor(), Normalize(mean, std)] if normalize else [ToTensor()]
+    return Compose([*(step for _, step in steps), *last])
 
 
-def build_plain_transform(cfg: CfgNode) -> Compose:
-    """Resize to INPUT.SIZE, to tensor, normalise if asked: an image without augmentation."""
-    steps = [Resize(cfg.INPUT.SIZE, interpolation=_interpolation(cfg)), ToTensor()]
-    if "normalize" in cfg.INPUT.TRANSFORMS:
-        steps.append(_normalize(cfg)[1])
-    return Compose(steps)
+def build_preprocess(cfg: CfgNode, normalize: bool, resize_mode: str = "") -> Preprocess:
+    """Build what INPUT describes, with another resize mode if one is given."""
+    given = cfg.INPUT
+    return Preprocess(
+        size=given.SIZE,
+        interpolation=given.INTERPOLATION,
+        resize_mode=resize_mode or given.RESIZE_MODE,
+        **({"mean": given.PIXEL_MEAN, "std": given.PIXEL_STD} if normalize else {}),
+    )
+
+
+def build_plain_transform(cfg: CfgNode) -> Preprocess:
+    """Build the transform without augmentation: resized to INPUT.SIZE, normalised if asked."""
+    return build_preprocess(cfg, "normalize" in cfg.INPUT.TRANSFORMS, "squash")
 
 
 def _train_steps(cfg: CfgNode, choices: list[str]) -> list[Step]:
@@ -130,20 +139,6 @@ def _train_steps(cfg: CfgNode, choices: list[str]) -> list[Step]:
         resize = Resize(cfg.INPUT.SIZE, interpolation=_interpolation(cfg))
         steps.insert(0, (f"resize to {height}x{width}", resize))
     return steps
-
-
-def _test_steps(cfg: CfgNode) -> list[Step]:
-    height, width = cfg.INPUT.SIZE
-    edge = max(height, width)
-    return [
-        (f"resize the smaller edge to {edge}", Resize(edge, interpolation=_interpolation(cfg))),
-        (f"{height}x{width} center crop", CenterCrop(cfg.INPUT.SIZE)),
-    ]
-
-
-def _normalize(cfg: CfgNode) -> Step:
-    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    return f"normalization (mean={mean}, std={std})", Normalize(mean=mean, std=std)
 
 
 def _interpolation(cfg: CfgNode) -> InterpolationMode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: F401, F811 (fixtures are imported, then named as arguments)
 import json
 import logging
 import shlex
@@ -18,7 +17,7 @@ import train
 from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from run import config, flags
 from run import folder as run_folder
-from tests.test_entry_points import call, script, told, world  # fixtures
+from tests.worlds import script
 from trainers.side_by_side import SideBySide, images_seen
 
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")

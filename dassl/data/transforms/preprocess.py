@@ -1,0 +1,78 @@
+"""The one way from an image to what a model reads of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, Normalize
+from torchvision.transforms import functional as F
+
+from dassl.utils import InputError, as_rgb, check_availability
+
+INTERPOLATION_MODES = {
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST,
+}
+RESIZE_MODES = ("shortest", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Make a model's input of an image: resize, crop, scale to [0, 1], normalise.
+
+    Attributes:
+        size: (H, W) of the input.
+        mean, std: of the three channels; zeros and ones leave the pixels in [0, 1].
+        interpolation: bilinear, bicubic or nearest.
+        resize_mode: "shortest" resizes the smaller edge to max(H, W) and crops the centre, as
+            OpenAI's CLIP; "squash" resizes both edges and changes their ratio, as some of
+            open_clip's models want it.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: str = "bilinear"
+    resize_mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        check_availability(self.interpolation, INTERPOLATION_MODES, what="INPUT.INTERPOLATION")
+        check_availability(self.resize_mode, RESIZE_MODES, what="INPUT.RESIZE_MODE")
+        for name in ("size", "mean", "std"):  # lists, where they were read from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"INPUT.SIZE {self.size}: give height and width in pixels")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the model's input `[3, H, W]`, float32."""
+        return self._normalize(F.to_tensor(self.view(image)))
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """Return what the model sees, as an RGB image of H x W: the pixels before scaling.
+
+        Raises:
+            InputError: an image that `as_rgb` refuses.
+        """
+        # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
+        image = as_rgb(image)
+        height, width = self.size
+        mode = INTERPOLATION_MODES[self.interpolation]
+        if self.resize_mode == "squash":
+            return F.resize(image, [height, width], mode)
+        return F.center_crop(F.resize(image, [max(height, width)], mode), [height, width])
+
+    def steps(self) -> list[str]:
+        """Describe what `view` does, a line a step, as upstream's log does."""
+        height, width = self.size
+        if self.resize_mode == "squash":
+            return [f"resize to {height}x{width}"]
+        edge = max(height, width)
+        return [f"resize the smaller edge to {edge}", f"{height}x{width} center crop"]
+
+    @cached_property
+    def _normalize(self) -> Normalize:
+        return Normalize(self.mean, self.std)

@@ -1,0 +1,94 @@
+"""Caches on disk: their folder, their budget, and files that appear whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+from .files import temporary_beside
+
+GIB = 2**30
+FREE_SHARE = 0.5  # of the disk's free space that a cache may take
+ABANDONED = 3600  # seconds without a write after which a temporary file is nobody's
+
+
+def cache_folder(name: str, setting: str = "") -> Path:
+    """Return the folder of the cache `name`: `setting`, or one in the user's cache folder.
+
+    That is `$XDG_CACHE_HOME/promptood/<name>`, by default `~/.cache/promptood/<name>`.
+
+    Raises:
+        OSError: the user has no home folder.
+    """
+    if setting:
+        return Path(setting)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        raise FileNotFoundError("the user has no home folder for a cache")
+    return Path(base, "promptood", name)
+
+
+def file_state(path: str | os.PathLike) -> tuple[int, int]:
+    """Return size and time of change (ns) of a file; (-1, -1) if it is not there.
+
+    A cache remembers it, to notice that the file is another one now.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def appears_whole(place: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `place`, which becomes `place` when the block ends well.
+
+    On an error it is removed. Unlike `atomic_write` this does not wait for the disk: whoever reads
+    `place` has to notice a file that a power failure cut off.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(place)
+    try:
+        yield temporary
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders below `folder` that killed processes have left."""
+    for path in folder.rglob(".*.tmp"):
+        written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
+        if written and time.time() - max(written) > ABANDONED:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
+    """Raise InputError unless `folder` may take `needed` more bytes.
+
+    Args:
+        gib: the budget of the whole folder, in GiB; `setting` is the name users know it by.
+    """
+    held, free = _bytes_under(folder), _free_bytes(folder)
+    allowed = max(0.0, min(gib * GIB - held, FREE_SHARE * free))
+    if needed > allowed:
+        raise InputError(
+            f"about {needed / GIB:.3g} GiB are needed, {allowed / GIB:.3g} GiB are allowed: "
+            f"{setting} is {gib:g} GiB, {folder} holds {held / GIB:.3g}, and half of the "
+            f"{free / GIB:.3g} GiB free there may be used"
+        )
+
+
+def _bytes_under(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(existing).free

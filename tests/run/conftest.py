@@ -1,0 +1,49 @@
+"""The world that the tests of the commands share, and a run that is trained in it once."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import eval_ood
+from run import command
+from tests.worlds import SEED1, flags, pets_world, script
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, clip_file):
+    return pets_world(tmp_path_factory.mktemp("world"), clip_file)
+
+
+@pytest.fixture(scope="session")
+def trained(world):
+    """A LoCoOp run, trained by the real script, in another folder than the repository's."""
+    output = world / "output" / "LoCoOp" / SEED1
+    script(world, "train.sh", *flags(world), "--shots", "2", "--seed", "1", "--output-dir", output)
+    return output
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path_factory):
+    """Runs an entry point in this process: `call(train, "--shots", "2")`."""
+    monkeypatch.setattr(eval_ood, "FEATURES", str(tmp_path_factory.mktemp("features")))
+
+    def run(module, *arguments) -> None:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        command.run(module.main)
+
+    return run
+
+
+@pytest.fixture
+def told(call):
+    """What an entry point says when it refuses: one sentence, no traceback, exit not zero."""
+
+    def run(module, *arguments) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            call(module, *arguments)
+        assert isinstance(exit_.value.code, str) and exit_.value.code.startswith("error: ")
+        return exit_.value.code
+
+    return run

@@ -1,0 +1,114 @@
+"""Region maps by visualize.py, on a world made on the spot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import clip
+import visualize
+from tests.worlds import script
+from trainers.prompt_learner import PromptLearner
+
+
+def test_region_map_by_the_script(world, trained):
+    image = world / "data/pets/val/cat/0.jpg"
+    before = image.read_bytes()
+    done = script(
+        world,
+        "demo_visualization.sh",
+        "--root",
+        f"{world}/data",
+        "--model-dir",
+        trained,
+        "--image",
+        image,
+        "--label",
+        "tea pot",
+    )
+    drawn = list((trained / "visualization").glob("*.png"))
+    assert len(drawn) == 1 and "K = 2 of 4 classes" in done.stdout
+    assert drawn[0].name == "cat_0_class3_k2.png" and image.read_bytes() == before
+
+
+def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip_file):
+    """The share of regions printed, for every label and K, against one computed by hand."""
+    caplog.set_level("INFO")
+    image = world / "data/pets/val/cat/0.jpg"
+    model, preprocess = clip.load(clip_file("tiny-vit"))
+    names = ["cat", "crane", "golden retriever", "tea pot"]
+    learner = PromptLearner(names, model)
+    content = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)
+    learner.load_state_dict(content["state_dict"])
+    regions = model.encode_image(preprocess(Image.open(image))[None], local=True)[1][0]
+    text = model.encode_prompts(learner(), learner.eot)
+    order = (regions @ torch.nn.functional.normalize(text, dim=-1).T).argsort(descending=True)
+    for label in range(4):
+        for k in (1, 3):
+            caplog.clear()
+            call(
+                visualize,
+                "--root",
+                f"{world}/data",
+                "--model-dir",
+                trained,
+                "--image",
+                image,
+                "--label",
+                label,
+                "--topk",
+                k,
+            )
+            extracted = sum(label not in row[:k] for row in order.tolist())
+            assert f"{extracted} of 16 regions" in caplog.text
+
+
+def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path):
+    image = world / "data/pets/val/crane/1.jpg"
+    call(
+        visualize,
+        "--root",
+        f"{world}/nowhere",
+        "--model-dir",
+        trained,
+        "--image",
+        image,
+        "--label",
+        "crane",
+        "--topk",
+        "1",
+        "--output-dir",
+        tmp_path,
+        "DATASET.CLASSES",
+        "cat,crane",
+    )
+    assert (tmp_path / "visualization/crane_1_class1_k1.png").exists()
+
+
+def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path):
+    for path in (world / "data/pets/val").rglob("*.jpg"):
+        mask = tmp_path / path.parent.name / f"{path.stem}.png"
+        mask.parent.mkdir(exist_ok=True)
+        Image.new("L", (80, 72), 255 if path.parent.name == "cat" else 0).save(mask)
+    call(visualize, "--root", f"{world}/data", "--model-dir", trained, "--masks", tmp_path)
+    figures = json.loads((trained / "visualization/regions_k2.json").read_text(encoding="utf-8"))
+    assert figures["images"] == 12 and figures["background"] == 0.75
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["--label", "teapott"], "Nearest name: 'tea pot'"),
+        (["--label", "9"], "index from 0 to 3"),
+        (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
+    ],
+)
+def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, words):
+    image = world / "data/pets/val/cat/0.jpg"
+    assert words in told(
+        visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image, *extra
+    )

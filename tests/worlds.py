@@ -1,0 +1,99 @@
+"""Small worlds that tests of the commands run in, and how the commands are run there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("cat", "golden_retriever", "tea pot", "crane")
+SEED1 = "run_2shots/nctx16_cscFalse_ctpend/seed1"
+
+
+def images(folder: Path, count: int, rng, suffix: str = ".jpg") -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(
+            folder / f"{i}{suffix}"
+        )
+
+
+def pets_world(folder: Path, clip_file) -> Path:
+    """A data root with an ID set and two OOD sets, and configs that fit a tiny CLIP."""
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        images(folder / "data/pets/train" / name, 4, rng)
+        images(folder / "data/pets/val" / name, 3, rng)
+    for name in ("Scenes", "Dots"):
+        images(folder / "data" / name, 5, rng)
+    sets = {name: {"FOLDERS": [name], "IMAGES": 5} for name in ("Scenes", "Dots")}
+    write(
+        folder / "pets.yaml",
+        {"DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}},
+    )
+    write(folder / "loop.yaml", {"_BASE_": "loop.yaml"})
+    for trainer in ("CoOp", "LoCoOp"):
+        node = {"TRAINER": {"LOCOOP": {"TOPK": 2}}} if trainer == "LoCoOp" else {}
+        write(
+            folder / trainer / "run.yaml",
+            {
+                "_BASE_": str(ROOT / f"configs/trainers/{trainer}/vit_b16_ep50.yaml"),
+                "INPUT": {"SIZE": [64, 64]},
+                "DATALOADER": {"NUM_WORKERS": 0},
+                "OPTIM": {"MAX_EPOCH": 3},
+                "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+                **node,
+            },
+        )
+    write(
+        folder / "CLIPN" / "run.yaml",
+        {
+            "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
+            "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 4}},
+            "OPTIM": {"MAX_EPOCH": 2},
+            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+            "TRAINER": {"CLIPN": {"TEMPLATE": "a photo of a {}."}},
+        },
+    )
+    return folder
+
+
+def write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
+    return [
+        "--root",
+        f"{world}/data",
+        "--trainer",
+        trainer,
+        "--dataset-config-file",
+        f"{world}/pets.yaml",
+        "--config-file",
+        f"{world}/{trainer}/run.yaml",
+    ]
+
+
+def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
+    # As many threads as here: sums over other parts round otherwise, and runs are compared exactly.
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": threads}
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=folder,
+        check=check,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
