@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
+
 from dassl.utils.startup import deferred
 
 with deferred():
@@ -152,7 +154,7 @@ def find_detector(args: argparse.Namespace) -> Detector:
         refuse_idle_flags(args)
     if args.classes:
         return Detector.zero_shot(
-            read_class_list(args.classes),
+            read_class_list(args.classes, names=True),
             args.backbone or DEFAULT_BACKBONE,
             args.template or DEFAULT_TEMPLATE,
             args.activation,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from dassl.data import build_data_loader
 from dassl.data.data_manager import skips_bad_images

@@ -1,6 +1,10 @@
 """Train a method: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
 
 import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from dassl import distributed
 from dassl.engine import build_trainer

@@ -11,7 +11,7 @@ export PYTHON
 
 OUT=output/generated
 SCORES=MCM,GL-MCM,CTW,ATD
-"$PYTHON" -m generated --root data
+(launch -m generated --root data)
 
 bash scripts/sweep.sh --trainers ZeroshotCLIP,CoOp,LoCoOp --dataset generated --shots 16 \
     --seeds 1,2,3 --features-local

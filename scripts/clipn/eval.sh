@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
-usage 5 "DATA DATASET CONFIG TEMPLATES MODEL_DIR_OR_FILE [KEY VALUE ...]" "${@:1:5}"
+usage 5 "DATA DATASET CONFIG TEMPLATES MODEL_DIR_OR_FILE" "$@"
 weights=(--model-dir "$5")
 settings=()
 if [ -f "$5" ]; then

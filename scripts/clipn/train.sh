@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
-usage 5 "DATA DATASET CONFIG VARIANT SHOTS [KEY VALUE ...]" "${@:1:5}"
+usage 5 "DATA DATASET CONFIG VARIANT SHOTS" "$@"
 for seed in ${SEEDS:-1}; do
     bash "$REPOSITORY/scripts/train.sh" --root "$1" --seed "$seed" --trainer CLIPN --dataset "$2" \
         --config "$3" --variant "$4" --shots "$5" "${@:6}"

@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
 usage 6 "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "$@"
-visualize CoOp "$1" "$2" "$3" "$4" "$5" "$6"
+visualize CoOp "$@"

@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
 usage 5 "DATA DATASET CONFIG TEMPERATURE MODEL_DIR" "$@"
-evaluate CoOp "$1" "$2" "$3" "$4" "$5"
+evaluate CoOp "$@"

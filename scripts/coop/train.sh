@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
 usage 7 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" "$@"
-train_seeds CoOp COOP "$1" "$2" "$3" "$4" "$5" "$6" "$7"
+train_seeds CoOp COOP "$@"

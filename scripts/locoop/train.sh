@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/../env.sh"
 source "$REPOSITORY/scripts/positional.sh"
 usage 9 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC LAMBDA K" "$@"
-train_seeds LoCoOp LOCOOP "$1" "$2" "$3" "$4" "$5" "$6" "$7" --lambda_value "$8" --topk "$9"
+train_seeds LoCoOp LOCOOP "${@:1:7}" --lambda_value "$8" --topk "$9" "${@:10}"
