@@ -125,6 +125,8 @@ def read_class_list(text: str, names: bool = False) -> list[str]:
     if twice or not classes:
         found = f"names classes more than once: {some(twice)}" if twice else "names no class"
         raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
+    if names and (shared := shared_prompts(classes)):
+        logger.warning("%s", shared)
     return classes
 
 

@@ -236,3 +236,30 @@ def test_named_classes_need_no_folders(cfg):
     cfg.DATASET.CLASSES = ""
     with pytest.raises(InputError, match=r"known by its folders alone"):
         build_dataset(cfg, images=False)
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test"), ("train",)])
+@pytest.mark.parametrize("part, kept", [("base", "abc"), ("new", "de")])
+def test_a_part_of_the_classes(tree, build, splits, part, kept):
+    root = tree({f"{split}/{name}": 4 for split in splits for name in "abcde"})
+    data = build(SUBSAMPLE_CLASSES=part)
+    assert data.classnames == list(kept) and data.num_classes == len(kept)
+    lists = [data.train_x, data.test] + ([data.val] if "val" in splits else [])
+    lists += [data.held_out] if splits == ("train",) else []
+    for items in lists:
+        assert {(item.label, item.classname) for item in items} == set(enumerate(kept))
+        assert all(path.split("/")[1] in kept for path in paths(items, root))
+
+
+@pytest.mark.parametrize("part", ["Base", "old", "", "half"])
+def test_other_parts_are_refused(tree, build, part):
+    tree(PETS)
+    with pytest.raises(InputError, match=r"SUBSAMPLE_CLASSES is .* Allowed: all, base"):
+        build(SUBSAMPLE_CLASSES=part)
+
+
+def test_one_class_has_no_new_ones(tree, build):
+    tree({"val/cat": 1})
+    assert build(SUBSAMPLE_CLASSES="base").classnames == ["cat"]
+    with pytest.raises(InputError, match=r"'new' of 1 classes"):
+        build(SUBSAMPLE_CLASSES="new")
