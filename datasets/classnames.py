@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import classnames_hash
-from datasets.folders import absolute, some
+from datasets.folders import absolute, counted, some
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,6 @@ def shared_prompts(names: Sequence[str]) -> str:
     if not shared:
         return ""
     return (
-        f"{len(shared)} class names stand for more than one class each, which no prompt can tell "
-        f"apart: {some(shared)}"
+        f"{counted(len(shared), 'class name')} for more than one class each, which no prompt can "
+        f"tell apart: {some(shared)}"
     )

@@ -61,23 +61,17 @@ class LeftOut:
         found = []
         if self.others:
             endings = sorted({os.path.splitext(name)[1] or "no ending" for name in self.others})
-            found.append(
-                DataError(
-                    f"{len(self.others):,} files among the images of {absolute(folder)} are left "
-                    f"out, no image by name ({some(endings)}): {some(self.others, 3)}.",
-                    "not images",
-                    self.others,
-                )
+            what = (
+                f"{counted(len(self.others), 'file')} among the images of {absolute(folder)} left "
+                f"out, no image by name ({some(endings)}): {some(self.others, 3)}."
             )
+            found.append(DataError(what, "not images", self.others))
         if self.loops:
-            found.append(
-                DataError(
-                    f"{len(self.loops):,} links in {absolute(folder)} lead to a folder that they "
-                    f"lie in, and are not followed: {some(self.loops, 3)}.",
-                    "link to itself",
-                    self.loops,
-                )
+            what = (
+                f"{counted(len(self.loops), 'link')} in {absolute(folder)} not followed, for "
+                f"leading to a folder around itself: {some(self.loops, 3)}."
             )
+            found.append(DataError(what, "link to itself", self.loops))
         return found
 
 
@@ -256,6 +250,12 @@ def contents(folder: Path) -> str:
     if not folder.is_dir():
         return f"nothing ({absolute(folder)} {no_folder(folder)})"
     return some(sorted(entries_of(folder))) or "nothing"
+
+
+def counted(number: int, what: str) -> str:
+    """Return 1 image, 2 images, 2,000 classes."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def no_folder(path: Path) -> str:

@@ -39,7 +39,7 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     if missing:
         root = data_root(cfg)
         require_root(root, [folder for folders in missing.values() for folder in folders])
-        raise not_found(root, missing)
+        raise _not_found(root, missing)
     return {
         name: _read(name, folder, cfg.OOD.SETS[name].get("IMAGES", 0))
         for name, folder in found.items()
@@ -105,8 +105,7 @@ def _folders(name: str, entry) -> Sequence[str]:
     return folders
 
 
-def not_found(root: Path, missing: dict[str, Sequence[str]]) -> DataError:
-    """Return the fault of sets of which no folder exists: set -> FOLDERS."""
+def _not_found(root: Path, missing: dict[str, Sequence[str]]) -> DataError:
     tried = "".join(
         f"\n  {name}: tried " + ", ".join(absolute(root / folder) for folder in folders)
         for name, folders in missing.items()

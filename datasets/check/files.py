@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dassl.utils import BadImageError, read_image
 from datasets.check.listing import ImageSet
 from datasets.check.report import Problem
-from datasets.folders import some
+from datasets.folders import counted, some
 from datasets.needs import NOTHING
 
 DECODED = 100  # images of each set, without --full
@@ -25,10 +25,10 @@ CHUNK = 64  # files a job of a thread
 
 ADVICE = "Fetch them again, or leave such images out: add DATALOADER.BAD_IMAGES skip."
 FAULTS = {  # kind -> what is said of the files
-    "empty files": f"files are empty: {{}}. {ADVICE}",
-    "broken links": f"links lead to a file that is not there: {{}}. {ADVICE}",
-    "no permission": "files may not be read: {}. Allow it with chmod u+r.",
-    "unreadable": f"images of {{decoded:,}} that were decoded cannot be read: {{}}. {ADVICE}",
+    "empty files": ("file", f"without content: {{}}. {ADVICE}"),
+    "broken links": ("link", f"to a file that is not there: {{}}. {ADVICE}"),
+    "no permission": ("file", "that may not be read: {}. Allow it with chmod u+r."),
+    "unreadable": ("image", f"of {{decoded:,}} decoded cannot be read: {{}}. {ADVICE}"),
 }
 
 
@@ -58,11 +58,11 @@ def file_problems(images: ImageSet, full: bool, skip: bool) -> list[Problem]:
     return [
         images.problem(
             kind,
-            f"{len(bad[kind]):,} {said.format(some(names, 3), decoded=len(decoded))}",
+            f"{counted(len(names), what)} {said.format(some(names, 3), decoded=len(decoded))}",
             bad[kind],
             stops,
         )
-        for kind, said in FAULTS.items()
+        for kind, (what, said) in FAULTS.items()
         if (names := list(map(images.path, bad[kind])))
     ]
 
@@ -95,9 +95,9 @@ def _in_two_sets(group: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _twins(one: str, other: str, found: list[str]) -> Problem:
     kind = "wrong split" if one.startswith("ID") and other.startswith("ID") else "duplicates"
-    count = len({pair.partition(" = ")[0] for pair in found})
+    count = counted(len({pair.partition(" = ")[0] for pair in found}), "image")
     what = (
-        f"{count:,} images are, byte for byte, in {one} too, such as {found[0]}. One of the two is "
+        f"{count} found, byte for byte, in {one} too, such as {found[0]}. One of the two is "
         "in the wrong place: restore both sets from their archives (--json FILE lists all)."
     )
     return Problem(other, kind, what, files=found)

@@ -6,6 +6,7 @@ Entry points run it first. The images are then listed, and counted, once: by the
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
 from datasets.folders import DataError, absolute, contents, holds_images, no_folder, some
 from datasets.needs import NOTHING, Needs
-from datasets.ood_sets import locate_ood_sets, no_images, not_found
+from datasets.ood_sets import locate_ood_sets, no_images
 from datasets.splits import class_folders
 
 ROOT, PAIRS = "data root", "DATASET.PAIRS"  # rows of the table
@@ -145,7 +146,7 @@ def _check_ood_sets(cfg, layout: Layout, located: dict[str, Path | None]) -> Non
         entry = cfg.OOD.SETS[name]
         try:
             if folder is None:
-                raise not_found(data_root(cfg), {name: entry.FOLDERS})
+                raise _not_found(name, entry.FOLDERS, data_root(cfg))
             if not holds_images(folder):
                 raise no_images(name, folder)
         except InputError as error:
@@ -153,6 +154,15 @@ def _check_ood_sets(cfg, layout: Layout, located: dict[str, Path | None]) -> Non
             layout.problems.append(Problem.of(error, name, Needs.OOD, more))
         if folder is not None:
             layout.ood[name] = folder
+
+
+def _not_found(name: str, folders: Sequence[str], root: Path) -> DataError:
+    return DataError(
+        f"not found. Tried {', '.join(folders)} in {absolute(root)}, which holds {contents(root)}. "
+        f"Set DATASET.ROOT (--root), or name its folder: OOD.SETS.{name}.FOLDERS \"['FOLDER']\"; "
+        "[] leaves the set out.",
+        "missing",
+    )
 
 
 def _pairs(cfg, needs: Needs) -> list[str]:

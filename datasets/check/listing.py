@@ -12,7 +12,7 @@ from pathlib import Path
 from dassl.utils.errors import InputError
 from datasets.check.report import Problem
 from datasets.export import SETS
-from datasets.folders import LeftOut, absolute, entries_of, is_image, some, walk_images
+from datasets.folders import LeftOut, absolute, counted, entries_of, is_image, some, walk_images
 from datasets.imagenet import VAL_IMAGES_PER_CLASS
 from datasets.needs import NOTHING, Needs
 from datasets.splits import class_images, empty_classes, loose_images
@@ -70,7 +70,7 @@ def listing_problems(images: ImageSet) -> list[Problem]:
     refused: list[InputError] = images.left_out.unlistable or []
     found = []
     if refused:
-        what = f"{len(refused)} folders cannot be listed. {refused[0]}"
+        what = f"{counted(len(refused), 'folder')} cannot be listed. {refused[0]}"
         names = list(map(str, refused))
         found.append(images.problem("no permission", what, names, images.stops))
     found += [Problem.of(fault, images.name) for fault in images.left_out.faults(images.folder)]
@@ -92,7 +92,7 @@ def class_problems(images: ImageSet, shots: int) -> list[Problem]:
     few = [name for name in classes if 0 < images.counts[name] < shots]
     if few:
         what = (
-            f"{len(few)} classes have fewer than the {shots} images asked for and are taken "
+            f"{counted(len(few), 'class')} with fewer than the {shots} images asked for, taken "
             f"whole, such as {few[0]} with {images.counts[few[0]]}. Add images, or train with "
             f"--shots {min(images.counts[name] for name in few)}."
         )
@@ -119,13 +119,13 @@ def wrong_id_count(images: ImageSet, expected: int, per_class: int = 0) -> Probl
     if images.name.endswith("train"):
         effect = "few-shot draws are others than the papers'"
     what = (
-        f"{len(images.images):,} images in {absolute(images.folder)} where the protocol has "
-        f"{expected:,}: {effect}. Complete it from its archive."
+        f"{counted(len(images.images), 'image')} in {absolute(images.folder)} where the protocol "
+        f"has {expected:,}: {effect}. Complete it from its archive."
     )
     odd = [n for n in images.classes or () if per_class and images.counts[n] not in (0, per_class)]
     if odd:
-        what += f" {len(odd)} classes have not {per_class}, such as {odd[0]} with "
-        what += f"{images.counts[odd[0]]}."
+        what += f" {counted(len(odd), 'class')} without exactly {per_class}, such as {odd[0]} "
+        what += f"with {images.counts[odd[0]]}."
     return images.problem("count", what, odd)
 
 
@@ -142,15 +142,16 @@ def wrong_names(images: ImageSet) -> list[Problem]:
             misfiled.append(image)
     where = absolute(images.folder)
     if strays:
+        other = "validation" if train else "training"
         what = (
-            f"{len(strays):,} files in {where} are named as {'validation' if train else 'training'}"
-            f" images: {some(strays, 3)}. Restore this split from its archive: figures on such a "
-            "mixture mean nothing."
+            f"{counted(len(strays), 'file')} in {where} named as {other} images: "
+            f"{some(strays, 3)}. Restore this split from its archive: figures on such a mixture "
+            "mean nothing."
         )
         found.append(images.problem("wrong split", what, strays))
     if misfiled:
         what = (
-            f"{len(misfiled):,} images in {where} lie in another class folder than the name says: "
+            f"{counted(len(misfiled), 'image')} in another class folder of {where} than named: "
             f"{some(misfiled, 3)}. Move each into the folder that its name begins with."
         )
         found.append(images.problem("wrong class", what, misfiled))

@@ -144,8 +144,6 @@ class Report:
 def numbered(number: int, problem: Problem, level: str = "") -> str:
     """Return a problem as a wrapped paragraph: 2. error: SUN: ..."""
     text = f"{number}. {level}{problem.where}: {problem.what}"
-    return "\n".join(
-        textwrap.fill(line, WIDTH, subsequent_indent="   ", break_long_words=False,
-                      break_on_hyphens=False)
-        for line in text.splitlines()
-    )  # fmt: skip
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+    )

@@ -165,7 +165,7 @@ def _in_order(cfg, report: Report) -> list[Row]:
 def _refusals(cfg, report: Report) -> list[Problem]:
     """Return what the loaders refuse where nothing above says why: the last word is theirs."""
     parts = {"ID": Needs.TEST, "OOD": Needs.OOD}
-    loaders = {"ID": lambda: build_dataset(cfg).classnames, "OOD": lambda: load_ood_sets(cfg)}
+    loaders = {"ID": lambda: build_dataset(cfg), "OOD": lambda: load_ood_sets(cfg)}
     found = []
     for name, load in loaders.items():
         if any(problem.stops & parts[name] for problem in report.problems):
@@ -178,9 +178,10 @@ def _refusals(cfg, report: Report) -> list[Problem]:
         else:
             # ImageNet's own names hold two such pairs, in every paper alike.
             own = name == "ID" and not issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
-            if own and (shared := shared_prompts(loaded)):
+            if own and (shared := shared_prompts(loaded.classnames)):
                 row = next((row.name for row in report.rows), "ID")
-                found.append(Problem(row, "equal prompts", f"{shared}."))
+                by_folder = shared_prompts(getattr(loaded, "class_folders", ()))
+                found.append(Problem(row, "equal prompts", f"{by_folder or shared}."))
     return found
 
 

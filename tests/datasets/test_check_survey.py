@@ -89,9 +89,13 @@ def test_a_clean_folder_has_no_problem(pets):
 NAMES = st.text("abcXYZ _-'é0", min_size=1, max_size=6).filter(lambda name: name.strip() == name)
 
 
+def prompt(name):
+    return " ".join(name.replace("_", " ").lower().split())
+
+
 @SLOW
 @given(
-    classes=st.sets(NAMES, min_size=1, max_size=4),
+    classes=st.lists(NAMES, min_size=1, max_size=4, unique_by=prompt),
     splits=st.sampled_from(
         [("val",), ("test",), ("train", "val"), ("train", "val", "test"), ("train",), ("",)]
     ),

@@ -90,7 +90,9 @@ def test_files_left_out_are_said(pets, tmp_path, caplog):
         (tmp_path / folder / "notes.txt").write_bytes(b"")
     counts(pets)
     said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert len(said) == 2 and all("2 files" in text and ".heic, .txt" in text for text in said)
+    assert len(said) == 2 and all(
+        "2 files among" in text and ".heic, .txt" in text for text in said
+    )
     kinds = {(problem.where, problem.kind) for problem in survey(pets).problems}
     assert kinds == {("ID val", "not images"), ("SUN", "not images")}
 

@@ -58,7 +58,9 @@ def test_words_of_several_tokens_count_all_of_them(tiny_clip):
     model = tiny_clip()
     learner = PromptLearner(["cat"], model, ctx_init="photographique of a")
     assert len(learner.ctx) == len(encode("photographique of a")) > 3
-    plain = model.token_embedding(tokenize("photographique of a cat."))[0, : learner.tokens.shape[1]]
+    plain = model.token_embedding(tokenize("photographique of a cat."))[
+        0, : learner.tokens.shape[1]
+    ]
     torch.testing.assert_close(learner()[0], plain)
 
 
