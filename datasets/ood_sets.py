@@ -1,4 +1,4 @@
-"""OOD sets: plain folders of images, named in YAML."""
+"""OOD sets: plain folders of images, named in the YAML or by --ood-data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own folders as ID and OOD sets: config keys from two flags."""
+"""Make a user's own folders the ID and OOD sets: config keys from two flags."""
 
 from __future__ import annotations
 

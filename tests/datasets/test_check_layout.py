@@ -256,6 +256,15 @@ def test_images_that_are_there_must_be_right(clipn, tree):
         require_data(clipn, training_needs(clipn))
 
 
+def test_a_folder_without_images_is_named_with_what_it_holds(tree, world):
+    tree(
+        {**{folder: count for folder, count in GOOD.items() if folder != "data/SUN"}, "data/SUN": 0}
+    )
+    assert only(world).kind == "no images" and "data/SUN holds nothing." in only(world).what
+    tree({"data/SUN/empty": 0})
+    assert "data/SUN holds empty." in only(world).what
+
+
 def test_an_evaluation_on_the_id_set_alone_asks_for_no_ood_set(tree, world):
     tree({folder: count for folder, count in GOOD.items() if folder != "data/SUN"})
     require_data(world, Needs.TEST)

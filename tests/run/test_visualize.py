@@ -10,6 +10,7 @@ from PIL import Image
 
 import clip
 import visualize
+from dassl.utils.errors import InputError
 from tests.worlds import script
 from trainers.prompt_learner import PromptLearner
 
@@ -112,3 +113,11 @@ def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, wo
     assert words in told(
         visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image, *extra
     )
+
+
+def test_a_label_that_is_no_class_is_answered_with_the_classes():
+    names = ["deer", "golden retriever", "tea pot"]
+    with pytest.raises(InputError, match=r"Classes: deer, golden retriever, tea pot"):
+        visualize.find_label("terrier", names)
+    with pytest.raises(InputError, match=r"Nearest name: 'golden retriever'"):
+        visualize.find_label("gold retriever", names + [f"class {n}" for n in range(30)])
