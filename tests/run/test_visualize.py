@@ -102,7 +102,7 @@ def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path)
 @pytest.mark.parametrize(
     "extra, words",
     [
-        (["--label", "teapott"], "Nearest name: 'tea pot'"),
+        (["--label", "teapott"], "Classes: cat, crane, golden retriever, tea pot"),
         (["--label", "9"], "index from 0 to 3"),
         (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
         (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
