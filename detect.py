@@ -12,111 +12,62 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
-from dassl.utils.startup import deferred
-
-with deferred():
-    import open_clip  # noqa: F401  (and torchvision, before anything else does)
-
-from tqdm import tqdm
-
+from dassl.engine import build_trainer
+from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
-from datasets.classnames import read_class_list
+from datasets.classnames import read_names
 from datasets.folders import absolute, is_image, walk_images
+from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
-from detector.detector_file import FILE
+from detector.of_trainer import spec_of
+from detector.spec import FILE
 from detector.verdicts import open_verdict_files
+from ood.regions import file_name
 from ood.scores import SCORES
-from ood.scoring import get_scores
+from ood.scoring import get_scores, offered_scores, score_parameters
 from run.command import run
 from run.config import build_cfg
-from run.flags import make_parser, trainer_flags
-from run.folder import held_out_record, read_config
+from run.flags import make_parser
+from run.folder import check_model_dir, held_out_record, read_config
 
 SHOW_PROGRESS_FROM = 100  # images
-# Flags that only a run without a saved detector reads; and those of trainers.
-IDLE = (
-    "root",
-    "trainer",
-    "dataset",
-    "dataset_config_file",
-    "config",
-    "config_file",
-    "id_data",
-    "ood_data",
-    "shots",
-    "seed",
-    "output_dir",
-    "load_epoch",
-)
-OF_CLASSES = ("template", "activation")  # flags that --classes reads
+# Flags that a saved detector, or one of class names, reads of those that all entry points have.
+READ_BY_ALL = ("backbone", "model_dir")
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
 def main() -> None:
     args = parse_args()
     detector = find_detector(args)
+    if args.exif:
+        detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
         warn_if_trained_on(args)
         images = with_progress([args.calibrate], "calibrating")
         tpr = TPR if args.tpr is None else args.tpr
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
     if args.save:
-        tell(f"saved: {detector.save(args.save)}")
-    if args.images:
-        unreadable = judge(detector, args)
-        if unreadable:
-            sys.exit(1)
-    else:
-        tell(about_threshold(detector, args))
+        note(f"saved: {detector.save(args.save)}")
+    unreadable = print_verdicts(detector, args) if args.images else 0
+    note(describe_threshold(detector, args))
+    if unreadable:
+        sys.exit(1)
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
-    add(
-        "--classes",
-        default="",
-        help="zero-shot: class names separated by commas, or a .txt file "
-        f"with one a line; in --template ({DEFAULT_TEMPLATE}) they take the place of {{}}",
-    )
-    add(
-        "--activation",
-        default="",
-        help="quick_gelu or gelu, for a --backbone file that does not say",
-    )
-    add(
-        "--score",
-        default="",
-        help=f"one of {', '.join(SCORES)} (the one the method's paper "
-        "stands for: GL-MCM for LoCoOp, ATD for CLIPN, else MCM)",
-    )
-    add(
-        "--tpr",
-        type=float,
-        default=None,
-        help=f"share of ID images to keep (that of the evaluation, {TPR:g})",
-    )
-    add(
-        "--calibrate",
-        default="",
-        metavar="FOLDER",
-        help="images of the classes, not trained on, to find the threshold with",
-    )
-    add("--save", default="", metavar="DIR", help="keep the calibrated detector, for --model-dir")
-    add("--csv", default="", metavar="FILE", help="write the verdicts there")
-    add("--jsonl", default="", metavar="FILE", help="the same as JSON lines")
-    add("--regions", default="", metavar="FOLDER", help="draw the region map of every image there")
+    add_flags(parser)
     args = parser.parse_intermixed_args()
     if not (args.images or args.calibrate):
         raise InputError("which images? Name files or folders, or --calibrate FOLDER")
@@ -128,33 +79,78 @@ def parse_args() -> argparse.Namespace:
         get_scores(args.score)
     if args.tpr is not None:
         check_tpr(args.tpr)
-    for path in (*args.images, args.calibrate):
-        if path and not os.path.exists(path):
-            raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
-    inside = [
-        path
-        for path in (*args.images, args.calibrate)
-        if args.regions and path and Path(absolute(args.regions)).is_relative_to(absolute(path))
-    ]
-    if inside:
-        raise InputError(
-            f"--regions {args.regions} lies in {inside[0]}: next time the maps would be "
-            "taken for images there. Name a folder outside of it"
-        )
-    for path in (args.csv, args.jsonl):
-        if is_image(path):
-            raise InputError(f"{path} is an image's name, the verdicts would replace it")
+    check_paths(args)
     return args
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of detect.py alone."""
+    for flag, metavar, text in (
+        (
+            "classes",
+            None,
+            "zero-shot: class names separated by commas, or a .txt file with one a line; "
+            f"in --template (default: {DEFAULT_TEMPLATE}) they take the place of {{}}",
+        ),
+        ("activation", None, "quick_gelu or gelu, for a --backbone file that does not say"),
+        (
+            "score",
+            None,
+            f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
+            "GL-MCM for LoCoOp, ATD for CLIPN, else MCM)",
+        ),
+        (
+            "calibrate",
+            "FOLDER",
+            "images of the classes, not trained on, to find the threshold with",
+        ),
+        ("save", "DIR", "keep the calibrated detector, for --model-dir"),
+        ("csv", "FILE", "write the verdicts there"),
+        ("jsonl", "FILE", "the same as JSON lines"),
+        ("regions", "FOLDER", "draw the region map of every image there"),
+    ):
+        parser.add_argument(f"--{flag}", default="", metavar=metavar, help=text)
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
+    add(
+        "--tpr",
+        type=float,
+        help=f"share of ID images to keep (default: that of the evaluation, usually {TPR:g})",
+    )
+    add(
+        "--exif",
+        action="store_true",
+        help="turn photographs as their EXIF orientation says, as a person sees them "
+        "(default: no, as in the benchmarks; a detector saved with it keeps it)",
+    )
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Raise InputError for images that are not there, and for outputs in the place of images."""
+    sources = [path for path in (*args.images, args.calibrate) if path]
+    for path in sources:
+        if not os.path.exists(path):
+            raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
+        if args.regions and Path(absolute(args.regions)).is_relative_to(absolute(path)):
+            raise InputError(
+                f"--regions {args.regions} lies in {path}: next time the maps would be "
+                "taken for images there. Name a folder outside of it"
+            )
+    for path in (args.csv, args.jsonl):
+        if is_image(path):
+            raise InputError(f"{path} is an image's name, the verdicts would replace it")
+
+
 def find_detector(args: argparse.Namespace) -> Detector:
-    """Saved by an evaluation, made of class names, or of a run that has not been evaluated."""
+    """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
+    if args.model_dir:
+        check_model_dir(args.model_dir)
     saved = bool(args.model_dir) and Path(args.model_dir, FILE).exists()
     if args.classes or saved:
         refuse_idle_flags(args)
     if args.classes:
         return Detector.zero_shot(
-            read_class_list(args.classes, names=True),
+            read_names(args.classes),
             args.backbone or DEFAULT_BACKBONE,
             args.template or DEFAULT_TEMPLATE,
             args.activation,
@@ -166,9 +162,10 @@ def find_detector(args: argparse.Namespace) -> Detector:
 
 
 def refuse_idle_flags(args: argparse.Namespace) -> None:
-    """A detector that needs no trainer has nothing to ask the flags of one."""
-    flags = {*IDLE, *trainer_flags(), *OF_CLASSES} - set(OF_CLASSES if args.classes else ())
-    idle = sorted(flag for flag in flags if getattr(args, flag) not in (None, "", []))
+    """Raise InputError for a flag of trainers where no trainer is built."""
+    unset = {**vars(make_parser("", pairs=False).parse_args([])), "activation": ""}
+    read = (*READ_BY_ALL, *(("template", "activation") if args.classes else ()))
+    idle = sorted(f for f, no in unset.items() if f not in read and getattr(args, f) != no)
     if idle:
         what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
         raise InputError(
@@ -178,28 +175,22 @@ def refuse_idle_flags(args: argparse.Namespace) -> None:
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:
-    """The model of a run, or of a published checkpoint, without an evaluation.
+    """Return the model of a run, or of a published checkpoint, without an evaluation.
 
     No image of the ID set is read, and none need be there where the class names are known.
     """
-    # Here: a saved detector needs no trainer, nor its data set.
-    from dassl.engine import build_trainer
-    from datasets.needs import names_known
-    from detector.of_trainer import recipe_of
-    from ood.scoring import offered_scores, score_parameters
-
     if args.activation:
         args.opts = ["MODEL.BACKBONE.ACTIVATION", args.activation]
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
-    features = trainer.class_features()
     parameters = score_parameters(offered_scores("all", trainer.model.provides))
-    return Detector(recipe_of(trainer, features, parameters), trainer.model.clip, args.score)
+    spec = spec_of(trainer, trainer.class_features(), parameters)
+    return Detector(spec.choose(args.score), trainer.model.clip)
 
 
 def warn_if_trained_on(args: argparse.Namespace) -> None:
-    """A threshold from images that the run was trained on is too high."""
+    """Warn of calibration images that the run was trained on: the threshold is too high."""
     config = read_config(args.model_dir) if args.model_dir else None
     if config:
         root = config.get("DATASET", {}).get("ROOT", "")
@@ -207,58 +198,50 @@ def warn_if_trained_on(args: argparse.Namespace) -> None:
         held_out_record(args.model_dir, images, root, args.calibrate)
 
 
-def judge(detector: Detector, args: argparse.Namespace) -> int:
-    """Print and write the verdict on every image; how many could not be read."""
-    counts: dict[str, int] = {}
+def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
+    """Print and write the verdict on every image, and return how many could not be read."""
+    counts: Counter[str] = Counter()
     images = with_progress(args.images, "detecting")
     with ExitStack() as stack:
         files = [stack.enter_context(file) for file in open_verdict_files(args.csv, args.jsonl)]
         for number, verdict in enumerate(detector.verdicts(images)):
-            tqdm.write(str(verdict), file=sys.stdout)
+            progress_bar.write(str(verdict), file=sys.stdout)
             for file in files:
                 file.write([verdict])
             if args.regions and not verdict.error:
-                name = re.sub(r"[^\w.-]+", "_", Path(verdict.image).stem)
-                detector.save_regions(verdict.image, Path(args.regions, f"{number:06d}_{name}.png"))
-            kind = "unreadable" if verdict.error else verdict.verdict or "without a verdict"
-            counts[kind] = counts.get(kind, 0) + 1
-    tell(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
-    tell(about_threshold(detector, args))
-    return counts.get("unreadable", 0)
+                name = f"{number:06d}_{file_name(Path(verdict.image).stem)}.png"
+                detector.save_regions(verdict.image, Path(args.regions, name), verdict)
+            counts["unreadable" if verdict.error else verdict.verdict or "without a verdict"] += 1
+    note(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+    return counts["unreadable"]
 
 
-def about_threshold(detector: Detector, args: argparse.Namespace) -> str:
-    """What the verdicts rest on, or how to come by a threshold."""
+def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
+    """Say what the verdicts rest on, or how to come by a threshold."""
     if detector.threshold is not None:
-        return f"ID at {detector.score} >= {detector.threshold}"
+        return f"ID at {detector.spec.score} >= {detector.threshold}"
     evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
     return (
-        f"No verdict: {detector.score} has no threshold yet. Find one on images of these classes, "
-        "which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
+        f"No verdict: {detector.spec.score} has no threshold yet. Find one on images of these "
+        "classes, which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
         + ("" if args.classes else evaluate)
     )
 
 
-def with_progress(paths: Sequence[str], what: str) -> Iterable[str]:
-    """The images named by `paths`, one by one, with a bar on stderr if there are many.
+def with_progress(paths: Sequence[str], what: str) -> progress_bar:
+    """Return the images named by `paths`, one by one, with a bar on stderr if there are many.
 
     Folders are walked twice, to count and to read: a list of a million names is never held.
     """
     total = sum(1 for _ in images_of(paths))
     if not total:
         raise InputError(f"{', '.join(paths)}: no images there")
-    return tqdm(
-        images_of(paths),
-        desc=what,
-        total=total,
-        unit="image",
-        file=sys.stderr,
-        disable=total < SHOW_PROGRESS_FROM,
-    )
+    few = total < SHOW_PROGRESS_FROM
+    return progress_bar(images_of(paths), what, "image", total=total, disable=few)
 
 
 def images_of(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are named, whatever their ending, and all images under folders."""
+    """Yield files as they are named, whatever their ending, and all images under folders."""
     for path in paths:
         if os.path.isdir(path):
             yield from (os.path.join(path, name) for name in walk_images(path))
@@ -266,8 +249,8 @@ def images_of(paths: Sequence[str]) -> Iterator[str]:
             yield path
 
 
-def tell(text: str) -> None:
-    """To stderr: stdout holds the verdicts alone."""
+def note(text: str) -> None:
+    """Print to stderr: stdout holds the verdicts alone."""
     print(text, file=sys.stderr)
 
 

@@ -16,8 +16,6 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from yacs.config import CfgNode
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 import eval_ood
@@ -26,14 +24,14 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, explain_full_disk, setup_logger, write_json
 from dassl.utils.errors import InputError
+from ood.scoring import get_scores
 from results import runs as evaluations
-from results import tables
 from results.files import read_results
-from results.summary import NOTE, summarise
-from run import command
+from results.summary import summarise
+from run import command, evaluation
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, add_data_flags
-from run.folder import MARKER, RunState, locked, open_run
+from run.folder import RunState, locked, open_run
 from run.study import Run, counted, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen
 
@@ -44,7 +42,7 @@ Failures = dict[str, str]  # name of a run -> why it failed
 
 def main() -> None:
     args = parse_args()
-    eval_ood.parse_args(["--scores", args.scores])  # a wrong name is told now, not after training
+    get_scores(args.scores if args.scores == "all" else words(args.scores))  # before training
     if distributed.world_size() > 1:
         raise InputError("a study runs in one process: start sweep.py without torchrun")
     runs = plan(args)
@@ -189,11 +187,11 @@ def evaluate(run: Run, args: argparse.Namespace, failed: Failures) -> bool:
         kept = ["--features-local"] if args.features_local else []
         options = eval_ood.parse_args(["--scores", args.scores, *kept, *flags, *run.pairs])
         cfg = build_cfg(options)
-        if not has_results(cfg, options):
+        if not evaluation.has_results(cfg, options.load_epoch):
             logger.info("evaluating %s", run.name)
-            log = RunLog(run.folder / eval_ood.LOG, run.name)
+            log = RunLog(run.folder / evaluation.LOG, run.name)
             with locked(run.folder), closing(log), log:
-                eval_ood.evaluate(cfg, options)
+                evaluation.evaluate(cfg, options.model_dir, options.load_epoch)
         return True
     return False
 
@@ -209,19 +207,6 @@ def data_flags(args: argparse.Namespace) -> list[str]:
     }
     chosen = [(flag, value) for flag, value in flags.items() if value]
     return [word for pair in chosen + [("--ood-data", f) for f in args.ood_data] for word in pair]
-
-
-def has_results(cfg: CfgNode, options: argparse.Namespace) -> bool:
-    """Whether the results of exactly this evaluation are there."""
-    folder = Path(cfg.OUTPUT_DIR)
-    results, marker = folder / "results.json", folder / MARKER
-    if not results.exists():
-        return False
-    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
-        return False
-    found = read_results(folder)["provenance"]
-    same_config = found.get("config") == cfg.dump(sort_keys=False)
-    return same_config and found.get("asked") == eval_ood.asked(options)
 
 
 def report(
@@ -253,17 +238,12 @@ def report(
         done = evaluations.Run(run.folder, read_results(run.folder))
         methods.setdefault(run.method, []).append(done)
     with isolated("the table", failed):
-        chosen = methods if args.scores == "all" else evaluations.only(methods, words(args.scores))
-        summary = summarise(chosen)
-        below = "\n\n".join([NOTE, *summary.notes])
+        if args.scores != "all":
+            methods, _ = evaluations.choose_scores(methods, words(args.scores))
+        summary = summarise(methods)
         with atomic_write(folder / "summary.md") as file:
-            file.write(f"{tables.as_markdown(summary.blocks)}\n\n{below}\n")
-        logger.info(
-            "table:            %s\n\n%s\n\n%s",
-            folder / "summary.md",
-            tables.as_text(summary.blocks),
-            below,
-        )
+            file.write(summary.as_markdown())
+        logger.info("table:            %s\n\n%s", folder / "summary.md", summary.as_text())
 
 
 if __name__ == "__main__":

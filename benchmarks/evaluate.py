@@ -31,15 +31,17 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-import eval_ood
 from benchmarks import plain
 from benchmarks.train_step import build_clip, in_turns, machine, print_table, ratios, save, seconds
 from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
 from datasets.classnames import imagenet_classnames
+from ood import evaluation
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
 from ood.scoring import offered_scores
+from run.config import default_cfg
+from run.evaluation import report
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
@@ -78,14 +80,14 @@ class Bench:
         self,
         model: PromptedCLIP,
         sets: dict,
-        loader: DataLoader,
+        size: int,
         scores: list,
         root: str,
         store: FeatureStore | None = None,
     ) -> Evaluation:
-        return score_sets(
-            model, sets, lambda items: loader, scores, {}, CPU, nullcontext, root, store
-        )
+        cfg = default_cfg()
+        cfg.DATASET.ROOT, cfg.DATALOADER.TEST.BATCH_SIZE = root, size
+        return score_sets(cfg, model, sets, None, scores, {}, CPU, nullcontext, store)
 
 
 def batch(args: argparse.Namespace) -> tuple[list, dict]:
@@ -93,7 +95,11 @@ def batch(args: argparse.Namespace) -> tuple[list, dict]:
     bench, noise = Bench(args.classes), Noise(args.batch)
     known = bench.text()
     prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
-    sets, loader = {"ID": _items("ID", args.batch)}, DataLoader(noise, args.batch)
+    sets, size = {"ID": _items("ID", args.batch)}, args.batch
+    # Decoded already: in the place of the loader that reads files.
+    evaluation.build_data_loader = lambda *_, batches, **__: DataLoader(
+        noise, batch_sampler=batches
+    )
 
     @torch.inference_mode()
     def encoder():
@@ -102,7 +108,7 @@ def batch(args: argparse.Namespace) -> tuple[list, dict]:
     found = in_turns(
         {
             "plain": lambda: plain.scores(bench.clip, bench.learner, noise.images),
-            "here": lambda: bench.score(prompted, sets, loader, bench.scores, "."),
+            "here": lambda: bench.score(prompted, sets, size, bench.scores, "."),
             "encoder": encoder,
             "text": bench.text,
         },
@@ -110,7 +116,7 @@ def batch(args: argparse.Namespace) -> tuple[list, dict]:
     )
     _check_same(
         plain.scores(bench.clip, bench.learner, noise.images),
-        bench.score(prompted, sets, loader, bench.scores, ".").sets["ID"].scores,
+        bench.score(prompted, sets, size, bench.scores, ".").sets["ID"].scores,
     )
     share = args.batch / sum(PROTOCOL.values())
     for clock in ("wall", "cpu"):
@@ -161,14 +167,13 @@ def kept(args: argparse.Namespace) -> tuple[list, dict]:
         times, start = {}, time.perf_counter()
         text = bench.text()
         times["text"] = time.perf_counter() - start
-        loader = DataLoader([0], args.batch)  # of which nothing is read
         model = PromptedCLIP(bench.clip, lambda: text)
-        evaluation = bench.score(model, sets, loader, scores, folder, store)
-        if evaluation.read != list(sets):
-            raise RuntimeError(f"features were read of {evaluation.read} only")
+        scored = bench.score(model, sets, args.batch, scores, folder, store)
+        if scored.read != list(sets):
+            raise RuntimeError(f"features were read of {scored.read} only")
         times["scores"] = time.perf_counter() - start - times["text"]
         about = {"comparable": {"num_classes": args.classes}}
-        eval_ood.report(Path(folder, "run"), evaluation.sets, about)
+        report(Path(folder, "run"), scored.sets, about)
         times["all"] = time.perf_counter() - start
         times["results"] = times["all"] - times["text"] - times["scores"]
     count = sum(map(len, sets.values()))

@@ -1,4 +1,4 @@
-"""Time of the commands that people wait for: detect.py on one image, the report of a benchmark.
+"""Time the commands that people wait for: detect.py on one image, the report of a benchmark.
 
     python benchmarks/tools.py
 
@@ -31,6 +31,7 @@ from results.files import evaluate_sets, write_results
 
 
 def detect(folder: Path) -> list[str]:
+    """Write an image into `folder`; return the arguments of detect.py for it."""
     pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.jpg")
     return [
@@ -44,6 +45,7 @@ def detect(folder: Path) -> list[str]:
 
 
 def report(folder: Path) -> list[str]:
+    """Write results into `folder`; return the arguments of the report of them."""
     rng, sets = np.random.default_rng(0), []
     for name, count in PROTOCOL.items():
         scores = {
@@ -63,7 +65,7 @@ COMMANDS = {"detect.py, one image": (detect, 3), "report, 85,640 images, 2 score
 
 
 def seconds(command: list[str], repeats: int) -> list[float]:
-    """Of every run after the first, which brings the files into memory."""
+    """Return the time of every run after the first, which brings the files into memory."""
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

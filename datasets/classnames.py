@@ -102,22 +102,19 @@ def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
     return [names[folder] for folder in folders]
 
 
-def read_class_list(text: str, names: bool = False) -> list[str]:
+def read_class_list(text: str) -> list[str]:
     """Return the classes that DATASET.CLASSES names, by commas or as lines of a .txt file.
 
     In a file, ``#`` starts a comment. Of a file of ``n01440764 tench`` lines the ids count.
-
-    Args:
-        names: of such a file the class names count instead.
 
     Raises:
         InputError: the file is missing, or a class is named twice, or none is.
     """
     if text.endswith(".txt"):
         classes = [line.partition("#")[0].strip() for line in _lines(text)]
-        pairs = [re.fullmatch(r"(n\d{8})\s+(.+)", line) for line in classes if line]
+        pairs = [re.fullmatch(r"(n\d{8})\s+.+", line) for line in classes if line]
         if all(pairs):
-            classes = [pair[2 if names else 1] for pair in pairs]
+            classes = [pair[1] for pair in pairs]
     else:
         classes = [name.strip() for name in text.split(",")]
     classes = [name for name in classes if name]
@@ -125,9 +122,33 @@ def read_class_list(text: str, names: bool = False) -> list[str]:
     if twice or not classes:
         found = f"names classes more than once: {some(twice)}" if twice else "names no class"
         raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
-    if names and (shared := shared_prompts(classes)):
-        logger.warning("%s", shared)
     return classes
+
+
+def read_names(text: str) -> list[str]:
+    """Return the class names that `text` lists: separated by commas, or in a .txt file one a line.
+
+    Of a file whose every line has a class folder before the name, as `n01440764 tench` or with a
+    tab between them, the names count. Names that no prompt can tell apart, such as `hot_dog` and
+    `Hot dog`, are warned of.
+
+    Raises:
+        InputError: the file cannot be read, or there is no name.
+    """
+    lines = (
+        _lines(text)
+        if text.lower().endswith(".txt")
+        else [name.strip() for name in text.split(",")]
+    )
+    lines = [line.partition("#")[0].strip() for line in lines]
+    names = [line for line in lines if line]
+    if not names:
+        raise InputError(f"{some([text])} names no class: give names such as cat,dog")
+    if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
+        names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
+    if shared := shared_prompts(names):
+        logger.warning("%s: %s", some([text]), shared)
+    return names
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
@@ -148,10 +169,10 @@ def shared_prompts(names: Sequence[str]) -> str:
     groups = defaultdict(list)
     for name in names:
         groups[" ".join(name.replace("_", " ").lower().split())].append(name)
-    shared = [" = ".join(dict.fromkeys(own)) for own in groups.values() if len(own) > 1]
+    shared = [" = ".join(own) for own in groups.values() if len(own) > 1]
     if not shared:
         return ""
     return (
-        f"{counted(len(shared), 'class name')} for more than one class each, which no prompt can "
-        f"tell apart: {some(shared)}"
+        f"{counted(len(shared), 'class name')} for more than one class each, no prompt can tell "
+        f"these class names apart: {some(shared)}"
     )

@@ -1,10 +1,10 @@
 """From the scores of held-out ID images to a threshold that can be deployed.
 
 An image is called ID when its score reaches the threshold. Of n held-out ID images the threshold
-is the m-th largest score, ``m = ceil(tpr (n + 1))``: it keeps at least the share ``tpr`` of these
-images, ties included, and of *new* ID images it keeps at least ``tpr`` on average over draws of the
+is the m-th largest score, `m = ceil(tpr (n + 1))`: it keeps at least the share `tpr` of these
+images, ties included, and of *new* ID images it keeps at least `tpr` on average over draws of the
 n, whatever their distribution (the quantile of split conformal prediction: Vovk, Gammerman and
-Shafer, Algorithmic Learning in a Random World, 2005). The plain quantile ``ceil(tpr n)`` would keep
+Shafer, Algorithmic Learning in a Random World, 2005). The plain quantile `ceil(tpr n)` would keep
 a little less than asked. With n < tpr / (1 - tpr) images (19 for 95 %) no threshold can promise
 that: then it is the smallest score, which keeps n / (n + 1) on average.
 
@@ -31,10 +31,10 @@ CONFIDENCE = 0.95  # of intervals
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score's threshold: ID at ``score >= value``.
+    """A score's threshold: ID at `score >= value`.
 
-    ``kept`` of the ``images`` held-out ID images reach it, at least ``required`` of them, ties
-    aside; ``tpr`` is the share asked for.
+    `kept` of the `images` held-out ID images reach it, at least `required` of them, ties
+    aside; `tpr` is the share asked for.
     """
 
     value: float
@@ -45,12 +45,12 @@ class Threshold:
 
     @property
     def promised(self) -> bool:
-        """Whether at least ``tpr`` of new ID images are kept on average; False with too few."""
+        """True if at least `tpr` of new ID images are kept on average; False with too few."""
         return self.required >= self.tpr * (self.images + 1) - 1e-9
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Between which rates new ID images are kept, with confidence `CONFIDENCE`.
+        """Rates between which new ID images are kept, with confidence `CONFIDENCE`.
 
         Clopper and Pearson's exact interval (Biometrika 1934). For continuous scores the rate of
         an order statistic has the law Beta(m, n + 1 - m) (Wilks, Annals of Mathematical
@@ -77,10 +77,10 @@ class Threshold:
 
 
 def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
-    """The threshold that keeps at least ``tpr`` of ID images; ``id_scores`` [n], in any order.
+    """Return the threshold that keeps at least `tpr` of ID images; `id_scores` [n], in any order.
 
     Raises:
-        InputError: no scores, one that is not finite, or ``tpr`` outside (0, 1].
+        InputError: no scores, one that is not finite, or `tpr` outside (0, 1].
     """
     scores = np.sort(np.asarray(id_scores).reshape(-1))
     if not scores.size or not np.isfinite(scores).all():
@@ -97,11 +97,11 @@ def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
 
 
 def check_tpr(tpr: float) -> None:
-    """InputError unless ``tpr`` is a share of images."""
+    """Raise InputError unless `tpr` is a share of images."""
     if not 0 < tpr <= 1:
         raise InputError(f"--tpr {tpr}: the share of ID images to keep lies in (0, 1], as 0.95")
 
 
 def _ceil(x: float) -> int:
-    """The next whole number, where 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary."""
+    """Round up, where 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary."""
     return max(1, math.ceil(x - 1e-9 * max(1.0, x)))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import explain_write_error
@@ -17,7 +16,7 @@ from dassl.utils.files import explain_write_error
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector says of one image.
+    """The verdict of a detector on one image.
 
     Attributes:
         image: its path, "" if it came without one.
@@ -58,6 +57,13 @@ class Verdict:
         )
         return "\t".join(part for part in parts if part)
 
+    def comparison(self) -> str:
+        """Describe how the score stands to the threshold, ">= 1.5: ID"; "" without one."""
+        if self.threshold is None:
+            return ""
+        sign = ">=" if self.score >= self.threshold else "<"
+        return f"{sign} {self.threshold:.6g}: {self.verdict}"
+
 
 COLUMNS = tuple(Verdict.__dataclass_fields__)
 
@@ -78,7 +84,7 @@ class VerdictFile:
             self._append(_csv_rows([COLUMNS]))
 
     def write(self, verdicts: Iterable[Verdict]) -> None:
-        """Append a row a verdict."""
+        """Append a row for each verdict."""
         rows = [{k: _text(v) for k, v in asdict(verdict).items()} for verdict in verdicts]
         if self._lines:
             self._append("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -101,17 +107,12 @@ class VerdictFile:
     def __enter__(self) -> VerdictFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def open_verdict_files(csv_path: str, jsonl_path: str) -> list[VerdictFile]:
-    """The files asked for; "" for none."""
+    """Open the files asked for; "" for none."""
     if csv_path and csv_path == jsonl_path:
         raise InputError(f"--csv and --jsonl both name {csv_path}: give two files")
     asked = ((csv_path, False), (jsonl_path, True))

@@ -18,20 +18,19 @@ from ood.scores import atd_log_probabilities, ctw
 logger = logging.getLogger(__name__)
 
 NEEDS = ("logits", "no_logits")
-REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 FEW_CLASSES = 3
 
 Rates = dict[str, dict]
 
 
 def competing_to_win(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """OOD iff ``p_no > 1/2`` for the class with the largest logit: [B, C], [B, C] -> bool [B]."""
+    """Reject as OOD iff `p_no > 1/2` for the class of the largest logit: bool [B]."""
     return ctw(logits, no_logits) < 0
 
 
 def agreeing_to_differ(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """OOD iff the unknown class, ``1 - sum_c (1 - p_no_c) p_c``, is more probable than every
-    ``(1 - p_no_c) p_c``: [B, C], [B, C] -> bool [B].
+    """Reject as OOD iff the unknown class, `1 - sum_c (1 - p_no_c) p_c`, is more probable
+    than every `(1 - p_no_c) p_c`: [B, C], [B, C] -> bool [B].
 
     The reading of the paper in which the C + 1 probabilities sum to 1.
     """
@@ -46,7 +45,7 @@ DECISIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every decision on a batch, bool [B] each; none without a "no" text encoder's logits."""
+    """Make every decision on a batch, bool [B] each; none without logits of a "no" encoder."""
     if not set(NEEDS) <= inputs.keys():
         return {}
     return {
@@ -55,7 +54,7 @@ def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def warn_if_few_classes(classes: int) -> None:
-    """Few classes leave the decisions little to compete or differ about."""
+    """Warn of so few classes that the decisions have little to compete or differ about."""
     if classes <= FEW_CLASSES:
         logger.warning(
             "%d class%s: ATD%s; with so few classes it is known to reject nearly everything. Use a "
@@ -71,7 +70,7 @@ def warn_if_few_classes(classes: int) -> None:
 def decision_rates(
     inside: Mapping[str, np.ndarray], outside: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Rates:
-    """Rates of every decision, as fractions.
+    """Return the rates of every decision, as fractions.
 
     Args:
         inside: decision -> bool [n], which ID images are rejected. outside: set -> the same.
@@ -95,19 +94,3 @@ def decision_rates(
         }
         rates[name] = {"id_acceptance": float(kept.mean()), "sets": rows}
     return rates
-
-
-def format_rates(rates: Rates) -> str:
-    """The printed table of `decision_rates`, in percent; "" for none."""
-    if not rates:
-        return ""
-    width = max(14, *(len(name) for row in rates.values() for name in row["sets"]))
-    lines = ["Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."]
-    for name, row in rates.items():
-        lines += ["", f"{name:<{width}}{'ID kept':>12}{'OOD rejected':>14}{'accuracy':>11}"]
-        lines.append("-" * len(lines[-1]))
-        for set_name, cells in row["sets"].items():
-            figures = (row["id_acceptance"], cells["ood_rejection"], cells["accuracy"])
-            kept, caught, right = (f"{100 * figure:.2f}" for figure in figures)
-            lines.append(f"{set_name:<{width}}{kept:>12}{caught:>14}{right:>11}")
-    return "\n".join(lines)

@@ -6,19 +6,22 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from yacs.config import CfgNode
 
+from dassl.data import build_data_loader
+from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
+from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
-from ood.decisions import REJECTED, decide
+from ood.decisions import NEEDS, decide
 from ood.features import FeatureStore
 from ood.scores import Score
 from ood.scoring import compute_scores, required_inputs
@@ -26,14 +29,18 @@ from ood.set_scores import SetScores
 
 logger = logging.getLogger(__name__)
 
-
 Sets = Mapping[str, Sequence[Datum]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of every set, per set the paths of images that could not be read, the names of the
-    sets whose features were read from disk, and the class features the scores rest on."""
+    """The result of a pass over all sets.
+
+    Attributes:
+        sets: the scores of every set. skipped: per set the paths of images that cannot be read.
+        read: names of the sets whose image features were read from disk.
+        classes: the class features that the scores rest on.
+    """
 
     sets: dict[str, SetScores]
     skipped: dict[str, list[str]]
@@ -43,62 +50,33 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Image features of the images `index` of one set: normalised `[B, D]`, and `[B, N, D]` or
-    None; the images themselves, `[B, 3, H, W]`, where they were encoded just now."""
+    """Image features of B images of one set.
 
-    set_name: str
-    index: np.ndarray
+    Attributes:
+        features: normalised, `[B, D]`. regions: `[B, N, D]`, or None.
+        images: `[B, 3, H, W]` where they were encoded just now, else None.
+        set_name, index: of which set, and which of its images, `[B]`.
+    """
+
     features: Tensor
     regions: Tensor | None
     images: Tensor | None = None
+    set_name: str = ""
+    index: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
 
-def score_sets(
-    model: nn.Module,
-    sets: Sets,
-    make_loader: Callable[[Sequence[Datum]], DataLoader],
-    scores: Sequence[Score],
-    params: Mapping[str, float],
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager],
-    root: str,
-    store: FeatureStore | None = None,
-) -> Evaluation:
-    """Score all images of all sets in one pass, the class prompts encoded once.
+@dataclass(frozen=True)
+class BatchScores:
+    """The scores of B images by a model.
 
-    Args:
-        model: as `clip.prompted.PromptedCLIP`: `class_features()`, `image_features(images,
-            local)`, and the inputs of scores that follow from them.
-        make_loader: an unshuffled loader of dict batches with "img" and "index".
-            One loader reads all sets, so its workers start once.
-        root: folder that the paths in the result are relative to.
-        store: where image features are read instead of encoding images again, and kept.
-
-    Raises:
-        InputError: the model lacks what a score needs, a score is not finite, or
-            no image of a set could be read.
+    Attributes:
+        scores: name -> `[B]`. cosines: with every class, `[B, C]`.
+        rejected: name of a threshold-free decision -> bool `[B]`; none without a "no" encoder.
     """
-    needs = required_inputs(scores)
-    source = FeatureSource(model, sets, needs, device, autocast, store)
-    loader = make_loader([item for items in sets.values() for item in items])
-    columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in sets}
-    done = {name: np.zeros(len(items), dtype=bool) for name, items in sets.items()}
-    model.eval()
-    with torch.inference_mode():
-        with autocast():
-            classes = model.class_features()
-        # Closed even when a score fails: what was written so far is not left lying about.
-        with closing(source.batches(loader, classes["text"].shape[-1])) as batches:
-            for batch in batches:
-                with autocast():
-                    parts = score_batch(model, batch, classes, scores, params)
-                done[batch.set_name][batch.index] = True
-                for name, part in parts.items():
-                    part = part.cpu().numpy()
-                    empty = np.zeros(len(sets[batch.set_name]), part.dtype)
-                    columns[batch.set_name].setdefault(name, empty)[batch.index] = part
-    scored, skipped = _collect(sets, columns, done, root)
-    return Evaluation(scored, skipped, list(source.kept), classes)
+
+    scores: dict[str, Tensor]
+    cosines: Tensor
+    rejected: dict[str, Tensor]
 
 
 def score_batch(
@@ -107,16 +85,117 @@ def score_batch(
     classes: Mapping[str, Tensor],
     scores: Sequence[Score],
     params: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """Of a batch of B images `[B]` each: every score, the "prediction", and CLIPN's decisions,
-    named "decision ..."."""
+) -> BatchScores:
+    """Compute `scores`, and the decisions that `model` can make, from the features of a batch.
+
+    Args:
+        classes: what `model.class_features` returned. params: parameters of the scores.
+    """
     needs = required_inputs(scores)
-    inputs = model.inputs_of_features(batch.features, batch.regions, classes, needs)
+    decides = set(NEEDS) if model.provides.issuperset(NEEDS) else set()
+    inputs = model.inputs_of_features(batch.features, batch.regions, classes, needs | decides)
     if batch.images is not None:
         inputs |= model.inputs_of_images(batch.images, classes, needs)
-    parts = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
-    decisions = {f"{REJECTED}{name}": rejected for name, rejected in decide(inputs).items()}
-    return parts | decisions | {"prediction": inputs["cosines"].argmax(dim=-1)}
+    values = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
+    return BatchScores(values, inputs["cosines"], decide(inputs))
+
+
+def score_sets(
+    cfg: CfgNode,
+    model: nn.Module,
+    sets: Sets,
+    transform: Callable[[Image.Image], Tensor],
+    scores: Sequence[Score],
+    params: Mapping[str, float],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    store: FeatureStore | None = None,
+) -> Evaluation:
+    """Score all images of all sets in one pass, the class prompts encoded once.
+
+    Args:
+        cfg: of it DATALOADER, and DATASET.ROOT, which the paths in the result are relative to.
+        model: as `clip.prompted.PromptedCLIP`: `class_features()`, `image_features(images,
+            local)`, and the inputs of scores that follow from them.
+        transform: from an image to the model's input.
+        store: where image features are read instead of encoding images again, and kept.
+
+    Raises:
+        InputError: the model lacks what a score needs, a score is not finite, or
+            no image of a set could be read.
+    """
+    source = FeatureSource(cfg, model, sets, required_inputs(scores), device, autocast, store)
+    tables = {name: _Table(len(items)) for name, items in sets.items()}
+    model.eval()
+    with torch.inference_mode():
+        with autocast():
+            classes = model.class_features()
+        # Closed even when a score fails: what was written so far is not left lying about.
+        with closing(source.batches(transform, classes["text"].shape[-1])) as batches:
+            for batch in batches:
+                with autocast():
+                    found = score_batch(model, batch, classes, scores, params)
+                tables[batch.set_name].fill(batch.index, found)
+    root = cfg.DATASET.ROOT
+    collected = {name: _collect(name, items, tables[name], root) for name, items in sets.items()}
+    scored = {name: found for name, (found, _) in collected.items()}
+    skipped = {name: paths for name, (_, paths) in collected.items()}
+    return Evaluation(scored, skipped, list(source.kept), classes)
+
+
+class _Table:
+    """The columns of a set of `count` images on the host; one copy from the device a batch."""
+
+    def __init__(self, count: int) -> None:
+        self.done = np.zeros(count, dtype=bool)
+        self.scores: dict[str, np.ndarray] = {}
+        self.rejected: dict[str, np.ndarray] = {}
+        self.predictions = np.zeros(count, dtype=np.int64)
+
+    def fill(self, index: np.ndarray, found: BatchScores) -> None:
+        """Put the scores of the images `index` `[B]` in their rows."""
+        predictions = found.cosines.argmax(dim=-1)
+        columns = [*found.scores.values(), predictions, *found.rejected.values()]
+        # Float64 holds float32 scores, and class indices, exactly.
+        rows = iter(torch.stack([column.double() for column in columns]).cpu().numpy())
+        for name in found.scores:
+            self._column(self.scores, name, np.float32)[index] = next(rows)
+        self.predictions[index] = next(rows)
+        for name in found.rejected:
+            self._column(self.rejected, name, bool)[index] = next(rows)
+        self.done[index] = True
+
+    def _column(self, columns: dict[str, np.ndarray], name: str, kind: type) -> np.ndarray:
+        return columns.setdefault(name, np.zeros(len(self.done), kind))
+
+
+def _collect(
+    name: str, items: Sequence[Datum], table: _Table, root: str
+) -> tuple[SetScores, list[str]]:
+    """Return the scores of the images that could be read, and the paths of the others."""
+    read = table.done
+    if not read.any():
+        raise InputError(f"{name}: none of its {len(items)} images could be read")
+    # Lists: an array of texts takes the longest one's length for each.
+    paths = [os.path.relpath(item.impath, root) for item in items]
+    skipped = [path for path, there in zip(paths, read, strict=True) if not there]
+    labels = np.array([item.label for item in items])[read]
+    if skipped:
+        logger.warning(
+            "%s: %d of %d images could not be read and are left out: %s",
+            name,
+            len(skipped),
+            len(items),
+            ", ".join(skipped[:5]),
+        )
+    return SetScores(
+        name=name,
+        images=[path for path, there in zip(paths, read, strict=True) if there],
+        scores={score: values[read] for score, values in table.scores.items()},
+        labels=None if (labels < 0).all() else labels,
+        predictions=table.predictions[read],
+        rejected={decision: values[read] for decision, values in table.rejected.items()},
+    ), skipped
 
 
 class FeatureSource:
@@ -128,6 +207,7 @@ class FeatureSource:
 
     def __init__(
         self,
+        cfg: CfgNode,
         model: nn.Module,
         sets: Sets,
         needs: set[str],
@@ -135,7 +215,9 @@ class FeatureSource:
         autocast: Callable[[], AbstractContextManager],
         store: FeatureStore | None,
     ):
-        self.model, self.sets, self.device, self.autocast = model, sets, device, autocast
+        self.cfg, self.model, self.sets = cfg, model, sets
+        self.device, self.autocast = device, autocast
+        self.size = cfg.DATALOADER.TEST.BATCH_SIZE
         self.local = "local_cosines" in needs
         self.rounds = store is not None and store.local
         if store is not None and needs & model.FROM_IMAGES:
@@ -174,20 +256,16 @@ class FeatureSource:
                 self.store.folder,
             )
 
-    def batches(self, loader: DataLoader, width: int) -> Iterator[Batch]:
-        """All batches that can be had; features are `width` wide.
-
-        Args:
-            loader: of the images of all sets, one set after the other.
-        """
-        yield from self._read(loader.batch_size)
+    def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Batch]:
+        """Yield all batches that can be had; features are `width` wide."""
+        yield from self._read()
         if not self.unkept:
             return
         regions = self.model.num_regions if self.local and self.rounds else 0
         to_write = {name: self.sets[name] for name in self.to_write}
         writers = self.store.writers(to_write, width, regions) if to_write else {}
         try:
-            for name, batches in groupby(self._encode(loader), attrgetter("set_name")):
+            for name, batches in groupby(self._encode(transform), attrgetter("set_name")):
                 for batch in batches:
                     if name in writers:
                         writers[name].append(batch.index, batch.features, batch.regions)
@@ -198,35 +276,42 @@ class FeatureSource:
             for writer in writers.values():
                 writer.discard()
 
-    def _read(self, size: int) -> Iterator[Batch]:
+    def _read(self) -> Iterator[Batch]:
         total = sum(len(features.index) for features in self.kept.values())
-        with tqdm(
+        with progress_bar(
             total=total, desc="scoring kept features", unit="image", disable=not total
         ) as bar:
             for name, kept in self.kept.items():
-                for index, features, regions in kept.batches(size):
+                for index, features, regions in kept.batches(self.size):
                     regions = None if regions is None else self._tensor(regions)
-                    yield Batch(name, index, self._tensor(features), regions)
+                    yield Batch(self._tensor(features), regions, None, name, index)
                     bar.update(len(index))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()
 
-    def _encode(self, loader: DataLoader) -> Iterator[Batch]:
-        starts, batches, begin = {}, [], 0
-        for name, items in self.sets.items():
-            starts[name] = begin
-            if name in self.unkept:
-                batches += [
-                    (name, range(i, min(i + loader.batch_size, begin + len(items))))
-                    for i in range(begin, begin + len(items), loader.batch_size)
-                ]
-            begin += len(items)
-        with tqdm(total=sum(len(part) for _, part in batches), desc="scoring", unit="image") as bar:
-            loaded = _with_batches(loader, [part for _, part in batches])
-            for (name, part), batch in zip(batches, loaded, strict=True):
-                if "img" in batch:
-                    yield self._encoded(name, batch["index"].numpy() - starts[name], batch["img"])
+    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Batch]:
+        """Encode the images that are not kept, set after set; one loader, whose workers start
+        once, reads them all."""
+        items = [item for name in self.unkept for item in self.sets[name]]
+        parts, begin = [], 0
+        for name in self.unkept:
+            end = begin + len(self.sets[name])
+            starts = range(begin, end, self.size)
+            parts += [(name, begin, range(i, min(i + self.size, end))) for i in starts]
+            begin = end
+        loader = build_data_loader(
+            self.cfg,
+            data_source=items,
+            tfm=transform,
+            is_train=False,
+            batches=[part for _, _, part in parts],
+        )
+        with progress_bar(total=len(items), desc="scoring", unit="image") as bar:
+            loaded = batches_for(loader, self.device)
+            for (name, begin, part), batch in zip(parts, loaded, strict=True):
+                if "img" in batch:  # else none of them could be read
+                    yield self._encoded(name, batch["index"].numpy() - begin, batch["img"])
                 bar.update(len(part))
 
     def _encoded(self, name: str, index: np.ndarray, images: Tensor) -> Batch:
@@ -235,55 +320,4 @@ class FeatureSource:
             features, regions = self.model.image_features(images, self.local)
         if regions is not None and self.rounds:
             regions = regions.half().float()  # as they will be when they are read
-        return Batch(name, index, features, regions, images)
-
-
-def _with_batches(loader: DataLoader, batches: Sequence[Sequence[int]]) -> DataLoader:
-    """`loader` with other batches, of these indices."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        collate_fn=loader.collate_fn,
-    )
-
-
-def _collect(
-    sets: Sets,
-    columns: Mapping[str, dict[str, np.ndarray]],
-    done: Mapping[str, np.ndarray],
-    root: str,
-) -> tuple[dict[str, SetScores], dict[str, list[str]]]:
-    """Scores of the images that could be read, and the paths of the others, by set."""
-    scored, skipped = {}, {}
-    for name, items in sets.items():
-        paths = np.array([os.path.relpath(item.impath, root) for item in items])
-        kept = done[name]
-        if not kept.any():
-            raise InputError(f"{name}: none of its {len(items)} images could be read")
-        values = {column: all_values[kept] for column, all_values in columns[name].items()}
-        labels = np.array([item.label for item in items])[kept]
-        rejected = {
-            column.removeprefix(REJECTED): values.pop(column)
-            for column in list(values)
-            if column.startswith(REJECTED)
-        }
-        scored[name] = SetScores(
-            name=name,
-            images=paths[kept].tolist(),
-            predictions=values.pop("prediction"),
-            labels=None if (labels < 0).all() else labels,
-            scores=values,
-            rejected=rejected,
-        )
-        skipped[name] = paths[~kept].tolist()
-        if skipped[name]:
-            logger.warning(
-                "%s: %d of %d images could not be read and are left out: %s",
-                name,
-                len(skipped[name]),
-                len(items),
-                ", ".join(skipped[name][:5]),
-            )
-    return scored, skipped
+        return Batch(features, regions, images, name, index)

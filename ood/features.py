@@ -21,9 +21,7 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
-import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,19 +30,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
+from dassl.utils.cache import check_room, file_state, remove_abandoned
+from dassl.utils.errors import InputError
+from dassl.utils.files import temporary_beside
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
 DTYPES = {GLOBAL: np.dtype("<f4"), LOCAL: np.dtype("<f2")}
-GIB = 2**30
-FREE_SHARE = 0.9  # of the disk's free space that features may take
-ABANDONED = 3600  # seconds without a write, after which a temporary folder is nobody's
+TORCH_DTYPES = {GLOBAL: torch.float32, LOCAL: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class KeptFeatures:
     regions: np.ndarray | None
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Index and features of the same batches that a loader of `size` makes of the set."""
+        """Yield index and features of the batches that a loader of `size` makes of the set."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
         for part in map(slice, borders[:-1], borders[1:]):
@@ -93,8 +93,8 @@ class FeatureStore:
         self.limit, self.local, self.skip_bad = limit, local, skip_bad
 
     def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
-        """The features of a set, with local ones if asked and there; None, the log saying why, if
-        there are none that fit."""
+        """Return the features of a set, with local ones if asked and there; None, and the reason
+        in the log, if there are none that fit."""
         place = self._place(name, items)
         if not place.is_dir():
             return None
@@ -106,7 +106,7 @@ class FeatureStore:
         except (ValueError, LookupError, TypeError, AttributeError):
             self._refuse(name, place, f"{ABOUT} is damaged")
         else:
-            # With images left out, the loader must name the first of them, unless told to skip it.
+            # With images left out, the loader must name the first of them, unless it may skip it.
             return found if self.skip_bad or len(found.index) == len(items) else None
         return None
 
@@ -118,13 +118,14 @@ class FeatureStore:
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)
-        return self.folder / _digest(self.encoding) / f"{name}-{_hash(listed)[:8]}"
+        model = _hash(json.dumps(self.encoding, sort_keys=True))[:16]
+        return self.folder / model / f"{name}-{_hash(listed)[:8]}"
 
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
 
     def _checked(self, place: Path, items: Sequence[Datum], files: Sequence[str]) -> dict[str, Any]:
-        """What `place` says of itself; _Unfit unless `files` are whole, and of these images."""
+        """Read the description in `place`; _Unfit unless `files` are whole, and of these images."""
         about = read_json(place / ABOUT)
         if about["schema"] != SCHEMA:
             raise _Unfit("another version of this code wrote them")
@@ -140,19 +141,23 @@ class FeatureStore:
         return about
 
     def files_hash(self, items: Sequence[Datum]) -> str:
-        """sha256 over path, size and time of change of every image file."""
-        return _hash("\n".join(f"{self._relative(item)} {_state(item.impath)}" for item in items))
+        """Return the sha256 over path, size and time of change of every image file."""
+        lines = []
+        for item in items:
+            size, changed = file_state(item.impath)
+            lines.append(f"{self._relative(item)} {size} {changed}")
+        return _hash("\n".join(lines))
 
     # Writing
 
     def writers(
         self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
     ) -> dict[str, FeatureWriter]:
-        """A writer for each of `sets`, whose features are `width` and, unless `regions` is 0, have
-        that many local ones to keep. None, with a sentence in the log, if there is no room."""
+        """Make a writer for each of `sets`, whose features are `width` wide and, unless `regions`
+        is 0, have that many local ones to keep; none, with the reason in the log, without room."""
         writers = {}
         with self._or_without():
-            self._remove_abandoned()
+            remove_abandoned(self.folder)
             if regions and not self._has_room(sets, width * (4 + 2 * regions), "of the regions "):
                 regions = 0
                 sets = {n: items for n, items in sets.items() if not self._place(n, items).is_dir()}
@@ -190,38 +195,18 @@ class FeatureStore:
 
     def _has_room(self, sets: Mapping[str, Sequence[Datum]], per_image: int, kind: str) -> bool:
         needed = per_image * sum(map(len, sets.values()))
-        held, free = _bytes_under(self.folder), _free_bytes(self.folder)
-        what = f"Image features {kind}are not kept: {_gib(needed)} are needed"
-        if held + needed > self.limit * GIB:
+        try:
+            check_room(self.folder, needed, self.limit, "--features-limit")
+        except InputError as reason:
             logger.warning(
-                "%s, %s holds %s, and --features-limit is %g GiB: raise it to %.0f, or remove "
-                "what is no longer wanted there",
-                what,
-                self.folder,
-                _gib(held),
-                self.limit,
-                np.ceil((held + needed) / GIB),
-            )
-            return False
-        if needed > FREE_SHARE * free:
-            logger.warning(
-                "%s, and the disk of %s has %s free: name a folder on another disk with --features",
-                what,
-                self.folder,
-                _gib(free),
+                "Image features %sare not kept: %s. --features names another folder", kind, reason
             )
             return False
         return True
 
-    def _remove_abandoned(self) -> None:
-        for path in self.folder.glob("*/.*.tmp"):
-            files = [file.stat().st_mtime for file in path.iterdir()] or [path.stat().st_mtime]
-            if time.time() - max(files) > ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
-
 
 class FeatureWriter:
-    """Takes the features of a set batch by batch, in order, and makes them whole with `finish`.
+    """Writes the features of a set batch by batch, in order; `finish` puts them in their place.
 
     A disk that fails ends the writing, which the log says, and nothing else.
     """
@@ -229,19 +214,20 @@ class FeatureWriter:
     def __init__(self, place: Path, about: Mapping[str, Any], count: int):
         self.place, self.about, self.count = place, dict(about), count
         self.index: list[int] = []
-        self.temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+        self.temporary = temporary_beside(place)
         self.temporary.mkdir(parents=True)
         names = [GLOBAL, LOCAL] if about["regions"] else [GLOBAL]
         opened = (open(self.temporary / name, "wb") for name in names)  # noqa: SIM115 (until `finish`)
         self.files = dict(zip(names, opened, strict=True))
 
     def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
-        """Features `[B, D]` and, if they are kept, `[B, N, D]` of the set's images `index` [B]."""
+        """Append features `[B, D]`, and `[B, N, D]` if these are kept, of the images `index`."""
         self.index += index.tolist()
         parts = {GLOBAL: features, LOCAL: regions}
         with self._or_stop():
             for name, file in self.files.items():
-                file.write(parts[name].cpu().numpy().astype(DTYPES[name]).tobytes())
+                # Rounded on the device: half as many bytes of local features are copied.
+                file.write(parts[name].to(TORCH_DTYPES[name]).cpu().numpy().tobytes())
 
     def finish(self) -> None:
         """Move the features to their place; another pass may have been quicker."""
@@ -262,7 +248,7 @@ class FeatureWriter:
             os.replace(self.temporary, self.place)
 
     def discard(self) -> None:
-        """Remove what is not finished; after `finish` there is nothing."""
+        """Remove what is not finished; after `finish` that is nothing."""
         for file in self.files.values():
             with suppress(OSError):  # what it still held did not fit on the disk
                 file.close()
@@ -283,11 +269,11 @@ class FeatureWriter:
 
 
 class _Unfit(Exception):
-    """Why features on disk may not be used."""
+    """The reason why features on disk may not be used."""
 
 
 def signed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """`about` with its own checksum."""
+    """Return `about` with its own checksum."""
     rest = {key: value for key, value in about.items() if key != "checksum"}
     return {**rest, "checksum": _hash(json.dumps(rest, sort_keys=True))}
 
@@ -324,29 +310,3 @@ def _checksum(path: Path) -> int:
 def _hash(text: str) -> str:
     # File names are bytes and need not be UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _digest(encoding: Mapping[str, Any]) -> str:
-    return _hash(json.dumps(encoding, sort_keys=True))[:16]
-
-
-def _state(path: str) -> str:
-    """Size and time of change; a file that is missing now will have another state."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free
-
-
-def _gib(count: float) -> str:
-    return f"{count / GIB:.2f} GiB"

@@ -9,9 +9,9 @@ it is the share of ID images rejected when 95 % of the OOD images are caught (Op
 *Where the threshold lies.* An image is kept when its score reaches the threshold; every distinct
 score is a threshold. With finitely many images the rate 0.95 is rarely met exactly:
 
-- ``nearest``: the threshold whose rate is nearest to 0.95 (MCM, GL-MCM, LoCoOp);
-- ``interpolated``: straight lines between the points of the ROC curve (CLIPN);
-- ``first``: the strictest threshold whose rate is at least 0.95 (OpenOOD).
+- `nearest`: the threshold whose rate is nearest to 0.95 (MCM, GL-MCM, LoCoOp);
+- `interpolated`: straight lines between the points of the ROC curve (CLIPN);
+- `first`: the strictest threshold whose rate is at least 0.95 (OpenOOD).
 
 All functions take one-dimensional arrays (a column is accepted), compute in float64, and raise
 InputError for an empty array, NaN or infinity, naming the array.
@@ -53,8 +53,8 @@ CONVENTIONS = {
 class OperatingPoint(NamedTuple):
     """A threshold and the rates it gives.
 
-    ID is kept at ``score >= threshold``; with OOD positive, OOD is caught at
-    ``score <= threshold``. ``tpr`` and ``fpr`` are those of the positive class asked for.
+    ID is kept at `score >= threshold`; with OOD positive, OOD is caught at
+    `score <= threshold`. `tpr` and `fpr` are those of the positive class asked for.
     """
 
     threshold: float
@@ -88,7 +88,7 @@ def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """(is ID, score) of all images, ID images first."""
+    """Return (is ID, score) of all images, ID images first."""
     inside, outside = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
     is_id = np.zeros(inside.size + outside.size, dtype=bool)
     is_id[: inside.size] = True
@@ -96,17 +96,17 @@ def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, 
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Chance that a random ID image scores above a random OOD image; a tie counts 1/2."""
+    """Return the chance that a random ID image scores above a random OOD image; ties count 1/2."""
     return float(roc_auc_score(*_labelled(id_scores, ood_scores)))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Average precision with ID positive: ``sum_n (R_n - R_{n-1}) P_n`` over thresholds."""
+    """Return the average precision, ID positive: `sum_n (R_n - R_{n-1}) P_n` over thresholds."""
     return float(average_precision_score(*_labelled(id_scores, ood_scores)))
 
 
 def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Average precision with OOD positive, on the negated scores."""
+    """Return the average precision with OOD positive, on the negated scores."""
     is_id, scores = _labelled(id_scores, ood_scores)
     return float(average_precision_score(~is_id, -scores))
 
@@ -124,7 +124,7 @@ def _curve(is_positive: np.ndarray, scores: np.ndarray) -> _Curve:
 
 
 def _nearest(curve: _Curve, tpr: float) -> OperatingPoint:
-    """Of equally near thresholds upstream takes the laxest; past full recall it looks no further.
+    """Take the laxest of equally near thresholds, as upstream, and none past full recall.
 
     The recall at the chosen point can be shared by several thresholds which differ only in
     negatives let in: the laxest of these has the largest FPR, and published figures use it.
@@ -164,7 +164,7 @@ def threshold_at_tpr(
     positive: Positive = "id",
     rule: Rule = "nearest",
 ) -> OperatingPoint:
-    """The threshold where ``tpr`` of the positive class is recognised, and its true rates.
+    """Return the threshold where `tpr` of the positive class is recognised, and its true rates.
 
     Differs from upstream: OpenOOD looks for its first point on a ROC curve from which scikit-learn
     has dropped points in line with their neighbours; here every threshold is on the curve.
@@ -190,12 +190,12 @@ def fpr_at_tpr(
     positive: Positive = "id",
     rule: Rule = "nearest",
 ) -> float:
-    """False positive rate where the true positive rate is ``tpr``; see the module docstring."""
+    """Return the false positive rate where the true positive rate is `tpr`; see the module."""
     return threshold_at_tpr(id_scores, ood_scores, tpr, positive, rule).fpr
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """(share of OOD kept, share of ID kept) at every distinct threshold, from (0, 0) to (1, 1)."""
+    """Return (share of OOD kept, of ID kept) at every distinct threshold, (0, 0) to (1, 1)."""
     curve = _curve(*_labelled(id_scores, ood_scores))
     return (
         np.append(0.0, curve.false_positives / curve.negatives),
@@ -204,7 +204,7 @@ def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray,
 
 
 def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
-    """All metrics of one OOD set, as fractions, under the names explained in CONVENTIONS.
+    """Return all metrics of one OOD set, as fractions, under the names explained in CONVENTIONS.
 
     Keys: auroc, aupr_in, aupr_out, fpr95_{id,ood}_{nearest,interpolated,first}, n_id, n_ood.
     """

@@ -8,13 +8,13 @@ regions away from all classes; the region map shows them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
@@ -22,16 +22,20 @@ from dassl.utils.files import atomic_write
 GREY = 200  # what the public LoCoOp demo paints over ID regions
 
 # The parts of a region map, in inches and dots per inch.
-PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.6, 110
+PANEL_INCHES, TEXT_INCHES, MAP_DPI = 3.3, 0.95, 110
+LEGEND = (
+    "in colour: the ID-irrelevant regions, whose K likeliest classes lack the label; "
+    "grey: the others"
+)
 
 
 def suggest_top_k(num_classes: int) -> int:
-    """The paper's ratio, K = 200 of 1000 classes; the authors' 20 for ImageNet-100 agrees."""
+    """Return K at the paper's ratio, 200 of 1000; the authors' 20 for ImageNet-100 agrees."""
     return max(1, num_classes // 5)
 
 
 def check_top_k(k: int, num_classes: int) -> None:
-    """InputError unless ``1 <= k <= num_classes``."""
+    """Raise InputError unless `1 <= k <= num_classes`."""
     if not 1 <= k <= num_classes:
         raise InputError(
             f"K = {k} with {num_classes} classes: K (--topk) must lie between 1 and the number "
@@ -40,16 +44,16 @@ def check_top_k(k: int, num_classes: int) -> None:
 
 
 def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) -> Tensor:
-    """True where the label is not among the region's top-K classes.
+    """Return True where the label is not among the region's top-K classes.
 
-    local_cosines [N, C] with one label, or [B, N, C] with labels [B]; gives bool [N] or [B, N].
+    local_cosines [N, C] with one label, or [B, N, C] with labels [B]; returns bool [N] or [B, N].
     Cosines, logits and probabilities rank alike, so any of them will do.
 
     The label's rank is counted, not sorted: the label is out of the top K when at least K classes
     are strictly more similar. A tie therefore counts for the label. K must lie between 1 and C
     (InputError, with a suggestion); with K = C no region is irrelevant.
 
-    Differs from upstream: ``torch.topk`` breaks ties by an order of its own, and fails when K > C.
+    Differs from upstream: `torch.topk` breaks ties by an order of its own, and fails when K > C.
     """
     check_top_k(k, local_cosines.shape[-1])
     label = torch.as_tensor(label, device=local_cosines.device)
@@ -65,8 +69,20 @@ def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) ->
     return (local_cosines > of_label).sum(dim=-1, dtype=torch.int32) >= k
 
 
+@torch.inference_mode()
+def extract_regions(model: nn.Module, images: Tensor, text: Tensor, label: int, k: int) -> Tensor:
+    """Return where the regions of an image are ID-irrelevant, bool `[h, w]`, on the CPU.
+
+    Args:
+        model: as `clip.prompted.PromptedCLIP`. images: that image alone, `[1, 3, H, W]`.
+        text: text features `[C, D]` of the classes. label: the class that the image is taken for.
+    """
+    _, local_cosines = model(images, text, local=True)  # [1, N, C]
+    return id_irrelevant_regions(local_cosines[0].cpu(), label, k).reshape(model.clip.grid)
+
+
 def _cell_edges(pixels: int, cells: int) -> np.ndarray:
-    """Where each of ``cells`` begins and ends: cells + 1 pixel positions, the last = ``pixels``."""
+    """Return where each of `cells` begins and ends: cells + 1 positions, the last = `pixels`."""
     return np.floor(np.arange(cells + 1) * pixels / cells + 0.5).astype(int)
 
 
@@ -77,53 +93,12 @@ def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return mask.repeat(rows, axis=0).repeat(columns, axis=1)
 
 
-def region_agreement(
-    irrelevant: Sequence[Tensor | np.ndarray], objects: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """How well the extracted regions are those without the object, over many images.
-
-    ``irrelevant``: bool grids [h, w]; ``objects``: bool pixels [H, W], True on the object. A region
-    belongs to the object where more than half of its pixels do. Gives the shares
-
-    - precision: of the extracted regions, those that are background;
-    - recall: of the background regions, those that were extracted;
-    - background: of all regions, those that are background (the precision of extracting all);
-    - extracted: of all regions, those that were extracted.
-    """
-    grids = [np.asarray(grid, dtype=bool) for grid in irrelevant]
-    cells = [_to_cells(pixels, *grid.shape) for grid, pixels in zip(grids, objects, strict=True)]
-    extracted = np.concatenate([grid.ravel() for grid in grids])
-    background = np.concatenate([cell.ravel() <= 0.5 for cell in cells])
-    both = (extracted & background).sum()
-    return {
-        "precision": float(both / max(1, extracted.sum())),
-        "recall": float(both / max(1, background.sum())),
-        "background": float(background.mean()),
-        "extracted": float(extracted.mean()),
-    }
-
-
-def _to_cells(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Share of True pixels in each cell of a grid: [H, W] -> [rows, columns]."""
-    sums = pixels.astype(float)
-    for axis, cells in ((0, rows), (1, columns)):
-        edges = _cell_edges(pixels.shape[axis], cells)
-        sums = np.add.reduceat(sums, edges[:-1], axis=axis)
-    areas = np.outer(
-        *(
-            np.diff(_cell_edges(n, c))
-            for n, c in zip(pixels.shape[:2], (rows, columns), strict=True)
-        )
-    )
-    return sums / areas
-
-
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:
     """Grey the regions that belong to the label, so that the ID-irrelevant ones stay visible.
 
-    ``image`` is what the model saw (after resize and crop), ``irrelevant`` bool [h, w], True where
-    ``id_irrelevant_regions`` is. Cell boundaries are rounded to pixels, so every pixel belongs to
-    exactly one region, whatever the image's size. Gives a new RGB image.
+    `image` is what the model saw (after resize and crop), `irrelevant` bool [h, w], True where
+    `id_irrelevant_regions` is. Cell boundaries are rounded to pixels, so every pixel belongs to
+    exactly one region, whatever the image's size. Returns a new RGB image.
 
     Differs from upstream: the public demo leaves the last column of regions ungreyed, and paints
     over the squashed input where the model saw a centre crop.
@@ -136,19 +111,32 @@ def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.I
     return Image.fromarray(pixels)
 
 
-def region_caption(label: str, k: int, num_classes: int, irrelevant: Tensor | np.ndarray) -> str:
-    """The line under a region map: label, K, and the share of regions extracted."""
+def region_caption(
+    label: str, k: int, num_classes: int, irrelevant: Tensor | np.ndarray, verdict: str = ""
+) -> str:
+    """Return the lines under a region map: label, K, share of regions extracted, and a legend.
+
+    Args:
+        verdict: of a detector, with its score; "" where there is none.
+    """
     mask = np.asarray(irrelevant, dtype=bool)
-    return (
-        f"label: {label}   |   K = {k} of {num_classes} classes   |   "
-        f"{int(mask.sum())} of {mask.size} regions ID-irrelevant ({mask.mean():.1%})"
+    facts = (
+        f"label: {label}",
+        f"K = {k} of {num_classes} classes",
+        f"{int(mask.sum())} of {mask.size} regions ID-irrelevant ({mask.mean():.1%})",
     )
+    return "\n".join(line for line in ("   |   ".join(facts), verdict, LEGEND) if line)
+
+
+def file_name(text: str) -> str:
+    """Return `text` as part of a file name: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", text)
 
 
 def region_figure(
     original: Image.Image, seen: Image.Image, drawn: Image.Image, caption: str
 ) -> Image.Image:
-    """Original | as the model saw it | ID-irrelevant regions, above the caption."""
+    """Draw original | as the model saw it | ID-irrelevant regions, above the caption."""
     # Trainers import this module for the loss; they should not wait for matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -158,13 +146,13 @@ def region_figure(
     figure = Figure(figsize=(width, height), dpi=MAP_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for i, (picture, title) in enumerate(zip((original, seen, drawn), titles, strict=True)):
-        box = ((i + 0.04) / 3, 0.5 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
+        box = ((i + 0.04) / 3, 0.72 / height, 0.92 / 3, 0.92 * PANEL_INCHES / height)
         axes = figure.add_axes(box)
         axes.imshow(picture.convert("RGB"), interpolation="antialiased")
         axes.set_title(f"{title} ({picture.width} x {picture.height})", fontsize=11, pad=7)
         axes.set_axis_off()
     style = {"ha": "center", "va": "center", "fontsize": 11, "wrap": True, "parse_math": False}
-    figure.text(0.5, 0.23 / height, caption, **style)
+    figure.text(0.5, 0.34 / height, caption, **style)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
@@ -177,9 +165,9 @@ def save_region_map(
     irrelevant: Tensor | np.ndarray,
     caption: str,
 ) -> Path:
-    """Draw and save a region map as PNG at ``path``, atomically.
+    """Draw and save a region map as PNG at `path`, atomically.
 
-    ``source`` is the file ``original`` was read from: writing over it is an InputError.
+    `source` is the file `original` was read from: writing over it is an InputError.
     """
     path = Path(path)
     if path.resolve() == Path(source).resolve() or (path.exists() and path.samefile(source)):

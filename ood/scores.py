@@ -8,12 +8,12 @@ score reaches the command line, the results files and the tests by being written
 
 Inputs (any floating type; half precision is computed in float32, float64 stays float64):
 
-- ``cosines`` [B, C]: cosine similarity of each image with each class text.
-- ``local_cosines`` [B, N, C]: the same for each of the N regions of an image.
-- ``logits`` [B, C]: ``exp(logit_scale) * cosines``.
-- ``no_logits`` [B, C]: the same with the texts of CLIPN's "no" text encoder.
-- ``odin_logits`` [B, C]: logits of the images after ODIN's step towards their class.
-- ``head_norm`` [B]: L1 norm of ``exp(logit_scale) * f``, what enters the cosine head.
+- `cosines` [B, C]: cosine similarity of each image with each class text.
+- `local_cosines` [B, N, C]: the same for each of the N regions of an image.
+- `logits` [B, C]: `exp(logit_scale) * cosines`.
+- `no_logits` [B, C]: the same with the texts of CLIPN's "no" text encoder.
+- `odin_logits` [B, C]: logits of the images after ODIN's step towards their class.
+- `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, what enters the cosine head.
 
 Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
 cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
@@ -37,7 +37,7 @@ TEMPERATURE_RANGE = (1e-30, 1e30)
 
 @dataclass(frozen=True)
 class Score:
-    """A registered score: ``function(*needs, **parameters) -> [B]``, higher = more ID."""
+    """A registered score: `function(*needs, **parameters) -> [B]`, higher = more ID."""
 
     name: str
     needs: tuple[str, ...]
@@ -54,9 +54,9 @@ SCORES: dict[str, Score] = {}
 def score(
     name: str, needs: tuple[str, ...], title: str, paper: str, usual: bool = True
 ) -> Callable:
-    """Register a score function under ``name``; one that is not ``usual`` must be asked for by it.
+    """Register a score function under `name`; one that is not `usual` must be asked for by it.
 
-    ``needs`` must repeat the function's positional arguments; every keyword-only argument must
+    `needs` must repeat the function's positional arguments; every keyword-only argument must
     have a numeric default. Breaking either rule is a TypeError when the module is imported.
     """
 
@@ -90,9 +90,9 @@ def check_temperature(temperature: float) -> None:
 
 
 def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """``((x - max) / T [..., C], max [..., 1])`` in float32 or float64.
+    """Return `((x - max) / T [..., C], max [..., 1])` in float32 or float64.
 
-    The one fresh tensor is worked on in place; the caller may do so too. Half-precision ``x``
+    The one fresh tensor is worked on in place; the caller may do so too. Half-precision `x`
     is promoted by the subtraction itself, so a large local tensor is never copied just to
     change its type.
     """
@@ -103,10 +103,10 @@ def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
-    """Largest softmax probability over the last dimension: [..., C] -> [...].
+    """Return the largest softmax probability over the last dimension: [..., C] -> [...].
 
-    ``max_c softmax(x/T) = 1 / sum_c exp((x_c - max)/T)``, exactly; unlike
-    ``exp(max/T - logsumexp(x/T))`` it does not lose digits when T is small.
+    `max_c softmax(x/T) = 1 / sum_c exp((x_c - max)/T)`, exactly; unlike
+    `exp(max/T - logsumexp(x/T))` it does not lose digits when T is small.
     """
     gap, _ = _gap_to_peak(x, temperature)
     return gap.exp_().sum(dim=-1).reciprocal()
@@ -120,7 +120,7 @@ def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
     "representations, NeurIPS 2022",
 )
 def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """``max_c softmax_c(cosines / T)``: [B, C] -> [B], in [1/C, 1]."""
+    """Return `max_c softmax_c(cosines / T)`: [B, C] -> [B], in [1/C, 1]."""
     return _max_softmax(cosines, temperature)
 
 
@@ -134,9 +134,9 @@ def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
 def gl_mcm(
     cosines: Tensor, local_cosines: Tensor, *, temperature: float = 1.0, local_weight: float = 1.0
 ) -> Tensor:
-    """``MCM + w * max_{i,c} softmax_c(local_cosines / T)``: [B, C], [B, N, C] -> [B].
+    """Return `MCM + w * max_{i,c} softmax_c(local_cosines / T)`: [B, C], [B, N, C] -> [B].
 
-    ``w`` is 1 in LoCoOp; GL-MCM's own ImageNet script uses 0.5.
+    `w` is 1 in LoCoOp; GL-MCM's own ImageNet script uses 0.5.
     """
     best_region = _max_softmax(local_cosines, temperature).amax(dim=-1)  # [B, N] -> [B]
     return mcm(cosines, temperature=temperature) + local_weight * best_region
@@ -150,7 +150,7 @@ def gl_mcm(
     "out-of-distribution examples in neural networks, ICLR 2017",
 )
 def msp(logits: Tensor) -> Tensor:
-    """``max_c softmax_c(logits)``: [B, C] -> [B]."""
+    """Return `max_c softmax_c(logits)`: [B, C] -> [B]."""
     return _max_softmax(logits)
 
 
@@ -162,7 +162,7 @@ def msp(logits: Tensor) -> Tensor:
     "ICML 2022",
 )
 def max_logit(logits: Tensor) -> Tensor:
-    """``max_c logits``: [B, C] -> [B]."""
+    """Return `max_c logits`: [B, C] -> [B]."""
     return logits.amax(dim=-1).to(_compute_dtype(logits))
 
 
@@ -173,7 +173,7 @@ def max_logit(logits: Tensor) -> Tensor:
     paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, eq. 4",
 )
 def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
-    """``T logsumexp_c(logits / T)``: [B, C] -> [B]; the paper's energy with its sign turned."""
+    """Return `T logsumexp_c(logits / T)`: [B, C] -> [B]; the paper's energy, negated."""
     gap, peak = _gap_to_peak(logits, energy_temperature)
     return peak.squeeze(-1) + energy_temperature * gap.exp_().sum(dim=-1).log()
 
@@ -186,7 +186,7 @@ def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
     "detection in semantic segmentation, ICCV 2021 (there with the opposite sign)",
 )
 def entropy(logits: Tensor) -> Tensor:
-    """``sum_c p_c log p_c`` with ``p = softmax(logits)``: [B, C] -> [B], in [-log C, 0]."""
+    """Return `sum_c p_c log p_c` with `p = softmax(logits)`: [B, C] -> [B], in [-log C, 0]."""
     log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
     return (log_p.exp() * log_p).sum(dim=-1)
 
@@ -195,16 +195,16 @@ CLIPN_PAPER = "Wang et al., CLIPN for zero-shot OOD detection: teaching CLIP to 
 
 
 def yes_no_log_odds(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """``log((1 - p_no) / p_no)`` of each class: [B, C] -> [B, C], float32 or float64.
+    """Return `log((1 - p_no) / p_no)` of each class: [B, C] -> [B, C], float32 or 64.
 
-    ``p_no = exp(no) / (exp(yes) + exp(no))`` is the probability that the class is absent.
+    `p_no = exp(no) / (exp(yes) + exp(no))` is the probability that the class is absent.
     """
     return logits.to(_compute_dtype(logits)) - no_logits.to(_compute_dtype(no_logits))
 
 
 def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """ATD's C + 1 log-probabilities: of the classes [B, C], ``log((1 - p_no_c) p_c)``, and of the
-    unknown class [B], ``log sum_c p_no_c p_c``."""
+    """Return ATD's log-probabilities: of the classes [B, C], `log((1 - p_no_c) p_c)`, and of the
+    unknown class [B], `log sum_c p_no_c p_c`."""
     log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
     odds = yes_no_log_odds(logits, no_logits)
     known = log_p + torch.nn.functional.logsigmoid(odds)
@@ -213,7 +213,7 @@ def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Te
 
 @score("CTW", needs=("logits", "no_logits"), title="competing to win", paper=CLIPN_PAPER)
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Log-odds of ``1 - p_no`` of the class with the largest logit: [B, C], [B, C] -> [B].
+    """Return the log-odds of `1 - p_no` of the class with the largest logit: [B, C], [B, C] -> [B].
 
     Differs from upstream: the probability itself is 1 in float32 from log-odds of 16.6, and the
     ties move AUROC by points. Log-odds order images alike and never tie; CTW-public saturates.
@@ -224,7 +224,7 @@ def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 @score("ATD", needs=("logits", "no_logits"), title="agreeing to differ", paper=CLIPN_PAPER)
 def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Log-odds of ``sum_c (1 - p_no_c) p_c``, the probability of all known classes together:
+    """Return the log-odds of `sum_c (1 - p_no_c) p_c`, the probability of all known classes:
     [B, C], [B, C] -> [B].
 
     Differs from upstream: log-odds, as in CTW.
@@ -241,7 +241,7 @@ def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
     title="competing to win as the public code computes it",
 )
 def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """``1 - p_no`` of the winning class, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    """Return `1 - p_no` of the winning class, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
     return torch.sigmoid(ctw(logits, no_logits))
 
 
@@ -253,7 +253,7 @@ def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
     title="agreeing to differ as the public code computes it",
 )
 def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """``sum_c (1 - p_no_c) p_c``, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    """Return `sum_c (1 - p_no_c) p_c`, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
     p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
     return (torch.sigmoid(yes_no_log_odds(logits, no_logits)) * p).sum(dim=-1)
 
@@ -267,10 +267,10 @@ def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
     usual=False,  # two more passes and a backward one through the image tower
 )
 def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
-    """``max_c softmax_c(logits(x') / T)``: [B, C] -> [B].
+    """Return `max_c softmax_c(logits(x') / T)`: [B, C] -> [B].
 
-    ``x'`` is the image after a step of 0.0014 in each pixel value, up the gradient of
-    ``log max_c softmax_c(logits(x) / T)`` at T = 1000, by the model. The logits are CLIP's scaled
+    `x'` is the image after a step of 0.0014 in each pixel value, up the gradient of
+    `log max_c softmax_c(logits(x) / T)` at T = 1000, by the model. The logits are CLIP's scaled
     cosine similarities with the class texts.
     """
     return _max_softmax(odin_logits, odin_temperature)
@@ -284,11 +284,11 @@ def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
     "the wild, NeurIPS 2021, eqs. 2 to 6 with T = 1",
 )
 def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
-    """``|| d KL(u || softmax(W x)) / d W ||_1``, in closed form: [B, C], [B] -> [B].
+    """Return `|| d KL(u || softmax(W x)) / d W ||_1`, in closed form: [B, C], [B] -> [B].
 
-    The cosine head taken as the linear last layer: weights ``W`` [C, D], the normalised texts (not
-    CLIP's own parameters), input ``x = exp(logit_scale) f``. The gradient is
-    ``(softmax(W x) - u) x^T``, so its norm is ``||softmax(W x) - u||_1 ||x||_1``.
+    The cosine head taken as the linear last layer: weights `W` [C, D], the normalised texts (not
+    CLIP's own parameters), input `x = exp(logit_scale) f`. The gradient is
+    `(softmax(W x) - u) x^T`, so its norm is `||softmax(W x) - u||_1 ||x||_1`.
     """
     p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
     return (p - 1 / p.shape[-1]).abs().sum(dim=-1) * head_norm.to(p.dtype)

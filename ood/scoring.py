@@ -1,4 +1,4 @@
-"""Which scores, of which inputs, with which parameters: looked up, checked and computed."""
+"""Look up, check and compute scores: by name, of their inputs, with their parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def get_scores(names: str | Iterable[str]) -> list[Score]:
-    """Scores by name, in the order asked; ``"all"`` gives every usual one.
+    """Return scores by name, in the order asked; "all": every usual one.
 
     Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
     """
@@ -56,13 +56,13 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
 
 
 def required_inputs(scores: Iterable[Score]) -> set[str]:
-    """Names of all inputs that ``scores`` need: local features are computed only if asked for."""
+    """Return all inputs that `scores` need: local features are computed only if asked for."""
     return {need for s in scores for need in s.needs}
 
 
 def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[Score]:
-    """As `get_scores`, for a model that ``provides`` these inputs: ``"all"`` means those it can
-    give; any other that it lacks the inputs for is an InputError."""
+    """Return scores as `get_scores`, for a model that `provides` these inputs: "all" means those
+    it can give; any other that it lacks the inputs for is an InputError."""
     provides = set(provides)
     if names == "all":
         return [s for s in get_scores("all") if provides.issuperset(s.needs)]
@@ -77,9 +77,9 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
 def compute_scores(
     scores: Iterable[Score], inputs: Mapping[str, Tensor], params: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
-    """Every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
+    """Compute every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 
-    Each function gets the inputs it needs and those of ``params`` which it declares. Raises
+    Each function gets the inputs it needs and those of `params` which it declares. Raises
     InputError for an absent, misshapen or non-finite input, and for a parameter that no
     registered score declares or that is not a finite number.
     """
@@ -98,7 +98,7 @@ def compute_scores(
 def score_parameters(
     scores: Iterable[Score], params: Mapping[str, float] | None = None
 ) -> dict[str, dict[str, float]]:
-    """The parameters each score runs with, defaults included: what a results file records."""
+    """Return the parameters of each score, defaults included, for a results file."""
     params = dict(params or {})
     _check_params(params)
     return {

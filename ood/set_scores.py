@@ -15,8 +15,8 @@ from dassl.utils.names import check_set_name
 class SetScores:
     """Scores of one image set, image by image; higher = more in-distribution.
 
-    ``images``: paths relative to the data root. ``scores``: score name -> [n]. ``labels`` and
-    ``predictions`` (class indices, [n]) are for sets that have them. ``rejected``: name of a
+    `images`: paths relative to the data root. `scores`: score name -> [n]. `labels` and
+    `predictions` (class indices, [n]) are for sets that have them. `rejected`: name of a
     threshold-free decision -> bool [n].
     """
 
@@ -43,7 +43,7 @@ class SetScores:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of right predictions, None without labels and predictions."""
+        """The share of right predictions, None without labels and predictions."""
         if self.labels is None or self.predictions is None or not len(self.labels):
             return None
         return float(np.mean(np.asarray(self.labels) == np.asarray(self.predictions)))

@@ -1,4 +1,4 @@
-"""How much a figure owes to the images it was measured on: the bootstrap over images.
+"""Resample images to see how much a figure owes to them: the bootstrap.
 
 A resample draws as many ID images as there are, with replacement, and as many of each OOD set
 (stratified: the sizes of the sets are the benchmark's choice, not chance). A 95 % interval runs
@@ -22,9 +22,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-METRICS = ("fpr95_id_nearest", "auroc", "fpr95_ood_nearest")
-RESAMPLES, LEVEL, TPR = 1000, 0.95, 0.95
+from dassl.utils.errors import InputError
+from ood.metrics import PRIMARY
+
+METRICS = (PRIMARY, "auroc")
+RESAMPLES, MIN_RESAMPLES, LEVEL, TPR = 1000, 100, 0.95, 0.95
 BLOCK_DRAWS = 400_000  # resamples are taken some at a time, so that they stay in the cache
+
+
+def check_resamples(resamples: int, seed: int) -> None:
+    """Raise InputError unless a 95 % interval can be taken from so many resamples."""
+    if seed < 0:
+        raise InputError(f"--seed {seed}: the seed of the resamples must not be negative")
+    if resamples < MIN_RESAMPLES:
+        raise InputError(
+            f"--resamples {resamples}: 95 % intervals need at least {MIN_RESAMPLES} resamples, "
+            f"{RESAMPLES} are usual; 0 leaves them out"
+        )
 
 
 def resample(
@@ -33,15 +47,15 @@ def resample(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """Figures of several scores of the same images, in each resample of these images.
+    """Compute the figures of several scores of the same images in each resample of these images.
 
     Args:
         inside: a score of the ID images, [n], for each of k scores.
         outside: OOD set -> the same k scores of its images, [m] each.
 
     Returns:
-        [k, resamples, sets, 3] float64: METRICS as fractions, exactly those that `ood.metrics`
-        gives on the resampled images.
+        [k, resamples, sets + 1, 2] float64: METRICS as fractions, exactly those that `ood.metrics`
+        gives on the resampled images; last, their mean over the sets.
     """
     samples = [
         _Sample(scores, [others[i] for others in outside.values()])
@@ -55,17 +69,28 @@ def resample(
         done = block.stop
         for sample, own in zip(samples, figures, strict=True):
             own[block] = sample.figures(id_counts, ood_counts)
-    return figures
+    return np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
 
 
 def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of resampled figures [resamples]."""
+    """Return the percentile interval of resampled figures [resamples]."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
+def two_sided_p(differences: np.ndarray) -> float:
+    """Return the p-value of bootstrapped differences [resamples], at least 2 / (resamples + 1).
+
+    Twice the share of resamples, the observed one included, in which the difference does not have
+    the sign that it mostly has.
+    """
+    total = len(differences) + 1
+    tails = [(1 + np.count_nonzero(tail)) / total for tail in (differences <= 0, differences >= 0)]
+    return float(min(1.0, 2 * min(tails)))
+
+
 def _counts(sizes: Mapping[str, int], resamples: int, seed: int) -> Iterator[list[np.ndarray]]:
-    """How often each image is drawn, for each set int32 [block, images], some resamples a time."""
+    """Draw images: how often each is drawn, int32 [block, images] a set, some resamples a time."""
     draws = {name: np.random.default_rng([seed, *name.encode()]) for name in sizes}
     step = max(1, BLOCK_DRAWS // sum(sizes.values()))
     for start in range(0, resamples, step):
@@ -80,103 +105,77 @@ def _bincounts(drawn: np.ndarray, n: int) -> np.ndarray:
 
 
 def _below(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """[rows, n + 1]: how many drawn images come before each place of the order."""
+    """Count the drawn images before each place of the order: [rows, n + 1]."""
     below = np.zeros((len(counts), len(order) + 1), dtype=np.int32)
     np.cumsum(np.take(counts, order, axis=1), axis=1, out=below[:, 1:])
     return below
 
 
+class _Places(NamedTuple):
+    """Where the sorted scores of an OOD set, [m], lie among those of the ID images."""
+
+    order: np.ndarray
+    id_below: np.ndarray  # [m], ID images below each OOD image
+    id_up_to: np.ndarray  # [m], ID images not above it
+    below: np.ndarray  # OOD images below each distinct ID score
+    up_to: np.ndarray  # OOD images not above it
+
+
 class _Sample:
-    """A score of the ID images, [n], and of every OOD set, sorted once for all resamples."""
+    """One score of the ID images, [n], and of every OOD set, sorted once for all resamples."""
 
     def __init__(self, inside: np.ndarray, outside: Sequence[np.ndarray]) -> None:
         self.order = np.argsort(inside)
         self.scores = np.asarray(inside, dtype=np.float64)[self.order]
-        self.thresholds = _Thresholds(self.scores)
-        self.sets = [_OODSet(self, np.asarray(scores, dtype=np.float64)) for scores in outside]
+        # A threshold can only lie at the first of equal scores.
+        self.starts = np.append(0, np.flatnonzero(np.diff(self.scores)) + 1)
+        self.sets = [self._places(np.asarray(scores, dtype=np.float64)) for scores in outside]
 
-    def figures(self, id_counts: np.ndarray, ood_counts: Sequence[np.ndarray]) -> np.ndarray:
-        """METRICS [rows, sets, 3]; image i of a set is drawn counts[row, i] times."""
-        below = _below(id_counts, self.order)
-        cuts = self.thresholds.nearest(below)
-        parts = [s.figures(below, cuts, c) for s, c in zip(self.sets, ood_counts, strict=True)]
-        return np.stack(parts, axis=1)
-
-
-class _OODSet:
-    """A score of one OOD set, [m], among the ID images of a sample."""
-
-    def __init__(self, sample: _Sample, scores: np.ndarray) -> None:
-        self.order = np.argsort(scores)
-        self.id_thresholds, inside = sample.thresholds, sample.scores
-        own = scores[self.order]
-        # How many ID images are below each OOD image, and how many are not above it.
-        self.below, self.up_to = (np.searchsorted(inside, own, side) for side in ("left", "right"))
-        # With OOD positive all runs from the other end.
-        self.thresholds = _Thresholds(-own[::-1])
-        self.ood_places = self.id_thresholds.places(own)
-        self.id_places = [len(inside) - p for p in self.thresholds.places(-inside[::-1])]
-
-    def figures(self, id_below: np.ndarray, id_cuts: _Cuts, counts: np.ndarray) -> np.ndarray:
-        """METRICS [rows, 3], of `id_below` [rows, n + 1] and the OOD images' counts [rows, m]."""
-        below = _below(counts, self.order)
-        rows, n, m = np.arange(len(below)), id_below[0, -1], below[0, -1]
-        ood_cuts = self.thresholds.nearest(m - below[:, ::-1])
-        return np.stack(
-            [
-                1 - below[rows, id_cuts.places(*self.ood_places)] / m,
-                self._auroc(id_below, below),
-                id_below[rows, ood_cuts.places(*self.id_places)] / n,
-            ],
-            axis=-1,
+    def _places(self, scores: np.ndarray) -> _Places:
+        order = np.argsort(scores)
+        own, levels = scores[order], self.scores[self.starts]
+        return _Places(
+            order,
+            *(np.searchsorted(self.scores, own, side) for side in ("left", "right")),
+            *(np.searchsorted(own, levels, side) for side in ("left", "right")),
         )
 
-    def _auroc(self, id_below: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """Mann and Whitney's count of pairs in which ID is above, a tie counting 1/2."""
-        not_won = np.take(id_below, self.below, axis=1)  # twice, once for either side of a tie
-        not_won += np.take(id_below, self.up_to, axis=1)
-        drawn = np.diff(below, axis=1)
-        lost = [
-            np.dot(c.astype(float), w.astype(float)) for c, w in zip(drawn, not_won, strict=True)
-        ]
-        return 1 - np.array(lost) / (2.0 * id_below[0, -1] * below[0, -1])
+    def figures(self, id_counts: np.ndarray, ood_counts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return METRICS [rows, sets, 2]; image i of a set is drawn counts[row, i] times."""
+        below = _below(id_counts, self.order)
+        cuts = [_nearest(row[self.starts], int(row[-1])) for row in below]
+        index, full = (np.array(part) for part in zip(*cuts, strict=True))
+        figures = []
+        for places, counts in zip(self.sets, ood_counts, strict=True):
+            drawn = _below(counts, places.order)  # [rows, m + 1]
+            # Images that were not drawn share the recall of the next drawn one below them, and of
+            # thresholds with the same recall the laxest counts: just above that image, or at the
+            # lowest image where all are recalled.
+            rejected = np.where(full, places.below[index], places.up_to[index - 1])
+            fpr = 1 - drawn[np.arange(len(drawn)), rejected] / drawn[:, -1]
+            figures.append(np.stack([fpr, _auroc(below, drawn, places)], axis=-1))
+        return np.stack(figures, axis=1)
 
 
-class _Cuts(NamedTuple):
-    """For every resample the threshold with recall nearest to TPR, and whether all is recalled."""
-
-    index: np.ndarray
-    full: np.ndarray
-
-    def places(self, at: np.ndarray, above: np.ndarray) -> np.ndarray:
-        """Of `_Thresholds.places`, those of the cuts, [rows]."""
-        # Undrawn images share the recall of the next drawn one below them. Of thresholds with
-        # the same recall the laxest counts: just above that image, or at it if it is the last.
-        return np.where(self.full, at[self.index], above[self.index - 1])
-
-
-class _Thresholds:
-    """The distinct scores of one class, rising; the class is recognised by high ones."""
-
-    def __init__(self, scores: np.ndarray) -> None:
-        starts = np.append(0, np.flatnonzero(np.diff(scores)) + 1)  # equal scores fall together
-        self.levels = scores[starts]
-        self.starts = starts if len(starts) < len(scores) else None
-
-    def places(self, others: np.ndarray) -> list[np.ndarray]:
-        """Of every threshold, how many `others` (sorted) are below it, and how many not above."""
-        return [np.searchsorted(others, self.levels, side) for side in ("left", "right")]
-
-    def nearest(self, below: np.ndarray) -> _Cuts:
-        """Rule "nearest" of `ood.metrics` in each row of `below` [rows, n + 1]."""
-        missed = below[:, :-1] if self.starts is None else np.take(below, self.starts, axis=1)
-        rows = zip(missed, below[:, -1], strict=True)
-        cuts = [_nearest(row, int(positives)) for row, positives in rows]
-        return _Cuts(*map(np.array, zip(*cuts, strict=True)))
+def _auroc(id_below: np.ndarray, ood_below: np.ndarray, places: _Places) -> np.ndarray:
+    """Count pairs in which ID is above, a tie counting 1/2 (Mann and Whitney): [rows]."""
+    not_won = np.take(id_below, places.id_below, axis=1)  # twice, once for either side of a tie
+    not_won += np.take(id_below, places.id_up_to, axis=1)
+    drawn = np.diff(ood_below, axis=1)
+    lost = np.einsum("rm,rm->r", drawn.astype(float), not_won.astype(float))
+    return 1 - lost / (2.0 * id_below[:, -1] * ood_below[:, -1])
 
 
 def _nearest(missed: np.ndarray, positives: int) -> tuple[int, bool]:
-    """`missed` [t], rising from 0: images that each threshold misses. Gives (index, all found)."""
+    """Find the threshold with recall nearest to TPR, rule "nearest" of `ood.metrics`.
+
+    Args:
+        missed: how many images each distinct threshold misses, rising from 0.
+        positives: drawn images.
+
+    Returns:
+        The threshold's index, and whether it recalls all images.
+    """
     lax = missed.searchsorted(np.int32((1 - TPR) * positives), "right") - 1
     candidates = {int(m) for m in missed[lax : lax + 2]}
     chosen = min(candidates, key=lambda m: (abs((positives - m) / positives - TPR), m))

@@ -1,7 +1,7 @@
-"""Results of an evaluation: figures, per-image scores, provenance; as files and as tables.
+"""Write and read the results of an evaluation: figures, per-image scores, provenance.
 
-A results folder holds ``results.json`` (everything), ``results.csv`` (one row per score and set)
-and ``scores/<set>.csv`` (one row per image). Every file is written atomically and results.json
+A results folder holds `results.json` (everything), `results.csv` (one row per score and set)
+and `scores/<set>.csv` (one row per image). Every file is written atomically and results.json
 last, so its presence says that the folder is complete.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,46 +19,37 @@ import numpy as np
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain
-from ood.decisions import REJECTED
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
-
-__all__ = [
-    "evaluate_sets",
-    "format_table",
-    "percent",
-    "read_results",
-    "read_scores",
-    "write_results",
-]
 
 SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
+REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 FILE_COLUMNS = ("image", "label", "prediction")
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value
-
-# Table columns: heading of two lines, metric.
-TABLE_COLUMNS = (
-    ("FPR95", "ID pos.", "fpr95_id_nearest"),
-    ("FPR95", "OOD pos.", "fpr95_ood_nearest"),
-    ("", "AUROC", "auroc"),
-    ("AUPR-in", "ID pos.", "aupr_in"),
-    ("AUPR-out", "OOD pos.", "aupr_out"),
-)
 
 
 def evaluate_sets(
     id_scores: Mapping[str, np.ndarray], ood_scores: Mapping[str, Mapping[str, np.ndarray]]
 ) -> Figures:
-    """Metrics of every score on every OOD set, and their unweighted mean over the sets.
+    """Compute the metrics of every score on every OOD set, and their mean over the sets.
 
-    ``id_scores``: score -> [n]; ``ood_scores``: set -> score -> [m]. Gives score -> set -> metrics,
-    with the further set "average", whose n_ood is the number of OOD images of all sets.
+    Args:
+        id_scores: score -> [n].
+        ood_scores: set -> score -> [m].
+
+    Returns:
+        score -> set -> metrics as fractions, with the further set "average": the unweighted mean,
+        whose n_ood is the number of OOD images of all sets.
+
+    Raises:
+        InputError: no OOD set, a name that cannot be one, a set that lacks a score, empty scores.
     """
     if not ood_scores:
         raise InputError("there is no OOD set to evaluate on: name at least one")
+    check_distinct(ood_scores)
     if AVERAGE in ood_scores:
         raise InputError(f'an OOD set may not be called "{AVERAGE}": the tables use that name')
     for name, scores in ood_scores.items():
@@ -80,49 +72,18 @@ def _average(rows: list[dict[str, float]]) -> dict[str, float]:
     return {**average, "n_id": rows[0]["n_id"], "n_ood": sum(row["n_ood"] for row in rows)}
 
 
-# Tables
-
-
-def percent(value: float | None) -> str:
-    """A fraction as percent with two decimals; "-" for None."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def format_table(figures: Figures) -> str:
-    """The printed table: for each score a row per OOD set, then the average. 88 columns or less,
-    unless a set's name is long."""
-    some = next(iter(next(iter(figures.values())).values()))
-    lines = [
-        f"ID images: {some['n_id']:,}. All figures in percent. Higher score = in-distribution.",
-        "FPR95, ID pos.:  OOD images kept when 95 % of ID images are kept (MCM, LoCoOp, CLIPN)",
-        "FPR95, OOD pos.: ID images rejected when 95 % of OOD images are caught (OpenOOD)",
-        "Threshold: rate nearest to 95 %. Average: unweighted mean over the OOD sets.",
-    ]
-    width = max(14, *(len(name) for name in [*figures, *next(iter(figures.values()))]))
-    for score, sets in figures.items():
-        lines += ["", *_score_block(score, sets, width)]
-    return "\n".join(lines)
-
-
-def _score_block(score: str, sets: Mapping[str, Mapping[str, float]], width: int) -> list[str]:
-    def line(first: str, second: str, rest: Iterable[str]) -> str:
-        return f"{first:<{width}}{second:>12}" + "".join(f"{cell:>11}" for cell in rest)
-
-    lines = [
-        line("", "OOD", (top for top, _, _ in TABLE_COLUMNS)),
-        line(score, "images", (bottom for _, bottom, _ in TABLE_COLUMNS)),
-    ]
-    rule = "-" * len(lines[-1])
-    lines.append(rule)
-    for name, row in sets.items():
-        if name == AVERAGE:
-            lines.append(rule)
-        cells = (percent(row[metric]) for _, _, metric in TABLE_COLUMNS)
-        lines.append(line(name, f"{row['n_ood']:,}", cells))
-    return lines
-
-
-# Files
+def check_distinct(names: Iterable[str]) -> None:
+    """Raise InputError if two image sets would share one file on a disk that ignores case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            raise InputError(
+                f'image sets "{seen[key]}" and "{name}": each is written to a file of its name, '
+                "and where upper and lower case are one (macOS, Windows) one would overwrite the "
+                "other; rename one"
+            )
+        seen[key] = name
 
 
 def write_results(
@@ -132,13 +93,21 @@ def write_results(
     provenance: Mapping[str, Any],
     decisions: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write results.csv, scores/<set>.csv and, last, results.json; gives the latter's path.
+    """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
-    ``provenance`` holds all that could change the figures. Its entry "comparable", a dict, must be
-    equal in runs that are averaged (class list, transform, score parameters, ...). Values that JSON
-    does not know are written as text, NaN and infinity as null. ``decisions``: rates of
-    threshold-free decisions (`ood.decisions`), if there are any.
+    Args:
+        folder: the results folder; what it holds of the same names is replaced.
+        figures: of `evaluate_sets`.
+        sets: the scores of the ID images and of each OOD set.
+        provenance: all that could change the figures. Its entry "comparable", a dict, must be equal
+            in runs that are averaged (class list, transform, score parameters, ...). Values that
+            JSON does not know are written as text, NaN and infinity as null.
+        decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
+
+    Raises:
+        InputError: two sets whose names differ by case alone.
     """
+    check_distinct(s.name for s in sets)
     folder = Path(folder)
     path = folder / "results.json"
     # The old results would otherwise stand beside new scores if this run dies on the way.
@@ -187,7 +156,11 @@ def _write_set(path: Path, s: SetScores) -> None:
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """The content of results.json; ``path`` is that file or its folder."""
+    """Return the content of results.json; `path` is that file or its folder.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another schema.
+    """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
@@ -203,7 +176,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_scores(path: str | os.PathLike) -> SetScores:
-    """A ``scores/<set>.csv`` file."""
+    """Read a `scores/<set>.csv` file; InputError if it is none."""
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -27,28 +27,36 @@ class Run:
         return self.result.get("provenance", {})
 
     @property
+    def comparable(self) -> Mapping[str, Any]:
+        """What must be equal in runs that are averaged; empty if the results do not say."""
+        return self.provenance.get("comparable") or {}
+
+    @property
     def trainer(self) -> str:
-        return self.provenance.get("comparable", {}).get("trainer", "unnamed")
+        return self.comparable.get("trainer", "unnamed")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the run trained something, so that another seed gives other figures."""
+        return self.comparable.get("training") is not None
 
     @property
     def seed(self) -> int | None:
-        """The seed of a run that learned something; None of zero-shot CLIP, which needs none."""
-        learns = self.provenance.get("comparable", {}).get("training") is not None
-        return self.provenance.get("seed") if learns else None
+        return self.provenance.get("seed") if self.learns else None
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """score -> OOD set or "average" -> metric -> fraction."""
+        return self.result["figures"]
 
     @property
     def ood_sets(self) -> list[str]:
-        return [name for name in next(iter(self.result["figures"].values())) if name != AVERAGE]
+        return [name for name in next(iter(self.figures.values())) if name != AVERAGE]
 
     @property
     def id_set(self) -> str:
         """Name of the in-distribution set: the one that no figures are of."""
         return next(name for name in self.result["images"] if name not in self.ood_sets)
-
-    @property
-    def has_images(self) -> bool:
-        """Whether the scores of every image lie beside the figures."""
-        return all(self._file(name).exists() for name in self.result["images"])
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
@@ -59,13 +67,23 @@ class Run:
         """
         sets = {name: read_scores(self._file(name)) for name in self.result["images"]}
         for name, found in sets.items():
-            lacking = self.result["figures"].keys() - found.scores.keys()
+            lacking = self.figures.keys() - found.scores.keys()
             if len(found.images) != self.result["images"][name] or lacking:
                 raise InputError(
                     f"{self._file(name)} is not of the evaluation in results.json: it has "
                     f"{len(found.images)} images with {', '.join(found.scores)}; evaluate again"
                 )
         return sets
+
+    def with_scores(self, scores: Iterable[str]) -> Run:
+        """Return the run with the figures, and their parameters, of `scores` alone."""
+        scores = list(scores)
+        chosen = {**self.comparable}
+        if isinstance(chosen.get("scores"), Mapping):
+            chosen["scores"] = {s: p for s, p in chosen["scores"].items() if s in scores}
+        provenance = {**self.provenance, **({"comparable": chosen} if chosen else {})}
+        figures = {score: self.figures[score] for score in scores}
+        return replace(self, result={**self.result, "figures": figures, "provenance": provenance})
 
     def _file(self, name: str) -> Path:
         return self.folder / "scores" / f"{name}.csv"
@@ -74,17 +92,28 @@ class Run:
 Groups = Mapping[str, Sequence[Run]]  # method -> its runs
 
 
-def gather(folders: Iterable[str | os.PathLike]) -> dict[str, list[Run]]:
-    """Runs under `folders`, grouped into methods: runs whose folders differ in the seed alone.
+def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str]]:
+    """Return the evaluated runs under `folders`, and a sentence for each that cannot be read."""
+    paths = {path for folder in folders for path in Path(folder).rglob("results.json")}
+    runs, notes = [], []
+    for path in sorted(paths, key=lambda path: (path.parent.parent, _natural(path.parent.name))):
+        try:
+            runs.append(Run(path.parent, read_results(path)))
+        except InputError as error:
+            notes.append(f"set apart: {error}")
+    return runs, notes
 
-    A method is called after its trainer where that is enough to tell it from the others, else
+
+def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Group runs into methods: those whose folders differ in the seed alone.
+
+    A method is named after its trainer where that is enough to tell it from the others, else
     after what its folder has of its own too.
     """
-    paths = {path for folder in folders for path in Path(folder).rglob("results.json")}
     groups: dict[Path, list[Run]] = {}
-    for path in sorted(paths, key=lambda path: (path.parent.parent, _natural(path.parent.name))):
-        run = Run(path.parent, read_results(path))
-        groups.setdefault(_method(run.folder), []).append(run)
+    for run in runs:
+        folder = run.folder.parent if run.folder.name.startswith("seed") else run.folder
+        groups.setdefault(folder, []).append(run)
     trainers = {method: runs[0].trainer for method, runs in groups.items()}
     names = {method: _name(method, trainers) for method in trainers}
     return {
@@ -94,12 +123,8 @@ def gather(folders: Iterable[str | os.PathLike]) -> dict[str, list[Run]]:
 
 
 def _natural(name: str) -> tuple[int, str]:
-    """seed2 comes before seed10."""
+    """Sort seed2 before seed10."""
     return len(name), name
-
-
-def _method(run: Path) -> Path:
-    return run.parent if run.name.startswith("seed") else run
 
 
 def _name(method: Path, trainers: Mapping[Path, str]) -> str:
@@ -110,37 +135,35 @@ def _name(method: Path, trainers: Mapping[Path, str]) -> str:
     return f"{trainers[method]} ({method.name if own == '.' else own})"
 
 
-def only(groups: Groups, scores: Sequence[str]) -> dict[str, list[Run]]:
-    """The same runs with the figures of `scores` alone, of each method those that it has."""
-    has = {name: {s for r in runs for s in r.result["figures"]} for name, runs in groups.items()}
-    unknown = [s for s in scores if not any(s in own for own in has.values())]
-    missing = {
-        s
-        for name, runs in groups.items()
-        for run in runs
-        for s in has[name].intersection(scores) - run.result["figures"].keys()
-    }
-    if unknown or missing:
+def choose_scores(groups: Groups, scores: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
+    """Return the runs with the figures of `scores` alone, and notes on runs that have none of them.
+
+    Raises:
+        InputError: a score that no run has.
+    """
+    known = list(dict.fromkeys(s for runs in groups.values() for r in runs for s in r.figures))
+    unknown = [score for score in scores if score not in known]
+    if unknown:
         raise InputError(
-            f"score {', '.join(sorted({*unknown, *missing}))} is not in every run: evaluate again, "
-            f"or choose of {', '.join(sorted(set().union(*has.values())))}"
+            f"score {', '.join(unknown)} is in no run: evaluate again, or choose of "
+            f"{', '.join(known)}"
         )
-    chosen = {name: [s for s in scores if s in own] for name, own in has.items()}
-    return {
-        name: [_with_scores(run, chosen[name]) for run in runs]
-        for name, runs in groups.items()
-        if chosen[name]
-    }
-
-
-def _with_scores(run: Run, scores: Sequence[str]) -> Run:
-    figures = {score: run.result["figures"][score] for score in scores}
-    return replace(run, result={**run.result, "figures": figures})
+    chosen, notes = {}, []
+    for name, runs in groups.items():
+        having = [run for run in runs if run.figures.keys() & set(scores)]
+        own = [run.with_scores(s for s in scores if s in run.figures) for run in having]
+        chosen |= {name: own} if own else {}
+        notes += [
+            f"{name}: set apart {run.folder}, it was evaluated without {', '.join(scores)}"
+            for run in runs
+            if own and run not in having
+        ]
+    return chosen, notes
 
 
 def missing_runs(folders: Iterable[str | os.PathLike], groups: Groups) -> list[str]:
-    """A sentence for each run that one would expect: seeds that other methods have, runs that
-    were trained and not evaluated, and seeds that are there twice."""
+    """Return a sentence for each run that one would expect: seeds that other methods have, runs
+    that were trained and not evaluated, and seeds that are there twice."""
     seeds = {name: [r.seed for r in runs if r.seed is not None] for name, runs in groups.items()}
     everything = set().union(*seeds.values()) if seeds else set()
     notes = []
@@ -154,19 +177,22 @@ def missing_runs(folders: Iterable[str | os.PathLike], groups: Groups) -> list[s
             for seed, times in Counter(own).items()
             if times > 1
         ]
+    return notes + _unfinished(folders)
+
+
+def _unfinished(folders: Iterable[str | os.PathLike]) -> list[str]:
     waiting = {
         path.parent
         for folder in folders
         for path in Path(folder).rglob("config.yaml")
         if not (path.parent / "results.json").exists()
     }
-    notes += [
+    return [
         f"{folder} is not evaluated: bash scripts/eval.sh --model-dir {folder}"
         if (folder / "finished.json").exists()
         else f"{folder} is not trained to its end"
         for folder in sorted(waiting)
     ]
-    return notes
 
 
 def _join(names: Sequence[object]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import NamedTuple
 
-from results.averages import Spread
-from results.files import percent
+from dassl.utils.tables import RULE, markdown_table, text_table
+from ood.metrics import PRIMARY
+from results.files import Figures
 
-INTERVAL_TITLE = "95 % interval over images"
+INTERVAL = "95 % interval"
+LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -19,17 +23,82 @@ LATEX_SPECIAL = {
     "±": r"$\pm$",
 }
 
+# Heading -> metric, in the table of one evaluation.
+EVALUATION_COLUMNS = {
+    "FPR95": PRIMARY,
+    "AUROC": "auroc",
+    "AUPR-in": "aupr_in",
+    "AUPR-out": "aupr_out",
+    "FPR95 (OOD pos.)": "fpr95_ood_nearest",
+}
+EVALUATION_NOTE = """\
+ID images: {n_id:,}. All figures in percent. Higher score = in-distribution.
+FPR95: OOD images kept when 95 % of ID images are kept (ID positive; MCM, LoCoOp, CLIPN)
+FPR95 (OOD pos.): ID images rejected when 95 % of OOD images are caught (OpenOOD)
+Threshold: rate nearest to 95 %. Average: unweighted mean over the OOD sets."""
 
-class Figure(NamedTuple):
-    """A cell: mean and spread over runs, the interval over images, and whether it is the best
-    of its column or cannot be told from it."""
+
+def percent(value: float | None) -> str:
+    """Return a fraction as percent with two decimals; "-" for None."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+# One evaluation
+
+
+def format_figures(figures: Figures) -> str:
+    """Return the table of one evaluation: of each score a row per OOD set, then the average."""
+    rows: list[Sequence[str]] = []
+    for score, sets in figures.items():
+        rows += [RULE] if rows else []
+        for name, row in sets.items():
+            cells = (percent(row[metric]) for metric in EVALUATION_COLUMNS.values())
+            rows.append([score, name, f"{row['n_ood']:,}", *cells])
+    some = next(iter(next(iter(figures.values())).values()))
+    header = ["score", "OOD set", "images", *EVALUATION_COLUMNS]
+    return f"{EVALUATION_NOTE.format(**some)}\n\n{text_table(rows, header, '<<>')}"
+
+
+def format_rates(rates: Mapping[str, Mapping]) -> str:
+    """Return the table of `ood.decisions.decision_rates`, in percent; "" for none."""
+    if not rates:
+        return ""
+    rows = [
+        [decision, name, *map(percent, (r["id_acceptance"], s["ood_rejection"], s["accuracy"]))]
+        for decision, r in rates.items()
+        for name, s in r["sets"].items()
+    ]
+    header = ["decision", "OOD set", "ID kept", "OOD rejected", "accuracy"]
+    title = "Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."
+    return f"{title}\n\n{text_table(rows, header, '<<>')}"
+
+
+# Several methods
+
+
+class Spread(NamedTuple):
+    """Mean, sample standard deviation (None for a single run) and number of runs."""
+
+    mean: float
+    std: float | None
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+    def __str__(self) -> str:
+        spread = "" if self.std is None else f" ± {percent(self.std)}"
+        return f"{percent(self.mean)}{spread}"
+
+
+@dataclass
+class Figure:
+    """A cell: mean and spread over runs, interval over images, best mean of its column or not."""
 
     spread: Spread
     interval: tuple[float, float] | None = None
     best: bool = False
-
-    def __str__(self) -> str:
-        return str(self.spread)
 
     @property
     def range(self) -> str:
@@ -38,9 +107,12 @@ class Figure(NamedTuple):
 
 class Row(NamedTuple):
     method: str
-    runs: int
     score: str
     figures: list[Figure]
+
+    @property
+    def runs(self) -> int:
+        return self.figures[0].spread.runs
 
 
 class Block(NamedTuple):
@@ -59,80 +131,78 @@ class Block(NamedTuple):
     def has_intervals(self) -> bool:
         return any(figure.interval for row in self.rows for figure in row.figures)
 
-    def cells(self, show: Callable[[Figure], str] = str) -> list[list[str]]:
-        """Headings and rows as text."""
+    @property
+    def header(self) -> list[str]:
         kind = [self.kind] if self.kind else []
-        return [["method", "runs", *kind, *self.columns]] + [
-            [row.method, str(row.runs), *([row.score] if kind else []), *map(show, row.figures)]
+        interval = [f"{self.columns[-1]}, {INTERVAL}"] if self.has_intervals else []
+        return ["method", "runs", *kind, *self.columns, *interval]
+
+    def cells(self, mark: Callable[[str], str]) -> list[list[str]]:
+        """Return the rows as text; `mark` sets off the best of each column."""
+        return [
+            [
+                row.method,
+                str(row.runs),
+                *([row.score] if self.kind else []),
+                *(mark(str(f.spread)) if f.best else str(f.spread) for f in row.figures),
+                *([row.figures[-1].range] if self.has_intervals else []),
+            ]
             for row in self.rows
         ]
 
 
+def mark_best(block: Block, higher_is_better: bool) -> Block:
+    """Mark the best mean of each column, as printed: all those that print alike."""
+    best = max if higher_is_better else min
+    for column in zip(*(row.figures for row in block.rows), strict=True):
+        top = percent(best(figure.spread.mean for figure in column))
+        for figure in column:
+            figure.best = len(column) > 1 and percent(figure.spread.mean) == top
+    return block
+
+
 def as_text(blocks: Sequence[Block]) -> str:
-    """Plain text; intervals in a table of their own under each block."""
-    parts = []
-    for block in blocks:
-        parts += [block.title, align(block.cells())]
-        if block.has_intervals:
-            parts += [INTERVAL_TITLE, align(block.cells(lambda figure: figure.range))]
-    return "\n\n".join(parts)
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Headings, a rule and rows, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    """Return the tables as plain text; a `*` behind the best of each column."""
+    return _titled(blocks, text_table, "{}*")
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """Markdown; the best figures are bold where blocks say which they are."""
-    parts = []
-    for block in blocks:
-        parts += [block.title, pipes(block.cells(_bold("**", "**")))]
-        if block.has_intervals:
-            parts += [INTERVAL_TITLE, pipes(block.cells(lambda figure: figure.range))]
-    return "\n\n".join(parts)
+    """Return the tables as Markdown; the best of each column is bold."""
+    return _titled(blocks, markdown_table, "**{}**")
 
 
-def pipes(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [[cell.strip().replace("|", "\\|") for cell in row] for row in rows]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+def _titled(blocks: Sequence[Block], table: Callable[..., str], best: str) -> str:
+    return "\n\n".join(f"{b.title}\n\n{table(b.cells(best.format), b.header)}" for b in blocks)
 
 
-def _bold(before: str, after: str, change: Callable[[str], str] = str) -> Callable[[Figure], str]:
-    def show(figure: Figure) -> str:
-        text = change(str(figure).strip())
-        return f"{before}{text}{after}" if figure.best else text
+def as_latex(blocks: Sequence[Block], caption: str) -> str:
+    """Return one `table` for the package booktabs: FPR95 and AUROC of each set side by side.
 
-    return show
-
-
-def as_latex(blocks: Sequence[Block], note: str = "") -> str:
-    """A `table` for each block; needs the package booktabs."""
-    return "\n\n".join(_latex_block(block, note) for block in blocks)
-
-
-def _latex_block(block: Block, note: str) -> str:
-    first = len(block.cells()[0]) - len(block.columns)
-    header, *rows = [
-        [latex_escape(cell) for cell in row[:first]] + row[first:]
-        for row in block.cells(_bold(r"\textbf{", "}", latex_escape))
+    A row is a method, or a method with one of its scores; the average comes last.
+    """
+    fpr, auroc = (next(b for b in blocks if b.metric == m) for m in (PRIMARY, "auroc"))
+    first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
+    ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
+    groups = [rf"\multicolumn{{2}}{{c}}{{{latex_escape(name)}}}" for name in fpr.columns]
+    header = ["Method", "Score"][:first] + LATEX_METRICS * len(groups)
+    rows = [
+        [latex_escape(text) for text in (one.method, one.score)[:first]]
+        + [_latex(f) for pair in zip(one.figures, two.figures, strict=True) for f in pair]
+        for one, two in zip(fpr.rows, auroc.rows, strict=True)
     ]
-    header[first:] = map(latex_escape, header[first:])
-    lines = [" & ".join(row) + r" \\" for row in (header, *rows)]
+    lines = [" & ".join(cells) + r" \\" for cells in ([*[""] * first, *groups], header, *rows)]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex_escape(' '.join([block.title, note]).strip())}}}",
-            rf"\begin{{tabular}}{{@{{}}{'l' * first}{'r' * len(block.columns)}@{{}}}}",
+            rf"\caption{{{latex_escape(caption)}}}",
+            rf"\begin{{tabular}}{{@{{}}{'l' * first}{'rr' * len(groups)}@{{}}}}",
             r"\toprule",
             lines[0],
+            " ".join(rf"\cmidrule(lr){{{end - 1}-{end}}}" for end in ends),
+            lines[1],
             r"\midrule",
-            *lines[1:],
+            *lines[2:],
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -140,20 +210,25 @@ def _latex_block(block: Block, note: str) -> str:
     )
 
 
+def _latex(figure: Figure) -> str:
+    mean, _, spread = str(figure.spread).partition(" ± ")
+    mean = rf"\textbf{{{mean}}}" if figure.best else mean
+    return rf"{mean}{{\scriptsize$\,\pm\,${spread}}}" if spread else mean
+
+
 def latex_escape(text: str) -> str:
+    """Return the text with LaTeX's own characters escaped."""
     return "".join(LATEX_SPECIAL.get(character, character) for character in text)
 
 
 def as_csv(blocks: Sequence[Block]) -> str:
-    """A line for each figure, as fractions with all digits; empty where there is nothing."""
+    """Return a line for each figure, as fractions with all digits; empty where there is nothing."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["metric", "method", "runs", "score", "set", "mean", "std", "low", "high"])
     for block in blocks:
         for row in block.rows:
             for name, figure in zip(block.columns, row.figures, strict=True):
-                (mean, std, _), ends = figure.spread, figure.interval or ("", "")
-                writer.writerow(
-                    [block.metric, row.method, row.runs, row.score, name, mean, std, *ends]
-                )
+                (mean, std, runs), ends = figure.spread, figure.interval or ("", "")
+                writer.writerow([block.metric, row.method, runs, row.score, name, mean, std, *ends])
     return file.getvalue()

@@ -20,6 +20,7 @@ from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from datasets.config import add_dataset_cfg
 from datasets.own import folder_name, use_id_folder, use_ood_folders
+from ood.config import add_eval_cfg
 from run.flags import (
     DATASET_CONFIGS,
     DEFAULT_CONFIGS,
@@ -28,7 +29,7 @@ from run.flags import (
     TRAINER_CONFIGS,
     trainer_flags,
 )
-from run.folder import CONFIG, read_config, read_yaml
+from run.folder import CONFIG, check_model_dir, read_config, read_yaml
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -69,6 +70,7 @@ def default_cfg() -> CfgNode:
     """Dassl's defaults, the datasets' keys and a node for every registered trainer."""
     cfg = get_cfg_default()
     add_dataset_cfg(cfg)
+    add_eval_cfg(cfg)
     cfg.TRAIN.CHECKPOINT_FREQ = 1  # only the newest is kept; a stopped run goes on from it
     cfg.MODEL.BACKBONE.ACTIVATION = ""  # quick_gelu or gelu, for files that do not say
     for name in TRAINER_REGISTRY.registered_names():
@@ -104,8 +106,8 @@ def untrained_output_dir(cfg: CfgNode, dataset: str, trainer_file: str) -> str:
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
     """Paths of the dataset's and the trainer's YAML, "" where the run's settings stand for it."""
-    if args.model_dir and not Path(args.model_dir).is_dir():
-        raise InputError(f"--model-dir {args.model_dir}: there is no such folder")
+    if args.model_dir:
+        check_model_dir(args.model_dir)
     dataset = args.dataset_config_file or (
         _named(DATASET_CONFIGS, args.dataset, "dataset") if args.dataset else ""
     )

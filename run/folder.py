@@ -46,6 +46,7 @@ INCIDENTAL = (
     "TRAIN.CHECKPOINT_FREQ",
     "TEST",
     "OOD",
+    "EVAL",
 )
 # Of any trainer's own: how much is encoded at once, which changes time and memory, not figures.
 CHUNKS = ("TEXT_CHUNK", "MICRO_BATCH")
@@ -157,6 +158,21 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: st
             len(images),
         )
     return {"images": of, "count": len(images), "trained_on": trained}
+
+
+def check_model_dir(path: str | Path) -> None:
+    """Raise InputError unless `path` is a folder that may hold a run: not a checkpoint in it, nor
+    the folder of its checkpoints."""
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if any(folder.glob("model*.pth.tar*")) and not (folder / CONFIG).exists():
+        raise InputError(
+            f"--model-dir {path} names checkpoints inside a run's folder: give --model-dir "
+            f"{folder.parent}, and --load-epoch N for the checkpoint of an epoch"
+        )
+    if not path.is_dir():
+        found = "it is a file" if path.exists() else "there is no such folder"
+        raise InputError(f"--model-dir {path}: {found}. Give the folder of a trained run")
 
 
 def read_config(folder: str | Path) -> dict | None:

@@ -10,7 +10,6 @@ require requirements.txt
 export PYTHON
 
 OUT=output/generated
-SCORES=MCM,GL-MCM,CTW,ATD
 (launch -m generated --root data)
 
 bash scripts/sweep.sh --trainers ZeroshotCLIP,CoOp,LoCoOp --dataset generated --shots 16 \
@@ -31,9 +30,9 @@ echo
 echo "The generated benchmark: synthetic images, a small CLIP trained on them. Seeds 1 to 3."
 echo "Its figures say nothing of ImageNet's."
 echo
-bash scripts/results.sh "$OUT" --scores "$SCORES" --resamples 0 --markdown "$OUT/summary.md"
+bash scripts/results.sh "$OUT" --resamples 0 --markdown "$OUT/summary.md"
 echo
-bash scripts/report.sh "$OUT" --scores "$SCORES"
+bash scripts/report.sh "$OUT"
 echo
 echo "figures:      $OUT/summary.md, results.json and results.csv in each run's folder"
 echo "report:       $OUT/report.html: all of it, and the images with the most mistaken scores"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One self-contained report.html of a run, or of all runs under the given folders:
+# Write one self-contained report.html of a run, or of all runs under the given folders:
 #   bash scripts/report.sh output/imagenet/LoCoOp/.../seed1
 #   bash scripts/report.sh output/imagenet --scores MCM,GL-MCM --output comparison.html
 set -euo pipefail

@@ -29,6 +29,7 @@ from tests.worlds import images, script
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
+UNCHECKED = {"opts", *detect.READ_BY_ALL}
 RUN = "output/photos/LoCoOp/vit_b16_ep50_2shots/nctx16_cscFalse_ctpend/seed1"
 
 
@@ -177,7 +178,7 @@ def test_probability_and_cosine_are_those_of_the_class(place, loaded):
         cosines, _ = loaded.model(loaded.preprocess(place / "odd/0.png")[None])
     verdict = loaded(place / "odd/0.png")
     assert verdict.label == cosines.argmax()
-    assert verdict.classname == loaded.recipe.classnames[verdict.label]
+    assert verdict.classname == loaded.spec.classnames[verdict.label]
     assert verdict.cosine == pytest.approx(float(cosines.max()), abs=1e-6)
     p = (loaded.model.scale * cosines).softmax(-1).max()
     assert verdict.probability == pytest.approx(float(p), abs=1e-5)
@@ -198,17 +199,20 @@ def test_endless_images_are_read_two_batches_ahead_at_most(place, loaded):
 @pytest.mark.parametrize("score, regions", [("MCM", False), ("GL-MCM", True)])
 def test_only_the_score_chosen_is_computed(place, monkeypatch, score, regions):
     asked = []
-    inputs = DescribedCLIP.inputs
-    monkeypatch.setattr(
-        DescribedCLIP,
-        "inputs",
-        lambda self, images, classes, needs: (
-            asked.append(set(needs)),
-            inputs(self, images, classes, needs),
-        )[1],
-    )
+    encode, infer = DescribedCLIP.image_features, DescribedCLIP.inputs_of_features
+
+    def image_features(self, images, local):
+        asked.append(local)
+        return encode(self, images, local)
+
+    def inputs_of_features(self, features, found, classes, needs):
+        asked.append(set(needs))
+        return infer(self, features, found, classes, needs)
+
+    monkeypatch.setattr(DescribedCLIP, "image_features", image_features)
+    monkeypatch.setattr(DescribedCLIP, "inputs_of_features", inputs_of_features)
     Detector.load(place / RUN, score)(place / "odd/0.png")
-    assert asked == [{"cosines", "local_cosines"} if regions else {"cosines"}]
+    assert asked == [regions, {"cosines", "local_cosines"} if regions else {"cosines"}]
 
 
 def test_other_shares_need_no_other_evaluation(place, loaded):
@@ -372,12 +376,14 @@ def test_a_published_context_needs_no_image_of_imagenet(place, call, capsys, cli
     assert out.splitlines()[-1].startswith("odd/0.png\t") and "--calibrate FOLDER" in err
 
 
-@pytest.mark.parametrize("flag", [*detect.IDLE, *flags.trainer_flags(), "activation"])
+@pytest.mark.parametrize(
+    "flag", sorted({"activation", *vars(flags.make_parser("").parse_args([]))} - UNCHECKED)
+)
 def test_flags_without_effect_are_refused(place, call, flag):
     value = "1" if flag in ("shots", "seed", "load_epoch") else "x"
-    words = ["--" + flag.replace("_", "-") if flag in detect.IDLE else "--" + flag, value]
+    words = ["--" + (flag if flag in flags.trainer_flags() else flag.replace("_", "-")), value]
     for model in (["--model-dir", RUN], ["--classes", "cat,dog"]):
-        if model[0] == "--classes" and flag in detect.OF_CLASSES:
+        if model[0] == "--classes" and flag in ("template", "activation"):
             continue
         with pytest.raises(SystemExit, match="has no effect with"):
             call(detect, *model, *words, "odd/0.png")

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torchvision.transforms.functional import to_tensor
 
 import clip
+from dassl.data.transforms import Preprocess
 from dassl.utils import load_checkpoint, load_pretrained_weights, read_image
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
-from detector.detector_file import FILE, TENSORS, Recipe, read_recipe, write_recipe
+from detector.spec import FILE, TENSORS, DetectorSpec, read_spec, write_spec
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, read_scores, write_results
 from run import config, flags
@@ -195,19 +196,19 @@ def test_results(seed, results, tmp_path):
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    recipe = Recipe(
+    spec = DetectorSpec(
         classnames=["cat", "dog"],
         features={"text": torch.eye(2)},
         scale=torch.tensor(100.0),
         clip={"name": "x", "weights_hash": "y", "activation": "gelu"},
-        transform={"size": [8, 8], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3},
+        preprocess=Preprocess((8, 8), interpolation="bicubic"),
         precision="fp32",
         parameters={"MCM": {"temperature": 1.0}},
         score="MCM",
         top_k=1,
-    ).calibrated({"MCM": np.linspace(0.5, 1, 40)}, 0.95, {"images": "z"})
+    ).calibrate({"MCM": np.linspace(0.5, 1, 40)}, 0.95, {"images": "z"})
     folder = tmp_path_factory.mktemp("detector")
-    write_recipe(folder, recipe)
+    write_spec(folder, spec)
     return folder
 
 
@@ -220,7 +221,7 @@ def test_detectors(seed, detector, tmp_path):
             (tmp_path / name).write_bytes(
                 damaged(content, seed) if name == damaged_one else content
             )
-        read_or_refused(read_recipe, tmp_path)
+        read_or_refused(read_spec, tmp_path)
 
 
 def test_the_damage_is_damage(results):

@@ -114,6 +114,7 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader:
     """A loader over `data_source`; in training an incomplete last batch is left out.
 
@@ -124,6 +125,8 @@ def build_data_loader(
     seeded (Python, numpy, torch) in each epoch from torch's global generator. In training they
     stay alive from epoch to epoch, unless `dataset_wrapper` is another than ours, whose state may
     change between epochs.
+
+    `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
     """
     if not data_source:
         kind = "training" if is_train else "evaluation"
@@ -135,12 +138,16 @@ def build_data_loader(
     dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
-    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-    drop_last = is_train and len(data_source) >= batch_size
     workers = cfg.DATALOADER.NUM_WORKERS
+    if batches is None:
+        sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+        drop_last = is_train and len(data_source) >= batch_size
+        order = _order(sampler, batch_size, drop_last, workers, is_train)
+    else:
+        order = {"batch_sampler": batches}
     return DataLoader(
         dataset,
-        **_order(sampler, batch_size, drop_last, workers, is_train),
+        **order,
         num_workers=workers,
         worker_init_fn=end_with_parent,
         persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,

@@ -90,7 +90,7 @@ def _file_handler(output: str) -> logging.Handler:
         if os.path.exists(path):
             with open(path, "a", encoding="utf-8") as log:
                 log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
-        return _LogFile(path, encoding="utf-8")
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
 
 
 class _Console(logging.StreamHandler):

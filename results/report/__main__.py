@@ -8,43 +8,31 @@ from pathlib import Path
 
 from dassl.utils.errors import in_a_sentence
 from dassl.utils.files import atomic_write
-from results.bootstrap import RESAMPLES
 from results.report.page import report_page
-from results.summary import summary_of
+from results.summary import add_arguments, summary_of
 
 
 def main() -> None:
-    args = _parser().parse_args()
+    """Write the report that the command line asks for, and print its path and size."""
+    parser = argparse.ArgumentParser(prog="python -m results.report", description=__doc__)
+    add_arguments(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="file to write (default: report.html in the folder, or in the one that holds all)",
+    )
+    parser.add_argument(
+        "--root", type=Path, help="folder of the datasets (default: where the evaluation had it)"
+    )
+    args = parser.parse_args()
     with in_a_sentence():
-        _, summary = summary_of(args)
+        summary = summary_of(args)
         shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
         path = args.output or Path(os.path.relpath(shared), "report.html")
         page = report_page(summary, args.root)
         with atomic_write(path) as file:
             file.write(page)
-    print(f"{path} ({len(page.encode()) / 1e6:.1f} MB)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m results.report", description=__doc__)
-    add = parser.add_argument
-    add("folders", nargs="+", type=Path, help="searched for results.json")
-    add(
-        "--output",
-        type=Path,
-        default=None,
-        help="file to write (report.html in the folder, or in the one that holds all folders)",
-    )
-    add("--root", type=Path, default=None, help="folder of the datasets, if not where it was")
-    add("--scores", default="", help="separated by commas (all)")
-    add(
-        "--resamples",
-        type=int,
-        default=RESAMPLES,
-        help=f"of the images, for the intervals; 0 for none ({RESAMPLES})",
-    )
-    add("--seed", type=int, default=0, help="of the resamples (0)")
-    return parser
+    print("\n".join([*summary.notes, f"{path} ({len(page.encode()) / 1e6:.1f} MB)"]))
 
 
 if __name__ == "__main__":

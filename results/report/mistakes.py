@@ -1,4 +1,4 @@
-"""The images that a score is most wrong about, in both directions, and their thumbnails."""
+"""Find the images that a score is most wrong about, in both directions, and their thumbnails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mistake:
 def rejected_id(
     score: str, inside: SetScores, outside: Sequence[SetScores], names: Names
 ) -> list[Mistake]:
-    """ID images with the lowest scores, of those below the threshold that keeps 95 % of ID."""
+    """Return the ID images with the lowest scores, below the threshold that keeps 95 % of ID."""
     values = inside.scores[score]
     others = np.sort(np.concatenate([part.scores[score] for part in outside]))
     wrong = np.flatnonzero(values < threshold_at_tpr(values, others).threshold)
@@ -51,7 +51,7 @@ def rejected_id(
 
 
 def accepted_ood(score: str, inside: SetScores, part: SetScores, names: Names) -> list[Mistake]:
-    """Images of one OOD set with the highest scores, of those that the threshold lets in."""
+    """Return the images of one OOD set with the highest scores, of those that are kept as ID."""
     values, others = part.scores[score], np.sort(inside.scores[score])
     wrong = np.flatnonzero(values >= threshold_at_tpr(others, values).threshold)
     order = wrong[np.argsort(-values[wrong], kind="stable")][:SHOWN]
@@ -75,7 +75,7 @@ def _mistakes(
 
 
 class Names:
-    """Class names of a run: as its results tell them, else the folders of its ID images."""
+    """Class names of a run: as its results say, else the folders of its ID images."""
 
     def __init__(self, run: Run, inside: SetScores) -> None:
         self.names: dict[int, str] = dict(enumerate(run.provenance.get("classnames") or []))
@@ -89,7 +89,7 @@ class Names:
 
 
 class Thumbnails:
-    """Small JPEGs by image, each once on the page, as long as the budget lasts."""
+    """Keep small JPEGs by image, each once on the page, as long as the budget lasts."""
 
     def __init__(self) -> None:
         self.numbers: dict[Path, int | None] = {}
@@ -97,7 +97,7 @@ class Thumbnails:
         self.asked = self.found = 0
 
     def number(self, root: Path | None, image: str) -> int | None:
-        """The image's number in `data`; None if it cannot be shown."""
+        """Return the image's number in `data`; None if it cannot be shown."""
         self.asked += 1
         path = None if root is None else _existing(root, image)
         if path is None:
@@ -120,14 +120,14 @@ class Thumbnails:
 
 
 def _existing(root: Path, image: str) -> Path | None:
-    """The file of an image as scores/*.csv name it: there, bytes that are not UTF-8 are \\xNN."""
+    """Return the file that scores/*.csv name; there, bytes that are not UTF-8 are \\xNN."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(image))
     paths = (root / image, root / os.fsdecode(raw))
     return next((path for path in paths if path.is_file()), None)
 
 
 def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:
-    """A data URL of the image, no side longer than `size` pixels."""
+    """Return a data URL of the image, no side longer than `size` pixels."""
     image = image.convert("RGB")
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     file = io.BytesIO()

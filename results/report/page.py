@@ -1,37 +1,42 @@
-"""What the report shows, gathered from the runs, and the page made of it."""
+"""Gather what the report shows from the runs, and make the page of it."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
-from ood.metrics import CONVENTIONS, auroc, fpr_at_tpr, threshold_at_tpr
+from ood.metrics import CONVENTIONS, threshold_at_tpr
 from ood.set_scores import SetScores
-from results.files import percent
-from results.plots import shared_bins
-from results.report import charts
+from results.plots import SET_COLOURS, histogram_svg, rates, roc_svg, shared_bins
 from results.report.mistakes import Names, Thumbnails, accepted_ood, jpeg, rejected_id
 from results.runs import Groups, Run
 from results.summary import Summary
+from results.tables import percent
 
 MAPS, MAP_SIZE = 6, 900  # region maps a method, and their longer side in pixels
 FEW_IMAGES = 500
-UNTOLD = ("classnames", "config", "skipped", "comparable")  # of the provenance: told elsewhere
+UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
+ELSEWHERE = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
+# What a method is trained with comes first in the settings, after the method's own numbers.
+LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim.LR",
+           "training.batch_size", "backbone", "precision")  # fmt: skip
 
 
 def report_page(summary: Summary, root: Path | None = None) -> str:
-    """The HTML page. `root`: folder of the datasets, if it is not where the evaluation had it."""
+    """Return the HTML page; `root`: folder of the datasets, if not where the evaluation had it."""
     thumbnails = Thumbnails()
     shown = {name: runs[0] for name, runs in summary.groups.items()}
-    drawable = {name: run for name, run in shown.items() if run.has_images}
-    scores = list(dict.fromkeys(s for run in drawable.values() for s in run.result["figures"]))
+    drawable = {name: run for name, run in shown.items() if _has_scores(run)}
+    scores = list(dict.fromkeys(s for run in drawable.values() for s in run.figures))
     sections = [_score_section(score, drawable, root, thumbnails) for score in scores]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -40,10 +45,11 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "printable": _printable}
+    environment.filters |= {"printable": _printable}
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         title=f"OOD detection: {', '.join(summary.groups)}",
+        facts=_facts(summary.groups),
         one_of_several=[
             f"{name}, seed {runs[0].seed} of {len(runs)} runs"
             for name, runs in summary.groups.items()
@@ -51,25 +57,67 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         ],
         undrawn=[name for name in shown if name not in drawable],
         sections=sections,
+        colours=len(SET_COLOURS),
         thumbnails=thumbnails,
         maps={name: maps for name, runs in summary.groups.items() if (maps := _region_maps(runs))},
         agreements=[line for runs in summary.groups.values() for line in _agreements(runs)],
         settings=_settings(summary.groups),
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
-        conventions=CONVENTIONS,
+        conventions={**CONVENTIONS, "units": UNITS},
     )
 
 
+def _has_scores(run: Run) -> bool:
+    """Return whether the scores of every image can be read."""
+    try:
+        return bool(run.images)
+    except InputError:
+        return False
+
+
+def _facts(groups: Groups) -> dict[str, str]:
+    """Return what the figures stand on: data, backbone, date, versions; all where they differ."""
+    facts: dict[str, dict[str, None]] = {}
+    for run in (run for runs in groups.values() for run in runs):
+        for name, fact in _facts_of(run).items():
+            if fact:
+                facts.setdefault(name, {})[fact] = None
+    dates = sorted(facts.pop("evaluated"))
+    ends = dict.fromkeys((dates[0], dates[-1]))
+    return {name: "; ".join(found) for name, found in facts.items()} | {
+        "evaluated": " to ".join(ends)
+    }
+
+
+def _facts_of(run: Run) -> dict[str, str]:
+    about, same, images = run.provenance, run.comparable, run.result["images"]
+    folder, classes = same.get("folder"), same.get("num_classes")
+    git = about.get("git") or {}
+    date = datetime.fromtimestamp((run.folder / "results.json").stat().st_mtime)
+    versions = {"code": git.get("commit", "")[:10] + (" (changed)" if git.get("dirty") else "")}
+    versions |= about.get("versions") or {}
+    return {
+        "data set": f"{same.get('dataset', run.id_set)}"
+        + (f", folder {folder}" if folder else "")
+        + (f", {classes:,} classes" if classes else "")
+        + f", {images[run.id_set]:,} ID images",
+        "OOD sets": ", ".join(f"{name} ({images[name]:,})" for name in run.ood_sets),
+        "backbone": about.get("backbone", ""),
+        "evaluated": f"{date:%Y-%m-%d}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    }
+
+
 def _printable(text: str) -> str:
-    """Text that UTF-8 can write: names of files may hold any bytes."""
+    """Return text that UTF-8 can write: names of files may hold any bytes."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _score_section(
     score: str, shown: Mapping[str, Run], root: Path | None, thumbnails: Thumbnails
 ) -> dict[str, Any]:
-    """Curves and mistakes of one score, by method."""
-    shown = {name: run for name, run in shown.items() if score in run.result["figures"]}
+    """Return the curves and mistakes of one score, by method."""
+    shown = {name: run for name, run in shown.items() if score in run.figures}
     parts = {name: _inside_and_outside(run) for name, run in shown.items()}
     return {
         "score": score,
@@ -92,24 +140,21 @@ def _inside_and_outside(run: Run) -> tuple[SetScores, list[SetScores]]:
 def _roc_panels(
     score: str, parts: Mapping[str, tuple[SetScores, list[SetScores]]]
 ) -> list[dict[str, Any]]:
-    """A panel for each OOD set with a curve a method; of a single method all sets in one panel."""
+    """Return a panel for each OOD set with a curve a method; of one method all sets in one."""
     curves: dict[str, dict[str, tuple]] = {}
     for method, (inside, outside) in parts.items():
         for part in outside:
             panel, line = (method, part.name) if len(parts) == 1 else (part.name, method)
-            curves.setdefault(panel, {})[line] = (inside.scores[score], part.scores[score])
+            scores = inside.scores[score], part.scores[score]
+            curves.setdefault(panel, {})[f"{line}: {rates(*scores)}"] = scores
     return [
         {
             "title": panel,
-            "svg": charts.roc(lines, f"ROC curves of {score}, {panel}"),
-            "lines": {name: _rates(*scores) for name, scores in lines.items()},
+            "svg": roc_svg(lines, f"ROC curves of {score}, {panel}"),
+            "lines": list(lines),
         }
         for panel, lines in curves.items()
     ]
-
-
-def _rates(inside, outside) -> dict[str, float]:
-    return {"auroc": auroc(inside, outside), "fpr": fpr_at_tpr(inside, outside)}
 
 
 def _histograms(
@@ -119,21 +164,19 @@ def _histograms(
     bins = shared_bins(values, {part.name: part.scores[score] for part in outside})
     if min(len(part.images) for part in outside) < FEW_IMAGES:
         bins = bins[::2]  # else most bars would stand for one image or none
-    return [
-        {
-            "title": part.name,
-            "images": len(part.images),
-            **_rates(values, part.scores[score]),
-            "svg": charts.histogram(
-                bins,
-                values,
-                part.scores[score],
-                threshold_at_tpr(values, part.scores[score]).threshold,
-                f"Histogram of {score} of {method}: ID and {part.name}",
-            ),
-        }
-        for part in outside
-    ]
+    panels = []
+    for part in outside:
+        others = part.scores[score]
+        threshold = threshold_at_tpr(values, others).threshold
+        label = f"Histogram of {score} of {method}: ID and {part.name}"
+        panels.append(
+            {
+                "title": part.name,
+                "caption": f"{len(part.images):,} images; {rates(values, others)}",
+                "svg": histogram_svg(bins, values, others, threshold, label),
+            }
+        )
+    return panels
 
 
 def _mistake_lists(
@@ -162,20 +205,20 @@ def _mistake_lists(
 
 
 def data_root(run: Run) -> Path | None:
-    """Where the evaluation found its images, as its config says."""
+    """Return the folder in which the evaluation found its images, as its config says."""
     config = yaml.safe_load(run.provenance.get("config") or "{}") or {}
     root = (config.get("DATASET") or {}).get("ROOT")
     return Path(root).expanduser() if root else None
 
 
 def _region_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(caption, data URL) of the maps beside the runs."""
+    """Return (caption, data URL) of the maps beside the runs."""
     paths = [path for run in runs for path in sorted((run.folder / "visualization").glob("*.png"))]
     return [(path.stem, jpeg(read_image(path), MAP_SIZE, quality=80)) for path in paths[:MAPS]]
 
 
 def _agreements(runs: Sequence[Run]) -> list[str]:
-    """Sentences on how well regions met the objects' masks, where that was measured."""
+    """Return sentences on how well regions met the objects' masks, where that was measured."""
     lines = []
     for run in runs:
         for path in sorted((run.folder / "visualization").glob("regions_k*.json")):
@@ -189,26 +232,28 @@ def _agreements(runs: Sequence[Run]) -> list[str]:
 
 
 def _settings(groups: Groups) -> dict[str, dict[str, list[str]]]:
-    """Setting -> its values by method, apart those that all methods share."""
+    """Return tables of settings, the methods' own first: title -> setting -> a value a method."""
     columns = [_flat_settings(runs) for runs in groups.values()]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     rows = {key: [column.get(key, "") for column in columns] for key in keys}
-    return {
-        "same": {key: row[:1] for key, row in rows.items() if len(set(row)) == 1},
-        "different": {key: row for key, row in rows.items() if len(set(row)) > 1},
+    own = {
+        key.removeprefix("settings."): rows.pop(key) for key in keys if key.startswith("settings.")
     }
+    leading = {key.rpartition(".")[2]: rows.pop(key) for key in LEADING if key in rows}
+    parts = {
+        "Methods": own | leading,
+        "Other settings that differ": {k: row for k, row in rows.items() if len(set(row)) > 1},
+        "Other settings, the same for all": {k: r for k, r in rows.items() if len(set(r)) == 1},
+    }
+    return {title: part for title, part in parts.items() if part}
 
 
 def _flat_settings(runs: Sequence[Run]) -> dict[str, str]:
     first = runs[0].provenance
-    own = {key: value for key, value in first.items() if key not in UNTOLD}
+    own = {key: value for key, value in first.items() if key not in ELSEWHERE}
     own["seed"] = ", ".join(str(run.provenance.get("seed")) for run in runs)
     own["folders"] = ", ".join(str(run.folder) for run in runs)
     own["images"] = runs[0].result["images"]
     skipped = {name: len(paths) for name, paths in first.get("skipped", {}).items() if paths}
-    return {
-        key: str(value)
-        for key, value in flatten(
-            {**first.get("comparable", {}), **own, "unreadable images": skipped or "none"}
-        ).items()
-    }
+    everything = {**runs[0].comparable, **own, "unreadable images": skipped or "none"}
+    return {key: str(value) for key, value in flatten(everything).items()}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dassl.utils import console
+from dassl.utils import console, setup_logger
 from dassl.utils.console import escape_unprintable, progress_bar
 
 
@@ -65,3 +65,14 @@ def test_what_an_encoding_lacks_is_escaped(encoding, monkeypatch):
     print("caf\u00e9 \u732b \udcff", flush=True)
     written = sys.stdout.buffer.getvalue().decode(encoding)
     assert written.startswith("caf") and written.rstrip().endswith("\\udcff")
+
+
+def test_a_file_name_that_is_not_utf_8_is_escaped_in_the_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    escape_unprintable()
+    setup_logger(tmp_path)
+    logging.getLogger("x").warning("cannot read %s", "\udcff.png")
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "cannot read \\udcff.png\n"
+    assert capsys.readouterr() == ("cannot read \\udcff.png\n", "")

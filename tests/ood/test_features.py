@@ -16,7 +16,6 @@ from PIL import Image
 
 import clip
 from clip.prompted import PromptedCLIP
-from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
@@ -77,7 +76,8 @@ def evaluate(model, root, tmp_path):
     ):
         cfg = default_cfg()
         cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
-        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.DATASET.ROOT = str(root)
+        cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = 0, BATCH
         cfg.DATALOADER.BAD_IMAGES = "skip" if skip else "stop"
         transform = build_transform(cfg, is_train=False)
         items = {
@@ -94,16 +94,14 @@ def evaluate(model, root, tmp_path):
         }
         model.encoded = 0
         evaluation = score_sets(
+            cfg,
             model,
             items,
-            lambda items: build_data_loader(
-                cfg, data_source=items, batch_size=BATCH, tfm=transform, is_train=False
-            ),
+            transform,
             get_scores(scores),
             {},
             torch.device("cpu"),
             nullcontext,
-            str(root),
             FeatureStore(**how) if store else None,
         )
         run.evaluation = evaluation
@@ -258,7 +256,7 @@ def test_what_needs_images_encodes_them(evaluate, model, caplog):
 def test_a_limit_is_told_before_it_starts(evaluate, model, caplog, tmp_path, monkeypatch):
     plain = evaluate(store=False)
     assert same(evaluate(limit=1e-7), plain) and entries(tmp_path) == {}
-    assert "--features-limit is 1e-07 GiB" in caplog.text and "raise it to 1" in caplog.text
+    assert "--features-limit is 1e-07 GiB" in caplog.text and "GiB are needed" in caplog.text
     caplog.clear()
     width = model.text_features().shape[1]
     just_global = 11 * width * 4 / 2**30
@@ -273,7 +271,7 @@ def test_a_limit_is_told_before_it_starts(evaluate, model, caplog, tmp_path, mon
     free = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     assert same(evaluate(folder=tmp_path / "full"), plain) and not (tmp_path / "full").exists()
-    assert "has 0.00 GiB free" in caplog.text and "--features" in caplog.text
+    assert "GiB free there" in caplog.text and "--features names another" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(evaluate, caplog, tmp_path):
@@ -325,7 +323,8 @@ def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):
     for path in (fresh, old):
         path.mkdir(parents=True)
         (path / "global.f32").write_text("")
-    os.utime(old / "global.f32", (time.time() - 4000,) * 2)
+    for path in (old / "global.f32", old):
+        os.utime(path, (time.time() - 4000,) * 2)
     evaluate()
     assert fresh.exists() and not old.exists()
 

@@ -6,11 +6,12 @@ import pytest
 from ood.decisions import decision_rates
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
-from results.runs import Run
+from results.runs import Run, find_runs, group_runs
 
 
 def write_run(
     folder,
+    /,
     seed=1,
     trainer="CoOp",
     shift=1.5,
@@ -24,7 +25,7 @@ def write_run(
     provenance=(),
     **comparable,
 ):
-    """A results folder whose ID scores lie `shift` above the OOD sets'.
+    """Write a results folder whose ID scores lie `shift` above the OOD sets'.
 
     The images' own difficulty depends on the set alone; `seed` and `trainer` add noise to it.
     """
@@ -55,6 +56,16 @@ def write_run(
     return Run(folder, read_results(folder))
 
 
+def gather(folders):
+    """Return the runs under some folders by method."""
+    return group_runs(find_runs(folders)[0])
+
+
+@pytest.fixture(name="gather")
+def _gather():
+    return gather
+
+
 @pytest.fixture(name="write_run")
 def _write_run():
     return write_run
@@ -62,7 +73,7 @@ def _write_run():
 
 @pytest.fixture
 def study(tmp_path):
-    """CoOp and LoCoOp with three seeds each, and zero-shot CLIP."""
+    """Write CoOp and LoCoOp with three seeds each, and zero-shot CLIP."""
     for trainer, shift in (("CoOp", 1.5), ("LoCoOp", 1.9)):
         for seed in (1, 2, 3):
             write_run(tmp_path / trainer / "16shots" / f"seed{seed}", seed, trainer, shift)

@@ -14,7 +14,8 @@ from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
 from ood.metrics import CONVENTIONS, ood_metrics
 from ood.set_scores import SetScores
-from results.files import evaluate_sets, format_table, read_results, read_scores, write_results
+from results.files import evaluate_sets, read_results, read_scores, write_results
+from results.tables import format_figures, format_rates
 
 RNG = np.random.default_rng(5)
 ID = {name: RNG.normal(1, 1, 400).astype(np.float32) for name in ("MCM", "GL-MCM")}
@@ -192,14 +193,35 @@ def test_damaged_scores(tmp_path, text):
 
 def test_printed_table():
     figures = evaluate_sets(ID, OOD)
-    table = format_table(figures)
+    table = format_figures(figures)
     assert max(map(len, table.splitlines())) <= 100
     assert "ID images: 400" in table and "nearest" in table and "OOD pos." in table
     row = figures["GL-MCM"]["Places"]
-    order = ("fpr95_id_nearest", "fpr95_ood_nearest", "auroc", "aupr_in", "aupr_out")
+    order = ("fpr95_id_nearest", "auroc", "aupr_in", "aupr_out", "fpr95_ood_nearest")
     numbers = r"\s+".join(re.escape(f"{100 * row[m]:.2f}") for m in order)
     assert re.search(rf"Places\s+100\s+{numbers}\n", table)
     assert table.count("average") == 2 and table.count("SUN") == 2
+
+
+def test_printed_decisions():
+    row = {"ood_rejection": 0.5, "accuracy": 2 / 3}
+    text = format_rates({"CTW": {"id_acceptance": 0.75, "sets": {"near": row, "average": row}}})
+    assert re.search(r"CTW +near +75.00 +50.00 +66.67\n", text) and "average" in text
+    assert format_rates({}) == ""
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("Straße", "STRASSE"), ("caf\u00e9", "cafe\u0301")])
+def test_names_that_one_file_would_serve(tmp_path, names):
+    """On macOS and Windows they are one file: the second would overwrite the first."""
+    outside = {name: OOD["SUN"] for name in names}
+    with pytest.raises(InputError, match="would overwrite the other; rename one"):
+        evaluate_sets(ID, outside)
+    write(tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    sets = [SetScores(name, ["x"], {}) for name in ("SUN", "sun")]
+    with pytest.raises(InputError, match='image sets "SUN" and "sun"'):
+        write_results(tmp_path, evaluate_sets(ID, OOD), sets, {})
+    assert (tmp_path / "results.json").read_bytes() == before  # nothing was touched
 
 
 def test_git_state(tmp_path):

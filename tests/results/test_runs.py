@@ -5,10 +5,10 @@ import shutil
 import pytest
 
 from dassl.utils.errors import InputError
-from results.runs import gather, missing_runs, only
+from results.runs import choose_scores, find_runs, missing_runs
 
 
-def test_runs_are_gathered_by_all_but_their_seed(study, write_run):
+def test_runs_are_gathered_by_all_but_their_seed(study, write_run, gather):
     write_run(study / "LoCoOp/1shots/seed1", 1, "LoCoOp")
     write_run(study / "CoOp/16shots/seed10", 10, "CoOp")
     groups = gather([study])
@@ -19,14 +19,33 @@ def test_runs_are_gathered_by_all_but_their_seed(study, write_run):
     assert gather([study / "nothing"]) == {}
 
 
-def test_only_some_scores(study):
-    groups = only(gather([study]), ["MCM"])
-    assert all(list(r.result["figures"]) == ["MCM"] for runs in groups.values() for r in runs)
-    with pytest.raises(InputError, match=r"Energy is not in every run.*choose of GL-MCM, MCM"):
-        only(gather([study]), ["Energy"])
+def test_only_some_scores(study, write_run, gather):
+    groups, notes = choose_scores(gather([study]), ["MCM"])
+    assert all(list(r.figures) == ["MCM"] for runs in groups.values() for r in runs) and not notes
+    with pytest.raises(InputError, match=r"Energy is in no run.*choose of MCM, GL-MCM"):
+        choose_scores(gather([study]), ["Energy"])
+    write_run(study / "CoOp/16shots/seed2", 2, "CoOp", scores=("GL-MCM",))
+    groups, (note,) = choose_scores(gather([study]), ["MCM"])
+    assert [run.seed for run in groups["CoOp"]] == [1, 3]
+    assert "seed2, it was evaluated without MCM" in note
 
 
-def test_missing_runs_are_named(study):
+def test_parameters_of_other_scores_do_not_part_runs(write_run, tmp_path):
+    scores = {"MCM": {"temperature": 1.0}, "GL-MCM": {"local_weight": 0.5}}
+    run = write_run(tmp_path, provenance={"x": 1})
+    run.result["provenance"]["comparable"]["scores"] = scores
+    assert run.with_scores(["MCM"]).comparable["scores"] == {"MCM": {"temperature": 1.0}}
+    assert run.comparable["scores"] == scores
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}'])
+def test_results_that_cannot_be_read_are_set_apart(study, gather, text):
+    (study / "CoOp/16shots/seed2/results.json").write_text(text)
+    runs, (note,) = find_runs([study])
+    assert len(runs) == 6 and "set apart" in note and "seed2" in note
+
+
+def test_missing_runs_are_named(study, gather):
     assert missing_runs([study], gather([study])) == []
     shutil.rmtree(study / "CoOp/16shots/seed2")
     trained, started = study / "LoCoOp/16shots/seed4", study / "LoCoOp/16shots/seed5"
@@ -41,16 +60,16 @@ def test_missing_runs_are_named(study):
     ]
 
 
-def test_a_seed_that_is_there_twice(study, write_run):
+def test_a_seed_that_is_there_twice(study, write_run, gather):
     write_run(study / "CoOp/16shots/seed4", 3, "CoOp")
     assert missing_runs([study], gather([study])) == [
         "CoOp has seed 3 2 times: its spread is too small"
     ]
 
 
-def test_scores_of_another_evaluation(study):
+def test_scores_of_another_evaluation(study, gather):
     run = gather([study])["ZeroshotCLIP"][0]
-    assert run.has_images and run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
+    assert run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
     path = study / "ZeroshotCLIP/scores/indoor.csv"
     path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
     with pytest.raises(InputError, match=r"indoor.csv is not of the evaluation .* 79 images"):

@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dassl.utils.errors import InputError
 from results import tables
-from results.averages import Spread
 from results.bootstrap import interval, resample
-from results.runs import gather
 from results.summary import main, summarise
-from results.tables import Block, Figure, Row
+from results.tables import Block, Figure, Row, Spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +25,7 @@ def values(runs, score, column="average", metric="auroc"):
 
 
 @pytest.fixture
-def groups(study):
+def groups(study, gather):
     return gather([study])
 
 
@@ -52,14 +49,12 @@ def test_markdown_table(groups):
     assert rows[1] == "|---|---|---|---|---|---|"
     assert rows[2].startswith("| a\\|b | 3 | MCM | ")
     assert len(rows) == 3 * 4 + 3
+    assert "**" not in table.partition("AUROC")[0] or "**" in rows[2] + rows[3]
 
 
-def test_methods_need_the_same_sets(write_run, tmp_path):
-    one = {name: [write_run(tmp_path / name, trainer=name)] for name in ("CoOp", "CLIPN")}
-    one["LoCoOp"] = [write_run(tmp_path / "L", sets=("nature",))]
-    with pytest.raises(InputError, match=r"CoOp and LoCoOp .*different OOD sets.*; nature"):
-        summarise(one)
-    assert summarise({"LoCoOp": one["LoCoOp"]}).blocks[0].columns == ["nature"]  # is the average
+def test_one_set_is_its_own_average(write_run, tmp_path):
+    run = write_run(tmp_path, sets=("nature",))
+    assert summarise({"LoCoOp": [run]}).blocks[0].columns == ["nature"]
 
 
 def test_accuracy_only_where_all_have_it(groups):
@@ -77,6 +72,7 @@ def test_decisions_are_averaged(write_run, tmp_path):
     (row,) = block.rows
     rates = [run.result["decisions"]["CTW"] for run in runs]
     assert (row.method, row.score, row.runs) == ("CLIPN", "CTW", 2)
+    assert not any(figure.best for figure in row.figures)
     assert row.figures[0].spread == Spread.of([rate["id_acceptance"] for rate in rates])
     assert row.figures[2].spread == Spread.of([r["sets"]["indoor"]["ood_rejection"] for r in rates])
 
@@ -87,52 +83,63 @@ def test_intervals_are_those_of_the_mean_over_runs(groups):
     inside = [run.images["ID"].scores["MCM"] for run in runs]
     outside = {s: [run.images[s].scores["MCM"] for run in runs] for s in ("nature", "indoor")}
     auroc = resample(inside, outside, 150, 4)[..., 1].mean(axis=0)
-    expected = [interval(auroc[:, 0]), interval(auroc[:, 1]), interval(auroc.mean(axis=1))]
+    expected = [interval(auroc[:, i]) for i in range(3)]
     found = [figure.interval for figure in block.rows[0].figures]
     assert np.array(found) == pytest.approx(np.array(expected))
 
 
-def test_best_and_what_cannot_be_told_from_it(write_run, tmp_path):
-    methods = {"good": 3.0, "alike": 3.0, "poor": 0.5}
-    groups = {name: [write_run(tmp_path / name, 1, name, shift)] for name, shift in methods.items()}
-    auroc = summarise(groups, 200).blocks[1]
-    best = {(row.method, row.score): row.figures[-1].best for row in auroc.rows}
-    assert best["good", "MCM"] and best["alike", "MCM"] and not best["poor", "MCM"]
-    assert not any(f.best for row in summarise(groups).blocks[1].rows for f in row.figures)
+def test_the_best_mean_of_each_column_is_marked_and_nothing_else(groups):
+    for block in summarise(groups, 100).blocks[:3]:
+        best = max if block.metric == "auroc" else min
+        for column in range(len(block.columns)):
+            figures = [row.figures[column] for row in block.rows]
+            top = best(figure.spread.mean for figure in figures)
+            assert [f.best for f in figures] == [f.spread.mean == top for f in figures]
+    legend = summarise(groups).legend()
+    assert "best mean" in legend and "no test is implied" in legend
+    alone = summarise({"CoOp": groups["CoOp"]}).blocks[-1]  # one row: nothing is best
+    assert alone.metric == "accuracy" and not alone.rows[0].figures[0].best
 
 
-def test_runs_without_images_have_no_intervals(groups, study):
-    shutil.rmtree(study / "CoOp/16shots/seed2/scores")
+def test_equally_printed_means_are_both_best(write_run, tmp_path):
+    runs = {name: [write_run(tmp_path / name, 1, "CoOp")] for name in "ab"}
+    assert all(figure.best for row in summarise(runs).blocks[-1].rows for figure in row.figures)
+
+
+def test_every_score_is_shown(write_run, tmp_path):
+    scores = ("MCM", "GL-MCM", "Energy", "MaxLogit")
+    text = summarise({"CoOp": [write_run(tmp_path, scores=scores)]}).as_text()
+    assert all(text.count(f" {score} ") == 3 for score in scores)  # a line a metric
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut", "garble"])
+def test_runs_without_images_have_no_intervals(groups, study, damage):
+    path = study / "CoOp/16shots/seed2/scores/nature.csv"
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    if damage != "remove":
+        path.write_text(text[:-9] if damage == "cut" else "image,MCM\nx", encoding="utf-8")
     summary = summarise(groups, 100)
-    assert summary.notes == ["CoOp has no scores of single images (scores/*.csv): no intervals"]
+    note = summary.notes[0]
+    assert note.startswith("CoOp has no intervals: ") and "nature.csv" in note
     figures = {row.method: row.figures[0] for row in summary.blocks[0].rows}
     assert figures["CoOp"].interval is None and figures["LoCoOp"].interval is not None
-    assert not any(figure.best for figure in figures.values())
 
 
-STRANGE = Block(
-    "auroc",
-    "A & B (%)",
-    ["SUN_2", "average"],
-    [
+def strange(metric):
+    """Return a table with all that LaTeX and CSV have to escape."""
+    best = Figure(Spread(0.5, 0.01, 2), (0.4, 0.6), True)
+    rows = [
+        Row(r"a\b_{c}", "GL-MCM", [best, Figure(Spread(0.25, 0.02, 2))]),
         Row(
-            r"a\b_{c}",
-            2,
-            "GL-MCM",
-            [Figure(Spread(0.5, 0.01, 2), (0.4, 0.6), True), Figure(Spread(0.25, 0.02, 2))],
+            'say "x", 50 %', "~^#$", [Figure(Spread(1 / 3, None, 1)), Figure(Spread(0.1, None, 1))]
         ),
-        Row(
-            'say "x", 50 %',
-            1,
-            "~^#$",
-            [Figure(Spread(1 / 3, None, 1)), Figure(Spread(0.1, None, 1))],
-        ),
-    ],
-)
+    ]
+    return Block(metric, "A & B (%)", ["SUN_2", "average"], rows)
 
 
 def test_csv_reads_back_with_all_digits():
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv([STRANGE]))))
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv([strange("auroc")]))))
     assert [(r["method"], r["set"]) for r in rows[::2]] == [
         (r"a\b_{c}", "SUN_2"),
         ('say "x", 50 %', "SUN_2"),
@@ -142,67 +149,71 @@ def test_csv_reads_back_with_all_digits():
     assert rows[1]["low"] == rows[2]["std"] == ""
 
 
-def test_latex_reads_back():
-    text = tables.as_latex([STRANGE], "note")
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{A \& B (\%) note}"):
-        assert text.count(command) == 1
+def latex_rows(text):
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    rows = [
-        re.split(r"(?<!\\)&", line.removesuffix(r" \\"))
-        for line in body.splitlines()
-        if line.endswith(r"\\")
-    ]
-    assert [len(row) for row in rows] == [5, 5, 5] and "{@{}lllrr@{}}" in text
-    cells = [[cell.strip() for cell in row] for row in rows]
-    assert cells[0][3] == r"SUN\_2"
-    assert cells[1][0] == r"a\textbackslash{}b\_\{c\}"
-    assert cells[1][3:] == [r"\textbf{50.00 $\pm$ 1.00}", r"25.00 $\pm$ 2.00"]
-    assert cells[2][2] == r"\textasciitilde{}\textasciicircum{}\#\$"
+    rows = [re.split(r"(?<!\\)&", x[:-3]) for x in body.splitlines() if x.endswith(r"\\")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_latex_is_one_table_of_both_metrics(groups):
+    text = tables.as_latex([strange("auroc"), strange("fpr95_id_nearest")], "of A & B")
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{of A \& B}"):
+        assert text.count(command) == 1
+    names, header, first, second = latex_rows(text)
+    assert "{@{}llrrrr@{}}" in text and r"\cmidrule(lr){3-4} \cmidrule(lr){5-6}" in text
+    assert names[2:] == [r"\multicolumn{2}{c}{SUN\_2}", r"\multicolumn{2}{c}{average}"]
+    assert header[2:] == [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"] * 2
+    spread = r"{\scriptsize$\,\pm\,$%s}"
+    assert first[0] == r"a\textbackslash{}b\_\{c\}"
+    assert first[2:4] == [r"\textbf{50.00}" + spread % "1.00"] * 2
+    assert first[4:] == ["25.00" + spread % "2.00"] * 2
+    assert second[1] == r"\textasciitilde{}\textasciicircum{}\#\$"
     depth = re.sub(r"\\[{}]", "", text)
     assert depth.count("{") == depth.count("}")
+    one = {name: [run.with_scores(["MCM"]) for run in runs] for name, runs in groups.items()}
+    rows = latex_rows(tables.as_latex(summarise(one).blocks, ""))
+    assert [row[0] for row in rows[2:]] == list(groups)  # one score: one row a method, no column
+    assert {len(row) for row in rows[1:]} == {7}
 
 
-def test_the_script_prints_compares_and_saves(study, tmp_path):
-    shutil.rmtree(study / "CoOp/16shots/seed2")
-    done = subprocess.run(
-        [
-            "bash",
-            ROOT / "scripts/results.sh",
-            study,
-            "--scores",
-            "MCM",
-            "--resamples",
-            "100",
-            "--compare",
-            "LoCoOp",
-            "ZeroshotCLIP",
-            "--markdown",
-            "m.md",
-            "--latex",
-            "t.tex",
-            "--csv",
-            "c.csv",
-        ],
-        cwd=tmp_path,
+def script(folder, *arguments):
+    return subprocess.run(
+        ["bash", ROOT / "scripts/results.sh", *map(str, arguments)],
+        cwd=folder,
         env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
         check=True,
         capture_output=True,
         text=True,
         timeout=120,
-    )
-    assert "95 % interval over images" in done.stdout and "±" in done.stdout
-    assert "CoOp has no run of seed 2, which LoCoOp has" in done.stdout
-    assert "A = LoCoOp, MCM (3 runs), B = ZeroshotCLIP, MCM (1 run)" in done.stdout
-    assert (tmp_path / "m.md").read_text(encoding="utf-8").count("| CoOp |") == 3 * 2 + 1
-    assert (tmp_path / "t.tex").read_text(encoding="utf-8").count(r"\bottomrule") == 4
+    ).stdout
+
+
+def test_the_script_prints_and_saves(study, tmp_path, write_run):
+    shutil.rmtree(study / "CoOp/16shots/seed2")
+    write_run(study / "CoOp/stray/seed1", 1, "CoOp", sets=("other",))
+    files = ("--markdown", "m.md", "--latex", "t.tex", "--csv", "c.csv")
+    text = script(tmp_path, study, "--scores", "MCM", "--resamples", "100", *files)
+    assert "95 % interval" in text and "±" in text and "stray" not in text.partition("Mean ±")[0]
+    assert "CoOp has no run of seed 2, which LoCoOp has" in text
+    assert f"set apart {study / 'CoOp/stray/seed1'}: " in text
+    assert (tmp_path / "m.md").read_text(encoding="utf-8").count("| CoOp |") == 3 + 1
+    latex = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\bottomrule") == 1 and "CoOp 2, LoCoOp 3" in latex
     assert (tmp_path / "c.csv").read_text(encoding="utf-8").startswith("metric,method,")
+
+
+def test_the_script_prints_a_comparison_and_nothing_before_it(study, tmp_path):
+    options = ("--resamples", "100", "--compare", "LoCoOp:MCM", "ZeroshotCLIP")
+    text = script(tmp_path, study, *options)
+    assert text.startswith("A = LoCoOp, MCM (3 runs)\nB = ZeroshotCLIP, MCM (1 run)\n")
+    assert len(text.splitlines()) < 20 and "not of other seeds" in text
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
         (["nothing"], "there are no results"),
-        ([".", "--scores", "Energy"], "Energy is not in every run"),
+        ([".", "--scores", "Energy"], "Energy is in no run"),
         ([".", "--resamples", "5"], "at least 100 resamples"),
         ([".", "--seed", "-1"], "must not be negative"),
         ([".", "--resamples", "0", "--compare", "CoOp", "CoCoOp"], "Did you mean"),

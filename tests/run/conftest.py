@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import eval_ood
+from ood.config import EVAL
 from run import command
 from tests.worlds import SEED1, flags, pets_world, script
 
@@ -27,9 +28,12 @@ def trained(world):
 @pytest.fixture
 def call(monkeypatch, tmp_path_factory):
     """Runs an entry point in this process: `call(train, "--shots", "2")`."""
-    monkeypatch.setattr(eval_ood, "FEATURES", str(tmp_path_factory.mktemp("features")))
+    features = str(tmp_path_factory.mktemp("features"))
+    monkeypatch.setitem(EVAL, "FEATURES", features)
 
     def run(module, *arguments) -> None:
+        if module is eval_ood and "--features" not in arguments:
+            arguments = ("--features", features, *arguments)  # not the folder a run was made with
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
         command.run(module.main)
 

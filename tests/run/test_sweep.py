@@ -275,7 +275,7 @@ def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path
     call(sweep, *arguments)
     assert {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
     evaluated = []
-    monkeypatch.setattr(sweep.eval_ood, "evaluate", lambda cfg, args: evaluated.append(cfg))
+    monkeypatch.setattr(sweep.evaluation, "evaluate", lambda cfg, *_: evaluated.append(cfg))
     call(sweep, *arguments)
     assert not evaluated and {row["state"] for row in listed(tmp_path / "out")} == {"finished"}
 

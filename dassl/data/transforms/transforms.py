@@ -100,20 +100,22 @@ def build_transform(
     for choice in choices:
         check_availability(choice, AVAI_CHOICES, what="transform")
     normalize = "normalize" in choices
-    steps = _train_steps(cfg, choices) if is_train else []
-    preprocess = None if is_train else build_preprocess(cfg, normalize)
-    texts = preprocess.steps() if preprocess else [text for text, _ in steps]
-    texts.append("to torch tensor of range [0, 1]")
-    if normalize:
-        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-        texts.append(f"normalization (mean={mean}, std={std})")
-    logger.info("Building transform_%s", "train" if is_train else "test")
-    for text in texts:
-        logger.info("+ %s", text)
-    if preprocess:
+    if not is_train:
+        preprocess = build_preprocess(cfg, normalize)
+        _log("test", preprocess.steps(), cfg, normalize)
         return preprocess
-    last = [ToTensor(), Normalize(mean, std)] if normalize else [ToTensor()]
-    return Compose([*(step for _, step in steps), *last])
+    steps = _train_steps(cfg, choices)
+    _log("train", [text for text, _ in steps], cfg, normalize)
+    last = [Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)] if normalize else []
+    return Compose([*(step for _, step in steps), ToTensor(), *last])
+
+
+def _log(kind: str, steps: Iterable[str], cfg: CfgNode, normalize: bool) -> None:
+    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    last = [f"normalization (mean={mean}, std={std})"] if normalize else []
+    logger.info("Building transform_%s", kind)
+    for text in (*steps, "to torch tensor of range [0, 1]", *last):
+        logger.info("+ %s", text)
 
 
 def build_preprocess(cfg: CfgNode, normalize: bool, resize_mode: str = "") -> Preprocess:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ood.regions import region_agreement
+from generated.agreement import region_agreement
 
 
 def test_by_hand():

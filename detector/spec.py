@@ -1,8 +1,8 @@
-"""What a detector is made of, as files: ``detector.json`` and ``detector.safetensors``.
+"""What a detector is made of, and its files: `detector.json` and `detector.safetensors`.
 
-Together they hold all but CLIP's own weights, of which they hold the name and the hash: the class
-names and their text features, each score with its parameters, and the scores of the held-out ID
-images, from which a threshold for any share of them follows.
+They hold the class names and their text features, each score with its parameters, the scores of
+the held-out ID images, from which a threshold for any share of them follows, and of CLIP the name
+and the hash, not the weights.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dassl.data.transforms import Preprocess
+from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain, read_json
 from dassl.utils.names import classnames_hash
-from detector.calibration import TPR, calibrate
+from detector.calibration import TPR, Threshold, calibrate, check_tpr
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
@@ -37,7 +40,7 @@ MEANING = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DetectorSpec:
     """A detector without CLIP's weights.
 
     Attributes:
@@ -45,12 +48,13 @@ class Recipe:
         features: "text" `[C, D]` and, of a CLIPN, "no" `[C, D]`: normalised, float32.
         scale: the factor between cosine similarities and logits, a scalar tensor.
         clip: "name", "weights_hash" and "activation".
-        transform: "size" `[H, W]`, "interpolation", "mean", "std".
+        preprocess: from an image to the model's input.
         precision: as in `clip.precision`.
         parameters: score -> its parameters, of every score offered.
-        score: the one used unless another is asked for.
+        score: the one in use.
         top_k: K of region maps.
-        tpr: share of ID images to keep unless another is asked for.
+        tpr: share of ID images that the threshold keeps.
+        exif: photographs are turned as their EXIF orientation says.
         id_scores: score -> sorted scores `[n]` of held-out ID images; empty before a calibration.
         origin: what else could change a verdict, for readers: trainer, checkpoint, ID set, ...
     """
@@ -59,19 +63,36 @@ class Recipe:
     features: dict[str, Tensor]
     scale: Tensor
     clip: dict[str, str]
-    transform: dict[str, Any]
+    preprocess: Preprocess
     precision: str
     parameters: dict[str, dict[str, float]]
     score: str
     top_k: int
     tpr: float = TPR
+    exif: bool = False
     id_scores: dict[str, np.ndarray] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
 
-    def calibrated(
-        self, id_scores: Mapping[str, np.ndarray], tpr: float, of: Mapping[str, Any]
-    ) -> Recipe:
-        """The same with the scores of held-out ID images; ``of``: which images those are."""
+    def choose(self, score: str = "", tpr: float | None = None) -> DetectorSpec:
+        """Return the same with another score or share of ID images; "" and None change nothing.
+
+        Raises:
+            InputError: a score that it has not, or an impossible share.
+        """
+        score, tpr = score or self.score, self.tpr if tpr is None else tpr
+        if score not in self.parameters:
+            raise InputError(
+                f"the detector has no score {score!r}: it has {', '.join(self.parameters)}. "
+                f"Nearest: {nearest_name(score, self.parameters)!r}. Evaluate again with "
+                "--scores all for others"
+            )
+        check_tpr(tpr)
+        return replace(self, score=score, tpr=tpr)
+
+    def calibrate(
+        self, id_scores: Mapping[str, ArrayLike], tpr: float, of: Mapping[str, Any]
+    ) -> DetectorSpec:
+        """Return the same with the scores of held-out ID images; `of`: which images those are."""
         ordered = {
             name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters
         }
@@ -79,31 +100,36 @@ class Recipe:
             self, id_scores=ordered, tpr=tpr, origin={**self.origin, "calibration": dict(of)}
         )
 
+    def threshold(self, score: str = "") -> Threshold | None:
+        """Return the threshold of a score, the one in use by default; None if not calibrated."""
+        if not self.id_scores:
+            return None
+        return calibrate(self.id_scores[score or self.score], self.tpr)
 
-def write_recipe(folder: str | Path, recipe: Recipe) -> Path:
-    """Write both files into ``folder``, detector.json last; gives its path."""
+
+def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
+    """Write both files into `folder`, detector.json last, and return its path."""
     from safetensors.torch import save
 
     folder = Path(folder)
-    tensors = {**recipe.features, "scale": recipe.scale.reshape(())}
-    tensors |= {f"{ID_SCORES}{name}": torch.from_numpy(v) for name, v in recipe.id_scores.items()}
+    tensors = {**spec.features, "scale": spec.scale.reshape(())}
+    tensors |= {f"{ID_SCORES}{name}": torch.from_numpy(v) for name, v in spec.id_scores.items()}
     content = save({key: x.detach().cpu().contiguous() for key, x in tensors.items()})
     # Without it nobody takes old thresholds for those of new tensors if this dies on the way.
     (folder / FILE).unlink(missing_ok=True)
     with atomic_write(folder / TENSORS, "wb") as file:
         file.write(content)
     with atomic_write(folder / FILE) as file:
-        json.dump(plain(_described(recipe, content)), file, indent=1, allow_nan=False)
+        json.dump(plain(_describe(spec, content)), file, indent=1, allow_nan=False)
         file.write("\n")
     return folder / FILE
 
 
-def _described(recipe: Recipe, tensors: bytes) -> dict[str, Any]:
+def _describe(spec: DetectorSpec, tensors: bytes) -> dict[str, Any]:
     scores: dict[str, dict] = {}
-    for name, parameters in recipe.parameters.items():
+    for name, parameters in spec.parameters.items():
         scores[name] = {"parameters": parameters}
-        if name in recipe.id_scores:
-            found = calibrate(recipe.id_scores[name], recipe.tpr)
+        if found := spec.threshold(name):
             scores[name] |= {
                 "threshold": found.value,
                 "required": found.required,
@@ -114,22 +140,19 @@ def _described(recipe: Recipe, tensors: bytes) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "meaning": MEANING,
-        "score": recipe.score,
-        "tpr": recipe.tpr,
+        **{key: getattr(spec, key) for key in ("score", "tpr", "clip", "precision", "top_k")},
+        "exif": spec.exif,
         "scores": scores,
-        "clip": recipe.clip,
-        "transform": recipe.transform,
-        "precision": recipe.precision,
-        "top_k": recipe.top_k,
-        "classnames_hash": classnames_hash(recipe.classnames),
-        "classnames": recipe.classnames,
-        "origin": recipe.origin,
+        "transform": asdict(spec.preprocess),
+        "classnames_hash": classnames_hash(spec.classnames),
+        "classnames": spec.classnames,
+        "origin": spec.origin,
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
     }
 
 
-def read_recipe(folder: str | Path) -> Recipe:
-    """The recipe in ``folder``.
+def read_spec(folder: str | Path) -> DetectorSpec:
+    """Read the detector in `folder`.
 
     Raises:
         InputError: there is none, it is of another version, or its files do not belong together.
@@ -140,12 +163,12 @@ def read_recipe(folder: str | Path) -> Recipe:
         found = content.get("schema") if isinstance(content, dict) else None
         raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}: evaluate again")
     try:
-        return _recipe(content, _read_tensors(path, content["tensors_sha256"]), path)
+        return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error!r}): evaluate again") from error
 
 
-def _recipe(content: dict, tensors: dict[str, Tensor], path: Path) -> Recipe:
+def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec:
     names = content["classnames"]
     if classnames_hash(names) != content["classnames_hash"]:
         raise InputError(
@@ -158,16 +181,15 @@ def _recipe(content: dict, tensors: dict[str, Tensor], path: Path) -> Recipe:
         for key in list(tensors)
         if key.startswith(ID_SCORES)
     }
-    return Recipe(
+    return DetectorSpec(
         classnames=names,
         features=tensors,
         scale=scale,
         id_scores=id_scores,
         parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
-        **{
-            key: content[key]
-            for key in ("clip", "transform", "precision", "score", "top_k", "tpr", "origin")
-        },
+        preprocess=Preprocess(**content["transform"]),
+        exif=content.get("exif", False),
+        **{key: content[key] for key in ("clip", "precision", "score", "top_k", "tpr", "origin")},
     )
 
 

@@ -1,0 +1,209 @@
+"""The evaluation of a run: its scores, figures, plots and detector, in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from dassl.data.data_manager import skips_bad_images
+from dassl.engine import build_trainer
+from dassl.utils import explain_out_of_memory, set_random_seed
+from dassl.utils.errors import InputError
+from dassl.utils.provenance import git_state, versions
+from datasets.check.layout import require_data
+from datasets.needs import EVALUATION
+from datasets.ood_sets import load_ood_sets
+from detector.calibration import check_tpr
+from detector.of_trainer import spec_of
+from detector.spec import DetectorSpec, write_spec
+from ood.config import score_names, score_params
+from ood.decisions import decision_rates, warn_if_few_classes
+from ood.evaluation import Evaluation, score_sets
+from ood.features import FeatureStore
+from ood.scores import Score
+from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
+from ood.set_scores import SetScores
+from results.files import evaluate_sets, read_results, write_results
+from results.plots import plot_histograms, plot_roc
+from results.tables import format_figures, format_rates
+from run.folder import MARKER, held_out_record
+from trainers.base import ClipTrainer
+
+logger = logging.getLogger(__name__)
+
+ID = "ID"  # name of the in-distribution set in the results
+LOG = "eval_log.txt"
+
+
+def check_settings(cfg: CfgNode) -> None:
+    """Raise InputError for unknown scores and impossible values under EVAL."""
+    check_tpr(cfg.EVAL.TPR)
+    score_parameters(get_scores(score_names(cfg)), score_params(cfg))
+    if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
+        raise InputError("--features-local keeps features, --features none keeps none: choose")
+
+
+def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
+    """Score the sets of `cfg` by the run in `model_dir`, or by a model that nothing was trained
+    for, and write the results to OUTPUT_DIR."""
+    require_data(cfg, EVALUATION)
+    sets = load_ood_sets(cfg)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    if model_dir:
+        trainer.load_model(model_dir, load_epoch)
+    scores = offered_scores(score_names(cfg), trainer.model.provides)
+    parameters = score_parameters(scores, score_params(cfg))
+    provenance = trainer.provenance()
+    provenance["comparable"] |= {"scores": parameters, "load_epoch": load_epoch}
+    if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
+        provenance["comparable"]["local_features"] = "float16"
+    check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
+    evaluation = score(cfg, trainer, {ID: trainer.dm.dataset.test, **sets}, scores)
+    inside = evaluation.sets[ID]
+    of = held_out_record(
+        model_dir or cfg.OUTPUT_DIR,
+        inside.images,
+        cfg.DATASET.ROOT,
+        f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip(),
+    )
+    spec = spec_of(trainer, evaluation.classes, parameters)
+    spec = spec.calibrate(inside.scores, cfg.EVAL.TPR, of)
+    # From here on the old results are half replaced.
+    Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
+    write_spec(cfg.OUTPUT_DIR, spec)
+    provenance |= {
+        "asked": asked(cfg, load_epoch),
+        "config": recorded(cfg),
+        "skipped": evaluation.skipped,
+        "features_read": evaluation.read,
+        "classnames": list(trainer.dm.dataset.classnames),
+        "versions": versions(),
+        "git": git_state(),
+    }
+    text = report(cfg.OUTPUT_DIR, evaluation.sets, provenance)
+    logger.info("%s\n\n%s", text, detector_report(cfg.OUTPUT_DIR, spec))
+
+
+def asked(cfg: CfgNode, load_epoch: int | None) -> dict[str, Any]:
+    """Return what decides which figures an evaluation gives, beside the model and the data."""
+    return {
+        "scores": score_names(cfg),
+        "features_local": cfg.EVAL.FEATURES_LOCAL,
+        "load_epoch": load_epoch,
+        "parameters": score_params(cfg),
+    }
+
+
+def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
+    """Return whether the results of exactly this evaluation are in OUTPUT_DIR."""
+    folder = Path(cfg.OUTPUT_DIR)
+    results, marker = folder / "results.json", folder / MARKER
+    if not results.exists():
+        return False
+    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
+        return False
+    found = read_results(folder)["provenance"]
+    return found.get("config") == recorded(cfg) and found.get("asked") == asked(cfg, load_epoch)
+
+
+def recorded(cfg: CfgNode) -> str:
+    """Return the config as results record it: without the folder of kept features and its size,
+    which change no figure."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.EVAL.pop("FEATURES")
+    cfg.EVAL.pop("FEATURES_LIMIT")
+    return cfg.dump(sort_keys=False)
+
+
+def score(
+    cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
+) -> Evaluation:
+    """Score all images of `sets` by the trainer's model."""
+    store = None
+    if not _keeps_nothing(cfg):
+        store = FeatureStore(
+            cfg.EVAL.FEATURES,
+            trainer.image_encoding(),
+            cfg.DATASET.ROOT,
+            cfg.EVAL.FEATURES_LIMIT,
+            cfg.EVAL.FEATURES_LOCAL,
+            skips_bad_images(cfg),
+        )
+    size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
+    with explain_out_of_memory(f"scoring on {trainer.device}", size):
+        return score_sets(
+            cfg,
+            trainer.model,
+            sets,
+            trainer.dm.tfm_test,
+            scores,
+            score_params(cfg),
+            trainer.device,
+            trainer.autocast,
+            store,
+        )
+
+
+def _keeps_nothing(cfg: CfgNode) -> bool:
+    return cfg.EVAL.FEATURES.lower() in ("", "none")
+
+
+def check_same_model(folder: str, comparable: dict) -> None:
+    """Refuse to put another model's results over those in `folder`; other scores are welcome."""
+    if not Path(folder, "results.json").exists():
+        return
+    before = read_results(folder)["provenance"]["comparable"]
+    now = json.loads(json.dumps(comparable))  # tuples are lists in a file
+    changed = [
+        key
+        for key in now
+        if key not in ("scores", "local_features") and before.get(key) != now[key]
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
+            f"is {now[changed[0]]}. Choose another --output-dir, or remove its results.json"
+        )
+
+
+def detector_report(folder: str, spec: DetectorSpec) -> str:
+    """Describe what the detector beside the results would do, and how to use it."""
+    return (
+        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
+        f"Verdicts on any image: python detect.py --model-dir {folder} IMAGE_OR_FOLDER"
+    )
+
+
+def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
+    """Write results and plots into `folder`, and return the table and where everything lies."""
+    inside = sets[ID]
+    outside = {name: part.scores for name, part in sets.items() if name != ID}
+    figures = evaluate_sets(inside.scores, outside)
+    decisions = decision_rates(
+        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}
+    )
+    if decisions:
+        warn_if_few_classes(provenance["comparable"]["num_classes"])
+    plots = Path(folder, "plots")
+    for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
+        old.unlink()  # of scores or sets that are not asked for this time
+    for name, values in inside.scores.items():
+        others = {set_name: columns[name] for set_name, columns in outside.items()}
+        plot_histograms(plots / f"{name}_histogram.png", values, others, name)
+        plot_roc(plots / f"{name}_roc.png", values, others, name)
+    write_results(folder, figures, list(sets.values()), provenance, decisions)
+    parts = [
+        format_figures(figures),
+        format_rates(decisions),
+        f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
+        f"results.json, results.csv, scores/ and plots/ are in {folder}",
+    ]
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,52 @@
+"""No verdict is lost to the encoding of a terminal; a wrong --model-dir names the right one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dassl.utils.errors import InputError
+from run.folder import check_model_dir
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_ascii_terminal_gets_every_verdict(clip_file, tmp_path):
+    names = ("caf\u00e9.png", "\u732b.png", "plain.png")
+    for name in names:
+        Image.new("RGB", (70, 70), "red").save(tmp_path / name)
+    flags = ["--classes", "caf\u00e9,\u732b", "--backbone", clip_file("tiny-vit")]
+    done = subprocess.run(
+        [sys.executable, "detect.py", *flags, *(str(tmp_path / name) for name in names)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split("\t")[0].rpartition("/")[2] for line in lines] == [
+        "caf\\xe9.png",
+        "\\u732b.png",
+        "plain.png",
+    ]
+
+
+def test_a_checkpoint_or_its_folder_names_the_run(tmp_path):
+    checkpoint = tmp_path / "run/prompt_learner/model.pth.tar-3"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    check_model_dir(tmp_path / "run")
+    for wrong in (checkpoint, checkpoint.parent):
+        with pytest.raises(InputError, match=rf"give --model-dir {tmp_path}/run, and --load-epoch"):
+            check_model_dir(wrong)
+    with pytest.raises(InputError, match="no such folder"):
+        check_model_dir(tmp_path / "nowhere")
+    (tmp_path / "run/config.yaml").touch()
+    with pytest.raises(InputError, match="it is a file"):
+        check_model_dir(tmp_path / "run/config.yaml")

@@ -1,0 +1,128 @@
+"""What a detector says beside its verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dassl.utils.errors import InputError
+from datasets.classnames import read_names
+from detector import Detector
+from detector.verdicts import Verdict
+
+
+@pytest.fixture(scope="module")
+def detector(clip_file):
+    return Detector.zero_shot(["cat", "dog", "tea pot"], clip_file("tiny-vit"))
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """Upright in its EXIF orientation alone."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=exif)
+    return tmp_path / "phone.png"
+
+
+def test_printing_a_detector_says_what_it_is(detector, photograph):
+    assert "3 classes, MCM, no threshold)" in repr(detector) and "zero-shot" in repr(detector)
+    calibrated = detector.calibrate([photograph] * 3)
+    assert f"ID at MCM >= {calibrated.threshold.value:.6g})" in repr(calibrated)
+
+
+def test_exif_orientation_is_asked_for_and_kept(detector, photograph, tmp_path):
+    turned = Detector(replace(detector.spec, exif=True), detector.model.clip)
+    by_hand = Image.open(photograph).convert("RGB").rotate(-90, expand=True)
+    assert torch.equal(turned.preprocess(photograph), detector.preprocess(by_hand))
+    assert torch.equal(turned.preprocess(Image.open(photograph)), detector.preprocess(by_hand))
+    assert not torch.equal(detector.preprocess(photograph), detector.preprocess(by_hand))
+    turned.save(tmp_path / "kept")
+    assert Detector.load(tmp_path / "kept").spec.exif
+    detector.save(tmp_path / "plain")
+    assert not Detector.load(tmp_path / "plain").spec.exif
+
+
+@pytest.mark.parametrize(
+    "classes, labels, warns",
+    [
+        (3, {0: 20}, True),  # three classes, images of one
+        (2, {1: 20}, True),
+        (3, {0: 100, 2: 3}, True),  # and a few that are taken for another
+        (10, dict.fromkeys(range(5), 4), True),
+        (3, {0: 10, 1: 10}, False),
+        (1, {0: 20}, False),
+        (1000, dict.fromkeys(range(95), 1), False),  # few images, drawn from all classes
+        (3, {0: 1}, False),  # of one image nothing follows
+    ],
+)
+def test_calibrating_on_few_of_the_classes_is_remarked_on(detector, caplog, classes, labels, warns):
+    names = [f"class {i}" for i in range(classes)]
+    other = Detector(replace(detector.spec, classnames=names), detector.model.clip)
+    other._warn_if_one_sided(Counter(labels))
+    assert ("Use images of all classes" in caplog.text) == warns
+    if warns:
+        assert f"of the {classes} classes" in caplog.text and "called class" in caplog.text
+
+
+def test_a_calibration_counts_what_its_images_are_called(detector, photograph, caplog):
+    detector.calibrate([photograph] * 20)
+    assert "Nearly all of the 20 images to calibrate on are called" in caplog.text
+
+
+def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path, monkeypatch):
+    captions = []
+
+    def save(path, source, original, seen, irrelevant, caption):
+        captions.append(caption)
+        assert original.size == (90, 60) and seen.size == (64, 64) and irrelevant.shape == (4, 4)
+
+    monkeypatch.setattr("detector.detector.save_region_map", save)
+    detector.save_regions(photograph, tmp_path / "map.png")
+    calibrated = detector.calibrate([photograph] * 3)
+    verdict = calibrated(photograph)
+    calibrated.save_regions(photograph, tmp_path / "map.png", verdict)
+    plain, with_verdict = captions
+    assert f"\nMCM {verdict.score:.6g}\n" in plain
+    assert f"MCM {verdict.score:.6g} >= {verdict.threshold:.6g}: ID" in with_verdict
+    assert "in colour: the ID-irrelevant regions" in plain
+
+
+def test_how_a_score_stands_to_the_threshold():
+    verdict = Verdict("a.jpg", 0, "cat", 0.5, 0.2, 1.5, 2.0, "OOD")
+    assert verdict.comparison() == "< 2: OOD"
+
+
+def test_a_list_of_class_names_may_have_their_folders(tmp_path):
+    path = tmp_path / "classnames.txt"
+    path.write_text("n01440764 tench\nn01443537  goldfish, a fish\n\n", encoding="utf-8")
+    assert read_names(str(path)) == ["tench", "goldfish, a fish"]
+    path.write_text("cats\tcat\ngolden dogs\tgolden retriever\n", encoding="utf-8")
+    assert read_names(str(path)) == ["cat", "golden retriever"]
+    path.write_text("cat # a comment\nn01440764 tench\n", encoding="utf-8")
+    assert read_names(str(path)) == ["cat", "n01440764 tench"]  # not every line has a folder
+    assert read_names("cat, golden retriever") == ["cat", "golden retriever"]
+    for text in ("", " , ", str(tmp_path / "nothing.txt")):
+        with pytest.raises(InputError):
+            read_names(text)
+
+
+@pytest.mark.parametrize(
+    "text, alike",
+    [
+        ("Crane,crane", "Crane = crane"),
+        ("hot_dog,cat,hot dog", "hot_dog = hot dog"),
+        ("cat,cat", "cat = cat"),
+        ("tea  pot,Tea_Pot", "tea  pot = Tea_Pot"),
+        ("cat,dog", ""),
+    ],
+)
+def test_names_that_are_one_in_a_prompt_are_warned_of(caplog, text, alike):
+    assert read_names(text) == text.split(",")
+    assert (alike in caplog.text) and bool(alike) == ("no prompt can tell" in caplog.text)

@@ -1,0 +1,69 @@
+"""Settings of an evaluation: keys of the config, which flags set."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+import eval_ood
+from dassl.utils import InputError, write_json
+from run.config import build_cfg
+from run.evaluation import asked, check_settings, has_results, recorded
+from run.folder import _differences
+
+
+def settings(*arguments: str):
+    return build_cfg(eval_ood.parse_args(list(arguments)))
+
+
+def test_flags_set_keys_and_pairs_win():
+    flags = ["--scores", "MCM, Energy", "--T", "0.5", "--local-weight", "2", "--tpr", "0.9"]
+    flags += ["--features", "kept", "--features-limit", "3", "--features-local"]
+    cfg = settings(*flags, "EVAL.TEMPERATURE", "0.25")
+    assert dict(cfg.EVAL) == {
+        "SCORES": "MCM, Energy",
+        "TEMPERATURE": 0.25,
+        "LOCAL_WEIGHT": 2.0,
+        "TPR": 0.9,
+        "FEATURES": "kept",
+        "FEATURES_LIMIT": 3.0,
+        "FEATURES_LOCAL": True,
+    }
+    assert asked(cfg, None)["scores"] == ["MCM", "Energy"]
+    assert settings("--temperature", "2").EVAL.TEMPERATURE == 2
+    assert settings().EVAL.SCORES == "all" and settings().EVAL.TPR == 0.95
+
+
+@pytest.mark.parametrize(
+    "pairs, words",
+    [
+        (("EVAL.SCORES", "MCN"), 'did you mean "MCM"'),
+        (("EVAL.TEMPERATURE", "0"), "temperature"),
+        (("EVAL.TPR", "95"), r"in \(0, 1\]"),
+        (("EVAL.FEATURES", "none", "EVAL.FEATURES_LOCAL", "True"), "choose"),
+        (("EVAL.LOCAL_WEIGHT", "nan"), "finite"),
+    ],
+)
+def test_impossible_settings_are_refused(pairs, words):
+    with pytest.raises(InputError, match=words):
+        check_settings(settings(*pairs))
+
+
+def test_they_do_not_make_another_training(tmp_path):
+    before = yaml.safe_load(settings().dump())
+    other = settings("--T", "2", "--scores", "Energy", "--features", "elsewhere")
+    assert not _differences(before, other)
+
+
+def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
+    def write(cfg) -> None:
+        provenance = {"config": recorded(cfg), "asked": asked(cfg, None)}
+        write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
+
+    out = ["--output-dir", str(tmp_path)]
+    assert not has_results(settings(*out))
+    write(settings(*out))
+    assert has_results(settings(*out, "--features", "elsewhere", "--features-limit", "3"))
+    for other in (["--T", "2"], ["--tpr", "0.9"], ["--scores", "MCM"], ["--features-local"]):
+        assert not has_results(settings(*out, *other))
+    assert not has_results(settings(*out), load_epoch=3)
