@@ -26,7 +26,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from benchmarks.train_step import machine, save
+from benchmarks.common import machine, save
 from clip import ClipModel, NoTextEncoder, tokenize
 from clip.model import TextTower
 from clip.prompted import TwoBranchCLIP

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -29,7 +30,7 @@ import PIL
 import torch
 from PIL import Image, ImageFilter
 
-from benchmarks.train_step import machine, save
+from benchmarks.common import machine, save
 from dassl.config import get_cfg_default
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
@@ -52,6 +53,18 @@ def make_images(folder: Path, count: int) -> list[Datum]:
         Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(path, quality=90)
         items.append(Datum(str(path)))
     return items
+
+
+def make_class_folders(root: Path, classes: int) -> None:
+    """Write two images a class to train on and one to test on; some are links to one another."""
+    (root / "made").mkdir(parents=True)
+    made = make_images(root / "made", min(64, 3 * classes))
+    for number in range(3 * classes):
+        split = "train" if number < 2 * classes else "test"
+        folder = root / split / f"class{number % classes:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(made[number % len(made)].impath, folder / f"{number}.jpg")
+    shutil.rmtree(root / "made")
 
 
 def config(root: Path, workers: int, gib: float):

@@ -1,24 +1,21 @@
-"""Time of an evaluation: against a plain one, the bare image encoder, and from features on disk.
+"""Time an evaluation: against a plain one, the bare image encoder, and from features on disk.
 
 ViT-B/16 with random weights (nothing is downloaded), ImageNet's class names, 16 context tokens,
 float32, all scores that CLIP alone can give. What is compared takes turns within one process, and
 ratios are medians over the turns.
 
-    python benchmarks/evaluate.py                 # all rows: batch, kept, compiled
+    python benchmarks/evaluate.py                 # both rows: batch, kept
     python benchmarks/evaluate.py --rows kept     # a second method, on 85,640 images' features
 
 batch: `score_sets` on images that are decoded already. Its prompts are encoded once a pass, so
 that their time is divided by the batches of ImageNet's protocol.
 kept: everything from the prompts to results.json, scores/ and plots/, without the start of Python
 and the loading of CLIP.
-compiled: the image tower under torch.compile, after the compilation. The code does not use it: on
-the CPUs it was tried on it is slower.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -31,19 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks import plain
-from benchmarks.train_step import build_clip, in_turns, machine, print_table, ratios, save, seconds
+from benchmarks import common, plain
+from benchmarks.common import Rows, compared, in_turns, make_parser, ratios, run_rows, seconds
 from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
-from datasets.classnames import imagenet_classnames
 from ood import evaluation
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
 from ood.scoring import offered_scores
 from run.config import default_cfg
 from run.evaluation import report
-from trainers.prompt_learner import PromptLearner
-from trainers.prompt_trainer import LearnedPrompts
 
 # ImageNet's protocol: images of the ID set and of the OOD sets.
 PROTOCOL = {"ID": 50_000, "iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture": 5_640}
@@ -63,13 +57,11 @@ class Noise(Dataset):
         return {"img": self.images[index], "index": index}
 
 
-class Bench:
-    """A learned context over the first `classes` of ImageNet's names, and its scores."""
+class Bench(common.Bench):
+    """A learned context over ImageNet's names, and all the scores it can have."""
 
     def __init__(self, classes: int):
-        self.clip = build_clip()
-        self.learner = PromptLearner(imagenet_classnames()[:classes], self.clip)
-        self.model = PromptedCLIP(self.clip, LearnedPrompts(self.clip, self.learner))
+        super().__init__(classes, batch=1)
         self.scores = offered_scores("all", self.model.provides)
 
     def text(self) -> torch.Tensor:
@@ -90,8 +82,8 @@ class Bench:
         return score_sets(cfg, model, sets, None, scores, {}, CPU, nullcontext, store)
 
 
-def batch(args: argparse.Namespace) -> tuple[list, dict]:
-    """One batch: plain, here, and the image tower as open_clip runs it."""
+def batch(args: argparse.Namespace) -> Rows:
+    """Measure one batch: plain, here, and the image tower as open_clip runs it."""
     bench, noise = Bench(args.classes), Noise(args.batch)
     known = bench.text()
     prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
@@ -125,34 +117,22 @@ def batch(args: argparse.Namespace) -> tuple[list, dict]:
             for here, text in zip(found[clock]["here"], found[clock]["text"], strict=True)
         ]
     where = f"{args.classes} classes, batch {args.batch}, {len(bench.scores)} scores"
-    rows = [
-        [
-            "evaluation, plain over here",
-            where,
-            f"{seconds(found, 'plain'):.2f} s",
-            f"{seconds(found, 'here'):.2f} s",
-            *ratios(found, "plain", "here"),
-            ">= 3.5",
-        ],
-        [
-            "throughput, here over bare image encoder",
-            where,
-            *(f"{args.batch / seconds(found, kind):.2f}/s" for kind in ("here", "encoder")),
-            *ratios(found, "encoder", "here"),
-            ">= 0.9",
-        ],
-    ]
-    return rows, found
+    rates = [f"{args.batch / seconds(found, kind):.2f}/s" for kind in ("here", "encoder")]
+    relative = ratios(found, "encoder", "here")
+    return [
+        compared("evaluation, plain over here", where, found, "plain", "here", ">= 3.5"),
+        ["throughput, here over bare image encoder", where, *rates, *relative, ">= 0.9"],
+    ], found
 
 
 def _check_same(slow: dict, fast: dict) -> None:
-    """Both sides compute the same, or the comparison says nothing."""
+    """Check that both sides compute the same, or the comparison says nothing."""
     for name, values in fast.items():
         torch.testing.assert_close(torch.from_numpy(values), slow[name], rtol=1e-4, atol=1e-4)
 
 
-def kept(args: argparse.Namespace) -> tuple[list, dict]:
-    """A second method: the features of all images are there, the scores are not."""
+def kept(args: argparse.Namespace) -> Rows:
+    """Measure a second method: the features of all images are there, the scores are not."""
     bench = Bench(args.classes)
     scores = [s for s in bench.scores if "local_cosines" not in s.needs]
     with tempfile.TemporaryDirectory() as folder:
@@ -177,46 +157,13 @@ def kept(args: argparse.Namespace) -> tuple[list, dict]:
         times["all"] = time.perf_counter() - start
         times["results"] = times["all"] - times["text"] - times["scores"]
     count = sum(map(len, sets.values()))
-    row = [
-        "second method, on kept features",
-        f"{count} images, {args.classes} classes, {len(scores)} scores",
-        f"{times['all']:.1f} s",
-        "",
-        "",
-        "",
-        "< 60 s",
-    ]
+    where = f"{count} images, {args.classes} classes, {len(scores)} scores"
+    row = ["second method, on kept features", where, f"{times['all']:.1f} s", "", "", "", "< 60 s"]
     return [row], times
 
 
-def compiled(args: argparse.Namespace) -> tuple[list, dict]:
-    """The image tower as it is, and compiled for the images that go through it at once."""
-    clip, images = build_clip(), torch.randn(24, 3, 224, 224)
-
-    def encode(part: torch.Tensor):
-        return clip.encode_image(part, local=True)
-
-    def all_by(function):
-        with torch.inference_mode():
-            return [function(part) for part in images.split(3)]
-
-    fast = torch.compile(encode)
-    found = in_turns(
-        {"here": lambda: all_by(encode), "compiled": lambda: all_by(fast)}, args.repeats
-    )
-    row = [
-        "image tower, here over compiled",
-        f"{len(images)} images, 3 at once",
-        f"{seconds(found, 'here'):.2f} s",
-        f"{seconds(found, 'compiled'):.2f} s",
-        *ratios(found, "here", "compiled"),
-        "> 1 to be of use",
-    ]
-    return [row], found
-
-
 def _items(name: str, count: int, classes: int = 1, root: str = ".") -> list[Datum]:
-    """Images of a set, labelled if it is the ID set."""
+    """Return images of a set, labelled if it is the ID set."""
     return [
         Datum(f"{root}/{name}/{i % 1000:03d}/{i}.jpg", i % classes if name == "ID" else -1)
         for i in range(count)
@@ -224,7 +171,7 @@ def _items(name: str, count: int, classes: int = 1, root: str = ".") -> list[Dat
 
 
 def _files(root: str, name: str, count: int, classes: int) -> list[Datum]:
-    """Empty files: only their size and time of change are looked at."""
+    """Write empty files: only their size and time of change are looked at."""
     items = _items(name, count, classes, root)
     for parent in {Path(item.impath).parent for item in items}:
         parent.mkdir(parents=True)
@@ -240,30 +187,17 @@ def _fill(store: FeatureStore, sets: dict) -> None:
         writer.finish()
 
 
-ROWS = {"batch": batch, "kept": kept, "compiled": compiled}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--repeats", type=int, default=3, help="turns of the batch (%(default)s)")
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=100)
+    parser = make_parser(__doc__, repeats=3)
+    parser.add_argument("--classes", type=int, default=1000, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
     parser.add_argument(
         "--images",
         type=int,
         default=sum(PROTOCOL.values()),
         help="of all sets together, with features kept (%(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    about, table, raw = {**machine(), "threads": args.threads}, [], {}
-    for name in args.rows:
-        rows, raw[name] = ROWS[name](args)
-        table += rows
-    print_table(table)
-    save("evaluate", about, rows=table, raw=raw)
+    run_rows("evaluate", parser, {"batch": batch, "kept": kept})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The training step, and the evaluation of a batch, written for clarity: what the fast ones are
-measured against.
+"""Compute a training step, and the evaluation of a batch, in the plainest way: the fast ones are
+measured against these.
 
 No deliberate waste (the frozen towers keep no weight gradients, the local path runs in the
 last block only), and no trick either: every class's prompt goes through the text tower with
@@ -20,14 +20,14 @@ from trainers.prompt_learner import PromptLearner
 
 
 def text_features(clip: ClipModel, learner: PromptLearner) -> Tensor:
-    """Normalised text features `[C, D]` of prompts `[SOS] context name . [EOT]`."""
+    """Return normalised text features `[C, D]` of prompts `[SOS] context name . [EOT]`."""
     prompts = learner()  # [C, L, W]
     prompts = F.pad(prompts, (0, 0, 0, CONTEXT_LENGTH - prompts.shape[1]))  # [C, 77, W]
     return F.normalize(clip.text(prompts, learner.eot), dim=-1)
 
 
 def image_features(clip: ClipModel, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised global `[B, D]` and local `[B, N, D]` features of a ViT."""
+    """Return normalised global `[B, D]` and local `[B, N, D]` features of a ViT."""
     visual = clip.visual
     x = visual._embeds(images)  # [B, 1 + N, W]
     *blocks, last = visual.transformer.resblocks
@@ -51,7 +51,7 @@ def _value_path(block, x: Tensor) -> Tensor:
 def locoop_loss(
     clip: ClipModel, learner: PromptLearner, images: Tensor, labels: Tensor, k: int, weight: float
 ) -> Tensor:
-    """LoCoOp's loss (Miyai et al., NeurIPS 2023, equations 2 to 7)."""
+    """Return LoCoOp's loss (Miyai et al., NeurIPS 2023, equations 2 to 7)."""
     with torch.no_grad():
         features, regions = image_features(clip, images)
     text = text_features(clip, learner)
@@ -66,7 +66,7 @@ def locoop_loss(
 
 @torch.inference_mode()
 def scores(clip: ClipModel, learner: PromptLearner, images: Tensor) -> dict[str, Tensor]:
-    """All usual scores of a batch, and the predictions, `[B]` each."""
+    """Return all usual scores of a batch, and the predictions, `[B]` each."""
     features, regions = image_features(clip, images)
     text = text_features(clip, learner)
     cosines, local = features @ text.T, regions @ text.T  # [B, C], [B, N, C]

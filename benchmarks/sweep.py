@@ -1,4 +1,4 @@
-"""Time of a study of 8 runs on the same images, against the 8 runs one after the other.
+"""Time a study of 8 runs on the same images, against the 8 runs one after the other.
 
 LoCoOp with 4 lambdas and 2 Ks, ViT-B/16 with random weights (nothing is downloaded), ImageNet's
 class names, 16 context tokens, float32. Both sides take the step of this repository; both are
@@ -17,7 +17,6 @@ model or writing checkpoints.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -29,11 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.train_step import build_clip, machine, print_table, ratio, save, seconds
+from benchmarks.common import Rows, build_clip, class_names, compared, make_parser, run_rows
 from clip import ClipModel, resolve_precision
-from datasets.classnames import imagenet_classnames
 from run.config import build_cfg
-from run.flags import make_parser
+from run.flags import make_parser as make_run_parser
 from trainers.locoop import LoCoOp
 from trainers.side_by_side import SideBySide
 
@@ -44,19 +42,16 @@ class Study:
     """8 runs on `batches` batches of noise."""
 
     def __init__(self, clip: ClipModel, classes: int, batch: int, batches: int, folder: str):
-        names = imagenet_classnames()
-        names = [names[i * len(names) // classes] for i in range(classes)]
-        loader = [
-            {"img": torch.randn(batch, 3, 224, 224), "label": torch.randint(classes, (batch,))}
-            for _ in range(batches)
-        ]
-        dataset = SimpleNamespace(classnames=names, train_x=[])
+        names = class_names(classes)
         self.data = SimpleNamespace(
-            dataset=dataset,
+            dataset=SimpleNamespace(classnames=names, train_x=[]),
             num_classes=classes,
             num_source_domains=0,
             lab2cname=dict(enumerate(names)),
-            train_loader_x=Loader(loader),
+            train_loader_x=Loader(
+                {"img": torch.randn(batch, 3, 224, 224), "label": torch.randint(classes, (batch,))}
+                for _ in range(batches)
+            ),
         )
         self.clip, self.folder = clip, folder
         self.cfgs = [
@@ -66,33 +61,13 @@ class Study:
         ]
 
     def _cfg(self, weight: float, k: int):
-        return build_cfg(
-            make_parser("").parse_args(
-                [
-                    "--trainer",
-                    "LoCoOp",
-                    "--dataset",
-                    "imagenet",
-                    "--lambda_value",
-                    str(weight),
-                    "--topk",
-                    str(k),
-                    "--output-dir",
-                    f"{self.folder}/{weight}_{k}",
-                    "OPTIM.MAX_EPOCH",
-                    "1",
-                    "TEST.NO_TEST",
-                    "True",
-                    "USE_CUDA",
-                    "False",
-                    "VERBOSE",
-                    "False",
-                ]
-            )
-        )
+        flags = f"""--trainer LoCoOp --dataset imagenet --lambda_value {weight} --topk {k}
+            --output-dir {self.folder}/{weight}_{k} OPTIM.MAX_EPOCH 1 TEST.NO_TEST True
+            USE_CUDA False VERBOSE False"""
+        return build_cfg(make_run_parser("").parse_args(flags.split()))
 
     def one_by_one(self) -> tuple[dict[str, float], list[torch.Tensor]]:
-        """Seconds of the 8 runs, by clock, and their contexts."""
+        """Return the seconds of the 8 runs, by clock, and their contexts."""
         trainers = [Run(cfg, self) for cfg in self.cfgs]
         return timed(lambda: [trainer.train() for trainer in trainers]), contexts(trainers)
 
@@ -132,7 +107,7 @@ class Run(LoCoOp):
         return self.study.clip
 
     def save_model(self, *args, **kwargs) -> None:
-        """Nothing: little beside the steps of an epoch, much beside these few."""
+        """Save nothing: it takes little beside an epoch's steps, much beside these few."""
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
@@ -146,7 +121,7 @@ def contexts(trainers: list[LoCoOp]) -> list[torch.Tensor]:
 
 
 def measure(study: Study, repeats: int) -> dict:
-    """Seconds of every turn of both sides, wall clock and CPU."""
+    """Return the seconds of every turn of both sides, wall clock and CPU."""
     Run(study.cfgs[0], study).train()  # warms up
     result: dict = {"wall": {}, "cpu": {}}
     for _ in range(repeats):
@@ -161,34 +136,24 @@ def measure(study: Study, repeats: int) -> dict:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("--classes", type=int, nargs="+", default=[100, 1000])
-    add("--batch", type=int, default=32)
-    add("--batches", type=int, default=2, help="steps of every run in a turn (2)")
-    add("--repeats", type=int, default=3, help="turns (3)")
-    add("--threads", type=int, default=os.cpu_count())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    clip, table, raw = build_clip(), [], {}
+def study(args: argparse.Namespace) -> Rows:
+    rows, raw = [], {}
     for classes in args.classes:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(Study(clip, classes, args.batch, args.batches, folder), args.repeats)
-        kinds = ("one_by_one", "side_by_side")
-        table.append(
-            [
-                f"8 runs of {args.batches} steps, one by one over side by side",
-                f"{classes} classes, batch {args.batch}",
-                *(f"{seconds(found, kind):.1f} s" for kind in kinds),
-                *(f"{ratio(found, *kinds, clock):.2f}" for clock in ("wall", "cpu")),
-                ">= 2",
-            ]
-        )
-        raw[classes] = found
-    about = {**machine(), "threads": args.threads}
-    print_table(table)
-    save("sweep", about, rows=table, raw=raw)
+            runs = Study(build_clip(), classes, args.batch, args.batches, folder)
+            raw[classes] = measure(runs, args.repeats)
+        name = f"8 runs of {args.batches} steps, one by one over side by side"
+        where, kinds = f"{classes} classes, batch {args.batch}", ("one_by_one", "side_by_side")
+        rows.append(compared(name, where, raw[classes], *kinds, ">= 2"))
+    return rows, raw
+
+
+def main() -> None:
+    parser = make_parser(__doc__, repeats=3)
+    parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
+    parser.add_argument("--batches", type=int, default=2, help="steps of a run (%(default)s)")
+    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000], help="(100 1000)")
+    run_rows("sweep", parser, {"study": study})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ sys.path.insert(0, str(REPO))
 import numpy as np
 from PIL import Image
 
+from benchmarks.common import machine, print_table, save
 from benchmarks.evaluate import PROTOCOL
-from benchmarks.train_step import machine, print_table, save
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, write_results
 

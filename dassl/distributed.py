@@ -9,8 +9,8 @@ ranks' parameter gradients is sum_r dL/df_r df_r/dtheta. N ranks then take the s
 
 Class prompts are shared out too (`clip.prefix`): rank r encodes the texts t_r and all ranks gather
 them. A rank's own graph reaches only its images' part of L, but W times, as `mean_over_ranks` sums
-over the ranks on the way back; the gather's backward sums these parts, so that t_r is sent W dL/dt_r
-of the whole batch, and again the mean is exact.
+over the ranks on the way back; the gather's backward sums these parts, so that t_r is sent W
+dL/dt_r of the whole batch, and again the mean is exact.
 
 Why not DistributedDataParallel: it averages in the same way, but hooks on one module's forward;
 here the losses take features of several calls, and what is trained (a context, a text tower) is

@@ -14,35 +14,39 @@ from dassl.data.datasets import build_dataset
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, contents, list_images, some
-from datasets.pairs import BadPair, read_pair, seeded
+from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 # So many pairs in a row that cannot be read are no accident.
 MOST_BAD_IN_A_ROW = 100
 
 
 class CaptionedImages(Dataset):
-    """Images with captions, by index.
+    """Batches of images with captions, by the number of the batch and the indices of its pairs.
 
     Args:
         images: paths of the images.
         caption_of: (index, epoch) -> caption; raises BadPair where there is none.
-        transform: PIL image -> tensor ``[3, H, W]``.
+        transform: PIL image -> tensor `[3, H, W]`.
     """
 
     def __init__(
         self, images: Sequence[str], caption_of: Callable[[int, int], str], transform: Callable
-    ):
+    ) -> None:
         self.images, self.caption_of, self.transform = images, caption_of, transform
-        self.epoch = 0
+        self.count, self.epoch = len(images), 0
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.count
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The pair, or the next one that can be read; ``bad`` names those passed over."""
+    def __getitem__(self, batch: tuple[int, Sequence[int]]) -> dict[str, Any]:
+        number, indices = batch
+        return fill_batch(map(self._pair, indices), len(indices), number)
+
+    def _pair(self, index: int) -> dict[str, Any]:
+        """Return the pair, or the next one that can be read; "bad" names those passed over."""
         bad: list[str] = []
-        for position in range(index, index + min(MOST_BAD_IN_A_ROW, len(self))):
-            i = position % len(self)
+        for position in range(index, index + min(MOST_BAD_IN_A_ROW, self.count)):
+            i = position % self.count
             try:
                 image, caption = read_pair(self.images[i], self.caption_of(i, self.epoch))
             except BadPair as error:
@@ -56,9 +60,10 @@ class CaptionedImages(Dataset):
 
 
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
-    """Pairs of a table with a header line; separated by tabs if that has any, else by commas.
+    """Return the pairs of a table with a header line.
 
-    Image paths are relative to the table's folder, or absolute.
+    It is separated by tabs if the header has any, else by commas. Image paths are relative to the
+    table's folder, or absolute.
 
     Args:
         columns: names of the columns of paths and of captions.
@@ -70,7 +75,7 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
     rows = _rows(path, columns)
     images = [str(path.parent / image) for image, _ in rows]
     first = images[:MOST_BAD_IN_A_ROW]
-    if not any(map(_is_file, first)):
+    if not any(Path(image).is_file() for image in first):
         raise InputError(
             f"None of the first {len(first)} images of {absolute(path)} exists, such as "
             f"{absolute(first[0])}. Paths are relative to the table's own folder, or absolute."
@@ -79,7 +84,7 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
 
 
 def folder_pairs(folder: Path, transform: Callable) -> CaptionedImages:
-    """Every image of a folder and its subfolders, each with a caption in ``<same name>.txt``.
+    """Return all images below a folder, each with its caption in `<same name>.txt`.
 
     Raises:
         InputError: no such folder, no images in it, or no caption beside any of the first.
@@ -94,10 +99,10 @@ def folder_pairs(folder: Path, transform: Callable) -> CaptionedImages:
 
 
 def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -> CaptionedImages:
-    """The training images of the ID data set, captioned with its class names. **Not the setting
-    of CLIPN's paper**: see the docstring of datasets/captions.py.
+    """Return the training images of the ID data set, captioned with its class names.
 
-    A template is drawn for each image and epoch.
+    A template is drawn for each image and epoch. **Not the setting of CLIPN's paper**: see the
+    docstring of datasets/captions.py.
 
     Raises:
         InputError: no template, one without a place for the name, or no training images.
@@ -141,10 +146,6 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
             "Name its columns in DATASET.PAIRS.COLUMNS, such as ('filepath', 'title')."
         )
     return rows
-
-
-def _is_file(path: str) -> bool:
-    return Path(path).is_file()
 
 
 def _of_list(captions: list[str], index: int, epoch: int) -> str:

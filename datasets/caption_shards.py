@@ -1,4 +1,4 @@
-"""Image-caption pairs in webdataset shards: tars of ``<key>.jpg`` and ``<key>.txt``.
+"""Image-caption pairs in webdataset shards: tars of `<key>.jpg` and `<key>.txt`.
 
 Only images and captions are taken out of a tar, images by Pillow and captions as UTF-8:
 webdataset's decoders, which unpickle files by their suffix, are not used.
@@ -6,7 +6,6 @@ webdataset's decoders, which unpickle files by their suffix, are not used.
 
 from __future__ import annotations
 
-import json
 import logging
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
-from tqdm import tqdm
 
 from dassl import distributed
-from dassl.utils import BadImageError
+from dassl.utils import BadImageError, progress_bar, read_json
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, contents, some
-from datasets.pairs import BadPair, Place, read_pair, seeded
+from datasets.pairs import BadPair, Place, fill_batch, read_pair, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ Slice = tuple[int, int, int]  # shard, first pair, first pair no longer taken
 
 
 class ShardPairs(IterableDataset):
-    """The pairs of an epoch that this rank, and each of its workers, reads.
+    """Batches of an epoch that this rank, and each of its workers, makes.
 
     The shards are put into an order drawn for the epoch; the pairs, in that order, are cut into
     one stretch for each worker of each rank, so that no pair is read twice; within its stretch a
@@ -38,7 +36,7 @@ class ShardPairs(IterableDataset):
     again at its start to make up their number.
 
     Args:
-        pattern: path with braces, ``cc3m/{00000..00331}.tar``, or of a folder of .tar files.
+        pattern: path with braces, `cc3m/{00000..00331}.tar`, or of a folder of .tar files.
         shuffle: pairs in each worker's buffer, undecoded.
 
     Attributes:
@@ -64,6 +62,12 @@ class ShardPairs(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        samples = self._samples(worker, workers)
+        for number in range(worker, self.place.batches, workers):
+            yield fill_batch(islice(samples, self.place.share), self.place.share, number)
+
+    def _samples(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
+        """Yield all samples of an epoch that a worker of this rank reads."""
         stretch = self.stretches(workers)[self.place.rank * workers + worker]
         wanted = sum(stop - start for _, start, stop in stretch)
         bad: list[str] = []
@@ -84,7 +88,7 @@ class ShardPairs(IterableDataset):
             turn += 1
 
     def stretches(self, workers: int) -> list[list[Slice]]:
-        """What each worker of each rank reads in this epoch, rank by rank."""
+        """Return what each worker of each rank reads in this epoch, rank by rank."""
         order = list(range(len(self.shards)))
         seeded(self.seed, self.epoch).shuffle(order)
         place = self.place
@@ -106,7 +110,7 @@ class ShardPairs(IterableDataset):
                 yield {"img": self.transform(picture), "caption": caption}
 
     def _raw(self, piece: Slice, bad: list[str]) -> Iterator[dict[str, Any]]:
-        """Undecoded pairs of a part of a shard; what is wrong with the shard goes to ``bad``."""
+        """Yield undecoded pairs of a part of a shard; what is wrong with it goes to `bad`."""
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         shard, start, stop = piece
@@ -126,7 +130,7 @@ class ShardPairs(IterableDataset):
 
 
 def find_shards(pattern: Path) -> list[Path]:
-    """The files that a pattern with braces, or a folder of .tar files, stands for.
+    """List the files that a pattern with braces, or a folder of .tar files, stands for.
 
     Raises:
         InputError: no shard at all, or some that do not exist; they are counted and named.
@@ -151,10 +155,10 @@ def find_shards(pattern: Path) -> list[Path]:
 
 
 def count_pairs(shards: Sequence[Path]) -> list[int]:
-    """Pairs in each shard: img2dataset's ``<shard>_stats.json``, or counted, the ranks sharing it.
+    """Count the pairs of each shard, by img2dataset's `<shard>_stats.json` where there is one.
 
-    The first shard is always looked through. A count that is too high does no harm beyond
-    repeating some pairs of the shard's neighbours.
+    The ranks share the counting. The first shard is always looked through. A count that is too
+    high does no harm beyond repeating some pairs of the shard's neighbours.
 
     Raises:
         InputError: a shard is no tar, or holds no captions or no images.
@@ -163,7 +167,7 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
     quiet = not distributed.is_main()
     counted = {
         shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
-        for shard in tqdm(mine, desc="counting pairs", unit="shard", disable=quiet)
+        for shard in progress_bar(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
     counts = {}
     for part in distributed.from_all(counted):
@@ -172,7 +176,7 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
 
 
 def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> list[list[Slice]]:
-    """Cut the pairs of the shards, one shard after the other in ``order``, into stretches.
+    """Cut the pairs of the shards, one shard after the other in `order`, into stretches.
 
     Args:
         counts: pairs in each shard.
@@ -195,21 +199,20 @@ def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> l
 
 
 def is_part(name: str) -> bool:
-    """Whether a tar's member is an image or a caption; nothing else is taken out."""
+    """Return whether a tar's member is an image or a caption; nothing else is taken out."""
     return name.rpartition(".")[2].lower() in (*IMAGES, CAPTION)
 
 
 def _recorded(shard: Path) -> int:
-    """img2dataset's own count of a shard, 0 where it left none."""
+    """Return img2dataset's own count of a shard, 0 where it left none."""
     try:
-        text = shard.with_name(f"{shard.stem}_stats.json").read_text(encoding="utf-8")
-        return int(json.loads(text)["successes"])
+        return int(read_json(shard.with_name(f"{shard.stem}_stats.json"))["successes"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
 def _counted(shard: Path) -> int:
-    """Pairs in a shard, by its members' names; a part that is cut off is warned of."""
+    """Count the pairs in a shard by its members' names; warn of a part that is cut off."""
     from webdataset.tariterators import base_plus_ext
 
     names = _names(shard)

@@ -2,17 +2,17 @@
 
 Four sources (DATASET.PAIRS.SOURCE), one kind of batch:
 
-- ``shards``: webdataset tars of images and .txt captions, as img2dataset writes CC3M.
-- ``csv``: a table of image paths and captions.
-- ``folder``: images, each with a .txt of the same name beside it.
-- ``classnames``: the images of the ID data set, few-shot or all, with captions made from its class
+- `shards`: webdataset tars of images and .txt captions, as img2dataset writes CC3M.
+- `csv`: a table of image paths and captions.
+- `folder`: images, each with a .txt of the same name beside it.
+- `classnames`: the images of the ID data set, few-shot or all, with captions made from its class
   names. **Not the setting of CLIPN's paper**, which trains on web captions and never sees the ID
   classes: figures of such a run are few-shot figures. Images of one class also get captions that
   match each other, which the image-text loss counts as mismatches: keep the batch small beside
   the number of classes.
 
 A pair that cannot be read (no caption, an image that does not decode) is skipped, and another one
-takes its place: every rank has the same number of full batches. ``batch["bad"]`` names what was
+takes its place: every rank has the same number of full batches. `batch["bad"]` names what was
 skipped, and the trainer logs and counts it. The incomplete batch at the end of an epoch is left
 out. Order and augmentation of an epoch depend on the seed, the epoch and the numbers of ranks and
 workers, on nothing before it, so that a run resumes at any epoch.
@@ -25,15 +25,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from dassl import distributed
-from dassl.data.workers import end_with_parent
+from dassl.data.workers import worker_settings
 from dassl.utils import check_availability
 from dassl.utils.errors import InputError
-from datasets.caption_files import class_pairs, csv_pairs, folder_pairs
+from datasets.caption_files import CaptionedImages, class_pairs, csv_pairs, folder_pairs
 from datasets.caption_shards import ShardPairs
 from datasets.classfolders import data_root
 from datasets.pairs import Place, seeded
@@ -41,28 +43,50 @@ from datasets.pairs import Place, seeded
 logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Tensor]
+Texts = Callable[[list[str], int], dict[str, Any]]
 SOURCES = ("shards", "csv", "folder", "classnames")
+PREFETCH = 1  # batches that each worker makes ahead: the trainer's next one is enough
+HELD = 3  # batches beside those: in the trainer's hands, being sent to a GPU, being pinned
 
 
 class PairsLoader(DataLoader):
-    """Batches ``{"img": [b, 3, H, W], "caption": list of b texts}``, b this rank's share.
+    """Batches `{"img": [b, 3, H, W], "caption": list of b texts}`, b this rank's share.
 
-    ``bad``, a list of names, is in a batch before which pairs were skipped. Call ``set_epoch``
-    before each pass (Dassl's ``TrainerX`` does): the passes of an epoch are all alike.
+    `bad`, a list of names, is in a batch before which pairs were skipped. Call `set_epoch` before
+    each pass (Dassl's `TrainerX` does): the passes of an epoch are all alike.
+
+    Args:
+        texts: (captions, step) -> further entries of a batch, made by whoever makes the batch.
     """
 
-    def __init__(self, dataset, seed: int, **kwargs):
-        generator = torch.Generator()
-        super().__init__(dataset, generator=generator, collate_fn=collate_pairs, **kwargs)
-        self.seed = seed
+    def __init__(
+        self,
+        pairs: CaptionedImages | ShardPairs,
+        batches: int,
+        seed: int,
+        texts: Texts | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            pairs,
+            batch_size=None,  # the data set makes whole batches
+            generator=torch.Generator(),
+            collate_fn=_WithTexts(texts),
+            **kwargs,
+        )
+        self.batches, self.seed = batches, seed
         self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return self.batches
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order and augmentation the next pass has."""
         self.epoch = epoch
         self.dataset.epoch = epoch
-        if isinstance(self.batch_sampler, PairBatches):
-            self.batch_sampler.epoch = epoch
+        self.collate_fn.first_step = epoch * self.batches
+        if isinstance(self.sampler, PairBatches):
+            self.sampler.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # The workers' seeds are drawn from it; no two ranks augment alike.
@@ -71,81 +95,119 @@ class PairsLoader(DataLoader):
         return super().__iter__()
 
 
-class PairBatches(Sampler[list[int]]):
-    """This rank's slices of the global batches of an epoch's permutation of ``count`` pairs."""
+class PairBatches(Sampler[tuple[int, list[int]]]):
+    """This rank's slices, numbered, of the global batches of a permutation of `count` pairs."""
 
-    def __init__(self, count: int, batches: int, batch_size: int, seed: int):
+    def __init__(self, count: int, batches: int, batch_size: int, seed: int) -> None:
         self.count, self.batches, self.batch_size, self.seed = count, batches, batch_size, seed
         self.epoch = 0
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
         order = torch.randperm(self.count, generator=generator)
-        for batch in order[: self.batches * self.batch_size].split(self.batch_size):
+        whole = order[: self.batches * self.batch_size].split(self.batch_size)
+        for number, batch in enumerate(whole):
             part = distributed.rank_slice(batch, distributed.rank(), distributed.world_size())
-            yield part.tolist()
+            yield number, part.tolist()
 
 
-def build_pairs_loader(cfg, transform: Transform, seed: int | None = None) -> PairsLoader:
-    """The loader of the pairs that ``cfg.DATASET.PAIRS`` describes (see datasets/config.py).
+class _WithTexts:
+    """Add the texts of a batch's captions to it, in the process that made the batch."""
+
+    def __init__(self, texts: Texts | None) -> None:
+        self.texts, self.first_step = texts, 0
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        step = self.first_step + batch.pop("number")
+        return batch | (self.texts(batch["caption"], step) if self.texts else {})
+
+
+def build_pairs_loader(
+    cfg, transform: Transform, seed: int | None = None, texts: Texts | None = None
+) -> PairsLoader:
+    """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes (see datasets/config.py).
 
     Args:
-        transform: PIL image -> float tensor ``[3, H, W]``.
-        seed: of the order; None for ``cfg.SEED``. Below 0 one is drawn, the same on all ranks.
+        transform: PIL image -> tensor `[3, H, W]`.
+        seed: of the order; None for `cfg.SEED`. Below 0 one is drawn, the same on all ranks.
+        texts: see `PairsLoader`; steps are counted from 0, epoch by epoch.
 
     Raises:
         InputError: an unknown source, files that are missing or hold no pairs, or fewer pairs
-            than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks.
+            than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks. Of class
+            names a smaller batch is taken.
     """
     check_source(cfg)
     seed = _agreed(cfg.SEED if seed is None else seed)
-    batch_size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    share = distributed.share_of(batch_size)
-    workers = {
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "worker_init_fn": end_with_parent,
-        "pin_memory": torch.cuda.is_available() and cfg.USE_CUDA,
-    }
-    if cfg.DATASET.PAIRS.SOURCE == "shards":
-        pairs = ShardPairs(pairs_path(cfg), transform, seed, cfg.DATASET.PAIRS.SHUFFLE)
-        count, batches = _batches(cfg, pairs.count)
-        pairs.place = Place(distributed.rank(), distributed.world_size(), batches, share)
-        loader = PairsLoader(pairs, seed, batch_size=share, **workers)
+    settings, rank, ranks = cfg.DATASET.PAIRS, distributed.rank(), distributed.world_size()
+    sampler = None
+    if settings.SOURCE == "shards":
+        pairs = ShardPairs(pairs_path(cfg), transform, seed, settings.SHUFFLE)
     else:
         pairs = _listed(cfg, transform, seed)
-        count, batches = _batches(cfg, len(pairs))
-        sampler = PairBatches(len(pairs), batches, batch_size, seed)
-        loader = PairsLoader(pairs, seed, batch_sampler=sampler, **workers)
+    used, batch_size = _used(cfg, pairs.count)
+    batches, share = used // batch_size, distributed.share_of(batch_size)
+    if isinstance(pairs, ShardPairs):
+        pairs.place = Place(rank, ranks, batches, share)
+    else:
+        sampler = PairBatches(pairs.count, batches, batch_size, seed)
+    workers = worker_settings(cfg)
+    if workers["num_workers"]:
+        workers["prefetch_factor"] = PREFETCH
     logger.info(
         "%s pairs an epoch (%s), %s batches of %d",
-        f"{count:,}",
-        cfg.DATASET.PAIRS.SOURCE,
+        f"{used:,}",
+        settings.SOURCE,
         f"{batches:,}",
         batch_size,
     )
-    return loader
+    return PairsLoader(pairs, batches, seed, texts, sampler=sampler, **workers)
 
 
-def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack images, list captions, and name what was skipped, if anything was."""
-    batch = {
-        "img": torch.stack([sample["img"] for sample in samples]),  # [b, 3, H, W]
-        "caption": [sample["caption"] for sample in samples],
-    }
-    bad = [name for sample in samples for name in sample["bad"]]
-    return {**batch, "bad": bad} if bad else batch
+def bytes_held(cfg) -> int:
+    """Return the bytes of pixels that loading pairs holds at most, of all ranks together.
+
+    A pixel is 3 bytes (`as_bytes`); each rank's workers make shares of the batch.
+    """
+    height, width = cfg.INPUT.SIZE
+    batches = max(1, cfg.DATALOADER.NUM_WORKERS) * PREFETCH + HELD
+    return batches * cfg.DATALOADER.TRAIN_X.BATCH_SIZE * 3 * height * width
 
 
-def _listed(cfg, transform: Transform, seed: int):
-    pairs = cfg.DATASET.PAIRS
-    if pairs.SOURCE == "csv":
-        return csv_pairs(pairs_path(cfg), pairs.COLUMNS, transform)
-    if pairs.SOURCE == "folder":
-        return folder_pairs(pairs_path(cfg), transform)
-    return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+def as_bytes(transform: Compose | None) -> Compose:
+    """Return `transform` up to its ToTensor and Normalize: PIL image -> uint8 `[3, H, W]`.
+
+    Raises:
+        InputError: it is None, as INPUT.NO_TRANSFORM asks: images of many sizes make no batch.
+    """
+    if transform is None:
+        raise InputError(
+            "INPUT.NO_TRANSFORM is True, but image-caption pairs are read in batches, for which "
+            "images must have one size: leave it False."
+        )
+    steps = [s for s in transform.transforms if not isinstance(s, (ToTensor, Normalize))]
+    return Compose([*steps, PILToTensor()])
+
+
+def value_table(transform: Compose) -> Tensor:
+    """Return float32 `[3, 256]`: what ToTensor and Normalize make of each value of a channel."""
+    last = Compose([s for s in transform.transforms if isinstance(s, (ToTensor, Normalize))])
+    values = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)  # [1, 256, 3]
+    return last(values)[:, 0]
+
+
+def from_bytes(images: Tensor, table: Tensor) -> Tensor:
+    """Return the float32 images `[B, 3, H, W]` of uint8 ones, by a `value_table` on their device.
+
+    Looked up, not computed: equal, bit for bit, to ToTensor and Normalize on a CPU. (A GPU
+    multiplies by 1 / 255 where a CPU divides.)
+    """
+    return torch.stack(
+        [table[channel][images[:, channel].long()] for channel in range(3)], dim=1
+    )  # [B, 3, H, W]
 
 
 def check_source(cfg) -> None:
@@ -154,7 +216,7 @@ def check_source(cfg) -> None:
 
 
 def pairs_path(cfg) -> Path:
-    """DATASET.PAIRS.PATH under DATASET.ROOT; an InputError where there is none."""
+    """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
             f"DATASET.PAIRS.SOURCE is {cfg.DATASET.PAIRS.SOURCE}, but DATASET.PAIRS.PATH is empty. "
@@ -164,8 +226,17 @@ def pairs_path(cfg) -> Path:
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _batches(cfg, count: int) -> tuple[int, int]:
-    """Pairs used in an epoch, and the full batches they make."""
+def _listed(cfg, transform: Transform, seed: int) -> CaptionedImages:
+    pairs = cfg.DATASET.PAIRS
+    if pairs.SOURCE == "csv":
+        return csv_pairs(pairs_path(cfg), pairs.COLUMNS, transform)
+    if pairs.SOURCE == "folder":
+        return folder_pairs(pairs_path(cfg), transform)
+    return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+
+
+def _used(cfg, count: int) -> tuple[int, int]:
+    """Return the pairs used in an epoch and the size of a batch, of all ranks."""
     wanted, batch_size = cfg.DATASET.PAIRS.NUM_PAIRS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     if not 0 <= wanted <= count:
         raise InputError(
@@ -173,12 +244,23 @@ def _batches(cfg, count: int) -> tuple[int, int]:
             f"{count} pairs an epoch, or 0 for all."
         )
     used = wanted or count
-    if used < batch_size:
+    if used >= batch_size:
+        return used, batch_size
+    smaller = used - used % distributed.world_size()
+    if cfg.DATASET.PAIRS.SOURCE != "classnames" or not smaller:
         raise InputError(
             f"An epoch has {used} image-caption pairs, fewer than a batch: "
-            f"DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}. Choose a smaller one, or add pairs."
+            f"DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}. Add pairs, or "
+            f"DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
         )
-    return used, used // batch_size
+    logger.warning(
+        "The %d training images are fewer than a batch (DATALOADER.TRAIN_X.BATCH_SIZE %d): batches "
+        "of %d are taken. Best are batches smaller than the number of classes",
+        used,
+        batch_size,
+        smaller,
+    )
+    return used, smaller
 
 
 def _agreed(seed: int) -> int:

@@ -1,13 +1,16 @@
-"""What all sources of image-caption pairs share: one pair read, and who reads which."""
+"""What all sources of image-caption pairs share: one pair read, one batch filled."""
 
 from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from dassl.utils import BadImageError, read_image
 
@@ -32,7 +35,7 @@ class Place:
 
 
 def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[Image.Image, str]:
-    """The RGB image of a path or of a file's bytes, and the caption without white space around it.
+    """Return the RGB image of a path or of a file's bytes, and the caption without outer blanks.
 
     Raises:
         BadPair: either is missing or cannot be read.
@@ -46,6 +49,34 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
         raise BadPair(f"no readable image: {error.__cause__}") from error
 
 
+def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> dict[str, Any]:
+    """Return batch `number` of an epoch, made of `count` samples.
+
+    Each image is copied into the batch before the next one is read, in a worker into the memory it
+    shares with the trainer: a batch of thousands of images is held once.
+
+    Args:
+        samples: of "img", a tensor `[3, H, W]`, "caption", and "bad", names of skipped pairs.
+    """
+    captions: list[str] = []
+    bad: list[str] = []
+    for sample in samples:
+        if not captions:
+            images = torch.empty(count, *sample["img"].shape, dtype=sample["img"].dtype)
+            if get_worker_info() is not None:
+                images.share_memory_()
+        images[len(captions)] = sample["img"]
+        captions.append(sample["caption"])
+        bad += sample["bad"]
+    batch = {"img": images, "caption": captions, "number": number}  # img: [b, 3, H, W]
+    return {**batch, "bad": bad} if bad else batch
+
+
+def seeded(*parts: Any) -> random.Random:
+    """Return a generator that depends on `parts` alone, the same on every machine."""
+    return random.Random(" ".join(map(str, parts)))
+
+
 def _text(caption: str | bytes | None) -> str:
     try:
         text = caption.decode("utf-8") if isinstance(caption, bytes) else caption or ""
@@ -54,8 +85,3 @@ def _text(caption: str | bytes | None) -> str:
     if not text.strip():
         raise BadPair("no caption")
     return text.strip()
-
-
-def seeded(*parts: Any) -> random.Random:
-    """A generator that depends on ``parts`` alone, the same on every machine."""
-    return random.Random(" ".join(map(str, parts)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from ood.scores import SCORES, Score, check_temperature
 
@@ -30,12 +30,6 @@ ABSENCE = {
 }
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-    return by_lower[close[0]]
-
-
 def get_scores(names: str | Iterable[str]) -> list[Score]:
     """Return scores by name, in the order asked; "all": every usual one.
 
@@ -47,7 +41,7 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
     for name in names:
         if name not in SCORES:
             raise InputError(
-                f'unknown score "{name}": did you mean "{_nearest(name, SCORES)}"? '
+                f'unknown score "{name}": did you mean "{nearest_name(name, SCORES)}"? '
                 f'Known: {", ".join(SCORES)}, or "all"'
             )
     if not names or len(set(names)) != len(names):
@@ -113,7 +107,7 @@ def _check_params(params: Mapping[str, float]) -> None:
         if name not in declared:
             raise InputError(
                 f'no score has a parameter "{name}": did you mean '
-                f'"{_nearest(name, declared)}"? Known: {", ".join(sorted(declared))}'
+                f'"{nearest_name(name, sorted(declared))}"? Known: {", ".join(sorted(declared))}'
             )
         try:
             finite = abs(float(value)) < float("inf")

@@ -23,4 +23,5 @@ if [ -n "${LOWEST:-}" ]; then
 fi
 require "${files[@]}"
 export OMP_NUM_THREADS=1
+if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
 exec "$PYTHON" -m pytest -n auto --dist loadfile -m "$marks" "$@"

@@ -77,7 +77,20 @@ def tiny_clip(clip_file):
     """A loaded golden model: `tiny_clip("tiny-rn")`."""
     import clip
 
-    return functools.cache(lambda arch="tiny-vit": clip.load(clip_file(arch))[0])
+    return functools.cache(
+        lambda arch="tiny-vit", device="cpu": clip.load(clip_file(arch), device)[0]
+    )
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """Return the device to compute on; the GPU's turn is skipped where there is none."""
+    return request.param
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,8 @@ from results.files import read_scores
 from run import command, flags
 from tests.worlds import images, script
 
+pytestmark = pytest.mark.slow  # trains
+
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot")
 UNCHECKED = {"opts", *detect.READ_BY_ALL}

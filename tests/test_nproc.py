@@ -19,6 +19,8 @@ from PIL import Image
 import train
 from run import command
 
+pytestmark = pytest.mark.slow  # two processes
+
 ROOT = Path(__file__).parents[1]
 EPOCHS = 25
 

@@ -21,6 +21,8 @@ from dassl.utils.errors import InputError, NonFiniteLossError
 from run.folder import LOCK, locked, what_is_kept
 from tests.survival import train_until_killed
 
+pytestmark = pytest.mark.slow  # processes that are killed
+
 ROOT = Path(__file__).parents[1]
 EPOCHS = 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -19,14 +20,14 @@ from clip import NoTextEncoder, build_no_encoder, encode, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
 from clip.prompted import TwoBranchCLIP, exact
-from clip.templates import fill, template_pairs
+from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.base import model_file
 from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
-from datasets.captions import PairsLoader, build_pairs_loader
+from datasets.captions import PairsLoader, as_bytes, build_pairs_loader, from_bytes, value_table
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,11 @@ class CLIPN(ClipTrainer):
 
     @property
     def step(self) -> int:
-        """Steps made, those before a resumption included."""
+        """Return the steps made, those before a resumption included."""
         return self.sched.last_epoch
 
     def learning_rate(self, step: int) -> float:
-        """Share of LR in a step: linear warm-up over WARMUP_STEPS, then a cosine to 0."""
+        """Return the share of LR of a step: linear warm-up for WARMUP_STEPS, then a cosine to 0."""
         warmup = self.settings.WARMUP_STEPS
         if step < warmup:
             return (step + 1) / warmup
@@ -109,49 +110,42 @@ class CLIPN(ClipTrainer):
         return self.build_caption_loader()
 
     def build_caption_loader(self) -> PairsLoader:
-        """Batches of DATASET.PAIRS: "img" `[B, 3, H, W]` and "caption", a list of B texts."""
+        """Build the loader of DATASET.PAIRS; its batches are described at `parse_batch_train`."""
         if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
             logger.warning(
                 "Captions are made from class names: this is not the paper's setting (CC3M), and "
                 "its figures cannot be compared with CLIPN's"
             )
-        return build_pairs_loader(self.cfg, self.dm.tfm_train)
+        return build_pairs_loader(self.cfg, as_bytes(self.dm.tfm_train), texts=self.texts())
+
+    def texts(self) -> BranchTexts:
+        """Return what makes the texts of a batch, in the loader's workers."""
+        pairs = None if self.encoder.variant == "learnable" else self.pairs
+        choices = len(pairs) if pairs else self.encoder.num_choices
+        return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size())
 
     def record_split(self) -> None:
-        """Only captions made from class names are of the ID dataset's images."""
+        """Record the training images, unless the captions are not of the ID dataset's images."""
         if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
             super().record_split()
 
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, list[str]]:
-        return batch["img"].to(self.device, non_blocking=True), batch["caption"]
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return images `[B, 3, H, W]`, tokens of both branches `[B, 77]`, prompts drawn `[B]`.
 
-    def texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of the standard and of the "no" branch `[B, 77]`, and the prompts drawn `[B]`."""
-        learnable = self.encoder.variant == "learnable"
-        choices = self.draw(
-            len(captions), self.encoder.num_choices if learnable else len(self.pairs)
+        The images may be uint8. `batch` holds them as "img", "tokens", "denied" and, of the
+        learnable variant, "choices"; "cut" is the number of texts that did not fit.
+        """
+        self.too_long += batch["cut"]
+        images, tokens, denied, choices = (
+            None if (value := batch.get(key)) is None else value.to(self.device, non_blocking=True)
+            for key in ("img", "tokens", "denied", "choices")
         )
-        if learnable:
-            tokens = self.tokenize(captions)
-            return tokens, tokens, choices.to(self.device)
-        wordings = [
-            [fill(template, caption) for template in self.pairs[i]]
-            for caption, i in zip(captions, choices.tolist(), strict=True)
-        ]
-        standard, denied = zip(*wordings, strict=True)
-        return self.tokenize(standard), self.tokenize(denied), None
+        return images, tokens, denied, choices
 
-    def draw(self, count: int, choices: int) -> Tensor:
-        """This process's `count` of the random integers below `choices` that the step draws."""
-        total, first = share(count)
-        return draw(total, choices, self.cfg.SEED, self.step)[first : first + count]
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids `[T, 77]`; texts that do not fit are cut, and counted for the log."""
-        tokens = tokenize(list(texts), truncate=True)
-        full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-        self.too_long += sum(len(encode(texts[i])) + 2 > CONTEXT_LENGTH for i in full)
-        return tokens.to(self.device)
+    @cached_property
+    def values(self) -> Tensor:
+        """Return what each value of a pixel becomes `[3, 256]`, see `value_table`."""
+        return value_table(self.dm.tfm_train).to(self.device)
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -167,9 +161,8 @@ class CLIPN(ClipTrainer):
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """One step on a batch of pairs."""
-        images, captions = self.parse_batch_train(batch)
-        standard, denied, choices = self.texts(captions)
+        """Make one step on a batch of pairs; return the parts of the loss."""
+        images, standard, denied, choices = self.parse_batch_train(batch)
         features, text = self.frozen_features(images, standard)
         self.model_zero_grad()
         summary = self.backward_in_parts(features, text, denied, choices)
@@ -184,24 +177,28 @@ class CLIPN(ClipTrainer):
 
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features `[B, D]` of images and texts by the towers that do not learn."""
+        """Return normalised features `[B, D]` of images and texts by the frozen towers."""
         size, clip = self.part_size(len(images)), self.model.clip
         with self.autocast():
             features = torch.cat(
-                [normalised(clip.encode_image(part)) for part in images.split(size)]
+                [normalised(clip.encode_image(self.floats(part))) for part in images.split(size)]
             )
             text = torch.cat([normalised(clip.encode_text(part)) for part in tokens.split(size)])
         return features, text
 
+    def floats(self, images: Tensor) -> Tensor:
+        """Return images `[B, 3, H, W]` as the tower reads them, normalised if they are uint8."""
+        return from_bytes(images, self.values) if images.dtype == torch.uint8 else images
+
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
-        """Normalised "no" features `[T, D]`."""
+        """Return normalised "no" features `[T, D]`."""
         with self.autocast():
             return normalised(self.encoder(tokens, choices))
 
     def backward_in_parts(
         self, features: Tensor, text: Tensor, denied: Tensor, choices: Tensor | None
     ) -> dict[str, Tensor]:
-        """Add the gradients of the batch's loss; the named parts of the loss, the total as "loss".
+        """Add the gradients of the batch's loss; return its named parts, the total as "loss".
 
         With MICRO_BATCH: all "no" features first, without a graph; the gradient of the loss with
         respect to them; then part by part the same features again, with a graph, backward from
@@ -225,7 +222,7 @@ class CLIPN(ClipTrainer):
         return summary
 
     def losses(self, features: Tensor, text: Tensor, negation: Tensor) -> dict[str, Tensor]:
-        """The three losses of normalised features `[B, D]`, and the "loss" they make."""
+        """Return the three losses of normalised features `[B, D]`, and the "loss" they make."""
         with exact(features):
             bin_yes, bin_no, tso = clipn_losses(
                 *map(gather_with_grad, (features, text, negation)), self.model.scale
@@ -254,10 +251,55 @@ class CLIPN(ClipTrainer):
         return facts
 
 
+@dataclass(frozen=True)
+class BranchTexts:
+    """Make the texts of a batch of captions for both branches of CLIPN.
+
+    A loader's workers call it, so the trainer is sent tokens. The prompts, or templates, are a
+    function of seed and step.
+
+    Attributes:
+        choices: how many prompts, or pairs of templates, a text is drawn one of.
+        pairs: templates of the handcrafted variant, None for the learnable one.
+        rank, ranks: this process's place; every rank takes its part of the whole batch's draw.
+    """
+
+    choices: int
+    pairs: Sequence[Pair] | None
+    seed: int
+    rank: int
+    ranks: int
+
+    def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
+        """Return "tokens" and "denied" `[B, 77]`, "choices" `[B]` (learnable), and "cut".
+
+        Texts that do not fit are cut; "cut" counts them.
+        """
+        count = len(captions)
+        drawn = draw(count * self.ranks, self.choices, self.seed, step)
+        drawn = drawn[count * self.rank : count * (self.rank + 1)]
+        if self.pairs is None:
+            tokens, cut = tokenize_cut(captions)
+            return {"tokens": tokens, "denied": tokens, "choices": drawn, "cut": cut}
+        wordings = [
+            [fill(template, caption) for template in self.pairs[i]]
+            for caption, i in zip(captions, drawn.tolist(), strict=True)
+        ]
+        (tokens, cut), (denied, more) = map(tokenize_cut, zip(*wordings, strict=True))
+        return {"tokens": tokens, "denied": denied, "cut": cut + more}
+
+
+def tokenize_cut(texts: Sequence[str]) -> tuple[Tensor, int]:
+    """Return token ids `[T, 77]`, and the number of texts that did not fit and were cut."""
+    tokens = tokenize(list(texts), truncate=True)
+    full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
+    return tokens, sum(len(encode(texts[i])) + 2 > CONTEXT_LENGTH for i in full)
+
+
 def clipn_losses(
     images: Tensor, text: Tensor, negation: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CLIPN's losses of n pairs, from normalised features `[n, D]`.
+    """Return CLIPN's losses bin_yes, bin_no and tso of n pairs, from normalised features `[n, D]`.
 
     With `p_ij = sigmoid(scale (f_i . g_j - f_i . t_j))`, the probability that caption j does not
     fit image i, the image-text binary-opposite loss has the parts
@@ -277,8 +319,11 @@ def clipn_losses(
 
 
 def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
-    """CLIPN's parameter groups: vectors and scalars (biases, LayerNorms) are not decayed; the
-    embeddings, the projection and the learnable prompts are."""
+    """Return CLIPN's parameter groups.
+
+    Vectors and scalars (biases, LayerNorms) are not decayed; the embeddings, the projection and
+    the learnable prompts are.
+    """
     parameters = list(encoder.parameters())
     return [
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "eps": ADAM_EPS},
@@ -292,8 +337,3 @@ def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
 
 def normalised(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
-
-
-def share(count: int) -> tuple[int, int]:
-    """Size of the step's whole batch, and where this process's `count` of it begin."""
-    return count * world_size(), count * rank()

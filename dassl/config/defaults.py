@@ -53,6 +53,7 @@ DATASET = {
 }
 
 DATALOADER = {
+    # Processes that read images, for each rank. Augmentations depend on their number
     "NUM_WORKERS": 4,
     # Transform each training image so many times
     "K_TRANSFORMS": 1,

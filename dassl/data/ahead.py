@@ -12,7 +12,7 @@ _END = object()
 
 
 def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
-    """The batches of `loader`; for a GPU, the images of the next one are on their way already.
+    """Iterate over the batches of `loader`, for a GPU with the next images already on their way.
 
     Images ("img", "img2", ...; also lists of them) arrive on `device`, what else is in a batch
     stays where the loader put it. On the CPU, or where the loader has no workers, these are simply
@@ -40,7 +40,7 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
 def one_ahead(
     batches: Iterable[Any], send: Callable[[Any], Any], receive: Callable[[Any], Any]
 ) -> Iterator[Any]:
-    """Each batch, sent one batch before it is handed out, and received when its turn comes.
+    """Yield each batch, sent one batch ahead and received when its turn comes.
 
     A batch that cannot be read raises when its turn comes, after all before it were handed out.
     """
@@ -55,7 +55,7 @@ def one_ahead(
 
 
 def move_images(batch: Any, device: torch.device) -> Any:
-    """`batch` with its images on `device`, copied without waiting where they are pinned."""
+    """Return `batch` with its images on `device`, copied without waiting where they are pinned."""
     if not isinstance(batch, dict):
         return batch
     return {
@@ -65,7 +65,7 @@ def move_images(batch: Any, device: torch.device) -> Any:
 
 
 def images_of(batch: Any) -> list[torch.Tensor]:
-    """All tensors of images in a batch."""
+    """Return all tensors of images in a batch."""
     found = []
     for key, value in batch.items() if isinstance(batch, dict) else ():
         if key.startswith("img"):

@@ -18,7 +18,7 @@ from .datasets import Datum, build_dataset
 from .decoded import image_reader
 from .samplers import RankBatches, SeededBatches, build_sampler
 from .transforms.transforms import build_plain_transform, build_transform
-from .workers import end_with_parent
+from .workers import worker_settings
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class DatasetWrapper(Dataset):
 
 
 def skips_bad_images(cfg: CfgNode) -> bool:
-    """Whether DATALOADER.BAD_IMAGES is "skip"; a configuration of upstream has no such key."""
+    """Return whether DATALOADER.BAD_IMAGES is "skip"; upstream's configurations lack the key."""
     setting = cfg.DATALOADER.get("BAD_IMAGES", "stop")
     check_availability(setting, ("stop", "skip"), what="DATALOADER.BAD_IMAGES")
     return setting == "skip"
@@ -116,7 +116,7 @@ def build_data_loader(
     dataset_wrapper: type[Dataset] | None = None,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader:
-    """A loader over `data_source`; in training an incomplete last batch is left out.
+    """Build a loader over `data_source`; in training an incomplete last batch is left out.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -148,10 +148,8 @@ def build_data_loader(
     return DataLoader(
         dataset,
         **order,
-        num_workers=workers,
-        worker_init_fn=end_with_parent,
+        **worker_settings(cfg),
         persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )
 
@@ -159,7 +157,7 @@ def build_data_loader(
 def _order(
     sampler: Sampler, batch_size: int, drop_last: bool, workers: int, is_train: bool
 ) -> dict[str, Any]:
-    """The arguments of a DataLoader that say which images make a batch."""
+    """Return the arguments of a DataLoader that say which images make a batch."""
     ranks = distributed.world_size() if is_train else 1
     if ranks == 1 and not (is_train and workers):
         return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
@@ -206,7 +204,7 @@ class DataManager:
 
     @property
     def lab2cname(self) -> dict[int, str]:
-        """Label -> class name."""
+        """Map labels to class names."""
         return self.dataset.lab2cname
 
     @cached_property

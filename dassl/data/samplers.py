@@ -26,7 +26,7 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> Sampler[int]:
-    """The sampler called `sampler_type` over `data_source`.
+    """Build the sampler called `sampler_type` over `data_source`.
 
     Differs from upstream: its samplers by domain and by class, which read the other arguments,
     are left out. Their length is a guess, and trainers change the learning rate at batch

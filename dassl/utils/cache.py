@@ -1,16 +1,13 @@
-"""Caches on disk: their folder, their budget, and files that appear whole."""
+"""Caches on disk: their folder, their budget, and what killed processes leave in them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .files import temporary_beside
 
 GIB = 2**30
 FREE_SHARE = 0.5  # of the disk's free space that a cache may take
@@ -43,22 +40,6 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns
-
-
-@contextmanager
-def appears_whole(place: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `place`, which becomes `place` when the block ends well.
-
-    On an error it is removed. Unlike `atomic_write` this does not wait for the disk: whoever reads
-    `place` has to notice a file that a power failure cut off.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(place)
-    try:
-        yield temporary
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -46,7 +46,7 @@ class NonFiniteLossError(InputError, FloatingPointError):
 
 @contextmanager
 def in_a_sentence() -> Iterator[None]:
-    """For a command: an InputError, or Ctrl-C, ends it in a sentence instead of a traceback."""
+    """End a command in a sentence, not a traceback, on an InputError or Ctrl-C."""
     escape_unprintable()
     try:
         yield
@@ -59,7 +59,7 @@ def in_a_sentence() -> Iterator[None]:
 
 @contextmanager
 def explain_out_of_memory(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
-    """Running out of a device's memory, or the machine's, becomes an InputError.
+    """Turn running out of a device's memory, or the machine's, into an InputError.
 
     Args:
         doing: what needed the memory, such as "a training step on cuda".

@@ -23,12 +23,13 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `temporary_beside` names 
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) -> Iterator[IO]:
     """Open a temporary file beside `path` and move it into place when the block ends well.
 
     Readers see the old file or the whole new one. On any error the temporary file is removed and
     the old file stays. `mode` is "w" (UTF-8) or "wb". A full disk, a missing permission and the
-    like become a WriteError that names `path`.
+    like become a WriteError that names `path`. Without `sync` it does not wait for the disk: a
+    power failure may cut the file off.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
@@ -41,7 +42,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             with open(temporary, mode, encoding=encoding) as handle:
                 yield handle
                 handle.flush()
-                os.fsync(handle.fileno())
+                if sync:
+                    os.fsync(handle.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -107,7 +109,7 @@ def mkdir_if_missing(dirname: str | os.PathLike) -> None:
 
 
 def check_isfile(fpath: str | os.PathLike) -> bool:
-    """Whether `fpath` is a file; a warning is logged when it is not."""
+    """Return whether `fpath` is a file; warn if it is not."""
     is_file = os.path.isfile(fpath)
     if not is_file:
         logger.warning("No file found at %s", fpath)
@@ -115,7 +117,7 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 
 def read_json(fpath: str | os.PathLike) -> Any:
-    """The content of a JSON file; InputError if it is missing or not JSON."""
+    """Read a JSON file; InputError if it is missing or not JSON."""
     try:
         return json.loads(Path(fpath).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -134,7 +136,7 @@ def write_json(obj: Any, fpath: str | os.PathLike) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can say it: NaN and infinity are None, what it does not know is text.
+    """Return `value` as JSON has it: NaN and infinity are None, unknown types are text.
 
     Tensors and arrays become numbers or lists, mappings dicts with text keys.
     """
@@ -150,6 +152,6 @@ def plain(value: Any) -> Any:
 
 
 def listdir_nohidden(path: str | os.PathLike, sort: bool = False) -> list[str]:
-    """Names in a folder that do not begin with a dot; `sort` them if asked."""
+    """List the names in a folder that do not begin with a dot, sorted if asked."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names

@@ -11,7 +11,7 @@ from .errors import InputError, UnknownNameError
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
-    """The string of `b` most similar to `a` (case ignored), None if `b` is empty."""
+    """Return the string of `b` most similar to `a` (case ignored), None if `b` is empty."""
     return max(b, key=lambda name: _similarity(a, name), default=None)
 
 
@@ -40,7 +40,7 @@ def check_set_name(name: str) -> None:
 
 
 def classnames_hash(names: Sequence[str]) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the names, one a line, in label order."""
+    """Return 16 hexadecimal digits of the SHA-256 of the names, one a line, in label order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 

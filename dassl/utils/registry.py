@@ -30,7 +30,7 @@ class Registry:
         return obj
 
     def get(self, name: str) -> Any:
-        """The object called `name`; UnknownNameError with the nearest name if there is none."""
+        """Return the object called `name`; UnknownNameError with the nearest if there is none."""
         check_availability(name, self.registered_names(), what=self._name.lower())
         return self._objects[name]
 

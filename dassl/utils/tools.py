@@ -120,12 +120,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def tolist_if_not(x: Any) -> list:
-    """`x` if it is a list, else `[x]`."""
+    """Return `x` if it is a list, else `[x]`."""
     return x if isinstance(x, list) else [x]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots: {"a": {"b": 1}} is {"a.b": 1}.
+    """Flatten nested mappings, keys joined by dots: {"a": {"b": 1}} is {"a.b": 1}.
 
     An empty mapping stays as a value, so that two trees that differ differ when flat.
     """
@@ -137,12 +137,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that can change a figure; None if not installed."""
+    """Return versions of Python and of packages that can change a figure, None if not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def collect_env_info() -> str:
-    """Versions of what figures can depend on, one a line. Starts no process."""
+    """Describe the versions that figures can depend on, one a line. Starts no process."""
     lines = [f"{name}: {version or 'not installed'}" for name, version in versions().items()]
     lines[0] += f" ({platform.system()} {platform.machine()})"
     lines.append(f"CUDA: {torch.version.cuda or 'none'}, devices: {_devices()}")

@@ -166,7 +166,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, folder, cap
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoded.np, "save", fail)
+    monkeypatch.setattr(os, "replace", fail)
     assert len(batches(make())) == 9
     monkeypatch.undo()
     (refusal,) = refusals(caplog)
@@ -179,11 +179,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, folder, cap
 def test_another_folder_and_what_a_killed_run_left(make, folder, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
-    old, new = other / ".a.npy.1.tmp", other / ".b.npy.2.tmp"
+    old, new = other / ".a.rgb.1.tmp", other / ".b.rgb.2.tmp"
     old.touch(), new.touch()
     os.utime(old, (1, 1))
     batches(make("DATALOADER.DECODED.FOLDER", str(other)))
-    assert {path.suffix for path in files(other)} == {".npy", ".tmp"}
+    assert {path.suffix for path in files(other)} == {".rgb", ".tmp"}
     assert not old.exists() and new.exists() and not folder.exists()
 
 

@@ -20,6 +20,8 @@ from dassl.engine import TrainerBase, build_trainer
 from dassl.utils import InputError, setup_logger
 from tests.dassl import two_ranks, upstream_style_trainer  # noqa: F401  (registers a trainer)
 
+pytestmark = pytest.mark.slow  # two processes
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -259,7 +259,7 @@ def told(message, **keys):
         told("do not exist: .*pipe:touch x", PATH="pipe:touch x"),
         told("Unknown DATASET.PAIRS.SOURCE 'shard'.*Did you mean 'shards'", SOURCE="shard"),
         told("NUM_PAIRS is 22, but there are 21", NUM_PAIRS=22),
-        told("3 image-caption pairs, fewer than a batch", NUM_PAIRS=3),
+        told("3 .*fewer than a batch.*BATCH_SIZE 3 to the command", NUM_PAIRS=3),
     ],
 )
 def test_bad_input_is_a_sentence(shards, loader, tmp_path, keys, message):
@@ -412,6 +412,32 @@ def test_captions_of_class_names(pets, loader, cfg):
         assert drawn == captions(made)
         texts |= set(drawn)
     assert texts == {t.format(name) for t in templates for name in ("cat", "polar bear")}
+
+
+@pytest.mark.parametrize("ranks, batch", [(1, 8), (3, 6)])
+def test_few_images_with_class_names_make_a_smaller_batch(
+    pets, loader, as_rank, caplog, ranks, batch
+):
+    """The configured batch is of CC3M's size: 2048."""
+    as_rank(0, ranks)
+    made = loader(batch_size=2048, SOURCE="classnames", TEMPLATES=("{}",))
+    made.dataset.transform = ToTensor()
+    assert [len(found["caption"]) for found in made] == [batch // ranks]
+    assert f"batches of {batch} are taken" in caplog.text
+
+
+def test_a_batch_is_held_once(folder, loader, monkeypatch):
+    """Images are copied into the batch as they are read, and a worker has few batches ahead."""
+    read = []
+
+    def stacked(*_, **__):
+        raise AssertionError("a list of images was stacked")
+
+    monkeypatch.setattr(torch, "stack", stacked)
+    made = loader(batch_size=4, SOURCE="folder", PATH="web")
+    made.dataset.transform = lambda image: read.append(1) or torch.zeros(3, 6, 6)
+    assert [batch["img"].shape[0] for batch in made] == [4, 4] and len(read) == 8
+    assert loader(batch_size=4, workers=2, SOURCE="folder", PATH="web").prefetch_factor == 1
 
 
 def test_other_braces_of_a_template_stay(pets, loader):

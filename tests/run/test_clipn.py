@@ -13,6 +13,8 @@ import train
 from tests.worlds import flags, images, script
 from trainers.clipn import CLIPN
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def test_clipn_from_training_to_the_table(world, tmp_path):
     """By the real scripts: two epochs, then CTW, ATD and the decisions beside the others."""

@@ -15,6 +15,8 @@ import train
 import visualize
 from tests.worlds import ROOT, flags, script
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def test_evaluation_by_the_script(world, trained):
     done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", trained)

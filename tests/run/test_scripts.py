@@ -12,6 +12,8 @@ import pytest
 
 from tests.worlds import ROOT, script
 
+pytestmark = pytest.mark.slow  # processes
+
 
 def test_published_positional_arguments(world, tmp_path):
     """LoCoOp's own command lines, with one seed and a small config in the repository's place."""

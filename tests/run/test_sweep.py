@@ -20,6 +20,8 @@ from run import folder as run_folder
 from tests.worlds import script
 from trainers.side_by_side import SideBySide, images_seen
 
+pytestmark = pytest.mark.slow  # trains
+
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")
 
 

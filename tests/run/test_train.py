@@ -16,6 +16,8 @@ from run.flags import make_parser
 from tests.worlds import flags
 from trainers.prompt_learner import PromptLearner
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def test_training_leaves_dassls_layout(trained):
     files = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}

@@ -13,6 +13,8 @@ import visualize
 from tests.worlds import script
 from trainers.prompt_learner import PromptLearner
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def test_region_map_by_the_script(world, trained):
     image = world / "data/pets/val/cat/0.jpg"

@@ -1,6 +1,7 @@
 """CLIPN's losses, gradients and training against the public code, and where ours is better."""
 
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from clip import tokenize
 from clip.negation import draw
+from dassl.data.transforms import build_transform
+from dassl.utils import InputError
+from datasets.captions import as_bytes, build_pairs_loader, bytes_held, from_bytes, value_table
+from run import config
 from run.config import default_cfg
 from tests.golden import weights_clipn
-from trainers.clipn import CLIPN, clipn_losses
+from trainers import clipn
+from trainers.clipn import CLIPN, BranchTexts, clipn_losses, tokenize_cut
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOSS = json.loads((GOLDEN / "clipn_loss.json").read_text(encoding="utf-8"))
@@ -38,11 +46,20 @@ def close(actual, expected, tolerance=1e-5):
 
 
 class Batches(list):
-    """Recorded batches, the same in every epoch."""
+    """Recorded batches, the same in every epoch but for their texts."""
+
+    texts, epoch = None, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            yield batch | self.texts(batch["caption"], self.epoch * len(self) + number)
 
     @property
     def dataset(self):
-        return range(sum(len(batch["img"]) for batch in self))
+        return range(sum(len(batch["img"]) for batch in list.__iter__(self)))
 
 
 @pytest.fixture
@@ -83,18 +100,23 @@ def make_trainer(clipn_file, tmp_path):
             def build_data_loader(self):
                 names = ["cat", "dog"]
                 dataset = SimpleNamespace(classnames=names, train_x=[], lab2cname={})
-                self.dm = SimpleNamespace(dataset=dataset, lab2cname=dict(enumerate(names)))
+                self.dm = SimpleNamespace(
+                    dataset=dataset,
+                    lab2cname=dict(enumerate(names)),
+                    tfm_train=build_transform(self.cfg, choices=["normalize"]),
+                )
                 self.num_classes, self.lab2cname = len(names), self.dm.lab2cname
 
             def build_caption_loader(self):
+                loader.texts = self.texts() if tokens is None else recorded
                 return loader
 
-            def texts(self, captions):
-                if tokens is None:
-                    return super().texts(captions)
-                rows = tokens[captions]  # the recorded "captions" are row numbers
-                drawn = None if draws is None else torch.tensor(draws[self.step])
-                return (rows, rows, drawn) if rows.ndim == 2 else (rows[:, 0], rows[:, 1], drawn)
+        def recorded(rows, step):  # the recorded "captions" are row numbers
+            standard, denied = (
+                (tokens[rows], tokens[rows]) if tokens.ndim == 2 else (tokens[rows].unbind(1))
+            )
+            drawn = {} if draws is None else {"choices": torch.tensor(draws[step])}
+            return {"tokens": standard, "denied": denied, "cut": 0, **drawn}
 
         return Recorded(cfg)
 
@@ -334,31 +356,104 @@ def test_checkpoint_holds_tensors_only_and_the_branch_only(make_trainer, tmp_pat
 
 
 def test_another_batch_of_draws_in_each_step(make_trainer):
-    trainer = make_trainer(TRAIN["A"], _captioned())
-    _, _, choices = trainer.texts(["a cat"] * 6)
-    assert torch.equal(choices, draw(6, 17, seed=1, step=0))
-    trainer.sched.last_epoch = 1
-    assert torch.equal(trainer.texts(["a cat"] * 6)[2], draw(6, 17, seed=1, step=1))
+    texts = make_trainer(TRAIN["A"]).texts()
+    for step in (0, 1):
+        found = texts(["a cat"] * 6, step)["choices"]
+        assert torch.equal(found, draw(6, 17, seed=1, step=step))
+    halves = [replace(texts, rank=rank, ranks=2)(["a cat"] * 3, 1)["choices"] for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), found)
 
 
 def test_handcrafted_captions_are_wrapped_in_pairs(make_trainer):
-    from clip import tokenize
-
     trainer = make_trainer(
-        {**TRAIN["A"], "variant": "hand"},
-        _captioned(),
-        **{"TRAINER.CLIPN.TEMPLATE": "a photo of a {}."},
+        {**TRAIN["A"], "variant": "hand"}, **{"TRAINER.CLIPN.TEMPLATE": "a photo of a {}."}
     )
-    standard, denied, choices = trainer.texts(["cat", "{odd} dog"])
-    assert choices is None
-    assert torch.equal(standard, tokenize(["a photo of a cat.", "a photo of a {odd} dog."]))
-    assert torch.equal(denied, tokenize(["a photo of no cat.", "a photo of no {odd} dog."]))
+    texts = trainer.texts()(["cat", "{odd} dog"], 0)
+    assert texts.keys() == {"tokens", "denied", "cut"}
+    assert torch.equal(texts["tokens"], tokenize(["a photo of a cat.", "a photo of a {odd} dog."]))
+    assert torch.equal(
+        texts["denied"], tokenize(["a photo of no cat.", "a photo of no {odd} dog."])
+    )
 
 
-def test_long_captions_are_cut_and_counted(make_trainer):
-    trainer = make_trainer(TRAIN["A"], _captioned())
-    trainer.tokenize(["word " * 75, "word " * 76, "word " * 200, "a cat"])
-    assert trainer.too_long == 2
+def test_long_captions_are_cut_and_counted():
+    tokens, cut = tokenize_cut(["word " * 75, "word " * 76, "word " * 200, "a cat"])
+    assert tokens.shape == (4, 77) and cut == 2
+
+
+@pytest.fixture
+def pairs_cfg(tmp_path):
+    """Nine images of noise with captions, read in batches of four."""
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"caption {number}")
+    cfg = default_cfg()
+    cfg.DATASET.ROOT, cfg.DATASET.PAIRS.SOURCE = str(tmp_path), "folder"
+    cfg.DATASET.PAIRS.PATH, cfg.INPUT.SIZE, cfg.SEED = ".", (64, 64), 1
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "normalize")
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
+    return cfg
+
+
+@pytest.mark.parametrize("pairs", [None, (("a {}", "no {}"), ("the {}", "not the {}"))])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tokens_come_from_the_workers_and_are_of_the_step(pairs, workers, pairs_cfg, monkeypatch):
+    pairs_cfg.DATALOADER.NUM_WORKERS = workers
+    texts = BranchTexts(2, pairs, seed=1, rank=0, ranks=1)
+    loader = build_pairs_loader(pairs_cfg, as_bytes(build_transform(pairs_cfg)), texts=texts)
+    for epoch in (0, 2):
+        loader.set_epoch(epoch)
+        with monkeypatch.context() as patch:
+            batches = iter(loader)  # starts the workers, if there are any
+            if workers:
+                patch.setattr(clipn, "tokenize", lambda *_, **__: pytest.fail("tokenised here"))
+            batches = list(batches)
+        for number, batch in enumerate(batches):
+            expected = texts(batch["caption"], epoch * 2 + number)
+            assert batch["cut"] == expected.pop("cut") == 0
+            assert all(torch.equal(batch[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("transforms", [("normalize",), (), ("random_resized_crop", "colorjitter")])
+def test_images_travel_as_bytes_and_arrive_as_before(transforms, pairs_cfg):
+    pairs_cfg.INPUT.TRANSFORMS, pairs_cfg.DATALOADER.NUM_WORKERS = transforms, 2
+    transform = build_transform(pairs_cfg)
+    table = value_table(transform)
+    plain = build_pairs_loader(pairs_cfg, transform)
+    as_they_travel = build_pairs_loader(pairs_cfg, as_bytes(transform))
+    for one, other in zip(plain, as_they_travel, strict=True):
+        assert other["img"].dtype == torch.uint8 and one["caption"] == other["caption"]
+        assert torch.equal(from_bytes(other["img"], table), one["img"])
+
+
+def test_untransformed_images_make_no_batch(pairs_cfg):
+    pairs_cfg.INPUT.NO_TRANSFORM = True
+    with pytest.raises(InputError, match="NO_TRANSFORM is True"):
+        as_bytes(build_transform(pairs_cfg))
+
+
+def test_features_of_bytes_are_those_of_floats(make_trainer):
+    trainer = make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": 2})
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    tokens = tokenize(["a cat"] * 3)
+    floats = torch.stack([trainer.dm.tfm_train.transforms[-1](image / 255) for image in images])
+    for found, expected in zip(
+        trainer.frozen_features(images, tokens),
+        trainer.frozen_features(floats, tokens),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["vit_b16_cc3m", "vit_b32_cc3m", "tiny", "generated"])
+def test_loading_fits_into_six_gib(name):
+    path = Path(__file__).parents[2] / f"configs/trainers/CLIPN/{name}.yaml"
+    cfg = default_cfg()
+    config._merge(cfg, config._read_yaml(path), str(path))
+    assert bytes_held(cfg) < 6 * 2**30
 
 
 def test_runs_with_other_micro_batches_are_comparable(make_trainer):

@@ -43,7 +43,19 @@ class Batches:
         return iter(self.batches[start : start + self.per_epoch])
 
 
-def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25, seed=-1):
+def make_trainer(
+    name,
+    case,
+    classnames,
+    loader,
+    folder,
+    backbone,
+    k=3,
+    lam=0.25,
+    seed=-1,
+    device="cpu",
+    precision="fp32",
+):
     """The real trainer on recorded batches."""
     cfg = default_cfg()
     node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
@@ -52,9 +64,10 @@ def make_trainer(name, case, classnames, loader, folder, backbone, k=3, lam=0.25
         "TRAINER.NAME": name,
         "OUTPUT_DIR": str(folder),
         "SEED": seed,
+        "USE_CUDA": device == "cuda",
         "MODEL.BACKBONE.NAME": backbone,
         "OPTIM.MAX_EPOCH": case.get("max_epoch", 4),
-        f"TRAINER.{node}.PREC": "fp32",
+        f"TRAINER.{node}.PREC": precision,
         f"TRAINER.{node}.N_CTX": case["n_ctx"],
         f"TRAINER.{node}.CSC": case["csc"],
         f"TRAINER.{node}.CTX_INIT": case.get("ctx_init") or "",
@@ -92,12 +105,13 @@ def _loss_cases():
 
 
 @pytest.mark.parametrize("case", _loss_cases(), ids=lambda case: case["id"])
-def test_loss_and_gradient(case, golden, clip_file, tmp_path):
+def test_loss_and_gradient(case, golden, clip_file, tmp_path, device):
     arrays, about = golden("loss.npz"), golden("loss.json")
     images = torch.from_numpy(arrays["images_q"]).float() / 32
     labels = torch.from_numpy(arrays["labels"])
+    backbone = clip_file(case["arch"])
     trainer = make_trainer(
-        "LoCoOp", case, about["classnames"], None, tmp_path, clip_file(case["arch"])
+        "LoCoOp", case, about["classnames"], None, tmp_path, backbone, device=device
     )
     ctx0 = torch.from_numpy(arrays[f"{case['id']}/ctx0"]).float()
     with torch.no_grad():
@@ -110,7 +124,7 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path):
             assert summary[part].item() == pytest.approx(expected[part], rel=1e-5, abs=1e-6), part
         summary["loss"].backward()
         _check_gradient(
-            trainer.learner.ctx.grad.numpy(),
+            trainer.learner.ctx.grad.cpu().numpy(),
             arrays,
             case["id"],
             k,
@@ -135,7 +149,7 @@ def _runs():
 
 
 @pytest.mark.parametrize("run", _runs(), ids=lambda run: run["id"])
-def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
+def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch, device):
     about, arrays = golden("train.json"), golden("train.npz")
     images = torch.from_numpy(arrays["images_q"]).float() / 32  # [8, 4, 3, 64, 64]
     loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
@@ -148,6 +162,7 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
         clip_file(run["arch"]),
         about["topk"],
         about["lambda_value"],
+        device=device,
     )
     with torch.no_grad():
         trainer.learner.ctx.copy_(torch.from_numpy(arrays[f"{run['id']}/ctx0"]))
@@ -158,7 +173,7 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch):
     def recorded(self, batch):
         rates.append(self.get_current_lr())
         losses.append(step(self, batch)["loss"])
-        contexts.append(self.learner.ctx.detach().numpy().copy())
+        contexts.append(self.learner.ctx.detach().cpu().numpy().copy())
 
         return {"loss": losses[-1]}
 

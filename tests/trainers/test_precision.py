@@ -11,6 +11,8 @@ from clip.precision import resolve_precision
 from generated.build import Counts, build
 from run import config, flags
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):

@@ -1,4 +1,4 @@
-"""What every dataset is: lists of Datum, class names, few-shot sampling."""
+"""Datasets: lists of images, class names, few-shot sampling."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class DatasetBase:
 
     @classmethod
     def without_images(cls, cfg: CfgNode) -> DatasetBase:
-        """The dataset with its class names alone, for which nothing need be on the disk.
+        """Build the dataset with its class names alone, for which nothing need be on the disk.
 
-        Its lists of images are None. InputError if only the images tell the class names, as here.
+        Its lists of images are None. InputError if only the images have the class names, as here.
         """
         raise InputError(
             f"The class names of {cls.__name__} (DATASET.NAME) are not known without its images."
@@ -88,7 +88,7 @@ class DatasetBase:
 
     @property
     def train_x_listed(self) -> bool:
-        """Whether the training images are listed already; reading `.train_x` lists them."""
+        """Return whether the training images are listed; reading `.train_x` lists them."""
         return not callable(self._train_x)
 
     @property
@@ -138,24 +138,24 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Source | None) -> int:
-        """The largest label + 1; InputError if there is no image."""
+        """Return the largest label + 1; InputError if there is no image."""
         return max(item.label for item in _non_empty(data_source)) + 1
 
     @staticmethod
     def get_lab2cname(data_source: Source | None) -> tuple[dict[int, str], list[str]]:
-        """The mapping label -> class name, and the class names in label order."""
+        """Return the mapping label -> class name, and the class names in label order."""
         mapping = {item.label: item.classname for item in _non_empty(data_source)}
         return mapping, [mapping[label] for label in sorted(mapping)]
 
     def check_input_domains(
         self, source_domains: Iterable[str], target_domains: Iterable[str]
     ) -> None:
-        """InputError unless all the names are domains of this dataset."""
+        """Raise InputError unless all the names are domains of this dataset."""
         self.is_input_domain_valid(source_domains)
         self.is_input_domain_valid(target_domains)
 
     def is_input_domain_valid(self, input_domains: Iterable[str]) -> None:
-        """InputError unless all `input_domains` are domains of this dataset."""
+        """Raise InputError unless all `input_domains` are domains of this dataset."""
         for domain in input_domains:
             if domain not in self.domains:
                 raise InputError(f"Unknown domain {domain!r}; this dataset has {self.domains}.")
@@ -194,7 +194,7 @@ class DatasetBase:
 
     @staticmethod
     def split_dataset_by_label(data_source: Source) -> defaultdict[int, list[Datum]]:
-        """Label -> its images, in order of first appearance."""
+        """Return label -> its images, in order of first appearance."""
         groups = defaultdict(list)
         for item in data_source:
             groups[item.label].append(item)
@@ -202,7 +202,7 @@ class DatasetBase:
 
     @staticmethod
     def split_dataset_by_domain(data_source: Source) -> defaultdict[int, list[Datum]]:
-        """Domain -> its images, in order of first appearance."""
+        """Return domain -> its images, in order of first appearance."""
         groups = defaultdict(list)
         for item in data_source:
             groups[item.domain].append(item)
@@ -223,7 +223,7 @@ class DatasetBase:
 
     @staticmethod
     def read_split(filepath: str, path_prefix: str) -> tuple[list[Datum], ...]:
-        """Train, val and test lists of a split file in CoOp's layout."""
+        """Read the train, val and test lists of a split file in CoOp's layout."""
         split = read_json(filepath)
         return tuple(
             [

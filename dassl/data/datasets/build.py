@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
-    """The registered dataset cfg.DATASET.NAME, built from `cfg`.
+    """Build the registered dataset cfg.DATASET.NAME.
 
     `images` False: its class names alone, see `DatasetBase.without_images`.
     """

@@ -1,0 +1,199 @@
+"""Share what the benchmarks need: the model, the step, turns, the machine, the table, the file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import plain
+from clip import ClipModel, resolve_precision
+from clip.loading import OPENAI_TRANSFORM
+from clip.prompted import PromptedCLIP, cosines
+from datasets.classnames import imagenet_classnames
+from trainers.locoop import ood_regularisation
+from trainers.prompt_learner import PromptLearner
+from trainers.prompt_trainer import LearnedPrompts
+
+GIB = 2**30
+LAMBDA = 0.25
+RESULTS = Path(__file__).parent / "results"
+HEAD = ["measure", "at", "first", "second", "ratio", "ratio (CPU time)", "goal"]
+Rows = tuple[list[list[str]], dict]  # of the table, and the figures behind them
+
+
+def random_vit() -> open_clip.CLIP:
+    """Return OpenAI's ViT-B/16, its weights drawn at random."""
+    torch.manual_seed(0)
+    return open_clip.CLIP(
+        512,
+        {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
+        {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
+        quick_gelu=True,
+    )
+
+
+def build_clip() -> ClipModel:
+    """Return the same as the trainers hold it."""
+    about = {"name": "ViT-B/16, random", "activation": "quick_gelu", "weights_hash": ""}
+    return ClipModel(random_vit().eval(), **about, **OPENAI_TRANSFORM)
+
+
+def class_names(count: int) -> list[str]:
+    """Return `count` names spread over ImageNet's list; past its end the names come again."""
+    names = imagenet_classnames()
+    return [names[i * 1000 // count if count < 1000 else i % 1000] for i in range(count)]
+
+
+class Bench:
+    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, and CoOp.
+
+    Weights, context and batch are the same on every device: all are drawn on the CPU.
+    """
+
+    def __init__(self, classes: int, batch: int, device: str = "cpu", precision: str = "fp32"):
+        self.device, self.clip = torch.device(device), build_clip()
+        self.precision = resolve_precision(precision, self.device)
+        self.learner = PromptLearner(class_names(classes), self.clip)
+        self.model = PromptedCLIP(self.clip, LearnedPrompts(self.clip, self.learner))
+        self.images = torch.randn(batch, 3, 224, 224).to(self.device)
+        self.labels = torch.randint(classes, (batch,)).to(self.device)
+        self.clip.to(self.device)
+        self.model.to(self.device)
+        self.k = max(1, classes // 5)
+        self.optimizer = torch.optim.SGD([self.learner.ctx], lr=0.002, momentum=0.9)
+        scaled = self.precision.needs_scaler
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    def step(self, kind: str) -> float:
+        """Take one step and return the loss it started from; waits for the device."""
+        with self.precision.context(self.device):
+            loss = getattr(self, kind)()
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item()
+
+    def plain(self) -> Tensor:
+        return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, self.k, LAMBDA)
+
+    def fast(self) -> Tensor:
+        with torch.no_grad():
+            features, regions = self.model.image_features(self.images, local=True)
+        text, scale = self.model.text_features(), self.clip.scale
+        loss_id = F.cross_entropy(scale * cosines(features, text), self.labels)
+        return loss_id + LAMBDA * ood_regularisation(regions, text, self.labels, scale, self.k)
+
+    def coop(self) -> Tensor:
+        with torch.no_grad():
+            features, _ = self.model.image_features(self.images, local=False)
+        logits = self.clip.scale * cosines(features, self.model.text_features())
+        return F.cross_entropy(logits, self.labels)
+
+
+def in_turns(steps: Mapping[str, Callable], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of every turn of every step, "wall" clock and "cpu".
+
+    With more than one turn there is one before them to warm up.
+    """
+    wall, cpu = ({kind: [] for kind in steps} for _ in range(2))
+    for turn in range(repeats + (repeats > 1)):
+        for kind, step in steps.items():
+            start = time.perf_counter(), time.process_time()
+            step()
+            if turn or repeats == 1:
+                wall[kind].append(time.perf_counter() - start[0])
+                cpu[kind].append(time.process_time() - start[1])
+    return {"wall": wall, "cpu": cpu}
+
+
+def seconds(found: dict, kind: str) -> float:
+    return statistics.median(found["wall"][kind])
+
+
+def ratios(found: dict, over: str, under: str) -> list[str]:
+    """Return the medians over the turns of one kind's time over the other's, by both clocks."""
+    turns = [zip(found[clock][over], found[clock][under], strict=True) for clock in ("wall", "cpu")]
+    return [f"{statistics.median(a / b for a, b in pairs):.2f}" for pairs in turns]
+
+
+def compared(measure: str, where: str, found: dict, over: str, under: str, goal: str) -> list[str]:
+    """Return a row of the table: two kinds that took turns."""
+    times = [f"{seconds(found, kind):.2f} s" for kind in (over, under)]
+    return [measure, where, *times, *ratios(found, over, under), goal]
+
+
+def median_seconds(turns: int, work: Callable[[], object]) -> float:
+    """Return the median time of `work`, which waits for the device; the first time warms up."""
+    work()
+    found = in_turns({"here": work}, turns)
+    return statistics.median(found["wall"]["here"])
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference over the largest expected value."""
+    found, expected = (x.detach().double().cpu() for x in (found, expected))
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def machine() -> dict:
+    """Return what the figures depend on beside the code."""
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+    }
+
+
+def print_table(rows: list[list[str]], head: list[str] = HEAD) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |")
+
+
+def save(name: str, about: dict, folder: Path = RESULTS, **content: object) -> None:
+    """Write a benchmark's figures, with the machine, to FOLDER/NAME.json, and say so."""
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": about, **content}, indent=1) + "\n")
+    print(f"\n{json.dumps(about)}\nsaved to {path}")
+
+
+def make_parser(doc: str, repeats: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=repeats, help="turns (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of the CPU (%(default)s)"
+    )
+    return parser
+
+
+def run_rows(
+    name: str, parser: argparse.ArgumentParser, rows: Mapping[str, Callable[..., Rows]]
+) -> None:
+    """Measure the rows that the command line asks for, print and save them."""
+    parser.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    table, raw = [], {}
+    for row in args.rows:
+        lines, raw[row] = rows[row](args)
+        table += lines
+    print_table(table)
+    save(name, {**machine(), "threads": args.threads}, rows=table, raw=raw)

@@ -1,0 +1,266 @@
+"""Check this machine: is the device right, which precisions are, and how fast is it?
+
+    bash scripts/selftest.sh                 # the GPU; the CPU where there is none
+    bash scripts/selftest.sh --device cpu --classes 100 1000
+
+ViT-B/16 with random weights; nothing is downloaded. "parity" compares the device in float32 with
+the plain implementation (`benchmarks/plain.py`) on the CPU, "precision" what mixed precision makes
+of the device's own float32: the largest difference over the largest value, beside its limit.
+"step", "training" (`train.py` on JPEGs of ImageNet's usual size) and "evaluation" are timed. A part
+that does not fit into memory says so and the others go on. The exit status is 1 where a limit is
+exceeded or a part fails; all figures are written to output/selftest.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchmarks import common, plain
+from benchmarks.common import Bench
+from benchmarks.data import make_class_folders
+from benchmarks.train_step import peak_bytes
+from clip import resolve_precision
+from ood.scoring import compute_scores, offered_scores, required_inputs
+
+# Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
+# number; 12 blocks, and a softmax of logits that are scaled by 100, leave 1e-4 of it, and TF32
+# would be ten times beyond that. float16 keeps 1e-3 of a number, bfloat16 1e-2.
+LIMITS = {"fp32": (1e-4, 1e-3), "amp": (1e-2, 5e-2), "amp_bf16": (4e-2, 0.2)}
+PARTS = ("features", "regions", "text", "loss", "gradient")
+GRADIENT_SCALE = 1024.0  # keeps float16's gradients from underflow
+SHOTS, EPOCHS = 16, 50  # of the published ImageNet training
+HEAD = ["part", "measure", "found", "limit", "verdict"]
+
+
+class Report:
+    """The table's rows, and whether all went well."""
+
+    def __init__(self):
+        self.rows: list[list[str]] = []
+        self.failed = False
+
+    def add(self, part: str, measure: str, found: str, verdict: str = "", limit: str = "") -> None:
+        self.rows.append([part, measure, found, limit, verdict])
+        print("  ".join(word for word in self.rows[-1] if word), flush=True)
+
+    def check(self, part: str, measure: str, difference: float, limit: float) -> None:
+        """Add a difference; beyond its limit, or NaN, it fails."""
+        good = difference <= limit
+        self.failed |= not good
+        self.add(part, measure, f"{difference:.1e}", "ok" if good else "FAILED", f"{limit:.0e}")
+
+    def attempt(self, part: str, function: Callable, *args: object) -> None:
+        """Call `function`; what it raises is a row, and does not keep the other parts from it."""
+        try:
+            function(self, *args)
+        except Exception as error:
+            said = (getattr(error, "stderr", None) or str(error) or type(error).__name__).strip()
+            full = any(words in said for words in ("out of memory", "allocate memory"))
+            self.failed |= not full
+            verdict = said.splitlines()[-1][:120]
+            self.add(part, "", "does not fit" if full else "FAILED", verdict)
+            if not full:
+                traceback.print_exc()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def compare(report: Report, part: str, found: dict, expected: dict, precision: str) -> None:
+    near, far = LIMITS[precision]
+    for name, value in found.items():
+        limit = far if name == "gradient" else near
+        report.check(part, name, common.largest_difference(value, expected[name]), limit)
+
+
+def fast_values(bench: Bench) -> dict[str, Tensor]:
+    """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
+    bench.learner.ctx.grad = None
+    with bench.precision.context(bench.device):
+        loss = bench.fast()
+        with torch.no_grad():
+            features, regions = bench.model.image_features(bench.images, local=True)
+            text = bench.model.text_features()
+    (GRADIENT_SCALE * loss).backward()
+    gradient = bench.learner.ctx.grad / GRADIENT_SCALE
+    return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
+
+
+def plain_values(bench: Bench) -> dict[str, Tensor]:
+    """Return the same of the plain implementation."""
+    with torch.no_grad():
+        features, regions = plain.image_features(bench.clip, bench.images)
+        text = plain.text_features(bench.clip, bench.learner)
+        # Each image's nearest or farthest class: no region is at the edge of the top K, where
+        # the last bit of a similarity would decide.
+        cosines, half = (regions @ text.T).mean(dim=1), len(features) // 2  # [B, C]
+        bench.labels = torch.cat([cosines[:half].argmax(dim=1), cosines[half:].argmin(dim=1)])
+    loss = bench.plain()
+    (gradient,) = torch.autograd.grad(loss, bench.learner.ctx)
+    return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
+
+
+def fast_scores(bench: Bench, images: Tensor) -> dict[str, Tensor]:
+    scores = offered_scores("all", bench.model.provides)
+    with torch.inference_mode(), bench.precision.context(bench.device):
+        classes, needs = bench.model.class_features(), required_inputs(scores)
+        inputs = bench.model.inputs(images, classes, needs)
+        return compute_scores(scores, {name: inputs[name] for name in needs})
+
+
+def parity(report: Report, device: str) -> None:
+    """Check the device in float32 against the plain implementation on the CPU."""
+    reference, bench = Bench(20, 4), Bench(20, 4, device)
+    expected = plain_values(reference)
+    bench.labels = reference.labels.to(device)
+    compare(report, "parity", fast_values(bench), expected, "fp32")
+    expected = plain.scores(reference.clip, reference.learner, reference.images)
+    compare(report, "parity", fast_scores(bench, bench.images), expected, "fp32")
+
+
+def precision(report: Report, device: str, name: str) -> None:
+    """Check mixed precision against float32 on the same device."""
+    if resolve_precision(name, device).name != name:
+        report.add(f"precision {name}", "", "skipped", f"float32 is used for it on {device}")
+        return
+    expected, found = (fast_values(Bench(20, 4, device, kind)) for kind in ("fp32", name))
+    compare(report, f"precision {name}", found, expected, name)
+
+
+def step(report: Report, args: argparse.Namespace, classes: int) -> None:
+    """Time a LoCoOp step on images that are on the device already."""
+    bench, gpu = Bench(classes, args.batch, args.device, args.precision), args.device == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    seconds = common.median_seconds(args.turns, lambda: bench.step("fast"))
+    peak = torch.cuda.max_memory_allocated() if gpu else peak_bytes()
+    name = f"step, {classes} classes"
+    report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * seconds:.0f} ms")
+    report.add(name, "images a second", f"{args.batch / seconds:.1f}")
+    report.add(name, "peak memory", f"{peak / common.GIB:.2f} GiB")
+
+
+def evaluation(report: Report, args: argparse.Namespace) -> None:
+    """Time all scores of a batch that comes from host memory."""
+    bench = Bench(args.classes[0], 1, args.device, args.precision)
+    images = torch.randn(4 * args.batch, 3, 224, 224)
+    seconds = common.median_seconds(
+        args.turns, lambda: fast_scores(bench, images.to(args.device))["MCM"].cpu()
+    )
+    measure = f"images a second, {args.classes[0]} classes"
+    report.add("evaluation", measure, f"{len(images) / seconds:.1f}")
+
+
+def make_data(folder: Path, classes: int) -> None:
+    """Write class folders of JPEGs, two images a class to train on and one to test on, and CLIP."""
+    make_class_folders(folder / "jpegs", classes)
+    weights = {key: value.contiguous() for key, value in common.random_vit().state_dict().items()}
+    save_file(weights, folder / "vit_b16.safetensors", {"activation": "quick_gelu"})
+
+
+def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1) -> Path:
+    """Train three epochs on the data in `folder`, and return the run's folder."""
+    run = folder / f"{precision}_{nproc}"
+    command = f"""bash scripts/train.sh --trainer LoCoOp --id-data {folder}/jpegs --shots 2 --seed 1
+        --backbone {folder}/vit_b16.safetensors --output-dir {run} TEST.NO_TEST True
+        OPTIM.MAX_EPOCH 3 TRAINER.LOCOOP.PREC {precision} USE_CUDA {args.device == "cuda"}
+        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch} DATALOADER.DECODED.FOLDER {folder}/decoded"""
+    environment = {**os.environ, "PYTHON": sys.executable, "NPROC": str(nproc) * (nproc > 1)}
+    subprocess.run(
+        command.split(), cwd=REPO, env=environment, check=True, capture_output=True, text=True
+    )
+    return run
+
+
+def training(report: Report, args: argparse.Namespace, folder: Path, classes: int) -> None:
+    """Time `train.py`: the last of three epochs, with its decoding and copying."""
+    make_data(folder, classes)
+    run, steps = train(folder, args, args.precision), 2 * classes // args.batch
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    seconds, waiting = last["epoch_time"] / steps, last["data_share"]
+    name = f"training, {classes} classes"
+    report.add(name, "a step", f"{1000 * seconds:.0f} ms")
+    report.add(name, "waiting for data", f"{waiting:.1%}")
+    if classes >= 1000:
+        minutes = seconds * (1000 * SHOTS // args.batch) * EPOCHS / 60
+        report.add(name, "16-shot ImageNet, 50 epochs, projected", f"{minutes:.0f} min")
+
+
+def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
+    """Check that two GPUs end where one does."""
+    count = torch.cuda.device_count() if args.device == "cuda" else 0
+    if count < 2:
+        report.add("two ranks", "", "skipped", f"{count} GPUs")
+        return
+    make_data(folder, args.batch)
+    contexts = []
+    for nproc in (1, 2):
+        (file,) = (train(folder, args, "fp32", nproc) / "prompt_learner").glob("model.pth.tar-3")
+        contexts.append(torch.load(file, weights_only=True)["state_dict"]["ctx"])
+    report.check("two ranks", "context after training", common.largest_difference(*contexts), 1e-3)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add, found = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=found, choices=("cuda", "cpu"), help="(a GPU where there is one)")
+    gpu = parser.parse_known_args()[0].device == "cuda"
+    add("--classes", type=int, nargs="+", help="of the steps (GPU: 100 1000; CPU: 100)")
+    add("--batch", type=int, default=32 if gpu else 4, help="images a step (%(default)s)")
+    args = parser.parse_args()
+    args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 1)
+    args.training = args.classes or ([100, 1000] if gpu else [16])
+    args.classes = args.classes or ([100, 1000] if gpu else [100])
+    return args
+
+
+def main() -> None:
+    args, report = parse_args(), Report()
+    gpu = args.device == "cuda"
+    name, cuda = (torch.cuda.get_device_name(), torch.version.cuda) if gpu else ("cpu", None)
+    report.attempt("parity", parity, args.device)
+    for kind in ("amp", "amp_bf16"):
+        report.attempt(f"precision {kind}", precision, args.device, kind)
+    for classes in args.classes:
+        report.attempt(f"step, {classes} classes", step, args, classes)
+    if max(args.classes) < 1000:
+        report.add("step, 1000 classes", "", "skipped", "minutes on a CPU: --classes 1000")
+    report.attempt("evaluation", evaluation, args)
+    with tempfile.TemporaryDirectory() as folder:
+        for classes in args.training:
+            place = Path(folder, str(classes))
+            report.attempt(f"training, {classes} classes", training, args, place, classes)
+        report.attempt("two ranks", two_ranks, args, Path(folder, "ranks"))
+    print()
+    common.print_table(report.rows, HEAD)
+    passed = not report.failed
+    rows = [dict(zip(HEAD, row, strict=True)) for row in report.rows]
+    common.save(
+        "selftest",
+        {**common.machine(), "device": name, "cuda": cuda},
+        REPO / "output",
+        passed=passed,
+        rows=rows,
+    )
+    print("passed" if passed else "FAILED")
+    sys.exit(not passed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Check on a GPU what the other tests check on the CPU: `bash scripts/test.sh -m gpu`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import selftest
+from dassl.config import get_cfg_default
+from dassl.data import build_data_loader
+from dassl.data.ahead import batches_for
+from dassl.data.datasets import Datum
+from dassl.data.transforms import build_transform
+from dassl.utils import set_random_seed
+from tests.trainers.test_goldens import Batches, make_trainer
+from tests.worlds import images
+
+pytestmark = pytest.mark.gpu
+
+
+def test_the_device_computes_what_the_cpu_does():
+    report = selftest.Report()
+    report.attempt("parity", selftest.parity, "cuda")
+    assert not report.failed, report.rows
+
+
+@pytest.mark.parametrize("name", ["amp", "amp_bf16"])
+def test_mixed_precision_is_near_float32(name):
+    report = selftest.Report()
+    report.attempt(name, selftest.precision, "cuda", name)
+    assert not report.failed and len(report.rows) == len(selftest.PARTS), report.rows
+
+
+def test_two_ranks_on_nccl_end_as_one_does(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    report = selftest.Report()
+    report.attempt("ranks", selftest.two_ranks, Namespace(device="cuda", batch=8), tmp_path)
+    assert not report.failed, report.rows
+
+
+def test_amp_trains_as_float32_does(golden, clip_file, tmp_path):
+    """Eight steps with the gradient scaler; its first steps may overflow and be left out."""
+    about, arrays = golden("train.json"), golden("train.npz")
+    run, losses = about["runs"][0], {}
+    for precision in ("fp32", "amp"):
+        loader = Batches(
+            torch.from_numpy(arrays["images_q"]).float() / 32,
+            torch.from_numpy(arrays["labels"]),
+            about["batches_per_epoch"],
+        )
+        trainer = make_trainer(
+            "LoCoOp",
+            run,
+            about["classnames"],
+            loader,
+            tmp_path / precision,
+            clip_file(run["arch"]),
+            device="cuda",
+            precision=precision,
+        )
+        assert (trainer.scaler is not None) == (precision == "amp")
+        losses[precision] = trainer.forward_backward(next(iter(loader)))["loss"]
+        assert torch.isfinite(trainer.learner.ctx).all()
+    assert losses["amp"] == pytest.approx(losses["fp32"], rel=1e-2)
+
+
+def test_images_sent_ahead_are_the_loaders(tmp_path):
+    images(tmp_path / "all", 10, np.random.default_rng(0))
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["DATASET.ROOT", str(tmp_path), "DATALOADER.NUM_WORKERS", 2])
+    items = [Datum(str(path)) for path in sorted((tmp_path / "all").iterdir())]
+    loader = build_data_loader(
+        cfg, "SequentialSampler", items, batch_size=4, tfm=build_transform(cfg, is_train=False)
+    )
+    set_random_seed(0)
+    plain = [batch["img"] for batch in loader]
+    ahead = [batch["img"] for batch in batches_for(loader, torch.device("cuda"))]
+    assert len(plain) == 3 and all(image.is_cuda for image in ahead)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(ahead, plain, strict=True))
