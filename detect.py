@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
+
 from dassl.engine import build_trainer
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError

@@ -6,7 +6,10 @@ Flags set keys of the config, which can also be given as KEY VALUE pairs or in a
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger

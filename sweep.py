@@ -11,10 +11,13 @@ import argparse
 import gc
 import logging
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 import train
 from dassl import distributed

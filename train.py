@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from yacs.config import CfgNode
 
@@ -12,13 +16,13 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
-from datasets.check.findings import EVALUATION, TRAINING
 from datasets.check.layout import require_data
-from datasets.needs import missing_images, trains_on_names
+from datasets.needs import Needs, missing_images
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import RunState, finish_run, locked, open_run, run_state, what_is_kept
+from run.needs import training_needs
 from run.settings import describe
 
 logger = logging.getLogger(__name__)
@@ -45,7 +49,7 @@ def only_build(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Build everything that the flags describe, and test it if they ask for that."""
     setup_logger()
     if args.eval_only:
-        require_data(cfg, EVALUATION, ood=False)
+        require_data(cfg, Needs.TEST)
     trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, args.load_epoch)
@@ -79,7 +83,7 @@ def train(cfg: CfgNode) -> None:
 def require_training_data(cfg: CfgNode) -> None:
     """Raise an InputError, before anything is written, if a run that is to train lacks data."""
     if run_state(cfg) is not RunState.FINISHED:
-        require_data(cfg, TRAINING)
+        require_data(cfg, training_needs(cfg))
 
 
 def start(cfg: CfgNode, state: RunState) -> None:
@@ -108,7 +112,8 @@ def begin(cfg: CfgNode, state: RunState, **options: Any) -> TrainerX:
     logger.info("Versions: %s", ", ".join(f"{name} {v}" for name, v in versions().items()))
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    if trains_on_names(cfg) and (why := missing_images(cfg)):
+    if not training_needs(cfg) & Needs.TEST:
+        why = missing_images(cfg)
         logger.warning("There is no final test, and training needs the class names alone: %s", why)
         return build_trainer(untested(cfg), images=False, **options)
     return build_trainer(cfg, **options)

@@ -1,4 +1,4 @@
-"""Time of the data check on as many files as the ImageNet benchmark has: 85,640.
+"""Time the data check on as many files as the ImageNet benchmark has: 85,640.
 
 python benchmarks/data_check.py --root DIR     makes the files there once (1000 classes of 50, four
 OOD sets; small PNG files of different sizes), then times the folders alone (what train.py and
@@ -20,16 +20,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
 from datasets.classnames import imagenet_wnids
-from run import config
+from datasets.needs import EVALUATION
+from run.config import build_cfg
+from run.flags import make_parser
 
 OOD = {"iNaturalist": 10_000, "SUN": 10_000, "Places": 10_000, "Texture/images": 5_640}
 
 
 def make(root: Path, share: float) -> None:
-    """The benchmark's files, or a share of each folder's."""
+    """Write the benchmark's files, or a share of each folder's."""
     folders = {f"imagenet/images/val/{wnid}": 50 for wnid in imagenet_wnids()} | OOD
     rng = np.random.default_rng(0)
     for folder, count in tqdm(folders.items(), desc="making files"):
@@ -54,15 +55,20 @@ def timed(name: str, run) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=1.0, help="of the files, to try it out")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the files, to try it out (default: %(default)s)",
+    )
     parser.add_argument("--full", action="store_true", help="time --full as well")
     args = parser.parse_args()
     if not (args.root / "imagenet").exists():
         make(args.root, args.share)
     flags = ["--root", str(args.root.absolute()), "--dataset", "imagenet"]
-    cfg = config.build_cfg(flags.make_parser("").parse_args([*flags, "--trainer", "ZeroshotCLIP"]))
+    cfg = build_cfg(make_parser("").parse_args([*flags, "--trainer", "ZeroshotCLIP"]))
     timed("folders, before a run", lambda: require_data(cfg, EVALUATION))
-    command = [sys.executable, "-m", "datasets.check", *flags]
+    command = [sys.executable, "-m", "run.check", *flags]
     here = Path(__file__).parents[1]
     for extra in ([], ["--full"]) if args.full else ([],):
         run = [*command, *extra]

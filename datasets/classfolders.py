@@ -1,4 +1,4 @@
-"""What data sets stored as one folder a class have in common."""
+"""ID sets stored as one folder a class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
 from datasets.classnames import report_classnames
-from datasets.fewshot import few_shot
-from datasets.folders import absolute, find_folder, find_splits, no_folder, read_class_folders
+from datasets.fewshot import few_shot, keep_classes, part_of_classes
+from datasets.folders import DataError, absolute, find_folder, no_folder
+from datasets.splits import class_folders, find_splits, read_class_folders, require_folders
 
 
 class ClassFolders(DatasetBase):
@@ -19,12 +20,13 @@ class ClassFolders(DatasetBase):
     The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when ``train_x`` is first
     read, so that an evaluation needs no training images. With only one of ``val/`` and
     ``test/`` there, it is the test set and ``val`` is None: a model chosen on it would be chosen
-    on the test images.
+    on the test images. Of DATASET.SUBSAMPLE_CLASSES, base and new keep a half of the classes.
 
     Attributes:
         default_folders: names of its folder, where DATASET.FOLDER gives none; the first that is
             there counts.
         dataset_dir: the data set's folder.
+        splits: the folders of ``train``, ``val`` and ``test``, of those that are there.
         class_folders: folder names in label order (ImageNet: WordNet ids).
         held_out: images set apart for testing where no split is; empty otherwise.
     """
@@ -38,13 +40,21 @@ class ClassFolders(DatasetBase):
             require_root(data_root(cfg), [cfg.DATASET.FOLDER])
         self.dataset_dir = str(folder)
         self.splits = self.find_splits(folder) if images else {}
-        self.class_folders = self.choose_classes(cfg)
-        names, source = self.name_classes(cfg)
-        report_classnames(type(self).__name__, names, source)
-        super().__init__(**self._images(cfg, names) if images else {}, classnames=names)
+        found = {path: class_folders(path) for path in self.deciding_splits(cfg, self.splits)}
+        everything = self.choose_classes(cfg, found)
+        for path in found:
+            self.require_classes(path, everything, found[path])
+        names, source = self.name_classes(cfg, everything)
+        part = part_of_classes(len(everything), cfg.DATASET.SUBSAMPLE_CLASSES)
+        self.class_folders = [everything[label] for label in part]
+        own = [names[label] for label in part]
+        report_classnames(type(self).__name__, own, source)
+        lists = self._images(cfg, everything, names, part) if images else {}
+        super().__init__(**lists, classnames=own)
 
     @classmethod
     def without_images(cls, cfg) -> ClassFolders:
+        """Return the data set with its class names alone, which DATASET.CLASSES must tell."""
         if not cls.knows_classes(cfg):
             raise InputError(
                 f"DATASET.CLASSES is {cfg.DATASET.CLASSES!r}: which classes {cls.__name__} has is "
@@ -54,69 +64,79 @@ class ClassFolders(DatasetBase):
 
     @classmethod
     def knows_classes(cls, cfg) -> bool:
-        """Whether the config says which classes there are, whatever folders are there."""
+        """Return whether the config says which classes there are, whatever folders are there."""
         return cfg.DATASET.CLASSES not in ("", "present")
 
     @classmethod
     def locate(cls, cfg) -> Path:
-        """The data set's folder, or where it should be."""
+        """Return the data set's folder, or where it should be."""
         names = [cfg.DATASET.FOLDER] if cfg.DATASET.FOLDER else cls.default_folders
         found = (find_folder(data_root(cfg), name) for name in names)
         return next(filter(None, found), data_root(cfg) / names[0])
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
-        """The folders of ``train``, ``val`` and ``test``, of those that are there."""
+        """Return the folders of ``train``, ``val`` and ``test``, of those that are there."""
         return find_splits(folder)
 
-    def choose_classes(self, cfg) -> list[str]:
-        """The class folders in label order."""
+    @classmethod
+    def deciding_splits(cls, cfg, splits: dict[str, Path]) -> list[Path]:
+        """Return the splits whose class folders decide which classes there are."""
+        return list(splits.values())
+
+    @classmethod
+    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+        """Return the class folders in label order.
+
+        Args:
+            found: the class folders of each of the :meth:`deciding_splits`.
+        """
         raise NotImplementedError
 
-    def name_classes(self, cfg) -> tuple[list[str], str]:
-        """The class names in label order, and where they come from, for the log."""
+    @classmethod
+    def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+        """Raise a DataError if a split lacks class folders."""
+        require_folders(split, wanted, found)
+
+    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+        """Return the class names of the folders, and where they come from, for the log."""
         raise NotImplementedError
 
-    def evaluation_splits(self) -> list[Path]:
-        """The splits other than ``train``."""
-        return [path for name, path in self.splits.items() if name != "train"]
+    def _images(self, cfg, folders: list[str], names: list[str], part: range) -> dict:
+        def train() -> list[Datum]:
+            everything = self._read_all_train(folders, names)
+            # Drawn of all classes before a part is kept, as CoOp does.
+            return keep_classes(few_shot(everything, cfg.DATASET.NUM_SHOTS, cfg.SEED), part)
 
-    def _images(self, cfg, names: Sequence[str]) -> dict:
         both = "val" in self.splits and "test" in self.splits
-        return {
-            "train_x": lambda: self._read_train(cfg.DATASET.NUM_SHOTS, cfg.SEED, names),
-            "val": self._read(self.splits["val"], names) if both else None,
-            "test": self._read_test(names),
-        }
+        val = keep_classes(self._read(self.splits["val"], folders, names), part) if both else None
+        test = keep_classes(self._read_test(folders, names), part)
+        self.held_out = keep_classes(self.held_out, part)
+        return {"train_x": train, "val": val, "test": test}
 
-    def _read(self, split: Path, names: Sequence[str]) -> list[Datum]:
-        return read_class_folders(split, self.class_folders, names)
+    def _read(self, split: Path, folders: list[str], names: list[str]) -> list[Datum]:
+        self.require_classes(split, folders, class_folders(split))
+        return read_class_folders(split, folders, names)
 
-    def _read_test(self, names: Sequence[str]) -> list[Datum]:
-        return self._read(self.splits.get("test", self.splits.get("val")), names)
+    def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
+        return self._read(self.splits.get("test", self.splits.get("val")), folders, names)
 
-    def _read_all_train(self, names: Sequence[str]) -> list[Datum]:
+    def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:
         # Named even where it is missing, so that the error says which folder to fill.
-        return self._read(self.evaluation_splits()[0].parent / "train", names)
-
-    def _read_train(self, num_shots: int, seed: int, names: Sequence[str]) -> list[Datum]:
-        return few_shot(self._read_all_train(names), num_shots, seed)
+        missing = next(iter(self.splits.values())).with_name("train")
+        return self._read(self.splits.get("train", missing), folders, names)
 
 
 def data_root(cfg) -> Path:
-    """DATASET.ROOT, with ``~`` spelled out; a relative root stays relative."""
+    """Return DATASET.ROOT, with ``~`` spelled out; a relative root stays relative."""
     return Path(cfg.DATASET.ROOT).expanduser()
 
 
 def require_root(root: Path, folders: Iterable[str]) -> None:
-    """Raise an InputError if one of ``folders`` lies under a root that is no folder."""
+    """Raise a DataError if one of ``folders`` lies under a root that is no folder."""
     if not root.is_dir() and not all(map(os.path.isabs, folders)):
-        raise no_root(root)
-
-
-def no_root(root: Path) -> InputError:
-    """What is told of a root that is no folder."""
-    return InputError(
-        f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
-        "folder that holds the data sets' folders."
-    )
+        raise DataError(
+            f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "
+            "folder that holds the data sets' folders.",
+            "no data root",
+        )

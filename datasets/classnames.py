@@ -1,4 +1,4 @@
-"""Class names: ImageNet's built in, a user's file, and the hash that tells lists apart.
+"""Class names: ImageNet's built in, a user's file, and the hash of a list.
 
 Differs from upstream: CoOp and LoCoOp need a ``classnames.txt`` that no repository ships, and
 lists found elsewhere differ in hundreds of names, which moves the figures. Here the list is
@@ -10,19 +10,19 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import classnames_hash
-from datasets.folders import absolute, some
+from datasets.folders import absolute, counted, some
 
 logger = logging.getLogger(__name__)
 
 
 def imagenet_wnids() -> list[str]:
-    """The 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
+    """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
     return list(_imagenet_wnids())
 
 
@@ -34,7 +34,7 @@ def _imagenet_wnids() -> tuple[str, ...]:
 
 
 def imagenet_classnames() -> list[str]:
-    """CLIP's 1000 ImageNet class names (from open_clip), in the order of the WordNet ids."""
+    """Return CLIP's 1000 ImageNet class names (from open_clip), in the order of the WordNet ids."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     return list(IMAGENET_CLASSNAMES)
@@ -86,7 +86,7 @@ def _require_listed_once(folders: Sequence[str], path: str | Path) -> None:
 
 
 def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
-    """The names a user's file gives to ``folders``, in that order; further lines are ignored.
+    """Return the names a user's file gives to ``folders``; further lines are ignored.
 
     Raises:
         InputError: the file lacks a folder, or :func:`read_classnames_file` refuses it.
@@ -103,15 +103,18 @@ def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
 
 
 def read_class_list(text: str) -> list[str]:
-    """The classes that DATASET.CLASSES names: separated by commas, or the lines of a .txt file.
+    """Return the classes that DATASET.CLASSES names, by commas or as lines of a .txt file.
 
-    In a file, ``#`` starts a comment.
+    In a file, ``#`` starts a comment. Of a file of ``n01440764 tench`` lines the ids count.
 
     Raises:
         InputError: the file is missing, or a class is named twice, or none is.
     """
     if text.endswith(".txt"):
         classes = [line.partition("#")[0].strip() for line in _lines(text)]
+        pairs = [re.fullmatch(r"(n\d{8})\s+.+", line) for line in classes if line]
+        if all(pairs):
+            classes = [pair[1] for pair in pairs]
     else:
         classes = [name.strip() for name in text.split(",")]
     classes = [name for name in classes if name]
@@ -143,22 +146,9 @@ def read_names(text: str) -> list[str]:
         raise InputError(f"{some([text])} names no class: give names such as cat,dog")
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
-    alike = [names for names in _group_alike(names) if len(names) > 1]
-    if alike:
-        logger.warning(
-            "%s: no prompt can tell these class names apart: %s",
-            some([text]),
-            some([" = ".join(group) for group in alike]),
-        )
+    if shared := shared_prompts(names):
+        logger.warning("%s: %s", some([text]), shared)
     return names
-
-
-def _group_alike(names: Sequence[str]) -> list[list[str]]:
-    """Group the names that are one in a prompt, where case and underscores are lost."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(" ".join(name.replace("_", " ").lower().split()), []).append(name)
-    return list(groups.values())
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
@@ -166,12 +156,23 @@ def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
     logger.info(
         "%s: %d class names from %s, hash %s", dataset, len(names), source, classnames_hash(names)
     )
-    shared = [name for name, count in Counter(names).items() if count > 1]
-    if shared:
-        logger.warning(
-            "%s: %d class names stand for more than one class each, which no prompt can tell "
-            "apart: %s",
-            dataset,
-            len(shared),
-            some(shared),
-        )
+    if shared := shared_prompts(names):
+        logger.warning("%s: %s", dataset, shared)
+
+
+def shared_prompts(names: Sequence[str]) -> str:
+    """Say which class names give equal prompts, "" if none do.
+
+    Prompts have spaces for underscores, and the tokenizer knows neither capitals nor the number
+    of spaces: ``hot_dog`` is ``Hot dog``.
+    """
+    groups = defaultdict(list)
+    for name in names:
+        groups[" ".join(name.replace("_", " ").lower().split())].append(name)
+    shared = [" = ".join(own) for own in groups.values() if len(own) > 1]
+    if not shared:
+        return ""
+    return (
+        f"{counted(len(shared), 'class name')} for more than one class each, no prompt can tell "
+        f"these class names apart: {some(shared)}"
+    )

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and SVHN as plain class folders: python -m datasets.export --name cifar10
+"""Export CIFAR-10, CIFAR-100 or SVHN as class folders: python -m datasets.export --name cifar10
 
 torchvision reads its own files, checked against their MD5 sums before anything in them is
 unpickled; the images are written as PNG, without loss, to <ROOT>/<name>/{train,test}/<class>/.
@@ -31,14 +31,14 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Exported:
-    """A torchvision data set: how to open a split of it, and how many images each split has."""
+    """A torchvision data set: how to open a split of it, and the images of each split."""
 
     open: Callable
     files: str  # where torchvision looks under the root
     images: dict[str, int]
 
     def count(self, folder: Path) -> dict[str, int]:
-        """Images in each split of an exported folder, 0 where there is no such split."""
+        """Count the images in each split of an exported folder, 0 where there is no such split."""
         splits = {split: folder / split for split in SPLITS}
         return {s: len(image_names(p)) if p.is_dir() else 0 for s, p in splits.items()}
 
@@ -123,7 +123,7 @@ def _require_complete(chosen: Exported, folder: Path) -> None:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well."""
+    """Give a temporary folder that takes the place of `folder` when the block ends well."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary

@@ -45,6 +45,34 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     return sampler.generate_fewshot_dataset(by_label, num_shots=num_shots, rng=random.Random(seed))
 
 
+def part_of_classes(count: int, part: str) -> range:
+    """Return the labels that DATASET.SUBSAMPLE_CLASSES keeps of ``count`` classes.
+
+    ``all``, ``base``: the first half, rounded up, or ``new``: the rest (CoCoOp's base-to-new
+    setting; Zhou et al., CVPR 2022).
+
+    Raises:
+        InputError: another word, or no class is left.
+    """
+    half = (count + 1) // 2
+    parts = {"all": range(count), "base": range(half), "new": range(half, count)}
+    if not parts.get(part):
+        raise InputError(
+            f"DATASET.SUBSAMPLE_CLASSES is {part!r} of {count} classes. Allowed: all, base (the "
+            "first half, rounded up) or new (the rest, of at least two classes)."
+        )
+    return parts[part]
+
+
+def keep_classes(items: Sequence[Datum], part: range) -> list[Datum]:
+    """Return the images whose labels are in ``part``, relabelled from 0."""
+    return [
+        Datum(item.impath, item.label - part.start, item.domain, item.classname)
+        for item in items
+        if item.label in part
+    ]
+
+
 def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
     counts = Counter(f"{item.label} ({item.classname})" for item in items)
     few = [name for name, count in counts.items() if count < num_shots]
@@ -81,7 +109,7 @@ def split_record(
     seed: int,
     held_out: Sequence[Datum] = (),
 ) -> dict:
-    """What a run was trained on, ready for JSON.
+    """Return what a run was trained on, ready for JSON.
 
     Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files; paths are
     posix, relative to ``root``, or absolute where a data set lies elsewhere. ``held_out`` is there

@@ -1,111 +1,227 @@
-"""Image listings and class folders: the one place that walks the disk."""
+"""Images below a folder: the one place that walks the disk."""
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dassl.data.datasets import Datum
+from PIL import Image, features
+
 from dassl.utils.errors import InputError
 
-logger = logging.getLogger(__name__)
-
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+# Pillow opens these, but cannot decode them by itself, or their pixels have no brightness.
+NOT_DECODED = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # that Pillow may lack
+# What systems leave behind, in small letters; names with a dot in front are such too.
+MACHINE_MADE = frozenset(
+    (
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "@synoresource"),
+        *("#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "lost+found"),
+        *("__macosx", "network trash folder", "temporary items", "system volume information"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__", "found.000"),
+    )
 )
-SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {  # what else they are called, in small letters
-    "train": ("training", "trainset", "train_set", "ilsvrc2012_img_train", "train_images"),
-    "val": (
-        "validation",
-        "valid",
-        "vali",
-        "dev",
-        "valset",
-        "val_set",
-        "ilsvrc2012_img_val",
-        "val_images",
-    ),
-    "test": ("testing", "eval", "testset", "test_set", "test_images"),
-}
 
 
-def image_names(folder: str | Path, recursive: bool = True) -> list[str]:
-    """Images in a folder: posix paths relative to it, sorted; hidden entries are skipped.
+class DataError(InputError):
+    """A fault of a data set, raised by what reads it.
 
-    Strings, because ImageNet's training set has 1.3 million of them. Links are followed, but no
-    folder is listed twice: of its names the shortest counts, then the first.
+    Attributes:
+        kind: one or two words for the table of the data check: missing, flat, ...
+        names: all files or folders it is about, where the message names a few.
+    """
+
+    def __init__(self, message: str, kind: str = "refused", names: Sequence[str] = ()):
+        super().__init__(message)
+        self.kind, self.names = kind, list(names)
+
+
+@dataclass
+class LeftOut:
+    """Paths that a walk has passed over.
+
+    Attributes:
+        others: files among images that are none by their ending.
+        loops: links to a folder that they lie in.
+        machine_made: folders, and images by name, that a system has left behind.
+        unlistable: errors of folders that cannot be listed; None raises the first.
+    """
+
+    others: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    machine_made: list[str] = field(default_factory=list)
+    unlistable: list[InputError] | None = None
+
+    def faults(self, folder: str | Path) -> list[DataError]:
+        """Return what a user should know of the walk through ``folder``."""
+        found = []
+        if self.others:
+            endings = sorted({os.path.splitext(name)[1] or "no ending" for name in self.others})
+            what = (
+                f"{counted(len(self.others), 'file')} among the images of {absolute(folder)} left "
+                f"out, no image by name ({some(endings)}): {some(self.others, 3)}."
+            )
+            found.append(DataError(what, "not images", self.others))
+        if self.loops:
+            what = (
+                f"{counted(len(self.loops), 'link')} in {absolute(folder)} not followed, for "
+                f"leading to a folder around itself: {some(self.loops, 3)}."
+            )
+            found.append(DataError(what, "link to itself", self.loops))
+        return found
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """Return the endings of image files that the installed Pillow decodes, in small letters."""
+    Image.init()
+    lacking = {name for name, codec in CODECS.items() if not features.check(codec)}
+    decoded = {*Image.OPEN, "MPO"}.difference(NOT_DECODED, lacking)
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, kind in known if kind in decoded) - {".pfm"}  # brightness
+
+
+def is_image(name: str) -> bool:
+    """Return whether the file name ends like an image's, in any case of letters."""
+    return os.path.splitext(name)[1].lower() in image_extensions()
+
+
+def is_machine_made(name: str) -> bool:
+    """Return whether an entry is hidden, or one that systems leave behind in folders."""
+    return name.startswith(".") or name.lower() in MACHINE_MADE
+
+
+def image_names(
+    folder: str | Path,
+    recursive: bool = True,
+    left_out: LeftOut | None = None,
+    taken: Collection[tuple[int, int]] = (),
+) -> list[str]:
+    """Return the images of :func:`walk_images`, sorted.
+
+    Strings, because ImageNet's training set has 1.3 million of them.
 
     Raises:
         InputError: the folder, or one in it, cannot be listed.
     """
-    return sorted(walk_images(folder, recursive))
+    return sorted(walk_images(folder, recursive, left_out, taken))
 
 
-def walk_images(folder: str | Path, recursive: bool = True) -> Iterator[str]:
-    """As :func:`image_names`, one by one: folder by folder, sorted in each. Holds the names of
-    folders and of one folder's files."""
-    for prefix, entries in walk(folder):
-        yield from sorted(
-            prefix + name for name, is_dir in entries.items() if not is_dir and is_image(name)
-        )
+def walk_images(
+    folder: str | Path,
+    recursive: bool = True,
+    left_out: LeftOut | None = None,
+    taken: Collection[tuple[int, int]] = (),
+) -> Iterator[str]:
+    """Yield the images below a folder as posix paths relative to it, one folder after another.
+
+    Holds the names of folders and of one folder's files. The arguments are those of :func:`walk`.
+    """
+    for prefix, entries in walk(folder, left_out, taken):
+        files = sorted(name for name, is_dir in entries.items() if not is_dir)
+        images = [prefix + name for name in files if is_image(name)]
+        if images and left_out is not None:
+            left_out.others += [
+                os.path.join(folder, prefix + name) for name in files if not is_image(name)
+            ]
+        yield from images
         if not recursive:
             return
 
 
 def walk(
-    folder: str | Path, refused: Callable[[InputError], None] | None = None
+    folder: str | Path, left_out: LeftOut | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> Iterator[tuple[str, dict[str, bool]]]:
-    """The folder and all below it: posix path relative to it, and entries -> whether a folder.
+    """Yield the folder and all below it: posix path relative to it, {entry: is it a folder}.
 
     The path is "" for the folder itself, else ends in a slash; parents come before what is in
-    them. Links are followed, no folder comes twice, hidden entries are skipped.
+    them. Links are followed, but to a folder that they lie in; no folder comes twice. What is
+    hidden or left behind by a system is skipped.
 
     Args:
-        refused: told of each folder that cannot be listed, which is then left out.
+        left_out: collects what is passed over.
+        taken: :func:`identity` of folders that are not entered.
 
     Raises:
-        InputError: a folder cannot be listed, and nobody is told of it.
+        InputError: a folder cannot be listed (unless ``left_out`` collects such folders).
     """
-    visited = set()
+    visited: set[tuple[int, int]] = set()
     pending = deque([""])
     while pending:
         prefix = pending.popleft()
         path = os.path.join(folder, prefix)
         try:
-            entries = _entries(path)
+            entries, found = entries_of(path, left_out), identity(path)
         except InputError as error:
-            if refused is None:
+            if left_out is None or left_out.unlistable is None:
                 raise
-            refused(error)
+            left_out.unlistable.append(error)
             continue
-        found = os.stat(path)
-        if (found.st_dev, found.st_ino) in visited:
+        if found in visited or found in taken:
             continue
-        visited.add((found.st_dev, found.st_ino))
+        visited.add(found)
         yield prefix, entries
         pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
 
 
-def find_folder(root: Path, name: str) -> Path | None:
-    """The folder ``root/name`` if it is there, else one whose name differs in upper and lower case.
+def identity(folder: str | Path) -> tuple[int, int]:
+    """Return device and inode of a folder: the same under every name that leads to it."""
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
-    ``name`` may have several parts, or be absolute.
+
+def entries_of(folder: str | Path, left_out: LeftOut | None = None) -> dict[str, bool]:
+    """Return {entry: is it a folder, or a link to one} of what counts in a folder."""
+    entries, left_out = {}, LeftOut() if left_out is None else left_out
+    try:
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                if is_machine_made(entry.name):
+                    if is_image(entry.name) or entry.is_dir(follow_symlinks=False):
+                        left_out.machine_made.append(entry.path)
+                elif entry.is_symlink() and entry.is_dir() and _leads_up(entry.path):
+                    left_out.loops.append(entry.path)
+                else:
+                    entries[entry.name] = entry.is_dir()
+    except OSError as error:  # of the folder, or of a link in it that leads to itself
+        raise DataError(
+            f"{absolute(error.filename or folder)} cannot be listed: {error.strerror}. Check the "
+            "path, what it links to, and the permissions (chmod -R u+rX).",
+            "no permission",
+        ) from error
+    return entries
+
+
+def _leads_up(link: str) -> bool:
+    """Return whether a link leads to a folder above it, by written or by real path."""
+    target, above = os.path.realpath(link), Path(absolute(link)).parents
+    real = Path(os.path.realpath(above[0]))
+    return real.is_relative_to(target) or any(os.path.realpath(p) == target for p in above)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder; none where it cannot be listed."""
+    try:
+        return sorted(name for name, is_dir in entries_of(folder).items() if is_dir)
+    except InputError:
+        return []
+
+
+def find_folder(root: Path, name: str) -> Path | None:
+    """Return the folder ``root/name``, else one whose name differs in upper and lower case.
+
+    ``name`` may have several parts, or be absolute. None where there is no such folder.
     """
     if (root / name).is_dir() or os.path.isabs(name):
         return root / name if (root / name).is_dir() else None
     found = root
     for part in Path(name).parts:
         if not (found / part).is_dir():
-            entries = _entries(found) if found.is_dir() else {}
-            alike = sorted(
-                entry
-                for entry, is_dir in entries.items()
-                if is_dir and entry.lower() == part.lower()
-            )
+            alike = [entry for entry in subfolders(found) if entry.lower() == part.lower()]
             if not alike:
                 return None
             part = alike[0]
@@ -114,181 +230,39 @@ def find_folder(root: Path, name: str) -> Path | None:
 
 
 def holds_images(folder: str | Path) -> bool:
-    """Whether there is an image in the folder or below it; looks no further than the first."""
+    """Return whether an image lies in the folder or below it; looks no further than the first."""
     return any(True for _ in walk_images(folder))
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """The files of :func:`image_names` as paths that start with ``folder``, in the same order."""
+    """Return the files of :func:`image_names` as paths that start with ``folder``."""
     return [Path(folder, name) for name in image_names(folder, recursive)]
 
 
-def is_image(name: str) -> bool:
-    """Whether the file name ends like an image's, in any case of letters."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def class_folders(split: Path) -> list[str]:
-    """Sorted names of the class folders in a split such as ``.../val``.
-
-    Images beside the class folders belong to no class: a warning counts them.
-
-    Raises:
-        InputError: the split is missing, empty, or flat (images but no class folders).
-    """
-    if not split.is_dir():
-        raise InputError(
-            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images "
-            f"for each class. Found beside it: {contents(split.parent)}."
-        )
-    entries = _entries(split)
-    folders = sorted(name for name, is_dir in entries.items() if is_dir)
-    loose = sorted(name for name, is_dir in entries.items() if is_image(name) and not is_dir)
-    if not folders:
-        raise _no_class_folders(split, loose)
-    if loose:
-        logger.warning(
-            "%d images lie directly in %s, in no class folder, and are left out, such as %s",
-            len(loose),
-            absolute(split),
-            loose[0],
-        )
-    return folders
-
-
-def _no_class_folders(split: Path, loose: list[str]) -> InputError:
-    if not loose:
-        return InputError(
-            f"The folder {absolute(split)} holds no class folders. Found in it: "
-            f"{contents(split)}. Put one folder of images for each class into it."
-        )
-    return InputError(
-        f"The folder {absolute(split)} is flat: {len(loose)} images such as {loose[0]} lie "
-        f"directly in it, and no class folders. Sort them into {split.name}/<class>/. For "
-        "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
-        "moves each of the 50,000 files into its nXXXXXXXX folder."
-    )
-
-
-def split_meant(name: str) -> str | None:
-    """The split that a folder of another name seems to be: ``Val`` and ``validation`` are val."""
-    if name in SPLITS:
-        return None
-    return next(
-        (
-            split
-            for split, others in SPLIT_NAMES.items()
-            if name.lower() == split or name.lower() in others
-        ),
-        None,
-    )
-
-
-def find_splits(folder: Path) -> dict[str, Path]:
-    """The splits of a data set: ``folder/images/{train,val,test}`` or ``folder/{train,...}``.
-
-    Raises:
-        InputError: no such folder, or neither ``val`` nor ``test`` in it.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
-            f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
-            "folder under it."
-        )
-    for parent in (folder / "images", folder):
-        splits = {name: parent / name for name in SPLITS if (parent / name).is_dir()}
-        if "val" in splits or "test" in splits:
-            return splits
-    raise InputError(
-        f"The folder {absolute(folder)} has no images to evaluate on: neither val/<class>/ nor "
-        f"test/<class>/ lies in it or in its images/ folder. Found in it: {contents(folder)}. "
-        "Sort the images into train/<class>/ and val/<class>/ (or test/<class>/)."
-    )
-
-
-def read_class_folders(
-    split: Path, folders: Sequence[str], classnames: Sequence[str]
-) -> list[Datum]:
-    """Every image of the given class folders: label = position of its folder in ``folders``.
-
-    Raises:
-        InputError: a class folder is missing or has no images; all such folders are counted.
-    """
-    require_folders(split, folders, class_folders(split))
-    items: list[Datum] = []
-    empty = []
-    for label, (folder, classname) in enumerate(zip(folders, classnames, strict=True)):
-        path = os.path.join(split, folder)
-        names = image_names(path)
-        if not names:
-            empty.append(folder)
-        items += [Datum(f"{path}/{name}", label, classname=classname) for name in names]
-    if empty:
-        raise InputError(
-            f"{len(empty)} of {len(folders)} class folders in {absolute(split)} hold no images: "
-            f"{some(empty)}. Allowed: {', '.join(sorted(IMAGE_EXTENSIONS))}. Fill or remove "
-            "them, or choose classes with DATASET.CLASSES."
-        )
-    return items
-
-
-def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-    """Raise an InputError that counts and names the ``wanted`` class folders not in ``found``."""
-    missing = sorted(set(wanted) - set(found))
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(wanted)} class folders are missing in {absolute(split)}: "
-            f"{some(missing)}. Found: {len(found)} class folders. Complete the data, or set "
-            'DATASET.CLASSES: "present" takes the classes whose folders exist, or name them.'
-        )
-
-
-def in_all(found: dict[str, list[str]]) -> list[str]:
-    """The class folders that all splits have, sorted: DATASET.CLASSES "present".
-
-    Raises:
-        InputError: there is none.
-    """
-    common = sorted(set.intersection(*map(set, found.values())))
-    if not common:
-        raise InputError(
-            f'DATASET.CLASSES is "present", but {", ".join(found)} have no class folder in '
-            "common. Name the class folders alike in all of them."
-        )
-    return common
-
-
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first few names and how many more there are, for messages."""
+    """Name the first few and how many more there are, for messages."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def contents(folder: Path) -> str:
-    """What a folder holds, in a few words, for messages."""
+    """Say what a folder holds, in a few words, for messages."""
     if not folder.is_dir():
         return f"nothing ({absolute(folder)} {no_folder(folder)})"
-    return some(sorted(_entries(folder))) or "nothing"
+    return some(sorted(entries_of(folder))) or "nothing"
+
+
+def counted(number: int, what: str) -> str:
+    """Return 1 image, 2 images, 2,000 classes."""
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def no_folder(path: Path) -> str:
-    """Why a path that should be a folder is none, for messages."""
+    """Say why a path that should be a folder is none, for messages."""
     return "is a file, not a folder" if path.exists() else "does not exist"
 
 
 def absolute(path: str | Path) -> str:
-    """The absolute path, for messages: users are often not in the folder they think they are."""
+    """Return the absolute path, for messages: users may not be where they think they are."""
     return os.path.abspath(path)
-
-
-def _entries(folder: str | Path) -> dict[str, bool]:
-    """Names in a folder but hidden ones -> whether each is a folder, or a link to one."""
-    try:
-        with os.scandir(folder) as scan:
-            return {entry.name: entry.is_dir() for entry in scan if entry.name[0] != "."}
-    except OSError as error:  # of the folder, or of a link in it that leads to itself
-        raise InputError(
-            f"{absolute(error.filename or folder)} cannot be listed: {error.strerror}. Check the "
-            "path, what it links to, and the permissions."
-        ) from error

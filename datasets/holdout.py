@@ -1,4 +1,4 @@
-"""A part of a training set held out for testing, where nobody has set one apart."""
+"""Hold out a part of a training set for testing, where nobody has set one apart."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dassl.utils.errors import InputError
 
 
 def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datum], list[Datum]]:
-    """(kept, held out): of every class ``share`` of its images, at least one if it has two.
+    """Divide ``items`` in (kept, held out): ``share`` of every class, at least one image of two.
 
-    Those whose path under ``root`` has the smallest hash, so the choice depends on neither a seed
-    nor the machine, and few images change sides when some are added.
+    Held out are those whose path under ``root`` has the smallest hash, so the choice depends on
+    neither a seed nor the machine, and few images change sides when some are added.
 
     Raises:
         InputError: ``share`` is not between 0 and 1, or nothing would be held out.

@@ -7,20 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils.errors import InputError
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
-from datasets.folders import (
-    SPLITS,
-    absolute,
-    class_folders,
-    in_all,
-    require_folders,
-    some,
-    split_meant,
-    walk,
-)
+from datasets.folders import DataError, absolute, some
 from datasets.holdout import hold_out
+from datasets.splits import in_all, named_splits
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +35,15 @@ class ImageFolder(ClassFolders):
         undivided = _undivided(folder)
         return {"train": undivided} if undivided else super().find_splits(folder)
 
-    def _divided(self, names: Sequence[str]) -> tuple[list[Datum], list[Datum]]:
-        """(training, test) images of a folder with neither val/ nor test/."""
+    def _divided(self, folders: list[str], names: list[str]) -> tuple[list[Datum], list[Datum]]:
+        """Return (training, test) images of a folder with neither val/ nor test/."""
         train = self.splits["train"]
-        return hold_out(self._read(train, names), self._share, str(train))
+        return hold_out(self._read(train, folders, names), self._share, str(train))
 
-    def _read_test(self, names: Sequence[str]) -> list[Datum]:
+    def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
         if self.splits.keys() != {"train"}:
-            return super()._read_test(names)
-        kept, self.held_out = self._divided(names)
+            return super()._read_test(folders, names)
+        kept, self.held_out = self._divided(folders, names)
         logger.info(
             "ImageFolder: %s has neither val/ nor test/: %d of its %d images are held out for "
             "testing, the same ones for every seed (DATASET.VAL_PERCENT %g)",
@@ -63,62 +54,47 @@ class ImageFolder(ClassFolders):
         )
         return self.held_out
 
-    def _read_all_train(self, names: Sequence[str]) -> list[Datum]:
+    def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:
         if self.splits.keys() != {"train"}:
-            return super()._read_all_train(names)
-        return self._divided(names)[0]
+            return super()._read_all_train(folders, names)
+        return self._divided(folders, names)[0]
 
-    def choose_classes(self, cfg) -> list[str]:
-        found = {name: class_folders(path) for name, path in self.splits.items()}
+    @classmethod
+    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
         if cfg.DATASET.CLASSES == "":
-            return _same_in_all(found, self.splits)
+            return _same_in_all(found)
         if cfg.DATASET.CLASSES == "present":
             return in_all(found)
-        classes = sorted(read_class_list(cfg.DATASET.CLASSES))
-        for name, path in self.splits.items():
-            require_folders(path, classes, found[name])
-        return classes
+        return sorted(read_class_list(cfg.DATASET.CLASSES))
 
-    def name_classes(self, cfg) -> tuple[list[str], str]:
+    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
         path = cfg.DATASET.CLASSNAMES_FILE
         if path:
-            return names_from_file(path, self.class_folders), absolute(path)
-        return [folder.replace("_", " ") for folder in self.class_folders], "the folder names"
+            return names_from_file(path, folders), absolute(path)
+        return [folder.replace("_", " ") for folder in folders], "the folder names"
 
 
 def _undivided(folder: Path) -> Path | None:
-    """The folder of class folders, where none is set apart for testing; None where one is."""
-    if any((folder / inner / name).is_dir() for inner in ("images", "") for name in SPLITS[1:]):
+    """Return the folder of class folders, where none is set apart for testing; else None."""
+    holders = [holder for holder in (folder / "images", folder) if holder.is_dir()]
+    splits = [named_splits(holder) for holder in holders]
+    if any("val" in own or "test" in own for own in splits):
         return None
-    places = (folder / "images" / "train", folder / "train", folder / "images", folder)
-    found = next((place for place in places if place.is_dir()), None)
-    mistaken = [name for name in (class_folders(found) if found else ()) if split_meant(name)]
-    beside = next(walk(found.parent))[1] if found and found.name == "train" else {}
-    passed_over = sorted(name for name, is_dir in beside.items() if is_dir and split_meant(name))
-    if passed_over:
-        raise InputError(
-            f"{absolute(found.parent / passed_over[0])} would be passed over, and a part of train/ "
-            "held out for testing instead. If it is a part of the data set, call it val or test"
-        )
-    if mistaken:
-        raise InputError(
-            f"{absolute(found / mistaken[0])} would be taken for a class called {mistaken[0]!r}. "
-            "If it is a part of the data set, call it train, val or test"
-        )
-    return found
+    return next((own["train"] for own in splits if own), next(iter(holders), None))
 
 
-def _same_in_all(found: dict[str, list[str]], splits: dict) -> list[str]:
-    """The classes, if all splits agree; a difference would shift labels or lose images."""
+def _same_in_all(found: dict[Path, list[str]]) -> list[str]:
+    """Return the classes, if all splits agree; a difference would shift labels or lose images."""
     first, *others = found
     for other in others:
         only_first = sorted(set(found[first]) - set(found[other]))
         only_other = sorted(set(found[other]) - set(found[first]))
         if only_first or only_other:
-            raise InputError(
-                f"The class folders of {absolute(splits[first])} and {absolute(splits[other])} "
-                f"differ. Only in {first}/: {some(only_first) or 'none'}. Only in {other}/: "
+            raise DataError(
+                f"The class folders of {absolute(first)} and {absolute(other)} differ. Only in "
+                f"{first.name}/: {some(only_first) or 'none'}. Only in {other.name}/: "
                 f"{some(only_other) or 'none'}. Make them agree, or set DATASET.CLASSES: "
-                '"present" takes the classes that all splits have, or name them.'
+                '"present" takes the classes that all splits have, or name them.',
+                "classes differ",
             )
     return found[first]

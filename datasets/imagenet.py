@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils.errors import InputError
 from datasets.classfolders import ClassFolders
 from datasets.classnames import (
     imagenet_classnames,
     imagenet_wnids,
     names_from_file,
     read_class_list,
+    read_classnames_file,
 )
-from datasets.folders import absolute, class_folders, in_all, require_folders, some
+from datasets.folders import DataError, absolute, some
+from datasets.splits import in_all, require_folders
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,8 @@ class ImageNet(ClassFolders):
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
     ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else ``classnames.txt`` in the data
-    set's folder where there is one, else CLIP's, built in.
+    set's folder where there is one, else CLIP's, built in. A file that lists just the class
+    folders that are there chooses the classes too.
 
     Differs from upstream: CoOp's ImageNet gives ``val`` as validation set too, so that its
     TEST.FINAL_MODEL best_val chose the model on the test images.
@@ -55,40 +59,83 @@ class ImageNet(ClassFolders):
     def knows_classes(cls, cfg) -> bool:
         return cfg.DATASET.CLASSES != "present"
 
-    def choose_classes(self, cfg) -> list[str]:
-        wanted = self._wanted(cfg.DATASET.CLASSES)
-        for split in self.evaluation_splits():
-            require_folders(split, wanted, class_folders(split))
-        return [wnid for wnid in imagenet_wnids() if wnid in wanted]
-
-    def name_classes(self, cfg) -> tuple[list[str], str]:
-        path = cfg.DATASET.CLASSNAMES_FILE or os.path.join(self.dataset_dir, "classnames.txt")
-        if cfg.DATASET.CLASSNAMES_FILE or os.path.isfile(path):
-            return names_from_file(path, self.class_folders), absolute(path)
-        names = dict(zip(imagenet_wnids(), imagenet_classnames(), strict=True))
-        return [names[wnid] for wnid in self.class_folders], "open_clip (built in)"
-
-    def _wanted(self, classes: str) -> set[str]:
-        if classes not in ("", "present"):
-            wanted = set(read_class_list(classes))
-            _require_known(wanted, "DATASET.CLASSES")
-            return wanted
+    @classmethod
+    def deciding_splits(cls, cfg, splits: dict[str, Path]) -> list[Path]:
         # An evaluation of all classes needs no training folders; "present" asks what is there.
-        splits = list(self.splits.values()) if classes else self.evaluation_splits()
-        found = {path.name: class_folders(path) for path in splits}
-        for path in splits:
-            _require_known(set(found[path.name]), absolute(path))
-        return set(in_all(found)) if classes else set(imagenet_wnids())
+        everything = cfg.DATASET.CLASSES == "present"
+        return [path for name, path in splits.items() if everything or name != "train"]
+
+    @classmethod
+    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+        classes = cfg.DATASET.CLASSES
+        if classes in ("", "present"):
+            for path, folders in found.items():
+                _require_known(folders, absolute(path))
+            wanted = in_all(found) if classes else cls._listed(cfg, found) or imagenet_wnids()
+        else:
+            wanted = read_class_list(classes)
+            _require_known(wanted, "DATASET.CLASSES")
+        chosen = set(wanted)
+        return [wnid for wnid in imagenet_wnids() if wnid in chosen]
+
+    @classmethod
+    def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+        missing = set(wanted).difference(found)
+        renamed = {name: wnid for name, wnid in _wnids_meant(found).items() if wnid in missing}
+        if renamed:
+            raise DataError(
+                f"{len(renamed)} class folders in {absolute(split)} are called by name, not by "
+                "WordNet id. Rename them: "
+                + some([f"{name} is {wnid}" for name, wnid in renamed.items()])
+                + ".",
+                "class names",
+                list(renamed),
+            )
+        require_folders(split, wanted, found)
+
+    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+        path = self._names_file(cfg)
+        if path:
+            return names_from_file(path, folders), absolute(path)
+        names = dict(zip(imagenet_wnids(), imagenet_classnames(), strict=True))
+        return [names[wnid] for wnid in folders], "open_clip (built in)"
+
+    @classmethod
+    def _names_file(cls, cfg) -> Path | None:
+        path = Path(cfg.DATASET.CLASSNAMES_FILE or cls.locate(cfg) / "classnames.txt")
+        return path if cfg.DATASET.CLASSNAMES_FILE or path.is_file() else None
+
+    @classmethod
+    def _listed(cls, cfg, found: dict[Path, list[str]]) -> set[str]:
+        """Return the ids in the user's class names, if the folders are just these."""
+        path = cls._names_file(cfg)
+        listed = {wnid for wnid, _ in read_classnames_file(path)} if path else set()
+        return listed if all(listed == set(folders) for folders in found.values()) else set()
 
 
-def _require_known(wnids: set[str], where: str) -> None:
-    unknown = sorted(wnids.difference(imagenet_wnids()))
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} classes in {where} are not among the 1000 WordNet ids of "
-            f"ImageNet-1K: {some(unknown)}. Expected names such as n01440764. For a data set of "
-            "your own set DATASET.NAME to ImageFolder."
-        )
+def _require_known(folders: Sequence[str], where: str) -> None:
+    unknown = sorted(set(folders).difference(imagenet_wnids()))
+    if not unknown:
+        return
+    meant = [f"{name} is {wnid}" for name, wnid in _wnids_meant(unknown).items()]
+    raise DataError(
+        f"{len(unknown)} classes in {where} are not among the 1000 WordNet ids of "
+        f"ImageNet-1K: {some(unknown)}. Expected names such as n01440764"
+        + (f"; rename them: {some(meant)}. " if meant else ". ")
+        + "For a data set of your own set DATASET.NAME to ImageFolder.",
+        "class names" if meant else "unknown classes",
+        unknown,
+    )
+
+
+def _wnids_meant(folders: Sequence[str]) -> dict[str, str]:
+    """Return {folder: WordNet id} of folders called by class name, such as great_white_shark."""
+    meant = dict(zip(map(_plain, imagenet_classnames()), imagenet_wnids(), strict=True))
+    return {folder: meant[_plain(folder)] for folder in folders if _plain(folder) in meant}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _check_count(images: int, classes: int) -> None:

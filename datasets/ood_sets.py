@@ -1,8 +1,9 @@
-"""OOD sets: plain folders of images, named in YAML."""
+"""OOD sets: plain folders of images, named in the YAML or by --ood-data."""
 
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
-from datasets.folders import absolute, contents, find_folder, image_names
+from datasets.folders import DataError, LeftOut, absolute, contents, find_folder, image_names
 
 logger = logging.getLogger(__name__)
 
@@ -46,32 +47,29 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
 
 
 def locate_ood_sets(cfg) -> dict[str, Path | None]:
-    """The folder of every OOD set of ``cfg.OOD.SETS``, None where none of its FOLDERS exists.
+    """Return the folder of every OOD set of ``cfg.OOD.SETS``, None where none of FOLDERS exists.
 
     Raises:
         InputError: a set's name is unfit for the results, or no set is configured.
     """
     # Here, not when the results are written: that is hours later.
-    _check_names(cfg.OOD.SETS)
     wanted = {name: _folders(name, entry) for name, entry in cfg.OOD.SETS.items()}
+    _check_names([name for name, folders in wanted.items() if folders])
     if not any(wanted.values()):
         raise InputError(
             "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
             "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
         )
     root = data_root(cfg)
-    return {
-        name: next(iter(places(root, folders)), None) for name, folders in wanted.items() if folders
-    }
+    return {name: _first(root, folders) for name, folders in wanted.items() if folders}
 
 
-def places(root: Path, folders: Sequence[str]) -> list[Path]:
-    """All folders that a set may be meant by, the one that is taken first."""
+def _first(root: Path, folders: Sequence[str]) -> Path | None:
     tried = (find_folder(root / above, folder) for above in ("", *GATHERED) for folder in folders)
-    return [folder for folder in tried if folder is not None]
+    return next(filter(None, tried), None)
 
 
-def _check_names(names: Iterable[str]) -> None:
+def _check_names(names: Sequence[str]) -> None:
     for name in names:
         check_set_name(name)
         if name.lower() in map(str.lower, TAKEN):
@@ -79,6 +77,22 @@ def _check_names(names: Iterable[str]) -> None:
                 f"An OOD set may not be called {name!r}: in the results {' and '.join(TAKEN)} are "
                 f"names of their own. Rename OOD.SETS.{name} in the data set's YAML."
             )
+    if pair := same_file_name(names):
+        raise InputError(
+            f"The OOD sets {pair[0]!r} and {pair[1]!r} would write one file on macOS and Windows, "
+            f"which know no capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
+        )
+
+
+def same_file_name(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two names that are one file name on macOS or Windows, None if none are."""
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        if plain in seen:
+            return seen[plain], name
+        seen[plain] = name
+    return None
 
 
 def _folders(name: str, entry) -> Sequence[str]:
@@ -91,33 +105,49 @@ def _folders(name: str, entry) -> Sequence[str]:
     return folders
 
 
-def _not_found(root: Path, missing: dict[str, Sequence[str]]) -> InputError:
+def _not_found(root: Path, missing: dict[str, Sequence[str]]) -> DataError:
     tried = "".join(
         f"\n  {name}: tried " + ", ".join(absolute(root / folder) for folder in folders)
         for name, folders in missing.items()
     )
     example = next(iter(missing))
-    return InputError(
-        f"{len(missing)} OOD sets were not found:{tried}\nFound in {absolute(root)}: "
-        f"{contents(root)}. Set DATASET.ROOT (--root), or name the folder in "
-        f"OOD.SETS.{example}.FOLDERS; an empty list there leaves the set out."
+    count = "1 OOD set was" if len(missing) == 1 else f"{len(missing)} OOD sets were"
+    return DataError(
+        f"{count} not found:{tried}\nFound in {absolute(root)}: {contents(root)}. Set DATASET.ROOT "
+        f"(--root), or name the folder in OOD.SETS.{example}.FOLDERS; an empty list there leaves "
+        "the set out.",
+        "missing",
+    )
+
+
+def no_images(name: str, folder: Path) -> DataError:
+    """Return the fault of a set in whose folder no image lies."""
+    return DataError(
+        f"The OOD set {name} has no images: {absolute(folder)} holds {contents(folder)}. "
+        f"Fill it, or name another folder in OOD.SETS.{name}.FOLDERS.",
+        "no images",
+    )
+
+
+def wrong_count(name: str, found: int, expected: int) -> DataError:
+    """Return the fault of a set with another number of images than the protocol's."""
+    more = " Is it the whole set, or unpacked twice, instead of the curated images?"
+    return DataError(
+        f"OOD set {name}: {found} images where the protocol has {expected}: figures are not "
+        f"comparable with the papers'.{more if found > expected else ''}",
+        "count",
     )
 
 
 def _read(name: str, folder: Path, expected: int) -> list[Datum]:
-    images = image_names(folder)
+    left_out = LeftOut()
+    images = image_names(folder, left_out=left_out)
     if not images:
-        raise InputError(
-            f"The OOD set {name} has no images: {absolute(folder)} holds {contents(folder)}. "
-            f"Fill it, or name another folder in OOD.SETS.{name}.FOLDERS."
-        )
+        raise no_images(name, folder)
     logger.info("OOD set %s: %d images in %s", name, len(images), absolute(folder))
+    faults = left_out.faults(folder)
     if expected and len(images) != expected:
-        logger.warning(
-            "OOD set %s: %d images where the protocol has %d: figures are not comparable with "
-            "the papers'",
-            name,
-            len(images),
-            expected,
-        )
+        faults.append(wrong_count(name, len(images), expected))
+    for fault in faults:
+        logger.warning("%s", fault)
     return [Datum(f"{folder}/{image}", OOD_LABEL) for image in images]

@@ -1,4 +1,4 @@
-"""A user's own folders as ID and OOD sets: config keys from two flags."""
+"""Make a user's own folders the ID and OOD sets: config keys from two flags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.utils.errors import InputError
-from datasets.folders import SPLITS, absolute, no_folder
+from datasets.folders import absolute, no_folder
+from datasets.ood_sets import same_file_name
+from datasets.splits import SPLITS
 
 # Last parts of paths that say nothing of what is in them.
 NAMELESS = (*SPLITS, "images")
@@ -19,20 +21,23 @@ NAMELESS = (*SPLITS, "images")
 def use_id_folder(cfg: CfgNode, folder: str) -> None:
     """Make ``folder``, relative to the working directory, the ID set."""
     cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", _existing("--id-data", folder)
+    cfg.DATASET.DOWNLOAD = ""
 
 
 def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
     """Make ``folders`` the only OOD sets, in this order: paths, or NAME=PATH.
 
-    A set without a name has that of its folder (`folder_name`).
+    A set without a name gets that of its folder (:func:`folder_name`).
     """
     sets: dict[str, str] = {}
     for entry in folders:
         name, path = _named(entry)
-        if name in sets:
+        if pair := same_file_name([*sets, name]):
+            first = pair[0]
             raise InputError(
-                f"--ood-data: two sets are called {name!r}, {sets[name]} and {path}. Name them: "
-                f"--ood-data {name}1={sets[name]} --ood-data {name}2={path}"
+                f"--ood-data: two sets are called {first!r} (in any case of letters), "
+                f"{sets[first]} and {path}. Name them: "
+                f"--ood-data {first}1={sets[first]} --ood-data {name}2={path}"
             )
         sets[name] = path
     cfg.OOD.SETS = CfgNode(
@@ -50,7 +55,7 @@ def _named(entry: str) -> tuple[str, str]:
 
 
 def folder_name(folder: str) -> str:
-    """What the images in a folder are called: the last part of its path that says something."""
+    """Return what the images in a folder are called: the last part of its path that says it."""
     parts = Path(absolute(os.path.expanduser(folder))).parts
     return next(part for part in (*reversed(parts), parts[-1]) if part.lower() not in NAMELESS)
 

@@ -1,22 +1,22 @@
-"""Look at the data and say what is there, what is missing, and how to mend it.
+"""Check the data: say what is there, what is missing, and how to mend it.
 
 Takes the flags of train.py and eval_ood.py. Exits with 0 when the run that they describe can go
 ahead (evaluation; with a --trainer that learns, or --shots, training as well), else with 1.
 """
 
-# An entry point, as train.py is, that lies here for its name: nothing imports it.
 from __future__ import annotations
 
 import logging
 import sys
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.files import atomic_write, write_json
-from datasets.check.findings import EVALUATION, TRAINING
+from dassl.utils.files import write_json
 from datasets.check.survey import check
+from datasets.needs import EVALUATION
 from run.command import run
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, make_parser
+from run.needs import training_needs
 
 
 def main() -> None:
@@ -25,12 +25,11 @@ def main() -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="decode all images and compare all files, not a sample of them",
+        help="decode all images and compare all files of the sets (default: decode a sample)",
     )
-    parser.add_argument("--json", default="", help="file for all that was found")
-    parser.add_argument("--script", default="", help="file for the shell lines that mend it")
+    parser.add_argument("--json", default="", help="file for all that was found (default: none)")
     args = parser.parse_args()
-    logging.getLogger().addHandler(logging.NullHandler())  # the loaders' warnings are told below
+    logging.getLogger().addHandler(logging.NullHandler())  # the report has the loaders' warnings
     cfg, asked = _asked(args)
     title = (
         args.id_data
@@ -39,24 +38,22 @@ def main() -> None:
         or args.model_dir
         or DEFAULT_DATASET
     )
-    report = check(cfg, title, asked, args.full)
+    runs = {"evaluation": EVALUATION, "training": training_needs(cfg)}
+    report = check(cfg, title, runs, asked, args.full)
     print(report.text())
     if args.json:
         write_json(report.record(), args.json)
-    if args.script:
-        with atomic_write(args.script) as file:
-            file.write(report.script())
     sys.exit(0 if report.ready else 1)
 
 
 def _asked(args) -> tuple:
-    """The config, and the runs that the flags describe."""
+    """Return the config, and the names of the runs that the flags describe."""
     trains = args.shots is not None
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
     cfg = build_cfg(args)
-    learns = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "LEARNS", True) and not args.model_dir
-    return cfg, [EVALUATION, TRAINING] if learns or trains else [EVALUATION]
+    learns = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS and not args.model_dir
+    return cfg, ["evaluation", "training"] if learns or trains else ["evaluation"]
 
 
 if __name__ == "__main__":

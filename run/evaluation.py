@@ -15,8 +15,8 @@ from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
-from datasets.check.findings import EVALUATION
 from datasets.check.layout import require_data
+from datasets.needs import EVALUATION
 from datasets.ood_sets import load_ood_sets
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of

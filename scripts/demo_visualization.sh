@@ -3,4 +3,4 @@
 #   bash scripts/demo_visualization.sh --model-dir output/.../seed1 --image FILE --label NAME_OR_INDEX
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec "$PYTHON" "$REPOSITORY/visualize.py" "$@"
+launch "$REPOSITORY/visualize.py" "$@"

@@ -4,4 +4,4 @@
 #   bash scripts/detect.sh --classes "cat,dog,tractor" photo.jpg
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec "$PYTHON" "$REPOSITORY/detect.py" "$@"
+launch "$REPOSITORY/detect.py" "$@"

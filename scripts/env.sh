@@ -7,6 +7,12 @@ if [ -z "${PYTHON:-}" ]; then
     done
 fi
 
+# launch FILE|-m MODULE [ARGUMENT ...]: become Python with the repository first on its path. Not the
+# working directory (-P): a package called datasets, clip or run may lie where the user stands.
+launch() {
+    PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -P "$@"
+}
+
 # Install requirement files into .venv, unless $PYTHON has all they name. pip answers that offline,
 # in half a second: with no index to look in, what is missing is an error.
 require() {

@@ -4,4 +4,4 @@
 #   bash scripts/eval.sh --trainer ZeroshotCLIP --dataset imagenet
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec "$PYTHON" "$REPOSITORY/eval_ood.py" "$@"
+launch "$REPOSITORY/eval_ood.py" "$@"

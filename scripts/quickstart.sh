@@ -30,6 +30,8 @@ step() {
     printf ' %4d s\n' $((SECONDS - begun))
 }
 
+make_benchmark() { (launch -m generated --root data); }
+
 draw() {
     for class in airplane bicycle umbrella; do
         bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "$class" \
@@ -39,7 +41,7 @@ draw() {
 }
 
 LOCOOP=$OUT/LoCoOp/generated_16shots/nctx16_cscFalse_ctpend/seed1
-step "Make the benchmark" data "$PYTHON" -m generated --root data
+step "Make the benchmark" data make_benchmark
 step "Train and evaluate CoOp, LoCoOp; zero-shot CLIP" sweep bash scripts/sweep.sh \
     --trainers ZeroshotCLIP,CoOp,LoCoOp --dataset generated --shots 16 --seeds 1,2,3 --features-local
 step "Train and evaluate CLIPN" sweep-clipn bash scripts/sweep.sh \

@@ -4,5 +4,4 @@
 #   bash scripts/report.sh output/imagenet --scores MCM,GL-MCM --output comparison.html
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-# -P: a folder called ood where the user stands is not ours.
-PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m results.report "$@"
+launch -m results.report "$@"

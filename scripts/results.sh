@@ -5,5 +5,4 @@
 #   bash scripts/results.sh output/imagenet --compare LoCoOp:GL-MCM CoOp:MCM
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-# -P: a folder called ood where the user stands is not ours.
-PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -P -m results.summary "$@"
+launch -m results.summary "$@"

@@ -6,4 +6,4 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
 require requirements.txt
-exec "$PYTHON" benchmarks/selftest.py "$@"
+launch benchmarks/selftest.py "$@"

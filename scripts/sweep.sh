@@ -5,4 +5,4 @@
 # --dry-run lists the runs first. Stopped, it goes on where each run was. --help lists all flags.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-exec "$PYTHON" "$REPOSITORY/sweep.py" "$@"
+launch "$REPOSITORY/sweep.py" "$@"

@@ -11,7 +11,7 @@ source "$(dirname "$0")/env.sh"
 if [ -n "${NPROC:-}" ]; then
     # torchrun would set 1 thread a process; share the cores instead.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
-    exec "$PYTHON" "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} \
+    launch "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} \
         --nproc-per-node "$NPROC" "$REPOSITORY/train.py" "$@"
 fi
-exec "$PYTHON" "$REPOSITORY/train.py" "$@"
+launch "$REPOSITORY/train.py" "$@"

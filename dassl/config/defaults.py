@@ -49,6 +49,9 @@ DATASET = {
     "CLASSES": "",
     # Ours: a file of lines `n01440764 tench`, instead of the built-in names
     "CLASSNAMES_FILE": "",
+    # Ours: where the data set can be had, or the command that makes it, for the data check;
+    # {root} stands for ROOT. OOD sets and pairs have such a line of their own
+    "DOWNLOAD": "",
     "SOURCE_DOMAINS": (),
     "TARGET_DOMAINS": (),
     # Images a class to train on; below 1: all
@@ -71,6 +74,7 @@ DATASET = {
         "TEMPLATES": ("a photo of a {}.",),
         # shards: pairs that each worker holds, undecoded, to draw from
         "SHUFFLE": 2000,
+        "DOWNLOAD": "",
     },
 }
 

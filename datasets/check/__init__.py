@@ -1,1 +1,1 @@
-"""What is wrong with the data, and how to mend it: python -m run.check --root data"""
+"""Check the data of a run and say what is wrong: python -m run.check --root data"""

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dassl.utils.errors import InputError
-from datasets.check import sources
-from datasets.check.findings import Problem, counted
+from datasets.check.report import Problem
 from datasets.export import SETS
-from datasets.folders import IMAGE_EXTENSIONS, absolute, is_image, some, walk
+from datasets.folders import LeftOut, absolute, counted, entries_of, is_image, some, walk_images
 from datasets.imagenet import VAL_IMAGES_PER_CLASS
+from datasets.needs import NOTHING, Needs
+from datasets.splits import class_images, empty_classes, loose_images
 
 IMAGENET_TRAIN_IMAGES = 1_281_167
 IMAGENET_CLASSES = 1000
+TRAINING_NAME = re.compile(r"(n\d{8})_\d+")  # of ImageNet's training images: class and number
 
 
 @dataclass
@@ -26,214 +28,131 @@ class ImageSet:
 
     Attributes:
         name: its row in the table.
-        stops: runs that cannot go ahead with a fault of an image in it.
+        stops: runs that need one of these cannot go ahead with a fault in it.
         classes: the class folders that count, None where there are no classes.
         images: names relative to the folder, sorted.
         counts: images of each class folder (OOD sets: of each folder that holds some).
-        others: files among the images that are none.
-        refused: folders that cannot be listed, and why.
     """
 
     name: str
     folder: Path
-    stops: Sequence[str]
+    stops: Needs
     classes: Sequence[str] | None = None
     images: list[str] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
-    others: list[str] = field(default_factory=list)
-    refused: list[InputError] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=lambda: LeftOut(unlistable=[]))
 
-    def list(self) -> ImageSet:
+    def list(self) -> None:
         """Go through the folder, once; of a set with classes through their folders alone."""
-        for top in [""] if self.classes is None else self.classes:
-            for prefix, entries in walk(self.folder / top, refused=self.refused.append):
-                self._add(os.path.join(top, prefix) if top else prefix, top, entries)
+        if self.classes is None:
+            self.images = sorted(walk_images(self.folder, left_out=self.left_out))
+            self.counts.update(os.path.dirname(name) for name in self.images)
+            return
+        entries_of(self.folder, self.left_out)
+        for name, images in class_images(self.folder, self.classes, self.left_out):
+            self.images += [f"{name}/{image}" for image in images]
+            self.counts[name] = len(images)
         self.images.sort()
-        return self
-
-    def _add(self, prefix: str, top: str, entries: dict[str, bool]) -> None:
-        files = [name for name, is_dir in entries.items() if not is_dir]
-        images = [os.path.join(prefix, name) for name in files if is_image(name)]
-        if images:
-            self.images += images
-            self.counts[top or prefix] += len(images)
-            if len(images) < len(files):
-                self.others += [os.path.join(prefix, name) for name in files if not is_image(name)]
 
     def path(self, image: str) -> str:
+        """Return the path of one of the images."""
         return f"{self.folder}/{image}"
+
+    def problem(
+        self, kind: str, what: str, names: Sequence[str] = (), stops: Needs = NOTHING
+    ) -> Problem:
+        """Return a problem of this set, of images or folders with these names."""
+        return Problem(self.name, kind, what, stops, names)
 
 
 def listing_problems(images: ImageSet) -> list[Problem]:
-    """Folders that cannot be listed, files that are no images."""
+    """Return what the listing itself shows: folders without permission, files left out."""
+    refused: list[InputError] = images.left_out.unlistable or []
     found = []
-    if images.refused:
-        count = counted(len(images.refused), "folder")
-        found.append(
-            Problem(
-                "no permission",
-                images.name,
-                f"{count} cannot be listed. {images.refused[0]}",
-                [f"chmod -R u+rX {sources.quoted(images.folder)}"],
-                images.stops,
-                list(map(str, images.refused)),
-            )
-        )
-    if images.others:
-        kinds = sorted({os.path.splitext(name)[1] or "no ending" for name in images.others})
-        found.append(
-            Problem(
-                "not images",
-                images.name,
-                f"{counted(len(images.others), 'file')} among the images of "
-                f"{absolute(images.folder)} left out, no image by name: {some(images.others, 3)}.",
-                [
-                    f"# endings of images: {', '.join(sorted(IMAGE_EXTENSIONS))}; "
-                    f"found: {some(kinds)}"
-                ],
-                (),
-                images.others,
-            )
-        )
+    if refused:
+        what = f"{counted(len(refused), 'folder')} cannot be listed. {refused[0]}"
+        names = list(map(str, refused))
+        found.append(images.problem("no permission", what, names, images.stops))
+    found += [Problem.of(fault, images.name) for fault in images.left_out.faults(images.folder)]
+    if images.classes is not None:
+        entries = entries_of(images.folder).items()
+        loose = sorted(name for name, is_dir in entries if not is_dir and is_image(name))
+        if loose:
+            found.append(Problem.of(loose_images(images.folder, loose), images.name))
     return found
 
 
-def ood_counts(images: ImageSet, expected: int, source: Sequence[str]) -> list[Problem]:
-    """An OOD set whose number of images is not the protocol's."""
-    if not expected or not images.images or len(images.images) == expected:
-        return []
-    found = len(images.images)
-    what = (
-        f"{counted(found, 'image')} in {absolute(images.folder)} where the protocol has "
-        f"{expected:,}: figures are not comparable with the papers'."
-    )
-    if found > expected:
-        what += " Is it the whole set, or unpacked twice, instead of the curated images?"
-    mend = ["# fetch the set anew, in place of this folder:", *sources.in_comments(source)]
-    return [Problem("count", images.name, what, mend)]
-
-
-def id_counts(
-    images: ImageSet, expected: int | None, per_class: int | None, shots: int
-) -> list[Problem]:
-    """Class folders without images, with too few, or not as many as the protocol has."""
-    found = []
-    empty = [name for name in images.classes or () if not images.counts[name]]
+def class_problems(images: ImageSet, shots: int) -> list[Problem]:
+    """Return class folders without images, or with fewer than ``shots``."""
+    found, classes = [], images.classes or ()
+    empty = [name for name in classes if not images.counts[name]]
     if empty:
-        found.append(
-            Problem(
-                "empty classes",
-                images.name,
-                f"{counted(len(empty), 'class folder')} without images "
-                f"in {absolute(images.folder)}: {some(empty)}.",
-                [
-                    "# fill them, or choose classes with DATASET.CLASSES: "
-                    "a .txt file with one a line"
-                ],
-                images.stops,
-                empty,
-            )
-        )
-    if images.images and expected is not None and len(images.images) != expected:
-        found.append(_count(images, expected, per_class, empty))
-    few = [name for name in images.classes or () if 0 < images.counts[name] < shots]
+        fault = empty_classes(images.folder, empty, len(classes))
+        found.append(Problem.of(fault, images.name, images.stops))
+    few = [name for name in classes if 0 < images.counts[name] < shots]
     if few:
-        found.append(
-            Problem(
-                "few images",
-                images.name,
-                f"{counted(len(few), 'class')} with fewer than the {shots} "
-                f"images asked for, taken whole, such as {few[0]} with {images.counts[few[0]]}.",
-                [
-                    "# add images to them, or train with fewer:",
-                    f"#   --shots {min(images.counts[name] for name in few)}",
-                ],
-                (),
-                few,
-            )
+        what = (
+            f"{counted(len(few), 'class')} with fewer than the {shots} images asked for, taken "
+            f"whole, such as {few[0]} with {images.counts[few[0]]}. Add images, or train with "
+            f"--shots {min(images.counts[name] for name in few)}."
         )
+        found.append(images.problem("few images", what, few))
     return found
 
 
-def _count(images: ImageSet, expected: int, per_class: int | None, empty: Sequence[str]) -> Problem:
-    what = (
-        f"{counted(len(images.images), 'image')} in {absolute(images.folder)} where the "
-        f"protocol has {expected:,}: "
-    )
-    what += (
-        "few-shot draws are others than the papers'."
-        if images.name.endswith("train")
-        else "figures are not comparable with the papers'."
-    )
-    odd = [
-        name
-        for name in images.classes or ()
-        if per_class and name not in empty and images.counts[name] != per_class
-    ]
-    if odd:
-        what += (
-            f" {counted(len(odd), 'class')} without exactly {per_class}, such as {odd[0]} "
-            f"with {images.counts[odd[0]]}."
-        )
-    return Problem("count", images.name, what, ["# complete it from its archive"], (), odd)
+def expected_images(folder: Path, split: str, classes: int, imagenet: bool) -> int | None:
+    """Return the images that the protocol has in a split, None where it says nothing."""
+    if imagenet and split != "train":
+        return VAL_IMAGES_PER_CLASS * classes
+    if imagenet:
+        return IMAGENET_TRAIN_IMAGES if classes == IMAGENET_CLASSES else None
+    return SETS[folder.name].images.get(split) if folder.name in SETS else None
 
 
-def expected_images(
-    folder: Path, split: str, wanted: int, imagenet: bool
-) -> tuple[int | None, int | None]:
-    """Images the protocol has in a split, in all and in each class; None where it says nothing.
+def wrong_id_count(images: ImageSet, expected: int, per_class: int = 0) -> Problem:
+    """Return the problem of a split with another number of images than the protocol's.
 
     Args:
-        wanted: classes that the config asks for.
+        per_class: images that each class should have, 0 where that is unknown.
     """
-    if imagenet and split != "train":
-        return VAL_IMAGES_PER_CLASS * wanted, VAL_IMAGES_PER_CLASS
-    if imagenet:
-        return (IMAGENET_TRAIN_IMAGES if wanted == IMAGENET_CLASSES else None), None
-    exported = SETS.get(folder.name)
-    return (exported.images.get(split) if exported else None), None
+    effect = "figures are not comparable with the papers'"
+    if images.name.endswith("train"):
+        effect = "few-shot draws are others than the papers'"
+    what = (
+        f"{counted(len(images.images), 'image')} in {absolute(images.folder)} where the protocol "
+        f"has {expected:,}: {effect}. Complete it from its archive."
+    )
+    odd = [n for n in images.classes or () if per_class and images.counts[n] not in (0, per_class)]
+    if odd:
+        what += f" {counted(len(odd), 'class')} without exactly {per_class}, such as {odd[0]} "
+        what += f"with {images.counts[odd[0]]}."
+    return images.problem("count", what, odd)
 
 
 def wrong_names(images: ImageSet) -> list[Problem]:
-    """ImageNet's files say in their names which split, and in training which class, they are of."""
-    training = re.compile(r"(n\d{8})_\d+")
+    """Return ImageNet's files of another split, or of another class, than their names say."""
     train = images.name.endswith("train")
-    strays, misfiled = [], []
+    strays, misfiled, found = [], [], []
     for image in images.images:
         folder, _, name = image.rpartition("/")
-        match = training.match(name)
+        match = TRAINING_NAME.match(name)
         if name.startswith("ILSVRC2012_val_") if train else match:
             strays.append(image)
         elif match and match[1] != folder.partition("/")[0]:
             misfiled.append(image)
-    found = []
+    where = absolute(images.folder)
     if strays:
         other = "validation" if train else "training"
-        found.append(
-            Problem(
-                "wrong split",
-                images.name,
-                f"{counted(len(strays), 'file')} in "
-                f"{absolute(images.folder)} named as {other} images: {some(strays, 3)}.",
-                ["# restore this split from its archive: figures on such a mixture mean nothing"],
-                (),
-                strays,
-            )
+        what = (
+            f"{counted(len(strays), 'file')} in {where} named as {other} images: "
+            f"{some(strays, 3)}. Restore this split from its archive: figures on such a mixture "
+            "mean nothing."
         )
+        found.append(images.problem("wrong split", what, strays))
     if misfiled:
-        found.append(
-            Problem(
-                "wrong class",
-                images.name,
-                f"{counted(len(misfiled), 'image')} in another class "
-                f"folder than the name says: {some(misfiled, 3)}.",
-                [
-                    f"mv {sources.quoted(images.path(image))} "
-                    f"{sources.quoted(images.folder / training.match(os.path.basename(image))[1])}/"
-                    for image in misfiled
-                ],
-                (),
-                misfiled,
-            )
+        what = (
+            f"{counted(len(misfiled), 'image')} in another class folder of {where} than named: "
+            f"{some(misfiled, 3)}. Move each into the folder that its name begins with."
         )
+        found.append(images.problem("wrong class", what, misfiled))
     return found

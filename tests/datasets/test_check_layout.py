@@ -1,9 +1,8 @@
-"""Folders in the wrong place: what is said, and that the lines which are printed mend it."""
+"""Folders in the wrong place: what is said of them, before a run."""
 
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,26 @@ from yacs.config import CfgNode as CN
 import trainers  # noqa: F401  (registers them)
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
-from datasets import needs
-from datasets.check import id_layout, layout, near
-from datasets.check.findings import EVALUATION, TRAINING
-from datasets.check.layout import look, require_data
-from datasets.check.sources import unpack_class_tars
-from datasets.classnames import imagenet_classnames, imagenet_wnids
+from datasets.check.layout import PAIRS, ROOT, check_layout, require_data
 from datasets.folders import find_folder
+from datasets.needs import EVALUATION, Needs, missing_images
 from datasets.ood_sets import load_ood_sets
+from datasets.own import use_id_folder
+from run.needs import training_needs
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
-BOTH = (EVALUATION, TRAINING)
+BOTH = EVALUATION | Needs.TRAIN
+
+
+def runs(cfg):
+    return EVALUATION | training_needs(cfg)
 
 
 @pytest.fixture
 def world(cfg, monkeypatch, tmp_path):
     """An ImageNet of two classes (DATASET.CLASSES) and the OOD set SUN, under `data`."""
     monkeypatch.chdir(tmp_path)
-    cfg.DATASET.ROOT = "data"
+    cfg.DATASET.ROOT, cfg.TRAINER.NAME = "data", "CoOp"
     cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageNet", f"{TENCH},{GOLDFISH}"
     sets(cfg, SUN=["SUN"])
     return cfg
@@ -51,148 +52,94 @@ def moved(old, new):
     return {folder.replace(old, new): count for folder, count in GOOD.items()}
 
 
-def only(cfg, runs=BOTH):
-    problems = look(cfg, runs).problems
+def only(cfg, needs=BOTH):
+    problems = check_layout(cfg, needs).problems
     assert len(problems) == 1, [problem.what for problem in problems]
     return problems[0]
 
 
-def mend(problem):
-    """Runs the printed lines, as a user who copies them."""
-    subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(problem.mend)], check=True, capture_output=True
-    )
-
-
-MENDED = {
-    "val called validation": (moved("images/val", "images/validation"), "misnamed"),
-    "Val, in capitals": (moved("images/val", "images/Val"), "misnamed"),
-    "train called training": (moved("images/train", "images/training"), "misnamed"),
-    "train beside images": (moved("images/train", "train"), "misnamed"),
-    "imagenet in imagenet": (moved("imagenet/images", "imagenet/imagenet"), "nested"),
-    "imagenet/images in imagenet": (moved("imagenet/images", "imagenet/imagenet/images"), "nested"),
-    "val in val": (moved("images/val", "images/val/ILSVRC2012_img_val"), "nested"),
-    "in capitals": (moved("imagenet/images", "imagenet/Images"), "nested"),
-    "another name": (moved("imagenet/images", "imagnet/images"), "missing"),
-    "class folders alone": (
-        {f"data/imagenet/{wnid}": 1 for wnid in (TENCH, GOLDFISH)} | {"data/SUN": 1},
-        "no splits",
-    ),
-    "class names": (moved(f"val/{GOLDFISH}", "val/Goldfish"), "class names"),
-    "labels": (moved(f"val/{GOLDFISH}", "val/0001"), "class names"),
-    "SUN elsewhere": (moved("data/SUN", "data/more/sun_images"), "misnamed"),
+NAMED_ALIKE = {
+    "val called validation": moved("images/val", "images/validation"),
+    "val called valid": moved("images/val", "images/valid"),
+    "Val, in capitals": moved("images/val", "images/Val"),
+    "test": moved("images/val", "images/test"),
+    "test called testing": moved("images/val", "images/testing"),
+    "train called training": moved("images/train", "images/training"),
 }
 
 
-@pytest.mark.parametrize("case", MENDED)
-def test_the_lines_that_are_printed_mend_it(tree, world, case):
-    folders, kind = MENDED[case]
+@pytest.mark.parametrize("case", NAMED_ALIKE)
+def test_usual_names_of_splits_are_taken(tree, world, case):
+    tree(NAMED_ALIKE[case])
+    assert check_layout(world, BOTH).problems == []
+    data = build_dataset(world)
+    assert len(data.test) == len(data.train_x) == 2
+
+
+REFUSED = {
+    "imagenet in imagenet": (moved("imagenet/images", "imagenet/x/images"), "no splits", "x"),
+    "another name": (moved("imagenet/images", "imagnet/images"), "missing", "SUN, imagnet"),
+    "class folders alone": (
+        {f"data/imagenet/{wnid}": 1 for wnid in (TENCH, GOLDFISH)} | {"data/SUN": 1},
+        "no splits",
+        TENCH,
+    ),
+    "class names": (moved(f"val/{GOLDFISH}", "val/Gold_fish"), "class names", GOLDFISH),
+    "SUN elsewhere": (moved("data/SUN", "data/more/sun_images"), "missing", "imagenet, more"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_in_its_place_is_named_with_what_is_there(tree, world, case):
+    folders, kind, words = REFUSED[case]
     tree(folders)
     problem = only(world)
-    assert problem.kind == kind
-    mend(problem)
-    left = look(world, BOTH).problems
-    assert [problem.kind for problem in left] in ([], ["missing"])  # no train: it never was there
-    assert len(build_dataset(world).test) == 2 and len(load_ood_sets(world)["SUN"]) == 1
+    assert problem.kind == kind and words in problem.what
 
 
 def test_a_good_layout_has_no_problem(tree, world):
     tree(GOOD)
-    found = look(world, BOTH)
+    found = check_layout(world, BOTH)
     assert found.problems == []
     assert list(found.splits) == ["train", "val"] and list(found.ood) == ["SUN"]
     require_data(world, EVALUATION)
-    require_data(world, TRAINING)
+    require_data(world, training_needs(world))
 
 
-def flat_val(tree):
-    root = tree({"data/imagenet/images/val": 2, "data/SUN": 1})
-    val = root / "data/imagenet/images/val"
-    for index in range(2):
-        (val / f"{index}.png").rename(val / f"ILSVRC2012_val_0000000{index}.JPEG")
-    return root
+def test_a_flat_split_is_named(tree, world):
+    tree({**GOOD, "data/imagenet/images/val": 2, "data/imagenet/images/train": 1})
+    for split, stops in (("val", Needs.TEST | Needs.TRAIN), ("train", Needs.TRAIN)):
+        for wnid in (TENCH, GOLDFISH):
+            shutil.rmtree(f"data/imagenet/images/{split}/{wnid}")
+        problem = next(p for p in check_layout(world, BOTH).problems if p.where == f"ID {split}")
+        assert problem.kind == "flat" and problem.stops == stops and "valprep.sh" in problem.what
 
 
-def test_a_flat_val_is_sorted_with_kaggles_list(tree, world):
-    root = flat_val(tree)
-    lines = [
-        "ImageId,PredictionString",
-        f"ILSVRC2012_val_00000000,{GOLDFISH} 1 2 3 4 ",
-        f"ILSVRC2012_val_00000001,{TENCH} 1 2 3 4 {TENCH} 5 6 7 8 ",
-    ]
-    (root / "data/LOC_val_solution.csv").write_text("\r\n".join(lines) + "\r\n")
-    flat = look(world, [EVALUATION]).problems[0]
-    assert flat.kind == "flat" and "2 images, such as ILSVRC2012_val_00000000.JPEG" in flat.what
-    mend(flat)
-    found = {os.path.basename(item.impath): item.classname for item in build_dataset(world).test}
-    assert found == {
-        "ILSVRC2012_val_00000001.JPEG": "tench",
-        "ILSVRC2012_val_00000000.JPEG": "goldfish",
-    }
-
-
-def test_without_it_the_usual_script_is_named(tree, world):
-    flat_val(tree)
-    assert "valprep.sh | bash" in look(world, BOTH).problems[0].mend[1]
-
-
-def test_a_flat_training_set_is_sorted_by_its_names(tree, world):
-    root = tree(GOOD)
-    train = root / "data/imagenet/images/train"
-    for wnid in (TENCH, GOLDFISH):
-        (train / wnid / "0.png").rename(train / f"{wnid}_10.JPEG")
-        (train / wnid).rmdir()
-    problem = only(world)
-    assert problem.kind == "flat" and problem.stops == (TRAINING,)
-    mend(problem)
-    assert (train / TENCH / f"{TENCH}_10.JPEG").exists() and not look(world, BOTH).problems
-
-
-def test_archives_are_unpacked(tree, world):
-    root = tree({**GOOD, "packed": 1})
-    tar = ["tar", "cf", str(root / "data/SUN.tar"), "-C", str(root / "data"), "SUN"]
-    subprocess.run(tar, check=True)
-    (root / "data/SUN/0.png").unlink()
-    (root / "data/SUN").rmdir()
-    problem = only(world)
-    assert problem.kind == "packed" and "SUN.tar may be it" in problem.what
-    mend(problem)
-    assert not look(world, BOTH).problems
-
-
-def test_class_tars_are_unpacked(tree, tmp_path):
-    tree({"made": 2})
-    (tmp_path / "train").mkdir()
-    subprocess.run(["tar", "cf", "train/n1.tar", "-C", "made", "."], check=True, cwd=tmp_path)
-    subprocess.run(["bash", "-c", unpack_class_tars(tmp_path / "train")], check=True)
-    assert (tmp_path / "train/n1/1.png").exists()
-
-
-def test_all_that_is_wrong_is_told_at_once(tree, world):
+def test_all_that_is_wrong_is_named_at_once(tree, world, tmp_path):
     tree({"data/imagenet/images/validation": 1})
     sets(world, SUN=["SUN"], Texture=["dtd/images"])
+    world.OOD.SETS.SUN.DOWNLOAD = "http://host/SUN.tar.gz, unpacked in {root}"
     with pytest.raises(InputError) as error:
         require_data(world, EVALUATION)
     for words in (
         "3 problems",
-        "1. ID: ",
+        "1. ID val: ",
         "2. SUN: not found",
-        "SUN.tar.gz",
-        "dtd-r1.0.1.tar.gz",
-        "mv data/imagenet/images/validation data/imagenet/images/val",
+        f"Get it: http://host/SUN.tar.gz, unpacked in {tmp_path}/data",
+        "3. Texture:",
         "check.sh",
     ):
-        assert words in str(error.value)
+        assert words in " ".join(str(error.value).split())
 
 
 def test_an_evaluation_needs_no_training_folder_and_training_no_ood_set(tree, world):
     tree({folder: count for folder, count in GOOD.items() if "train" not in folder})
     require_data(world, EVALUATION)
-    with pytest.raises(InputError, match="nothing can be trained on this set"):
-        require_data(world, TRAINING)
+    with pytest.raises(InputError, match=r"nothing\s+can\s+be\s+trained"):
+        require_data(world, training_needs(world))
     tree({folder: count for folder, count in GOOD.items() if "train" in folder})
     sets(world, SUN=["nowhere"])
-    require_data(world, TRAINING)
+    require_data(world, training_needs(world))
 
 
 @pytest.fixture
@@ -201,6 +148,7 @@ def clipn(tree, world):
     tree({folder: count for folder, count in GOOD.items() if "train" not in folder})
     world.TRAINER.NAME = "CLIPN"
     world.DATASET.PAIRS.SOURCE, world.DATASET.PAIRS.PATH = "shards", "cc3m/{00000..00002}.tar"
+    world.DATASET.PAIRS.DOWNLOAD = "img2dataset --output_folder {root}/cc3m"
     return world
 
 
@@ -211,74 +159,62 @@ def shard(cfg, number, content=b"x"):
 
 
 def test_a_trainer_of_pairs_needs_them_and_no_training_images(clipn):
-    problem = only(clipn)
-    assert (problem.where, problem.kind, problem.stops) == ("DATASET.PAIRS", "missing", (TRAINING,))
+    problem = only(clipn, runs(clipn))
+    assert (problem.where, problem.kind, problem.stops) == (PAIRS, "missing", Needs.PAIRS)
     assert "3 of 3 shards do not exist" in problem.what
-    assert any(line.startswith("img2dataset") and "data/cc3m" in line for line in problem.mend)
+    assert f"Get it: img2dataset --output_folder {os.path.abspath('data')}/cc3m" in problem.what
     require_data(clipn, EVALUATION)
     with pytest.raises(InputError, match="not ready for training: 1 problem"):
-        require_data(clipn, TRAINING)
+        require_data(clipn, training_needs(clipn))
     for number in range(3):
         shard(clipn, number)
-    assert look(clipn, BOTH).problems == []
+    assert check_layout(clipn, runs(clipn)).problems == []
     clipn.TRAINER.NAME = "CoOp"  # which reads no pairs, whatever is set
-    assert only(clipn).where == "ID train"
-
-
-@pytest.mark.parametrize("gone, kind", [("images/val", "no splits"), ("", "missing")])
-def test_only_what_is_read_is_to_be_fetched(clipn, gone, kind):
-    shutil.rmtree(Path("data/imagenet", gone))
-    for trainer, read in (("CLIPN", False), ("CoOp", True)):
-        clipn.TRAINER.NAME = trainer
-        problem = next(p for p in look(clipn, BOTH).problems if p.where == "ID")
-        lines = "\n".join(problem.mend)
-        assert problem.kind == kind and "val.tar" in lines and ("train.tar" in lines) is read
+    assert only(clipn, runs(clipn)).where == "ID train"
 
 
 def test_shards_that_are_lost_or_empty(clipn):
     shard(clipn, 0)
     shard(clipn, 2, b"")
-    lost = only(clipn)
+    lost = only(clipn, runs(clipn))
     assert "1 of 3 shards do not exist" in lost.what and "00001.tar" in lost.what
-    assert "DATASET.PAIRS.PATH " in lost.mend[1]
     shard(clipn, 1)
-    empty = only(clipn)
+    empty = only(clipn, runs(clipn))
     assert empty.kind == "empty shards" and len(empty.files) == 1 and "1 of 3" in empty.what
-    mend(empty)
-    assert "1 of 3 shards do not exist" in only(clipn).what
+    Path(empty.files[0]).unlink()
+    assert "1 of 3 shards do not exist" in only(clipn, runs(clipn)).what
     clipn.DATASET.PAIRS.PATH = "cc3m"
-    assert look(clipn, BOTH).problems == []
+    assert check_layout(clipn, runs(clipn)).problems == []
 
 
 @pytest.mark.parametrize(
-    "source, place, words, mends",
+    "source, place, words",
     [
-        ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist", "header line"),
-        ("csv", "generated/pairs.csv", "does not exist", "python -m generated --root data"),
-        ("folder", "web", "holds no images", "x.txt beside it"),
-        ("shards", "web/{0..1}.tar", "2 of 2 shards", "put webdataset shards there"),
+        ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist.*header line"),
+        ("folder", "web", r"web \(DATASET.PAIRS.PATH\) does not exist.*x.txt beside it"),
+        ("shards", "web/{0..1}.tar", "2 of 2 shards"),
     ],
 )
-def test_other_places_of_pairs(clipn, tree, source, place, words, mends):
+def test_other_places_of_pairs(clipn, tree, source, place, words):
     clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = source, place
-    problem = only(clipn)
-    assert re.search(words, problem.what) and mends in "\n".join(problem.mend)
-    tree({"data/web": 1, "data/generated": 0})
-    for name in ("web/pairs.csv", "generated/pairs.csv", "web/0.tar", "web/1.tar"):
+    problem = only(clipn, runs(clipn))
+    assert re.search(words, problem.what) and "img2dataset" not in problem.what
+    tree({"data/web": 1})
+    for name in ("web/pairs.csv", "web/0.tar", "web/1.tar"):
         Path("data", name).write_bytes(b"x")
-    assert look(clipn, BOTH).problems == []
+    assert check_layout(clipn, runs(clipn)).problems == []
 
 
 def test_captions_of_class_names_need_the_training_images(clipn):
     clipn.DATASET.PAIRS.SOURCE = "classnames"
-    problem = only(clipn)
-    assert (problem.where, problem.stops) == ("ID train", (TRAINING,))
+    problem = only(clipn, runs(clipn))
+    assert (problem.where, problem.stops) == ("ID train", Needs.TRAIN)
 
 
 def test_pairs_of_no_source_are_refused(clipn):
     clipn.DATASET.PAIRS.SOURCE = "shard"
     with pytest.raises(InputError, match="Did you mean 'shards'"):
-        look(clipn, BOTH)
+        check_layout(clipn, runs(clipn))
     require_data(clipn, EVALUATION)
 
 
@@ -288,25 +224,25 @@ def test_pairs_of_their_own_root_need_no_data_root(clipn, tmp_path):
     clipn.DATASET.PAIRS.PATH = str(tmp_path / "data/cc3m")
     clipn.DATASET.FOLDER = str(tmp_path / "data/imagenet")
     clipn.DATASET.ROOT = "nowhere"
-    require_data(clipn, TRAINING)
-    assert only(clipn).stops == [EVALUATION]  # SUN is looked for there
+    require_data(clipn, training_needs(clipn))
+    assert only(clipn, runs(clipn)).stops == Needs.OOD  # SUN is looked for there
 
 
 @pytest.mark.parametrize("gone", ["imagenet", "imagenet/images/val"])
 def test_class_names_that_are_known_need_no_images(clipn, gone):
     for number in range(3):
         shard(clipn, number)
-    assert needs.missing_images(clipn) == ""
+    assert missing_images(clipn) == ""
     shutil.rmtree(Path("data", gone))
-    assert "imagenet" in needs.missing_images(clipn)
-    assert only(clipn).stops == (EVALUATION,)
-    require_data(clipn, TRAINING)
+    assert "imagenet" in missing_images(clipn)
+    assert only(clipn, runs(clipn)).stops & Needs.TEST
+    require_data(clipn, training_needs(clipn))
     clipn.DATASET.CLASSES = "present"  # what classes there are, only folders tell
     with pytest.raises(InputError, match="1 problem"):
-        require_data(clipn, TRAINING)
+        require_data(clipn, training_needs(clipn))
     clipn.DATASET.CLASSES, clipn.DATASET.PAIRS.SOURCE = "", "classnames"
     with pytest.raises(InputError, match="1 problem"):
-        require_data(clipn, TRAINING)
+        require_data(clipn, training_needs(clipn))
 
 
 def test_images_that_are_there_must_be_right(clipn, tree):
@@ -315,14 +251,23 @@ def test_images_that_are_there_must_be_right(clipn, tree):
         shard(clipn, number)
     shutil.rmtree("data/imagenet/images/val")
     tree({"data/imagenet/images/val": 2})
-    assert "flat" in only(clipn).kind
+    assert "flat" in only(clipn, runs(clipn)).kind
     with pytest.raises(InputError, match="flat"):
-        require_data(clipn, TRAINING)
+        require_data(clipn, training_needs(clipn))
+
+
+def test_a_folder_without_images_is_named_with_what_it_holds(tree, world):
+    tree(
+        {**{folder: count for folder, count in GOOD.items() if folder != "data/SUN"}, "data/SUN": 0}
+    )
+    assert only(world).kind == "no images" and "data/SUN holds nothing." in only(world).what
+    tree({"data/SUN/empty": 0})
+    assert "data/SUN holds empty." in only(world).what
 
 
 def test_an_evaluation_on_the_id_set_alone_asks_for_no_ood_set(tree, world):
     tree({folder: count for folder, count in GOOD.items() if folder != "data/SUN"})
-    require_data(world, EVALUATION, ood=False)
+    require_data(world, Needs.TEST)
     with pytest.raises(InputError, match="SUN: not found"):
         require_data(world, EVALUATION)
 
@@ -336,31 +281,48 @@ def test_entry_points_list_no_class_folder(tree, world, monkeypatch):
     assert listed and not any(wnid in path for path in listed for wnid in (TENCH, GOLDFISH))
 
 
-@pytest.mark.parametrize(
-    "root, words",
-    [("data/imagenet", "data does"), ("nowhere", "does not exist"), (".", "data does")],
-)
-def test_a_wrong_root_is_all_that_is_told(tree, world, root, words, tmp_path):
-    tree(GOOD)
-    world.DATASET.ROOT = root
+def test_a_root_that_is_not_there_is_all_that_is_named(tree, world, tmp_path):
+    tree({**GOOD, "output": 0})
+    world.DATASET.ROOT = "nowhere"
+    before = sorted(os.listdir())
     problem = only(world)
-    assert problem.where == layout.DATA_ROOT and words in problem.what
-    found = problem.mend[0].removeprefix("# use   --root ")
-    assert os.path.samefile(found, tmp_path / "data")
+    assert problem.where == ROOT and "nowhere does not exist" in problem.what
+    assert "output" not in problem.what and problem.stops == BOTH
+    assert sorted(os.listdir()) == before
+
+
+def test_training_asks_for_no_ood_set(tree, cfg, tmp_path):
+    """`train.py --id-data pets` with train/ and validation/ in it."""
+    tree(
+        {
+            "pets/train/cat": 2,
+            "pets/train/dog": 2,
+            "pets/validation/cat": 1,
+            "pets/validation/dog": 1,
+        }
+    )
+    use_id_folder(cfg, str(tmp_path / "pets"))
+    cfg.TRAINER.NAME = "CoOp"
+    require_data(cfg, training_needs(cfg))
+    assert [len(build_dataset(cfg).test), build_dataset(cfg).num_classes] == [2, 2]
+    shutil.rmtree(tmp_path / "pets/train/dog")
+    with pytest.raises(InputError, match="1 problem") as error:
+        require_data(cfg, training_needs(cfg))
+    said = " ".join(str(error.value).split())
+    assert "No OOD set" not in said and "Only in validation/: dog" in said
 
 
 def test_missing_and_foreign_classes(tree, world):
     tree(GOOD)
     world.DATASET.CLASSES = ""
-    kinds = {(p.kind, p.where): p for p in look(world, BOTH).problems}
+    kinds = {(p.kind, p.where): p for p in check_layout(world, BOTH).problems}
     assert set(kinds) == {("classes missing", "ID val"), ("classes missing", "ID train")}
     assert kinds["classes missing", "ID val"].what.startswith("998 of 1000")
-    assert kinds["classes missing", "ID train"].stops == (TRAINING,)
+    assert kinds["classes missing", "ID train"].stops == Needs.TRAIN
     tree({"data/imagenet/images/val/zebra_crossing": 1})
-    foreign = next(p for p in look(world, BOTH).problems if p.kind == "unknown classes")
-    assert foreign.stops == BOTH and "zebra_crossing" in foreign.what
-    mend(foreign)
-    assert not any(p.kind == "unknown classes" for p in look(world, BOTH).problems)
+    foreign = only(world)
+    assert foreign.kind == "unknown classes" and "zebra_crossing" in foreign.what
+    assert foreign.stops == Needs.TEST | Needs.TRAIN
 
 
 def test_classes_of_an_image_folder_differ(tree, cfg, tmp_path):
@@ -368,39 +330,9 @@ def test_classes_of_an_image_folder_differ(tree, cfg, tmp_path):
     sets(cfg, SUN=["SUN"])
     tree({"pets/train/cat": 1, "pets/train/dog": 1, "pets/val/cat": 1, "SUN": 1})
     problem = only(cfg)
-    assert problem.kind == "classes differ" and "Not in val/: dog" in problem.what
+    assert problem.kind == "classes differ" and "Only in train/: dog" in problem.what
     cfg.DATASET.CLASSES = "present"
-    assert look(cfg, BOTH).problems == []
-
-
-def test_two_folders_that_may_be_meant_and_two_sets_in_one_folder(tree, world):
-    tree({**GOOD, "data/sun397": 1})
-    sets(world, SUN=["SUN", "SUN397"], Sky=["SUN"])
-    kinds = {p.kind: p for p in look(world, BOTH).problems}
-    assert set(kinds) == {"two folders", "same folder"}
-    assert all(not p.stops for p in kinds.values())
-
-
-def test_every_class_name_leads_back_to_its_id():
-    names = dict(zip(imagenet_classnames(), imagenet_wnids(), strict=True))
-    found = id_layout._wnids_meant([name.replace(" ", "_") for name in names])
-    assert list(found.values()) == list(names.values())
-
-
-@pytest.mark.parametrize(
-    "name, wanted, expected",
-    [
-        ("sun", "SUN", True),
-        ("SUN_dataset", "SUN", True),
-        ("inaturalist", "iNaturalist", True),
-        ("cifar100", "cifar10", False),
-        ("imagnet", "imagenet", True),
-        ("scores", "SUN", False),
-        ("iNaturalist2021", "iNaturalist", False),
-    ],
-)
-def test_names_that_are_alike(name, wanted, expected):
-    assert near.alike(name, [wanted]) is expected
+    assert check_layout(cfg, BOTH).problems == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from datasets.classnames import (
     names_from_file,
     read_class_list,
     read_classnames_file,
+    read_names,
     report_classnames,
 )
 
@@ -116,3 +117,21 @@ def test_shared_names_are_warned_of(caplog):
     caplog.clear()
     report_classnames("X", ["cat", "dog"], "a file")
     assert "more than one" not in caplog.text
+
+
+@pytest.mark.parametrize("pair", ["Crane,crane", "hot_dog,hot dog", "hot dog,Hot_ Dog"])
+def test_names_of_one_prompt_are_warned_of(caplog, pair):
+    report_classnames("X", [*pair.split(","), "cat"], "a file")
+    assert pair.replace(",", " = ") in caplog.text and "cat" not in caplog.text
+    caplog.clear()
+    read_names(pair)
+    assert pair.replace(",", " = ") in caplog.text
+
+
+def test_a_class_list_may_be_a_file_of_class_names(tmp_path):
+    path = tmp_path / "classnames.txt"
+    path.write_text("n01440764 tench\nn01443537\tgold fish\n")
+    assert read_class_list(str(path)) == ["n01440764", "n01443537"]
+    assert read_names(str(path)) == ["tench", "gold fish"]
+    path.write_text("n01440764 tench\nhot dog\n")
+    assert read_class_list(str(path)) == ["n01440764 tench", "hot dog"]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.utils.errors import InputError
-from datasets.folders import class_folders, contents, image_names, is_image, list_images, some
+from datasets.folders import contents, image_names, is_image, list_images, some
+from datasets.splits import class_folders
 
 
 def test_listing_is_sorted_recursive_and_skips_what_is_no_image(tree):

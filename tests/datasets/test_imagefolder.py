@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-import datasets.folders as folders
+import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
@@ -83,9 +83,9 @@ def test_few_shots_of_the_config(tree, build, cfg):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(PETS)
     listed = []
-    original = folders.image_names
+    original = splits.image_names
     monkeypatch.setattr(
-        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build()
     assert dataset.num_classes == 2 and dataset.lab2cname == {0: "cat", 1: "polar bear"}
@@ -146,7 +146,7 @@ BAD_TREES = {
     ),
     "class without images": (
         {"pets/val/cat": 1, "pets/val/dog": 0},
-        r"1 of 2 class folders in .*pets/val hold no images: dog. Allowed: \.bmp",
+        r"1 of 2 class folders in .*pets/val hold no images: dog. .*\.jpg, \.png",
     ),
 }
 
@@ -176,15 +176,30 @@ def test_bad_trees_are_refused(tree, build, case):
         build(FOLDER="pets")
 
 
-def test_a_split_under_another_name_is_not_passed_over(tree, build):
-    tree({"pets/train/cat": 2, "pets/Validation/cat": 2})
-    with pytest.raises(InputError, match=r"Validation would be passed over.*call it val or test"):
+@pytest.mark.parametrize("name", ["Validation", "valid", "VAL", "test", "Testing"])
+def test_a_split_under_a_usual_name_is_taken(tree, build, name):
+    tree({"pets/train/cat": 3, f"pets/{name}/cat": 2})
+    data = build(FOLDER="pets")
+    assert len(data.test) == 2 and len(data.train_x) == 3
+
+
+@pytest.mark.parametrize(
+    "folders, words",
+    [
+        ({"train/cat": 2, "valid/cat": 1, "validation/cat": 1}, "valid and validation may be"),
+        ({"training/1": 2, "walking/1": 2}, "training may be the train images or a class"),
+        ({"dev/1": 2, "walking/1": 2}, "dev may be the val images or a class"),
+    ],
+)
+def test_a_split_that_may_be_a_class_or_another_is_refused(tree, build, folders, words):
+    tree(under("pets", folders))
+    with pytest.raises(InputError, match=words):
         build(FOLDER="pets")
 
 
 def test_training_class_without_images_is_refused(tree, build):
     tree({"train/cat": 0, "val/cat": 1})
-    with pytest.raises(InputError, match="hold no images: cat"):
+    with pytest.raises(InputError, match=r"hold no images: cat"):
         build().train_x  # noqa: B018
 
 
@@ -196,7 +211,7 @@ def test_unknown_class_is_refused(tree, build):
 
 def test_nothing_in_common_is_refused(tree, build):
     tree({"train/a": 1, "val/b": 1})
-    with pytest.raises(InputError, match="train, val have no class folder in common"):
+    with pytest.raises(InputError, match=r"train, val have no class folder in common"):
         build(CLASSES="present")
 
 
@@ -210,7 +225,7 @@ def test_unreadable_folder_is_refused(tree, build, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match="val/cat cannot be listed: Permission denied"):
+    with pytest.raises(InputError, match=r"val/cat cannot be listed: Permission denied"):
         build()
 
 
@@ -219,5 +234,32 @@ def test_named_classes_need_no_folders(cfg):
     dataset = build_dataset(cfg, images=False)
     assert dataset.classnames == ["cat", "polar bear"] and dataset.test is None
     cfg.DATASET.CLASSES = ""
-    with pytest.raises(InputError, match="known by its folders alone"):
+    with pytest.raises(InputError, match=r"known by its folders alone"):
         build_dataset(cfg, images=False)
+
+
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test"), ("train",)])
+@pytest.mark.parametrize("part, kept", [("base", "abc"), ("new", "de")])
+def test_a_part_of_the_classes(tree, build, splits, part, kept):
+    root = tree({f"{split}/{name}": 4 for split in splits for name in "abcde"})
+    data = build(SUBSAMPLE_CLASSES=part)
+    assert data.classnames == list(kept) and data.num_classes == len(kept)
+    lists = [data.train_x, data.test] + ([data.val] if "val" in splits else [])
+    lists += [data.held_out] if splits == ("train",) else []
+    for items in lists:
+        assert {(item.label, item.classname) for item in items} == set(enumerate(kept))
+        assert all(path.split("/")[1] in kept for path in paths(items, root))
+
+
+@pytest.mark.parametrize("part", ["Base", "old", "", "half"])
+def test_other_parts_are_refused(tree, build, part):
+    tree(PETS)
+    with pytest.raises(InputError, match=r"SUBSAMPLE_CLASSES is .* Allowed: all, base"):
+        build(SUBSAMPLE_CLASSES=part)
+
+
+def test_one_class_has_no_new_ones(tree, build):
+    tree({"val/cat": 1})
+    assert build(SUBSAMPLE_CLASSES="base").classnames == ["cat"]
+    with pytest.raises(InputError, match=r"'new' of 1 classes"):
+        build(SUBSAMPLE_CLASSES="new")

@@ -1,10 +1,12 @@
 import pytest
 
-import datasets.folders as folders
+import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
+from datasets.check.layout import require_data
 from datasets.classnames import imagenet_classnames, imagenet_wnids
+from datasets.needs import Needs
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
 
@@ -33,7 +35,10 @@ def test_all_1000_classes(tree, build, caplog):
     assert dataset.val is None  # it is the test set
     assert f"/val/{TENCH}/" in dataset.test[0].impath
     # Two names in CLIP's list stand for two classes each.
-    assert "more than one class each" in caplog.text and "missile, sunglasses" in caplog.text
+    assert (
+        "more than one class each" in caplog.text
+        and "missile = missile, sunglasses = sunglasses" in caplog.text
+    )
 
 
 def test_subset_follows_the_order_of_the_ids(tree, build, tmp_path):
@@ -106,9 +111,9 @@ def test_training_needs_the_training_folders(tree, build):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(images("val", [TENCH]) | images("train", [TENCH], 3))
     listed = []
-    original = folders.image_names
+    original = splits.image_names
     monkeypatch.setattr(
-        folders, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build(CLASSES=TENCH)
     assert len(dataset.test) == 1 and not any("/train/" in folder for folder in listed)
@@ -169,3 +174,37 @@ def test_classes_that_only_folders_tell_are_refused_without_them(cfg):
 def test_folder_may_be_renamed(tree, build):
     tree({f"ILSVRC2012/val/{TENCH}": 1})
     assert build(FOLDER="ILSVRC2012", CLASSES=TENCH).classnames == ["tench"]
+
+
+def test_a_list_of_just_the_folders_is_the_class_list(tree, build, cfg, tmp_path):
+    root = tree(images("val", [SHARK, TENCH]) | images("train", [TENCH, GOLDFISH, SHARK], 2))
+    (root / "imagenet/classnames.txt").write_text(f"{SHARK} shark\n{TENCH} a fish\n")
+    data = build()
+    assert data.classnames == ["a fish", "shark"] and data.class_folders == [TENCH, SHARK]
+    assert [item.label for item in data.train_x] == [0, 0, 1, 1]
+    assert build_dataset(cfg, images=False).classnames == data.classnames
+    cfg.TRAINER.NAME = "CoOp"
+    require_data(cfg, Needs.TEST | Needs.TRAIN)
+
+
+@pytest.mark.parametrize("listed", [(TENCH,), (TENCH, SHARK, GOLDFISH)])
+def test_another_list_is_none(tree, build, listed):
+    root = tree(images("val", [TENCH, SHARK]))
+    lines = [f"{wnid} x{wnid}" for wnid in listed]
+    (root / "imagenet/classnames.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"998 of 1000 class folders are missing"):
+        build()
+
+
+@pytest.mark.parametrize("part, kept", [("all", [0, 1, 2]), ("base", [0, 1]), ("new", [2])])
+def test_a_part_of_the_classes_as_coop_divides_them(tree, build, part, kept):
+    wnids = [TENCH, GOLDFISH, SHARK]
+    tree(images("val", wnids, 2) | images("train", wnids, 9))
+    everything = build(CLASSES=",".join(wnids), NUM_SHOTS=3)
+    data = build(SUBSAMPLE_CLASSES=part)
+    assert data.classnames == [everything.classnames[label] for label in kept]
+    assert data.class_folders == [wnids[label] for label in kept]
+    for name in ("train_x", "test"):  # the draw is that of all classes
+        own = [(i.impath, kept[i.label], i.classname) for i in getattr(data, name)]
+        all_ = getattr(everything, name)
+        assert own == [(i.impath, i.label, i.classname) for i in all_ if i.label in kept]

@@ -107,3 +107,11 @@ def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, 
 def test_malformed_entries_are_refused(load, value):
     with pytest.raises(InputError, match=r"OOD.SETS.SUN is .*FOLDERS: "):
         load(SUN=value)
+
+
+@pytest.mark.parametrize("pair", [("a", "A"), ("Stra\u00dfe", "strasse"), ("\u212b", "\u00c5")])
+def test_sets_that_would_write_one_file_are_refused(load, pair):
+    with pytest.raises(InputError, match=r"would write one file on macOS and Windows"):
+        load(**dict.fromkeys(pair, entry("nowhere")))
+    with pytest.raises(InputError, match=r"1 OOD set was not found"):  # the other is left out
+        load(**{pair[0]: entry("nowhere"), pair[1]: entry()})

@@ -1,0 +1,139 @@
+"""What is in the files: images that cannot be read, and images that are in two sets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+
+from tqdm import tqdm
+
+from dassl.utils import BadImageError, read_image
+from datasets.check.listing import ImageSet
+from datasets.check.report import Problem
+from datasets.folders import counted, some
+from datasets.needs import NOTHING
+
+DECODED = 100  # images of each set, without --full
+STATTED = 100_000  # files of each set of which the size is asked, without --full
+CHUNK = 64  # files a job of a thread
+
+ADVICE = "Fetch them again, or leave such images out: add DATALOADER.BAD_IMAGES skip."
+FAULTS = {  # kind -> what is said of the files
+    "empty files": ("file", f"without content: {{}}. {ADVICE}"),
+    "broken links": ("link", f"to a file that is not there: {{}}. {ADVICE}"),
+    "no permission": ("file", "that may not be read: {}. Allow it with chmod u+r."),
+    "unreadable": ("image", f"of {{decoded:,}} decoded cannot be read: {{}}. {ADVICE}"),
+}
+
+
+def file_problems(images: ImageSet, full: bool, skip: bool) -> list[Problem]:
+    """Look at a sample of the files, or all: empty, unreadable, links that lead nowhere.
+
+    Args:
+        skip: the run leaves unreadable images out (DATALOADER.BAD_IMAGES).
+    """
+    bad, good = defaultdict(list), []
+    for name in images.images if full else _sample(images.images, STATTED):
+        path = images.path(name)
+        if not os.path.exists(path):
+            bad["broken links"].append(name)
+        elif not os.access(path, os.R_OK):
+            bad["no permission"].append(name)
+        elif os.path.getsize(path) == 0:
+            bad["empty files"].append(name)
+        else:
+            good.append(name)
+    decoded = good if full else _sample(good, DECODED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about odd but readable images
+        readable = _in_threads(_decodes, list(map(images.path, decoded)), f"reading {images.name}")
+    bad["unreadable"] = sorted(n for n, fine in zip(decoded, readable, strict=True) if not fine)
+    stops = NOTHING if skip else images.stops
+    return [
+        images.problem(
+            kind,
+            f"{counted(len(names), what)} {said.format(some(names, 3), decoded=len(decoded))}",
+            bad[kind],
+            stops,
+        )
+        for kind, (what, said) in FAULTS.items()
+        if (names := list(map(images.path, bad[kind])))
+    ]
+
+
+def duplicates(sets: Sequence[ImageSet]) -> list[Problem]:
+    """Compare all files of the sets: those that are byte for byte in two."""
+    by_size = defaultdict(list)
+    for images in sets:
+        for name in images.images:
+            if os.path.exists(images.path(name)):
+                by_size[os.path.getsize(images.path(name))].append((images.name, images.path(name)))
+    by_size.pop(0, None)
+    candidates = [item for group in by_size.values() for item in _in_two_sets(group)]
+    digests = _in_threads(_digest, [path for _, path in candidates], "comparing files")
+    by_digest = defaultdict(list)
+    for item, digest in zip(candidates, digests, strict=True):
+        by_digest[digest].append(item)
+    by_digest.pop(None, None)
+    pairs = defaultdict(list)
+    for group in by_digest.values():
+        for (one, first), (other, second) in combinations(group, 2):
+            if one != other:
+                pairs[one, other].append(f"{second} = {first}")
+    return [_twins(one, other, found) for (one, other), found in pairs.items()]
+
+
+def _in_two_sets(group: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return group if len({name for name, _ in group}) > 1 else []
+
+
+def _twins(one: str, other: str, found: list[str]) -> Problem:
+    kind = "wrong split" if one.startswith("ID") and other.startswith("ID") else "duplicates"
+    count = counted(len({pair.partition(" = ")[0] for pair in found}), "image")
+    what = (
+        f"{count} found, byte for byte, in {one} too, such as {found[0]}. One of the two is "
+        "in the wrong place: restore both sets from their archives (--json FILE lists all)."
+    )
+    return Problem(other, kind, what, files=found)
+
+
+def _sample(names: Sequence[str], count: int) -> Sequence[str]:
+    return names if len(names) <= count else random.Random(0).sample(names, count)
+
+
+def _decodes(path: str) -> bool:
+    try:
+        read_image(path)
+    except BadImageError:
+        return False
+    return True
+
+
+def _digest(path: str) -> bytes | None:
+    """Return the BLAKE2b of a file, None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, hashlib.blake2b).digest()
+    except OSError:
+        return None
+
+
+def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
+    """Return `function` of every path, in order; a bar appears when it takes long."""
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+    results: list = []
+    try:
+        with tqdm(total=len(paths), desc=title, unit="file", delay=2, leave=False) as bar:
+            for part in pool.map(lambda chunk: list(map(function, chunk)), chunks):
+                results += part
+                bar.update(len(part))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results

@@ -1,0 +1,149 @@
+"""Problems with the data, the table of sets, and how both are printed and written."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dassl.utils.errors import InputError
+from datasets.needs import NOTHING, Needs
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a set.
+
+    Attributes:
+        where: the row of the table that it belongs to.
+        kind: one or two words for the table: missing, flat, duplicates, ...
+        what: what was found and how to mend it, in sentences.
+        stops: a run that needs one of these cannot go ahead; none for a warning.
+        files: all files it is about, as far as they are known.
+    """
+
+    where: str
+    kind: str
+    what: str
+    stops: Needs = NOTHING
+    files: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
+        """Make a problem of what a loader refuses; ``more`` is added to its message."""
+        what = f"{error} {more}".rstrip()
+        return cls(
+            where, getattr(error, "kind", "refused"), what, stops, getattr(error, "names", ())
+        )
+
+
+@dataclass
+class Row:
+    """A set: where it was found, and what it holds. None = unknown or not expected."""
+
+    name: str
+    found: str = "not found"
+    folders: int | None = None
+    images: int | None = None
+    expected: int | None = None
+
+
+@dataclass
+class Report:
+    """All that a check found.
+
+    Attributes:
+        runs: the runs that the user may want, by name, and what each needs.
+        asked: names of the runs that the user wants; a problem that stops another is a warning.
+        depth: what was looked at, in words.
+        notes: what is worth a line, and no problem.
+    """
+
+    root: str
+    dataset: str
+    runs: Mapping[str, Needs]
+    asked: Sequence[str]
+    depth: str = ""
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def level(self, problem: Problem) -> str:
+        """Return "error" for what stops a run that was asked for, else "warning"."""
+        stopped = any(problem.stops & self.runs[run] for run in self.asked)
+        return "error" if stopped else "warning"
+
+    @property
+    def ordered(self) -> list[Problem]:
+        """The problems, errors first."""
+        return sorted(self.problems, key=self.level)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the runs that were asked for can go ahead."""
+        return "error" not in map(self.level, self.problems)
+
+    def text(self) -> str:
+        """Return the report as it is printed: table, notes, problems, verdict on each run."""
+        parts = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table(), *self.notes]
+        for number, problem in enumerate(self.ordered, start=1):
+            parts.append(numbered(number, problem, f"{self.level(problem)}: "))
+        verdicts = [self._can_go_ahead(name, needs) for name, needs in self.runs.items()]
+        return "\n\n".join([*filter(None, parts), "\n".join(verdicts)])
+
+    def record(self) -> dict:
+        """Return all of it for JSON; lists of files are whole."""
+        return {
+            "root": self.root,
+            "dataset": self.dataset,
+            "looked_at": self.depth,
+            "asked": list(self.asked),
+            "ready": self.ready,
+            "notes": self.notes,
+            "sets": [{**vars(row), "verdict": self._verdict(row)} for row in self.rows],
+            "problems": [
+                {
+                    "level": self.level(problem),
+                    **vars(problem),
+                    "stops": [run for run, needs in self.runs.items() if problem.stops & needs],
+                    "files": list(problem.files),
+                }
+                for problem in self.ordered
+            ],
+        }
+
+    def _can_go_ahead(self, run: str, needs: Needs) -> str:
+        numbers = [str(n) for n, p in enumerate(self.ordered, start=1) if p.stops & needs]
+        if not numbers:
+            return f"{run}: can go ahead"
+        verb = "is" if len(numbers) == 1 else "are"
+        return f"{run}: cannot go ahead before {', '.join(numbers)} {verb} mended"
+
+    def _verdict(self, row: Row) -> str:
+        kinds = [problem.kind for problem in self.ordered if problem.where == row.name]
+        return ", ".join(dict.fromkeys(kinds)) or "ok"
+
+    def _table(self) -> str:
+        lines = [("set", "found in", "folders", "images", "expected", "verdict")]
+        for row in self.rows:
+            counts = (row.folders, row.images, row.expected)
+            cells = ["-" if count is None else f"{count:,}" for count in counts]
+            lines.append((row.name, row.found, *cells, self._verdict(row)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if 2 <= column <= 4 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+
+def numbered(number: int, problem: Problem, level: str = "") -> str:
+    """Return a problem as a wrapped paragraph: 2. error: SUN: ..."""
+    text = f"{number}. {level}{problem.where}: {problem.what}"
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,218 @@
+"""Splits and class folders of an ID set: found, listed, and refused in a typed error."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from datasets.folders import (
+    DataError,
+    LeftOut,
+    absolute,
+    contents,
+    entries_of,
+    identity,
+    image_names,
+    is_image,
+    no_folder,
+    some,
+    subfolders,
+)
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {  # what else they are called, in small letters
+    "train": "training trainset train_set train_images ilsvrc2012_img_train",
+    "val": "validation valid vali dev valset val_set val_images ilsvrc2012_img_val",
+    "test": "testing eval testset test_set test_images",
+}
+
+
+def split_meant(name: str) -> str | None:
+    """Return the split that a folder's name stands for: ``Val`` and ``validation`` are val."""
+    name = name.lower()
+    return next((s for s, others in SPLITS.items() if name == s or name in others.split()), None)
+
+
+def named_splits(holder: Path) -> dict[str, Path]:
+    """Return the folders of the splits in ``holder``; the usual name goes before others.
+
+    Raises:
+        DataError: two folders may be a split, or a class may be meant by its only one.
+    """
+    found, names = {}, subfolders(holder)
+    for split in SPLITS:
+        meant = [split] if split in names else [n for n in names if split_meant(n) == split]
+        if len(meant) > 1:
+            raise DataError(
+                f"In {absolute(holder)} {' and '.join(meant)} may be the {split} images: call one "
+                f"of them {split}, and move the others away.",
+                "two folders",
+            )
+        if meant:
+            found[split] = holder / meant[0]
+    if len(found) == 1 and len(names) > 1:
+        [(split, path)] = found.items()
+        if path.name != split:
+            raise DataError(
+                f"{absolute(path)} may be the {split} images or a class. If it is a split, call it "
+                f"{split}; if a class, name it otherwise. Found beside it: {contents(holder)}.",
+                "misnamed",
+            )
+    return found
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """Return the splits of a data set: ``folder/images/{train,val,test}`` or ``folder/{...}``.
+
+    Raises:
+        DataError: no such folder, or neither ``val`` nor ``test`` in it.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
+            f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
+            "folder under it.",
+            "missing",
+        )
+    for parent in (folder / "images", folder):
+        splits = named_splits(parent)
+        if "val" in splits or "test" in splits:
+            return splits
+    raise DataError(
+        f"The folder {absolute(folder)} has no images to evaluate on: neither val/<class>/ nor "
+        f"test/<class>/ lies in it or in its images/ folder. Found in it: {contents(folder)}. "
+        "Sort the images into train/<class>/ and val/<class>/ (or test/<class>/).",
+        "no splits",
+    )
+
+
+def class_folders(split: Path) -> list[str]:
+    """Return the sorted names of the class folders in a split such as ``.../val``.
+
+    Images beside the class folders belong to no class: a warning counts them.
+
+    Raises:
+        DataError: the split is missing, empty, or flat (images but no class folders).
+    """
+    if not split.is_dir():
+        raise DataError(
+            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images "
+            f"for each class. Found beside it: {contents(split.parent)}.",
+            "missing",
+        )
+    entries = entries_of(split)
+    folders = sorted(name for name, is_dir in entries.items() if is_dir)
+    loose = sorted(name for name, is_dir in entries.items() if is_image(name) and not is_dir)
+    if not folders:
+        raise _no_class_folders(split, loose)
+    if loose:
+        logger.warning("%s", loose_images(split, loose))
+    return folders
+
+
+def loose_images(split: Path, loose: Sequence[str]) -> DataError:
+    """Return the fault of images that lie in a split, but in none of its class folders."""
+    return DataError(
+        f"{len(loose)} images lie directly in {absolute(split)}, in no class folder, and are left "
+        f"out, such as {loose[0]}. Move each into the folder of its class.",
+        "loose images",
+        loose,
+    )
+
+
+def _no_class_folders(split: Path, loose: list[str]) -> DataError:
+    if not loose:
+        return DataError(
+            f"The folder {absolute(split)} holds no class folders. Found in it: "
+            f"{contents(split)}. Put one folder of images for each class into it.",
+            "empty",
+        )
+    return DataError(
+        f"The folder {absolute(split)} is flat: {len(loose)} images such as {loose[0]} lie "
+        f"directly in it, and no class folders. Sort them into {split.name}/<class>/. For "
+        "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
+        "moves each of the 50,000 files into its nXXXXXXXX folder.",
+        "flat",
+        loose,
+    )
+
+
+def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Raise a DataError that counts and names the ``wanted`` class folders not in ``found``."""
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(wanted)} class folders are missing in {absolute(split)}: "
+            f"{some(missing)}. Found: {len(found)} class folders. Complete the data, or set "
+            'DATASET.CLASSES: "present" takes the classes whose folders exist, or name them.',
+            "classes missing",
+            missing,
+        )
+
+
+def in_all(found: dict[Path, list[str]]) -> list[str]:
+    """Return the sorted class folders that all splits have: DATASET.CLASSES "present".
+
+    Raises:
+        DataError: there is none.
+    """
+    common = sorted(set.intersection(*map(set, found.values())))
+    if not common:
+        raise DataError(
+            f'DATASET.CLASSES is "present", but {", ".join(path.name for path in found)} have no '
+            "class folder in common. Name the class folders alike in all of them.",
+            "classes differ",
+        )
+    return common
+
+
+def class_images(
+    split: Path, folders: Sequence[str], left_out: LeftOut | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each class folder with its images, as paths relative to it.
+
+    A link to the folder of another class is not followed: no image has two labels.
+    """
+    taken = {identity(split / name) for name in subfolders(split)}
+    for folder in folders:
+        own = identity(split / folder)
+        taken.discard(own)
+        yield folder, image_names(os.path.join(split, folder), True, left_out, taken)
+        taken.add(own)
+
+
+def read_class_folders(
+    split: Path, folders: Sequence[str], classnames: Sequence[str]
+) -> list[Datum]:
+    """Return every image of the class folders: label = position of its folder in ``folders``.
+
+    Raises:
+        DataError: a class folder has no images; all such folders are counted.
+    """
+    items: list[Datum] = []
+    empty, left_out = [], LeftOut()
+    for label, (folder, names) in enumerate(class_images(split, folders, left_out)):
+        path = os.path.join(split, folder)
+        items += [Datum(f"{path}/{name}", label, classname=classnames[label]) for name in names]
+        if not names:
+            empty.append(folder)
+    if empty:
+        raise empty_classes(split, empty, len(folders))
+    for fault in left_out.faults(split):
+        logger.warning("%s", fault)
+    return items
+
+
+def empty_classes(split: Path, empty: Sequence[str], count: int) -> DataError:
+    """Return the fault of class folders that hold no images."""
+    return DataError(
+        f"{len(empty)} of {count} class folders in {absolute(split)} hold no images: "
+        f"{some(empty)}. Images are what Pillow decodes, by their ending (.jpg, .png, .webp, ...). "
+        "Fill or remove the folders, or choose classes with DATASET.CLASSES.",
+        "empty classes",
+        empty,
+    )

@@ -1,0 +1,113 @@
+"""Scripts and entry points, started where another project's packages lie."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STARTED = {  # script -> what it starts
+    "check.sh": "run.check",
+    "train.sh": "train.py",
+    "eval.sh": "eval_ood.py",
+    "detect.sh": "detect.py",
+    "demo_visualization.sh": "visualize.py",
+    "sweep.sh": "sweep.py",
+    "results.sh": "results.summary",
+    "report.sh": "results.report",
+}
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A folder with packages of another project, called as ours are."""
+    for name in ("datasets", "clip", "run", "ood", "trainers", "results", "dassl"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('another project')")
+    return tmp_path
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """A Python that prints its arguments and where `datasets` would come from, no more."""
+    path = tmp_path / "python-stub"
+    find = "import importlib.util as u; print(u.find_spec('datasets').origin)"
+    path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\nexec {sys.executable} "$1" -c "{find}"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def start(command, cwd, **environment):
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+@pytest.mark.parametrize("script", STARTED)
+def test_scripts_start_our_packages_wherever_they_are_called(foreign, stub, script, safe):
+    command = ["bash", str(ROOT / "scripts" / script), "--flag"]
+    paths = {"PYTHONPATH": str(foreign), "PYTHONSAFEPATH": safe}
+    done = start(command, foreign, PYTHON=stub, **paths)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "-P" and lines[-2:] == ["--flag", str(ROOT / "datasets/__init__.py")], done
+    assert any(line.endswith(STARTED[script]) for line in lines)
+
+
+def test_no_script_starts_python_otherwise():
+    """But pip and pytest, which import nothing of the working directory's."""
+    for script in (ROOT / "scripts").rglob("*.sh"):
+        for line in script.read_text(encoding="utf-8").splitlines():
+            if re.search(r'^[^#]*"\$PYTHON" (?!-P|-c|-m pip|-m venv|-m pytest)', line):
+                raise AssertionError(f"{script}: {line}")
+
+
+def test_the_check_runs_among_anothers_packages(foreign):
+    command = ["bash", str(ROOT / "scripts/check.sh"), "--root", "nowhere", "--dataset", "imagenet"]
+    done = start(command, foreign, PYTHON=sys.executable, PYTHONSAFEPATH="1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "nowhere does not exist" in " ".join(done.stdout.split())
+    assert not (foreign / "output").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["train", "eval_ood", "detect", "visualize", "sweep"])
+def test_entry_points_start_without_the_scripts_folder_on_the_path(foreign, entry):
+    done = start([sys.executable, str(ROOT / f"{entry}.py"), "--help"], foreign, PYTHONSAFEPATH="1")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+POSITIONAL = {
+    "locoop/train.sh": ("data imagenet vit_b16_ep50 end 16 1 False 0.25 200", "train.py"),
+    "locoop/eval.sh": ("data imagenet vit_b16_ep50 1 DIR", "eval_ood.py"),
+    "locoop/demo_visualization.sh": ("data imagenet vit_b16_ep50 DIR IMAGE 3", "visualize.py"),
+    "coop/train.sh": ("data imagenet vit_b16_ep50 end 16 1 False", "train.py"),
+    "coop/eval.sh": ("data imagenet vit_b16_ep50 1 DIR", "eval_ood.py"),
+    "coop/demo_visualization.sh": ("data imagenet vit_b16_ep50 DIR IMAGE 3", "visualize.py"),
+    "clipn/train.sh": ("data imagenet vit_b16_cc3m learnable -1", "train.py"),
+    "clipn/eval.sh": ("data imagenet vit_b16_cc3m imagenet80 DIR", "eval_ood.py"),
+}
+
+
+@pytest.mark.parametrize("script", POSITIONAL)
+def test_flags_and_keys_may_follow_positional_arguments(foreign, stub, script):
+    words, entry = POSITIONAL[script]
+    more = ["--backbone", "ViT-B/32", "DATASET.CLASSES", "present"]
+    command = ["bash", str(ROOT / "scripts" / script), *words.split()]
+    done = start([*command, *more], foreign, PYTHON=stub, SEEDS="1")
+    lines = done.stdout.splitlines()
+    at = lines.index("--backbone")
+    assert lines[at : at + 4] == more and any(line.endswith(entry) for line in lines)
+    assert not any("." in key and key.isupper() for key in lines[:at])  # pairs come last
+    few = start(command[:-1], foreign, PYTHON=stub)
+    assert few.returncode == 2 and "usage: bash" in few.stderr and "KEY VALUE" in few.stderr
