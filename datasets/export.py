@@ -37,11 +37,6 @@ class Exported:
     files: str  # where torchvision looks under the root
     images: dict[str, int]
 
-    def count(self, folder: Path) -> dict[str, int]:
-        """Count the images in each split of an exported folder, 0 where there is no such split."""
-        splits = {split: folder / split for split in SPLITS}
-        return {s: len(image_names(p)) if p.is_dir() else 0 for s, p in splits.items()}
-
 
 SETS = {
     "cifar10": Exported(
@@ -113,7 +108,8 @@ def _write(dataset, folder: Path, title: str) -> None:
 
 
 def _require_complete(chosen: Exported, folder: Path) -> None:
-    found = chosen.count(folder)
+    splits = {split: folder / split for split in SPLITS}
+    found = {s: len(image_names(path)) if path.is_dir() else 0 for s, path in splits.items()}
     if found != chosen.images:
         raise InputError(
             f"The folder {absolute(folder)} is there, but holds {found} images where the data set "
