@@ -181,7 +181,7 @@ def class_images(
     for folder in folders:
         own = identity(split / folder)
         taken.discard(own)
-        yield folder, image_names(os.path.join(split, folder), True, left_out, taken)
+        yield folder, image_names(os.path.join(split, folder), left_out, taken)
         taken.add(own)
 
 

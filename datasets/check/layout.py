@@ -5,8 +5,6 @@ Entry points run it first. The images are then listed, and counted, once: by the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +14,9 @@ from datasets.caption_shards import find_shards
 from datasets.captions import check_source, pairs_path
 from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
-from datasets.folders import DataError, absolute, contents, holds_images, no_folder, some
+from datasets.folders import DataError, absolute, contents, counted, holds_images
 from datasets.needs import NOTHING, Needs
-from datasets.ood_sets import locate_ood_sets, no_images
+from datasets.ood_sets import find_ood_set, no_images, ood_set_names
 from datasets.splits import class_folders
 
 ROOT, PAIRS = "data root", "DATASET.PAIRS"  # rows of the table
@@ -33,6 +31,13 @@ class Layout:
     ood: dict[str, Path] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def add(self, cfg, error: InputError, where: str, stops: Needs, source: str = "") -> None:
+        """Add what a loader refuses; `source` says where a set that is not there can be had."""
+        more = ""
+        if source and getattr(error, "kind", "") in NOT_THERE:
+            more = f"Get it: {source.replace('{root}', absolute(data_root(cfg)))}"
+        self.problems.append(Problem.of(error, where, stops, more))
+
 
 def require_data(cfg, needs: Needs) -> None:
     """Raise an InputError that names all at once what keeps a run from its data.
@@ -45,11 +50,10 @@ def require_data(cfg, needs: Needs) -> None:
     problems = check_layout(cfg, needs).problems
     if problems:
         run = "training" if needs & (Needs.TRAIN | Needs.PAIRS) else "evaluation"
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         listed = "\n\n".join(numbered(n, problem) for n, problem in enumerate(problems, start=1))
         raise InputError(
-            f"the data are not ready for {run}: {count}.\n\n{listed}\n\n"
-            "bash scripts/check.sh with the same flags looks at all of the data."
+            f"the data are not ready for {run}: {counted(len(problems), 'problem')}.\n\n{listed}"
+            "\n\nbash scripts/check.sh with the same flags looks at all of the data."
         )
 
 
@@ -60,9 +64,13 @@ def check_layout(cfg, needs: Needs) -> Layout:
         InputError: the config asks for what no folder could give.
     """
     layout, rootless = Layout(), NOTHING
-    folders = {Needs.TEST | Needs.TRAIN: [cfg.DATASET.FOLDER], Needs.PAIRS: _pairs(cfg, needs)}
-    located = locate_ood_sets(cfg) if needs & Needs.OOD else {}
-    folders[Needs.OOD] = [f for name in located for f in cfg.OOD.SETS[name].FOLDERS]
+    folders = {Needs.TEST | Needs.TRAIN: [cfg.DATASET.FOLDER]}
+    ood_sets = ood_set_names(cfg) if needs & Needs.OOD else []
+    folders[Needs.OOD] = [f for name in ood_sets for f in cfg.OOD.SETS[name].FOLDERS]
+    if needs & Needs.PAIRS:
+        check_source(cfg)
+        if cfg.DATASET.PAIRS.SOURCE != "classnames":
+            folders[Needs.PAIRS] = [cfg.DATASET.PAIRS.PATH]
     for part, named in folders.items():
         try:
             require_root(data_root(cfg), named if part & needs else [])
@@ -70,20 +78,14 @@ def check_layout(cfg, needs: Needs) -> Layout:
             rootless |= part
             fault = error
     if rootless:
-        layout.problems.append(Problem.of(fault, ROOT, rootless))
-    if needs & ~rootless & (Needs.TEST | Needs.TRAIN):
+        layout.add(cfg, fault, ROOT, rootless)
+    left = needs & ~rootless
+    if left & (Needs.TEST | Needs.TRAIN):
         _check_id_set(cfg, layout)
-    if not rootless & Needs.OOD:
-        _check_ood_sets(cfg, layout, located)
-    if needs & ~rootless & Needs.PAIRS:
-        try:
-            _check_pairs(cfg)
-        except InputError as error:
-            # The YAML's address is of the YAML's pairs, not of others named by PATH.
-            pairs = cfg.DATASET.PAIRS
-            source = pairs.DOWNLOAD if Path(pairs.PATH).parts[0] in pairs.DOWNLOAD else ""
-            more = _download(cfg, error, source)
-            layout.problems.append(Problem.of(error, PAIRS, Needs.PAIRS, more))
+    for name in ood_sets if left & Needs.OOD else []:
+        _check_ood_set(cfg, layout, name)
+    if left & Needs.PAIRS and Needs.PAIRS in folders:
+        _check_pairs(cfg, layout)
     layout.problems = [problem for problem in layout.problems if problem.stops & needs]
     return layout
 
@@ -91,13 +93,6 @@ def check_layout(cfg, needs: Needs) -> Layout:
 def row_name(split: str) -> str:
     """Return what the table calls a split of the ID set."""
     return f"ID {split}"
-
-
-def _download(cfg, error: InputError, source: str) -> str:
-    """Return where a set can be had, if the fault is that it is not there."""
-    if not source or getattr(error, "kind", "") not in NOT_THERE:
-        return ""
-    return f"Get it: {source.replace('{root}', absolute(data_root(cfg)))}"
 
 
 def _check_id_set(cfg, layout: Layout) -> None:
@@ -108,8 +103,7 @@ def _check_id_set(cfg, layout: Layout) -> None:
     both, found = Needs.TEST | Needs.TRAIN, {}
 
     def add(error: InputError, where: str, stops: Needs) -> None:
-        more = _download(cfg, error, cfg.DATASET.DOWNLOAD)
-        layout.problems.append(Problem.of(error, where, stops, more))
+        layout.add(cfg, error, where, stops, cfg.DATASET.DOWNLOAD)
 
     try:
         layout.splits = kind.find_splits(kind.locate(cfg))
@@ -141,68 +135,29 @@ def _check_id_set(cfg, layout: Layout) -> None:
         add(DataError(text, "missing"), row_name("train"), Needs.TRAIN)
 
 
-def _check_ood_sets(cfg, layout: Layout, located: dict[str, Path | None]) -> None:
-    for name, folder in located.items():
-        entry = cfg.OOD.SETS[name]
-        try:
-            if folder is None:
-                raise _not_found(name, entry.FOLDERS, data_root(cfg))
-            if not holds_images(folder):
-                raise no_images(name, folder)
-        except InputError as error:
-            more = _download(cfg, error, entry.get("DOWNLOAD", ""))
-            layout.problems.append(Problem.of(error, name, Needs.OOD, more))
-        if folder is not None:
-            layout.ood[name] = folder
+def _check_ood_set(cfg, layout: Layout, name: str) -> None:
+    try:
+        layout.ood[name] = find_ood_set(cfg, name)
+        if not holds_images(layout.ood[name]):
+            raise no_images(name, layout.ood[name])
+    except InputError as error:
+        layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
 
 
-def _not_found(name: str, folders: Sequence[str], root: Path) -> DataError:
-    return DataError(
-        f"not found. Tried {', '.join(folders)} in {absolute(root)}, which holds {contents(root)}. "
-        f"Set DATASET.ROOT (--root), or name its folder: OOD.SETS.{name}.FOLDERS \"['FOLDER']\"; "
-        "[] leaves the set out.",
-        "missing",
-    )
-
-
-def _pairs(cfg, needs: Needs) -> list[str]:
-    """Return the path of the pairs that are read from the disk."""
-    if not needs & Needs.PAIRS:
-        return []
-    check_source(cfg)
-    return [] if cfg.DATASET.PAIRS.SOURCE == "classnames" else [cfg.DATASET.PAIRS.PATH]
-
-
-def _check_pairs(cfg) -> None:
-    """Raise a DataError unless the shards, the table or the folder of the pairs are there."""
-    source = cfg.DATASET.PAIRS.SOURCE
-    if source == "classnames":
-        return
-    path = pairs_path(cfg)
-    if source == "shards":
-        try:
-            shards = find_shards(path)
-        except InputError as error:
-            raise DataError(str(error), "missing") from error
-        empty = [absolute(shard) for shard in shards if not os.path.getsize(shard)]
-        if empty:
+def _check_pairs(cfg, layout: Layout) -> None:
+    """Look whether the shards, the table or the folder of the pairs are there."""
+    pairs = cfg.DATASET.PAIRS
+    try:
+        path = pairs_path(cfg)
+        if pairs.SOURCE == "shards":
+            find_shards(path)
+        elif not path.exists():
             raise DataError(
-                f"{len(empty)} of {len(shards)} shards are empty files: {some(empty, 3)}. Remove "
-                "them and fetch them again.",
-                "empty shards",
-                empty,
+                f"The {pairs.SOURCE} of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not "
+                f"exist. Found beside it: {contents(path.parent)}.",
+                "missing",
             )
-    elif source == "csv" and not path.is_file():
-        raise DataError(
-            f"The table of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not exist. Found "
-            f"beside it: {contents(path.parent)}. It has a header line, and columns as in "
-            "DATASET.PAIRS.COLUMNS.",
-            "missing",
-        )
-    elif source == "folder" and not (path.is_dir() and holds_images(path)):
-        why = f"holds no images, but {contents(path)}" if path.is_dir() else no_folder(path)
-        raise DataError(
-            f"The folder of pairs {absolute(path)} (DATASET.PAIRS.PATH) {why}. Put images there, "
-            "the caption of x.jpg in x.txt beside it.",
-            "missing",
-        )
+    except InputError as error:
+        # The YAML's address is of the YAML's pairs, not of others named by PATH.
+        its_own = all(part in pairs.DOWNLOAD for part in Path(pairs.PATH).parts[:1])
+        layout.add(cfg, error, PAIRS, Needs.PAIRS, pairs.DOWNLOAD if its_own else "")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
@@ -14,21 +13,14 @@ from datasets.caption_shards import ShardPairs, count_pairs, find_shards
 from datasets.captions import build_pairs_loader, pairs_path
 from datasets.check.files import duplicates, file_problems
 from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
-from datasets.check.listing import (
-    ImageSet,
-    class_problems,
-    expected_images,
-    listing_problems,
-    wrong_id_count,
-    wrong_names,
-)
+from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
 from datasets.classnames import read_class_list, shared_prompts
-from datasets.folders import absolute, some, subfolders
-from datasets.imagenet import VAL_IMAGES_PER_CLASS, ImageNet
+from datasets.folders import absolute, subfolders, wrong_count
+from datasets.imagenet import ImageNet
 from datasets.needs import Needs
-from datasets.ood_sets import load_ood_sets, wrong_count
+from datasets.ood_sets import load_ood_sets
 
 
 def check(
@@ -45,14 +37,14 @@ def check(
     Raises:
         InputError: the config asks for what no folder could give.
     """
-    report = Report(absolute(data_root(cfg)), title, runs, asked)
-    report.depth = "All files were read."
-    if not full:
-        report.depth = "All names were read, of the files a sample: --full reads all."
+    sample = "All names were read, of the files a sample: --full reads all."
+    depth = "All files were read." if full else sample
+    report = Report(absolute(data_root(cfg)), title, runs, asked, depth)
     needs = reduce(or_, runs.values())
     layout = check_layout(cfg, needs if cfg.OOD.SETS else needs & ~Needs.OOD)
     report.problems += layout.problems
-    sets = [*_id_sets(cfg, layout, needs), *_ood_sets(layout)]
+    sets = _id_sets(cfg, layout, needs)
+    sets += [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     for images in sets:
         _list(cfg, report, images, shots)
@@ -62,11 +54,10 @@ def check(
     for images in sets:
         skip = cfg.DATALOADER.BAD_IMAGES == "skip"
         report.problems += file_problems(images, full, skip)
-    places = {Path(images.folder).resolve(): images for images in reversed(sets)}
     if full:
-        report.problems += duplicates([images for images in sets if images in places.values()])
+        places = {images.folder.resolve(): images for images in reversed(sets)}
+        report.problems += duplicates(list(places.values())[::-1])
     report.problems += _refusals(cfg, report)
-    _note_machine_made(report, sets)
     return report
 
 
@@ -94,33 +85,28 @@ def _wanted(cfg, found: Sequence[Sequence[str]] = ()) -> set[str] | None:
     return set(read_class_list(cfg.DATASET.CLASSES)) if cfg.DATASET.CLASSES else None
 
 
-def _ood_sets(layout: Layout) -> list[ImageSet]:
-    return [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
-
-
 def _list(cfg, report: Report, images: ImageSet, shots: int) -> None:
     """List a set: its row in the table, and what its names and numbers show."""
-    images.list()
     path = absolute(images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
-    row = Row(images.name, found, len(images.counts), len(images.images))
+    row = Row(images.name, found)
     report.rows.append(row)
-    report.problems += listing_problems(images)
+    try:
+        images.list()
+    except InputError as error:
+        report.problems.append(Problem.of(error, images.name, images.stops))
+        return
+    row.folders, row.images = len(images.counts), len(images.images)
+    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
     if images.name in cfg.OOD.SETS:
         row.expected = cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
-        if row.expected and row.images not in (0, row.expected):
-            fault = wrong_count(images.name, row.images, row.expected)
-            report.problems.append(Problem.of(fault, images.name))
-        return
-    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
-    imagenet = issubclass(kind, ImageNet)
-    classes = len(_wanted(cfg) or images.classes or ())
-    row.expected = expected_images(kind.locate(cfg), split, classes, imagenet)
-    report.problems += class_problems(images, shots if split == "train" else 0)
+    else:
+        row.expected = kind.expected_images(split, len(_wanted(cfg) or images.classes or ()))
+        report.problems += wrong_names(images) if issubclass(kind, ImageNet) else []
+    report.problems += listing_problems(images, shots if split == "train" else 0)
     if row.expected and row.images not in (0, row.expected):
-        per_class = VAL_IMAGES_PER_CLASS if imagenet and split != "train" else 0
-        report.problems.append(wrong_id_count(images, row.expected, per_class))
-    report.problems += wrong_names(images) if imagenet else []
+        fault = wrong_count(images.name, row.images, row.expected)
+        report.problems.append(Problem.of(fault, images.name))
 
 
 def _add_pairs(cfg, report: Report, full: bool) -> None:
@@ -183,14 +169,3 @@ def _refusals(cfg, report: Report) -> list[Problem]:
                 by_folder = shared_prompts(getattr(loaded, "class_folders", ()))
                 found.append(Problem(row, "equal prompts", f"{by_folder or shared}."))
     return found
-
-
-def _note_machine_made(report: Report, sets: Sequence[ImageSet]) -> None:
-    """Say once what systems have left behind among the images."""
-    paths = [path for images in sets for path in images.left_out.machine_made]
-    if paths:
-        names = sorted({os.path.basename(path) for path in paths})
-        report.notes.append(
-            f"Left out, as systems leave such behind: {len(paths):,} folders and files "
-            f"({some(names)})."
-        )
