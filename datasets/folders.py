@@ -203,11 +203,6 @@ def find_folder(root: Path, name: str) -> Path | None:
     return found
 
 
-def holds_images(folder: str | Path) -> bool:
-    """Return whether an image lies in the folder or below it; looks no further than the first."""
-    return any(True for _ in walk_images(folder))
-
-
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Name the first few and how many more there are, for messages."""
     rest = len(names) - limit

@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
-from datasets.folders import DataError, absolute, some
+from datasets.folders import absolute
 from datasets.holdout import hold_out
 from datasets.splits import in_all, named_splits
 
@@ -62,7 +62,7 @@ class ImageFolder(ClassFolders):
     @classmethod
     def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
         if cfg.DATASET.CLASSES == "":
-            return _same_in_all(found)
+            return sorted(set().union(*found.values()))  # all of which each split must have
         if cfg.DATASET.CLASSES == "present":
             return in_all(found)
         return sorted(read_class_list(cfg.DATASET.CLASSES))
@@ -81,20 +81,3 @@ def _undivided(folder: Path) -> Path | None:
     if any("val" in own or "test" in own for own in splits):
         return None
     return next((own["train"] for own in splits if own), next(iter(holders), None))
-
-
-def _same_in_all(found: dict[Path, list[str]]) -> list[str]:
-    """Return the classes, if all splits agree; a difference would shift labels or lose images."""
-    first, *others = found
-    for other in others:
-        only_first = sorted(set(found[first]) - set(found[other]))
-        only_other = sorted(set(found[other]) - set(found[first]))
-        if only_first or only_other:
-            raise DataError(
-                f"The class folders of {absolute(first)} and {absolute(other)} differ. Only in "
-                f"{first.name}/: {some(only_first) or 'none'}. Only in {other.name}/: "
-                f"{some(only_other) or 'none'}. Make them agree, or set DATASET.CLASSES: "
-                '"present" takes the classes that all splits have, or name them.',
-                "classes differ",
-            )
-    return found[first]

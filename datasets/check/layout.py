@@ -5,7 +5,9 @@ Entry points run it first. The images are then listed, and counted, once: by the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -14,8 +16,8 @@ from datasets.caption_shards import find_shards
 from datasets.captions import check_source, pairs_path
 from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
-from datasets.folders import DataError, absolute, contents, counted, holds_images
-from datasets.needs import NOTHING, Needs
+from datasets.folders import DataError, absolute, contents, counted, walk_images
+from datasets.needs import Needs
 from datasets.ood_sets import find_ood_set, no_images, ood_set_names
 from datasets.splits import class_folders
 
@@ -25,9 +27,14 @@ NOT_THERE = ("missing", "no splits", "empty", "no images")  # kinds that a downl
 
 @dataclass
 class Layout:
-    """Folders that are there: of the ID set's splits, of the OOD sets; and what is wrong."""
+    """Folders that are there: of the ID set's splits, of the OOD sets; and what is wrong.
+
+    Attributes:
+        classes: class folders that the ID set should have, None where that is not known.
+    """
 
     splits: dict[str, Path] = field(default_factory=dict)
+    classes: list[str] | None = None
     ood: dict[str, Path] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -63,29 +70,18 @@ def check_layout(cfg, needs: Needs) -> Layout:
     Raises:
         InputError: the config asks for what no folder could give.
     """
-    layout, rootless = Layout(), NOTHING
-    folders = {Needs.TEST | Needs.TRAIN: [cfg.DATASET.FOLDER]}
-    ood_sets = ood_set_names(cfg) if needs & Needs.OOD else []
-    folders[Needs.OOD] = [f for name in ood_sets for f in cfg.OOD.SETS[name].FOLDERS]
-    if needs & Needs.PAIRS:
-        check_source(cfg)
-        if cfg.DATASET.PAIRS.SOURCE != "classnames":
-            folders[Needs.PAIRS] = [cfg.DATASET.PAIRS.PATH]
-    for part, named in folders.items():
-        try:
-            require_root(data_root(cfg), named if part & needs else [])
-        except DataError as error:
-            rootless |= part
-            fault = error
-    if rootless:
-        layout.add(cfg, fault, ROOT, rootless)
-    left = needs & ~rootless
-    if left & (Needs.TEST | Needs.TRAIN):
+    layout = Layout()
+    if needs & (Needs.TEST | Needs.TRAIN):
         _check_id_set(cfg, layout)
-    for name in ood_sets if left & Needs.OOD else []:
+    for name in ood_set_names(cfg) if needs & Needs.OOD else []:
         _check_ood_set(cfg, layout, name)
-    if left & Needs.PAIRS and Needs.PAIRS in folders:
+    if needs & Needs.PAIRS:
         _check_pairs(cfg, layout)
+    rootless = [problem for problem in layout.problems if problem.kind == "no data root"]
+    if rootless:  # said once
+        stops = reduce(or_, (problem.stops for problem in rootless))
+        rest = [problem for problem in layout.problems if problem not in rootless]
+        layout.problems = [replace(rootless[0], where=ROOT, stops=stops), *rest]
     layout.problems = [problem for problem in layout.problems if problem.stops & needs]
     return layout
 
@@ -106,6 +102,7 @@ def _check_id_set(cfg, layout: Layout) -> None:
         layout.add(cfg, error, where, stops, cfg.DATASET.DOWNLOAD)
 
     try:
+        require_root(data_root(cfg), [cfg.DATASET.FOLDER])
         layout.splits = kind.find_splits(kind.locate(cfg))
     except InputError as error:
         return add(error, "ID", both)
@@ -121,12 +118,12 @@ def _check_id_set(cfg, layout: Layout) -> None:
             add(error, *row)
     if all(path in found for path in deciding):
         try:
-            classes = kind.choose_classes(cfg, {path: found[path] for path in deciding})
+            layout.classes = kind.choose_classes(cfg, {path: found[path] for path in deciding})
         except InputError as error:
             return add(error, rows[deciding[0]][0], both)
         for path in found:
             try:
-                kind.require_classes(path, classes, found[path])
+                kind.require_classes(path, layout.classes, found[path])
             except InputError as error:
                 add(error, *rows[path])
     if "train" not in layout.splits:
@@ -138,7 +135,7 @@ def _check_id_set(cfg, layout: Layout) -> None:
 def _check_ood_set(cfg, layout: Layout, name: str) -> None:
     try:
         layout.ood[name] = find_ood_set(cfg, name)
-        if not holds_images(layout.ood[name]):
+        if not any(walk_images(layout.ood[name])):  # looks no further than the first
             raise no_images(name, layout.ood[name])
     except InputError as error:
         layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
@@ -146,8 +143,12 @@ def _check_ood_set(cfg, layout: Layout, name: str) -> None:
 
 def _check_pairs(cfg, layout: Layout) -> None:
     """Look whether the shards, the table or the folder of the pairs are there."""
+    check_source(cfg)
     pairs = cfg.DATASET.PAIRS
+    if pairs.SOURCE == "classnames":
+        return
     try:
+        require_root(data_root(cfg), [pairs.PATH])
         path = pairs_path(cfg)
         if pairs.SOURCE == "shards":
             find_shards(path)

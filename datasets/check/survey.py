@@ -9,14 +9,13 @@ from operator import or_
 
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
-from datasets.caption_shards import ShardPairs, count_pairs, find_shards
-from datasets.captions import build_pairs_loader, pairs_path
+from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
 from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
 from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
-from datasets.classnames import read_class_list, shared_prompts
+from datasets.classnames import shared_prompts
 from datasets.folders import absolute, subfolders, wrong_count
 from datasets.imagenet import ImageNet
 from datasets.needs import Needs
@@ -43,13 +42,16 @@ def check(
     needs = reduce(or_, runs.values())
     layout = check_layout(cfg, needs if cfg.OOD.SETS else needs & ~Needs.OOD)
     report.problems += layout.problems
-    sets = _id_sets(cfg, layout, needs)
+    sets = _id_sets(layout, needs)
     sets += [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     for images in sets:
-        _list(cfg, report, images, shots)
+        expected = _expected_images(cfg, layout, images)
+        _list(report, images, expected, shots if images.name == row_name("train") else 0)
+        if issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet):
+            report.problems += wrong_names(images) if images.stops != Needs.OOD else []
     if needs & Needs.PAIRS:
-        _add_pairs(cfg, report, full)
+        _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
     for images in sets:
         skip = cfg.DATALOADER.BAD_IMAGES == "skip"
@@ -61,35 +63,34 @@ def check(
     return report
 
 
-def _id_sets(cfg, layout: Layout, needs: Needs) -> list[ImageSet]:
+def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
     """Return the evaluation splits, then the training set: it is the largest. Alone it is both."""
-    found = {name: subfolders(path) for name, path in layout.splits.items()}
-    wanted = _wanted(cfg, list(found.values()))
-    sets = []
-    for name in sorted(found, key=lambda name: name == "train"):
-        alone = len(found) == 1
-        if name == "train" and not alone and not needs & Needs.TRAIN:
-            continue
+    sets, alone = [], len(layout.splits) == 1
+    for name, path in sorted(layout.splits.items(), key=lambda split: split[0] == "train"):
         stops = Needs.TRAIN if name == "train" else Needs.TEST
-        classes = [folder for folder in found[name] if wanted is None or folder in wanted]
-        # A flat split has no classes: listed as it lies.
-        stops = Needs.TEST | Needs.TRAIN if alone else stops
-        sets.append(ImageSet(row_name(name), layout.splits[name], stops, classes or None))
+        if alone:
+            stops = Needs.TEST | Needs.TRAIN
+        wanted, found = layout.classes, subfolders(path)
+        classes = [folder for folder in found if wanted is None or folder in set(wanted)]
+        if stops & needs:
+            # A flat split has no classes: listed as it lies.
+            sets.append(ImageSet(row_name(name), path, stops, classes or None))
     return sets
 
 
-def _wanted(cfg, found: Sequence[Sequence[str]] = ()) -> set[str] | None:
-    """Return the classes that the config asks for, of the folders of each split; None = any."""
-    if cfg.DATASET.CLASSES == "present":
-        return set.intersection(*map(set, found)) if found else None
-    return set(read_class_list(cfg.DATASET.CLASSES)) if cfg.DATASET.CLASSES else None
+def _expected_images(cfg, layout: Layout, images: ImageSet) -> int | None:
+    """Return the images that the protocol has in a set, None where it says nothing."""
+    if images.stops == Needs.OOD:
+        return cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
+    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
+    return kind.expected_images(split, len(layout.classes or images.classes or ()))
 
 
-def _list(cfg, report: Report, images: ImageSet, shots: int) -> None:
-    """List a set: its row in the table, and what its names and numbers show."""
+def _list(report: Report, images: ImageSet, expected: int | None, shots: int) -> None:
+    """List a set: its row in the table, and what its numbers show."""
     path = absolute(images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
-    row = Row(images.name, found)
+    row = Row(images.name, found, expected=expected)
     report.rows.append(row)
     try:
         images.list()
@@ -97,19 +98,13 @@ def _list(cfg, report: Report, images: ImageSet, shots: int) -> None:
         report.problems.append(Problem.of(error, images.name, images.stops))
         return
     row.folders, row.images = len(images.counts), len(images.images)
-    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
-    if images.name in cfg.OOD.SETS:
-        row.expected = cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
-    else:
-        row.expected = kind.expected_images(split, len(_wanted(cfg) or images.classes or ()))
-        report.problems += wrong_names(images) if issubclass(kind, ImageNet) else []
-    report.problems += listing_problems(images, shots if split == "train" else 0)
-    if row.expected and row.images not in (0, row.expected):
-        fault = wrong_count(images.name, row.images, row.expected)
+    report.problems += listing_problems(images, shots)
+    if expected and row.images not in (0, expected):
+        fault = wrong_count(images.name, row.images, expected)
         report.problems.append(Problem.of(fault, images.name))
 
 
-def _add_pairs(cfg, report: Report, full: bool) -> None:
+def _add_pairs(cfg, report: Report) -> None:
     """Add the row of the image-caption pairs, and what their loader alone refuses."""
     own = cfg.DATASET.PAIRS.SOURCE == "classnames"  # the ID set's, which has rows of its own
     part = Needs.TEST | Needs.TRAIN | Needs.PAIRS if own else Needs.PAIRS
@@ -117,25 +112,10 @@ def _add_pairs(cfg, report: Report, full: bool) -> None:
         return
     row = Row(PAIRS, cfg.DATASET.PAIRS.SOURCE if own else cfg.DATASET.PAIRS.PATH)
     try:
-        row.images = _count_pairs(cfg, full)
+        row.images = build_pairs_loader(cfg, transform=None).dataset.count
     except InputError as error:
         report.problems.append(Problem.of(error, PAIRS, Needs.PAIRS))
     report.rows.append(row)
-
-
-def _count_pairs(cfg, full: bool) -> int | None:
-    """Return the pairs that the loader finds.
-
-    Of shards, whose archives are read through, only if `full`: else the first is, and None comes.
-    """
-    if cfg.DATASET.PAIRS.SOURCE != "shards" or full:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # no pair is read
-        pairs = build_pairs_loader(cfg, transform=None).dataset
-        return pairs.count if isinstance(pairs, ShardPairs) else len(pairs)
-    count_pairs(find_shards(pairs_path(cfg))[:1])
-    return None
 
 
 def _in_order(cfg, report: Report) -> list[Row]:

@@ -253,7 +253,10 @@ def told(message, **keys):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        told("2 of 7 shards do not exist or are empty: .*00005.tar, .*00006.tar", PATH="cc/{00000..00006}.tar"),
+        told(
+            "2 of 7 shards do not exist or are empty: .*00005.tar, .*00006.tar",
+            PATH="cc/{00000..00006}.tar",
+        ),
         told("PAIRS.PATH .*no .tar file.*Found in", PATH="empty"),
         told("PAIRS.PATH is empty", PATH=""),
         told("do not exist or are empty: .*pipe:touch x", PATH="pipe:touch x"),

@@ -110,5 +110,7 @@ def test_malformed_entries_are_refused(load, value):
 def test_sets_that_would_write_one_file_are_refused(load, pair):
     with pytest.raises(InputError, match=r"would write one file on macOS and Windows"):
         load(**dict.fromkeys(pair, entry("nowhere")))
-    with pytest.raises(InputError, match=rf"The OOD set {pair[0]} was not found"):  # the other is left out
+    with pytest.raises(
+        InputError, match=rf"The OOD set {pair[0]} was not found"
+    ):  # the other is left out
         load(**{pair[0]: entry("nowhere"), pair[1]: entry()})
