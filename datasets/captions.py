@@ -7,9 +7,8 @@ Four sources (DATASET.PAIRS.SOURCE), one kind of batch:
 - `folder`: images, each with a .txt of the same name beside it.
 - `classnames`: the images of the ID data set, few-shot or all, with captions made from its class
   names. **Not the setting of CLIPN's paper**, which trains on web captions and never sees the ID
-  classes: figures of such a run are few-shot figures. Images of one class also get captions that
-  match each other, which the image-text loss counts as mismatches: keep the batch small beside
-  the number of classes.
+  classes. Captions of one class match each other, which the image-text loss counts as mismatches:
+  keep the batch small beside the number of classes.
 
 A pair that cannot be read is skipped, and another one takes its place: every rank has the same
 number of full batches. The incomplete batch at the end of an epoch is left out. Order and
@@ -167,8 +166,7 @@ def as_bytes(transform: Compose | None) -> Compose:
     """
     if transform is None:
         raise InputError(
-            "INPUT.NO_TRANSFORM is True, but image-caption pairs are read in batches, for which "
-            "images must have one size: leave it False."
+            "INPUT.NO_TRANSFORM is True, but images of a batch must have one size: leave it False."
         )
     steps = [s for s in transform.transforms if not isinstance(s, (ToTensor, Normalize))]
     return Compose([*steps, PILToTensor()])
@@ -201,9 +199,8 @@ def pairs_path(cfg) -> Path:
     """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
-            f"DATASET.PAIRS.SOURCE is {cfg.DATASET.PAIRS.SOURCE}, but DATASET.PAIRS.PATH is empty. "
-            "Give the path of the pairs, under DATASET.ROOT or absolute, such as "
-            "cc3m/{00000..00331}.tar"
+            "DATASET.PAIRS.PATH is empty. Give the path of the pairs, under DATASET.ROOT or "
+            "absolute, such as cc3m/{00000..00331}.tar"
         )
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
@@ -234,9 +231,8 @@ def _used(cfg, count: int) -> tuple[int, int]:
     smaller = used - used % distributed.world_size()
     if cfg.DATASET.PAIRS.SOURCE != "classnames" or not smaller:
         raise InputError(
-            f"An epoch has {used} image-caption pairs, fewer than a batch: "
-            f"DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}. Add pairs, or "
-            f"DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
+            f"An epoch has {used} image-caption pairs, fewer than a batch of {batch_size}. Add "
+            f"pairs, or DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
         )
     logger.warning(
         f"The {used} training images are fewer than a batch (DATALOADER.TRAIN_X.BATCH_SIZE "

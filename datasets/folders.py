@@ -6,7 +6,6 @@ import functools
 import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, features
@@ -40,37 +39,6 @@ class DataError(InputError):
         self.kind, self.names = kind, list(names)
 
 
-@dataclass
-class LeftOut:
-    """Paths that a walk has passed over.
-
-    Attributes:
-        others: files among images that are none by their ending.
-        loops: links to a folder that they lie in.
-    """
-
-    others: list[str] = field(default_factory=list)
-    loops: list[str] = field(default_factory=list)
-
-    def faults(self, folder: str | Path) -> list[DataError]:
-        """Return what a user should know of the walk through ``folder``."""
-        faults, where = [], absolute(folder)
-        if self.others:
-            endings = sorted({os.path.splitext(name)[1] or "no ending" for name in self.others})
-            what = (
-                f"{counted(len(self.others), 'file')} among the images of {where} left out, no "
-                f"image by name ({some(endings)}): {some(self.others, 3)}."
-            )
-            faults.append(DataError(what, "not images", self.others))
-        if self.loops:
-            what = (
-                f"{counted(len(self.loops), 'link')} in {where} not followed, for leading to a "
-                f"folder around itself: {some(self.loops, 3)}."
-            )
-            faults.append(DataError(what, "link to itself", self.loops))
-        return faults
-
-
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Return the endings of image files that the installed Pillow decodes, in small letters."""
@@ -87,7 +55,7 @@ def is_image(name: str) -> bool:
 
 
 def image_names(
-    folder: str | Path, left_out: LeftOut | None = None, taken: Collection[tuple[int, int]] = ()
+    folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> list[str]:
     """Return the images of :func:`walk_images`, sorted.
 
@@ -96,50 +64,37 @@ def image_names(
     Raises:
         InputError: the folder, or one in it, cannot be listed.
     """
-    return sorted(walk_images(folder, left_out, taken))
+    return sorted(walk_images(folder, others, taken))
 
 
 def walk_images(
-    folder: str | Path, left_out: LeftOut | None = None, taken: Collection[tuple[int, int]] = ()
+    folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> Iterator[str]:
     """Yield the images below a folder as posix paths relative to it, one folder after another.
 
-    Holds the names of folders and of one folder's files. The arguments are those of :func:`walk`.
-    """
-    for prefix, entries in walk(folder, left_out, taken):
-        files = sorted(prefix + name for name, is_dir in entries.items() if not is_dir)
-        images = [name for name in files if is_image(name)]
-        if images and left_out is not None:
-            left_out.others += [os.path.join(folder, name) for name in files if not is_image(name)]
-        yield from images
-
-
-def walk(
-    folder: str | Path, left_out: LeftOut | None = None, taken: Collection[tuple[int, int]] = ()
-) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Yield the folder and all below it: posix path relative to it, {entry: is it a folder}.
-
-    The path is "" for the folder itself, else ends in a slash; parents come before what is in
-    them. Links are followed, but to a folder that they lie in; no folder comes twice. What is
-    hidden or left behind by a system is skipped.
+    Links are followed, but to a folder that they lie in; no folder comes twice. Holds the names of
+    folders and of one folder's files.
 
     Args:
-        left_out: collects what is passed over.
+        others: gets the paths of files among images that are none by their ending.
         taken: :func:`identity` of folders that are not entered.
 
     Raises:
         InputError: a folder cannot be listed.
     """
-    visited: set[tuple[int, int]] = set()
-    pending = deque([""])
+    visited, pending = set(taken), deque([""])
     while pending:
         prefix = pending.popleft()
         path = os.path.join(folder, prefix)
-        entries, found = entries_of(path, left_out), identity(path)
-        if found in visited or found in taken:
+        entries, found = entries_of(path), identity(path)
+        if found in visited:
             continue
         visited.add(found)
-        yield prefix, entries
+        files = sorted(prefix + name for name, is_dir in entries.items() if not is_dir)
+        images = [name for name in files if is_image(name)]
+        if images and others is not None:
+            others += [os.path.join(folder, name) for name in files if not is_image(name)]
+        yield from images
         pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
 
 
@@ -149,8 +104,11 @@ def identity(folder: str | Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def entries_of(folder: str | Path, left_out: LeftOut | None = None) -> dict[str, bool]:
-    """Return {entry: is it a folder, or a link to one} of what counts in a folder."""
+def entries_of(folder: str | Path) -> dict[str, bool]:
+    """Return {entry: is it a folder, or a link to one} of what counts in a folder.
+
+    What is hidden or left behind by a system is skipped, and links to a folder around themselves.
+    """
     entries: dict[str, bool] = {}
     try:
         with os.scandir(folder) as scan:
@@ -159,8 +117,6 @@ def entries_of(folder: str | Path, left_out: LeftOut | None = None) -> dict[str,
                     continue
                 if not (entry.is_symlink() and entry.is_dir() and _leads_up(entry.path)):
                     entries[entry.name] = entry.is_dir()
-                elif left_out is not None:
-                    left_out.loops.append(entry.path)
     except OSError as error:  # of the folder, or of a link in it that leads to itself
         raise DataError(
             f"{absolute(error.filename or folder)} cannot be listed: {error.strerror}. Check the "
@@ -214,6 +170,17 @@ def contents(folder: Path) -> str:
     if not folder.is_dir():
         return f"nothing ({absolute(folder)} {no_folder(folder)})"
     return some(sorted(entries_of(folder))) or "nothing"
+
+
+def not_images(folder: str | Path, files: Sequence[str]) -> DataError:
+    """Return the fault of files among the images of a folder that are none by their ending."""
+    endings = sorted({os.path.splitext(name)[1] or "no ending" for name in files})
+    return DataError(
+        f"{counted(len(files), 'file')} among the images of {absolute(folder)} left out, no image "
+        f"by name ({some(endings)}): {some(files, 3)}.",
+        "not images",
+        files,
+    )
 
 
 def wrong_count(name: str, found: int, expected: int) -> DataError:

@@ -27,7 +27,7 @@ class ImageFolder(ClassFolders):
     """
 
     def __init__(self, cfg, images: bool = True):
-        self._share = cfg.DATASET.VAL_PERCENT
+        self._share, self._kept = cfg.DATASET.VAL_PERCENT, []
         super().__init__(cfg, images)
 
     @classmethod
@@ -35,29 +35,21 @@ class ImageFolder(ClassFolders):
         undivided = _undivided(folder)
         return {"train": undivided} if undivided else super().find_splits(folder)
 
-    def _divided(self, folders: list[str], names: list[str]) -> tuple[list[Datum], list[Datum]]:
-        """Return (training, test) images of a folder with neither val/ nor test/."""
-        train = self.splits["train"]
-        return hold_out(self._read(train, folders, names), self._share, str(train))
-
     def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
         if self.splits.keys() != {"train"}:
             return super()._read_test(folders, names)
-        kept, self.held_out = self._divided(folders, names)
+        train = self.splits["train"]
+        everything = self._read(train, folders, names)
+        self._kept, self.held_out = hold_out(everything, self._share, str(train))
         logger.info(
-            "ImageFolder: %s has neither val/ nor test/: %d of its %d images are held out for "
-            "testing, the same ones for every seed (DATASET.VAL_PERCENT %g)",
-            self.dataset_dir,
-            len(self.held_out),
-            len(kept) + len(self.held_out),
-            self._share,
+            f"ImageFolder: {self.dataset_dir} has neither val/ nor test/: {len(self.held_out)} of "
+            f"its {len(everything)} images are held out for testing, the same ones for every seed "
+            f"(DATASET.VAL_PERCENT {self._share:g})"
         )
         return self.held_out
 
     def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:
-        if self.splits.keys() != {"train"}:
-            return super()._read_all_train(folders, names)
-        return self._divided(folders, names)[0]
+        return self._kept or super()._read_all_train(folders, names)
 
     @classmethod
     def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:

@@ -13,11 +13,11 @@ from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
 from datasets.folders import (
     DataError,
-    LeftOut,
     absolute,
     contents,
     find_folder,
     image_names,
+    not_images,
     wrong_count,
 )
 
@@ -123,14 +123,13 @@ def no_images(name: str, folder: Path) -> DataError:
 
 
 def _read(cfg, name: str, folder: Path) -> list[Datum]:
-    left_out, expected = LeftOut(), cfg.OOD.SETS[name].get("IMAGES", 0)
-    images = image_names(folder, left_out)
+    others: list[str] = []
+    images, expected = image_names(folder, others), cfg.OOD.SETS[name].get("IMAGES", 0)
     if not images:
         raise no_images(name, folder)
     logger.info("OOD set %s: %d images in %s", name, len(images), absolute(folder))
-    faults = left_out.faults(folder)
+    if others:
+        logger.warning("%s", not_images(folder, others))
     if expected and len(images) != expected:
-        faults.append(wrong_count(name, len(images), expected))
-    for fault in faults:
-        logger.warning("%s", fault)
+        logger.warning("%s", wrong_count(name, len(images), expected))
     return [Datum(f"{folder}/{image}", OOD_LABEL) for image in images]

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from multiprocessing.pool import ThreadPool
 
-from tqdm import tqdm
-
-from dassl.utils import BadImageError, read_image
+from dassl.utils import BadImageError, progress_bar, read_image
 from datasets.check.listing import ImageSet
 from datasets.check.report import Problem
 from datasets.folders import counted, some
@@ -119,4 +117,6 @@ def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
     """Return `function` of every path, in order; a bar appears when it takes long."""
     with ThreadPool(min(32, os.cpu_count() or 1)) as pool:
         results = pool.imap(function, paths, chunksize=CHUNK)
-        return list(tqdm(results, total=len(paths), desc=title, unit="file", delay=2, leave=False))
+        return list(
+            progress_bar(results, total=len(paths), desc=title, unit="file", delay=2, leave=False)
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.check.report import Problem
-from datasets.folders import LeftOut, absolute, counted, entries_of, image_names, is_image, some
+from datasets.folders import absolute, counted, entries_of, image_names, is_image, not_images, some
 from datasets.needs import Needs
 from datasets.splits import class_images, empty_classes, loose_images
 
@@ -27,6 +27,7 @@ class ImageSet:
         classes: the class folders that count, None where there are no classes.
         images: names relative to the folder, sorted.
         counts: images of each class folder (OOD sets: of each folder that holds some).
+        others: paths of files among the images that are none by their ending.
     """
 
     name: str
@@ -35,7 +36,7 @@ class ImageSet:
     classes: Sequence[str] | None = None
     images: list[str] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    others: list[str] = field(default_factory=list)
 
     def list(self) -> None:
         """Go through the folder, once; of a set with classes through their folders alone.
@@ -44,11 +45,10 @@ class ImageSet:
             InputError: a folder cannot be listed.
         """
         if self.classes is None:
-            self.images = image_names(self.folder, self.left_out)
+            self.images = image_names(self.folder, self.others)
             self.counts.update(os.path.dirname(name) for name in self.images)
             return
-        entries_of(self.folder, self.left_out)
-        for name, images in class_images(self.folder, self.classes, self.left_out):
+        for name, images in class_images(self.folder, self.classes, self.others):
             self.images += [f"{name}/{image}" for image in images]
             self.counts[name] = len(images)
         self.images.sort()
@@ -60,8 +60,9 @@ class ImageSet:
 
 def listing_problems(images: ImageSet, shots: int) -> list[Problem]:
     """Return what the listing shows: files left out, classes with no images or under ``shots``."""
-    faults = images.left_out.faults(images.folder)
-    found = [Problem.of(fault, images.name) for fault in faults]
+    found = []
+    if images.others:
+        found.append(Problem.of(not_images(images.folder, images.others), images.name))
     if images.classes is None:
         return found
     entries = entries_of(images.folder).items()
