@@ -48,8 +48,8 @@ def ood_set_names(cfg) -> list[str]:
     """Return the names of the OOD sets that have FOLDERS.
 
     Raises:
-        InputError: a set's entry is malformed, its name is unfit for the results, or no set is
-            configured.
+        InputError: a set's entry is malformed, or its name is unfit for the results.
+        DataError: no set is configured.
     """
     for name, entry in cfg.OOD.SETS.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("FOLDERS"), (list, tuple)):
@@ -72,9 +72,10 @@ def ood_set_names(cfg) -> list[str]:
             f"which know no capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
         )
     if not names:
-        raise InputError(
+        raise DataError(
             "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
-            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}"
+            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}",
+            "missing",
         )
     return names
 

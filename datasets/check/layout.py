@@ -73,8 +73,8 @@ def check_layout(cfg, needs: Needs) -> Layout:
     layout = Layout()
     if needs & (Needs.TEST | Needs.TRAIN):
         _check_id_set(cfg, layout)
-    for name in ood_set_names(cfg) if needs & Needs.OOD else []:
-        _check_ood_set(cfg, layout, name)
+    if needs & Needs.OOD:
+        _check_ood_sets(cfg, layout)
     if needs & Needs.PAIRS:
         _check_pairs(cfg, layout)
     rootless = [problem for problem in layout.problems if problem.kind == "no data root"]
@@ -132,13 +132,18 @@ def _check_id_set(cfg, layout: Layout) -> None:
         add(DataError(text, "missing"), row_name("train"), Needs.TRAIN)
 
 
-def _check_ood_set(cfg, layout: Layout, name: str) -> None:
+def _check_ood_sets(cfg, layout: Layout) -> None:
     try:
-        layout.ood[name] = find_ood_set(cfg, name)
-        if not any(walk_images(layout.ood[name])):  # looks no further than the first
-            raise no_images(name, layout.ood[name])
-    except InputError as error:
-        layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
+        names = ood_set_names(cfg)
+    except DataError as error:
+        return layout.add(cfg, error, "OOD", Needs.OOD)
+    for name in names:
+        try:
+            layout.ood[name] = find_ood_set(cfg, name)
+            if not any(walk_images(layout.ood[name])):  # looks no further than the first
+                raise no_images(name, layout.ood[name])
+        except InputError as error:
+            layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
 
 
 def _check_pairs(cfg, layout: Layout) -> None:

@@ -19,7 +19,6 @@ from datasets.classnames import shared_prompts
 from datasets.folders import absolute, subfolders, wrong_count
 from datasets.imagenet import ImageNet
 from datasets.needs import Needs
-from datasets.ood_sets import load_ood_sets
 
 
 def check(
@@ -40,7 +39,8 @@ def check(
     depth = "All files were read." if full else sample
     report = Report(absolute(data_root(cfg)), title, runs, asked, depth)
     needs = reduce(or_, runs.values())
-    layout = check_layout(cfg, needs if cfg.OOD.SETS else needs & ~Needs.OOD)
+    layout = check_layout(cfg, needs)
+    imagenet = issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
     report.problems += layout.problems
     sets = _id_sets(layout, needs)
     sets += [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
@@ -48,8 +48,8 @@ def check(
     for images in sets:
         expected = _expected_images(cfg, layout, images)
         _list(report, images, expected, shots if images.name == row_name("train") else 0)
-        if issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet):
-            report.problems += wrong_names(images) if images.stops != Needs.OOD else []
+        if imagenet and images.stops != Needs.OOD:
+            report.problems += wrong_names(images)
     if needs & Needs.PAIRS:
         _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
@@ -59,7 +59,7 @@ def check(
     if full:
         places = {images.folder.resolve(): images for images in reversed(sets)}
         report.problems += duplicates(list(places.values())[::-1])
-    report.problems += _refusals(cfg, report)
+    report.problems += _refusals(cfg, report, imagenet)
     return report
 
 
@@ -70,8 +70,9 @@ def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
         stops = Needs.TRAIN if name == "train" else Needs.TEST
         if alone:
             stops = Needs.TEST | Needs.TRAIN
-        wanted, found = layout.classes, subfolders(path)
-        classes = [folder for folder in found if wanted is None or folder in set(wanted)]
+        found = subfolders(path)
+        wanted = set(found if layout.classes is None else layout.classes)
+        classes = [folder for folder in found if folder in wanted]
         if stops & needs:
             # A flat split has no classes: listed as it lies.
             sets.append(ImageSet(row_name(name), path, stops, classes or None))
@@ -128,24 +129,17 @@ def _in_order(cfg, report: Report) -> list[Row]:
     return [rows[name] for name in [*own, *cfg.OOD.SETS] if name in rows]
 
 
-def _refusals(cfg, report: Report) -> list[Problem]:
-    """Return what the loaders refuse where nothing above says why: the last word is theirs."""
-    parts = {"ID": Needs.TEST, "OOD": Needs.OOD}
-    loaders = {"ID": lambda: build_dataset(cfg), "OOD": lambda: load_ood_sets(cfg)}
-    found = []
-    for name, load in loaders.items():
-        if any(problem.stops & parts[name] for problem in report.problems):
-            continue
-        try:
-            loaded = load()
-        except InputError as error:
-            stops = Needs.TEST | Needs.TRAIN if name == "ID" else Needs.OOD
-            found.append(Problem.of(error, name, stops))
-        else:
-            # ImageNet's own names hold two such pairs, in every paper alike.
-            own = name == "ID" and not issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
-            if own and (shared := shared_prompts(loaded.classnames)):
-                row = next((row.name for row in report.rows), "ID")
-                by_folder = shared_prompts(getattr(loaded, "class_folders", ()))
-                found.append(Problem(row, "equal prompts", f"{by_folder or shared}."))
-    return found
+def _refusals(cfg, report: Report, imagenet: bool) -> list[Problem]:
+    """Return what the ID set's loader refuses where nothing above says why, and equal prompts."""
+    if any(problem.stops & Needs.TEST for problem in report.problems):
+        return []
+    try:
+        data = build_dataset(cfg)
+    except InputError as error:
+        return [Problem.of(error, "ID", Needs.TEST | Needs.TRAIN)]
+    shared = shared_prompts(data.classnames)
+    if imagenet or not shared:  # ImageNet's own names hold two such pairs, in every paper alike
+        return []
+    shared = shared_prompts(getattr(data, "class_folders", ())) or shared
+    row = next((row.name for row in report.rows), "ID")
+    return [Problem(row, "equal prompts", f"{shared}.")]
