@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,16 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
-from ood.metrics import CONVENTIONS, threshold_at_tpr
+from ood.metrics import CONVENTIONS
 from ood.set_scores import SetScores
-from results.plots import SET_COLOURS, histogram_svg, rates, roc_svg, shared_bins
-from results.report.mistakes import Names, Thumbnails, accepted_ood, jpeg, rejected_id
+from results.plots import as_svg, histograms, roc
+from results.report.mistakes import Thumbnails, accepted_ood, class_names, jpeg, rejected_id
 from results.runs import Groups, Run
 from results.summary import Summary
-from results.tables import percent
 
 MAPS, MAP_SIZE = 6, 900  # region maps a method, and their longer side in pixels
-FEW_IMAGES = 500
 UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
 ELSEWHERE = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
 # What a method is trained with comes first in the settings, after the method's own numbers.
@@ -57,10 +54,8 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         ],
         undrawn=[name for name in shown if name not in drawable],
         sections=sections,
-        colours=len(SET_COLOURS),
         thumbnails=thumbnails,
         maps={name: maps for name, runs in summary.groups.items() if (maps := _region_maps(runs))},
-        agreements=[line for runs in summary.groups.values() for line in _agreements(runs)],
         settings=_settings(summary.groups),
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
         conventions={**CONVENTIONS, "units": UNITS},
@@ -77,15 +72,10 @@ def _has_scores(run: Run) -> bool:
 
 def _facts(groups: Groups) -> dict[str, str]:
     """Return what the figures stand on: data, backbone, date, versions; all where they differ."""
-    facts: dict[str, dict[str, None]] = {}
-    for run in (run for runs in groups.values() for run in runs):
-        for name, fact in _facts_of(run).items():
-            if fact:
-                facts.setdefault(name, {})[fact] = None
-    dates = sorted(facts.pop("evaluated"))
-    ends = dict.fromkeys((dates[0], dates[-1]))
-    return {name: "; ".join(found) for name, found in facts.items()} | {
-        "evaluated": " to ".join(ends)
+    found = [_facts_of(run) for runs in groups.values() for run in runs]
+    return {
+        name: "; ".join(dict.fromkeys(facts[name] for facts in found if facts[name]))
+        for name in found[0]
     }
 
 
@@ -118,15 +108,14 @@ def _score_section(
 ) -> dict[str, Any]:
     """Return the curves and mistakes of one score, by method."""
     shown = {name: run for name, run in shown.items() if score in run.figures}
-    parts = {name: _inside_and_outside(run) for name, run in shown.items()}
     return {
         "score": score,
-        "roc": _roc_panels(score, parts),
+        "roc": _roc_panels(score, shown),
         "methods": [
             {
                 "name": name,
-                "histograms": _histograms(score, *parts[name], name),
-                "lists": _mistake_lists(score, run, *parts[name], root, thumbnails),
+                "histograms": _histograms(score, run, name),
+                "lists": _mistake_lists(score, run, root, thumbnails),
             }
             for name, run in shown.items()
         ],
@@ -134,74 +123,51 @@ def _score_section(
 
 
 def _inside_and_outside(run: Run) -> tuple[SetScores, list[SetScores]]:
-    return run.images[run.id_set], [run.images[name] for name in run.ood_sets]
+    inside, *outside = run.images.values()
+    return inside, outside
 
 
-def _roc_panels(
-    score: str, parts: Mapping[str, tuple[SetScores, list[SetScores]]]
-) -> list[dict[str, Any]]:
-    """Return a panel for each OOD set with a curve a method; of one method all sets in one."""
+def _roc_panels(score: str, shown: Mapping[str, Run]) -> dict[str, str]:
+    """Draw a panel for each OOD set with a curve a method; of one method all sets in one."""
     curves: dict[str, dict[str, tuple]] = {}
-    for method, (inside, outside) in parts.items():
+    for method, run in shown.items():
+        inside, outside = _inside_and_outside(run)
         for part in outside:
-            panel, line = (method, part.name) if len(parts) == 1 else (part.name, method)
-            scores = inside.scores[score], part.scores[score]
-            curves.setdefault(panel, {})[f"{line}: {rates(*scores)}"] = scores
-    return [
-        {
-            "title": panel,
-            "svg": roc_svg(lines, f"ROC curves of {score}, {panel}"),
-            "lines": list(lines),
-        }
+            panel, line = (method, part.name) if len(shown) == 1 else (part.name, method)
+            curves.setdefault(panel, {})[line] = inside.scores[score], part.scores[score]
+    return {
+        f"ROC curves of {score}, {panel}": as_svg(roc(lines, panel))
         for panel, lines in curves.items()
-    ]
+    }
 
 
-def _histograms(
-    score: str, inside: SetScores, outside: Sequence[SetScores], method: str
-) -> list[dict[str, Any]]:
-    values = inside.scores[score]
-    bins = shared_bins(values, {part.name: part.scores[score] for part in outside})
-    if min(len(part.images) for part in outside) < FEW_IMAGES:
-        bins = bins[::2]  # else most bars would stand for one image or none
-    panels = []
-    for part in outside:
-        others = part.scores[score]
-        threshold = threshold_at_tpr(values, others).threshold
-        label = f"Histogram of {score} of {method}: ID and {part.name}"
-        panels.append(
-            {
-                "title": part.name,
-                "caption": f"{len(part.images):,} images; {rates(values, others)}",
-                "svg": histogram_svg(bins, values, others, threshold, label),
-            }
+def _histograms(score: str, run: Run, method: str) -> dict[str, str]:
+    """Draw a panel for each OOD set."""
+    inside, outside = _inside_and_outside(run)
+    return {
+        f"Histogram of {score} of {method}: ID and {part.name}": as_svg(
+            histograms(inside.scores[score], {part.name: part.scores[score]}, score, method)
         )
-    return panels
+        for part in outside
+    }
 
 
 def _mistake_lists(
-    score: str,
-    run: Run,
-    inside: SetScores,
-    outside: Sequence[SetScores],
-    root: Path | None,
-    thumbnails: Thumbnails,
+    score: str, run: Run, root: Path | None, thumbnails: Thumbnails
 ) -> list[dict[str, Any]]:
-    root, names = root or data_root(run), Names(run, inside)
-    lists = [(inside.name, rejected_id(score, inside, outside, names))]
-    lists += [(part.name, accepted_ood(score, inside, part, names)) for part in outside]
-    found = []
-    for name, mistakes in lists:
-        images = [(m, thumbnails.number(root, m.image)) for m in mistakes]
-        found.append(
-            {
-                "set": name,
-                "inside": name == inside.name,
-                "images": images,
-                "shown": any(number is not None for _, number in images),
-            }
-        )
-    return found
+    """Return the worst mistakes on each set, the ID set first, with their thumbnails' numbers."""
+    inside, outside = _inside_and_outside(run)
+    root, names = root or data_root(run), class_names(run, inside)
+    lists = {inside.name: rejected_id(score, inside, outside, names)}
+    lists |= {part.name: accepted_ood(score, inside, part, names) for part in outside}
+    return [
+        {
+            "set": name,
+            "inside": name == inside.name,
+            "images": [(m, thumbnails.number(root, m.image)) for m in mistakes],
+        }
+        for name, mistakes in lists.items()
+    ]
 
 
 def data_root(run: Run) -> Path | None:
@@ -215,20 +181,6 @@ def _region_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return (caption, data URL) of the maps beside the runs."""
     paths = [path for run in runs for path in sorted((run.folder / "visualization").glob("*.png"))]
     return [(path.stem, jpeg(read_image(path), MAP_SIZE, quality=80)) for path in paths[:MAPS]]
-
-
-def _agreements(runs: Sequence[Run]) -> list[str]:
-    """Return sentences on how well regions met the objects' masks, where that was measured."""
-    lines = []
-    for run in runs:
-        for path in sorted((run.folder / "visualization").glob("regions_k*.json")):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            lines.append(
-                f"{run.folder}: K = {found['k']}, {found['images']:,} images with masks: precision "
-                f"{percent(found['precision'])} %, recall {percent(found['recall'])} % "
-                f"({percent(found['background'])} % of all regions show no object)"
-            )
-    return lines
 
 
 def _settings(groups: Groups) -> dict[str, dict[str, list[str]]]:
