@@ -20,7 +20,6 @@ from results.runs import Run
 
 SHOWN = 6  # images a list
 THUMBNAIL, QUALITY = 112, 72  # pixels, JPEG
-BUDGET = 1_600_000  # characters of all thumbnails of a page; further images are named only
 
 logger = logging.getLogger(__name__)
 
@@ -86,34 +85,13 @@ def class_names(run: Run, inside: SetScores) -> dict[int, str]:
     return {index: name.replace("_", " ") for index, name in names.items()}
 
 
-class Thumbnails:
-    """Keep small JPEGs by image, each once on the page, as long as the budget lasts."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[Path, int | None] = {}
-        self.data: list[str] = []
-        self.missing = 0  # images that are not under the root
-
-    def number(self, root: Path | None, image: str) -> int | None:
-        """Return the image's number in `data`; None if it cannot be shown."""
-        if root is None or not (root / image).is_file():
-            self.missing += 1
-            return None
-        path = root / image
-        if path not in self.numbers:
-            self.numbers[path] = self._add(path)
-        return self.numbers[path]
-
-    def _add(self, path: Path) -> int | None:
-        if sum(map(len, self.data)) > BUDGET:
-            return None
-        try:
-            image = read_image(path)
-        except InputError as error:
-            logger.warning("%s", error)
-            return None
-        self.data.append(jpeg(image, THUMBNAIL))
-        return len(self.data) - 1
+def thumbnail(path: Path) -> str:
+    """Return a data URL of a small copy of the image; empty if it is missing or damaged."""
+    try:
+        return jpeg(read_image(path), THUMBNAIL) if path.is_file() else ""
+    except InputError as error:
+        logger.warning("%s", error)
+        return ""
 
 
 def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:

@@ -14,9 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
 from ood.metrics import CONVENTIONS
-from ood.set_scores import SetScores
 from results.plots import as_svg, histograms, roc
-from results.report.mistakes import Thumbnails, accepted_ood, class_names, jpeg, rejected_id
+from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id, thumbnail
 from results.runs import Groups, Run
 from results.summary import Summary
 
@@ -30,11 +29,9 @@ LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim
 
 def report_page(summary: Summary, root: Path | None = None) -> str:
     """Return the HTML page; `root`: folder of the datasets, if not where the evaluation had it."""
-    thumbnails = Thumbnails()
     shown = {name: runs[0] for name, runs in summary.groups.items()}
     drawable = {name: run for name, run in shown.items() if _has_scores(run)}
     scores = list(dict.fromkeys(s for run in drawable.values() for s in run.figures))
-    sections = [_score_section(score, drawable, root, thumbnails) for score in scores]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -47,15 +44,9 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         summary=summary,
         title=f"OOD detection: {', '.join(summary.groups)}",
         facts=_facts(summary.groups),
-        one_of_several=[
-            f"{name}, seed {runs[0].seed} of {len(runs)} runs"
-            for name, runs in summary.groups.items()
-            if len(runs) > 1
-        ],
         undrawn=[name for name in shown if name not in drawable],
-        sections=sections,
-        thumbnails=thumbnails,
-        maps={name: maps for name, runs in summary.groups.items() if (maps := _region_maps(runs))},
+        sections={score: _score_section(score, drawable, root) for score in scores},
+        maps={name: _region_maps(runs) for name, runs in summary.groups.items()},
         settings=_settings(summary.groups),
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
         conventions={**CONVENTIONS, "units": UNITS},
@@ -68,6 +59,11 @@ def _has_scores(run: Run) -> bool:
         return bool(run.images)
     except InputError:
         return False
+
+
+def _printable(text: str) -> str:
+    """Return text that UTF-8 can write: names of files may hold any bytes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _facts(groups: Groups) -> dict[str, str]:
@@ -98,76 +94,40 @@ def _facts_of(run: Run) -> dict[str, str]:
     }
 
 
-def _printable(text: str) -> str:
-    """Return text that UTF-8 can write: names of files may hold any bytes."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
-def _score_section(
-    score: str, shown: Mapping[str, Run], root: Path | None, thumbnails: Thumbnails
-) -> dict[str, Any]:
-    """Return the curves and mistakes of one score, by method."""
-    shown = {name: run for name, run in shown.items() if score in run.figures}
-    return {
-        "score": score,
-        "roc": _roc_panels(score, shown),
-        "methods": [
-            {
-                "name": name,
-                "histograms": _histograms(score, run, name),
-                "lists": _mistake_lists(score, run, root, thumbnails),
-            }
-            for name, run in shown.items()
-        ],
-    }
-
-
-def _inside_and_outside(run: Run) -> tuple[SetScores, list[SetScores]]:
-    inside, *outside = run.images.values()
-    return inside, outside
-
-
-def _roc_panels(score: str, shown: Mapping[str, Run]) -> dict[str, str]:
-    """Draw a panel for each OOD set with a curve a method; of one method all sets in one."""
-    curves: dict[str, dict[str, tuple]] = {}
-    for method, run in shown.items():
-        inside, outside = _inside_and_outside(run)
+def _score_section(score: str, runs: Mapping[str, Run], root: Path | None) -> dict[str, Any]:
+    """Return the curves of one score, and the histograms and mistakes of each method."""
+    runs = {name: run for name, run in runs.items() if score in run.figures}
+    curves: dict[str, dict[str, tuple]] = {}  # a panel for each OOD set; of one method for all
+    for method, run in runs.items():
+        inside, *outside = run.images.values()
         for part in outside:
-            panel, line = (method, part.name) if len(shown) == 1 else (part.name, method)
+            panel, line = (method, part.name) if len(runs) == 1 else (part.name, method)
             curves.setdefault(panel, {})[line] = inside.scores[score], part.scores[score]
     return {
-        f"ROC curves of {score}, {panel}": as_svg(roc(lines, panel))
-        for panel, lines in curves.items()
+        "roc": {panel: as_svg(roc(lines, panel)) for panel, lines in curves.items()},
+        "histograms": {method: _histograms(score, run, method) for method, run in runs.items()},
+        "mistakes": {method: _mistakes(score, run, root) for method, run in runs.items()},
     }
 
 
 def _histograms(score: str, run: Run, method: str) -> dict[str, str]:
-    """Draw a panel for each OOD set."""
-    inside, outside = _inside_and_outside(run)
+    inside, *outside = (part.scores[score] for part in run.images.values())
     return {
-        f"Histogram of {score} of {method}: ID and {part.name}": as_svg(
-            histograms(inside.scores[score], {part.name: part.scores[score]}, score, method)
-        )
-        for part in outside
+        name: as_svg(histograms(inside, {name: values}, score, method))
+        for name, values in zip(run.ood_sets, outside, strict=True)
     }
 
 
-def _mistake_lists(
-    score: str, run: Run, root: Path | None, thumbnails: Thumbnails
-) -> list[dict[str, Any]]:
-    """Return the worst mistakes on each set, the ID set first, with their thumbnails' numbers."""
-    inside, outside = _inside_and_outside(run)
+def _mistakes(score: str, run: Run, root: Path | None) -> dict[str, list[tuple]]:
+    """Return (mistake, thumbnail) of the worst mistakes on each set, the ID set first."""
+    inside, *outside = run.images.values()
     root, names = root or data_root(run), class_names(run, inside)
     lists = {inside.name: rejected_id(score, inside, outside, names)}
     lists |= {part.name: accepted_ood(score, inside, part, names) for part in outside}
-    return [
-        {
-            "set": name,
-            "inside": name == inside.name,
-            "images": [(m, thumbnails.number(root, m.image)) for m in mistakes],
-        }
+    return {
+        name: [(m, thumbnail(root / m.image) if root else "") for m in mistakes]
         for name, mistakes in lists.items()
-    ]
+    }
 
 
 def data_root(run: Run) -> Path | None:
@@ -187,17 +147,13 @@ def _settings(groups: Groups) -> dict[str, dict[str, list[str]]]:
     """Return tables of settings, the methods' own first: title -> setting -> a value a method."""
     columns = [_flat_settings(runs) for runs in groups.values()]
     keys = list(dict.fromkeys(key for column in columns for key in column))
+    own = [key for key in keys if key.startswith("settings.")]
+    leading = [*own, *(key for key in LEADING if key in keys)]
     rows = {key: [column.get(key, "") for column in columns] for key in keys}
-    own = {
-        key.removeprefix("settings."): rows.pop(key) for key in keys if key.startswith("settings.")
+    return {
+        "Methods": {key.rpartition(".")[2]: rows[key] for key in leading},
+        "Other settings": {key: row for key, row in rows.items() if key not in leading},
     }
-    leading = {key.rpartition(".")[2]: rows.pop(key) for key in LEADING if key in rows}
-    parts = {
-        "Methods": own | leading,
-        "Other settings that differ": {k: row for k, row in rows.items() if len(set(row)) > 1},
-        "Other settings, the same for all": {k: r for k, r in rows.items() if len(set(r)) == 1},
-    }
-    return {title: part for title, part in parts.items() if part}
 
 
 def _flat_settings(runs: Sequence[Run]) -> dict[str, str]:

@@ -16,8 +16,7 @@ import yaml
 from PIL import Image
 
 from ood.set_scores import SetScores
-from results.report import mistakes
-from results.report.mistakes import Thumbnails, accepted_ood, class_names, rejected_id
+from results.report.mistakes import accepted_ood, class_names, rejected_id, thumbnail
 from results.report.page import report_page
 from results.runs import find_runs, group_runs
 from results.summary import summarise
@@ -86,7 +85,6 @@ def test_a_comparison_stands_alone(study):
         "no test is implied",
     ):
         assert words.replace("&middot;", "·") in text
-    assert "CoOp, seed 1 of 3 runs; LoCoOp, seed 1 of 3 runs" in text
     # Per score: a ROC panel for each of 2 sets, 3 methods x 2 histograms.
     charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
     assert len(charts) == 2 * (2 + 3 * 2)
@@ -112,7 +110,6 @@ def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path
     run = write_run(tmp_path / "run", provenance={"config": config})
     page, checker = page_of(tmp_path / "run")
     assert "data:image/jpeg" not in page
-    assert "images are not where the evaluation had them" in text_of(checker)
     assert "nature/class" in text_of(checker)
     for part in run.images.values():
         for image in part.images:
@@ -120,24 +117,18 @@ def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path
             Image.new("RGB", (300, 200), (255, 0, 0)).save(data / image)
     page, checker = page_of(tmp_path / "run")
     found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
-    assert found and "images are not where" not in text_of(checker)
-    assert len(found) == len(set(re.findall(r'class="thumb (t\d+)"', page)))  # each image once
+    assert found
     assert Image.open(io.BytesIO(base64.b64decode(found[0]))).size == (112, 75)
     moved = shutil.move(data, tmp_path / "elsewhere")
     assert page_of(tmp_path / "run", Path(moved))[0].count("data:image/jpeg") == len(found)
 
 
-def test_thumbnails_within_the_budget(tmp_path, monkeypatch, caplog):
-    for name in "abc":
-        Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
+def test_thumbnails(tmp_path, caplog):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"x")
-    thumbnails = Thumbnails()
-    asked = ("a.png", "b.png", "b.png", "broken.png", "gone.png")
-    assert [thumbnails.number(tmp_path, name) for name in asked] == [0, 1, 1, None, None]
-    assert "broken.png" in caplog.text and thumbnails.missing == 1
-    monkeypatch.setattr(mistakes, "BUDGET", 10)
-    assert thumbnails.number(tmp_path, "c.png") is None
-    assert Thumbnails().number(None, "b.png") is None
+    assert thumbnail(tmp_path / "a.png").startswith("data:image/jpeg;base64,")
+    assert thumbnail(tmp_path / "gone.png") == "" and not caplog.text
+    assert thumbnail(tmp_path / "broken.png") == "" and "broken.png" in caplog.text
 
 
 def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
@@ -184,7 +175,7 @@ def test_the_methods_own_settings_lead(write_run, tmp_path):
             write_run(folder, seed, name, training=training, settings=own)
     text = text_of(page_of(tmp_path)[1])
     order = ["Methods (7)", "LAMBDA 0.25", "K 200", "shots 16", "seed 1, 2 1, 2", "MAX_EPOCH 50"]
-    order += ["Other settings that differ", "Other settings, the same for all", "SGD_DAMPNING 0"]
+    order += ["Other settings", "SGD_DAMPNING 0"]
     assert sorted(order, key=text.index) == order
 
 
