@@ -25,13 +25,11 @@ from dassl.utils.errors import InputError
 from ood.metrics import PRIMARY
 
 METRICS = (PRIMARY, "auroc")
-RESAMPLES, MIN_RESAMPLES, LEVEL, TPR = 1000, 100, 0.95, 0.95
+RESAMPLES, MIN_RESAMPLES, TPR = 1000, 100, 0.95
 
 
-def check_resamples(resamples: int, seed: int) -> None:
+def check_resamples(resamples: int) -> None:
     """Raise InputError unless a 95 % interval can be taken from so many resamples."""
-    if seed < 0:
-        raise InputError(f"--seed {seed}: the seed of the resamples must not be negative")
     if resamples < MIN_RESAMPLES:
         raise InputError(
             f"--resamples {resamples}: 95 % intervals need at least {MIN_RESAMPLES} resamples, "
@@ -70,9 +68,9 @@ def resample(
     return np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of resampled figures [resamples]."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of resampled figures [resamples]."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

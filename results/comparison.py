@@ -100,17 +100,15 @@ def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
     return method, score
 
 
-def compare(
-    first: Side, second: Side, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Difference]:
+def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Difference]:
     """Compare two sides by METRICS on every OOD set and on average.
 
     Raises:
         InputError: the images of two runs differ, or too few resamples.
     """
-    check_resamples(resamples, seed)
+    check_resamples(resamples)
     inside, outside = _same_images(first, second)
-    figures = resample(inside, outside, resamples, seed)
+    figures = resample(inside, outside, resamples)
     split = len(first.runs)
     differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
     return [

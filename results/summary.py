@@ -78,7 +78,7 @@ class Summary:
         return "\n\n".join([tables.as_markdown(self.blocks), self.legend(), *self.notes]) + "\n"
 
 
-def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
+def summarise(groups: Groups, resamples: int = 0) -> Summary:
     """Return the tables of all methods, with intervals if `resamples` is not 0.
 
     Runs that do not belong in one table are set apart and named in the notes.
@@ -87,14 +87,14 @@ def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
         InputError: no run is left, or too few resamples.
     """
     if resamples:
-        check_resamples(resamples, seed)
+        check_resamples(resamples)
     groups, notes = comparable_runs(groups)
     sets = list(next(iter(next(iter(groups.values()))[0].figures.values())))
     columns = sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
     resampled: Resampled = {}
     for name, runs in progress_bar(groups.items(), "resampling images", "method", leave=False):
         try:
-            resampled |= _resample(name, runs, sets[:-1], resamples, seed) if resamples else {}
+            resampled |= _resample(name, runs, sets[:-1], resamples) if resamples else {}
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
     blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
@@ -102,16 +102,14 @@ def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
 
-def _resample(
-    name: str, runs: Sequence[Run], ood_sets: Sequence[str], resamples: int, seed: int
-) -> Resampled:
+def _resample(name: str, runs: Sequence[Run], ood_sets: Sequence[str], resamples: int) -> Resampled:
     """Return the mean over a method's runs in every resample, for each of its scores."""
     scores = list(runs[0].figures)
     columns = {
         s: [run.images[s].scores[score] for run in runs for score in scores]
         for s in (runs[0].id_set, *ood_sets)
     }
-    figures = resample(columns.pop(runs[0].id_set), columns, resamples, seed)
+    figures = resample(columns.pop(runs[0].id_set), columns, resamples)
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
     return {(name, score): own for score, own in zip(scores, means, strict=True)}
 
@@ -134,20 +132,15 @@ def _block(metric: str, groups: Groups, columns: list[str], resampled: Resampled
 
 
 def _accuracy_block(groups: Groups) -> list[Block]:
-    """Return the accuracy on the labelled sets that every run has; nothing if there is none."""
-    accuracies = {
-        name: [run.result.get("accuracy", {}) for run in runs] for name, runs in groups.items()
-    }
-    everything = [accuracy for runs in accuracies.values() for accuracy in runs]
-    names = [n for n in everything[0] if all(n in accuracy for accuracy in everything)]
-    if not names:
-        return []
-    rows = [
-        Row(method, "", [Figure([run[n] for run in runs]) for n in names])
-        for method, runs in accuracies.items()
-    ]
+    """Return the accuracy on the ID images, if every run has it."""
+    rows = []
+    for method, runs in groups.items():
+        accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
+        if None in accuracies:
+            return []
+        rows.append(Row(method, "", [Figure(accuracies)]))
     title = "Accuracy on ID images (%). Higher is better."
-    block = Block("accuracy", title, names, rows, kind="")
+    block = Block("accuracy", title, [runs[0].id_set], rows, kind="")
     return [tables.mark_best(block, higher_is_better=True)]
 
 
@@ -168,8 +161,8 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
 def summary_of(args: argparse.Namespace) -> Summary:
     """Return the `Summary` that a command line asks for."""
     groups, notes = asked_for(args)
-    summary = summarise(groups, args.resamples, args.seed)
-    summary.notes = [*notes, *summary.notes]
+    summary = summarise(groups, args.resamples)
+    summary.notes[:0] = notes
     return summary
 
 
@@ -199,7 +192,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RESAMPLES,
         help="of the images, for the intervals; 0 for none (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
 
 
 def main() -> None:
@@ -239,8 +231,7 @@ def _comparison(args: argparse.Namespace) -> str:
     groups, notes = asked_for(args)
     sides, apart = find_sides(groups, *args.compare)
     found = [
-        format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES, args.seed))
-        for pair in sides
+        format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides
     ]
     return "\n\n".join([*found, COMPARISON_NOTE, *notes, *apart])
 

@@ -68,7 +68,6 @@ def test_company_changes_nothing():
 
 def test_interval_is_of_the_percentiles():
     assert interval(np.arange(1001)) == pytest.approx((25, 975))
-    assert interval(np.arange(1001), level=0.5) == pytest.approx((250, 750))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
