@@ -92,6 +92,30 @@ class Run:
 Groups = Mapping[str, Sequence[Run]]  # method -> its runs
 
 
+def load_groups(
+    folders: Sequence[str | os.PathLike], scores: str = ""
+) -> tuple[dict[str, list[Run]], list[str]]:
+    """Return the runs under `folders` by method, and sentences on those that are set apart.
+
+    Args:
+        folders: searched for results.json.
+        scores: those to keep, separated by commas; "" for all.
+
+    Raises:
+        InputError: no run, or none that has one of the scores.
+    """
+    runs, notes = find_runs(folders)
+    if not runs:
+        empty = f"there are no results in {', '.join(map(str, folders))}: run an evaluation first"
+        raise InputError("\n".join([empty, *notes]))
+    # Before methods are named: a stray run changes no name in the table.
+    runs, apart = _keep_largest(runs, _images)
+    groups, without = group_runs(runs), []
+    if scores:
+        groups, without = choose_scores(groups, [s.strip() for s in scores.split(",")])
+    return groups, notes + apart + without
+
+
 def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str]]:
     """Return the evaluated runs under `folders`, and a sentence for each that cannot be read."""
     paths = {path.parent for folder in folders for path in Path(folder).rglob("results.json")}
@@ -159,11 +183,8 @@ def comparable_runs(groups: Groups) -> tuple[dict[str, list[Run]], list[str]]:
 
     Of runs on different images, and of different runs of a method, the larger part is kept; of
     parts of one size the first.
-
-    Raises:
-        InputError: no run is left.
     """
-    alike, notes = same_images([run for runs in groups.values() for run in runs])
+    alike, notes = _keep_largest([run for runs in groups.values() for run in runs], _images)
     kept = {}
     for name, runs in groups.items():
         own = [run for run in runs if run in alike]
@@ -171,25 +192,6 @@ def comparable_runs(groups: Groups) -> tuple[dict[str, list[Run]], list[str]]:
             kept[name], apart = _keep_largest(own, _measured)
             notes += apart
     return kept, notes
-
-
-def same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Return the largest part of the runs that was evaluated on the same images, and notes.
-
-    Raises:
-        InputError: no run is left.
-    """
-    known = [run for run in runs if run.comparable]
-    notes = [
-        f'set apart {run.folder}: its results have no provenance["comparable"]; evaluate again'
-        for run in runs
-        if not run.comparable
-    ]
-    if not known:
-        reasons = ["there are no results to tabulate: run an evaluation first", *notes]
-        raise InputError("\n".join(reasons))
-    alike, apart = _keep_largest(known, _images)
-    return alike, notes + apart
 
 
 def _images(run: Run) -> dict[str, Any]:

@@ -21,16 +21,7 @@ from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
-from results.runs import (
-    Groups,
-    Run,
-    choose_scores,
-    comparable_runs,
-    find_runs,
-    group_runs,
-    missing_seeds,
-    same_images,
-)
+from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
 
 TITLES = {
@@ -84,7 +75,7 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     Runs that do not belong in one table are set apart and named in the notes.
 
     Raises:
-        InputError: no run is left, or too few resamples.
+        InputError: too few resamples.
     """
     if resamples:
         check_resamples(resamples)
@@ -92,9 +83,10 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     sets = list(next(iter(next(iter(groups.values()))[0].figures.values())))
     columns = sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
     resampled: Resampled = {}
-    for name, runs in progress_bar(groups.items(), "resampling images", "method", leave=False):
+    waiting = groups.items() if resamples else ()
+    for name, runs in progress_bar(waiting, "resampling images", "method", leave=False):
         try:
-            resampled |= _resample(name, runs, sets[:-1], resamples) if resamples else {}
+            resampled |= _resample(name, runs, sets[:-1], resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
     blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
@@ -160,25 +152,10 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
 
 def summary_of(args: argparse.Namespace) -> Summary:
     """Return the `Summary` that a command line asks for."""
-    groups, notes = asked_for(args)
+    groups, notes = load_groups(args.folders, args.scores)
     summary = summarise(groups, args.resamples)
     summary.notes[:0] = notes
     return summary
-
-
-def asked_for(args: argparse.Namespace) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs, by method, and the notes that a command line asks for."""
-    runs, notes = find_runs(args.folders)
-    try:
-        # Before methods are named: a stray run changes no name in the table.
-        runs, apart = same_images(runs)
-    except InputError as error:
-        folders = ", ".join(map(str, args.folders))
-        raise InputError("\n".join([f"{folders}: {error}", *notes])) from error
-    groups, without = group_runs(runs), []
-    if args.scores:
-        groups, without = choose_scores(groups, [s.strip() for s in args.scores.split(",")])
-    return groups, notes + apart + without
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +205,7 @@ def _save(summary: Summary, args: argparse.Namespace) -> None:
 
 
 def _comparison(args: argparse.Namespace) -> str:
-    groups, notes = asked_for(args)
+    groups, notes = load_groups(args.folders, args.scores)
     sides, apart = find_sides(groups, *args.compare)
     found = [
         format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides

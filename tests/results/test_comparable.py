@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dassl.utils.errors import InputError
-from results.runs import comparable_runs, same_images
+from results.runs import comparable_runs
 
 
 @pytest.fixture
@@ -60,13 +59,9 @@ def test_methods_of_other_images_are_set_apart(write_run, tmp_path):
     assert comparable_runs({"LoCoOp": groups["LoCoOp"]}) == ({"LoCoOp": groups["LoCoOp"]}, [])
 
 
-def test_no_or_unlabelled_results(run):
-    with pytest.raises(InputError, match="no results to tabulate"):
-        same_images([])
+def test_results_that_do_not_say_what_they_measured_are_set_apart(run):
     bare = copy.deepcopy(run(1).result)
     del bare["provenance"]["comparable"]
-    bare = replace(run(1), result=bare)
-    with pytest.raises(InputError, match=r"seed1.*comparable.*evaluate again"):
-        same_images([bare])
-    alike, (note,) = same_images([bare, run(2)])
-    assert [r.seed for r in alike] == [2] and "comparable" in note
+    groups = {"CoOp": [replace(run(1), result=bare), run(2), run(3)]}
+    kept, (note,) = comparable_runs(groups)
+    assert [r.seed for r in kept["CoOp"]] == [2, 3] and "trainer none (the table: CoOp)" in note
