@@ -31,6 +31,7 @@ from clip import ClipModel, NoTextEncoder, tokenize
 from clip.model import TextTower
 from clip.prompted import TwoBranchCLIP
 from clip.templates import IMAGENET80
+from clip.tokenizer import cut_to_longest
 from ood.scoring import compute_scores, get_scores, required_inputs
 from trainers.clipn import clipn_losses, normalised
 
@@ -109,16 +110,17 @@ def build(args) -> tuple[ClipModel, NoTextEncoder]:
 def step(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
     """Forward and backward of a batch; the optimiser's part is the same in both."""
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
-    tokens = tokenize([CAPTION] * args.batch).to(args.device)
+    tokens = tokenize([CAPTION] * args.batch)
+    tokens, short = (x.to(args.device) for x in (tokens, cut_to_longest(tokens)))
     choices = torch.arange(args.batch, device=args.device) % encoder.num_choices
 
     def ours() -> None:
         with torch.no_grad():
             features, text = (
                 normalised(model.encode_image(images)),
-                normalised(model.encode_text(tokens)),
+                normalised(model.encode_text(short)),
             )
-        finish(features, text, normalised(encoder(tokens, choices)))
+        finish(features, text, normalised(encoder(short, choices)))
 
     def plain() -> None:
         model.requires_grad_(True)

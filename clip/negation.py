@@ -54,18 +54,17 @@ class NoTextEncoder(TextTower):
         return NUM_PROMPTS + 1
 
     def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
-        """Return unnormalised "no" features `[T, D]` of token ids `[T, context_length]`.
+        """Return unnormalised "no" features `[T, D]` of token ids `[T, L]`.
 
         Args:
             choices: `[T]`, which prompt is added to each text, 16 for the mean;
                 None (inference): the mean for all. The handcrafted variant has none to add.
         """
-        eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
-        length = int(eot.max()) + 1
-        embeddings = self.token_embedding(tokens[:, :length])  # [T, L, W]
+        embeddings = self.token_embedding(tokens)  # [T, L, W]
         if self.prompt_no is not None:
-            embeddings = embeddings + self._prompts(length, choices)
-        return super().forward(embeddings, eot)
+            embeddings = embeddings + self._prompts(tokens.shape[1], choices)
+        # [EOT] has the highest id of the vocabulary.
+        return super().forward(embeddings, tokens.argmax(dim=-1))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the features of inference, as `ClipModel.encode_text`."""

@@ -12,7 +12,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 from tqdm import tqdm
 
-from clip.tokenizer import tokenize_prompts
+from clip.tokenizer import cut_to_longest, tokenize_prompts
 from dassl.utils.errors import InputError
 
 BATCH = 512
@@ -159,6 +159,8 @@ def _encode_all(
         disable=len(tokens) < SHOW_PROGRESS_FROM,
     ) as bar:
         for part in order.split(BATCH):
-            parts.append(F.normalize(encode(tokens[part].to(device)).float(), dim=-1))
+            parts.append(
+                F.normalize(encode(cut_to_longest(tokens[part]).to(device)).float(), dim=-1)
+            )
             bar.update(len(part))
     return torch.cat(parts)[order.argsort().to(device)]
