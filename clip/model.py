@@ -57,7 +57,7 @@ class ClipModel(nn.Module):
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
         mean, std, interpolation, resize_mode ("shortest" or "squash"): of the transform it was
-            trained with. transform_known: False where that is only assumed, of a file.
+            trained with. transform_known: False of a file, whose JSON the config may overrule.
         has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import clip
 from clip.building import build_model
-from clip.loading import OPENAI_TRANSFORM
+from clip.facts import OPENAI_TRANSFORM
 from clip.precision import _warn_if_emulated, resolve_precision
 from clip.prompted import PromptedCLIP, cosines, exact
 from trainers.locoop import ood_regularisation

@@ -5,7 +5,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clip
-from clip.loading import OPENAI_MODELS, build_model, check_same_backbone
+from clip.building import build_model
+from clip.loading import OPENAI_MODELS, check_same_backbone
 from clip.weights import read_weights, weights_hash
 from dassl.utils.errors import InputError
 
