@@ -150,7 +150,9 @@ def evaluation(args, model: ClipModel, encoder: NoTextEncoder, kind: str):
     def ours() -> None:
         two_branches.prompts.cache_clear()
         classes = two_branches.class_features()
-        compute_scores(scores, two_branches.inputs(images, classes, required_inputs(scores)))
+        features, _ = two_branches.image_features(images, local=False)
+        needs = required_inputs(scores)
+        compute_scores(scores, two_branches.inputs(features, None, classes, needs))
 
     @torch.no_grad()
     def plain() -> None:

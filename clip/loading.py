@@ -70,14 +70,11 @@ def load(
     """
     if activation not in (None, *ACTIVATIONS):
         raise InputError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
+    path = _path(name)
     if name in OPENAI_MODELS:
-        weights = read_weights(_download(name, OPENAI_MODELS[name], "openai"))
-        weights.facts = OPENAI
-        model = _from_weights(weights, name, activation)
-    elif path := _path(name):
-        weights = read_weights(path)
-        weights.facts = OPENAI if name in BUNDLED else weights.facts
-        model = _from_weights(weights, name, activation)
+        path = _download(name, OPENAI_MODELS[name], "openai")
+    if path:
+        model = _from_weights(_read(path, name), name, activation)
     else:
         model = _from_open_clip(name, activation)
     model.to_dtype(resolve_precision(precision, device).weights).to(device)
@@ -92,9 +89,9 @@ def input_settings(name: str) -> dict[str, object]:
         InputError: `name` is neither a name nor the file of a CLIP that can be driven here.
     """
     if path := _path(name):
-        weights = read_weights(path)
-        facts = OPENAI if name in BUNDLED else weights.facts
-        vision, said = model_config(weights.state, facts)["vision_cfg"], facts.transform
+        weights = _read(path, name)
+        vision = model_config(weights.state, weights.facts)["vision_cfg"]
+        said = weights.facts.transform
     else:
         architecture, tag = _open_clip_pair(name)
         vision = open_clip.get_model_config(architecture)["vision_cfg"]
@@ -129,6 +126,13 @@ def _path(name: str) -> str | Path | None:
     """Return the file or folder that `name` stands for, None for a name to download."""
     path = BUNDLED.get(name, name)
     return path if name not in OPENAI_MODELS and os.path.exists(path) else None
+
+
+def _read(path: str | Path, name: str) -> ClipWeights:
+    weights = read_weights(path)
+    if name in available_models():  # whatever lies beside the file
+        weights.facts = OPENAI
+    return weights
 
 
 def _weights_name(name: str) -> str | None:

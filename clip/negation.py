@@ -62,19 +62,16 @@ class NoTextEncoder(TextTower):
         """
         embeddings = self.token_embedding(tokens)  # [T, L, W]
         if self.prompt_no is not None:
-            embeddings = embeddings + self._prompts(tokens.shape[1], choices)
+            prompts = self.prompt_no[:, : tokens.shape[1]]  # [16, L, W]
+            mean = prompts.mean(dim=0)
+            drawn = mean if choices is None else torch.cat([prompts, mean[None]])[choices]
+            embeddings = embeddings + drawn
         # [EOT] has the highest id of the vocabulary.
         return super().forward(embeddings, tokens.argmax(dim=-1))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the features of inference, as `ClipModel.encode_text`."""
         return self(tokens)
-
-    def _prompts(self, length: int, choices: Tensor | None) -> Tensor:
-        """Return the first `length` positions of the prompts added: `[T, L, W]`, mean `[L, W]`."""
-        prompts = self.prompt_no[:, :length]
-        mean = prompts.mean(dim=0)
-        return mean if choices is None else torch.cat([prompts, mean[None]])[choices]
 
     @torch.no_grad()
     def clamp_scale(self) -> None:

@@ -136,16 +136,11 @@ def _encode_all(
 ) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
-    parts = []
-    with tqdm(
-        total=len(tokens),
-        desc=f"encoding {title}",
-        unit="text",
-        disable=len(tokens) < SHOW_PROGRESS_FROM,
-    ) as bar:
-        for part in order.split(BATCH):
-            parts.append(
-                F.normalize(encode(cut_to_longest(tokens[part]).to(device)).float(), dim=-1)
-            )
-            bar.update(len(part))
+    batches = tqdm(
+        order.split(BATCH), desc=f"encoding {title}", disable=len(tokens) < SHOW_PROGRESS_FROM
+    )
+    parts = [
+        F.normalize(encode(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
+        for batch in batches
+    ]
     return torch.cat(parts)[order.argsort().to(device)]
