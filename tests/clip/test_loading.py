@@ -162,6 +162,11 @@ def test_openai_weights_come_through_open_clips_download(
         clip.load("ViT-B/16", activation="gelu")
 
 
+def test_all_of_the_bundled_model_is_known(caplog):
+    model, _ = clip.load("generated-ViT-S/8")
+    assert model.activation == "quick_gelu" and model.transform_known and not caplog.text
+
+
 @pytest.mark.parametrize("name", OPENAI_MODELS)
 def test_every_openai_name_has_an_address(name, monkeypatch):
     asked = []
