@@ -386,7 +386,7 @@ def test_handcrafted_captions_are_wrapped_in_pairs(make_trainer):
         for article in ("a", "no")
     )
     assert torch.equal(texts["tokens"], read) and torch.equal(texts["denied"], denied)
-    assert read.shape == denied.shape == (2, 10)
+    assert read.shape == denied.shape == (2, 11)
 
 
 def test_long_captions_are_cut_and_counted():
