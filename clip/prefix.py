@@ -87,6 +87,10 @@ class Packing(nn.Module):
             yield slice(first, last + 1), slice(done, done + count)
             done += count
 
+    def parts(self, ranks: int) -> list[Sequence[int]]:
+        """Share out the rows to `ranks` processes: equal numbers of tokens, or one row less."""
+        return [rank_slice(range(len(self.counts)), rank, ranks) for rank in range(ranks)]
+
 
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
     """Fill rows with suffixes: the longest first, into the fullest row that still has room."""
@@ -139,9 +143,7 @@ def encode_packed(
         raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {chunk}")
     ranks = distributed.world_size() if over_ranks else 1
     # So few rows that some rank would have none are not worth a gather.
-    share, count = None, len(packing.counts)
-    if 1 < ranks <= count:
-        share = [rank_slice(range(count), rank, ranks) for rank in range(ranks)]
+    share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
     again = len(parts) > 1 and torch.is_grad_enabled()
     features = []
