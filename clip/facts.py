@@ -54,9 +54,9 @@ def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
     folder = path if path.is_dir() else path.parent
     config, theirs = (read_json(folder / name) for name in ("open_clip_config.json", "config.json"))
     facts = Facts()
-    if "model_cfg" in config:
+    if config.get("model_cfg"):
         facts = _of_open_clip(config)
-    elif "vision_config" in theirs:
+    elif theirs.get("vision_config"):
         facts = _of_hugging_face(theirs)
     if facts.widths not in (None, widths):
         logger.warning(
@@ -90,7 +90,7 @@ def _of_open_clip(config: dict) -> Facts:
     return Facts(
         activation=ACTIVATIONS[not model.get("quick_gelu", False)],
         image_head=model.get("vision_cfg", {}).get("head_width", 64),
-        text_head=width // text.get("heads", 8),
+        text_head=width // (text.get("heads") or 8),
         transform={key: transform[key] for key in OPENAI_TRANSFORM if key in transform},
         tokenizer=text.get("hf_tokenizer_name") or text.get("hf_model_name"),
         widths=(width, model.get("embed_dim")),
@@ -104,8 +104,8 @@ def _of_hugging_face(config: dict) -> Facts:
     activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
     return Facts(
         activation=" and ".join(sorted(activations)),
-        image_head=vision.get("hidden_size", 768) // vision.get("num_attention_heads", 12),
-        text_head=width // text.get("num_attention_heads", 8),
+        image_head=vision.get("hidden_size", 768) // (vision.get("num_attention_heads") or 12),
+        text_head=width // (text.get("num_attention_heads") or 8),
         widths=(width, config.get("projection_dim", 512)),
     )
 
