@@ -94,9 +94,13 @@ def parse_args() -> argparse.Namespace:
         "trainer that has it",
     )
     add_data_flags(parser)
-    add("--output-dir", default="output", help="folder of all runs")
-    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME")
-    add("--scores", default="all", help="scores to evaluate, separated by commas")
+    add("--output-dir", default="output", help="folder of all runs (default: output)")
+    add(
+        "--name",
+        default="sweep",
+        help="of the table's folder, OUTPUT_DIR/DATASET/NAME (default: sweep)",
+    )
+    add("--scores", default="all", help="to evaluate, separated by commas (default: all)")
     add(
         "--features-local",
         action="store_true",

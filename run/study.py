@@ -135,16 +135,14 @@ def own_key(key: str, trainer: str) -> str | None:
     `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
     """
     kind = TRAINER_REGISTRY.get(trainer)
-    nodes = {TRAINER_REGISTRY.get(name).CONFIG_KEY for name in TRAINER_REGISTRY.registered_names()}
-    first, _, rest = key.partition(".")
-    node, _, name = rest.partition(".")
+    first, node, name = [*key.split(".", 2), "", ""][:3]
     if first == "OPTIM" and not kind.LEARNS:
         return None
-    if first != "TRAINER" or node not in {"*", *nodes}:
+    if first != "TRAINER" or node == kind.CONFIG_KEY:
         return key
-    if node == "*":
-        return f"TRAINER.{kind.CONFIG_KEY}.{name}" if name in kind.CONFIG else None
-    return key if node == kind.CONFIG_KEY else None
+    if node == "*" and name in kind.CONFIG:
+        return f"TRAINER.{kind.CONFIG_KEY}.{name}"
+    return None
 
 
 def learns(trainer: str) -> bool:
