@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from clip import ClipModel, load, resolve_precision, weights_hash
 from dassl import distributed
 from dassl.data import DataManager
+from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
 from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
@@ -32,7 +33,12 @@ IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that d
 class ClipTrainer(TrainerX):
     """A Dassl trainer around a frozen CLIP.
 
-    Subclasses build `self.model`, a `PromptedCLIP`, and declare the facts of `TrainerBase`, and
+    A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
+    defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, registers
+    what learns and ends with `ready_to_train`; and `loss`, or a `forward_backward` of its own that
+    ends with `take_step`.
+
+    Methods declare the facts of `TrainerBase`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
     """
@@ -74,17 +80,13 @@ class ClipTrainer(TrainerX):
 
     def load_clip(self) -> ClipModel:
         """Load the frozen CLIP of the config onto the trainer's device."""
-        cfg = self.cfg
-        logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
+        backbone = self.cfg.MODEL.BACKBONE
+        logger.info("Loading CLIP (backbone: %s)", backbone.NAME)
         self.precision = resolve_precision(self.settings.PREC, self.device)
         if self._beside is not None:
             return self._beside.model.clip
-        model, _ = load(
-            cfg.MODEL.BACKBONE.NAME,
-            self.device,
-            self.precision.name,
-            cfg.MODEL.BACKBONE.ACTIVATION or None,
-        )
+        activation = backbone.ACTIVATION or None
+        model, _ = load(backbone.NAME, self.device, self.precision.name, activation)
         self._check_input(model)
         return model
 
@@ -101,15 +103,10 @@ class ClipTrainer(TrainerX):
             "PIXEL_MEAN": _rounded(model.mean),
             "PIXEL_STD": _rounded(model.std),
         }
-        asked = {key: given[key] for key in found} | {
-            "SIZE": tuple(given.SIZE),
-            "PIXEL_MEAN": _rounded(given.PIXEL_MEAN),
-            "PIXEL_STD": _rounded(given.PIXEL_STD),
-        }
         wrong = [
-            f"INPUT.{key} is {asked[key]}, the model wants {value}"
+            f"INPUT.{key} is {given[key]}, the model wants {value}"
             for key, value in found.items()
-            if asked[key] != value
+            if (given[key] if isinstance(value, str) else _rounded(given[key])) != value
         ]
         if wrong:
             raise InputError(
@@ -118,15 +115,13 @@ class ClipTrainer(TrainerX):
             )
 
     def precision_in_use(self) -> str:
-        """Return the precision of the device: a CPU takes float32 for float16."""
-        return self.precision.name
+        return self.precision.name  # a CPU takes float32 for float16
 
     def ways_out(self) -> list[str]:
-        weights = [(key, self.settings[key]) for key in self.WEIGHTS]
         large = [
-            f"a smaller TRAINER.{self.CONFIG_KEY}.{key} (now {value:g})"
-            for key, value in weights
-            if value > self.CONFIG[key]
+            f"a smaller TRAINER.{self.CONFIG_KEY}.{key} (now {self.settings[key]:g})"
+            for key in self.WEIGHTS
+            if self.settings[key] > self.CONFIG[key]
         ]
         return large + super().ways_out()
 
@@ -148,14 +143,9 @@ class ClipTrainer(TrainerX):
 
     def record_split(self) -> None:
         """Write down which images of the ID dataset are trained on, and which were held out."""
-        cfg, data = self.cfg, self.dm.dataset
-        record = split_record(
-            data.train_x,
-            cfg.DATASET.ROOT,
-            cfg.DATASET.NUM_SHOTS,
-            cfg.SEED,
-            getattr(data, "held_out", ()),
-        )
+        given, data = self.cfg.DATASET, self.dm.dataset
+        held_out = getattr(data, "held_out", ())
+        record = split_record(data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, held_out)
         if distributed.is_main():
             write_split(Path(self.output_dir, "split.json"), record)
 
@@ -170,13 +160,11 @@ class ClipTrainer(TrainerX):
         super().load_model(directory, epoch)
         self._text = None
         if directory:
-            folder = Path(directory, self.get_model_names()[0])
-            self._loaded_from = str(model_file(folder, epoch))
+            self._loaded_from = str(model_file(Path(directory, self.get_model_names()[0]), epoch))
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """Return what a checkpoint must fit to be used again."""
-        clip = self.model.clip
-        names = self.dm.dataset.classnames
+        clip, names = self.model.clip, self.dm.dataset.classnames
         return {
             "trainer": type(self).__name__,
             "backbone": clip.name,
@@ -211,11 +199,8 @@ class ClipTrainer(TrainerX):
 
         "comparable" holds what must be equal in runs whose figures are averaged.
         """
-        cfg, names = self.cfg, self.dm.dataset.classnames
-        clip = self.model.clip
-        settings = {
-            key: value for key, value in self.settings.items() if key not in self.INCIDENTAL
-        }
+        cfg, meta = self.cfg, self.checkpoint_meta()
+        own = self.settings.items()
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),
@@ -225,25 +210,19 @@ class ClipTrainer(TrainerX):
         }
         return {
             "comparable": {
-                "trainer": type(self).__name__,
-                "settings": settings,
+                "trainer": meta["trainer"],
+                "settings": {key: value for key, value in own if key not in self.INCIDENTAL},
                 "training": training if self.get_model_names() else None,
-                "weights_hash": clip.weights_hash,
-                "activation": clip.activation,
+                "weights_hash": meta["weights_hash"],
+                "activation": meta["activation"],
                 "precision": self.precision.name,
                 "dataset": cfg.DATASET.NAME,
                 "folder": os.path.basename(cfg.DATASET.FOLDER),
-                "classnames_hash": classnames_hash(names),
-                "num_classes": len(names),
-                "transform": {
-                    "size": list(cfg.INPUT.SIZE),
-                    "interpolation": cfg.INPUT.INTERPOLATION,
-                    "resize_mode": cfg.INPUT.RESIZE_MODE,
-                    "mean": list(cfg.INPUT.PIXEL_MEAN),
-                    "std": list(cfg.INPUT.PIXEL_STD),
-                },
+                "classnames_hash": meta["classnames_hash"],
+                "num_classes": meta["num_classes"],
+                "transform": asdict(build_preprocess(cfg, normalize=True)),
             },
-            "backbone": clip.name,
+            "backbone": meta["backbone"],
             "seed": cfg.SEED,
             "logit_scale": float(self.model.scale),
             "device": str(self.device),
@@ -306,16 +285,13 @@ class ClipTrainer(TrainerX):
             self.scaler.update()
         return numbers
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """Return the context of a forward pass in this run's precision."""
-        if self.precision.autocast is None:
-            return nullcontext()
         return self.precision.context(self.device)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
-        images, labels = batch["img"], batch["label"]
-        return tuple(x.to(self.device, non_blocking=True) for x in (images, labels))
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
 
     @torch.no_grad()
     def text_features(self) -> Tensor:
