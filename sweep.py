@@ -100,11 +100,7 @@ def parse_args() -> argparse.Namespace:
         help="of the table's folder, OUTPUT_DIR/DATASET/NAME (default: sweep)",
     )
     add("--scores", default="all", help="to evaluate, separated by commas (default: all)")
-    add(
-        "--features-local",
-        action="store_true",
-        help="keep the features of regions for all evaluations, as eval_ood.py does it",
-    )
+    add("--features-local", action="store_true", help="as of eval_ood.py (default: no)")
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
     return parser.parse_args()
@@ -207,8 +203,6 @@ def report(
         done = evaluations.Run(run.folder, read_results(run.folder))
         methods.setdefault(run.method, []).append(done)
     with isolated("the table", failed):
-        if args.scores != "all":
-            methods, _ = evaluations.choose_scores(methods, words(args.scores))
         summary = summarise(methods)
         with atomic_write(folder / "summary.md") as file:
             file.write(summary.as_markdown())

@@ -57,7 +57,6 @@ class CLIPN(ClipTrainer):
             "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
         }
     )
-    INCIDENTAL = ("MICRO_BATCH",)
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
@@ -78,21 +77,13 @@ class CLIPN(ClipTrainer):
         clip = self.load_clip()
         self.pairs = template_pairs(settings.TEMPLATE)
         encoder = build_no_encoder(clip, settings.VARIANT, cfg.MODEL.INIT_WEIGHTS).to(self.device)
+        self.encoder: NoTextEncoder = encoder
         self.model = TwoBranchCLIP(clip, encoder, self.dm.dataset.classnames, self.pairs)
         self.optim = build_optimizer(encoder, cfg.OPTIM, param_groups(encoder, cfg.OPTIM))
         self.sched = LambdaLR(self.optim, self.learning_rate)
         self.register_model("no_encoder", encoder, self.optim, self.sched)
         self.too_long = 0
         self.ready_to_train()
-
-    @property
-    def encoder(self) -> NoTextEncoder:
-        return self._models["no_encoder"]
-
-    @property
-    def step(self) -> int:
-        """Return the steps made, those before a resumption included."""
-        return self.sched.last_epoch
 
     def schedule_steps(self, epochs: int) -> int:
         return epochs * len(self.train_loader_x)
