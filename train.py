@@ -44,21 +44,20 @@ def main() -> None:
     if args.model_dir:
         raise InputError("--model-dir names a finished run: add --eval-only, or use --resume")
     if distributed.is_main():
-        print(*say_what_was_left_open(args, cfg), sep="\n", end="")
+        say_what_was_left_open(args, cfg)
     train(cfg)
 
 
-def say_what_was_left_open(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
-    """Return a line for each choice that the user left to the defaults and may not expect."""
-    lines, kind = [], TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+def say_what_was_left_open(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Print a line for each choice that the user left to the defaults and may not expect."""
+    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if not (args.dataset or args.dataset_config_file or args.id_data):
-        lines.append(
+        print(
             "No data set is named: this is the generated benchmark, of synthetic images. Your own: "
             "--dataset NAME or --id-data FOLDER"
         )
     if kind.LEARNS and not kind.READS_PAIRS and cfg.DATASET.NUM_SHOTS < 1:
-        lines.append("All training images are learned from. A few of each class: --shots 16")
-    return [f"{line}\n" for line in lines]
+        print("All training images are learned from. A few of each class: --shots 16")
 
 
 def train(cfg: CfgNode) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from clip.loading import check_same_backbone, input_settings
+from dassl.config import clean_cfg
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from dassl.utils.names import suggest
@@ -64,7 +65,8 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if trainer_file:
         merge(cfg, read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
-    _keep_own_node(cfg)
+    if own := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
+        clean_cfg(cfg, own)  # settings of other trainers would be accepted and ignored
     promised = model_name(cfg)
     _merge_flags(cfg, args)
     _merge_settings(cfg, args.opts)
@@ -104,14 +106,6 @@ def _named(folder: Path, name: str, kind: str) -> str:
         known = sorted(file.stem for file in (HERE / folder).glob("*.yaml"))
         raise InputError(f"unknown {kind} {name!r} in {folder}. {suggest(name, known)}")
     return str(path)
-
-
-def _keep_own_node(cfg: CfgNode) -> None:
-    """Remove the settings of other trainers, which would be accepted and ignored."""
-    own = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
-    for node in list(cfg.TRAINER) if own else ():
-        if node not in ("NAME", own):
-            cfg.TRAINER.pop(node)
 
 
 def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
