@@ -23,6 +23,7 @@ from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import RunLog, atomic_write, setup_logger, write_json
 from dassl.utils.errors import InputError
+from datasets.folders import counted
 from ood.scoring import get_scores
 from results import runs as evaluations
 from results.files import read_results
@@ -31,7 +32,7 @@ from run import command, evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run
-from run.study import PlannedRun, counted, groups, listing, plan
+from run.study import PlannedRun, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)

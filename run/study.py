@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
+from datasets.folders import counted
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
@@ -118,11 +119,6 @@ def listing(parts: Iterable[list[PlannedRun]]) -> str:
         width = max(len(run.name) for run in runs)
         lines += [f"  {run.state:<11}  {run.name:<{width}}  {run.folder}" for run in runs]
     return "\n".join(lines)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return "1 run" or "2 runs"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def own_key(key: str, trainer: str) -> str | None:

@@ -66,12 +66,7 @@ class ClipTrainer(TrainerX):
         if self.precision.autocast:  # only now: text features in float32 may be needed to build
             self.model.clip.store_for_autocast(self.precision.autocast)
 
-    def build_data_manager(self) -> DataManager:
-        if self._beside is None:
-            return DataManager(self.cfg, images=self._images)
-        if self.cfg.VERBOSE:
-            self._beside.dm.show_dataset_summary(self.cfg)
-        return self._beside.dm
+    # Building
 
     @property
     def settings(self) -> CfgNode:
@@ -114,6 +109,79 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
+    def ready_to_train(self) -> None:
+        """End `build_model`: make the gradient scaler and seed the order of the images."""
+        if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
+            torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
+        if self.precision.needs_scaler:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+        if self.cfg.SEED >= 0:
+            # Building a model draws random numbers, how many depends on where its
+            # weights come from. The order of the images must not.
+            set_random_seed(self.cfg.SEED)
+
+    def build_data_manager(self) -> DataManager:
+        if self._beside is None:
+            return DataManager(self.cfg, images=self._images)
+        if self.cfg.VERBOSE:
+            self._beside.dm.show_dataset_summary(self.cfg)
+        return self._beside.dm
+
+    # A step
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
+
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
+        B is this rank's share; the losses are those of the batch of all ranks.
+        """
+        raise NotImplementedError
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """Take one step: the same code with and without mixed precision."""
+        *inputs, labels = self.parse_batch_train(batch)
+        with self.autocast():
+            cosines, summary = self.loss(*inputs, labels)
+        self.model_zero_grad()
+        self.scaled(summary["loss"]).backward()
+        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
+        numbers = self.take_step(summary)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return numbers
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
+        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
+
+        The host waits for the device once in a step, here: all numbers are read together, and a
+        loss that is not finite is refused before the weights are changed.
+        """
+        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
+        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
+        numbers = dict(zip(summary, values, strict=True))
+        if not math.isfinite(numbers["loss"]):
+            self.refuse_loss(numbers["loss"])
+        for optimizer in self._optims_of(None):
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        return numbers
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of a forward pass in this run's precision."""
+        return self.precision.context(self.device)
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
+
     def precision_in_use(self) -> str:
         return self.precision.name  # a CPU takes float32 for float16
 
@@ -125,16 +193,33 @@ class ClipTrainer(TrainerX):
         ]
         return large + super().ways_out()
 
-    def ready_to_train(self) -> None:
-        """End `build_model`: make the gradient scaler and seed the order of the images."""
-        if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
-            torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
-        if self.precision.needs_scaler:
-            self.scaler = torch.amp.GradScaler(self.device.type)
-        if self.cfg.SEED >= 0:
-            # Building a model draws random numbers, how many depends on where its
-            # weights come from. The order of the images must not.
-            set_random_seed(self.cfg.SEED)
+    # Evaluation
+
+    @torch.no_grad()
+    def text_features(self) -> Tensor:
+        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
+        if self._text is None:
+            with self.autocast():
+                self._text = self.model.text_features()
+        return self._text
+
+    @torch.no_grad()
+    def class_features(self) -> dict[str, Tensor]:
+        """Return `PromptedCLIP.class_features` in this run's precision."""
+        with self.autocast():
+            return self.model.class_features()
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
+        with self.autocast():
+            return self.model(images, self.text_features())[0] * self.model.scale
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
+        self._text = None
+        super().set_model_mode(mode, names)
+
+    # Checkpoints, and what a run depends on
 
     def before_train(self) -> None:
         """Resume if there is something to resume, and record which images are trained on."""
@@ -239,83 +324,6 @@ class ClipTrainer(TrainerX):
             "transform": str(self.dm.tfm_test),
             "versions": {name: versions()[name] for name in IMAGE_PACKAGES},
         }
-
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Take one step: the same code with and without mixed precision."""
-        *inputs, labels = self.parse_batch_train(batch)
-        with self.autocast():
-            cosines, summary = self.loss(*inputs, labels)
-        self.model_zero_grad()
-        self.scaled(summary["loss"]).backward()
-        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
-        numbers = self.take_step(summary)
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return numbers
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
-
-        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
-        B is this rank's share; the losses are those of the batch of all ranks.
-        """
-        raise NotImplementedError
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
-        return loss if self.scaler is None else self.scaler.scale(loss)
-
-    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
-        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
-
-        The host waits for the device once in a step, here: all numbers are read together, and a
-        loss that is not finite is refused before the weights are changed.
-        """
-        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
-        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
-        numbers = dict(zip(summary, values, strict=True))
-        if not math.isfinite(numbers["loss"]):
-            self.refuse_loss(numbers["loss"])
-        for optimizer in self._optims_of(None):
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
-        return numbers
-
-    def autocast(self) -> torch.autocast:
-        """Return the context of a forward pass in this run's precision."""
-        return self.precision.context(self.device)
-
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
-        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
-
-    @torch.no_grad()
-    def text_features(self) -> Tensor:
-        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
-        if self._text is None:
-            with self.autocast():
-                self._text = self.model.text_features()
-        return self._text
-
-    @torch.no_grad()
-    def class_features(self) -> dict[str, Tensor]:
-        """Return `PromptedCLIP.class_features` in this run's precision."""
-        with self.autocast():
-            return self.model.class_features()
-
-    def model_inference(self, images: Tensor) -> Tensor:
-        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
-        with self.autocast():
-            return self.model(images, self.text_features())[0] * self.model.scale
-
-    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
-        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
-        self._text = None
-        super().set_model_mode(mode, names)
 
 
 def _rounded(values) -> tuple[float, ...]:
