@@ -12,8 +12,7 @@ import gc
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 import train
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import RunLog, atomic_write, explain_full_disk, setup_logger, write_json
+from dassl.utils import RunLog, atomic_write, setup_logger, write_json
 from dassl.utils.errors import InputError
+from datasets.folders import counted
 from ood.scoring import get_scores
 from results import runs as evaluations
 from results.files import read_results
@@ -31,9 +31,9 @@ from results.summary import summarise
 from run import command, evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
-from run.folder import RunState, locked, open_run
-from run.study import PlannedRun, counted, groups, listing, plan
-from trainers.side_by_side import SideBySide, images_seen
+from run.folder import RunState, finish_run, locked, open_run
+from run.study import PlannedRun, groups, listing, plan
+from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,14 @@ def parse_args() -> argparse.Namespace:
         "trainer that has it",
     )
     add_data_flags(parser)
-    add("--output-dir", default="output", help="folder of all runs")
-    add("--name", default="sweep", help="the table goes to OUTPUT_DIR/DATASET/NAME")
-    add("--scores", default="all", help="scores to evaluate, separated by commas")
+    add("--output-dir", default="output", help="folder of all runs (default: output)")
     add(
-        "--features-local",
-        action="store_true",
-        help="keep the features of regions for all evaluations, as eval_ood.py does it",
+        "--name",
+        default="sweep",
+        help="of the table's folder, OUTPUT_DIR/DATASET/NAME (default: sweep)",
     )
+    add("--scores", default="all", help="to evaluate, separated by commas (default: all)")
+    add("--features-local", action="store_true", help="as of eval_ood.py (default: no)")
     add("--no-eval", action="store_true", help="only train")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
     return parser.parse_args()
@@ -115,31 +115,18 @@ def whole_numbers(text: str) -> list[int]:
     return [int(word) for word in words(text)]
 
 
-@contextmanager
-def isolated(name: str, failed: Failures) -> Iterator[None]:
-    """Log an exception, and record it in `failed` as the failure of the run called `name`."""
-    try:
-        with explain_full_disk():
-            yield
-    except Exception as error:
-        failed[name] = reason(error)
-        # A mistake of the user's is a sentence, one of ours has its place.
-        unexpected = None if isinstance(error, InputError) else error
-        logger.error("%s failed: %s", name, failed[name], exc_info=unexpected)
-
-
-def reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:
-    """Train those runs of a group that are not finished."""
+    """Train those runs of a group that are not finished, holding their folders meanwhile."""
     with ExitStack() as held:
-        states = {}
+        left: list[tuple[PlannedRun, RunState]] = []
         for run in runs:
             with isolated(run.name, failed):
-                states[run.name] = opened(run, held)
-        train_left(runs, states, title, failed)
+                state = opened(run, held)
+                if state is not RunState.FINISHED:
+                    left.append((run, state))
+        if left:
+            logger.info("\n%s: %s", title, "; ".join(run.name for run, _ in left))
+            train_left(left, failed)
     # Trainers and their schedulers hold each other: without this their CLIP, their features and
     # their workers would stay through the next groups.
     gc.collect()
@@ -154,35 +141,23 @@ def opened(run: PlannedRun, held: ExitStack) -> RunState:
     return open_run(run.cfg)
 
 
-def train_left(
-    runs: list[PlannedRun], states: dict[str, RunState], title: str, failed: Failures
-) -> None:
-    """Train those of a group's opened runs that are not finished."""
-    left = [run for run in runs if states.get(run.name, RunState.FINISHED) is not RunState.FINISHED]
-    if not left:
-        return
-    logger.info("\n%s: %s", title, "; ".join(run.name for run in left))
-    if images_seen(left[0].cfg) is None:
-        with isolated(left[0].name, failed):
-            train.start(left[0].cfg, states[left[0].name])
+def train_left(left: list[tuple[PlannedRun, RunState]], failed: Failures) -> None:
+    """Train opened runs, side by side if they share images; then it is all of them."""
+    first, state = left[0]
+    if images_seen(first.cfg) is None:
+        with isolated(first.name, failed):
+            train.start(first.cfg, state)
         setup_logger()
-    else:
-        train_together(left, states, failed)
-
-
-def train_together(runs: list[PlannedRun], states: dict[str, RunState], failed: Failures) -> None:
-    together, members = SideBySide(), {}
-    for run in runs:
+        return
+    together = SideBySide(failed)
+    for run, state in left:
         with isolated(run.name, failed):
-            build = partial(train.begin, run.cfg, states[run.name])
-            members[run.name] = together.add(run.name, run.cfg.OUTPUT_DIR, build)
+            together.add(run.name, run.cfg.OUTPUT_DIR, partial(train.begin, run.cfg, state))
     together.train()
-    for run in runs:
-        if run.name in members and members[run.name].error is None:
+    for run, _ in left:
+        if run.name not in failed:
             with isolated(run.name, failed):
-                train.finish(run.cfg)
-        elif run.name in members:
-            failed[run.name] = reason(members[run.name].error)
+                finish_run(run.cfg)
 
 
 def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
@@ -229,8 +204,6 @@ def report(
         done = evaluations.Run(run.folder, read_results(run.folder))
         methods.setdefault(run.method, []).append(done)
     with isolated("the table", failed):
-        if args.scores != "all":
-            methods, _ = evaluations.choose_scores(methods, words(args.scores))
         summary = summarise(methods)
         with atomic_write(folder / "summary.md") as file:
             file.write(summary.as_markdown())

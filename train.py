@@ -32,41 +32,32 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--resume", default="", help="folder of a run to go on from")
     parser.add_argument("--eval-only", action="store_true", help="only test the run in --model-dir")
-    parser.add_argument("--no-train", action="store_true", help="only build everything")
     args = parser.parse_args()
     cfg = build_cfg(args)
-    if args.model_dir and not args.eval_only:
-        raise InputError("--model-dir names a finished run: add --eval-only, or use --resume")
-    if args.eval_only or args.no_train:
-        only_build(cfg, args)
+    if args.eval_only:
+        setup_logger()
+        require_data(cfg, Needs.TEST)
+        trainer = build_trainer(cfg)
+        trainer.load_model(args.model_dir, args.load_epoch)
+        trainer.test()
         return
+    if args.model_dir:
+        raise InputError("--model-dir names a finished run: add --eval-only, or use --resume")
     if distributed.is_main():
-        print(*say_what_was_left_open(args, cfg), sep="\n", end="")
+        say_what_was_left_open(args, cfg)
     train(cfg)
 
 
-def only_build(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Build everything that the flags describe, and test it if they ask for that."""
-    setup_logger()
-    if args.eval_only:
-        require_data(cfg, Needs.TEST)
-    trainer = build_trainer(cfg)
-    if args.eval_only:
-        trainer.load_model(args.model_dir, args.load_epoch)
-        trainer.test()
-
-
-def say_what_was_left_open(args: argparse.Namespace, cfg: CfgNode) -> list[str]:
-    """Return a line for each choice that the user left to the defaults and may not expect."""
-    lines, kind = [], TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+def say_what_was_left_open(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Print a line for each choice that the user left to the defaults and may not expect."""
+    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if not (args.dataset or args.dataset_config_file or args.id_data):
-        lines.append(
+        print(
             "No data set is named: this is the generated benchmark, of synthetic images. Your own: "
             "--dataset NAME or --id-data FOLDER"
         )
     if kind.LEARNS and not kind.READS_PAIRS and cfg.DATASET.NUM_SHOTS < 1:
-        lines.append("All training images are learned from. A few of each class: --shots 16")
-    return [f"{line}\n" for line in lines]
+        print("All training images are learned from. A few of each class: --shots 16")
 
 
 def train(cfg: CfgNode) -> None:
@@ -93,16 +84,15 @@ def start(cfg: CfgNode, state: RunState) -> None:
             setup_logger(cfg.OUTPUT_DIR)
             begin(cfg, state).train()
             if distributed.is_main():
-                finish(cfg)
-    except KeyboardInterrupt as stop:
-        raise type(stop)(f"{str(stop) or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}") from None
-    except NonFiniteLossError as error:
-        raise NonFiniteLossError(
-            f"{error} {what_is_kept(cfg.OUTPUT_DIR)} To go on from it with other settings, add "
-            f"--resume {cfg.OUTPUT_DIR} and another --output-dir."
-        ) from error
-    except WriteError as error:
-        raise WriteError(f"{error} {what_is_kept(cfg.OUTPUT_DIR)}") from error
+                finish_run(cfg)
+    except (KeyboardInterrupt, NonFiniteLossError, WriteError) as stop:
+        said = f"{str(stop).rstrip('.') or 'stopped'}. {what_is_kept(cfg.OUTPUT_DIR)}"
+        if isinstance(stop, NonFiniteLossError):
+            said += (
+                f" To go on from it with other settings, add --resume {cfg.OUTPUT_DIR} and another "
+                "--output-dir."
+            )
+        raise type(stop)(said) from None
 
 
 def begin(cfg: CfgNode, state: RunState, **options: Any) -> TrainerX:
@@ -115,22 +105,12 @@ def begin(cfg: CfgNode, state: RunState, **options: Any) -> TrainerX:
     if not training_needs(cfg) & Needs.TEST:
         why = missing_images(cfg)
         logger.warning("There is no final test, and training needs the class names alone: %s", why)
-        return build_trainer(untested(cfg), images=False, **options)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TEST.NO_TEST = True
+        cfg.freeze()
+        options["images"] = False
     return build_trainer(cfg, **options)
-
-
-def untested(cfg: CfgNode) -> CfgNode:
-    """Return the config without the test at the end."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.TEST.NO_TEST = True
-    cfg.freeze()
-    return cfg
-
-
-def finish(cfg: CfgNode) -> None:
-    """Mark a run as trained."""
-    finish_run(cfg, trainer=cfg.TRAINER.NAME, seed=cfg.SEED)
 
 
 if __name__ == "__main__":

@@ -72,18 +72,15 @@ class Study:
         return timed(lambda: [trainer.train() for trainer in trainers]), contexts(trainers)
 
     def side_by_side(self) -> tuple[dict[str, float], list[torch.Tensor]]:
-        group = SideBySide()
-        members = [
+        group = SideBySide({})
+        for cfg in self.cfgs:
             group.add(
                 cfg.OUTPUT_DIR, cfg.OUTPUT_DIR, lambda beside, cfg=cfg: Run(cfg, self, beside)
             )
-            for cfg in self.cfgs
-        ]
         spent = timed(group.train)
-        for member in members:
-            if member.error is not None:
-                raise member.error
-        return spent, contexts([member.trainer for member in members])
+        if group.failed:
+            raise RuntimeError(str(group.failed))
+        return spent, contexts([member.trainer for member in group.members])
 
 
 class Loader(list):

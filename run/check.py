@@ -30,30 +30,19 @@ def main() -> None:
     parser.add_argument("--json", default="", help="file for all that was found (default: none)")
     args = parser.parse_args()
     logging.getLogger().addHandler(logging.NullHandler())  # the report has the loaders' warnings
-    cfg, asked = _asked(args)
-    title = (
-        args.id_data
-        or args.dataset
-        or args.dataset_config_file
-        or args.model_dir
-        or DEFAULT_DATASET
-    )
-    runs = {"evaluation": EVALUATION, "training": training_needs(cfg)}
-    report = check(cfg, title, runs, asked, args.full)
-    print(report.text())
-    if args.json:
-        write_json(report.record(), args.json)
-    sys.exit(0 if report.ready else 1)
-
-
-def _asked(args) -> tuple:
-    """Return the config, and the names of the runs that the flags describe."""
     trains = args.shots is not None
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
     cfg = build_cfg(args)
-    learns = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS and not args.model_dir
-    return cfg, ["evaluation", "training"] if learns or trains else ["evaluation"]
+    trains |= TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS and not args.model_dir
+    asked = ["evaluation", "training"] if trains else ["evaluation"]
+    named = args.id_data or args.dataset or args.dataset_config_file or args.model_dir
+    runs = {"evaluation": EVALUATION, "training": training_needs(cfg)}
+    report = check(cfg, named or DEFAULT_DATASET, runs, asked, args.full)
+    print(report.text())
+    if args.json:
+        write_json(report.record(), args.json)
+    sys.exit(0 if report.ready else 1)
 
 
 if __name__ == "__main__":

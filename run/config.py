@@ -13,6 +13,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from clip.loading import check_same_backbone, input_settings
+from dassl.config import clean_cfg
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from dassl.utils.names import suggest
@@ -26,7 +27,7 @@ from run.flags import (
     trainer_flags,
 )
 from run.folder import CONFIG, check_model_dir, read_config
-from run.naming import Facts, trained_folder, untrained_folder
+from run.naming import model_name, usual_folder
 from run.settings import (
     HERE,
     check_values,
@@ -52,7 +53,11 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     dataset_file, trainer_file = _config_files(args, run)
     if run is not None:
         merge(cfg, run, f"{args.model_dir}/{CONFIG}")
-        _check_same_trainer(cfg, args)
+        if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
+            raise InputError(
+                f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, not of {args.trainer}: leave "
+                "--trainer out, or name another run"
+            )
     cfg.OUTPUT_DIR = ""
     if dataset_file:
         cfg.OOD.SETS = CfgNode(new_allowed=True)
@@ -60,28 +65,26 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if trainer_file:
         merge(cfg, read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
-    _keep_own_node(cfg)
-    promised = Facts.of(cfg)
+    if own := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
+        clean_cfg(cfg, own)  # settings of other trainers would be accepted and ignored
+    promised = model_name(cfg)
     _merge_flags(cfg, args)
     _merge_settings(cfg, args.opts)
     check_values(cfg)
-    dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
-    name = trained_folder if args.trains else untrained_folder
-    cfg.OUTPUT_DIR = (
-        args.output_dir
-        or cfg.OUTPUT_DIR
-        or args.model_dir
-        or name(cfg, dataset, Path(trainer_file).stem, promised)
-    )
+    cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR or args.model_dir
+    if not cfg.OUTPUT_DIR:
+        dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
+        config = Path(trainer_file).stem
+        cfg.OUTPUT_DIR = usual_folder(cfg, dataset, config, promised, args.trains)
     cfg.freeze()
     return cfg
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
     """Return the paths of the data set's and the trainer's YAML, "" where `run` stands for it."""
-    dataset = args.dataset_config_file or (
-        _named(DATASET_CONFIGS, args.dataset, "dataset") if args.dataset else ""
-    )
+    usual = OWN_DATASET if args.id_data else DEFAULT_DATASET
+    name = args.dataset or (usual if run is None else "")
+    dataset = args.dataset_config_file or (name and _named(DATASET_CONFIGS, name, "dataset"))
     if run is not None:
         return dataset, ""
     if not args.trainer:
@@ -89,9 +92,6 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
             "which method? Give --trainer, one of "
             f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
         )
-    dataset = dataset or _named(
-        DATASET_CONFIGS, OWN_DATASET if args.id_data else DEFAULT_DATASET, "dataset"
-    )
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
@@ -106,22 +106,6 @@ def _named(folder: Path, name: str, kind: str) -> str:
         known = sorted(file.stem for file in (HERE / folder).glob("*.yaml"))
         raise InputError(f"unknown {kind} {name!r} in {folder}. {suggest(name, known)}")
     return str(path)
-
-
-def _check_same_trainer(cfg: CfgNode, args: argparse.Namespace) -> None:
-    if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
-        raise InputError(
-            f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, asked was --trainer {args.trainer}: "
-            "leave --trainer out, or name a run of that trainer"
-        )
-
-
-def _keep_own_node(cfg: CfgNode) -> None:
-    """Remove the settings of other trainers, which would be accepted and ignored."""
-    own = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
-    for node in list(cfg.TRAINER) if own else ():
-        if node not in ("NAME", own):
-            cfg.TRAINER.pop(node)
 
 
 def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -165,12 +149,10 @@ def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
     for key, value in in_pairs(words):
         if key == "TRAINER.NAME":
             raise InputError(f"TRAINER.NAME {value}: name the method by --trainer {value}")
-        owners = [name for name in TRAINER_REGISTRY.registered_names() if _owns(name, key)]
-        if owners and value_of(cfg, key) is None:
-            raise InputError(f"{key} is a setting of {', '.join(owners)}, not {cfg.TRAINER.NAME}")
+        if value_of(cfg, key) is None and value_of(default_cfg(), key) is not None:
+            nodes = {
+                TRAINER_REGISTRY.get(n).CONFIG_KEY: n for n in TRAINER_REGISTRY.registered_names()
+            }
+            owner = nodes[key.split(".")[1]]
+            raise InputError(f"{key} is a setting of {owner}, not {cfg.TRAINER.NAME}")
         merge_pairs(cfg, [(key, value)])
-
-
-def _owns(trainer: str, key: str) -> bool:
-    kind = TRAINER_REGISTRY.get(trainer)
-    return key in {f"TRAINER.{kind.CONFIG_KEY}.{name}" for name in kind.CONFIG}

@@ -31,15 +31,6 @@ COMMON_FLAGS = {  # of entry points of one run and of many
 }
 
 
-class Formatter(argparse.HelpFormatter):
-    """Help texts that state the default of their flag."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        unset = action.default in (None, "", False, argparse.SUPPRESS) or action.default == []
-        return text if unset or "(default:" in text else f"{text} (default: %(default)s)"
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that understands flags before, between and behind KEY VALUE pairs.
 
@@ -53,7 +44,6 @@ class Parser(argparse.ArgumentParser):
             description=description.split("\n")[0],
             usage=f"%(prog)s [--FLAG VALUE ...] {what}   (--help lists the flags)",
             epilog="KEY VALUE pairs set anything in the config, such as OPTIM.LR 0.001." * pairs,
-            formatter_class=Formatter,
             allow_abbrev=False,
         )
         self._pairs = pairs

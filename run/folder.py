@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -25,6 +24,7 @@ from dassl.utils import (
     plain,
     read_json,
     remove_leftovers,
+    write_json,
 )
 from dassl.utils.errors import InputError
 from run.settings import default_cfg, keys, read_yaml
@@ -77,7 +77,10 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
     except InputError:
         if made and distributed.is_main() and not any(folder.glob("*/checkpoint")):
-            _remove(made)
+            shutil.rmtree(made[0], ignore_errors=True)
+            with suppress(OSError):  # another run has begun there
+                for path in made[1:]:
+                    path.rmdir()
         raise
     finally:
         lock.release()
@@ -99,14 +102,6 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
     return made
 
 
-def _remove(made: list[Path]) -> None:
-    """Remove the folder of a refused run, and those around it that were made for it alone."""
-    shutil.rmtree(made[0], ignore_errors=True)
-    with suppress(OSError):  # another run has begun there
-        for path in made[1:]:
-            path.rmdir()
-
-
 def open_run(cfg: CfgNode) -> RunState:
     """Return the state of a run, see `run_state`; write a new run's config into its folder."""
     state = run_state(cfg)
@@ -119,9 +114,8 @@ def open_run(cfg: CfgNode) -> RunState:
 def run_state(cfg: CfgNode) -> RunState:
     """Return the state of the run in `cfg.OUTPUT_DIR`.
 
-    A run is finished when its marker says so, not when its folder exists: a
-    crashed one is resumed from its last checkpoint. One that never came to a
-    checkpoint has nothing to keep, so it may be started with other settings.
+    A run is finished when its marker says so, not when its folder exists. One that never came to
+    a checkpoint has nothing to keep, so it may be started with other settings.
 
     Raises:
         InputError: the folder holds a run with other settings.
@@ -130,8 +124,7 @@ def run_state(cfg: CfgNode) -> RunState:
     before = read_config(folder) if any(folder.glob("*/checkpoint")) else None
     if before is None:
         return RunState.NEW
-    differences = _differences(before, cfg)
-    if differences:
+    if differences := _differences(before, cfg):
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
             "--output-dir, or remove that folder if the run is not wanted"
@@ -139,10 +132,10 @@ def run_state(cfg: CfgNode) -> RunState:
     return RunState.FINISHED if (folder / MARKER).exists() else RunState.STARTED
 
 
-def finish_run(cfg: CfgNode, **facts: object) -> None:
-    """Mark the run as finished, with a few facts about it."""
-    with atomic_write(Path(cfg.OUTPUT_DIR) / MARKER) as file:
-        json.dump({"max_epoch": cfg.OPTIM.MAX_EPOCH, **facts}, file, indent=2)
+def finish_run(cfg: CfgNode) -> None:
+    """Mark a run as trained to its end."""
+    facts = {"max_epoch": cfg.OPTIM.MAX_EPOCH, "trainer": cfg.TRAINER.NAME, "seed": cfg.SEED}
+    write_json(facts, Path(cfg.OUTPUT_DIR, MARKER))
 
 
 def what_is_kept(folder: str | Path) -> str:
@@ -162,12 +155,10 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: st
         images: paths relative to `root`.
         of: what the images are.
     """
-    path, trained = Path(folder, "split.json"), 0
-    if path.exists():
-        rows = {
-            os.path.relpath(os.path.join(root, row[0]), root) for row in read_json(path)["train"]
-        }
-        trained = len(rows.intersection(images))
+    path = Path(folder, "split.json")
+    rows = read_json(path)["train"] if path.exists() else ()
+    names = {os.path.relpath(os.path.join(root, row[0]), root) for row in rows}
+    trained = len(names.intersection(images))
     if trained:
         logger.warning(
             "%d of the %d ID images were trained on: figures and thresholds flatter the model. "

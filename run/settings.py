@@ -72,18 +72,20 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
-def read_config_file(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
+def read_config_file(path: str | Path) -> dict:
     """Return the settings of a YAML file on top of those of its `_BASE_`, a file beside it."""
     # Names are looked up beside the code, so that the commands run from any folder.
     file = Path(path) if Path(path).exists() else HERE / path
-    content = read_yaml(file)
-    base = content.pop("_BASE_", None)
-    if base is None:
-        return content
-    chain = (*above, file.resolve())
-    if (file.parent / base).resolve() in chain:
-        raise InputError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
-    return _over(read_config_file(file.parent / base, chain), content)
+    content, seen = {}, set()
+    while file.resolve() not in seen:
+        seen.add(file.resolve())
+        own = read_yaml(file)
+        base = own.pop("_BASE_", None)
+        content = _over(own, content)
+        if base is None:
+            return content
+        file = file.parent / base
+    raise InputError(f"config file {path} is its own _BASE_")
 
 
 def _over(base: dict, top: dict) -> dict:
@@ -120,8 +122,7 @@ def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            why = _is_a_group(cfg, key) or str(error)
-            raise InputError(f"{key} {value!r}: {why}") from error
+            raise InputError(f"{key} {value!r}: {error}") from error
 
 
 def _typed(cfg: CfgNode, key: str, value: str) -> Any:
@@ -130,19 +131,14 @@ def _typed(cfg: CfgNode, key: str, value: str) -> Any:
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
     now = value_of(cfg, key)
+    if isinstance(now, CfgNode):
+        raise ValueError(f"this is a group of settings, name one of {', '.join(now)} in it")
     if isinstance(now, str):
         return repr(value)
     try:
         return float(value) if isinstance(now, float) else value
     except ValueError:
         return value
-
-
-def _is_a_group(cfg: CfgNode, key: str) -> str:
-    node = value_of(cfg, key)
-    if not isinstance(node, CfgNode):
-        return ""
-    return f"this is a group of settings, name one of them: {', '.join(f'{key}.{k}' for k in node)}"
 
 
 def _unknown_key(cfg: CfgNode, key: str) -> str:
@@ -160,7 +156,8 @@ def check_values(cfg: CfgNode) -> None:
     for key, value in values.items():
         if value is None:  # what `KEY:` in a YAML file sets
             raise InputError(f"{key} has no value: give it one, or leave the line out")
-        if not all(map(math.isfinite, _numbers(value))):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
             raise InputError(f"{key} is {value}, it must be a finite number")
     for key, low in LOWEST.items():
         if values[key] < low:
@@ -178,8 +175,3 @@ def describe(cfg: CfgNode) -> str:
         if (key.startswith(own) or usual.get(key) != value) and group != "OOD":
             groups.setdefault(group, []).append(f"{name} {value}".strip())
     return "\n".join(f"  {group}: {', '.join(values)}" for group, values in groups.items())
-
-
-def _numbers(value: object) -> list[float]:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return [part for part in parts if isinstance(part, float)]

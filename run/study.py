@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
+from datasets.folders import counted
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
@@ -46,7 +47,8 @@ class PlannedRun:
 
     @property
     def learns(self) -> bool:
-        return learns(self.cfg.TRAINER.NAME)
+        """Return whether shots and seeds make a difference."""
+        return TRAINER_REGISTRY.get(self.cfg.TRAINER.NAME).LEARNS
 
     @property
     def name(self) -> str:
@@ -69,18 +71,13 @@ class PlannedRun:
     def evaluation(self, **chosen: object) -> argparse.Namespace:
         """Return the arguments of its evaluation, others where they are `chosen`."""
         args = choose(self.args, trains=False, **chosen)
-        if not self.learns:
-            return args
-        # The OOD sets of today's flags and YAML, as of the runs without training.
-        named = args.dataset or args.dataset_config_file or args.id_data
-        return choose(
-            args,
-            model_dir=str(self.folder),
-            output_dir="",
-            dataset=args.dataset if named else DEFAULT_DATASET,
-            **dict.fromkeys(("trainer", "config", "config_file", "backbone"), ""),
-            **dict.fromkeys(("seed", "shots")),
-        )
+        if self.learns:
+            # The OOD sets of today's flags and YAML, as of the runs without training.
+            named = args.dataset or args.dataset_config_file or args.id_data
+            args.dataset = args.dataset if named else DEFAULT_DATASET
+            args.model_dir, args.seed, args.shots = str(self.folder), None, None
+            args.trainer = args.config = args.config_file = args.backbone = args.output_dir = ""
+        return args
 
 
 def plan(args: argparse.Namespace) -> list[PlannedRun]:
@@ -124,32 +121,20 @@ def listing(parts: Iterable[list[PlannedRun]]) -> str:
     return "\n".join(lines)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return "1 run" or "2 runs"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def own_key(key: str, trainer: str) -> str | None:
     """Return `key` as a run of `trainer` reads it, None if it is a setting of other trainers.
 
     `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
     """
     kind = TRAINER_REGISTRY.get(trainer)
-    nodes = {TRAINER_REGISTRY.get(name).CONFIG_KEY for name in TRAINER_REGISTRY.registered_names()}
-    first, _, rest = key.partition(".")
-    node, _, name = rest.partition(".")
+    first, node, name = [*key.split(".", 2), "", ""][:3]
     if first == "OPTIM" and not kind.LEARNS:
         return None
-    if first != "TRAINER" or node not in {"*", *nodes}:
+    if first != "TRAINER" or node == kind.CONFIG_KEY:
         return key
-    if node == "*":
-        return f"TRAINER.{kind.CONFIG_KEY}.{name}" if name in kind.CONFIG else None
-    return key if node == kind.CONFIG_KEY else None
-
-
-def learns(trainer: str) -> bool:
-    """Return whether shots and seeds make a difference to `trainer`."""
-    return TRAINER_REGISTRY.get(trainer).LEARNS
+    if node == "*" and name in kind.CONFIG:
+        return f"TRAINER.{kind.CONFIG_KEY}.{name}"
+    return None
 
 
 def _axis(text: str) -> Axis:
@@ -167,18 +152,16 @@ def _runs_of(
     fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
     axes = [(own, values) for key, values in axes if (own := own_key(key, trainer))]
     usual = build_cfg(_arguments(args, trainer, fixed))
-    shots, seeds = (args.shots or [None], args.seeds) if learns(trainer) else ([None], [None])
+    learns = TRAINER_REGISTRY.get(trainer).LEARNS
+    shots, seeds = (args.shots or [None], args.seeds) if learns else ([None], [None])
     runs = []
     for shot, *values, seed in product(shots, *(values for _, values in axes), seeds):
         chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
         run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
-        run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, usual)
+        run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, usual, learns)
         varied = [pair for pair, (_, every) in zip(chosen, axes, strict=True) if len(every) > 1]
-        method = [
-            trainer,
-            *([f"{shot} shots"] if len(shots) > 1 else []),
-            *(f"{_short(key)} {value}" for key, value in varied),
-        ]
+        method = [trainer, f"{shot} shots"] if len(shots) > 1 else [trainer]
+        method += [f"{_short(key)} {value}" for key, value in varied]
         runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))
     return runs
 
@@ -187,26 +170,25 @@ def _arguments(
     args: argparse.Namespace, trainer: str, pairs: list[tuple[str, str]], **chosen: object
 ) -> argparse.Namespace:
     """Return the arguments of train.py for one run of the study `args`."""
-    words = [word for pair in pairs for word in pair]
     chosen = {"shots": None, "seed": None, "output_dir": "", **chosen}
-    return choose(args, trainer=trainer, opts=words, **chosen)
+    return choose(args, trainer=trainer, opts=[word for pair in pairs for word in pair], **chosen)
 
 
-def _folder(root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNode) -> str:
+def _folder(
+    root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNode, learns: bool
+) -> str:
     """Return the folder that train.py would choose, under `root` in the place of `output`.
 
     Settings of `--set` that are not the usual ones are added to its name. It depends on the run
     alone: a study that is made larger finds the runs it has.
     """
-    path = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:])
-    unusual = [
-        key
-        for key, _ in chosen
-        if _short(key) not in NAMED and value_of(cfg, key) != value_of(usual, key)
-    ]
-    extra = "".join(f"_{_short(key).lower()}{value_of(cfg, key)}" for key in unusual)
+    path, extra = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:]), ""
+    for key, _ in chosen:
+        value = value_of(cfg, key)
+        if _short(key) not in NAMED and value != value_of(usual, key):
+            extra += f"_{_short(key).lower()}{value}"
     extra = re.sub(r"[^\w.+-]+", "-", extra)
-    if not learns(cfg.TRAINER.NAME):
+    if not learns:
         return path.with_name(path.name + extra).as_posix()
     return (path.parent.with_name(path.parent.name + extra) / path.name).as_posix()
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from clip import ClipModel, load, resolve_precision, weights_hash
 from dassl import distributed
 from dassl.data import DataManager
+from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
 from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
@@ -41,7 +42,12 @@ TRANSFORM = {
 class ClipTrainer(TrainerX):
     """A Dassl trainer around a frozen CLIP.
 
-    Subclasses build `self.model`, a `PromptedCLIP`, and declare the facts of `TrainerBase`, and
+    A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
+    defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, registers
+    what learns and ends with `ready_to_train`; and `loss`, or a `forward_backward` of its own that
+    ends with `take_step`.
+
+    Methods declare the facts of `TrainerBase`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
     """
@@ -69,12 +75,7 @@ class ClipTrainer(TrainerX):
         if self.precision.autocast:  # only now: text features in float32 may be needed to build
             self.model.clip.store_for_autocast(self.precision.autocast)
 
-    def build_data_manager(self) -> DataManager:
-        if self._beside is None:
-            return DataManager(self.cfg, images=self._images)
-        if self.cfg.VERBOSE:
-            self._beside.dm.show_dataset_summary(self.cfg)
-        return self._beside.dm
+    # Building
 
     @property
     def settings(self) -> CfgNode:
@@ -83,17 +84,13 @@ class ClipTrainer(TrainerX):
 
     def load_clip(self) -> ClipModel:
         """Load the frozen CLIP of the config onto the trainer's device."""
-        cfg = self.cfg
-        logger.info("Loading CLIP (backbone: %s)", cfg.MODEL.BACKBONE.NAME)
+        backbone = self.cfg.MODEL.BACKBONE
+        logger.info("Loading CLIP (backbone: %s)", backbone.NAME)
         self.precision = resolve_precision(self.settings.PREC, self.device)
         if self._beside is not None:
             return self._beside.model.clip
-        model, _ = load(
-            cfg.MODEL.BACKBONE.NAME,
-            self.device,
-            self.precision.name,
-            cfg.MODEL.BACKBONE.ACTIVATION or None,
-        )
+        activation = backbone.ACTIVATION or None
+        model, _ = load(backbone.NAME, self.device, self.precision.name, activation)
         self._check_input(model)
         return model
 
@@ -121,19 +118,6 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
-    def precision_in_use(self) -> str:
-        """Return the precision of the device: a CPU takes float32 for float16."""
-        return self.precision.name
-
-    def ways_out(self) -> list[str]:
-        weights = [(key, self.settings[key]) for key in self.WEIGHTS]
-        large = [
-            f"a smaller TRAINER.{self.CONFIG_KEY}.{key} (now {value:g})"
-            for key, value in weights
-            if value > self.CONFIG[key]
-        ]
-        return large + super().ways_out()
-
     def ready_to_train(self) -> None:
         """End `build_model`: make the gradient scaler and seed the order of the images."""
         if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
@@ -145,6 +129,107 @@ class ClipTrainer(TrainerX):
             # weights come from. The order of the images must not.
             set_random_seed(self.cfg.SEED)
 
+    def build_data_manager(self) -> DataManager:
+        if self._beside is None:
+            return DataManager(self.cfg, images=self._images)
+        if self.cfg.VERBOSE:
+            self._beside.dm.show_dataset_summary(self.cfg)
+        return self._beside.dm
+
+    # A step
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
+
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
+        B is this rank's share; the losses are those of the batch of all ranks.
+        """
+        raise NotImplementedError
+
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        """Take one step: the same code with and without mixed precision."""
+        *inputs, labels = self.parse_batch_train(batch)
+        with self.autocast():
+            cosines, summary = self.loss(*inputs, labels)
+        self.model_zero_grad()
+        self.scaled(summary["loss"]).backward()
+        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
+        numbers = self.take_step(summary)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return numbers
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
+        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
+
+        The host waits for the device once in a step, here: all numbers are read together, and a
+        loss that is not finite is refused before the weights are changed.
+        """
+        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
+        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
+        numbers = dict(zip(summary, values, strict=True))
+        if not math.isfinite(numbers["loss"]):
+            self.refuse_loss(numbers["loss"])
+        for optimizer in self._optims_of(None):
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        return numbers
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of a forward pass in this run's precision."""
+        return self.precision.context(self.device)
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
+
+    def precision_in_use(self) -> str:
+        return self.precision.name  # a CPU takes float32 for float16
+
+    def ways_out(self) -> list[str]:
+        large = [
+            f"a smaller TRAINER.{self.CONFIG_KEY}.{key} (now {self.settings[key]:g})"
+            for key in self.WEIGHTS
+            if self.settings[key] > self.CONFIG[key]
+        ]
+        return large + super().ways_out()
+
+    # Evaluation
+
+    @torch.no_grad()
+    def text_features(self) -> Tensor:
+        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
+        if self._text is None:
+            with self.autocast():
+                self._text = self.model.text_features()
+        return self._text
+
+    @torch.no_grad()
+    def class_features(self) -> dict[str, Tensor]:
+        """Return `PromptedCLIP.class_features` in this run's precision."""
+        with self.autocast():
+            return self.model.class_features()
+
+    def model_inference(self, images: Tensor) -> Tensor:
+        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
+        with self.autocast():
+            return self.model(images, self.text_features())[0] * self.model.scale
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
+        self._text = None
+        super().set_model_mode(mode, names)
+
+    # Checkpoints, and what a run depends on
+
     def before_train(self) -> None:
         """Resume if there is something to resume, and record which images are trained on."""
         super().before_train()
@@ -152,14 +237,9 @@ class ClipTrainer(TrainerX):
 
     def record_split(self) -> None:
         """Write down which images of the ID dataset are trained on, and which were held out."""
-        cfg, data = self.cfg, self.dm.dataset
-        record = split_record(
-            data.train_x,
-            cfg.DATASET.ROOT,
-            cfg.DATASET.NUM_SHOTS,
-            cfg.SEED,
-            getattr(data, "held_out", ()),
-        )
+        given, data = self.cfg.DATASET, self.dm.dataset
+        held_out = getattr(data, "held_out", ())
+        record = split_record(data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, held_out)
         if distributed.is_main():
             write_json(record, Path(self.output_dir, "split.json"))
 
@@ -174,13 +254,11 @@ class ClipTrainer(TrainerX):
         super().load_model(directory, epoch)
         self._text = None
         if directory:
-            folder = Path(directory, self.get_model_names()[0])
-            self._loaded_from = str(model_file(folder, epoch))
+            self._loaded_from = str(model_file(Path(directory, self.get_model_names()[0]), epoch))
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """Return what a checkpoint must fit to be used again."""
-        clip = self.model.clip
-        names = self.dm.dataset.classnames
+        clip, names = self.model.clip, self.dm.dataset.classnames
         return {
             "trainer": type(self).__name__,
             "backbone": clip.name,
@@ -215,11 +293,8 @@ class ClipTrainer(TrainerX):
 
         "comparable" holds what must be equal in runs whose figures are averaged.
         """
-        cfg, names = self.cfg, self.dm.dataset.classnames
-        clip = self.model.clip
-        settings = {
-            key: value for key, value in self.settings.items() if key not in self.INCIDENTAL
-        }
+        cfg, meta = self.cfg, self.checkpoint_meta()
+        own = self.settings.items()
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),
@@ -229,25 +304,19 @@ class ClipTrainer(TrainerX):
         }
         return {
             "comparable": {
-                "trainer": type(self).__name__,
-                "settings": settings,
+                "trainer": meta["trainer"],
+                "settings": {key: value for key, value in own if key not in self.INCIDENTAL},
                 "training": training if self.get_model_names() else None,
-                "weights_hash": clip.weights_hash,
-                "activation": clip.activation,
+                "weights_hash": meta["weights_hash"],
+                "activation": meta["activation"],
                 "precision": self.precision.name,
                 "dataset": cfg.DATASET.NAME,
                 "folder": os.path.basename(cfg.DATASET.FOLDER),
-                "classnames_hash": classnames_hash(names),
-                "num_classes": len(names),
-                "transform": {
-                    "size": list(cfg.INPUT.SIZE),
-                    "interpolation": cfg.INPUT.INTERPOLATION,
-                    "resize_mode": cfg.INPUT.RESIZE_MODE,
-                    "mean": list(cfg.INPUT.PIXEL_MEAN),
-                    "std": list(cfg.INPUT.PIXEL_STD),
-                },
+                "classnames_hash": meta["classnames_hash"],
+                "num_classes": meta["num_classes"],
+                "transform": asdict(build_preprocess(cfg, normalize=True)),
             },
-            "backbone": clip.name,
+            "backbone": meta["backbone"],
             "seed": cfg.SEED,
             "logit_scale": float(self.model.scale),
             "device": str(self.device),
@@ -264,86 +333,6 @@ class ClipTrainer(TrainerX):
             "transform": str(self.dm.tfm_test),
             "versions": {name: versions()[name] for name in IMAGE_PACKAGES},
         }
-
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Take one step: the same code with and without mixed precision."""
-        *inputs, labels = self.parse_batch_train(batch)
-        with self.autocast():
-            cosines, summary = self.loss(*inputs, labels)
-        self.model_zero_grad()
-        self.scaled(summary["loss"]).backward()
-        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
-        numbers = self.take_step(summary)
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return numbers
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
-
-        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
-        B is this rank's share; the losses are those of the batch of all ranks.
-        """
-        raise NotImplementedError
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
-        return loss if self.scaler is None else self.scaler.scale(loss)
-
-    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
-        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
-
-        The host waits for the device once in a step, here: all numbers are read together, and a
-        loss that is not finite is refused before the weights are changed.
-        """
-        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
-        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
-        numbers = dict(zip(summary, values, strict=True))
-        if not math.isfinite(numbers["loss"]):
-            self.refuse_loss(numbers["loss"])
-        for optimizer in self._optims_of(None):
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
-        return numbers
-
-    def autocast(self):
-        """Return the context of a forward pass in this run's precision."""
-        if self.precision.autocast is None:
-            return nullcontext()
-        return self.precision.context(self.device)
-
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
-        images, labels = batch["img"], batch["label"]
-        return tuple(x.to(self.device, non_blocking=True) for x in (images, labels))
-
-    @torch.no_grad()
-    def text_features(self) -> Tensor:
-        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
-        if self._text is None:
-            with self.autocast():
-                self._text = self.model.text_features()
-        return self._text
-
-    @torch.no_grad()
-    def class_features(self) -> dict[str, Tensor]:
-        """Return `PromptedCLIP.class_features` in this run's precision."""
-        with self.autocast():
-            return self.model.class_features()
-
-    def model_inference(self, images: Tensor) -> Tensor:
-        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
-        with self.autocast():
-            return self.model(images, self.text_features())[0] * self.model.scale
-
-    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
-        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
-        self._text = None
-        super().set_model_mode(mode, names)
 
 
 def _rounded(value: str | Sequence[float]) -> str | tuple[float, ...]:

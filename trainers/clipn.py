@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
-from clip import NoTextEncoder, build_no_encoder, encode, tokenize
+from clip import NoTextEncoder, build_no_encoder, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
 from clip.prompted import TwoBranchCLIP, exact
@@ -57,7 +57,6 @@ class CLIPN(ClipTrainer):
             "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
         }
     )
-    INCIDENTAL = ("MICRO_BATCH",)
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     READS_PAIRS = True
@@ -78,21 +77,12 @@ class CLIPN(ClipTrainer):
         clip = self.load_clip()
         self.pairs = template_pairs(settings.TEMPLATE)
         encoder = build_no_encoder(clip, settings.VARIANT, cfg.MODEL.INIT_WEIGHTS).to(self.device)
+        self.encoder: NoTextEncoder = encoder
         self.model = TwoBranchCLIP(clip, encoder, self.dm.dataset.classnames, self.pairs)
         self.optim = build_optimizer(encoder, cfg.OPTIM, param_groups(encoder, cfg.OPTIM))
         self.sched = LambdaLR(self.optim, self.learning_rate)
         self.register_model("no_encoder", encoder, self.optim, self.sched)
-        self.too_long = 0
         self.ready_to_train()
-
-    @property
-    def encoder(self) -> NoTextEncoder:
-        return self._models["no_encoder"]
-
-    @property
-    def step(self) -> int:
-        """Return the steps made, those before a resumption included."""
-        return self.sched.last_epoch
 
     def schedule_steps(self, epochs: int) -> int:
         return epochs * len(self.train_loader_x)
@@ -115,9 +105,6 @@ class CLIPN(ClipTrainer):
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
-        return self.build_caption_loader()
-
-    def build_caption_loader(self) -> PairsLoader:
         """Build the loader of DATASET.PAIRS; its batches are described at `parse_batch_train`."""
         if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
             logger.warning(
@@ -142,9 +129,8 @@ class CLIPN(ClipTrainer):
         """Return images `[B, 3, H, W]`, tokens of both branches `[B, L]`, prompts drawn `[B]`.
 
         The images may be uint8. `batch` holds them as "img", "tokens", "denied" and, of the
-        learnable variant, "choices"; "cut" is the number of texts that did not fit.
+        learnable variant, "choices".
         """
-        self.too_long += batch["cut"]
         images, tokens, denied, choices = (
             None if (value := batch.get(key)) is None else value.to(self.device, non_blocking=True)
             for key in ("img", "tokens", "denied", "choices")
@@ -155,17 +141,6 @@ class CLIPN(ClipTrainer):
     def values(self) -> Tensor:
         """Return what each value of a pixel becomes `[3, 256]`, see `value_table`."""
         return value_table(self.dm.tfm_train).to(self.device)
-
-    def after_epoch(self) -> None:
-        super().after_epoch()
-        if self.too_long:
-            logger.info(
-                "Epoch %d: %d texts were longer than %d tokens and were cut",
-                self.epoch + 1,
-                self.too_long,
-                self.encoder.context_length,
-            )
-        self.too_long = 0
 
     # A step
 
@@ -276,31 +251,25 @@ class BranchTexts:
     context: int = CONTEXT_LENGTH
 
     def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
-        """Return "tokens" and "denied" `[B, L]`, "choices" `[B]` (learnable), and "cut".
+        """Return "tokens" and "denied" `[B, L]`, and "choices" `[B]` (learnable).
 
-        Texts that do not fit are cut; "cut" counts them.
+        Texts that do not fit are cut.
         """
         count = len(captions)
         drawn = draw(count * self.ranks, self.choices, self.seed, step)
         drawn = drawn[count * self.rank : count * (self.rank + 1)]
         if self.pairs is None:
-            tokens, cut = tokenize_cut(captions, self.context)
-            return {"tokens": tokens, "denied": tokens, "choices": drawn, "cut": cut}
+            tokens = cut_to_longest(tokenize(list(captions), self.context, truncate=True))
+            return {"tokens": tokens, "denied": tokens, "choices": drawn}
         wordings = [
             [fill(template, caption) for template in self.pairs[i]]
             for caption, i in zip(captions, drawn.tolist(), strict=True)
         ]
-        (tokens, cut), (denied, more) = (
-            tokenize_cut(texts, self.context) for texts in zip(*wordings, strict=True)
+        tokens, denied = (
+            cut_to_longest(tokenize(list(texts), self.context, truncate=True))
+            for texts in zip(*wordings, strict=True)
         )
-        return {"tokens": tokens, "denied": denied, "cut": cut + more}
-
-
-def tokenize_cut(texts: Sequence[str], context: int = CONTEXT_LENGTH) -> tuple[Tensor, int]:
-    """Return token ids `[T, L]`, L at most `context`, and the number of texts cut to fit."""
-    tokens = tokenize(list(texts), context, truncate=True)
-    full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-    return cut_to_longest(tokens), sum(len(encode(texts[i])) + 2 > context for i in full)
+        return {"tokens": tokens, "denied": denied}
 
 
 def clipn_losses(

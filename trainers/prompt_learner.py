@@ -77,8 +77,7 @@ class PromptLearner(nn.Module):
         # half-precision context would not move at all.
         self.ctx = nn.Parameter(ctx.float().clone())
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
-        logger.info('Initial context: "%s"', start)
-        logger.info("Number of context words (tokens): %d", n_ctx)
+        logger.info('Initial context: "%s", %d tokens', start, n_ctx)
         prompts = [f"{start} {name}." for name in names]
         tokens = tokenize_prompts(prompts, names, model.context_length)
         self._place(tokens, names, n_ctx, position)
@@ -89,11 +88,13 @@ class PromptLearner(nn.Module):
         eot = tokens.argmax(dim=-1)
         tokens = tokens[:, : int(eot.max()) + 1]  # nothing after the last [EOT] is ever read
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
-        name_lens = torch.tensor([len(encode(name)) for name in names])
+        name_lens = [len(encode(name)) for name in names]
         number = torch.arange(n_ctx)
         # [C, M]; each context vector stands before the class name or after it.
-        places = 1 + number + name_lens[:, None] * (number >= before)
-        tokens = _moved(tokens, places, name_lens)
+        places = 1 + number + torch.tensor(name_lens)[:, None] * (number >= before)
+        for row, length in zip(tokens, name_lens, strict=True):  # the name moves forward
+            behind = slice(1 + before, 1 + n_ctx + length)
+            row[behind] = row[behind].roll(length)
         # [SOS] and the context vectors that stand before every class name.
         self.shared = 1 + (before if self.ctx.dim() == 2 else 0)
         self.packing = Packing((eot + 1 - self.shared).tolist())
@@ -151,17 +152,3 @@ def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
     """Drop the class names' embeddings from what is loaded: only the context counts."""
     for key in ("token_prefix", "token_suffix"):
         state.pop(prefix + key, None)
-
-
-def _moved(tokens: Tensor, places: Tensor, name_lens: Tensor) -> Tensor:
-    """Return the tokens `[C, L]` of "[SOS] context name ..." with the context at `places` `[C, M]`.
-
-    What stands for the context in the result is not read.
-    """
-    moved, n_ctx = tokens.clone(), places.shape[1]
-    for row, (own, length) in enumerate(zip(places, name_lens.tolist(), strict=True)):
-        is_name = torch.ones(n_ctx + length, dtype=torch.bool)
-        is_name[own - 1] = False
-        name = slice(1 + n_ctx, 1 + n_ctx + length)
-        moved[row, 1 : 1 + n_ctx + length][is_name] = tokens[row, name]
-    return moved

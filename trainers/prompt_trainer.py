@@ -38,14 +38,14 @@ class PromptTrainer(ClipTrainer):
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
         clip = self.load_clip()
-        learner = PromptLearner(
+        self.learner = learner = PromptLearner(
             self.dm.dataset.classnames,
             clip,
             n_ctx=settings.N_CTX,
             csc=settings.CSC,
             ctx_init=settings.CTX_INIT,
             position=settings.CLASS_TOKEN_POSITION,
-            generator=_seeded(cfg.SEED),
+            generator=torch.Generator().manual_seed(cfg.SEED) if cfg.SEED >= 0 else None,
         ).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
@@ -89,10 +89,6 @@ class PromptTrainer(ClipTrainer):
         """Return `ClipTrainer.loss` of normalised image features `[B, D]` and, with LOCAL, those
         of the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
-
-    @property
-    def learner(self) -> PromptLearner:
-        return self._models["prompt_learner"]
 
     def provenance(self) -> dict[str, object]:
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
@@ -143,10 +139,6 @@ class LearnedPrompts(torch.nn.Module):
                 *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled()
             )
         return clip.encode_prompts(self.learner(), self.learner.eot)
-
-
-def _seeded(seed: int) -> torch.Generator | None:
-    return torch.Generator().manual_seed(seed) if seed >= 0 else None
 
 
 def _describe(shape: torch.Size) -> str:

@@ -13,10 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data.ahead import batches_for
@@ -29,6 +26,7 @@ from dassl.utils import (
     flatten,
     get_rng_state,
     plain,
+    progress_bar,
     same_rng_state,
     set_rng_state,
 )
@@ -64,70 +62,90 @@ def images_seen(cfg: CfgNode) -> str | None:
     return json.dumps(plain(seen), sort_keys=True)
 
 
+@contextmanager
+def isolated(name: str, failed: dict[str, str], title: str = "") -> Iterator[None]:
+    """Log an exception under `title`, and record it in `failed` as the failure of run `name`."""
+    try:
+        with explain_full_disk():
+            yield
+    except Exception as error:
+        failed[name] = str(error) or type(error).__name__
+        # A mistake of the user's is a sentence, one of ours has its place.
+        unexpected = None if isinstance(error, InputError) else error
+        logger.error("%s: %s", title or f"{name} failed", failed[name], exc_info=unexpected)
+
+
 class Member:
-    """A run of a group: its trainer, its log and its random state.
+    """A run of a group: its trainer, its log and its random state."""
 
-    `error` is what ended it, None as long as it goes well.
-    """
+    trainer: PromptTrainer
 
-    def __init__(self, name: str, log: RunLog) -> None:
-        self.name, self.log = name, log
-        self.trainer: PromptTrainer | None = None
-        self.error: Exception | None = None
-        self.rng = get_rng_state()
-
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        """Put this run's random state and log in place; an error ends this run, and only it."""
-        set_rng_state(self.rng)
-        with self.log:
-            try:
-                with explain_full_disk():
-                    yield
-            except Exception as error:
-                self.error = error
-                # A mistake of the user's is logged as a sentence, one of ours with its place.
-                unexpected = None if isinstance(error, InputError) else error
-                logger.error("failed: %s", error, exc_info=unexpected)
+    def __init__(self, name: str, folder: str) -> None:
+        self.name, self.log = name, RunLog(folder, name)
         self.rng = get_rng_state()
 
 
 class SideBySide(TrainerBase):
     """A trainer whose every hook is that hook of its members, one after the other.
 
-    `add` the runs, then `train`; what failed has an `error` then. The members' settings must
-    have the same `images_seen`.
+    `add` the runs, then `train`. An error ends the run that it is of, and only it: `failed` has
+    the reason by the run's name. The members' settings must have the same `images_seen`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: dict[str, str]) -> None:
         super().__init__()
         self.members: list[Member] = []
-        self._bar: tqdm | None = None
+        self.failed = failed
 
-    def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> Member:
+    def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> None:
         """Add a run called `name`, which logs into `folder`.
 
         `build(beside=other)` makes its trainer on the data and CLIP of `other`, if not None.
         """
-        member = Member(name, RunLog(folder, name))
+        beside = self.going[0].trainer if self.going else None
+        member = Member(name, folder)
         self.members.append(member)
-        built = (m.trainer for m in self.members if m.trainer is not None)
-        with member.acting():
-            member.trainer = build(beside=next(built, None))
-        return member
+        with self._acting(member):
+            member.trainer = build(beside=beside)
 
-    def train(self) -> None:
-        super().train(0, max((m.trainer.max_epoch for m in self.going), default=0))
+    @contextmanager
+    def _acting(self, member: Member) -> Iterator[None]:
+        """Put a member's random state and log in place."""
+        set_rng_state(member.rng)
+        with member.log, isolated(member.name, self.failed, "failed"):
+            yield
+        member.rng = get_rng_state()
+
+    @contextmanager
+    def _failing_together(self, members: list[Member]) -> Iterator[None]:
+        """Take an error, of the images, for one of all members: alone each would have met it."""
+        try:
+            yield
+        except Exception as error:
+            for member in self._well(members):
+                with self._acting(member):
+                    raise error
+
+    def _well(self, members: Iterable[Member]) -> list[Member]:
+        return [member for member in members if member.name not in self.failed]
+
+    def _all(self, members: Iterable[Member], hook: str) -> None:
+        for member in self._well(members):
+            with self._acting(member):
+                getattr(member.trainer, hook)()
 
     @property
     def going(self) -> list[Member]:
         """Return the members that have not failed."""
-        return still_going(self.members)
+        return self._well(self.members)
 
     @property
     def now(self) -> list[Member]:
         """Return those that have this epoch before them: some may be resumed further on."""
         return [m for m in self.going if m.trainer.start_epoch <= self.epoch]
+
+    def train(self) -> None:
+        super().train(0, max((m.trainer.max_epoch for m in self.going), default=0))
 
     def before_train(self) -> None:
         self._all(self.going, "before_train")
@@ -140,131 +158,82 @@ class SideBySide(TrainerBase):
         self._all(self.now, "before_epoch")
 
     def run_epoch(self) -> None:
-        for members in in_the_same_state(self.now):
+        passes: list[list[Member]] = []  # of members in the same random state
+        for member in self.now:
+            same = (part for part in passes if same_rng_state(part[0].rng, member.rng))
+            part = next(same, None)
+            if part is None:
+                passes.append([member])
+            else:
+                part.append(member)
+        for members in passes:
             self._share_pass(members)
 
     def after_epoch(self) -> None:
         self._all(self.now, "after_epoch")
 
     def after_train(self) -> None:
-        self._close_bar()
-        if self.going:
-            first = self.going[0].trainer
-            # Read by those alone that test their model (TEST.NO_TEST).
-
-            def encode(batch: dict) -> dict:
-                with first.memory_of("a test batch", "TEST"):
-                    return first.encode(batch, local=False)
-
-            shared = EncodedOnce(lambda: first.dm.test_loader, encode)
-            for member in self.going:
+        """Test the members on images that are encoded once, and kept: features are small."""
+        going = self.going
+        if going and not going[0].trainer.cfg.TEST.NO_TEST:
+            first, shared = going[0].trainer, []
+            with self._failing_together(going):
+                for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
+                    shared.append(_encode(first, batch, "a test batch", "TEST", local=False))
+            for member in going:
                 member.trainer.test_loader = shared
-        self._all(self.going, "after_train")
-        for member in self.going:
-            # It holds the first trainer, and so its own: a ring that would keep the CLIP alive.
-            member.trainer.__dict__.pop("test_loader", None)
+        self._all(going, "after_train")
 
     def close_writer(self) -> None:
-        self._close_bar()
+        for member in self.going:
+            member.trainer.close_writer()
         for member in self.members:
-            if member.trainer is not None:
-                member.trainer.close_writer()
             member.log.close()
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _all(self, members: Iterable[Member], hook: str) -> None:
-        for member in members:
-            with member.acting():
-                getattr(member.trainer, hook)()
 
     def _share_pass(self, members: list[Member]) -> None:
         """Run one epoch of members that are about to draw the same images."""
-        start = members[0].rng
-        first, local = members[0].trainer, any(m.trainer.LOCAL for m in members)
+        start, first = members[0].rng, members[0].trainer
+        local = any(member.trainer.LOCAL for member in members)
         self._all(members, "begin_epoch")
-        self._show(members)
         set_rng_state(start)
-        try:
-            batches = batches_for(first.train_loader_x, first.device)
-            for number, (batch, waited) in enumerate(timed(batches)):
-                if has_images(batch):
-                    with first.memory_of("a training step", "TRAIN_X"):
-                        batch = first.encode(batch, local)
-                self._step(still_going(members), number, batch, waited)
-                self._bar.update()
-                if not still_going(members):
+        bar = progress_bar(
+            timed(batches_for(first.train_loader_x, first.device)),
+            f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}",
+            "batch",
+            total=first.num_batches,
+            leave=False,
+        )
+        with self._failing_together(members):
+            for number, (batch, waited) in enumerate(bar):
+                batch = _encode(first, batch, "a training step", "TRAIN_X", local)
+                self._step(members, number, batch, waited)
+                if not self._well(members):
                     return
-        except Exception as error:  # of the images: each of the runs would have met it alone
-            for member in still_going(members):
-                with member.acting():
-                    raise error
         end = get_rng_state()
         for member in members:
             member.rng = end
-        self._all(still_going(members), "end_epoch")
+        self._all(members, "end_epoch")
 
     def _step(self, members: list[Member], number: int, batch: dict, waited: float) -> None:
         """Take a step of every member on an encoded batch."""
         state = get_rng_state()
-        for member in members:
+        for member in self._well(members):
             member.rng = state
-            with member.acting():
+            with self._acting(member):
                 member.trainer.batch_idx = number
                 member.trainer.run_batch(batch, waited)
-                _check_drew_nothing(state)
+                if not same_rng_state(get_rng_state(), state):
+                    # Alone, this run's next batch would have been another than the others'.
+                    raise RuntimeError(
+                        "this trainer's step draws random numbers: it cannot share images; train "
+                        "it alone"
+                    )
         set_rng_state(state)
 
-    def _show(self, members: list[Member]) -> None:
-        if self._bar is None:
-            left = (self.max_epoch - self.epoch) * members[0].trainer.num_batches
-            self._bar = tqdm(total=left, unit="batch")
-        self._bar.set_description(f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}")
 
-
-def _check_drew_nothing(before: dict) -> None:
-    if not same_rng_state(get_rng_state(), before):
-        # Alone, the next batch of this run would have been another than that of the others.
-        raise RuntimeError(
-            "this trainer's step draws random numbers: it cannot share images; train it alone"
-        )
-
-
-class EncodedOnce:
-    """The batches of a loader, encoded when they are first read, then kept: features are small."""
-
-    def __init__(self, loader: Callable[[], DataLoader], encode: Callable[[dict], dict]) -> None:
-        self._loader, self._encode = loader, encode
-
-    @cached_property
-    def _batches(self) -> list[dict]:
-        return [
-            self._encode(batch) if has_images(batch) else batch
-            for batch in tqdm(self._loader(), desc="encoding the test images")
-        ]
-
-    def __iter__(self) -> Iterator[dict]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-
-def still_going(members: Iterable[Member]) -> list[Member]:
-    """Return those without an error."""
-    return [m for m in members if m.error is None]
-
-
-def in_the_same_state(members: Iterable[Member]) -> list[list[Member]]:
-    """Group members by the state of their random generators."""
-    parts: list[list[Member]] = []
-    for member in members:
-        for part in parts:
-            if same_rng_state(part[0].rng, member.rng):
-                part.append(member)
-                break
-        else:
-            parts.append([member])
-    return parts
+def _encode(trainer: PromptTrainer, batch: dict, what: str, loader: str, local: bool) -> dict:
+    """Return `PromptTrainer.encode` of a batch, if any of its images could be read."""
+    if not has_images(batch):
+        return batch
+    with trainer.memory_of(what, loader):
+        return trainer.encode(batch, local)

@@ -127,8 +127,8 @@ def test_an_unknown_flag_is_named(capsys):
 
 def test_a_far_name_is_answered_with_the_names_there_are():
     with pytest.raises(UnknownNameError) as error:
-        check_availability("MaPLe", TRAINER_REGISTRY.registered_names(), what="trainer")
-    assert str(error.value).endswith("Known: CLIPN, CoOp, LoCoOp, ZeroshotCLIP.")
+        check_availability("MaPLe", names := TRAINER_REGISTRY.registered_names(), what="trainer")
+    assert str(error.value).endswith(f"Known: {', '.join(names)}.")
     with pytest.raises(UnknownNameError, match=r"There are 30: a0, .*\.\.\.$"):
         check_availability("golden retriever", [f"a{i}" for i in range(30)])
 
@@ -142,8 +142,6 @@ def test_help_states_the_defaults():
     )
     for flag in flags.split():
         assert "(default: " in helped.partition(f" {flag} ")[2].split(" --")[0], flag
-    parser.add_argument("--more", default=7, help="so many")
-    assert "so many (default: 7)" in parser.format_help()
 
 
 def test_arguments_and_their_command_line_are_the_same():

@@ -116,15 +116,13 @@ def test_a_run_that_never_began_may_be_corrected(world, call, told, tmp_path):
     assert (tmp_path / "run/finished.json").exists()
 
 
-def test_only_testing_and_only_building(world, trained, call, caplog, tmp_path, clip_file):
+def test_only_testing(world, trained, call, caplog):
     caplog.set_level("INFO")
     call(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
     assert "* total: 12" in caplog.text
     caplog.clear()
     call(train, *flags(world), "--trainer", "ZeroshotCLIP", "--eval-only")  # as CoOp's scripts do
     assert "* total: 12" in caplog.text
-    call(train, *flags(world), "--no-train", "--output-dir", tmp_path / "none")
-    assert not (tmp_path / "none").exists()
 
 
 def test_going_on_from_another_folder(world, trained, call, tmp_path):

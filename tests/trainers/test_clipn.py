@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from datasets.captions import PREFETCH, as_bytes, build_pairs_loader, from_bytes
 from run.settings import default_cfg, merge, read_config_file
 from tests.golden import weights_clipn
 from trainers import clipn
-from trainers.clipn import CLIPN, BranchTexts, clipn_losses, tokenize_cut
+from trainers.clipn import CLIPN, BranchTexts, clipn_losses
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOSS = json.loads((GOLDEN / "clipn_loss.json").read_text(encoding="utf-8"))
@@ -110,7 +111,8 @@ def make_trainer(clipn_file, tmp_path):
                 )
                 self.num_classes, self.lab2cname = len(names), self.dm.lab2cname
 
-            def build_caption_loader(self):
+            @cached_property
+            def train_loader_x(self):
                 loader.texts = self.texts() if tokens is None else recorded
                 return loader
 
@@ -119,7 +121,7 @@ def make_trainer(clipn_file, tmp_path):
                 (tokens[rows], tokens[rows]) if tokens.ndim == 2 else (tokens[rows].unbind(1))
             )
             drawn = {} if draws is None else {"choices": torch.tensor(draws[step])}
-            return {"tokens": standard, "denied": denied, "cut": 0, **drawn}
+            return {"tokens": standard, "denied": denied, **drawn}
 
         return Recorded(cfg)
 
@@ -350,7 +352,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(variant, make_trainer):
     whole = run("whole", 3)
     stopped = run("stopped", 2)
     resumed = run("stopped", 3)
-    assert stopped.step == 8 and resumed.step == whole.step == 12
+    steps = [trainer.sched.last_epoch for trainer in (stopped, resumed, whole)]
+    assert steps == [8, 12, 12]
     for key, value in whole.encoder.state_dict().items():
         assert torch.equal(value, resumed.encoder.state_dict()[key]), key
 
@@ -379,19 +382,15 @@ def test_handcrafted_captions_are_wrapped_in_pairs(make_trainer):
     trainer = make_trainer(
         {**TRAIN["A"], "variant": "hand"}, **{"TRAINER.CLIPN.TEMPLATE": "a photo of a {}."}
     )
+    assert trainer.texts()(["word " * 200], 0)["denied"].shape == (1, 77)
     texts = trainer.texts()(["cat", "{odd} dog"], 0)
-    assert texts.keys() == {"tokens", "denied", "cut"}
+    assert texts.keys() == {"tokens", "denied"}
     read, denied = (
         cut_to_longest(tokenize([f"a photo of {article} {name}." for name in ("cat", "{odd} dog")]))
         for article in ("a", "no")
     )
     assert torch.equal(texts["tokens"], read) and torch.equal(texts["denied"], denied)
     assert read.shape == denied.shape == (2, 11)
-
-
-def test_long_captions_are_cut_and_counted():
-    tokens, cut = tokenize_cut(["word " * 75, "word " * 76, "word " * 200, "a cat"])
-    assert tokens.shape == (4, 77) and cut == 2
 
 
 @pytest.fixture
@@ -425,7 +424,6 @@ def test_tokens_come_from_the_workers_and_are_of_the_step(pairs, workers, pairs_
             batches = list(batches)
         for number, batch in enumerate(batches):
             expected = texts(batch["caption"], epoch * 2 + number)
-            assert batch["cut"] == expected.pop("cut") == 0
             assert all(torch.equal(batch[key], value) for key, value in expected.items())
 
 
