@@ -136,10 +136,9 @@ def score_sets(
                 with autocast():
                     found = score_batch(model, batch, classes, scores, params)
                 tables[batch.set_name].fill(batch.index, found)
-    root = cfg.DATASET.ROOT
-    collected = {name: _collect(name, items, tables[name], root) for name, items in sets.items()}
-    scored = {name: found for name, (found, _) in collected.items()}
-    skipped = {name: paths for name, (_, paths) in collected.items()}
+    scored, skipped = {}, {}
+    for name, items in sets.items():
+        scored[name], skipped[name] = tables[name].collect(name, items, cfg.DATASET.ROOT)
     return Evaluation(scored, skipped, list(source.kept), classes)
 
 
@@ -168,34 +167,32 @@ class _Table:
     def _column(self, columns: dict[str, np.ndarray], name: str, kind: type) -> np.ndarray:
         return columns.setdefault(name, np.zeros(len(self.done), kind))
 
-
-def _collect(
-    name: str, items: Sequence[Datum], table: _Table, root: str
-) -> tuple[SetScores, list[str]]:
-    """Return the scores of the images that could be read, and the paths of the others."""
-    read = table.done
-    if not read.any():
-        raise InputError(f"{name}: none of its {len(items)} images could be read")
-    # Lists: an array of texts takes the longest one's length for each.
-    paths = [os.path.relpath(item.impath, root) for item in items]
-    skipped = [path for path, there in zip(paths, read, strict=True) if not there]
-    labels = np.array([item.label for item in items])[read]
-    if skipped:
-        logger.warning(
-            "%s: %d of %d images could not be read and are left out: %s",
-            name,
-            len(skipped),
-            len(items),
-            ", ".join(skipped[:5]),
+    def collect(self, name: str, items: Sequence[Datum], root: str) -> tuple[SetScores, list[str]]:
+        """Return the scores of the images that could be read, and the paths of the others."""
+        read = self.done
+        if not read.any():
+            raise InputError(f"{name}: none of its {len(items)} images could be read")
+        # Lists: an array of texts takes the longest one's length for each.
+        paths = [os.path.relpath(item.impath, root) for item in items]
+        skipped = [path for path, there in zip(paths, read, strict=True) if not there]
+        labels = np.array([item.label for item in items])[read]
+        if skipped:
+            logger.warning(
+                "%s: %d of %d images could not be read and are left out: %s",
+                name,
+                len(skipped),
+                len(items),
+                ", ".join(skipped[:5]),
+            )
+        scores = SetScores(
+            name=name,
+            images=[path for path, there in zip(paths, read, strict=True) if there],
+            scores={score: values[read] for score, values in self.scores.items()},
+            labels=None if (labels < 0).all() else labels,
+            predictions=self.predictions[read],
+            rejected={decision: values[read] for decision, values in self.rejected.items()},
         )
-    return SetScores(
-        name=name,
-        images=[path for path, there in zip(paths, read, strict=True) if there],
-        scores={score: values[read] for score, values in table.scores.items()},
-        labels=None if (labels < 0).all() else labels,
-        predictions=table.predictions[read],
-        rejected={decision: values[read] for decision, values in table.rejected.items()},
-    ), skipped
+        return scores, skipped
 
 
 class FeatureSource:
@@ -221,11 +218,7 @@ class FeatureSource:
         self.local = "local_cosines" in needs
         self.rounds = store is not None and store.local
         if store is not None and needs & model.FROM_IMAGES:
-            logger.info(
-                "A score needs the images themselves: all are encoded, and no image "
-                "features are read from %s",
-                store.folder,
-            )
+            logger.info("A score needs the images themselves: no kept image features are read")
             store = None
         self.store = store
         found = {
@@ -240,20 +233,12 @@ class FeatureSource:
         self.unkept = [name for name in sets if name not in self.kept]
         # What has only its global features on disk is written again for its local ones alone.
         self.to_write = [name for name in self.unkept if store and (self.rounds or not found[name])]
-        self._report([name for name in self.unkept if found[name]])
-
-    def _report(self, global_only: Sequence[str]) -> None:
         if self.kept:
+            logger.info("Image features of %s are read from %s", ", ".join(self.kept), store.folder)
+        if store and not self.rounds and len(self.to_write) < len(self.unkept):
             logger.info(
-                "Image features of %s are read from %s", ", ".join(self.kept), self.store.folder
-            )
-        if global_only and not self.rounds:
-            logger.info(
-                "Image features of %s are in %s, but a score needs those of the regions, which "
-                "only --features-local keeps: images are encoded again. --scores without GL-MCM "
-                "needs none",
-                ", ".join(global_only),
-                self.store.folder,
+                "Images are encoded again: GL-MCM needs the features of their regions, which only "
+                "--features-local keeps"
             )
 
     def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Batch]:
@@ -277,15 +262,10 @@ class FeatureSource:
                 writer.discard()
 
     def _read(self) -> Iterator[Batch]:
-        total = sum(len(features.index) for features in self.kept.values())
-        with progress_bar(
-            total=total, desc="scoring kept features", unit="image", disable=not total
-        ) as bar:
-            for name, kept in self.kept.items():
-                for index, features, regions in kept.batches(self.size):
-                    regions = None if regions is None else self._tensor(regions)
-                    yield Batch(self._tensor(features), regions, None, name, index)
-                    bar.update(len(index))
+        for name, kept in self.kept.items():
+            for index, features, regions in kept.batches(self.size):
+                regions = None if regions is None else self._tensor(regions)
+                yield Batch(self._tensor(features), regions, None, name, index)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()
