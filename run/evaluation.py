@@ -21,7 +21,6 @@ from datasets.ood_sets import load_ood_sets
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
-from ood.config import score_names, score_params
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
@@ -38,6 +37,17 @@ logger = logging.getLogger(__name__)
 
 ID = "ID"  # name of the in-distribution set in the results
 LOG = "eval_log.txt"
+
+
+def score_names(cfg: CfgNode) -> str | list[str]:
+    """Return the names of the scores to compute, or "all"."""
+    given = cfg.EVAL.SCORES
+    return "all" if given == "all" else [name.strip() for name in given.split(",")]
+
+
+def score_params(cfg: CfgNode) -> dict[str, float]:
+    """Return the parameters of scores, by the names that the scores' functions have for them."""
+    return {"temperature": cfg.EVAL.TEMPERATURE, "local_weight": cfg.EVAL.LOCAL_WEIGHT}
 
 
 def check_settings(cfg: CfgNode) -> None:
