@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
@@ -67,18 +67,6 @@ def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) ->
     of_label = local_cosines.gather(-1, index)
     # int32: on the CPU twice as fast as the default int64.
     return (local_cosines > of_label).sum(dim=-1, dtype=torch.int32) >= k
-
-
-@torch.inference_mode()
-def extract_regions(model: nn.Module, images: Tensor, text: Tensor, label: int, k: int) -> Tensor:
-    """Return where the regions of an image are ID-irrelevant, bool `[h, w]`, on the CPU.
-
-    Args:
-        model: as `clip.prompted.PromptedCLIP`. images: that image alone, `[1, 3, H, W]`.
-        text: text features `[C, D]` of the classes. label: the class that the image is taken for.
-    """
-    _, local_cosines = model(images, text, local=True)  # [1, N, C]
-    return id_irrelevant_regions(local_cosines[0].cpu(), label, k).reshape(model.clip.grid)
 
 
 def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
