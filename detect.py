@@ -137,12 +137,8 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def find_detector(args: argparse.Namespace) -> Detector:
     """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
-    if args.model_dir:
-        check_model_dir(args.model_dir)
-    saved = bool(args.model_dir) and Path(args.model_dir, FILE).exists()
-    if args.classes or saved:
-        refuse_idle_flags(args)
     if args.classes:
+        refuse_idle_flags(args, "--classes", ("template", "activation"))
         return Detector.zero_shot(
             read_names(args.classes),
             args.backbone or DEFAULT_BACKBONE,
@@ -150,22 +146,20 @@ def find_detector(args: argparse.Namespace) -> Detector:
             args.activation,
             args.score,
         )
-    if saved:
-        return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
-    return uncalibrated(args)
+    check_model_dir(args.model_dir)
+    if not Path(args.model_dir, FILE).exists():
+        return uncalibrated(args)
+    refuse_idle_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")
+    return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
 
 
-def refuse_idle_flags(args: argparse.Namespace) -> None:
-    """Raise InputError for a flag of trainers where no trainer is built."""
+def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
+    """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
     unset = {**vars(make_parser("", pairs=False).parse_args([])), "activation": ""}
-    read = (*READ_BY_ALL, *(("template", "activation") if args.classes else ()))
-    idle = sorted(f for f, no in unset.items() if f not in read and getattr(args, f) != no)
-    if idle:
-        what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
-        raise InputError(
-            f"--{idle[0].replace('_', '-')} has no effect with {what}: leave it out"
-            + ("" if args.classes else f", or remove {FILE} there to build the run's model again")
-        )
+    read += READ_BY_ALL
+    for flag, no in sorted(unset.items()):
+        if flag not in read and getattr(args, flag) != no:
+            raise InputError(f"--{flag.replace('_', '-')} has no effect with {what}: leave it out")
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:
@@ -214,7 +208,7 @@ def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
     evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
     return (
         f"No verdict: {detector.spec.score} has no threshold yet. Find one on images of these "
-        "classes, which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
+        "classes, not trained on: --calibrate FOLDER (--save DIR keeps it)"
         + ("" if args.classes else evaluate)
     )
 

@@ -55,7 +55,7 @@ class Detector:
     """
 
     def __init__(self, spec: DetectorSpec, model: clip.ClipModel):
-        self.spec, self.score = spec, spec.score
+        self.spec = spec
         self.device = next(model.parameters()).device
         features = {name: x.to(self.device) for name, x in spec.features.items()}
         self.model = DescribedCLIP(model, features, spec.scale.to(self.device))
@@ -235,7 +235,10 @@ class Detector:
         if not isinstance(of, int):
             verdict = of or self(image)
             label = verdict.label
-            said = f"{spec.score} {verdict.score:.6g} {verdict.comparison()}".rstrip()
+            said = f"{spec.score} {verdict.score:.6g}"
+            if verdict.verdict:
+                sign = ">=" if verdict.score >= verdict.threshold else "<"
+                said += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
         original = read_image(image, spec.exif)
         irrelevant = self.irrelevant_regions(original, label)
         name = spec.classnames[label] + (" (predicted)" if said else "")

@@ -55,13 +55,6 @@ class Verdict:
         )
         return "\t".join(part for part in parts if part)
 
-    def comparison(self) -> str:
-        """Describe how the score stands to the threshold, ">= 1.5: ID"; "" without one."""
-        if self.threshold is None:
-            return ""
-        sign = ">=" if self.score >= self.threshold else "<"
-        return f"{sign} {self.threshold:.6g}: {self.verdict}"
-
 
 class VerdictFile:
     """A growing CSV file of verdicts: a stopped run leaves whole rows.

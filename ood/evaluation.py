@@ -6,9 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -50,19 +50,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Image features of B images of one set.
+    """Image features of B images.
 
     Attributes:
         features: normalised, `[B, D]`. regions: `[B, N, D]`, or None.
         images: `[B, 3, H, W]` where they were encoded just now, else None.
-        set_name, index: of which set, and which of its images, `[B]`.
     """
 
     features: Tensor
     regions: Tensor | None
     images: Tensor | None = None
-    set_name: str = ""
-    index: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+
+
+# A set's name, which of its images they are `[B]`, and their features.
+Part = tuple[str, np.ndarray, Batch]
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,10 @@ def score_sets(
             classes = model.class_features()
         # Closed even when a score fails: what was written so far is not left lying about.
         with closing(source.batches(transform, classes["text"].shape[-1])) as batches:
-            for batch in batches:
+            for name, index, batch in batches:
                 with autocast():
                     found = score_batch(model, batch, classes, scores, params)
-                tables[batch.set_name].fill(batch.index, found)
+                tables[name].fill(index, found)
     scored, skipped = {}, {}
     for name, items in sets.items():
         scored[name], skipped[name] = tables[name].collect(name, items, cfg.DATASET.ROOT)
@@ -241,45 +242,42 @@ class FeatureSource:
                 "--features-local keeps"
             )
 
-    def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Batch]:
+    def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Part]:
         """Yield all batches that can be had; features are `width` wide."""
-        yield from self._read()
+        for name, kept in self.kept.items():
+            for index, features, regions in kept.batches(self.size):
+                regions = None if regions is None else self._tensor(regions)
+                yield name, index, Batch(self._tensor(features), regions)
         if not self.unkept:
             return
         regions = self.model.num_regions if self.local and self.rounds else 0
         to_write = {name: self.sets[name] for name in self.to_write}
         writers = self.store.writers(to_write, width, regions) if to_write else {}
         try:
-            for name, batches in groupby(self._encode(transform), attrgetter("set_name")):
-                for batch in batches:
+            for name, parts in groupby(self._encode(transform), itemgetter(0)):
+                for part in parts:
                     if name in writers:
-                        writers[name].append(batch.index, batch.features, batch.regions)
-                    yield batch
+                        _, index, batch = part
+                        writers[name].append(index, batch.features, batch.regions)
+                    yield part
                 if name in writers:
                     writers[name].finish()
         finally:
             for writer in writers.values():
                 writer.discard()
 
-    def _read(self) -> Iterator[Batch]:
-        for name, kept in self.kept.items():
-            for index, features, regions in kept.batches(self.size):
-                regions = None if regions is None else self._tensor(regions)
-                yield Batch(self._tensor(features), regions, None, name, index)
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()
 
-    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Batch]:
+    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Part]:
         """Encode the images that are not kept, set after set; one loader, whose workers start
         once, reads them all."""
-        items = [item for name in self.unkept for item in self.sets[name]]
-        parts, begin = [], 0
+        items, parts = [], []  # of all sets; of each batch, its set, where that begins, its range
         for name in self.unkept:
-            end = begin + len(self.sets[name])
-            starts = range(begin, end, self.size)
-            parts += [(name, begin, range(i, min(i + self.size, end))) for i in starts]
-            begin = end
+            begin = len(items)
+            items += self.sets[name]
+            starts = range(begin, len(items), self.size)
+            parts += [(name, begin, range(i, min(i + self.size, len(items)))) for i in starts]
         loader = build_data_loader(
             self.cfg,
             data_source=items,
@@ -291,13 +289,13 @@ class FeatureSource:
             loaded = batches_for(loader, self.device)
             for (name, begin, part), batch in zip(parts, loaded, strict=True):
                 if "img" in batch:  # else none of them could be read
-                    yield self._encoded(name, batch["index"].numpy() - begin, batch["img"])
+                    yield name, batch["index"].numpy() - begin, self._encoded(batch["img"])
                 bar.update(len(part))
 
-    def _encoded(self, name: str, index: np.ndarray, images: Tensor) -> Batch:
+    def _encoded(self, images: Tensor) -> Batch:
         images = images.to(self.device, non_blocking=True)
         with self.autocast():
             features, regions = self.model.image_features(images, self.local)
         if regions is not None and self.rounds:
             regions = regions.half().float()  # as they will be when they are read
-        return Batch(features, regions, images, name, index)
+        return Batch(features, regions, images)
