@@ -82,8 +82,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         cfg.DATASET.ROOT,
         f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip(),
     )
-    spec = spec_of(trainer, evaluation.classes, parameters)
-    spec = spec.calibrate(inside.scores, cfg.EVAL.TPR, of)
+    uncalibrated = spec_of(trainer, evaluation.classes, parameters)
+    spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_spec(cfg.OUTPUT_DIR, spec)
@@ -95,10 +95,9 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
+    logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
     logger.info(
-        "%s\n\nDetector: ID at %s >= %s.\n"
-        "Verdicts on any image: python detect.py --model-dir %s IMAGE_OR_FOLDER",
-        report(cfg.OUTPUT_DIR, evaluation.sets, provenance),
+        "\nDetector: ID at %s >= %s.\nVerdicts on any image: python detect.py --model-dir %s IMAGE",
         spec.score,
         spec.threshold(),
         cfg.OUTPUT_DIR,
