@@ -7,8 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from yacs.config import CfgNode
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from dassl.engine import build_trainer
@@ -24,7 +22,6 @@ from ood.regions import check_top_k, file_name
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
-from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +47,10 @@ def main() -> None:
     top_k, args.topk = args.topk, None  # of the map, whether or not the trainer has a K
     cfg = build_cfg(args)
     setup_logger()
-    trainer = build(cfg, images=bool(args.masks))
+    names_suffice = not args.masks and names_known(cfg)
+    if not names_suffice:
+        require_data(cfg, Needs.TEST)
+    trainer = build_trainer(cfg, images=not names_suffice)
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
     detector = detector_of(trainer)
@@ -68,14 +68,6 @@ def main() -> None:
         k,
         folder / f"regions_k{k}.json",
     )
-
-
-def build(cfg: CfgNode, images: bool) -> ClipTrainer:
-    """Build the trainer; of the ID set the class names alone, where no more is asked or needed."""
-    if not images and names_known(cfg):
-        return build_trainer(cfg, images=False)
-    require_data(cfg, Needs.TEST)
-    return build_trainer(cfg)
 
 
 def choose_k(asked: str | None, spec: DetectorSpec) -> int:
