@@ -55,7 +55,7 @@ class Detector:
     """
 
     def __init__(self, spec: DetectorSpec, model: clip.ClipModel):
-        self.spec = spec
+        self.spec, self.score = spec, spec.score  # `score` is public API
         self.device = next(model.parameters()).device
         features = {name: x.to(self.device) for name, x in spec.features.items()}
         self.model = DescribedCLIP(model, features, spec.scale.to(self.device))
