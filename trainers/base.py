@@ -21,8 +21,9 @@ from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
+from dassl.utils.files import write_json
 from datasets.classnames import classnames_hash
-from datasets.fewshot import split_record, write_split
+from datasets.fewshot import split_record
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class ClipTrainer(TrainerX):
             getattr(data, "held_out", ()),
         )
         if distributed.is_main():
-            write_split(Path(self.output_dir, "split.json"), record)
+            write_json(record, Path(self.output_dir, "split.json"))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned from the run in `directory`; nothing if that is "".
