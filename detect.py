@@ -11,11 +11,12 @@ if an image could not be read (the others are done all the same), 2 for wrong fl
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,18 +30,17 @@ from datasets.folders import absolute, is_image, walk_images
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
-from detector.of_trainer import spec_of
+from detector.of_trainer import detector_of
 from detector.spec import FILE
-from detector.verdicts import open_verdict_files
+from detector.verdicts import VerdictFile
 from ood.regions import file_name
 from ood.scores import SCORES
-from ood.scoring import get_scores, offered_scores, score_parameters
+from ood.scoring import get_scores
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 
-SHOW_PROGRESS_FROM = 100  # images
 # Flags that a saved detector, or one of class names, reads of those that all entry points have.
 READ_BY_ALL = ("backbone", "model_dir")
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
@@ -85,6 +85,8 @@ def parse_args() -> argparse.Namespace:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of detect.py alone."""
+    add = parser.add_argument
+    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
     for flag, metavar, text in (
         (
             "classes",
@@ -99,19 +101,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
             "GL-MCM for LoCoOp, ATD for CLIPN, else MCM)",
         ),
-        (
-            "calibrate",
-            "FOLDER",
-            "images of the classes, not trained on, to find the threshold with",
-        ),
+        ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),
         ("csv", "FILE", "write the verdicts there"),
-        ("jsonl", "FILE", "the same as JSON lines"),
         ("regions", "FOLDER", "draw the region map of every image there"),
     ):
-        parser.add_argument(f"--{flag}", default="", metavar=metavar, help=text)
-    add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
+        add(f"--{flag}", default="", metavar=metavar, help=text)
     add(
         "--tpr",
         type=float,
@@ -136,19 +131,14 @@ def check_paths(args: argparse.Namespace) -> None:
                 f"--regions {args.regions} lies in {path}: next time the maps would be "
                 "taken for images there. Name a folder outside of it"
             )
-    for path in (args.csv, args.jsonl):
-        if is_image(path):
-            raise InputError(f"{path} is an image's name, the verdicts would replace it")
+    if is_image(args.csv):
+        raise InputError(f"{args.csv} is an image's name, the verdicts would replace it")
 
 
 def find_detector(args: argparse.Namespace) -> Detector:
     """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
-    if args.model_dir:
-        check_model_dir(args.model_dir)
-    saved = bool(args.model_dir) and Path(args.model_dir, FILE).exists()
-    if args.classes or saved:
-        refuse_idle_flags(args)
     if args.classes:
+        refuse_idle_flags(args, "--classes", ("template", "activation"))
         return Detector.zero_shot(
             read_names(args.classes),
             args.backbone or DEFAULT_BACKBONE,
@@ -156,22 +146,20 @@ def find_detector(args: argparse.Namespace) -> Detector:
             args.activation,
             args.score,
         )
-    if saved:
-        return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
-    return uncalibrated(args)
+    check_model_dir(args.model_dir)
+    if not Path(args.model_dir, FILE).exists():
+        return uncalibrated(args)
+    refuse_idle_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")
+    return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
 
 
-def refuse_idle_flags(args: argparse.Namespace) -> None:
-    """Raise InputError for a flag of trainers where no trainer is built."""
+def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
+    """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
     unset = {**vars(make_parser("", pairs=False).parse_args([])), "activation": ""}
-    read = (*READ_BY_ALL, *(("template", "activation") if args.classes else ()))
-    idle = sorted(f for f, no in unset.items() if f not in read and getattr(args, f) != no)
-    if idle:
-        what = "--classes" if args.classes else f"the detector saved in {args.model_dir}"
-        raise InputError(
-            f"--{idle[0].replace('_', '-')} has no effect with {what}: leave it out"
-            + ("" if args.classes else f", or remove {FILE} there to build the run's model again")
-        )
+    read += READ_BY_ALL
+    for flag, no in sorted(unset.items()):
+        if flag not in read and getattr(args, flag) != no:
+            raise InputError(f"--{flag.replace('_', '-')} has no effect with {what}: leave it out")
 
 
 def uncalibrated(args: argparse.Namespace) -> Detector:
@@ -184,9 +172,7 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
-    parameters = score_parameters(offered_scores("all", trainer.model.provides))
-    spec = spec_of(trainer, trainer.class_features(), parameters)
-    return Detector(spec.choose(args.score), trainer.model.clip)
+    return detector_of(trainer, args.score)
 
 
 def warn_if_trained_on(args: argparse.Namespace) -> None:
@@ -202,12 +188,11 @@ def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
     """Print and write the verdict on every image, and return how many could not be read."""
     counts: Counter[str] = Counter()
     images = with_progress(args.images, "detecting")
-    with ExitStack() as stack:
-        files = [stack.enter_context(file) for file in open_verdict_files(args.csv, args.jsonl)]
+    with VerdictFile(args.csv) if args.csv else nullcontext() as file:
         for number, verdict in enumerate(detector.verdicts(images)):
             progress_bar.write(str(verdict), file=sys.stdout)
-            for file in files:
-                file.write([verdict])
+            if file:
+                file.write(verdict)
             if args.regions and not verdict.error:
                 name = f"{number:06d}_{file_name(Path(verdict.image).stem)}.png"
                 detector.save_regions(verdict.image, Path(args.regions, name), verdict)
@@ -223,21 +208,21 @@ def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
     evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
     return (
         f"No verdict: {detector.spec.score} has no threshold yet. Find one on images of these "
-        "classes, which nothing was trained on: --calibrate FOLDER (--save DIR keeps it)"
+        "classes, not trained on: --calibrate FOLDER (--save DIR keeps it)"
         + ("" if args.classes else evaluate)
     )
 
 
-def with_progress(paths: Sequence[str], what: str) -> progress_bar:
-    """Return the images named by `paths`, one by one, with a bar on stderr if there are many.
+def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
+    """Return the images named by `paths`, one by one, with a bar on a terminal.
 
-    Folders are walked twice, to count and to read: a list of a million names is never held.
+    Folders are walked as they are read: a list of a million names is never held.
     """
-    total = sum(1 for _ in images_of(paths))
-    if not total:
+    images = images_of(paths)
+    first = next(images, None)
+    if first is None:
         raise InputError(f"{', '.join(paths)}: no images there")
-    few = total < SHOW_PROGRESS_FROM
-    return progress_bar(images_of(paths), what, "image", total=total, disable=few)
+    return iter(progress_bar(itertools.chain([first], images), what, "image"))
 
 
 def images_of(paths: Sequence[str]) -> Iterator[str]:

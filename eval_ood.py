@@ -13,12 +13,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 
 from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger
-from ood.config import HELP
+from ood.scores import SCORES
 from run.command import run
 from run.config import build_cfg
 from run.evaluation import LOG, check_settings, evaluate
 from run.flags import make_parser
 from run.folder import locked
+
+HELP = {
+    "SCORES": "all that are usual and the model can give, or some, separated by commas: "
+    f"{', '.join(SCORES)}",
+    "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
+    "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
+    "TPR": "share of ID images that the saved detector keeps",
+    "FEATURES": "folder of image features that later evaluations read; none to keep none",
+    "FEATURES_LIMIT": "GiB that this folder may come to hold",
+    "FEATURES_LOCAL": "keep also the features of the regions, for GL-MCM, rounded to float16 "
+    "(ImageNet and its OOD sets: 16 GiB)",
+}
 
 
 def main() -> None:

@@ -7,31 +7,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from PIL import Image
-from yacs.config import CfgNode
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
-from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import build_trainer
-from dassl.utils import nearest_name, read_image, setup_logger
+from dassl.utils import nearest_name, setup_logger
 from dassl.utils.errors import InputError
 from datasets.check.layout import require_data
 from datasets.needs import Needs, names_known
+from detector import Detector
+from detector.of_trainer import detector_of
+from detector.spec import DetectorSpec
 from generated.agreement import compare_with_masks
-from ood.regions import (
-    check_top_k,
-    extract_regions,
-    file_name,
-    region_caption,
-    save_region_map,
-    suggest_top_k,
-)
+from ood.regions import check_top_k, file_name
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
-from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -57,60 +47,44 @@ def main() -> None:
     top_k, args.topk = args.topk, None  # of the map, whether or not the trainer has a K
     cfg = build_cfg(args)
     setup_logger()
-    trainer = build(cfg, images=bool(args.masks))
+    names_suffice = not args.masks and names_known(cfg)
+    if not names_suffice:
+        require_data(cfg, Needs.TEST)
+    trainer = build_trainer(cfg, images=not names_suffice)
     if args.model_dir:
         trainer.load_model(args.model_dir, args.load_epoch)
-    k = choose_k(top_k, trainer)
+    detector = detector_of(trainer)
+    k = choose_k(top_k, detector.spec)
+    detector = Detector(replace(detector.spec, top_k=k), trainer.model.clip)
     folder = Path(cfg.OUTPUT_DIR, "visualization")
     if not args.masks:
-        draw(trainer, args.image, args.label, k, folder)
+        draw(detector, args.image, args.label, folder)
         return
     compare_with_masks(
         trainer.dm.dataset.test,
         Path(args.masks),
-        lambda image, label: extract(trainer, image, label, k).numpy(),
-        replace(build_preprocess(cfg, normalize=False), interpolation="nearest").view,
+        lambda image, label: detector.irrelevant_regions(image, label).numpy(),
+        replace(detector.spec.preprocess, interpolation="nearest").view,
         k,
         folder / f"regions_k{k}.json",
     )
 
 
-def build(cfg: CfgNode, images: bool) -> ClipTrainer:
-    """Build the trainer; of the ID set the class names alone, where no more is asked or needed."""
-    if not images and names_known(cfg):
-        return build_trainer(cfg, images=False)
-    require_data(cfg, Needs.TEST)
-    return build_trainer(cfg)
-
-
-def choose_k(asked: str | None, trainer: ClipTrainer) -> int:
+def choose_k(asked: str | None, spec: DetectorSpec) -> int:
     """Return K as asked, else the trainer's, else the paper's ratio."""
-    classes = len(trainer.dm.dataset.classnames)
     if asked is not None and not asked.isdecimal():
         raise InputError(f"--topk {asked!r}: K is a whole number of classes")
-    k = int(asked) if asked else getattr(trainer, "top_k", suggest_top_k(classes))
-    check_top_k(k, classes)
+    k = int(asked) if asked else spec.top_k
+    check_top_k(k, len(spec.classnames))
     return k
 
 
-def draw(trainer: ClipTrainer, path: str, label: str, k: int, folder: Path) -> None:
+def draw(detector: Detector, path: str, label: str, folder: Path) -> None:
     """Save the region map of one image in `folder`."""
-    names, original = trainer.dm.dataset.classnames, read_image(path)
-    index = find_label(label, names)
-    irrelevant = extract(trainer, original, index, k)
-    caption = region_caption(names[index], k, len(names), irrelevant)
+    index = find_label(label, detector.spec.classnames)
     image = file_name(f"{Path(path).absolute().parent.name}_{Path(path).stem}")
-    output = folder / f"{image}_class{index}_k{k}.png"
-    seen = build_preprocess(trainer.cfg, normalize=False).view(original)
-    save_region_map(output, path, original, seen, irrelevant, caption)
-    logger.info("%s\nregion map: %s", caption, output)
-
-
-def extract(trainer: ClipTrainer, image: Image.Image, label: int, k: int) -> torch.Tensor:
-    """Return where the regions of an image are ID-irrelevant, bool `[h, w]`."""
-    pixels = trainer.dm.tfm_test(image)[None].to(trainer.device)
-    with trainer.autocast():
-        return extract_regions(trainer.model, pixels, trainer.text_features(), label, k)
+    output = folder / f"{image}_class{index}_k{detector.spec.top_k}.png"
+    logger.info("%s\nregion map: %s", detector.save_regions(path, output, index), output)
 
 
 def find_label(asked: str, names: list[str]) -> int:

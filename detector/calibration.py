@@ -1,18 +1,14 @@
 """From the scores of held-out ID images to a threshold that can be deployed.
 
-An image is called ID when its score reaches the threshold. Of n held-out ID images the threshold
-is the m-th largest score, `m = ceil(tpr (n + 1))`: it keeps at least the share `tpr` of these
-images, ties included, and of *new* ID images it keeps at least `tpr` on average over draws of the
-n, whatever their distribution (the quantile of split conformal prediction: Vovk, Gammerman and
-Shafer, Algorithmic Learning in a Random World, 2005). The plain quantile `ceil(tpr n)` would keep
-a little less than asked. With n < tpr / (1 - tpr) images (19 for 95 %) no threshold can promise
-that: then it is the smallest score, which keeps n / (n + 1) on average.
-
-What one threshold keeps of new images is a fixed, unknown rate; `Threshold.interval` bounds it.
+An image is ID when its score reaches the threshold. Of n held-out ID images the threshold is the
+m-th largest score, `m = ceil(tpr (n + 1))`: it keeps at least the share `tpr` of these images, ties
+included, and at least `tpr` of *new* ID images on average over draws of the n, whatever their
+distribution (the quantile of split conformal prediction: Vovk, Gammerman and Shafer, Algorithmic
+Learning in a Random World, 2005). With n < tpr / (1 - tpr) images (19 for 95 %) no threshold can
+promise that: then it is the smallest score, which keeps n / (n + 1) on average.
 
 All of it holds for images that are drawn like the held-out ones and that nothing was trained or
-chosen on. A threshold calibrated on the test images whose FPR95 a paper reports is the quantile of
-that set, and its interval speaks of further images like these.
+chosen on.
 """
 
 from __future__ import annotations
@@ -65,15 +61,15 @@ class Threshold:
         return float(low), float(high)
 
     def __str__(self) -> str:
-        low, high = self.interval
+        low, high = (100 * rate for rate in self.interval)
         text = (
             f"{self.value:.6g}, which keeps {self.kept:,} of {self.images:,} held-out ID images "
-            f"({100 * self.kept / self.images:.2f} %); of new ones {100 * low:.1f} to "
-            f"{100 * high:.1f} % (at {100 * CONFIDENCE:g} % confidence)"
+            f"({100 * self.kept / self.images:.2f} %); of new ones {low:.1f} to {high:.1f} % "
+            f"(at {100 * CONFIDENCE:g} % confidence)"
         )
-        if self.promised:
-            return text
-        return f"{text}; {self.images:,} images are too few to promise {100 * self.tpr:g} %"
+        if not self.promised:
+            text += f"; {self.images:,} images are too few to promise {100 * self.tpr:g} %"
+        return text
 
 
 def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
@@ -90,7 +86,8 @@ def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
         )
     check_tpr(tpr)
     n = scores.size
-    required = min(_ceil(tpr * (n + 1)), n)
+    # 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary.
+    required = min(math.ceil(tpr * (n + 1) * (1 - 1e-9)), n)
     value = scores[n - required]
     kept = n - int(np.searchsorted(scores, value, side="left"))
     return Threshold(float(value), float(tpr), required, kept, n)
@@ -100,8 +97,3 @@ def check_tpr(tpr: float) -> None:
     """Raise InputError unless `tpr` is a share of images."""
     if not 0 < tpr <= 1:
         raise InputError(f"--tpr {tpr}: the share of ID images to keep lies in (0, 1], as 0.95")
-
-
-def _ceil(x: float) -> int:
-    """Round up, where 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary."""
-    return max(1, math.ceil(x - 1e-9 * max(1.0, x)))

@@ -34,7 +34,7 @@ from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
-from ood.regions import extract_regions, region_caption, save_region_map
+from ood.regions import id_irrelevant_regions, region_caption, save_region_map
 from ood.scoring import offered_scores, required_inputs
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Detector:
     """
 
     def __init__(self, spec: DetectorSpec, model: clip.ClipModel):
-        self.spec, self.score = spec, spec.score
+        self.spec, self.score = spec, spec.score  # `score` is public API
         self.device = next(model.parameters()).device
         features = {name: x.to(self.device) for name, x in spec.features.items()}
         self.model = DescribedCLIP(model, features, spec.scale.to(self.device))
@@ -90,18 +90,14 @@ class Detector:
         spec = read_spec(folder).choose(score, tpr)
         name = backbone or spec.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(
-                f"{name}, the CLIP of the detector in {folder}, is not there (any "
-                "more): name the file or model with --backbone"
-            )
+            raise InputError(f"{name}, the detector's CLIP, is not there: name it with --backbone")
         check_same_backbone(name, spec.clip["name"])
-        model, _ = clip.load(name, _device(device), spec.precision, spec.clip["activation"])
-        expected = spec.clip["weights_hash"]
-        if model.weights_hash != expected:
+        device = torch.device(device or local_device())
+        model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
+        if model.weights_hash != spec.clip["weights_hash"]:
             raise InputError(
-                f"{name} is not the CLIP that the detector in {folder} was made with: its weights "
-                f"have hash {model.weights_hash[:16]}, the detector's {expected[:16]}. "
-                "Name the right file (--backbone), or evaluate again"
+                f"{name} is not the CLIP that the detector in {folder} was made with, its weights "
+                "differ: name the right file with --backbone, or evaluate again"
             )
         return cls(spec, model)
 
@@ -117,7 +113,8 @@ class Detector:
     ) -> Detector:
         """Make a detector of CLIP as it comes, or of CLIPN as published (a file with a "no" text
         encoder), for classes by name; it gives no verdicts before `calibrate`."""
-        model, preprocess = clip.load(backbone, _device(device), "fp32", activation or None)
+        device = torch.device(device or local_device())
+        model, preprocess = clip.load(backbone, device, "fp32", activation or None)
         spec = spec_of_classes(model, preprocess, classnames, template)
         return cls(spec.choose(score), model)
 
@@ -128,15 +125,11 @@ class Detector:
 
     def __repr__(self) -> str:
         spec, limit = self.spec, self.threshold
-        return (
-            f"Detector({spec.origin.get('trainer', 'CLIP')} on {spec.clip['name']}, "
-            f"{len(spec.classnames)} classes, "
-            + (
-                f"ID at {spec.score} >= {limit.value:.6g})"
-                if limit
-                else f"{spec.score}, no threshold)"
-            )
+        said = (
+            f"ID at {spec.score} >= {limit.value:.6g}" if limit else f"{spec.score}, no threshold"
         )
+        trainer = spec.origin.get("trainer", "CLIP")
+        return f"Detector({trainer} on {spec.clip['name']}, {len(spec.classnames)} classes, {said})"
 
     def __call__(self, images: Input | Sequence[Input]) -> Verdict | list[Verdict]:
         """Return a verdict on one image, or a list of them on several.
@@ -217,28 +210,42 @@ class Detector:
         return write_spec(folder, self.spec)
 
     @torch.inference_mode()
-    def save_regions(
-        self, image: str | os.PathLike, path: str | os.PathLike, verdict: Verdict | None = None
-    ) -> Path:
-        """Draw, as PNG at `path`, the regions of an image that do not show its likeliest class,
-        under a caption with its verdict."""
-        verdict, spec = verdict or self(image), self.spec
-        original = read_image(image, spec.exif)
-        pixels = spec.preprocess(original)[None].to(self.device)
+    def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
+        """Return where the regions of an image are ID-irrelevant if it shows the class `label`:
+        bool `[h, w]`, on the CPU."""
+        pixels, text = (
+            self.spec.preprocess(image)[None].to(self.device),
+            self.model.features["text"],
+        )
         with self._precision.context(self.device):
-            irrelevant = extract_regions(
-                self.model, pixels, self.model.features["text"], verdict.label, spec.top_k
-            )
-        caption = region_caption(
-            f"{verdict.classname} (predicted)",
-            spec.top_k,
-            len(spec.classnames),
-            irrelevant,
-            f"{spec.score} {verdict.score:.6g} {verdict.comparison()}".rstrip(),
-        )
-        return save_region_map(
-            path, image, original, spec.preprocess.view(original), irrelevant, caption
-        )
+            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
+        irrelevant = id_irrelevant_regions(local_cosines[0].cpu(), label, self.spec.top_k)  # [N]
+        return irrelevant.reshape(self.model.clip.grid)
+
+    def save_regions(
+        self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
+    ) -> str:
+        """Draw an image's ID-irrelevant regions as PNG at `path`, and return the caption below.
+
+        Args:
+            of: the image's class; or a verdict on it, which the caption repeats. Made if not given.
+        """
+        spec, said = self.spec, ""
+        label = of
+        if not isinstance(of, int):
+            verdict = of or self(image)
+            label = verdict.label
+            said = f"{spec.score} {verdict.score:.6g}"
+            if verdict.verdict:
+                sign = ">=" if verdict.score >= verdict.threshold else "<"
+                said += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
+        original = read_image(image, spec.exif)
+        irrelevant = self.irrelevant_regions(original, label)
+        name = spec.classnames[label] + (" (predicted)" if said else "")
+        caption = region_caption(name, spec.top_k, len(spec.classnames), irrelevant, said)
+        seen = spec.preprocess.view(original)
+        save_region_map(path, image, original, seen, irrelevant, caption)
+        return caption
 
     # What every image passes
 
@@ -276,36 +283,27 @@ class Detector:
             return score_batch(self.model, batch, self.model.features, scores, params)
 
     def _verdicts(self, images: Sequence[str], found: BatchScores) -> list[Verdict]:
-        cosines, labels = found.cosines.max(dim=-1)
-        probabilities = (self.model.scale * found.cosines).softmax(dim=-1).amax(dim=-1)
+        cosines, labels = (x.tolist() for x in found.cosines.max(dim=-1))
         scores = found.scores[self.spec.score].tolist()
         limit = self.threshold and self.threshold.value
-        decisions = {name: rejected.tolist() for name, rejected in found.rejected.items()}
-        columns = zip(
-            images, labels.tolist(), probabilities.tolist(), cosines.tolist(), scores, strict=True
-        )
-        return [
-            Verdict(
-                image=image,
-                label=label,
-                classname=self.spec.classnames[label],
-                probability=probability,
-                cosine=cosine,
-                score=score,
-                threshold=limit,
-                verdict="" if limit is None else _say(score < limit),
-                **{name.lower(): _say(rejected[i]) for name, rejected in decisions.items()},
-            )
-            for i, (image, label, probability, cosine, score) in enumerate(columns)
-        ]
+        columns = {
+            "image": images,
+            "label": labels,
+            "classname": [self.spec.classnames[label] for label in labels],
+            "probability": (self.model.scale * found.cosines).softmax(-1).amax(-1).tolist(),
+            "cosine": cosines,
+            "score": scores,
+            "verdict": ["" if limit is None else _say(score < limit) for score in scores],
+            **{name.lower(): map(_say, x.tolist()) for name, x in found.rejected.items()},
+        }
+        rows = zip(*columns.values(), strict=True)
+        return [Verdict(**dict(zip(columns, row, strict=True)), threshold=limit) for row in rows]
 
     def _warn_if_one_sided(self, labels: Counter[int]) -> None:
         """Warn of calibration images that show few of the classes."""
         names, total = self.spec.classnames, labels.total()
-        counts = [count for _, count in labels.most_common()]
-        shown = sum(
-            before < NEARLY_ALL * total for before in itertools.accumulate(counts[:-1], initial=0)
-        )
+        seen = itertools.accumulate(count for _, count in labels.most_common())
+        shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
         if len(names) > 1 and 2 * shown <= min(len(names), total):
             logger.warning(
                 "Nearly all of the %d images to calibrate on are called %s, %d of the %d classes: "
@@ -319,10 +317,6 @@ class Detector:
 
 def _say(rejected: bool) -> str:
     return "OOD" if rejected else "ID"
-
-
-def _device(asked: torch.device | str) -> torch.device:
-    return torch.device(asked) if asked else local_device()
 
 
 def _name(image: Input) -> str:

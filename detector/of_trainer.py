@@ -7,10 +7,19 @@ from torch import Tensor
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.utils.provenance import git_state
 from dassl.utils.tools import versions
+from detector.detector import Detector
 from detector.spec import DetectorSpec
 from detector.zero_shot import describe_clip
 from ood.regions import suggest_top_k
+from ood.scoring import offered_scores, score_parameters
 from trainers.base import ClipTrainer
+
+
+def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
+    """Return the trainer's model as a detector, not calibrated yet, with all usual scores."""
+    parameters = score_parameters(offered_scores("all", trainer.model.provides))
+    spec = spec_of(trainer, trainer.class_features(), parameters)
+    return Detector(spec.choose(score), trainer.model.clip)
 
 
 def spec_of(

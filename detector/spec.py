@@ -28,14 +28,13 @@ from detector.calibration import TPR, Threshold, calibrate, check_tpr
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
+WRITTEN = ("score", "tpr", "clip", "precision", "top_k", "exif")  # as they are
 ID_SCORES = "id_scores/"  # before the names of scores, among the tensors
 
 MEANING = (
-    "An image is ID when its score reaches the threshold (higher = more in-distribution). "
-    "`required` of the held-out ID images reach it, `kept` with ties; `interval`: rates at which "
-    "new ID images are kept, Clopper-Pearson, 95 % confidence. The rate is that of images drawn "
-    "like the held-out ones. Thresholds are written here to be read; they follow from the ID "
-    "scores in detector.safetensors."
+    "ID at score >= threshold (higher = more in-distribution), which `kept` of the held-out ID "
+    "images reach, `required` of them without ties; `interval`: rates at which new images drawn "
+    "like these are kept, 95 % confidence. To be read: a detector computes its threshold anew."
 )
 
 
@@ -130,18 +129,12 @@ def _describe(spec: DetectorSpec, tensors: bytes) -> dict[str, Any]:
     for name, parameters in spec.parameters.items():
         scores[name] = {"parameters": parameters}
         if found := spec.threshold(name):
-            scores[name] |= {
-                "threshold": found.value,
-                "required": found.required,
-                "kept": found.kept,
-                "images": found.images,
-                "interval": found.interval,
-            }
+            facts = {key: getattr(found, key) for key in ("required", "kept", "images", "interval")}
+            scores[name] |= {"threshold": found.value, **facts}
     return {
         "schema": SCHEMA,
         "meaning": MEANING,
-        **{key: getattr(spec, key) for key in ("score", "tpr", "clip", "precision", "top_k")},
-        "exif": spec.exif,
+        **{key: getattr(spec, key) for key in WRITTEN},
         "scores": scores,
         "transform": asdict(spec.preprocess),
         "classnames_hash": classnames_hash(spec.classnames),
@@ -169,39 +162,33 @@ def read_spec(folder: str | Path) -> DetectorSpec:
 
 
 def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec:
+    content = {"exif": False, **content}  # detectors of old have none
     names = content["classnames"]
     if classnames_hash(names) != content["classnames_hash"]:
         raise InputError(
-            f"{path}: its class names are not those it was made with. The text features beside it "
-            "are of the old ones: evaluate again with the names you want"
+            f"{path}: its class names are not those its text features were made of: evaluate again"
         )
     scale = tensors.pop("scale")
-    id_scores = {
-        key.removeprefix(ID_SCORES): tensors.pop(key).numpy()
-        for key in list(tensors)
-        if key.startswith(ID_SCORES)
-    }
+    id_scores = {key for key in tensors if key.startswith(ID_SCORES)}
     return DetectorSpec(
         classnames=names,
-        features=tensors,
+        features={key: x for key, x in tensors.items() if key not in id_scores},
         scale=scale,
-        id_scores=id_scores,
+        id_scores={key.removeprefix(ID_SCORES): tensors[key].numpy() for key in id_scores},
         parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
         preprocess=Preprocess(**content["transform"]),
-        exif=content.get("exif", False),
-        **{key: content[key] for key in ("clip", "precision", "score", "top_k", "tpr", "origin")},
+        origin=content["origin"],
+        **{key: content[key] for key in WRITTEN},
     )
 
 
 def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     tensors = path.with_name(TENSORS)
-    try:
-        content = tensors.read_bytes()
-        if hashlib.sha256(content).hexdigest() == expected:
-            return load(content)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{tensors} cannot be read ({error}): evaluate again") from error
-    raise InputError(f"{tensors} is not the file that {path} was written with: evaluate again")
+    content = tensors.read_bytes() if tensors.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise InputError(
+            f"{tensors} is missing, damaged, or of another {FILE} than {path}: evaluate again"
+        )
+    return load(content)

@@ -1,16 +1,14 @@
-"""Verdicts on images, and files of them that are whole at any moment."""
+"""Verdicts on images, and a file of them that is whole at any moment."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dassl.utils.errors import InputError
 from dassl.utils.files import explain_write_error
 
 
@@ -57,42 +55,29 @@ class Verdict:
         )
         return "\t".join(part for part in parts if part)
 
-    def comparison(self) -> str:
-        """Describe how the score stands to the threshold, ">= 1.5: ID"; "" without one."""
-        if self.threshold is None:
-            return ""
-        sign = ">=" if self.score >= self.threshold else "<"
-        return f"{sign} {self.threshold:.6g}: {self.verdict}"
-
-
-COLUMNS = tuple(Verdict.__dataclass_fields__)
-
 
 class VerdictFile:
-    """A growing file of verdicts, CSV or JSON lines: a stopped run leaves whole rows.
+    """A growing CSV file of verdicts: a stopped run leaves whole rows.
 
-    Rows are handed to the system in one piece, so that a process killed at any moment leaves no
+    A row is handed to the system in one piece, so that a process killed at any moment leaves no
     half row; after a write that failed (a full disk) the file ends with its last whole row.
     """
 
-    def __init__(self, path: str | os.PathLike, lines: bool):
-        self.path, self._lines = Path(path), lines
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
         with explain_write_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (open for our lifetime)
-        if not lines:
-            self._append(_csv_rows([COLUMNS]))
+        self._append(Verdict.__dataclass_fields__)
 
-    def write(self, verdicts: Iterable[Verdict]) -> None:
-        """Append a row for each verdict."""
-        rows = [{k: _text(v) for k, v in asdict(verdict).items()} for verdict in verdicts]
-        if self._lines:
-            self._append("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        else:
-            self._append(_csv_rows(row.values() for row in rows))
+    def write(self, verdict: Verdict) -> None:
+        """Append a row."""
+        self._append(_text(value) for value in asdict(verdict).values())
 
-    def _append(self, text: str) -> None:
-        content, end = text.encode(), self._file.tell()
+    def _append(self, row: Iterable[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row)
+        content, end = text.getvalue().encode(), self._file.tell()
         with explain_write_error(self.path):
             try:
                 while content:
@@ -101,28 +86,11 @@ class VerdictFile:
                 self._file.truncate(end)
                 raise
 
-    def close(self) -> None:
-        self._file.close()
-
     def __enter__(self) -> VerdictFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_verdict_files(csv_path: str, jsonl_path: str) -> list[VerdictFile]:
-    """Open the files asked for; "" for none."""
-    if csv_path and csv_path == jsonl_path:
-        raise InputError(f"--csv and --jsonl both name {csv_path}: give two files")
-    asked = ((csv_path, False), (jsonl_path, True))
-    return [VerdictFile(path, lines) for path, lines in asked if path]
-
-
-def _csv_rows(rows: Iterable[Iterable]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        self._file.close()
 
 
 def _text(value: object) -> object:

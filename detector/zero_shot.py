@@ -22,7 +22,13 @@ def spec_of_classes(
     model: clip.ClipModel, preprocess: Preprocess, classnames: Sequence[str], template: str
 ) -> DetectorSpec:
     """Return what a detector of these classes needs, in float32, not calibrated yet."""
-    described = _describe_classes(model, classnames, template)
+    device, pairs = next(model.parameters()).device, template_pairs(template)
+    if model.has_negation:
+        encoder = clip.build_no_encoder(model, "").to(device)
+        described = TwoBranchCLIP(model, encoder, classnames, pairs)
+    else:
+        standard = [plain for plain, _ in pairs]
+        described = PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
     features = described.class_features()
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
@@ -38,18 +44,6 @@ def spec_of_classes(
         top_k=suggest_top_k(len(classnames)),
         origin={"trainer": "zero-shot", "template": template, "versions": versions()},
     )
-
-
-def _describe_classes(
-    model: clip.ClipModel, classnames: Sequence[str], template: str
-) -> PromptedCLIP:
-    """Return `model` with these classes, and with its "no" text encoder if it has one."""
-    device, pairs = next(model.parameters()).device, template_pairs(template)
-    if model.has_negation:
-        encoder = clip.build_no_encoder(model, "").to(device)
-        return TwoBranchCLIP(model, encoder, classnames, pairs)
-    standard = [template for template, _ in pairs]
-    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

@@ -57,13 +57,9 @@ def warn_if_few_classes(classes: int) -> None:
     """Warn of so few classes that the decisions have little to compete or differ about."""
     if classes <= FEW_CLASSES:
         logger.warning(
-            "%d class%s: ATD%s; with so few classes it is known to reject nearly everything. Use a "
-            "score with a threshold, or add classes",
+            "With %d classes ATD is known to reject nearly everything (with one "
+            "class, CTW decides the same): use a score with a threshold, or add classes",
             classes,
-            "" if classes == 1 else "es",
-            " and CTW decide alike, by the one p_no alone"
-            if classes == 1
-            else " compares the unknown class with few others",
         )
 
 

@@ -6,9 +6,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -50,19 +50,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Batch:
-    """Image features of B images of one set.
+    """Image features of B images.
 
     Attributes:
         features: normalised, `[B, D]`. regions: `[B, N, D]`, or None.
         images: `[B, 3, H, W]` where they were encoded just now, else None.
-        set_name, index: of which set, and which of its images, `[B]`.
     """
 
     features: Tensor
     regions: Tensor | None
     images: Tensor | None = None
-    set_name: str = ""
-    index: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+
+
+# A set's name, which of its images they are `[B]`, and their features.
+Part = tuple[str, np.ndarray, Batch]
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,13 @@ def score_sets(
             classes = model.class_features()
         # Closed even when a score fails: what was written so far is not left lying about.
         with closing(source.batches(transform, classes["text"].shape[-1])) as batches:
-            for batch in batches:
+            for name, index, batch in batches:
                 with autocast():
                     found = score_batch(model, batch, classes, scores, params)
-                tables[batch.set_name].fill(batch.index, found)
-    root = cfg.DATASET.ROOT
-    collected = {name: _collect(name, items, tables[name], root) for name, items in sets.items()}
-    scored = {name: found for name, (found, _) in collected.items()}
-    skipped = {name: paths for name, (_, paths) in collected.items()}
+                tables[name].fill(index, found)
+    scored, skipped = {}, {}
+    for name, items in sets.items():
+        scored[name], skipped[name] = tables[name].collect(name, items, cfg.DATASET.ROOT)
     return Evaluation(scored, skipped, list(source.kept), classes)
 
 
@@ -166,34 +166,32 @@ class _Table:
     def _column(self, columns: dict[str, np.ndarray], name: str, kind: type) -> np.ndarray:
         return columns.setdefault(name, np.zeros(len(self.done), kind))
 
-
-def _collect(
-    name: str, items: Sequence[Datum], table: _Table, root: str
-) -> tuple[SetScores, list[str]]:
-    """Return the scores of the images that could be read, and the paths of the others."""
-    read = table.done
-    if not read.any():
-        raise InputError(f"{name}: none of its {len(items)} images could be read")
-    # Lists: an array of texts takes the longest one's length for each.
-    paths = [os.path.relpath(item.impath, root) for item in items]
-    skipped = [path for path, there in zip(paths, read, strict=True) if not there]
-    labels = np.array([item.label for item in items])[read]
-    if skipped:
-        logger.warning(
-            "%s: %d of %d images could not be read and are left out: %s",
-            name,
-            len(skipped),
-            len(items),
-            ", ".join(skipped[:5]),
+    def collect(self, name: str, items: Sequence[Datum], root: str) -> tuple[SetScores, list[str]]:
+        """Return the scores of the images that could be read, and the paths of the others."""
+        read = self.done
+        if not read.any():
+            raise InputError(f"{name}: none of its {len(items)} images could be read")
+        # Lists: an array of texts takes the longest one's length for each.
+        paths = [os.path.relpath(item.impath, root) for item in items]
+        skipped = [path for path, there in zip(paths, read, strict=True) if not there]
+        labels = np.array([item.label for item in items])[read]
+        if skipped:
+            logger.warning(
+                "%s: %d of %d images could not be read and are left out: %s",
+                name,
+                len(skipped),
+                len(items),
+                ", ".join(skipped[:5]),
+            )
+        scores = SetScores(
+            name=name,
+            images=[path for path, there in zip(paths, read, strict=True) if there],
+            scores={score: values[read] for score, values in self.scores.items()},
+            labels=None if (labels < 0).all() else labels,
+            predictions=self.predictions[read],
+            rejected={decision: values[read] for decision, values in self.rejected.items()},
         )
-    return SetScores(
-        name=name,
-        images=[path for path, there in zip(paths, read, strict=True) if there],
-        scores={score: values[read] for score, values in table.scores.items()},
-        labels=None if (labels < 0).all() else labels,
-        predictions=table.predictions[read],
-        rejected={decision: values[read] for decision, values in table.rejected.items()},
-    ), skipped
+        return scores, skipped
 
 
 class FeatureSource:
@@ -219,11 +217,7 @@ class FeatureSource:
         self.local = "local_cosines" in needs
         self.rounds = store is not None and store.local
         if store is not None and needs & model.FROM_IMAGES:
-            logger.info(
-                "A score needs the images themselves: all are encoded, and no image "
-                "features are read from %s",
-                store.folder,
-            )
+            logger.info("A score needs the images themselves: no kept image features are read")
             store = None
         self.store = store
         found = {
@@ -238,66 +232,50 @@ class FeatureSource:
         self.unkept = [name for name in sets if name not in self.kept]
         # What has only its global features on disk is written again for its local ones alone.
         self.to_write = [name for name in self.unkept if store and (self.rounds or not found[name])]
-        self._report([name for name in self.unkept if found[name]])
-
-    def _report(self, global_only: Sequence[str]) -> None:
         if self.kept:
+            logger.info("Image features of %s are read from %s", ", ".join(self.kept), store.folder)
+        if store and not self.rounds and len(self.to_write) < len(self.unkept):
             logger.info(
-                "Image features of %s are read from %s", ", ".join(self.kept), self.store.folder
-            )
-        if global_only and not self.rounds:
-            logger.info(
-                "Image features of %s are in %s, but a score needs those of the regions, which "
-                "only --features-local keeps: images are encoded again. --scores without GL-MCM "
-                "needs none",
-                ", ".join(global_only),
-                self.store.folder,
+                "Images are encoded again: GL-MCM needs the features of their regions, which only "
+                "--features-local keeps"
             )
 
-    def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Batch]:
+    def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Part]:
         """Yield all batches that can be had; features are `width` wide."""
-        yield from self._read()
+        for name, kept in self.kept.items():
+            for index, features, regions in kept.batches(self.size):
+                regions = None if regions is None else self._tensor(regions)
+                yield name, index, Batch(self._tensor(features), regions)
         if not self.unkept:
             return
         regions = self.model.num_regions if self.local and self.rounds else 0
         to_write = {name: self.sets[name] for name in self.to_write}
         writers = self.store.writers(to_write, width, regions) if to_write else {}
         try:
-            for name, batches in groupby(self._encode(transform), attrgetter("set_name")):
-                for batch in batches:
+            for name, parts in groupby(self._encode(transform), itemgetter(0)):
+                for part in parts:
                     if name in writers:
-                        writers[name].append(batch.index, batch.features, batch.regions)
-                    yield batch
+                        _, index, batch = part
+                        writers[name].append(index, batch.features, batch.regions)
+                    yield part
                 if name in writers:
                     writers[name].finish()
         finally:
             for writer in writers.values():
                 writer.discard()
 
-    def _read(self) -> Iterator[Batch]:
-        total = sum(len(features.index) for features in self.kept.values())
-        with progress_bar(
-            total=total, desc="scoring kept features", unit="image", disable=not total
-        ) as bar:
-            for name, kept in self.kept.items():
-                for index, features, regions in kept.batches(self.size):
-                    regions = None if regions is None else self._tensor(regions)
-                    yield Batch(self._tensor(features), regions, None, name, index)
-                    bar.update(len(index))
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()
 
-    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Batch]:
+    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Part]:
         """Encode the images that are not kept, set after set; one loader, whose workers start
         once, reads them all."""
-        items = [item for name in self.unkept for item in self.sets[name]]
-        parts, begin = [], 0
+        items, parts = [], []  # of all sets; of each batch, its set, where that begins, its range
         for name in self.unkept:
-            end = begin + len(self.sets[name])
-            starts = range(begin, end, self.size)
-            parts += [(name, begin, range(i, min(i + self.size, end))) for i in starts]
-            begin = end
+            begin = len(items)
+            items += self.sets[name]
+            starts = range(begin, len(items), self.size)
+            parts += [(name, begin, range(i, min(i + self.size, len(items)))) for i in starts]
         loader = build_data_loader(
             self.cfg,
             data_source=items,
@@ -309,13 +287,13 @@ class FeatureSource:
             loaded = batches_for(loader, self.device)
             for (name, begin, part), batch in zip(parts, loaded, strict=True):
                 if "img" in batch:  # else none of them could be read
-                    yield self._encoded(name, batch["index"].numpy() - begin, batch["img"])
+                    yield name, batch["index"].numpy() - begin, self._encoded(batch["img"])
                 bar.update(len(part))
 
-    def _encoded(self, name: str, index: np.ndarray, images: Tensor) -> Batch:
+    def _encoded(self, images: Tensor) -> Batch:
         images = images.to(self.device, non_blocking=True)
         with self.autocast():
             features, regions = self.model.image_features(images, self.local)
         if regions is not None and self.rounds:
             regions = regions.half().float()  # as they will be when they are read
-        return Batch(features, regions, images, name, index)
+        return Batch(features, regions, images)

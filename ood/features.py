@@ -41,9 +41,8 @@ from dassl.utils.files import temporary_beside
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
-DTYPES = {GLOBAL: np.dtype("<f4"), LOCAL: np.dtype("<f2")}
 TORCH_DTYPES = {GLOBAL: torch.float32, LOCAL: torch.float16}
 
 
@@ -93,28 +92,39 @@ class FeatureStore:
         self.limit, self.local, self.skip_bad = limit, local, skip_bad
 
     def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
-        """Return the features of a set, with local ones if asked and there; None, and the reason
-        in the log, if there are none that fit."""
+        """Return the features of a set, with local ones if asked and there; None if there are none
+        that fit, and those that do not fit are removed."""
         place = self._place(name, items)
         if not place.is_dir():
             return None
         try:
-            about = self._checked(place, items, [GLOBAL, LOCAL] if local else [GLOBAL])
-            found = _open(place, about, len(items), local)
-        except (_Unfit, OSError) as reason:
-            self._refuse(name, place, str(reason))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            self._refuse(name, place, f"{ABOUT} is damaged")
-        else:
-            # With images left out, the loader must name the first of them, unless it may skip it.
-            return found if self.skip_bad or len(found.index) == len(items) else None
-        return None
+            found = self._open(place, items, local)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            logger.warning(
+                "Image features of %s in %s are damaged, or of image files that have changed "
+                "since. They are made anew",
+                name,
+                place,
+            )
+            shutil.rmtree(place, ignore_errors=True)
+            return None
+        # With images left out, the loader must name the first of them, unless it may skip it.
+        return found if self.skip_bad or len(found.index) == len(items) else None
 
-    def _refuse(self, name: str, place: Path, reason: str) -> None:
-        logger.warning(
-            "Image features of %s in %s are not used: %s. They are made anew", name, place, reason
-        )
-        shutil.rmtree(place, ignore_errors=True)
+    def _open(self, place: Path, items: Sequence[Datum], local: bool) -> KeptFeatures:
+        about = read_json(place / ABOUT)
+        if about["schema"] != SCHEMA or about["images"] != self.files_hash(items):
+            raise ValueError("of another version, or of other images")
+        index = np.delete(np.arange(len(items)), about["unreadable"])
+        wanted = [GLOBAL, LOCAL] if local and LOCAL in about["files"] else [GLOBAL]
+        for name in wanted:
+            if _checksum(place / name) != about["files"][name]:
+                raise ValueError(f"{name} is damaged")
+        features = np.memmap(place / GLOBAL, "<f4", mode="r").reshape(len(index), -1)  # [n, D]
+        if LOCAL not in wanted:
+            return KeptFeatures(index, features, None)
+        regions = np.memmap(place / LOCAL, "<f2", mode="r")
+        return KeptFeatures(index, features, regions.reshape(len(index), -1, features.shape[1]))
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)
@@ -124,22 +134,6 @@ class FeatureStore:
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
 
-    def _checked(self, place: Path, items: Sequence[Datum], files: Sequence[str]) -> dict[str, Any]:
-        """Read the description in `place`; _Unfit unless `files` are whole, and of these images."""
-        about = read_json(place / ABOUT)
-        if about["schema"] != SCHEMA:
-            raise _Unfit("another version of this code wrote them")
-        if about != signed(about):
-            raise _Unfit(f"{ABOUT} is damaged")
-        for key, value in self.encoding.items():
-            if about["encoding"].get(key) != json.loads(json.dumps(value)):
-                raise _Unfit(f"they are of another {key}")
-        if about["images"] != self.files_hash(items):
-            raise _Unfit("image files have changed since")
-        for file in about["files"].keys() & set(files):
-            _check_file(place / file, *about["files"][file])
-        return about
-
     def files_hash(self, items: Sequence[Datum]) -> str:
         """Return the sha256 over path, size and time of change of every image file."""
         lines = []
@@ -148,75 +142,54 @@ class FeatureStore:
             lines.append(f"{self._relative(item)} {size} {changed}")
         return _hash("\n".join(lines))
 
-    # Writing
-
     def writers(
         self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
     ) -> dict[str, FeatureWriter]:
         """Make a writer for each of `sets`, whose features are `width` wide and, unless `regions`
         is 0, have that many local ones to keep; none, with the reason in the log, without room."""
-        writers = {}
-        with self._or_without():
+        needed = width * (4 + 2 * regions) * sum(map(len, sets.values()))
+        try:
             remove_abandoned(self.folder)
-            if regions and not self._has_room(sets, width * (4 + 2 * regions), "of the regions "):
-                regions = 0
-                sets = {n: items for n, items in sets.items() if not self._place(n, items).is_dir()}
-            if not sets or (not regions and not self._has_room(sets, width * 4, "")):
-                return {}
-            for name, items in sets.items():
-                about = {
-                    "schema": SCHEMA,
-                    "set": name,
-                    "encoding": self.encoding,
-                    "images": self.files_hash(items),
-                    "width": width,
-                    "regions": regions,
-                }
-                writers[name] = FeatureWriter(self._place(name, items), about, len(items))
-            logger.info(
-                "Image features of %s, by this model and transform%s, are not in %s yet: they are "
-                "kept there for later evaluations",
-                ", ".join(sets),
-                ", with those of the regions" if regions else "",
-                self.folder,
-            )
-        return writers
-
-    @contextmanager
-    def _or_without(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            logger.warning(
-                "Image features cannot be kept in %s (%s): the evaluation goes on without",
-                self.folder,
-                error.strerror or error,
-            )
-
-    def _has_room(self, sets: Mapping[str, Sequence[Datum]], per_image: int, kind: str) -> bool:
-        needed = per_image * sum(map(len, sets.values()))
-        try:
             check_room(self.folder, needed, self.limit, "--features-limit")
-        except InputError as reason:
+            writers = {
+                name: FeatureWriter(
+                    self._place(name, items), self.files_hash(items), len(items), regions > 0
+                )
+                for name, items in sets.items()
+            }
+        except (InputError, OSError) as reason:
             logger.warning(
-                "Image features %sare not kept: %s. --features names another folder", kind, reason
+                "Image features are not kept in %s, and the evaluation goes on without: %s. "
+                "--features names another folder",
+                self.folder,
+                reason,
             )
-            return False
-        return True
+            return {}
+        logger.info(
+            "Image features of %s%s are not in %s yet: they are kept there for later evaluations",
+            ", ".join(sets),
+            " and of their regions" if regions else "",
+            self.folder,
+        )
+        return writers
 
 
 class FeatureWriter:
     """Writes the features of a set batch by batch, in order; `finish` puts them in their place.
 
     A disk that fails ends the writing, which the log says, and nothing else.
+
+    Args:
+        images: what `FeatureStore.files_hash` says of the set's `count` images.
+        local: write features of the regions, too.
     """
 
-    def __init__(self, place: Path, about: Mapping[str, Any], count: int):
-        self.place, self.about, self.count = place, dict(about), count
+    def __init__(self, place: Path, images: str, count: int, local: bool):
+        self.place, self.images, self.count = place, images, count
         self.index: list[int] = []
         self.temporary = temporary_beside(place)
         self.temporary.mkdir(parents=True)
-        names = [GLOBAL, LOCAL] if about["regions"] else [GLOBAL]
+        names = [GLOBAL, LOCAL] if local else [GLOBAL]
         opened = (open(self.temporary / name, "wb") for name in names)  # noqa: SIM115 (until `finish`)
         self.files = dict(zip(names, opened, strict=True))
 
@@ -236,14 +209,14 @@ class FeatureWriter:
         with self._or_stop():
             for file in self.files.values():
                 file.close()
-            paths = [self.temporary / name for name in self.files]
             read = set(self.index)
-            self.about["unreadable"] = [i for i in range(self.count) if i not in read]
-            self.about["files"] = {
-                path.name: [path.stat().st_size, _checksum(path)] for path in paths
+            about = {
+                "schema": SCHEMA,
+                "images": self.images,
+                "unreadable": [i for i in range(self.count) if i not in read],
+                "files": {name: _checksum(self.temporary / name) for name in self.files},
             }
-            text = json.dumps(signed(self.about), indent=1)
-            (self.temporary / ABOUT).write_text(text + "\n", encoding="utf-8")
+            (self.temporary / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
             os.replace(self.temporary, self.place)
 
@@ -261,42 +234,9 @@ class FeatureWriter:
             yield
         except OSError as error:
             logger.warning(
-                "Image features of %s are not kept (%s): the evaluation goes on",
-                self.about["set"],
-                error.strerror or error,
+                "Image features are not kept in %s (%s): the evaluation goes on", self.place, error
             )
             self.discard()
-
-
-class _Unfit(Exception):
-    """The reason why features on disk may not be used."""
-
-
-def signed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `about` with its own checksum."""
-    rest = {key: value for key, value in about.items() if key != "checksum"}
-    return {**rest, "checksum": _hash(json.dumps(rest, sort_keys=True))}
-
-
-def _check_file(path: Path, size: int, checksum: int) -> None:
-    found = path.stat().st_size if path.exists() else 0
-    if found != size:
-        raise _Unfit(f"{path.name} is incomplete, {found} of {size} bytes")
-    if _checksum(path) != checksum:
-        raise _Unfit(f"{path.name} is damaged")
-
-
-def _open(place: Path, about: Mapping[str, Any], count: int, local: bool) -> KeptFeatures:
-    index = np.delete(np.arange(count), about["unreadable"])
-    shape = (len(index), about["width"])
-
-    def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return np.memmap(place / name, DTYPES[name], mode="r", shape=shape)
-
-    regions = None
-    if local and LOCAL in about["files"]:
-        regions = array(LOCAL, (shape[0], about["regions"], shape[1]))
-    return KeptFeatures(index, array(GLOBAL, shape), regions)
 
 
 def _checksum(path: Path) -> int:

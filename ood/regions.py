@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write
@@ -69,28 +69,11 @@ def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) ->
     return (local_cosines > of_label).sum(dim=-1, dtype=torch.int32) >= k
 
 
-@torch.inference_mode()
-def extract_regions(model: nn.Module, images: Tensor, text: Tensor, label: int, k: int) -> Tensor:
-    """Return where the regions of an image are ID-irrelevant, bool `[h, w]`, on the CPU.
-
-    Args:
-        model: as `clip.prompted.PromptedCLIP`. images: that image alone, `[1, 3, H, W]`.
-        text: text features `[C, D]` of the classes. label: the class that the image is taken for.
-    """
-    _, local_cosines = model(images, text, local=True)  # [1, N, C]
-    return id_irrelevant_regions(local_cosines[0].cpu(), label, k).reshape(model.clip.grid)
-
-
-def _cell_edges(pixels: int, cells: int) -> np.ndarray:
-    """Return where each of `cells` begins and ends: cells + 1 positions, the last = `pixels`."""
-    return np.floor(np.arange(cells + 1) * pixels / cells + 0.5).astype(int)
-
-
 def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spread a [h, w] mask over [height, width] pixels."""
-    rows = np.diff(_cell_edges(height, mask.shape[0]))
-    columns = np.diff(_cell_edges(width, mask.shape[1]))
-    return mask.repeat(rows, axis=0).repeat(columns, axis=1)
+    """Spread a mask `[h, w]` over pixels `[height, width]`, each of the cell its centre is in."""
+    rows = ((2 * np.arange(height) + 1) * mask.shape[0] - 1) // (2 * height)
+    columns = ((2 * np.arange(width) + 1) * mask.shape[1] - 1) // (2 * width)
+    return mask[rows[:, None], columns]  # [height, width]
 
 
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:

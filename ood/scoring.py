@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -39,11 +40,7 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
         return [s for s in SCORES.values() if s.usual]
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
-        if name not in SCORES:
-            raise InputError(
-                f'unknown score "{name}": did you mean "{nearest_name(name, SCORES)}"? '
-                f'Known: {", ".join(SCORES)}, or "all"'
-            )
+        _check_known("score", name, SCORES)
     if not names or len(set(names)) != len(names):
         raise InputError(f'scores {names}: name at least one, each once, or say "all"')
     return [SCORES[name] for name in names]
@@ -78,7 +75,7 @@ def compute_scores(
     registered score declares or that is not a finite number.
     """
     scores = list(scores)
-    params = dict(params or {})
+    params = params or {}
     _check_params(params)
     _check_inputs(scores, inputs)
     results = {}
@@ -93,7 +90,7 @@ def score_parameters(
     scores: Iterable[Score], params: Mapping[str, float] | None = None
 ) -> dict[str, dict[str, float]]:
     """Return the parameters of each score, defaults included, for a results file."""
-    params = dict(params or {})
+    params = params or {}
     _check_params(params)
     return {
         s.name: {name: float(params.get(name, default)) for name, default in s.parameters.items()}
@@ -102,21 +99,21 @@ def score_parameters(
 
 
 def _check_params(params: Mapping[str, float]) -> None:
-    declared = {name for s in SCORES.values() for name in s.parameters}
+    declared = sorted({name for s in SCORES.values() for name in s.parameters})
     for name, value in params.items():
-        if name not in declared:
-            raise InputError(
-                f'no score has a parameter "{name}": did you mean '
-                f'"{nearest_name(name, sorted(declared))}"? Known: {", ".join(sorted(declared))}'
-            )
-        try:
-            finite = abs(float(value)) < float("inf")
-        except (TypeError, ValueError):
-            finite = False
-        if not finite:
+        _check_known("parameter of scores", name, declared)
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
         if name.endswith("temperature"):
-            check_temperature(float(value))
+            check_temperature(value)
+
+
+def _check_known(kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise InputError(
+            f'unknown {kind} "{name}": did you mean "{nearest_name(name, known)}"? '
+            f"Known: {', '.join(known)}"
+        )
 
 
 def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
@@ -155,9 +152,7 @@ def _check_tensor(name: str, need: str, x: Tensor) -> None:
         )
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
+_warn_once = functools.cache(logger.warning)
 
 
 def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:

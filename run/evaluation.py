@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from yacs.config import CfgNode
 
@@ -20,8 +19,7 @@ from datasets.needs import EVALUATION
 from datasets.ood_sets import load_ood_sets
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
-from detector.spec import DetectorSpec, write_spec
-from ood.config import score_names, score_params
+from detector.spec import write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
@@ -38,6 +36,17 @@ logger = logging.getLogger(__name__)
 
 ID = "ID"  # name of the in-distribution set in the results
 LOG = "eval_log.txt"
+
+
+def score_names(cfg: CfgNode) -> str | list[str]:
+    """Return the names of the scores to compute, or "all"."""
+    given = cfg.EVAL.SCORES
+    return "all" if given == "all" else [name.strip() for name in given.split(",")]
+
+
+def score_params(cfg: CfgNode) -> dict[str, float]:
+    """Return the parameters of scores, by the names that the scores' functions have for them."""
+    return {"temperature": cfg.EVAL.TEMPERATURE, "local_weight": cfg.EVAL.LOCAL_WEIGHT}
 
 
 def check_settings(cfg: CfgNode) -> None:
@@ -73,13 +82,12 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         cfg.DATASET.ROOT,
         f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip(),
     )
-    spec = spec_of(trainer, evaluation.classes, parameters)
-    spec = spec.calibrate(inside.scores, cfg.EVAL.TPR, of)
+    uncalibrated = spec_of(trainer, evaluation.classes, parameters)
+    spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_spec(cfg.OUTPUT_DIR, spec)
     provenance |= {
-        "asked": asked(cfg, load_epoch),
         "config": recorded(cfg),
         "skipped": evaluation.skipped,
         "features_read": evaluation.read,
@@ -87,18 +95,13 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    text = report(cfg.OUTPUT_DIR, evaluation.sets, provenance)
-    logger.info("%s\n\n%s", text, detector_report(cfg.OUTPUT_DIR, spec))
-
-
-def asked(cfg: CfgNode, load_epoch: int | None) -> dict[str, Any]:
-    """Return what decides which figures an evaluation gives, beside the model and the data."""
-    return {
-        "scores": score_names(cfg),
-        "features_local": cfg.EVAL.FEATURES_LOCAL,
-        "load_epoch": load_epoch,
-        "parameters": score_params(cfg),
-    }
+    logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
+    logger.info(
+        "\nDetector: ID at %s >= %s.\nVerdicts on any image: python detect.py --model-dir %s IMAGE",
+        spec.score,
+        spec.threshold(),
+        cfg.OUTPUT_DIR,
+    )
 
 
 def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
@@ -110,7 +113,8 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
     if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
         return False
     found = read_results(folder)["provenance"]
-    return found.get("config") == recorded(cfg) and found.get("asked") == asked(cfg, load_epoch)
+    same = found["comparable"].get("load_epoch") == load_epoch
+    return same and found.get("config") == recorded(cfg)
 
 
 def recorded(cfg: CfgNode) -> str:
@@ -172,14 +176,6 @@ def check_same_model(folder: str, comparable: dict) -> None:
             f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
             f"is {now[changed[0]]}. Choose another --output-dir, or remove its results.json"
         )
-
-
-def detector_report(folder: str, spec: DetectorSpec) -> str:
-    """Describe what the detector beside the results would do, and how to use it."""
-    return (
-        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
-        f"Verdicts on any image: python detect.py --model-dir {folder} IMAGE_OR_FOLDER"
-    )
 
 
 def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:

@@ -13,7 +13,6 @@ from PIL import Image
 from dassl.utils.errors import InputError
 from datasets.classnames import read_names
 from detector import Detector
-from detector.verdicts import Verdict
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +84,18 @@ def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path,
 
     monkeypatch.setattr("detector.detector.save_region_map", save)
     detector.save_regions(photograph, tmp_path / "map.png")
+    detector.save_regions(photograph, tmp_path / "map.png", 0)
     calibrated = detector.calibrate([photograph] * 3)
     verdict = calibrated(photograph)
     calibrated.save_regions(photograph, tmp_path / "map.png", verdict)
-    plain, with_verdict = captions
+    rejected = replace(verdict, threshold=verdict.score + 1, verdict="OOD")
+    calibrated.save_regions(photograph, tmp_path / "map.png", rejected)
+    plain, of_a_class, with_verdict, of_a_rejected = captions
+    assert "label: cat   |" in of_a_class and "MCM" not in of_a_class
+    assert f"MCM {verdict.score:.6g} < {verdict.score + 1:.6g}: OOD" in of_a_rejected
     assert f"\nMCM {verdict.score:.6g}\n" in plain
     assert f"MCM {verdict.score:.6g} >= {verdict.threshold:.6g}: ID" in with_verdict
     assert "in colour: the ID-irrelevant regions" in plain
-
-
-def test_how_a_score_stands_to_the_threshold():
-    verdict = Verdict("a.jpg", 0, "cat", 0.5, 0.2, 1.5, 2.0, "OOD")
-    assert verdict.comparison() == "< 2: OOD"
 
 
 def test_a_list_of_class_names_may_have_their_folders(tmp_path):

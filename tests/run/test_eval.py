@@ -48,7 +48,7 @@ def test_every_entry_point_checks_what_it_reads_first(world, trained, told, tmp_
     ):
         message = " ".join(told(entry, *run, *extra).split())
         assert f"the data are not ready for evaluation: {count}" in message
-        assert "Only in train/: cat" in message and "check.sh" in message
+        assert "1 of 4 class folders are missing" in message and "check.sh" in message
 
 
 def test_zero_shot_needs_no_training(world, call, tmp_path, clip_file, capsys):

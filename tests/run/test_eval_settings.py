@@ -8,7 +8,7 @@ import yaml
 import eval_ood
 from dassl.utils import InputError, write_json
 from run.config import build_cfg
-from run.evaluation import asked, check_settings, has_results, recorded
+from run.evaluation import check_settings, has_results, recorded, score_names
 from run.folder import _differences
 
 
@@ -29,7 +29,7 @@ def test_flags_set_keys_and_pairs_win():
         "FEATURES_LIMIT": 3.0,
         "FEATURES_LOCAL": True,
     }
-    assert asked(cfg, None)["scores"] == ["MCM", "Energy"]
+    assert score_names(cfg) == ["MCM", "Energy"]
     assert settings("--temperature", "2").EVAL.TEMPERATURE == 2
     assert settings().EVAL.SCORES == "all" and settings().EVAL.TPR == 0.95
 
@@ -57,7 +57,7 @@ def test_they_do_not_make_another_training(tmp_path):
 
 def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     def write(cfg) -> None:
-        provenance = {"config": recorded(cfg), "asked": asked(cfg, None)}
+        provenance = {"config": recorded(cfg), "comparable": {"load_epoch": None}}
         write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
 
     out = ["--output-dir", str(tmp_path)]
