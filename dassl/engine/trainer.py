@@ -14,11 +14,9 @@ from dassl import distributed
 from dassl.data.ahead import batches_for
 from dassl.utils import InputError, check_availability
 
-from .base import TrainerBase
+from .base import TrainerBase  # noqa: F401
 from .progress import EpochProgress, timed
 from .simple import SimpleTrainer, has_images
-
-__all__ = ["SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 logger = logging.getLogger(__name__)
 

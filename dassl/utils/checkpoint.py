@@ -22,17 +22,6 @@ from .errors import InputError
 from .files import atomic_write
 from .untrusted import load_weights_only
 
-__all__ = [
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "load_weights_into",
-    "named_checkpoint",
-    "restore",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-    "save_tensors",
-]
-
 logger = logging.getLogger(__name__)
 
 BEST = "model-best.pth.tar"

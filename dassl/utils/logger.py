@@ -11,8 +11,6 @@ from typing import IO, Any
 
 from .files import explain_write_error, mkdir_if_missing
 
-__all__ = ["RunLog", "setup_logger"]
-
 _CONSOLE, _FILE, _RUN = "dassl-console", "dassl-file", "dassl-run"
 
 

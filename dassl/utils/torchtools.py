@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial  # noqa: F401
 
 import torch
 from torch import nn
 
 # Trainers written for upstream import these, and `partial`, from here.
-from .checkpoint import (
+from .checkpoint import (  # noqa: F401
     load_checkpoint,
     load_pretrained_weights,
     resume_from_checkpoint,
@@ -17,18 +17,6 @@ from .checkpoint import (
 )
 from .errors import InputError
 from .names import check_availability
-
-__all__ = [
-    "count_num_param",
-    "init_network_weights",
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "open_all_layers",
-    "open_specified_layers",
-    "partial",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-]
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:

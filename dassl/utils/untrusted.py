@@ -18,8 +18,6 @@ import torch
 
 from .errors import InputError
 
-__all__ = ["load_weights_only"]
-
 logger = logging.getLogger(__name__)
 
 _DROPPED_MODULES = ("torch.optim.", "dassl.optim.")

@@ -338,7 +338,7 @@ def test_env_info_names_versions():
 
 
 def test_versions_of_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr(dassl.utils.tools, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(dassl.utils.provenance, "PACKAGES", ("numpy", "no-such-package"))
     assert versions() == {
         "python": platform.python_version(),
         "numpy": np.__version__,
