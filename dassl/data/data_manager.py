@@ -13,22 +13,23 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.utils import BadImageError, InputError, check_availability, read_image
+from dassl.utils.tables import RULE, text_table
 
 from .datasets import Datum, build_dataset
 from .decoded import image_reader
 from .samplers import RankBatches, SeededBatches, build_sampler
-from .transforms.transforms import build_plain_transform, build_transform
+from .transforms.transforms import build_transform
 from .workers import worker_settings
 
 logger = logging.getLogger(__name__)
 
 
 class DatasetWrapper(Dataset):
-    """Images of a list of Datum as dicts: img, label, domain, impath, index (and img0 if asked).
+    """Images of a list of Datum as dicts: img, label, domain, impath, index.
 
-    `transform` is one transform or several (then img, img2, ...). With K_TRANSFORMS > 1 each is
-    applied that often in training, and `img` is a list. An unreadable image raises BadImageError,
-    or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable` drops.
+    `transform` is one transform or several (then img, img2, ...). An unreadable image raises
+    BadImageError, or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable`
+    drops.
     """
 
     def __init__(
@@ -42,16 +43,8 @@ class DatasetWrapper(Dataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
-        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         self.skip_bad = skips_bad_images(cfg)
         self.read_image = read_image
-        self.to_tensor = build_plain_transform(cfg)
-        if self.k_tfm > 1 and transform is None:
-            raise InputError(
-                f"DATALOADER.K_TRANSFORMS is {self.k_tfm} but there is no transform to repeat: "
-                "set it to 1, or INPUT.NO_TRANSFORM to False."
-            )
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -67,22 +60,13 @@ class DatasetWrapper(Dataset):
                 f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out."
             ) from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        output.update(self._transformed(image))
-        if self.return_img0:
-            output["img0"] = self.to_tensor(image)
+        transforms = (
+            self.transform if isinstance(self.transform, list | tuple) else [self.transform]
+        )
+        for number, transform in enumerate(transforms, start=1):
+            if transform is not None:
+                output["img" if number == 1 else f"img{number}"] = transform(image)
         return output
-
-    def _transformed(self, image) -> dict[str, Any]:
-        if self.transform is None:
-            return {}
-        several = isinstance(self.transform, (list, tuple))
-        transforms = self.transform if several else [self.transform]
-        keys = ["img", *(f"img{i}" for i in range(2, len(transforms) + 1))]
-        return {k: self._repeated(tfm, image) for k, tfm in zip(keys, transforms, strict=True)}
-
-    def _repeated(self, transform: Callable, image) -> Any:
-        images = [transform(image) for _ in range(self.k_tfm)]
-        return images if self.k_tfm > 1 else images[0]
 
 
 def skips_bad_images(cfg: CfgNode) -> bool:
@@ -123,8 +107,7 @@ def build_data_loader(
 
     The order depends on the global generators alone, and so do the augmentations: workers are
     seeded (Python, numpy, torch) in each epoch from torch's global generator. In training they
-    stay alive from epoch to epoch, unless `dataset_wrapper` is another than ours, whose state may
-    change between epochs.
+    stay alive, unless `dataset_wrapper` is another than ours: its state may change.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
     """
@@ -139,12 +122,10 @@ def build_data_loader(
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
+    order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        drop_last = is_train and len(data_source) >= batch_size
-        order = _order(sampler, batch_size, drop_last, workers, is_train)
-    else:
-        order = {"batch_sampler": batches}
+        order = _order(sampler, batch_size, workers, is_train)
     return DataLoader(
         dataset,
         **order,
@@ -154,10 +135,9 @@ def build_data_loader(
     )
 
 
-def _order(
-    sampler: Sampler, batch_size: int, drop_last: bool, workers: int, is_train: bool
-) -> dict[str, Any]:
+def _order(sampler: Sampler, batch_size: int, workers: int, is_train: bool) -> dict[str, Any]:
     """Return the arguments of a DataLoader that say which images make a batch."""
+    drop_last = is_train and len(sampler) >= batch_size
     ranks = distributed.world_size() if is_train else 1
     if ranks == 1 and not (is_train and workers):
         return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
@@ -178,6 +158,8 @@ class DataManager:
     `DatasetBase.without_images`; there are transforms and no loaders.
     """
 
+    num_source_domains = 0  # upstream's, for domain adaptation
+
     def __init__(
         self,
         cfg: CfgNode,
@@ -197,10 +179,6 @@ class DataManager:
     @property
     def num_classes(self) -> int:
         return self.dataset.num_classes
-
-    @property
-    def num_source_domains(self) -> int:
-        return len(self.cfg.DATASET.SOURCE_DOMAINS)
 
     @property
     def lab2cname(self) -> dict[int, str]:
@@ -267,23 +245,11 @@ class DataManager:
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
         """Log a table of the sizes. Training images are counted only once they are listed."""
-        rows = [("Dataset", cfg.DATASET.NAME)]
-        if cfg.DATASET.SOURCE_DOMAINS:
-            rows.append(("Source", str(cfg.DATASET.SOURCE_DOMAINS)))
-        if cfg.DATASET.TARGET_DOMAINS:
-            rows.append(("Target", str(cfg.DATASET.TARGET_DOMAINS)))
-        rows.append(("# classes", f"{self.num_classes:,}"))
-        rows += [(f"# {name}", count) for name, count in self._counts()]
-        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        rule = f"{'-' * left}  {'-' * right}"
-        table = [rule, *(f"{name:<{left}}  {value}" for name, value in rows), rule]
-        logger.info("%s", "\n".join(table))
-
-    def _counts(self) -> list[tuple[str, str]]:
         data = self.dataset
-        listed = data.train_x_listed
-        counts = [("train_x", f"{len(data.train_x or ()):,}" if listed else "not listed yet")]
+        rows = [("Dataset", cfg.DATASET.NAME), ("# classes", f"{self.num_classes:,}")]
+        listed = f"{len(data.train_x or ()):,}" if data.train_x_listed else "not listed yet"
+        rows.append(("# train_x", listed))
         for name in ("train_u", "val", "test"):
-            if getattr(data, name):
-                counts.append((name, f"{len(getattr(data, name)):,}"))
-        return counts
+            if images := getattr(data, name):
+                rows.append((f"# {name}", f"{len(images):,}"))
+        logger.info("%s", text_table([RULE, *rows, RULE]))
