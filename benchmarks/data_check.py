@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from dassl.utils import progress_bar
 from datasets.check.layout import require_data
 from datasets.classnames import imagenet_wnids
 from datasets.needs import EVALUATION
@@ -33,7 +33,7 @@ def make(root: Path, share: float) -> None:
     """Write the benchmark's files, or a share of each folder's."""
     folders = {f"imagenet/images/val/{wnid}": 50 for wnid in imagenet_wnids()} | OOD
     rng = np.random.default_rng(0)
-    for folder, count in tqdm(folders.items(), desc="making files"):
+    for folder, count in progress_bar(folders.items(), "making files", "folder"):
         (root / folder).mkdir(parents=True)
         for index in range(max(1, int(share * count))):
             (root / folder / f"image_{index}.png").write_bytes(_png(rng))

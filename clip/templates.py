@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
-from tqdm import tqdm
 
 from clip.tokenizer import tokenize_prompts
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, progress_bar
 
 BATCH = 512
 TEXTS = 1 << 17  # whose features are held at once: 256 MB of ViT-B's
@@ -152,7 +151,7 @@ def _encode_all(
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
     parts = []
-    with tqdm(
+    with progress_bar(
         total=len(tokens),
         desc=f"encoding {title}",
         unit="text",

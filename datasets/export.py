@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision import datasets as tv
-from tqdm import tqdm
 
+from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import explain_write_error
 from datasets.folders import absolute, image_names
@@ -107,7 +107,7 @@ def _write(dataset, folder: Path, title: str) -> None:
     names = getattr(dataset, "classes", None) or [str(digit) for digit in range(10)]
     for class_name in names:
         (folder / class_name).mkdir(parents=True)
-    for index in tqdm(range(len(dataset)), desc=title, unit="image"):
+    for index in progress_bar(range(len(dataset)), title, "image"):
         image, label = dataset[index]
         image.save(folder / names[label] / f"{index:05}.png")
 

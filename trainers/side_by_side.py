@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data.ahead import batches_for
@@ -29,6 +28,7 @@ from dassl.utils import (
     flatten,
     get_rng_state,
     plain,
+    progress_bar,
     same_rng_state,
     set_rng_state,
 )
@@ -102,7 +102,7 @@ class SideBySide(TrainerBase):
     def __init__(self) -> None:
         super().__init__()
         self.members: list[Member] = []
-        self._bar: tqdm | None = None
+        self._bar: progress_bar | None = None
 
     def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> Member:
         """Add a run called `name`, which logs into `folder`.
@@ -220,7 +220,7 @@ class SideBySide(TrainerBase):
     def _show(self, members: list[Member]) -> None:
         if self._bar is None:
             left = (self.max_epoch - self.epoch) * members[0].trainer.num_batches
-            self._bar = tqdm(total=left, unit="batch")
+            self._bar = progress_bar(total=left, unit="batch")
         self._bar.set_description(f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}")
 
 
@@ -242,7 +242,7 @@ class EncodedOnce:
     def _batches(self) -> list[dict]:
         return [
             self._encode(batch) if has_images(batch) else batch
-            for batch in tqdm(self._loader(), desc="encoding the test images")
+            for batch in progress_bar(self._loader(), "encoding the test images", "batch")
         ]
 
     def __iter__(self) -> Iterator[dict]:

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 Names = str | list[str] | None
 
-SAME_OPTIMISER = ("NAME", "STAGED_LR", "NEW_LAYERS")  # OPTIM settings that its state depends on
-
 
 class Models:
     """A registry of models, each with an optimiser and a scheduler, saved and loaded together."""
@@ -163,10 +161,10 @@ class Models:
         old, new = checkpoint.get("optim_settings") or {}, self.optim_settings()
         changes = {key: f"{key} was {old[key]}, is {new.get(key)}" for key in old}
         changes = {key: text for key, text in changes.items() if old[key] != new.get(key)}
-        if fixed := [text for key, text in changes.items() if key in SAME_OPTIMISER]:
+        if "NAME" in changes:
             raise InputError(
-                f"{path} cannot be gone on from with another optimiser: OPTIM.{fixed[0]}. Set it "
-                "as it was, or begin anew without --resume."
+                f"{path} cannot be gone on from with another optimiser: OPTIM.{changes['NAME']}. "
+                "Set it as it was, or begin anew without --resume."
             )
         if not changes:
             return None

@@ -90,23 +90,12 @@ class TrainerX(SimpleTrainer):
         if progress.batch_time.count == 0:
             raise InputError("No training image could be read; see the paths above.")
         self.write_metrics(progress.epoch_record())
-        self._advise(progress)
 
     def _report(self, progress: EpochProgress, lr: float) -> None:
         freq = self.cfg.TRAIN.PRINT_FREQ
         if self.num_batches < freq or (freq > 0 and (self.batch_idx + 1) % freq == 0):
             logger.info("%s", progress.line(self.batch_idx, lr))
             self.write_metrics(progress.batch_record(self.batch_idx, lr))
-
-    def _advise(self, progress: EpochProgress) -> None:
-        """Say once that a run waits for data; not of its first epoch, which starts workers."""
-        first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
-        if self._data_advised or (first and not last):
-            return
-        advice = progress.data_advice(self.cfg.DATALOADER)
-        if advice is not None and distributed.is_main():
-            logger.warning("%s", advice)
-        self._data_advised = advice is not None
 
     def parse_batch_train(
         self, batch: dict[str, Any]

@@ -6,7 +6,6 @@ from .checkpoint import (
     restore,
     resume_from_checkpoint,
     save_checkpoint,
-    save_tensors,
 )
 from .console import escape_unprintable, progress_bar
 from .errors import (

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
-from tqdm import tqdm
-
-from dassl.utils import BadImageError, read_image
+from dassl.utils import BadImageError, progress_bar, read_image
 from datasets.check.listing import ImageSet
 from datasets.check.report import Problem
 from datasets.folders import counted, some
@@ -130,7 +128,7 @@ def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
     pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
     results: list = []
     try:
-        with tqdm(total=len(paths), desc=title, unit="file", delay=2, leave=False) as bar:
+        with progress_bar(total=len(paths), desc=title, unit="file", delay=2, leave=False) as bar:
             for part in pool.map(lambda chunk: list(map(function, chunk)), chunks):
                 results += part
                 bar.update(len(part))
