@@ -6,7 +6,6 @@ open_clip writes `open_clip_config.json` beside its weights, Hugging Face `confi
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def read_facts(path: Path, state: dict[str, Tensor], hugging_face: bool) -> Fact
     """Read what the JSON files beside the weights `path` (a file or folder) say of `state`."""
     folder = path if path.is_dir() else path.parent
     theirs = folder / ("config.json" if hugging_face else "open_clip_config.json")
-    config = read_json(theirs)
+    config = read_object(theirs)
     described, facts = _of_hugging_face(config) if hugging_face else _of_open_clip(config)
     if described is None:
         facts = Facts()
@@ -74,19 +73,14 @@ def read_facts(path: Path, state: dict[str, Tensor], hugging_face: bool) -> Fact
             f"{theirs} names the activation {facts.activation}: CLIPs with "
             f"{' or '.join(ACTIVATIONS)} can be computed here"
         )
-    preprocessor = read_json(folder / "preprocessor_config.json")
+    preprocessor = read_object(folder / "preprocessor_config.json")
     facts.transform = facts.transform or _of_preprocessor(preprocessor)
     return facts
 
 
-def read_json(path: Path) -> dict:
+def read_object(path: Path) -> dict:
     """Read a JSON object; empty if there is no such file. InputError if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip.facts import ACTIVATIONS, Facts, openai_facts, read_facts, read_json
+from clip.facts import ACTIVATIONS, Facts, openai_facts, read_facts, read_object
 from clip.hugging_face import is_hugging_face, to_openai_layout
 from dassl.utils import load_checkpoint
 from dassl.utils.errors import InputError
@@ -104,7 +104,7 @@ def _files(path: Path) -> list[Path]:
         path = found[0]
     if not path.name.endswith(".index.json"):
         return [path]
-    shards = sorted(set(read_json(path).get("weight_map", {}).values()))
+    shards = sorted(set(read_object(path).get("weight_map", {}).values()))
     missing = [name for name in shards if not (path.parent / Path(name).name).is_file()]
     if missing or not shards:
         raise InputError(f"{path} names {len(shards)} weight files; missing: {missing[:3]}")

@@ -170,7 +170,7 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not learned:
         return
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-    flat = torch.cat([_at_least_float32(grad).flatten() for grad in grads])
+    flat = torch.cat([g.to(torch.promote_types(g.dtype, torch.float32)).flatten() for g in grads])
     _all_reduce(flat)
     flat /= world_size()
     for parameter, mean in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
@@ -266,10 +266,6 @@ class _Sum(torch.autograd.Function):
         grad = grad.clone()
         _all_reduce(grad)
         return grad
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _all_reduce(tensor: Tensor) -> None:

@@ -187,21 +187,17 @@ class DataManager:
 
     @cached_property
     def tfm_train(self) -> Any:
-        if self._custom_tfm_train is None:
-            return build_transform(self.cfg, is_train=True)
-        logger.info("* Using custom transform for training")
-        return self._custom_tfm_train
+        custom = self._custom_tfm_train
+        return build_transform(self.cfg, is_train=True) if custom is None else custom
 
     @cached_property
     def tfm_test(self) -> Any:
-        if self._custom_tfm_test is None:
-            return build_transform(self.cfg, is_train=False)
-        logger.info("* Using custom transform for testing")
-        return self._custom_tfm_test
+        custom = self._custom_tfm_test
+        return build_transform(self.cfg, is_train=False) if custom is None else custom
 
     @cached_property
     def train_loader_x(self) -> DataLoader:
-        return self._train_loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X)
+        return self._loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X, True)
 
     @cached_property
     def train_loader_u(self) -> DataLoader | None:
@@ -209,38 +205,28 @@ class DataManager:
             return None
         loaders = self.cfg.DATALOADER
         settings = loaders.TRAIN_X if loaders.TRAIN_U.SAME_AS_X else loaders.TRAIN_U
-        return self._train_loader(self.dataset.train_u, settings)
+        return self._loader(self.dataset.train_u, settings, True)
 
     @cached_property
     def val_loader(self) -> DataLoader | None:
-        return self._test_loader(self.dataset.val) if self.dataset.val else None
+        val = self.dataset.val
+        return self._loader(val, self.cfg.DATALOADER.TEST, False) if val else None
 
     @cached_property
     def test_loader(self) -> DataLoader:
-        return self._test_loader(self.dataset.test)
+        return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
-    def _train_loader(self, source: Sequence[Datum], settings: CfgNode) -> DataLoader:
+    def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
+        own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS} if is_train else {}
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
             data_source=source,
             batch_size=settings.BATCH_SIZE,
-            n_domain=settings.N_DOMAIN,
-            n_ins=settings.N_INS,
-            tfm=self.tfm_train,
-            is_train=True,
+            tfm=self.tfm_train if is_train else self.tfm_test,
+            is_train=is_train,
             dataset_wrapper=self._dataset_wrapper,
-        )
-
-    def _test_loader(self, source: Sequence[Datum]) -> DataLoader:
-        return build_data_loader(
-            self.cfg,
-            sampler_type=self.cfg.DATALOADER.TEST.SAMPLER,
-            data_source=source,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.tfm_test,
-            is_train=False,
-            dataset_wrapper=self._dataset_wrapper,
+            **own,
         )
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:

@@ -124,22 +124,7 @@ class TrainerBase(Models):
     def after_epoch(self) -> None:
         pass
 
-    def run_epoch(self) -> None:
-        raise NotImplementedError
-
-    def test(self) -> float:
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch: Any) -> Any:
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch: Any) -> Any:
-        raise NotImplementedError
-
     def forward_backward(self, batch: Any) -> dict[str, float]:
-        raise NotImplementedError
-
-    def model_inference(self, input: Tensor) -> Tensor:
         raise NotImplementedError
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:

@@ -70,7 +70,11 @@ class TrainerX(SimpleTrainer):
                 progress.step_done(self.forward_backward(*parts) or {})
             self._report(progress, lr)
         else:
-            _refuse_to_stand_by()
+            if distributed.world_size() > 1:  # the others would wait for its features for ever
+                raise InputError(
+                    f"No image of a batch's share of {distributed.name_of_rank()} can be read; see "
+                    "the paths above. Replace or remove these files, or start fewer processes."
+                )
             progress.step_done(None)
             if self.batch_idx + 1 == self.num_batches:
                 self.update_lr()
@@ -137,12 +141,3 @@ class TrainerXU(TrainerX):
 def _endless(loader: DataLoader) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-def _refuse_to_stand_by() -> None:
-    """A rank without images would leave the others waiting for its features for ever."""
-    if distributed.world_size() > 1:
-        raise InputError(
-            f"No image of a batch's share of {distributed.name_of_rank()} can be read; see the "
-            "paths above. Replace or remove these files, or start fewer processes."
-        )

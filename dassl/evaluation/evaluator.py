@@ -38,9 +38,7 @@ class EvaluatorBase:
 class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1 in percent; accuracy comes first in the results."""
 
-    def __init__(
-        self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, cfg: CfgNode, **_: Any) -> None:
         super().__init__(cfg)
         self.reset()
 

@@ -8,14 +8,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .console import escape_unprintable, progress_bar
-from .errors import (
-    BadImageError,
-    InputError,
-    NonFiniteLossError,
-    UnknownNameError,
-    WriteError,
-    explain_out_of_memory,
-)
+from .errors import BadImageError, InputError, NonFiniteLossError, WriteError, explain_out_of_memory
 from .files import (
     atomic_write,
     check_isfile,
@@ -30,12 +23,7 @@ from .files import (
 )
 from .logger import RunLog, setup_logger
 from .meters import AverageMeter, MetricMeter
-from .names import (
-    check_availability,
-    check_set_name,
-    get_most_similar_str_to_a_from_b,
-    nearest_name,
-)
+from .names import check_availability, get_most_similar_str_to_a_from_b, nearest_name
 from .provenance import collect_env_info, versions
 from .registry import Registry
 from .rng import get_rng_state, same_rng_state, set_rng_state

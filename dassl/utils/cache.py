@@ -56,7 +56,9 @@ def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
     Args:
         gib: the budget of the whole folder, in GiB; `setting` is the name users know it by.
     """
-    held, free = _bytes_under(folder), _free_bytes(folder)
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
     allowed = max(0.0, min(gib * GIB - held, FREE_SHARE * free))
     if needed > allowed:
         raise InputError(
@@ -64,12 +66,3 @@ def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
             f"{setting} is {gib:g} GiB, {folder} holds {held / GIB:.3g}, and half of the "
             f"{free / GIB:.3g} GiB free there may be used"
         )
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free

@@ -117,14 +117,14 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 
 def read_json(fpath: str | os.PathLike) -> Any:
-    """Read a JSON file; InputError if it is missing or not JSON."""
+    """Read a JSON file; InputError if it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(Path(fpath).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {fpath}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{fpath} is not valid JSON ({error}). Mend it, or delete it if it was generated."
+            f"{fpath} cannot be read as JSON ({error}). Mend it, or delete it if it was generated."
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dassl.utils.errors import InputError
+from dassl.utils.files import read_json
 from dassl.utils.tools import flatten, read_image
 from ood.metrics import CONVENTIONS, threshold_at_tpr
 from ood.set_scores import SetScores
@@ -222,7 +222,7 @@ def _agreements(runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
         for path in sorted((run.folder / "visualization").glob("regions_k*.json")):
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             lines.append(
                 f"{run.folder}: K = {found['k']}, {found['images']:,} images with masks: precision "
                 f"{percent(found['precision'])} %, recall {percent(found['recall'])} % "

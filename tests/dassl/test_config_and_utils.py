@@ -255,7 +255,7 @@ def test_json_and_listing(tmp_path, caplog):
     assert listdir_nohidden(tmp_path, sort=True) == ["a", "x.json"]
     with pytest.raises(InputError, match="no file"):
         read_json(tmp_path / "none.json")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match="cannot be read as JSON"):
         read_json(tmp_path / "a")
     assert check_isfile(tmp_path / "a") and not check_isfile(tmp_path / "b")
     assert "No file found" in caplog.messages[-1]

@@ -156,12 +156,6 @@ def test_the_bound_is_of_all_sets_together(make, root, folder, caplog):
     assert f"{folder} holds" in refusals(caplog)[0] and len(files(folder)) == 18
 
 
-def test_more_than_half_of_the_memory_is_not_begun(make, folder, caplog, monkeypatch):
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 100}.get(name, 500))
-    batches(make())
-    assert "more than half of this machine's" in refusals(caplog)[0] and files(folder) == []
-
-
 def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, folder, caplog, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")

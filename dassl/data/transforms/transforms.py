@@ -21,9 +21,6 @@ from .preprocess import INTERPOLATION_MODES, Preprocess
 
 logger = logging.getLogger(__name__)
 
-# A step: what the log says, and the transform.
-Step = tuple[str, Callable]
-
 # Applied in this order, whatever order the configuration names them in. center_crop is always part
 # of the test transform; naming it changes nothing, as upstream.
 AVAI_CHOICES = ["random_resized_crop", "random_flip", "center_crop", "normalize"]
@@ -44,22 +41,13 @@ def build_transform(
     for choice in choices:
         check_availability(choice, AVAI_CHOICES, what="transform")
     normalize = "normalize" in choices
-    if not is_train:
-        preprocess = build_preprocess(cfg, normalize)
-        _log("test", preprocess.steps(), cfg, normalize)
-        return preprocess
-    steps = _train_steps(cfg, choices)
-    _log("train", [text for text, _ in steps], cfg, normalize)
-    last = [Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)] if normalize else []
-    return Compose([*(step for _, step in steps), ToTensor(), *last])
-
-
-def _log(kind: str, steps: Iterable[str], cfg: CfgNode, normalize: bool) -> None:
-    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-    last = [f"normalization (mean={mean}, std={std})"] if normalize else []
-    logger.info("Building transform_%s", kind)
-    for text in (*steps, "to torch tensor of range [0, 1]", *last):
-        logger.info("+ %s", text)
+    if is_train:
+        last = [Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)] if normalize else []
+        transform = Compose([*_augmentations(cfg, choices), ToTensor(), *last])
+    else:
+        transform = build_preprocess(cfg, normalize)
+    logger.info("Transform for %s: %s", "training" if is_train else "test", transform)
+    return transform
 
 
 def build_preprocess(cfg: CfgNode, normalize: bool) -> Preprocess:
@@ -73,14 +61,13 @@ def build_preprocess(cfg: CfgNode, normalize: bool) -> Preprocess:
     )
 
 
-def _train_steps(cfg: CfgNode, choices: list[str]) -> list[Step]:
-    size, scale = tuple(cfg.INPUT.SIZE), tuple(cfg.INPUT.RRCROP_SCALE)
-    name = cfg.INPUT.INTERPOLATION
+def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
+    size, name = tuple(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
     check_availability(name, INTERPOLATION_MODES, what="INPUT.INTERPOLATION")
+    mode = INTERPOLATION_MODES[name]
     if "random_resized_crop" in choices:
-        crop = RandomResizedCrop(size, scale=scale, interpolation=INTERPOLATION_MODES[name])
-        steps = [(f"random resized crop (size={size}, scale={scale})", crop)]
+        scale = tuple(cfg.INPUT.RRCROP_SCALE)
+        resize = RandomResizedCrop(size, scale=scale, interpolation=mode)
     else:
-        resize = Resize(size, interpolation=INTERPOLATION_MODES[name])
-        steps = [(f"resize to {size[0]}x{size[1]}", resize)]
-    return steps + [("random flip", RandomHorizontalFlip())] * ("random_flip" in choices)
+        resize = Resize(size, interpolation=mode)
+    return [resize] + [RandomHorizontalFlip()] * ("random_flip" in choices)
