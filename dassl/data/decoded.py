@@ -23,8 +23,8 @@ import PIL
 from PIL import Image
 from yacs.config import CfgNode
 
-from dassl.utils import InputError, WriteError, atomic_write, read_image
-from dassl.utils.cache import cache_folder, check_room, file_state, remove_abandoned
+from dassl.utils import InputError, WriteError, atomic_write, read_image, remove_leftovers
+from dassl.utils.cache import ABANDONED, cache_folder, check_room, file_state
 from dassl.utils.tools import UNREADABLE
 
 from .datasets import Datum
@@ -88,7 +88,7 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.
     try:
         reader = DecodedImages(cache_folder("decoded", settings.FOLDER))
         reader.folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(reader.folder)
+        remove_leftovers(reader.folder, ABANDONED)
         _check_size(reader, list(dict.fromkeys(item.impath for item in items)), settings.GIB)
     except (InputError, OSError) as reason:
         _say_why_not(reason)

@@ -94,7 +94,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, start_epoch: int = 0) -> None:
         self.path = path
-        kept = [line for line in self._lines() if _epoch_of(line) <= start_epoch]
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _epoch_of(line) <= start_epoch]
         with atomic_write(self.path) as handle:
             handle.writelines(f"{line}\n" for line in kept)
 
@@ -103,9 +104,6 @@ class MetricsFile:
         line = json.dumps({name: _rounded(value) for name, value in plain(record).items()})
         with explain_write_error(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(f"{line}\n")
-
-    def _lines(self) -> list[str]:
-        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
 
 def _epoch_of(line: str) -> float:

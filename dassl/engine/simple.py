@@ -141,8 +141,11 @@ class SimpleTrainer(TrainerBase):
         """
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             # One rank's word on what is best: saving waits for all of them.
-            result = self.test(split="val")
-            self._keep_if_best(distributed.from_main(lambda: result))
+            own = self.test(split="val")
+            result = distributed.from_main(lambda: own)
+            if result > self.best_result:
+                self.best_result, best = result, "model-best.pth.tar"
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=best)
         done = self.epoch + 1
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         if done == self.max_epoch or (freq > 0 and done % freq == 0):
@@ -154,13 +157,6 @@ class SimpleTrainer(TrainerBase):
     def _checkpoints_of(self, epoch: int) -> list[Path]:
         names = self.get_model_names()
         return [Path(self.output_dir, name, f"model.pth.tar-{epoch}") for name in names]
-
-    def _keep_if_best(self, result: float) -> None:
-        if result > self.best_result:
-            self.best_result = result
-            self.save_model(
-                self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar"
-            )
 
     def _check_best_val(self) -> None:
         check_availability(

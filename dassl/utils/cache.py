@@ -1,10 +1,9 @@
-"""Caches on disk: their folder, their budget, and what killed processes leave in them."""
+"""Caches on disk: their folder and their budget."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 from .errors import InputError
@@ -40,14 +39,6 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files and folders below `folder` that killed processes have left."""
-    for path in folder.rglob(".*.tmp"):
-        written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
-        if written and time.time() - max(written) > ABANDONED:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
