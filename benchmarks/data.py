@@ -8,8 +8,6 @@ which is checked first.
 
     python benchmarks/data.py                     # 8 workers, as configured, and 0 and 2
     python benchmarks/data.py --images 480 --repeats 3 --workers 8
-
-Beside it, what one image costs one core, step by step.
 """
 
 from __future__ import annotations
@@ -30,13 +28,12 @@ import PIL
 import torch
 from PIL import Image, ImageFilter
 
-from benchmarks.common import machine, save
+from benchmarks.common import machine, print_table, save
 from dassl.config import get_cfg_default
 from dassl.data import build_data_loader
 from dassl.data.datasets import Datum
-from dassl.data.decoded import image_reader
 from dassl.data.transforms import build_transform
-from dassl.utils import read_image, set_random_seed
+from dassl.utils import set_random_seed
 
 SIZE = (500, 375)
 
@@ -69,22 +66,10 @@ def make_class_folders(root: Path, classes: int) -> None:
 
 def config(root: Path, workers: int, gib: float):
     cfg = get_cfg_default()
-    cfg.merge_from_list(
-        [
-            "DATASET.ROOT",
-            str(root),
-            "DATALOADER.NUM_WORKERS",
-            workers,
-            "DATALOADER.DECODED.GIB",
-            gib,
-            "DATALOADER.DECODED.FOLDER",
-            str(root / "decoded"),
-            "INPUT.INTERPOLATION",
-            "bicubic",
-            "INPUT.TRANSFORMS",
-            ("random_resized_crop", "random_flip", "normalize"),
-        ]
-    )
+    cfg.DATASET.ROOT, cfg.DATALOADER.NUM_WORKERS = str(root), workers
+    cfg.DATALOADER.DECODED.GIB, cfg.DATALOADER.DECODED.FOLDER = gib, str(root / "decoded")
+    cfg.INPUT.INTERPOLATION = "bicubic"
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize")
     return cfg
 
 
@@ -137,32 +122,6 @@ def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[
     return turns
 
 
-def costs(root: Path, items: list[Datum]) -> dict[str, float]:
-    """Milliseconds an image, of decoding, of reading decoded pixels, and of the transforms."""
-    reader, images = image_reader(config(root, 0, 32.0), items), {}
-    crop, *rest = build_transform(config(root, 0, 32.0), is_train=True).transforms
-    images["decode"] = _milliseconds(lambda item: read_image(item.impath), items)
-    images["read decoded pixels"] = _milliseconds(lambda item: reader(item.impath), items)
-    pixels = [reader(item.impath) for item in items[:200]]
-    images["crop and resize"] = _milliseconds(crop, pixels)
-    cropped = [crop(image) for image in pixels]
-    images["flip, to tensor, normalise"] = _milliseconds(lambda x: _all(rest, x), cropped)
-    return images
-
-
-def _all(transforms, image):
-    for transform in transforms:
-        image = transform(image)
-    return image
-
-
-def _milliseconds(function, values) -> float:
-    start = time.process_time()
-    for value in values:
-        function(value)
-    return 1000 * (time.process_time() - start) / len(values)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=640, help="(640)")
@@ -176,8 +135,7 @@ def main() -> None:
         items = make_images(root, args.images)
         about["kB"] = round(statistics.mean(os.path.getsize(i.impath) for i in items) / 1000)
         raw = {workers: compare(root, items, workers, args.repeats) for workers in args.workers}
-        parts = costs(root, items)
-    print("| workers | | plain | decoded once | ratio |\n| --- | --- | --- | --- | --- |")
+    rows = []
     for workers, turns in raw.items():
         for column, unit in enumerate(("images/s", "ms of CPU an image")):
             pairs = [
@@ -186,11 +144,9 @@ def main() -> None:
             ]
             plain, kept = map(statistics.median, zip(*pairs, strict=True))
             ratio = statistics.median(b / a for a, b in pairs)
-            print(f"| {workers} | {unit} | {plain:.3g} | {kept:.3g} | {ratio:.2f} |")
-    print("\n| of one image, CPU | ms |\n| --- | --- |")
-    for name, milliseconds in parts.items():
-        print(f"| {name} | {milliseconds:.2f} |")
-    save("data", about, turns=raw, costs=parts)
+            rows.append([f"{workers}", unit, f"{plain:.3g}", f"{kept:.3g}", f"{ratio:.2f}"])
+    print_table(rows, ["workers", "", "plain", "decoded once", "ratio"])
+    save("data", about, turns=raw)
 
 
 if __name__ == "__main__":

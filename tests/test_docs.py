@@ -1,4 +1,4 @@
-"""What the README tells a reader to type exists: scripts, modules, flags, settings, files."""
+"""What README and docs tell a reader to type or open exists: scripts, flags, settings, links."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import pytest
 from run.settings import default_cfg, keys
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-INLINE = re.findall(r"`((?:NPROC=\d )?(?:bash|python) [^`]+)`", README)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT): page.read_text(encoding="utf-8") for page in PAGES}
+ALL = "\n".join(TEXTS.values())
+BLOCKS = re.findall(r"```bash\n(.*?)```", ALL, flags=re.DOTALL)
+INLINE = re.findall(
+    r"`((?:NPROC=\d )?(?:bash|python) (?:scripts/|benchmarks/|-m )[^`.]+[^`]*)`", ALL
+)
 COMMANDS = sorted(
     {
         line.split("  #")[0].strip()
@@ -52,7 +56,7 @@ def flags_of(entry: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_can_be_typed(command):
+def test_a_command_can_be_typed(command):
     words = [
         word for word in shlex.split(command, comments=True) if "=" not in word.partition("-")[0]
     ]
@@ -69,19 +73,40 @@ def test_a_command_of_the_readme_can_be_typed(command):
         assert given <= flags_of(entry), given - flags_of(entry)
 
 
-def test_settings_that_the_readme_names_exist():
+def test_settings_that_are_named_exist():
     known = set(keys(default_cfg())) | {"OOD.SETS.SUN.FOLDERS"}
     named = set(
-        re.findall(r"`((?:DATALOADER|DATASET|TRAINER|MODEL|INPUT|OOD)\.[A-Z0-9_.]+)", README)
+        re.findall(r"`((?:DATALOADER|DATASET|TRAINER|MODEL|INPUT|OOD|EVAL)\.[A-Z0-9_.]+)", ALL)
     )
-    named |= {f"TRAINER.CLIPN.{key}" for key in ("LOSS_WEIGHT", "MICRO_BATCH")}
     assert len(named) > 8 and named <= known, named - known
 
 
-def test_files_that_the_readme_names_exist():
+def test_files_that_are_named_exist():
     named = re.findall(
-        r"`((?:benchmarks|clip|ood|dassl|datasets|trainers|tests|scripts)/[\w/.]*)", README
+        r"`((?:benchmarks|clip|ood|dassl|datasets|trainers|tests|scripts)/[\w/.]*)", ALL
     )
     assert len(named) > 8
     for path in named:
         assert (ROOT / path).exists(), path
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=str)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_is_one_screen_of_entrance():
+    text = TEXTS[Path("README.md")]
+    assert len(text.splitlines()) <= 150 and len(text.split()) <= 1300
