@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default
 from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.utils import BadImageError, InputError, check_availability, read_image
+from dassl.utils import BadImageError, InputError, check_availability, read_image, tolist_if_not
 from dassl.utils.tables import RULE, text_table
 
 from .datasets import Datum, build_dataset
@@ -60,11 +60,8 @@ class DatasetWrapper(Dataset):
                 f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out."
             ) from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        transforms = (
-            self.transform if isinstance(self.transform, list | tuple) else [self.transform]
-        )
-        for number, transform in enumerate(transforms, start=1):
-            if transform is not None:
+        if self.transform is not None:
+            for number, transform in enumerate(tolist_if_not(self.transform), start=1):
                 output["img" if number == 1 else f"img{number}"] = transform(image)
         return output
 
@@ -114,8 +111,7 @@ def build_data_loader(
     if not data_source:
         kind = "training" if is_train else "evaluation"
         raise InputError(
-            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT "
-            "and the folders under it."
+            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
     dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)

@@ -166,6 +166,17 @@ def test_the_checkpoint_resumed_from_goes_too_unless_it_is_elsewhere(make_cfg, t
     assert files(cfg) == {"model.pth.tar-3"}
 
 
+def test_a_setting_that_the_config_no_longer_has_is_no_new_schedule(make_cfg, caplog):
+    cfg = make_cfg()
+    run(cfg, stop_after=2)
+    path = Path(cfg.OUTPUT_DIR, "prompt_learner/model.pth.tar-2")
+    state = load_checkpoint(path)
+    state["optim_settings"]["STAGED_LR"] = False
+    torch.save(state, path)
+    run(cfg)
+    assert "New settings of the optimiser" not in caplog.text
+
+
 def test_best_val_keeps_and_deploys_the_best(make_cfg):
     cfg = make_cfg("TEST.FINAL_MODEL", "best_val")
     trainer = run(cfg)
