@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks import plain
 from clip import ClipModel, resolve_precision
-from clip.loading import OPENAI_TRANSFORM
+from clip.facts import OPENAI_TRANSFORM
 from clip.prompted import PromptedCLIP, cosines
 from datasets.classnames import imagenet_classnames
 from trainers.locoop import ood_regularisation

@@ -120,7 +120,8 @@ def fast_scores(bench: Bench, images: Tensor) -> dict[str, Tensor]:
     scores = offered_scores("all", bench.model.provides)
     with torch.inference_mode(), bench.precision.context(bench.device):
         classes, needs = bench.model.class_features(), required_inputs(scores)
-        inputs = bench.model.inputs(images, classes, needs)
+        features, regions = bench.model.image_features(images, "local_cosines" in needs)
+        inputs = bench.model.inputs(features, regions, classes, needs, images)
         return compute_scores(scores, {name: inputs[name] for name in needs})
 
 

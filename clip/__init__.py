@@ -12,18 +12,3 @@ from clip.negation import NoTextEncoder, build_no_encoder
 from clip.precision import PRECISIONS, Precision, resolve_precision
 from clip.prefix import Packing
 from clip.tokenizer import encode, tokenize
-
-__all__ = [
-    "PRECISIONS",
-    "ClipModel",
-    "NoTextEncoder",
-    "Packing",
-    "Precision",
-    "available_models",
-    "build_no_encoder",
-    "encode",
-    "load",
-    "resolve_precision",
-    "tokenize",
-    "weights_hash",
-]

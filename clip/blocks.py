@@ -10,16 +10,6 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
-__all__ = [
-    "ModifiedResNet",
-    "ResidualAttentionBlock",
-    "TextTransformer",
-    "VisionTransformer",
-    "attend",
-    "finish",
-    "project",
-]
-
 
 def project(attn: nn.MultiheadAttention, x: Tensor, part: int) -> Tensor:
     """Return query (`part` 0), key (1) or value (2) of every token, `[B, L, W]` as `x`."""

@@ -13,14 +13,10 @@ from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Width of an attention head in the public models of each width.
-IMAGE_HEADS = dict.fromkeys((384, 512, 768, 896, 1024), 64) | {
-    1280: 80,  # ViT-H
-    1408: 88,  # ViT-g
-    1664: 104,  # ViT-bigG
-    1792: 112,  # ViT-e
-}
-TEXT_HEADS = dict.fromkeys((256, 384, 512, 640, 768, 1024, 1280), 64)
+# Widths of the towers of public models. Attention heads are 64 wide in all but the image towers
+# of ViT-H, g, bigG and e.
+PUBLIC_WIDTHS = (256, 384, 512, 640, 768, 896, 1024, 1280)
+WIDE_IMAGE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
 
 def build_model(
@@ -31,42 +27,46 @@ def build_model(
     Differs from upstream: open_clip's own reader of OpenAI's layout rounds the
     weights to float16 on the way; here they stay as they are.
     """
-    facts = facts or Facts()
+    config = model_config(state, facts or Facts())
     try:
-        model = open_clip.CLIP(
-            embed_dim=state["text_projection"].shape[1],
-            vision_cfg=vision_config(state, facts),
-            text_cfg=_text_config(state, facts),
-            quick_gelu=activation == "quick_gelu",
-        )
+        model = open_clip.CLIP(**config, quick_gelu=activation == "quick_gelu")
         model.load_state_dict({key: value.float() for key, value in state.items()})
-    except (KeyError, RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"the weights are not those of a whole CLIP model: {' '.join(str(error).split())[:500]}"
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise _not_whole(" ".join(str(error).split())[:500]) from error
     return model.eval()
 
 
-def vision_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
-    """Return open_clip's `vision_cfg` of the weights `state`: sizes, off their shapes."""
-    if "visual.attnpool.positional_embedding" in state:
-        side = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-        layers = [_count(state, f"visual.layer{stage}.", 2) for stage in (1, 2, 3, 4)]
-        width = state["visual.layer1.0.conv1.weight"].shape[0]
-        return {"layers": layers, "width": width, "image_size": side * 32}
+def model_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
+    """Return open_clip's config of the model with the weights `state`.
+
+    Raises:
+        InputError: weights are missing, or the number of attention heads cannot be known.
+    """
     try:
-        width, _, patch, _ = state["visual.conv1.weight"].shape
-        side = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        hidden = state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+        return {
+            "embed_dim": state["text_projection"].shape[1],
+            "vision_cfg": _vision_config(state, facts),
+            "text_cfg": _text_config(state, facts),
+        }
     except KeyError as error:
-        raise InputError(
-            f"the weights hold no image tower of CLIP's: {error} is missing"
-        ) from error
+        raise _not_whole(f"{error} is missing") from error
+
+
+def _not_whole(why: str) -> InputError:
+    return InputError(f"the weights are not those of a whole CLIP model: {why}")
+
+
+def _vision_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
+    if "visual.attnpool.positional_embedding" in state:
+        side = round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+        layers = [_count(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)]
+        width = len(state["visual.layer1.0.conv1.weight"])
+        return {"layers": layers, "width": width, "image_size": side * 32}
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
     return {
-        "layers": _count(state, "visual.transformer.resblocks.", 3),
-        "width": width,
-        "head_width": _head_width("image", width, facts.vision_heads, IMAGE_HEADS),
-        "mlp_ratio": (hidden + 0.5) / width,  # open_clip rounds their product down
+        **_tower(state, "visual.transformer.resblocks.", width),
+        "head_width": _head_width("image", width, facts.image_head, WIDE_IMAGE_HEADS),
         "patch_size": patch,
         "image_size": side * patch,
     }
@@ -74,41 +74,45 @@ def vision_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
 
 def _text_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
     vocabulary, width = state["token_embedding.weight"].shape
-    hidden = state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     return {
-        "context_length": state["positional_embedding"].shape[0],
+        **_tower(state, "transformer.resblocks.", width),
+        "heads": width // _head_width("text", width, facts.text_head, {}),
+        "context_length": len(state["positional_embedding"]),
         "vocab_size": vocabulary,
-        "width": width,
-        "heads": width // _head_width("text", width, facts.text_heads, TEXT_HEADS),
-        "mlp_ratio": (hidden + 0.5) / width,
-        "layers": _count(state, "transformer.resblocks.", 2),
     }
 
 
-def _head_width(tower: str, width: int, heads: int | None, public: dict[int, int]) -> int:
+def _tower(state: dict[str, Tensor], blocks: str, width: int) -> dict[str, Any]:
+    hidden = len(state[f"{blocks}0.mlp.c_fc.weight"])
+    # open_clip rounds the product of width and ratio down.
+    return {"layers": _count(state, blocks), "width": width, "mlp_ratio": (hidden + 0.5) / width}
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """Count the numbered modules behind `prefix`."""
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _head_width(tower: str, width: int, known: int | None, wide: dict[int, int]) -> int:
     """Return the width of an attention head, which the shapes of the weights do not show.
 
     Raises:
         InputError: it cannot be known.
     """
-    if heads and width % heads == 0:
-        return width // heads
-    if width % 64 and width not in public:
+    if known and width % known == 0:
+        return known
+    if width in wide or width in PUBLIC_WIDTHS:
+        return wide.get(width, 64)
+    if width % 64:
         raise InputError(
             f"the {tower} tower is {width} wide and its number of attention heads is not known: "
             "put the open_clip_config.json or config.json of the model beside its weights"
         )
-    if width not in public:
-        logger.warning(
-            "The %s tower is %d wide, as no public CLIP's: %d attention heads are assumed, 64 "
-            "wide each. An open_clip_config.json or config.json beside the weights can say others",
-            tower,
-            width,
-            width // 64,
-        )
-    return public.get(width, 64)
-
-
-def _count(state: dict[str, Tensor], prefix: str, part: int) -> int:
-    """Count the numbered modules behind `prefix`."""
-    return len({key.split(".")[part] for key in state if key.startswith(prefix)})
+    logger.warning(
+        "The %s tower is %d wide, as no public CLIP's: %d attention heads are assumed. An "
+        "open_clip_config.json or config.json beside the weights can say others",
+        tower,
+        width,
+        width // 64,
+    )
+    return 64

@@ -7,6 +7,7 @@ without the attention that would mix regions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -27,8 +28,6 @@ from dassl.utils.errors import InputError
 # 32 MB: ViT-B/16 took 28 s for 96 images at once, and 20 s for the same in threes.
 CPU_BYTES = 8 << 20
 
-Encoder = Callable[[nn.Module, Tensor, bool], tuple[Tensor, Tensor | None]]
-
 
 def grid_of(visual: nn.Module) -> tuple[int, int] | None:
     """Return rows and columns of local regions, None for a tower that has no local features."""
@@ -48,23 +47,29 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
         InputError: local features were asked of a tower that has none.
     """
     if isinstance(visual, ModifiedResNet):
-        return _in_parts(_encode_resnet, _resnet_activations(visual), visual, images, local)
+        largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # the stem's output
+        return _in_parts(_encode_resnet, largest, visual, images, local)
     if _has_value_path(visual):
-        return _in_parts(_encode_vit, _vit_activations(visual), visual, images, local)
+        hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
+        largest = (1 + math.prod(visual.grid_size)) * hidden  # an MLP's
+        return _in_parts(_encode_vit, largest, visual, images, local)
     if local:
         raise InputError(
             f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
-            "silently equal MCM and LoCoOp would have no regions to push away. Use a ViT that "
-            "pools its class token or a ModifiedResNet, or choose scores that need no regions."
+            "silently equal MCM. Use a ViT that pools its class token or a ModifiedResNet, or "
+            "scores that need no regions"
         )
     features = visual(images)
     return features[0] if isinstance(features, tuple) else features, None
 
 
 def _in_parts(
-    encode: Encoder, activations: int, visual: nn.Module, images: Tensor, local: bool
+    encode: Callable, activations: int, visual: nn.Module, images: Tensor, local: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return what `encode` does; on a CPU, of as many images at once as `CPU_BYTES` hold."""
+    """Return what `encode` does; on a CPU, of as many images at once as `CPU_BYTES` hold.
+
+    `activations`: numbers in the largest activation of one image.
+    """
     if images.device.type != "cpu":
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
@@ -72,18 +77,6 @@ def _in_parts(
         *(encode(visual, part, local) for part in images.split(at_once)), strict=True
     )
     return torch.cat(features), torch.cat(regions) if local else None
-
-
-def _vit_activations(visual: VisionTransformer) -> int:
-    """Count the numbers in the largest activation of one image, an MLP's."""
-    rows, columns = visual.grid_size
-    return (1 + rows * columns) * visual.transformer.resblocks[-1].mlp.c_fc.out_features
-
-
-def _resnet_activations(visual: ModifiedResNet) -> int:
-    """Count the same of a ResNet: in its stem, before it pools."""
-    side = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-    return visual.conv3.out_channels * (side // 2) ** 2
 
 
 def _has_value_path(visual: nn.Module) -> bool:

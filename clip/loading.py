@@ -14,18 +14,11 @@ from typing import Any
 import open_clip
 import torch
 
-from clip.building import build_model, vision_config
-from clip.facts import ACTIVATIONS, OPENAI_TRANSFORM, openai_facts
+from clip.building import build_model, model_config
+from clip.facts import ACTIVATIONS, OPENAI, OPENAI_TRANSFORM
 from clip.model import ClipModel
 from clip.precision import resolve_precision
-from clip.weights import (
-    VOCABULARY,
-    ClipWeights,
-    negation_state,
-    read_weights,
-    weights_hash,
-    without_negation,
-)
+from clip.weights import VOCABULARY, ClipWeights, read_weights, weights_hash
 from dassl.data.transforms import RESIZE_MODES, Preprocess
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
@@ -77,20 +70,16 @@ def load(
     """
     if activation not in (None, *ACTIVATIONS):
         raise InputError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
+    path = _path(name)
     if name in OPENAI_MODELS:
-        weights = read_weights(_download(name, OPENAI_MODELS[name], "openai"))
-        weights.facts = openai_facts(weights.state)
-        model = _from_weights(weights, name, activation)
-    elif name in BUNDLED:
-        weights = read_weights(BUNDLED[name])
-        weights.facts.transform = OPENAI_TRANSFORM
-        model = _from_weights(weights, name, activation)
-    elif os.path.exists(name):
-        model = _from_weights(read_weights(name), name, activation)
+        path = _download(name, OPENAI_MODELS[name], "openai")
+    if path:
+        model = _from_weights(_read(path, name), name, activation)
     else:
         model = _from_open_clip(name, activation)
     model.to_dtype(resolve_precision(precision, device).weights).to(device)
-    return model, preprocessing(model)
+    size = (model.image_size,) * 2
+    return model, Preprocess(size, model.mean, model.std, model.interpolation, model.resize_mode)
 
 
 def input_settings(name: str) -> dict[str, object]:
@@ -99,19 +88,17 @@ def input_settings(name: str) -> dict[str, object]:
     Raises:
         InputError: `name` is neither a name nor the file of a CLIP that can be driven here.
     """
-    path = BUNDLED.get(name, name)
-    if name in OPENAI_MODELS:
-        size, transform = _image_size(OPENAI_MODELS[name]), OPENAI_TRANSFORM
-    elif os.path.exists(path):
-        weights = read_weights(path)
-        size = vision_config(without_negation(weights.state), weights.facts)["image_size"]
-        transform = _transform(name, weights.facts.transform)
+    if path := _path(name):
+        weights = _read(path, name)
+        vision = model_config(weights.state, weights.facts)["vision_cfg"]
+        said = weights.facts.transform
     else:
         architecture, tag = _open_clip_pair(name)
-        size = _image_size(architecture)
-        transform = _transform(name, open_clip.get_pretrained_cfg(architecture, tag))
+        vision = open_clip.get_model_config(architecture)["vision_cfg"]
+        said = open_clip.get_pretrained_cfg(architecture, tag)
+    transform = _transform(name, said)
     return {
-        "SIZE": (size, size),
+        "SIZE": (vision["image_size"],) * 2,
         "INTERPOLATION": transform["interpolation"],
         "RESIZE_MODE": transform["resize_mode"],
         "PIXEL_MEAN": list(transform["mean"]),
@@ -135,6 +122,19 @@ def check_same_backbone(asked: str, trained: str) -> None:
         )
 
 
+def _path(name: str) -> str | Path | None:
+    """Return the file or folder that `name` stands for, None for a name to download."""
+    path = BUNDLED.get(name, name)
+    return path if name not in OPENAI_MODELS and os.path.exists(path) else None
+
+
+def _read(path: str | Path, name: str) -> ClipWeights:
+    weights = read_weights(path)
+    if name in available_models():  # whatever lies beside the file
+        weights.facts = OPENAI
+    return weights
+
+
 def _weights_name(name: str) -> str | None:
     """Return one name for all names of the same weights; None for a path."""
     if name in BUNDLED:
@@ -146,26 +146,15 @@ def _weights_name(name: str) -> str | None:
     return f"{architecture.removesuffix('-quickgelu')}/{tag}" if known else None
 
 
-def _image_size(architecture: str) -> int:
-    return open_clip.get_model_config(architecture)["vision_cfg"]["image_size"]
-
-
 def _transform(name: str, said: dict[str, Any]) -> dict[str, Any]:
     """Return mean, std, interpolation and resize_mode as `said`, OpenAI's where it says nothing."""
     transform = OPENAI_TRANSFORM | {key: said[key] for key in OPENAI_TRANSFORM if key in said}
     if transform["resize_mode"] not in RESIZE_MODES:
         raise InputError(
             f"{name} was trained on images resized as {transform['resize_mode']!r}; only "
-            f"{' and '.join(RESIZE_MODES)} can be done here, and on other images its figures "
-            "would be of another model. Use another backbone"
+            f"{' and '.join(RESIZE_MODES)} can be done here. Use another backbone"
         )
     return transform
-
-
-def preprocessing(model: ClipModel) -> Preprocess:
-    """Return the evaluation transform of `model`, from a PIL image to its input `[3, H, W]`."""
-    size = (model.image_size,) * 2
-    return Preprocess(size, model.mean, model.std, model.interpolation, model.resize_mode)
 
 
 def _download(name: str, architecture: str, tag: str) -> str:
@@ -183,8 +172,7 @@ def _download(name: str, architecture: str, tag: str) -> str:
         raise InputError(
             f"cannot download {name} from {source} ({' '.join(str(error).split())[:200]}). Without "
             "a connection, fetch that file elsewhere and give its path as --backbone (the config's "
-            "MODEL.BACKBONE.NAME), or put it where open_clip looks for it (~/.cache/clip, or "
-            "Hugging Face's cache)"
+            "MODEL.BACKBONE.NAME)"
         ) from error
     if not path:
         raise InputError(f"open_clip has no weights of {name} to download: give a file's path")
@@ -197,6 +185,8 @@ def _open_clip_pair(name: str) -> tuple[str, str]:
     Raises:
         InputError: a name that nobody knows, or a tokenizer other than OpenAI's.
     """
+    if name in OPENAI_MODELS:
+        return OPENAI_MODELS[name], "openai"
     architecture, _, tag = name.rpartition("/")
     pairs = open_clip.list_pretrained(as_str=False)
     if (architecture, tag) not in pairs:
@@ -205,7 +195,7 @@ def _open_clip_pair(name: str) -> tuple[str, str]:
             f"unknown CLIP model {name!r}: it is neither a file nor a name. "
             f"Nearest name: {nearest_name(name, known)!r}. OpenAI's names: "
             f"{', '.join(OPENAI_MODELS)}; open_clip's are written model/tag, such as "
-            "ViT-B-16/laion2b_s34b_b88k; or give the path of a file"
+            "ViT-B-16/laion2b_s34b_b88k"
         )
     text = open_clip.get_model_config(architecture)["text_cfg"]
     tokenizer = text.get("hf_tokenizer_name") or text.get("hf_model_name")
@@ -217,9 +207,16 @@ def _check_tokenizer(name: str, tokenizer: str | None, vocabulary: int) -> None:
     if tokenizer or vocabulary != VOCABULARY:
         raise InputError(
             f"{name} reads texts through another tokenizer ({tokenizer or 'not named'}, "
-            f"{vocabulary} tokens) than OpenAI's ({VOCABULARY} tokens), the only one here: its "
-            "text features would be noise. Use a CLIP with OpenAI's tokenizer, such as ViT-B/16 "
-            "or ViT-B-16/laion2b_s34b_b88k"
+            f"{vocabulary} tokens) than OpenAI's ({VOCABULARY} tokens), the only one here. Use a "
+            "CLIP with OpenAI's, such as ViT-B/16 or ViT-B-16/laion2b_s34b_b88k"
+        )
+
+
+def _check_activation(name: str, found: str, asked: str | None) -> None:
+    if asked not in (None, found):
+        raise InputError(
+            f"{name} was trained with {found}, asked was {asked}, which would lose accuracy "
+            "silently: leave MODEL.BACKBONE.ACTIVATION empty"
         )
 
 
@@ -227,47 +224,43 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
     architecture, tag = _open_clip_pair(name)
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     transform = _transform(name, pretrained)
-    quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    trained_quick = pretrained.get("quick_gelu", False)
-    if quick != trained_quick:
-        fitting = architecture.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
+    computed, trained = (
+        ACTIVATIONS[not config.get("quick_gelu", False)]
+        for config in (open_clip.get_model_config(architecture), pretrained)
+    )
+    if computed != trained:
+        fitting = architecture.removesuffix("-quickgelu")
+        fitting += "-quickgelu" if trained == "quick_gelu" else ""
         raise InputError(
-            f"{name}: these weights were trained with {ACTIVATIONS[not trained_quick]}, the "
-            f"architecture computes {ACTIVATIONS[not quick]}: use {fitting}/{tag}"
+            f"{name}: these weights were trained with {trained}, the architecture computes "
+            f"{computed}: use {fitting}/{tag}"
         )
-    _check_activation(name, ACTIVATIONS[not quick], activation)
+    _check_activation(name, trained, activation)
     path = _download(name, architecture, tag)
     model = open_clip.create_model(architecture, pretrained=path, precision="fp32")
-    return ClipModel(
-        model,
-        name=name,
-        activation=ACTIVATIONS[not quick],
-        weights_hash=weights_hash(model.state_dict()),
-        **transform,
-    )
+    hash_ = weights_hash(model.state_dict())
+    return ClipModel(model, name=name, activation=trained, weights_hash=hash_, **transform)
 
 
 def _from_weights(weights: ClipWeights, name: str, activation: str | None) -> ClipModel:
     state, facts = weights.state, weights.facts
     _check_tokenizer(name, facts.tokenizer, len(state["token_embedding.weight"]))
-    negation = negation_state(state)
     if facts.activation is not None:
         _check_activation(name, facts.activation, activation)
-    if facts.activation is None and activation is None:
+    elif activation is None:
         raise InputError(
-            f"{name} does not say its activation, and computing with the wrong one loses points of "
-            "accuracy without any error: set MODEL.BACKBONE.ACTIVATION (detect.py: --activation) "
-            "quick_gelu (OpenAI's models, open_clip's -quickgelu ones) or gelu (open_clip's "
-            "others, LAION's, CLIPN's published files)"
+            f"{name} does not say its activation, and computing with the wrong one loses accuracy "
+            "without any error: set MODEL.BACKBONE.ACTIVATION (detect.py: --activation) quick_gelu "
+            "(OpenAI's models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, "
+            "CLIPN's published files)"
         )
-    if negation and facts.activation is None and activation != "gelu":
+    elif weights.negation and activation != "gelu":
         logger.warning(
             "%s is a CLIPN file: the published ones stand on LAION's CLIP, whose activation "
             "is gelu, not %s",
             name,
             activation,
         )
-    activation = facts.activation or activation
     transform = _transform(name, facts.transform)
     if not facts.transform:
         logger.info(
@@ -277,22 +270,14 @@ def _from_weights(weights: ClipWeights, name: str, activation: str | None) -> Cl
             transform["mean"],
             transform["std"],
         )
-    model = build_model(without_negation(state), activation, facts)
+    activation = facts.activation or activation
+    model = build_model(state, activation, facts)
     return ClipModel(
         model,
         name=name,
         activation=activation,
         weights_hash=weights_hash(model.state_dict()),
-        has_negation=bool(negation),
-        transform_known=bool(facts.transform),
+        has_negation=bool(weights.negation),
+        transform_known=facts.transform is OPENAI_TRANSFORM,
         **transform,
     )
-
-
-def _check_activation(name: str, found: str, asked: str | None) -> None:
-    if asked not in (None, found):
-        raise InputError(
-            f"{name} was trained with {found}, asked was {asked}: computing the one's weights "
-            "with the other loses accuracy silently, so it is refused. Leave "
-            "MODEL.BACKBONE.ACTIVATION empty"
-        )

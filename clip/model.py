@@ -57,7 +57,7 @@ class ClipModel(nn.Module):
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
         mean, std, interpolation, resize_mode ("shortest" or "squash"): of the transform it was
-            trained with. transform_known: False where that is only assumed, of a file.
+            trained with. transform_known: False of a file, whose JSON the config may overrule.
         has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
@@ -170,11 +170,10 @@ class ClipModel(nn.Module):
         return (features, regions) if local else features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return unnormalised text features `[T, D]` of token ids `[T, context_length]`."""
-        eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
-        tokens = tokens[:, : int(eot.max()) + 1]
+        """Return unnormalised text features `[T, D]` of token ids `[T, L]`, padded as need be."""
         with self._autocast(tokens):
-            return self.text(self.token_embedding(tokens), eot)
+            # [EOT] has the highest id of the vocabulary.
+            return self.text(self.token_embedding(tokens), tokens.argmax(dim=-1))
 
     def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         """Return unnormalised features `[T, D]` of prompts `[T, L, W]`, [EOT] at `eot` `[T]`."""

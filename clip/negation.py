@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import ClipModel, TextTower
-from clip.weights import negation_state, read_weights
+from clip.weights import ClipWeights, read_weights
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -54,28 +54,24 @@ class NoTextEncoder(TextTower):
         return NUM_PROMPTS + 1
 
     def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
-        """Return unnormalised "no" features `[T, D]` of token ids `[T, context_length]`.
+        """Return unnormalised "no" features `[T, D]` of token ids `[T, L]`.
 
         Args:
             choices: `[T]`, which prompt is added to each text, 16 for the mean;
                 None (inference): the mean for all. The handcrafted variant has none to add.
         """
-        eot = tokens.argmax(dim=-1)  # [EOT] has the highest id of the vocabulary
-        length = int(eot.max()) + 1
-        embeddings = self.token_embedding(tokens[:, :length])  # [T, L, W]
+        embeddings = self.token_embedding(tokens)  # [T, L, W]
         if self.prompt_no is not None:
-            embeddings = embeddings + self._prompts(length, choices)
-        return super().forward(embeddings, eot)
+            prompts = self.prompt_no[:, : tokens.shape[1]]  # [16, L, W]
+            mean = prompts.mean(dim=0)
+            drawn = mean if choices is None else torch.cat([prompts, mean[None]])[choices]
+            embeddings = embeddings + drawn
+        # [EOT] has the highest id of the vocabulary.
+        return super().forward(embeddings, tokens.argmax(dim=-1))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the features of inference, as `ClipModel.encode_text`."""
         return self(tokens)
-
-    def _prompts(self, length: int, choices: Tensor | None) -> Tensor:
-        """Return the first `length` positions of the prompts added: `[T, L, W]`, mean `[L, W]`."""
-        prompts = self.prompt_no[:, :length]
-        mean = prompts.mean(dim=0)
-        return mean if choices is None else torch.cat([prompts, mean[None]])[choices]
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
@@ -89,35 +85,32 @@ class NoTextEncoder(TextTower):
             InputError: no "no" branch in it, one of the other variant or of another
                 size, or one trained beside another CLIP than `model`.
         """
-        state = read_weights(path).state
-        negation = negation_state(state)
-        if not negation:
+        weights = read_weights(path)
+        if not weights.negation:
             raise InputError(
                 f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
                 "plain CLIP. Give it as --backbone to start a training from it"
             )
-        found = variant_of(state)
+        found = variant_of(weights)
         if found != self.variant:
             raise InputError(
                 f"{path} is of CLIPN's {found} variant, the config asks for the {self.variant} "
                 f"one: set TRAINER.CLIPN.VARIANT {found}"
             )
-        _check_same_clip(path, state, model)
-        self._load(path, {**negation, "logit_scale": state["logit_scale"]})
-
-    def _load(self, path: str | Path, state: dict[str, Tensor]) -> None:
-        own = self.state_dict()
-        wrong = [
-            f"{key} is {_shape(state.get(key))}, the model wants {_shape(own.get(key))}"
-            for key in sorted(own.keys() | state.keys())
-            if _shape(state.get(key)) != _shape(own.get(key))
-        ]
-        if wrong:
+        theirs, ours = weights.state["text_projection"], model.text.text_projection
+        if theirs.shape == ours.shape and not theirs.to(ours.dtype).equal(ours.detach().cpu()):
             raise InputError(
-                f'{path}: its "no" text encoder does not fit: {wrong[0]} ({len(wrong)} '
-                "differences in all). Set --backbone to the CLIP it was trained on"
+                f"{path} was trained beside another CLIP than {model.name} (activation "
+                f"{model.activation}): their text projections differ. Use the CLIP it was trained "
+                "on (of published files ViT-B-16/laion2b_s34b_b88k), or the file as --backbone"
             )
-        self.load_state_dict(state)
+        try:
+            self.load_state_dict({**weights.negation, "logit_scale": weights.state["logit_scale"]})
+        except RuntimeError as error:
+            raise InputError(
+                f'{path}: its "no" text encoder does not fit {model.name}, set --backbone to the '
+                f"CLIP it was trained on: {' '.join(str(error).split())[:500]}"
+            ) from error
 
 
 def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTextEncoder:
@@ -129,19 +122,18 @@ def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTex
     Differs from upstream: there a plain CLIP leaves the "no" branch random, without a word.
     """
     source = weights or (model.name if model.has_negation else "")
-    variant = variant or (variant_of(read_weights(source).state) if source else VARIANTS[0])
+    variant = variant or (variant_of(read_weights(source)) if source else VARIANTS[0])
     encoder = NoTextEncoder(model, variant)
     if source:
         encoder.load_published(source, model)
-        logger.info('"No" text encoder: %s, from %s', variant, source)
-    else:
-        logger.info('"No" text encoder: %s, starts as a copy of the text tower', variant)
+    origin = f"from {source}" if source else "starts as a copy of the text tower"
+    logger.info('"No" text encoder: %s, %s', variant, origin)
     return encoder
 
 
-def variant_of(state: dict[str, Tensor]) -> str:
+def variant_of(weights: ClipWeights) -> str:
     """Return the variant of a CLIPN's weights."""
-    return VARIANTS["prompt_no" not in negation_state(state)]
+    return VARIANTS["prompt_no" not in weights.negation]
 
 
 def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
@@ -154,19 +146,3 @@ def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.randint(choices, (count,), generator=generator)
-
-
-def _check_same_clip(path: str | Path, state: dict[str, Tensor], model: ClipModel) -> None:
-    """Refuse a "no" branch that was trained against another text tower."""
-    theirs, ours = state["text_projection"], model.text.text_projection
-    if theirs.shape == ours.shape and not torch.equal(theirs.to(ours.dtype), ours.detach().cpu()):
-        raise InputError(
-            f"{path} was trained beside another CLIP than {model.name} (activation "
-            f"{model.activation}): their text projections differ. Use the CLIP it was trained on, "
-            "for the published files ViT-B-16/laion2b_s34b_b88k, or give the file itself as "
-            "--backbone"
-        )
-
-
-def _shape(value: Tensor | None) -> str:
-    return "missing" if value is None else str(list(value.shape))

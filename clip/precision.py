@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import dataclass
 
@@ -65,12 +64,4 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
         return precision
     torch.backends.cudnn.allow_tf32 = name == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
-    if precision.autocast is torch.bfloat16:
-        _warn_if_emulated()
     return precision
-
-
-@functools.cache
-def _warn_if_emulated() -> None:
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        logger.warning("This GPU has no bfloat16 units: amp_bf16 is emulated, slowly; amp is not")

@@ -18,8 +18,6 @@ from clip.templates import classifier
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
 ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
-# What CLIPN's "no" text encoder adds to the inputs of scores.
-NO_INPUTS = frozenset({"no_cosines", "no_logits"})
 
 
 class PromptedCLIP(nn.Module):
@@ -65,6 +63,7 @@ class PromptedCLIP(nn.Module):
     # What scores are computed from
 
     FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features
+    has_no = False  # whether there is a "no" text encoder
 
     @property
     def num_regions(self) -> int:
@@ -74,63 +73,46 @@ class PromptedCLIP(nn.Module):
     @property
     def provides(self) -> set[str]:
         """Names of the inputs of scores (`ood.scores`) that this model can give."""
-        always = {"cosines", "logits", "head_norm", "odin_logits"}
-        return always | ({"local_cosines"} if self.clip.grid else set())
+        names = {"cosines", "logits", "head_norm", "odin_logits"}
+        names |= {"local_cosines"} if self.clip.grid else set()
+        return names | ({"no_cosines", "no_logits"} if self.has_no else set())
 
     def class_features(self) -> dict[str, Tensor]:
         """Encode what describes the classes, `[C, D]` each: once, then it is given to `inputs`."""
         return {"text": self.text_features()}
 
     def inputs(
-        self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
-    ) -> dict[str, Tensor]:
-        """Return the inputs `needs` of scores for images `[B, 3, H, W]`, and "cosines", by name.
-
-        Args:
-            classes: what `class_features` returned. needs: names among `provides`.
-        """
-        features, regions = self.image_features(images, "local_cosines" in needs)
-        return self.inputs_of_features(features, regions, classes, needs) | self.inputs_of_images(
-            images, classes, needs
-        )
-
-    def inputs_of_features(
         self,
         features: Tensor,
         regions: Tensor | None,
         classes: dict[str, Tensor],
         needs: Collection[str],
+        images: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return what `inputs` does, of `image_features`, but for those in `FROM_IMAGES`."""
-        with exact(features):
-            inputs = self.head(features, classes)
-            if regions is not None:
-                inputs["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
-        return {name: x for name, x in inputs.items() if name in needs or name == "cosines"}
+        """Return the inputs `needs` of scores, and "cosines", by name.
 
-    def inputs_of_images(
-        self, images: Tensor, classes: dict[str, Tensor], needs: Collection[str]
-    ) -> dict[str, Tensor]:
-        """Return those of the inputs `needs` in `FROM_IMAGES`, of images `[B, 3, H, W]`."""
-        if "odin_logits" not in needs:
-            return {}
-        features, _ = self.image_features(self.odin_images(images, classes["text"]), False)
-        with exact(images):
-            return {"odin_logits": self.scale * features @ classes["text"].T}
+        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`; "head_norm" `[B]` is the L1
+        norm of what enters the cosine head, exp(logit_scale) * f.
 
-    def head(self, features: Tensor, classes: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return cosines and logits `[B, C]` of image features `[B, D]`, and "head_norm" `[B]`.
-
-        The last is the L1 norm of what enters the cosine head, exp(logit_scale) * f. Where
-        `classes` has "no" features, their cosines and logits come too.
+        Args:
+            features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
+                only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        cosines = features @ classes["text"].T
-        norm = (self.scale * features).abs().sum(dim=-1)
-        parts = {"cosines": cosines, "logits": self.scale * cosines, "head_norm": norm}
-        if "no" in classes:
-            parts["no_cosines"] = features @ classes["no"].T
-            parts["no_logits"] = self.scale * parts["no_cosines"]
-        return parts
+        found = {}
+        if images is not None and "odin_logits" in needs:
+            moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
+            with exact(moved):
+                found["odin_logits"] = self.scale * moved @ classes["text"].T
+        with exact(features):
+            found["cosines"] = features @ classes["text"].T
+            found["logits"] = self.scale * found["cosines"]
+            found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
+            if "no" in classes:
+                found["no_cosines"] = features @ classes["no"].T
+                found["no_logits"] = self.scale * found["no_cosines"]
+            if regions is not None:
+                found["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
+        return {name: x for name, x in found.items() if name in needs or name == "cosines"}
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
@@ -157,6 +139,8 @@ class TwoBranchCLIP(PromptedCLIP):
     The learnable variant reads the standard templates in both branches.
     """
 
+    has_no = True
+
     def __init__(
         self,
         clip: ClipModel,
@@ -181,10 +165,6 @@ class TwoBranchCLIP(PromptedCLIP):
         """exp(logit_scale) as training has left it."""
         return self.encoder.logit_scale.exp()
 
-    @property
-    def provides(self) -> set[str]:
-        return super().provides | NO_INPUTS
-
     def class_features(self) -> dict[str, Tensor]:
         negation = classifier(
             self.encoder, self.classnames, self.denied, self.device, 'classes, "no" branch'
@@ -202,15 +182,11 @@ class DescribedCLIP(PromptedCLIP):
 
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
         super().__init__(clip, lambda: features["text"])
-        self.features, self._scale = features, scale
+        self.features, self._scale, self.has_no = features, scale, "no" in features
 
     @property
     def scale(self) -> Tensor:
         return self._scale
-
-    @property
-    def provides(self) -> set[str]:
-        return super().provides | (NO_INPUTS if "no" in self.features else set())
 
     def class_features(self) -> dict[str, Tensor]:
         return self.features

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
-from clip.tokenizer import tokenize_prompts
+from clip.model import ClipModel
+from clip.negation import NoTextEncoder
+from clip.tokenizer import cut_to_longest, tokenize_prompts
 from dassl.utils import InputError, progress_bar
 
 BATCH = 512
@@ -32,14 +33,6 @@ _WITH_A_COMMA = ("a photo of a {}.", "a photo with a {}.")
 Pair = tuple[str, str]
 
 
-class TextEncoder(Protocol):
-    """A text tower: token ids `[T, context_length]` to features `[T, D]`."""
-
-    context_length: int
-
-    def encode_text(self, tokens: Tensor) -> Tensor: ...
-
-
 def template_pairs(setting: str) -> list[Pair]:
     """Return the (standard, "no") templates that a TEMPLATE setting stands for.
 
@@ -57,9 +50,8 @@ def template_pairs(setting: str) -> list[Pair]:
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
         raise InputError(
-            f"TEMPLATE {wrong[0]!r} must hold {{}} once, where the class name goes; several "
-            "templates are separated by |, imagenet80 stands for CLIP's 80, published for "
-            "CLIPN's 128 as its code reads them"
+            f"TEMPLATE {wrong[0]!r} must hold {{}} once, where the class name goes; or it is "
+            "imagenet80 or published; several templates are separated by |"
         )
     return [(template, negated(template)) for template in templates]
 
@@ -92,10 +84,12 @@ def published_pairs() -> list[Pair]:
     this preset to give their published figures; elsewhere the quotes only blur the text.
     """
     of = [template for template in IMAGENET80 if not _NOT_IN_CLIPN.search(template)]
-    pairs = [(template, _CLIPN_NEGATIONS.get(template) or negated(template)) for template in of]
-    have = [_with(template) for template in of]
-    pairs += [(template, negated(template)) for template in have]
-    return [(_quoted(yes, yes), _quoted(no, yes)) for yes, no in pairs]
+    have = [t.replace(" of ", " with ").replace(" in a video", " appearing in a video") for t in of]
+    pairs = []
+    for yes in (*of, *have):
+        end = "'," if yes in _WITH_A_COMMA else "'"
+        pairs.append((f"'{yes}{end}", f"'{_CLIPN_NEGATIONS.get(yes) or negated(yes)}{end}"))
+    return pairs
 
 
 def fill(template: str, text: str) -> str:
@@ -103,16 +97,8 @@ def fill(template: str, text: str) -> str:
     return template.replace("{}", text)
 
 
-def _with(template: str) -> str:
-    return template.replace(" of ", " with ").replace(" in a video", " appearing in a video")
-
-
-def _quoted(template: str, standard: str) -> str:
-    return f"'{template}'" + ("," if standard in _WITH_A_COMMA else "")
-
-
 def classifier(
-    tower: TextEncoder,
+    tower: ClipModel | NoTextEncoder,
     names: Sequence[str],
     templates: Sequence[str],
     device: torch.device,
@@ -125,7 +111,6 @@ def classifier(
     longer than its texts. At most `TEXTS` features (or one template's) are held at once.
 
     Args:
-        tower: what encodes the texts, a `ClipModel` or a `NoTextEncoder`.
         names: C class names. templates: with {} for the name.
 
     Raises:
@@ -150,14 +135,10 @@ def _encode_all(
 ) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
-    parts = []
-    with progress_bar(
-        total=len(tokens),
-        desc=f"encoding {title}",
-        unit="text",
-        disable=len(tokens) < SHOW_PROGRESS_FROM,
-    ) as bar:
-        for part in order.split(BATCH):
-            parts.append(F.normalize(encode(tokens[part].to(device)).float(), dim=-1))
-            bar.update(len(part))
+    few = len(tokens) < SHOW_PROGRESS_FROM
+    batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", disable=few)
+    parts = [
+        F.normalize(encode(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
+        for batch in batches
+    ]
     return torch.cat(parts)[order.argsort().to(device)]

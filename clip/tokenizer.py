@@ -64,6 +64,15 @@ def tokenize(
     return tokens
 
 
+def cut_to_longest(tokens: torch.Tensor) -> torch.Tensor:
+    """Return token ids `[T, L]` without the columns behind the last [EOT].
+
+    Attention is causal, so the features are the same for less work. To be called where the
+    tokens are made, on the CPU: of tokens on a GPU, the host would wait for the length.
+    """
+    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # [EOT] has the highest id
+
+
 def tokenize_prompts(
     prompts: Sequence[str], names: Sequence[str], context_length: int
 ) -> torch.Tensor:

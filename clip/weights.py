@@ -8,18 +8,16 @@ its ending. No code in a file is ever run.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from clip.facts import ACTIVATIONS, Facts, openai_facts, read_facts, read_object
-from clip.hugging_face import is_hugging_face, to_openai_layout
+from clip.facts import ACTIVATIONS, OPENAI, Facts, read_facts, read_object
 from dassl.utils import load_checkpoint
 from dassl.utils.errors import InputError
 
@@ -33,25 +31,42 @@ IN_FOLDER = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
+# How files begin that are often found in the place of weights, and the way to the weights.
+IMPOSTORS = {
+    b"version https://git-lfs": "a pointer of git-lfs: run `git lfs pull` in its folder, or",
+    b"<!doctype": "a web page, which its address answered with:",
+    b"<html": "a web page, which its address answered with:",
+}
 # Keys under which training code puts the weights in a checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What training code puts before the name of each weight: DataParallel, Lightning, open_clip's
 # CustomTextCLIP. torch.compile's mark may stand anywhere in a name.
 PREFIXES = re.compile(r"^(?:(?:module|model|clip|clip_model|text)\.)+")
 COMPILED = "_orig_mod."
-# No weights: the causal mask, which follows from the context length; the bias of a sigmoid loss,
-# the same for all classes; OpenAI's three numbers.
+# Parts of the names in Hugging Face's `CLIPModel`, and what OpenAI's layout calls them.
+HUGGING_FACE = {
+    "text_model.embeddings.token_embedding.": "token_embedding.",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.encoder.layers.": "transformer.resblocks.",
+    "text_model.final_layer_norm.": "ln_final.",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.": "visual.conv1.",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.": "visual.ln_pre.",  # their spelling
+    "vision_model.encoder.layers.": "visual.transformer.resblocks.",
+    "vision_model.post_layernorm.": "visual.ln_post.",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+    ".self_attn.out_proj.": ".attn.out_proj.",
+    ".layer_norm1.": ".ln_1.",
+    ".layer_norm2.": ".ln_2.",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+}
+# No weights: OpenAI's three numbers; the causal mask and the positions, which follow from the
+# context length; the bias of a sigmoid loss, the same for all classes.
 OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
-NOT_WEIGHTS = ("attn_mask", "logit_bias", *OPENAI_MARKERS)
-# What the state dict of a CLIPN holds beside its CLIP's.
-NEGATION_KEYS = (
-    "transformer_no.",
-    "token_embedding_no.",
-    "positional_embedding_no",
-    "ln_final_no.",
-    "text_projection_no",
-    "prompt_no",
-)
+NOT_WEIGHTS = (*OPENAI_MARKERS, "attn_mask", "position_ids", "logit_bias")
 
 
 @dataclass
@@ -59,12 +74,14 @@ class ClipWeights:
     """Weights in OpenAI's layout, and what is known beside them.
 
     Attributes:
-        state: tensors by OpenAI's names. facts: activation, heads and transform, each as far as
-            the file, or a JSON file beside it, says it.
+        state: the CLIP's tensors by OpenAI's names. negation: those of CLIPN's "no" text encoder,
+            by the names of the text tower and `prompt_no`; empty for a plain CLIP.
+        facts: what the file, or a JSON file beside it, says of the model.
     """
 
     state: dict[str, Tensor]
-    facts: Facts = field(default_factory=Facts)
+    negation: dict[str, Tensor]
+    facts: Facts
 
 
 def read_weights(path: str | Path) -> ClipWeights:
@@ -77,18 +94,20 @@ def read_weights(path: str | Path) -> ClipWeights:
     state: dict[str, Tensor] = {}
     activation = None
     for file in _files(path):
-        part, says = _read_file(file)
-        activation = activation or says
+        part, activation = _read_file(file)
         state |= plain_names(part)
     from_openai = any(marker in state for marker in OPENAI_MARKERS)
-    state = {key: value for key, value in state.items() if key not in NOT_WEIGHTS}
-    hugging_face = is_hugging_face(state)
-    if hugging_face:
-        state = to_openai_layout(state)
+    state = _in_openai_layout(state)
     _check_layout(path, state)
-    facts = openai_facts(state) if from_openai else read_facts(path, state, hugging_face)
-    facts.activation = facts.activation if from_openai else activation or facts.activation
-    return ClipWeights(_spread_token_rows(state), facts)
+    facts = OPENAI if from_openai else read_facts(path, tuple(state["text_projection"].shape))
+    facts = replace(facts, activation=activation or facts.activation)
+    if facts.activation not in (None, *ACTIVATIONS):
+        raise InputError(
+            f"{path}, or the config beside it, names the activation {facts.activation}: CLIPs "
+            f"with {' or '.join(ACTIVATIONS)} can be computed here"
+        )
+    _spread_token_rows(state)
+    return ClipWeights(*_split_negation(state), facts)
 
 
 def _files(path: Path) -> list[Path]:
@@ -96,19 +115,18 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = [path / name for name in IN_FOLDER if (path / name).is_file()]
         if not found:
+            held = ", ".join(sorted(file.name for file in path.iterdir())[:10])
             raise InputError(
-                f"the folder {path} holds no weights of a CLIP: one of {', '.join(IN_FOLDER)} is "
-                f"looked for, it has {', '.join(sorted(p.name for p in path.iterdir())[:10])}. "
-                "Give the path of the file"
+                f"the folder {path} holds no weights of a CLIP ({', '.join(IN_FOLDER)}), but "
+                f"{held or 'nothing'}. Give the path of the file"
             )
         path = found[0]
     if not path.name.endswith(".index.json"):
         return [path]
-    shards = sorted(set(read_object(path).get("weight_map", {}).values()))
-    missing = [name for name in shards if not (path.parent / Path(name).name).is_file()]
-    if missing or not shards:
-        raise InputError(f"{path} names {len(shards)} weight files; missing: {missing[:3]}")
-    return [path.parent / Path(name).name for name in shards]
+    shards = set(read_object(path).get("weight_map", {}).values())
+    if not shards:
+        raise InputError(f"{path} names no weight files")
+    return [path.parent / Path(name).name for name in sorted(shards)]
 
 
 def _read_file(path: Path) -> tuple[dict, str | None]:
@@ -118,20 +136,15 @@ def _read_file(path: Path) -> tuple[dict, str | None]:
             head = file.read(512)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(
-            f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` in its folder, "
-            "or download the file itself"
-        )
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(
-            f"{path} is a web page, not weights: its address answered with a page (of a login, a "
-            "missing file or a limit). Download the file itself"
-        )
+    for beginning, what in IMPOSTORS.items():
+        if head.lstrip().lower().startswith(beginning):
+            raise InputError(f"{path} holds no weights, it is {what} download the file itself")
     if head[8:9] == b"{":  # behind the length of the header, 8 bytes
         return _read_safetensors(path)
-    if _is_jit_archive(path):
-        return _read_jit(path), "quick_gelu"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return _read_jit(path), "quick_gelu"
     return load_checkpoint(path), None
 
 
@@ -140,21 +153,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return state, (file.metadata() or {}).get("activation")
     except SafetensorError as error:
         raise InputError(f"cannot read {path} as safetensors: {error}") from error
-    activation = metadata.get("activation")
-    if activation not in (None, *ACTIVATIONS):
-        raise InputError(f"{path} names an unknown activation {json.dumps(activation)}")
-    return state, activation
-
-
-def _is_jit_archive(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_jit(path: Path) -> dict[str, Tensor]:
@@ -182,12 +184,30 @@ def plain_names(content: dict) -> dict[str, Tensor]:
     }
 
 
+def _in_openai_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by OpenAI's names, Hugging Face's too; what is no weight is left out."""
+    renamed = {}
+    for key, value in state.items():
+        if key.endswith(NOT_WEIGHTS):
+            continue
+        transposed = key in ("visual_projection.weight", "text_projection.weight")
+        for theirs, ours in HUGGING_FACE.items():
+            key = key.replace(theirs, ours)
+        renamed[key] = value.T.contiguous() if transposed else value
+    for key in [key for key in renamed if ".self_attn.q_proj." in key]:
+        names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
+        if renamed.keys() >= set(names):
+            joined = torch.cat([renamed.pop(name) for name in names])
+            renamed[key.replace("self_attn.q_proj.", "attn.in_proj_")] = joined
+    return renamed
+
+
 def _check_layout(path: Path, state: dict[str, Tensor]) -> None:
     if any(key.startswith("visual.trunk.") for key in state):
         raise InputError(
             f"{path} holds a CLIP with an image tower of timm (visual.trunk), whose architecture "
-            "cannot be read off its weights: name the model as open_clip does, model/tag, such as "
-            "--backbone convnext_base_w/laion2b_s13b_b82k, and put the file into open_clip's cache"
+            "cannot be read off its weights: name it as open_clip does, model/tag, such as "
+            "--backbone convnext_base_w/laion2b_s13b_b82k"
         )
     wanted = ("text_projection", "token_embedding.weight", "logit_scale")
     missing = [key for key in wanted if key not in state]
@@ -199,24 +219,21 @@ def _check_layout(path: Path, state: dict[str, Tensor]) -> None:
         )
 
 
-def negation_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return CLIPN's "no" text encoder among the weights `state`, under the text tower's names.
-
-    Empty for a plain CLIP. The 16 learnable prompts keep their name, `prompt_no`.
-    """
-    return {
-        key if key == "prompt_no" else key.replace("_no", "", 1): value
-        for key, value in state.items()
-        if key.startswith(NEGATION_KEYS)
-    }
-
-
-def without_negation(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the plain CLIP among the weights `state`."""
-    return {key: value for key, value in state.items() if not key.startswith(NEGATION_KEYS)}
+def _split_negation(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights of the plain CLIP, and those of CLIPN's "no" text encoder."""
+    plain, negation = {}, {}
+    for key, value in state.items():
+        module, dot, rest = key.partition(".")
+        if module == "prompt_no":
+            negation[key] = value
+        elif module.endswith("_no"):
+            negation[module.removesuffix("_no") + dot + rest] = value
+        else:
+            plain[key] = value
+    return plain, negation
 
 
-def _spread_token_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _spread_token_rows(state: dict[str, Tensor]) -> None:
     """Put the embedding rows of a small file at their places in the full vocabulary.
 
     A CLIP trained on a few hundred words keeps only their rows and says which
@@ -228,7 +245,6 @@ def _spread_token_rows(state: dict[str, Tensor]) -> dict[str, Tensor]:
         full = rows.new_zeros(VOCABULARY, rows.shape[1])
         full[token_ids] = rows
         state["token_embedding.weight"] = full
-    return state
 
 
 def weights_hash(state: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from dassl.data.datasets import build_dataset
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
-from datasets.folders import absolute, contents, list_images, some
+from datasets.folders import absolute, contents, image_names, some
 from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 # So many pairs in a row that cannot be read are no accident.
@@ -89,7 +89,7 @@ def folder_pairs(folder: Path, transform: Callable) -> CaptionedImages:
     Raises:
         InputError: no such folder, no images in it, or no caption beside any of the first.
     """
-    images = list_images(folder)
+    images = [folder / name for name in image_names(folder)]
     if not any(image.with_suffix(".txt").is_file() for image in images[:MOST_BAD_IN_A_ROW]):
         raise InputError(
             f"The folder {absolute(folder)} holds {len(images)} images and no captions beside "

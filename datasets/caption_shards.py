@@ -18,8 +18,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from dassl import distributed
 from dassl.utils import BadImageError, progress_bar, read_json
 from dassl.utils.errors import InputError
-from datasets.folders import absolute, contents, some
-from datasets.pairs import BadPair, Place, fill_batch, read_pair, seeded
+from datasets.folders import DataError, absolute, contents, some
+from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -41,39 +41,42 @@ class ShardPairs(IterableDataset):
 
     Attributes:
         count: pairs in all shards.
-        place: must be set before reading.
+        batches, share: steps of an epoch, the same for all ranks, and pairs of each that a rank
+            reads. Must be set before reading.
 
     Raises:
         InputError: no shards, or some that are missing, no tars, or without captions.
     """
 
-    place: Place
+    batches = share = 0
 
     def __init__(self, pattern: Path, transform: Callable, seed: int, shuffle: int):
         self.shards = find_shards(pattern)
         self.counts = count_pairs(self.shards)
         self.count = sum(self.counts)
         self.transform, self.seed, self.shuffle = transform, seed, max(1, shuffle)
+        # Here: a worker does not know them.
+        self.rank, self.ranks = distributed.rank(), distributed.world_size()
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.place.batches * self.place.share
+        return self.batches * self.share
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         samples = self._samples(worker, workers)
-        for number in range(worker, self.place.batches, workers):
-            yield fill_batch(islice(samples, self.place.share), self.place.share, number)
+        for number in range(worker, self.batches, workers):
+            yield fill_batch(islice(samples, self.share), self.share, number)
 
     def _samples(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Yield all samples of an epoch that a worker of this rank reads."""
-        stretch = self.stretches(workers)[self.place.rank * workers + worker]
+        stretch = self.stretches(workers)[self.rank * workers + worker]
         wanted = sum(stop - start for _, start, stop in stretch)
         bad: list[str] = []
         turn = 0
         while wanted:
-            rng = seeded(self.seed, self.epoch, self.place.rank, worker, turn)
+            rng = seeded(self.seed, self.epoch, self.rank, worker, turn)
             got = 0
             for sample in islice(self._read(stretch, rng, bad), wanted):
                 yield {**sample, "bad": bad.copy()}
@@ -91,10 +94,9 @@ class ShardPairs(IterableDataset):
         """Return what each worker of each rank reads in this epoch, rank by rank."""
         order = list(range(len(self.shards)))
         seeded(self.seed, self.epoch).shuffle(order)
-        place = self.place
         # Batches are taken from the workers in turn, the first ones get what is left over.
-        of_rank = [len(range(w, place.batches, workers)) * place.share for w in range(workers)]
-        return cut(order, self.counts, of_rank * place.ranks)
+        of_rank = [len(range(w, self.batches, workers)) * self.share for w in range(workers)]
+        return cut(order, self.counts, of_rank * self.ranks)
 
     def _read(self, stretch: Sequence[Slice], rng, bad: list[str]) -> Iterator[dict[str, Any]]:
         import webdataset
@@ -133,7 +135,7 @@ def find_shards(pattern: Path) -> list[Path]:
     """List the files that a pattern with braces, or a folder of .tar files, stands for.
 
     Raises:
-        InputError: no shard at all, or some that do not exist; they are counted and named.
+        DataError: no shard at all, or some that do not exist or are empty files.
     """
     import braceexpand
 
@@ -141,15 +143,16 @@ def find_shards(pattern: Path) -> list[Path]:
         shards = sorted(path for path in pattern.glob("*.tar") if not path.name.startswith("."))
     else:
         shards = [Path(path) for path in braceexpand.braceexpand(str(pattern))]
-    missing = [path for path in shards if not path.is_file()]
-    if missing or not shards:
-        lost = f"{len(missing)} of {len(shards)} shards do not exist: "
-        lost += some([absolute(path) for path in missing])
+    lost = [absolute(path) for path in shards if not path.is_file() or not path.stat().st_size]
+    if lost or not shards:
+        why = f"{len(lost)} of {len(shards)} shards do not exist or are empty: {some(lost)}"
         folder = pattern if pattern.is_dir() else pattern.parent
-        raise InputError(
-            f"DATASET.PAIRS.PATH ({absolute(pattern)}): {lost if missing else 'no .tar file'}. "
+        raise DataError(
+            f"DATASET.PAIRS.PATH ({absolute(pattern)}): {why if lost else 'no .tar file'}. "
             f"Found in {absolute(folder)}: {contents(folder)}. Give the path of local tars, such "
-            "as cc3m/{00000..00331}.tar, or the folder that holds them."
+            "as cc3m/{00000..00331}.tar, or the folder that holds them.",
+            "missing",
+            lost,
         )
     return shards
 
@@ -215,19 +218,6 @@ def _counted(shard: Path) -> int:
     """Count the pairs in a shard by its members' names; warn of a part that is cut off."""
     from webdataset.tariterators import base_plus_ext
 
-    names = _names(shard)
-    suffixes = {name.rpartition(".")[2].lower() for name in names}
-    lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
-    if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
-        raise InputError(
-            f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
-            f"{some(names) or 'none'}. A pair is <key>.txt and, beside it, <key>.jpg (or "
-            f"{', '.join(IMAGES[1:])})."
-        )
-    return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
-
-
-def _names(shard: Path) -> list[str]:
     names: list[str] = []
     try:
         with tarfile.open(shard) as tar:
@@ -241,9 +231,15 @@ def _names(shard: Path) -> list[str]:
                 "leave it out of DATASET.PAIRS.PATH."
             ) from error
         logger.warning(
-            "The shard %s is cut off after %d files (%s): the rest of it is missing",
-            absolute(shard),
-            len(names),
-            error,
+            f"The shard {absolute(shard)} is cut off after {len(names)} files ({error}): the rest "
+            "of it is missing"
         )
-    return names
+    suffixes = {name.rpartition(".")[2].lower() for name in names}
+    lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
+    if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
+        raise InputError(
+            f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
+            f"{some(names) or 'none'}. A pair is <key>.txt and, beside it, <key>.jpg (or "
+            f"{', '.join(IMAGES[1:])})."
+        )
+    return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)

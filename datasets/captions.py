@@ -7,15 +7,13 @@ Four sources (DATASET.PAIRS.SOURCE), one kind of batch:
 - `folder`: images, each with a .txt of the same name beside it.
 - `classnames`: the images of the ID data set, few-shot or all, with captions made from its class
   names. **Not the setting of CLIPN's paper**, which trains on web captions and never sees the ID
-  classes: figures of such a run are few-shot figures. Images of one class also get captions that
-  match each other, which the image-text loss counts as mismatches: keep the batch small beside
-  the number of classes.
+  classes. Captions of one class match each other, which the image-text loss counts as mismatches:
+  keep the batch small beside the number of classes.
 
-A pair that cannot be read (no caption, an image that does not decode) is skipped, and another one
-takes its place: every rank has the same number of full batches. `batch["bad"]` names what was
-skipped, and the trainer logs and counts it. The incomplete batch at the end of an epoch is left
-out. Order and augmentation of an epoch depend on the seed, the epoch and the numbers of ranks and
-workers, on nothing before it, so that a run resumes at any epoch.
+A pair that cannot be read is skipped, and another one takes its place: every rank has the same
+number of full batches. The incomplete batch at the end of an epoch is left out. Order and
+augmentation of an epoch depend on the seed, the epoch and the numbers of ranks and workers, on
+nothing before it, so that a run resumes at any epoch.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from dassl.utils.errors import InputError
 from datasets.caption_files import CaptionedImages, class_pairs, csv_pairs, folder_pairs
 from datasets.caption_shards import ShardPairs
 from datasets.classfolders import data_root
-from datasets.pairs import Place, seeded
+from datasets.pairs import seeded
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +44,6 @@ Transform = Callable[[Any], Tensor]
 Texts = Callable[[list[str], int], dict[str, Any]]
 SOURCES = ("shards", "csv", "folder", "classnames")
 PREFETCH = 1  # batches that each worker makes ahead: the trainer's next one is enough
-HELD = 3  # batches beside those: in the trainer's hands, being sent to a GPU, being pinned
 
 
 class PairsLoader(DataLoader):
@@ -141,40 +138,24 @@ def build_pairs_loader(
             names a smaller batch is taken.
     """
     check_source(cfg)
-    seed = _agreed(cfg.SEED if seed is None else seed)
-    settings, rank, ranks = cfg.DATASET.PAIRS, distributed.rank(), distributed.world_size()
-    sampler = None
-    if settings.SOURCE == "shards":
-        pairs = ShardPairs(pairs_path(cfg), transform, seed, settings.SHUFFLE)
-    else:
-        pairs = _listed(cfg, transform, seed)
+    seed = cfg.SEED if seed is None else seed
+    if seed < 0:
+        seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
+    pairs = _pairs(cfg, transform, seed)
     used, batch_size = _used(cfg, pairs.count)
     batches, share = used // batch_size, distributed.share_of(batch_size)
+    sampler = None
     if isinstance(pairs, ShardPairs):
-        pairs.place = Place(rank, ranks, batches, share)
+        pairs.batches, pairs.share = batches, share
     else:
         sampler = PairBatches(pairs.count, batches, batch_size, seed)
     workers = worker_settings(cfg)
     if workers["num_workers"]:
         workers["prefetch_factor"] = PREFETCH
     logger.info(
-        "%s pairs an epoch (%s), %s batches of %d",
-        f"{used:,}",
-        settings.SOURCE,
-        f"{batches:,}",
-        batch_size,
+        f"{used:,} pairs an epoch ({cfg.DATASET.PAIRS.SOURCE}), {batches:,} batches of {batch_size}"
     )
     return PairsLoader(pairs, batches, seed, texts, sampler=sampler, **workers)
-
-
-def bytes_held(cfg) -> int:
-    """Return the bytes of pixels that loading pairs holds at most, of all ranks together.
-
-    A pixel is 3 bytes (`as_bytes`); each rank's workers make shares of the batch.
-    """
-    height, width = cfg.INPUT.SIZE
-    batches = max(1, cfg.DATALOADER.NUM_WORKERS) * PREFETCH + HELD
-    return batches * cfg.DATALOADER.TRAIN_X.BATCH_SIZE * 3 * height * width
 
 
 def as_bytes(transform: Compose) -> Compose:
@@ -210,20 +191,22 @@ def pairs_path(cfg) -> Path:
     """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
-            f"DATASET.PAIRS.SOURCE is {cfg.DATASET.PAIRS.SOURCE}, but DATASET.PAIRS.PATH is empty. "
-            "Give the path of the pairs, under DATASET.ROOT or absolute, such as "
-            "cc3m/{00000..00331}.tar"
+            "DATASET.PAIRS.PATH is empty. Give the path of the pairs, under DATASET.ROOT or "
+            "absolute, such as cc3m/{00000..00331}.tar"
         )
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _listed(cfg, transform: Transform, seed: int) -> CaptionedImages:
+def _pairs(cfg, transform: Transform, seed: int) -> CaptionedImages | ShardPairs:
     pairs = cfg.DATASET.PAIRS
+    if pairs.SOURCE == "classnames":
+        return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+    path = pairs_path(cfg)
     if pairs.SOURCE == "csv":
-        return csv_pairs(pairs_path(cfg), pairs.COLUMNS, transform)
+        return csv_pairs(path, pairs.COLUMNS, transform)
     if pairs.SOURCE == "folder":
-        return folder_pairs(pairs_path(cfg), transform)
-    return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+        return folder_pairs(path, transform)
+    return ShardPairs(path, transform, seed, pairs.SHUFFLE)
 
 
 def _used(cfg, count: int) -> tuple[int, int]:
@@ -240,21 +223,12 @@ def _used(cfg, count: int) -> tuple[int, int]:
     smaller = used - used % distributed.world_size()
     if cfg.DATASET.PAIRS.SOURCE != "classnames" or not smaller:
         raise InputError(
-            f"An epoch has {used} image-caption pairs, fewer than a batch: "
-            f"DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}. Add pairs, or "
-            f"DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
+            f"An epoch has {used} image-caption pairs, fewer than a batch of {batch_size}. Add "
+            f"pairs, or DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
         )
     logger.warning(
-        "The %d training images are fewer than a batch (DATALOADER.TRAIN_X.BATCH_SIZE %d): batches "
-        "of %d are taken. Best are batches smaller than the number of classes",
-        used,
-        batch_size,
-        smaller,
+        f"The {used} training images are fewer than a batch (DATALOADER.TRAIN_X.BATCH_SIZE "
+        f"{batch_size}): batches of {smaller} are taken. Best are batches smaller than the number "
+        "of classes"
     )
     return used, smaller
-
-
-def _agreed(seed: int) -> int:
-    if seed >= 0:
-        return seed
-    return distributed.from_main(lambda: int(torch.randint(2**31, ())))

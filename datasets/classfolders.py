@@ -94,6 +94,11 @@ class ClassFolders(DatasetBase):
         raise NotImplementedError
 
     @classmethod
+    def expected_images(cls, split: str, classes: int) -> int | None:
+        """Return the images that the protocol has in a split, None where it says nothing."""
+        return None
+
+    @classmethod
     def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
         """Raise a DataError if a split lacks class folders."""
         require_folders(split, wanted, found)

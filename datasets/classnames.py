@@ -7,7 +7,6 @@ built in, a user's file still wins, and the hash of whatever was used goes into 
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 from collections import Counter, defaultdict
@@ -23,14 +22,9 @@ logger = logging.getLogger(__name__)
 
 def imagenet_wnids() -> list[str]:
     """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
-    return list(_imagenet_wnids())
-
-
-@functools.cache
-def _imagenet_wnids() -> tuple[str, ...]:
     from timm.data import ImageNetInfo  # here, for it takes seconds to import
 
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
+    return list(ImageNetInfo("imagenet-1k").label_names())
 
 
 def imagenet_classnames() -> list[str]:
@@ -62,7 +56,7 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
                 "be a class folder and a name, such as: n01440764 tench"
             )
         pairs.append((folder.strip(), name.strip()))
-    _require_listed_once([folder for folder, _ in pairs], path)
+    _require_once([folder for folder, _ in pairs], absolute(path))
     return pairs
 
 
@@ -78,11 +72,11 @@ def _lines(path: str | Path) -> list[str]:
     return [line.strip() for line in text.splitlines()]
 
 
-def _require_listed_once(folders: Sequence[str], path: str | Path) -> None:
-    twice = [folder for folder, count in Counter(folders).items() if count > 1]
-    if twice or not folders:
-        found = f"lists classes more than once: {some(twice)}" if twice else "is empty"
-        raise InputError(f"The class list {absolute(path)} {found}. Each class needs one line.")
+def _require_once(names: Sequence[str], where: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        found = f"names classes more than once: {some(twice)}" if twice else "names no class"
+        raise InputError(f"{where} {found}. Name each class once.")
 
 
 def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
@@ -105,28 +99,21 @@ def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
 def read_class_list(text: str) -> list[str]:
     """Return the classes that DATASET.CLASSES names, by commas or as lines of a .txt file.
 
-    In a file, ``#`` starts a comment. Of a file of ``n01440764 tench`` lines the ids count.
+    Of a file of ``n01440764 tench`` lines the ids count.
 
     Raises:
-        InputError: the file is missing, or a class is named twice, or none is.
+        InputError: the file cannot be read, or a class is named twice, or none is.
     """
-    if text.endswith(".txt"):
-        classes = [line.partition("#")[0].strip() for line in _lines(text)]
-        pairs = [re.fullmatch(r"(n\d{8})\s+.+", line) for line in classes if line]
-        if all(pairs):
-            classes = [pair[1] for pair in pairs]
-    else:
-        classes = [name.strip() for name in text.split(",")]
-    classes = [name for name in classes if name]
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice or not classes:
-        found = f"names classes more than once: {some(twice)}" if twice else "names no class"
-        raise InputError(f"DATASET.CLASSES ({some([text])}) {found}. Name each class once.")
+    classes = _entries(text)
+    pairs = [re.fullmatch(r"(n\d{8})\s+.+", line) for line in classes]
+    if all(pairs):
+        classes = [pair[1] for pair in pairs]
+    _require_once(classes, f"DATASET.CLASSES ({text})")
     return classes
 
 
 def read_names(text: str) -> list[str]:
-    """Return the class names that `text` lists: separated by commas, or in a .txt file one a line.
+    """Return the class names that `text` lists, by commas or as lines of a .txt file.
 
     Of a file whose every line has a class folder before the name, as `n01440764 tench` or with a
     tab between them, the names count. Names that no prompt can tell apart, such as `hot_dog` and
@@ -135,20 +122,23 @@ def read_names(text: str) -> list[str]:
     Raises:
         InputError: the file cannot be read, or there is no name.
     """
-    lines = (
-        _lines(text)
-        if text.lower().endswith(".txt")
-        else [name.strip() for name in text.split(",")]
-    )
-    lines = [line.partition("#")[0].strip() for line in lines]
-    names = [line for line in lines if line]
+    names = _entries(text)
     if not names:
-        raise InputError(f"{some([text])} names no class: give names such as cat,dog")
+        raise InputError(f"{text} names no class: give names such as cat,dog")
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):
-        logger.warning("%s: %s", some([text]), shared)
+        logger.warning("%s: %s", text, shared)
     return names
+
+
+def _entries(text: str) -> list[str]:
+    """Return what `text` lists by commas, or a .txt file by lines; `#` starts a comment there."""
+    if text.lower().endswith(".txt"):
+        entries = [line.partition("#")[0].strip() for line in _lines(text)]
+    else:
+        entries = [part.strip() for part in text.split(",")]
+    return [entry for entry in entries if entry]
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:

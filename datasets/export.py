@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +34,6 @@ class Exported:
     open: Callable
     files: str  # where torchvision looks under the root
     images: dict[str, int]
-
-    def count(self, folder: Path) -> dict[str, int]:
-        """Count the images in each split of an exported folder, 0 where there is no such split."""
-        splits = {split: folder / split for split in SPLITS}
-        return {s: len(image_names(p)) if p.is_dir() else 0 for s, p in splits.items()}
 
 
 SETS = {
@@ -83,10 +76,13 @@ def export(name: str, root: str | Path, download: bool = False) -> Path:
         logger.info("%s is complete: nothing to do", absolute(folder))
         return folder
     parts = {split: _opened(name, chosen, folder.parent, split, download) for split in SPLITS}
-    with explain_write_error(folder), _whole(folder) as temporary:
+    beside = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent)
+    with explain_write_error(folder), beside as temporary:
+        whole = Path(temporary, name)
         for split, dataset in parts.items():
-            _write(dataset, temporary / split, f"{name} {split}")
-        _require_complete(chosen, temporary)
+            _write(dataset, whole / split, f"{name} {split}")
+        _require_complete(chosen, whole)
+        os.replace(whole, folder)
     logger.info("%s: %s", absolute(folder), chosen.images)
     return folder
 
@@ -107,30 +103,19 @@ def _write(dataset, folder: Path, title: str) -> None:
     names = getattr(dataset, "classes", None) or [str(digit) for digit in range(10)]
     for class_name in names:
         (folder / class_name).mkdir(parents=True)
-    for index in progress_bar(range(len(dataset)), title, "image"):
+    for index in progress_bar(range(len(dataset)), desc=title, unit="image"):
         image, label = dataset[index]
         image.save(folder / names[label] / f"{index:05}.png")
 
 
 def _require_complete(chosen: Exported, folder: Path) -> None:
-    found = chosen.count(folder)
+    splits = {split: folder / split for split in SPLITS}
+    found = {s: len(image_names(path)) if path.is_dir() else 0 for s, path in splits.items()}
     if found != chosen.images:
         raise InputError(
             f"The folder {absolute(folder)} is there, but holds {found} images where the data set "
             f"has {chosen.images}. Remove it to have it written again, or use it as it is."
         )
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `folder` when the block ends well."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)  # mkdtemp lets nobody else in
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
-from dassl.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +77,8 @@ def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
     few = [name for name, count in counts.items() if count < num_shots]
     if few:
         logger.warning(
-            "%d of %d classes have fewer than %d training images and are taken whole, such as %s "
-            "with %d",
-            len(few),
-            len(counts),
-            num_shots,
-            few[0],
-            counts[few[0]],
+            f"{len(few)} of {len(counts)} classes have fewer than {num_shots} training images and "
+            f"are taken whole, such as {few[0]} with {counts[few[0]]}"
         )
 
 
@@ -133,8 +127,3 @@ def _relative(impath: str, root: str | Path) -> str:
     path = PurePath(os.path.abspath(impath))
     root = os.path.abspath(root)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-
-
-def write_split(path: str | Path, record: dict) -> None:
-    """Write a :func:`split_record` as JSON, atomically: for readers, never taken for a cache."""
-    write_json(record, path)

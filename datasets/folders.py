@@ -6,7 +6,6 @@ import functools
 import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, features
@@ -40,41 +39,6 @@ class DataError(InputError):
         self.kind, self.names = kind, list(names)
 
 
-@dataclass
-class LeftOut:
-    """Paths that a walk has passed over.
-
-    Attributes:
-        others: files among images that are none by their ending.
-        loops: links to a folder that they lie in.
-        machine_made: folders, and images by name, that a system has left behind.
-        unlistable: errors of folders that cannot be listed; None raises the first.
-    """
-
-    others: list[str] = field(default_factory=list)
-    loops: list[str] = field(default_factory=list)
-    machine_made: list[str] = field(default_factory=list)
-    unlistable: list[InputError] | None = None
-
-    def faults(self, folder: str | Path) -> list[DataError]:
-        """Return what a user should know of the walk through ``folder``."""
-        found = []
-        if self.others:
-            endings = sorted({os.path.splitext(name)[1] or "no ending" for name in self.others})
-            what = (
-                f"{counted(len(self.others), 'file')} among the images of {absolute(folder)} left "
-                f"out, no image by name ({some(endings)}): {some(self.others, 3)}."
-            )
-            found.append(DataError(what, "not images", self.others))
-        if self.loops:
-            what = (
-                f"{counted(len(self.loops), 'link')} in {absolute(folder)} not followed, for "
-                f"leading to a folder around itself: {some(self.loops, 3)}."
-            )
-            found.append(DataError(what, "link to itself", self.loops))
-        return found
-
-
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Return the endings of image files that the installed Pillow decodes, in small letters."""
@@ -90,16 +54,8 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_extensions()
 
 
-def is_machine_made(name: str) -> bool:
-    """Return whether an entry is hidden, or one that systems leave behind in folders."""
-    return name.startswith(".") or name.lower() in MACHINE_MADE
-
-
 def image_names(
-    folder: str | Path,
-    recursive: bool = True,
-    left_out: LeftOut | None = None,
-    taken: Collection[tuple[int, int]] = (),
+    folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> list[str]:
     """Return the images of :func:`walk_images`, sorted.
 
@@ -108,63 +64,37 @@ def image_names(
     Raises:
         InputError: the folder, or one in it, cannot be listed.
     """
-    return sorted(walk_images(folder, recursive, left_out, taken))
+    return sorted(walk_images(folder, others, taken))
 
 
 def walk_images(
-    folder: str | Path,
-    recursive: bool = True,
-    left_out: LeftOut | None = None,
-    taken: Collection[tuple[int, int]] = (),
+    folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> Iterator[str]:
     """Yield the images below a folder as posix paths relative to it, one folder after another.
 
-    Holds the names of folders and of one folder's files. The arguments are those of :func:`walk`.
-    """
-    for prefix, entries in walk(folder, left_out, taken):
-        files = sorted(name for name, is_dir in entries.items() if not is_dir)
-        images = [prefix + name for name in files if is_image(name)]
-        if images and left_out is not None:
-            left_out.others += [
-                os.path.join(folder, prefix + name) for name in files if not is_image(name)
-            ]
-        yield from images
-        if not recursive:
-            return
-
-
-def walk(
-    folder: str | Path, left_out: LeftOut | None = None, taken: Collection[tuple[int, int]] = ()
-) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Yield the folder and all below it: posix path relative to it, {entry: is it a folder}.
-
-    The path is "" for the folder itself, else ends in a slash; parents come before what is in
-    them. Links are followed, but to a folder that they lie in; no folder comes twice. What is
-    hidden or left behind by a system is skipped.
+    Links are followed, but to a folder that they lie in; no folder comes twice. Holds the names of
+    folders and of one folder's files.
 
     Args:
-        left_out: collects what is passed over.
+        others: gets the paths of files among images that are none by their ending.
         taken: :func:`identity` of folders that are not entered.
 
     Raises:
-        InputError: a folder cannot be listed (unless ``left_out`` collects such folders).
+        InputError: a folder cannot be listed.
     """
-    visited: set[tuple[int, int]] = set()
-    pending = deque([""])
+    visited, pending = set(taken), deque([""])
     while pending:
         prefix = pending.popleft()
         path = os.path.join(folder, prefix)
-        try:
-            entries, found = entries_of(path, left_out), identity(path)
-        except InputError as error:
-            if left_out is None or left_out.unlistable is None:
-                raise
-            left_out.unlistable.append(error)
-            continue
-        if found in visited or found in taken:
+        entries, found = entries_of(path), identity(path)
+        if found in visited:
             continue
         visited.add(found)
-        yield prefix, entries
+        files = sorted(prefix + name for name, is_dir in entries.items() if not is_dir)
+        images = [name for name in files if is_image(name)]
+        if images and others is not None:
+            others += [os.path.join(folder, name) for name in files if not is_image(name)]
+        yield from images
         pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
 
 
@@ -174,18 +104,18 @@ def identity(folder: str | Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def entries_of(folder: str | Path, left_out: LeftOut | None = None) -> dict[str, bool]:
-    """Return {entry: is it a folder, or a link to one} of what counts in a folder."""
-    entries, left_out = {}, LeftOut() if left_out is None else left_out
+def entries_of(folder: str | Path) -> dict[str, bool]:
+    """Return {entry: is it a folder, or a link to one} of what counts in a folder.
+
+    What is hidden or left behind by a system is skipped, and links to a folder around themselves.
+    """
+    entries: dict[str, bool] = {}
     try:
         with os.scandir(folder) as scan:
             for entry in scan:
-                if is_machine_made(entry.name):
-                    if is_image(entry.name) or entry.is_dir(follow_symlinks=False):
-                        left_out.machine_made.append(entry.path)
-                elif entry.is_symlink() and entry.is_dir() and _leads_up(entry.path):
-                    left_out.loops.append(entry.path)
-                else:
+                if entry.name.startswith(".") or entry.name.lower() in MACHINE_MADE:
+                    continue
+                if not (entry.is_symlink() and entry.is_dir() and _leads_up(entry.path)):
                     entries[entry.name] = entry.is_dir()
     except OSError as error:  # of the folder, or of a link in it that leads to itself
         raise DataError(
@@ -229,16 +159,6 @@ def find_folder(root: Path, name: str) -> Path | None:
     return found
 
 
-def holds_images(folder: str | Path) -> bool:
-    """Return whether an image lies in the folder or below it; looks no further than the first."""
-    return any(True for _ in walk_images(folder))
-
-
-def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Return the files of :func:`image_names` as paths that start with ``folder``."""
-    return [Path(folder, name) for name in image_names(folder, recursive)]
-
-
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Name the first few and how many more there are, for messages."""
     rest = len(names) - limit
@@ -250,6 +170,27 @@ def contents(folder: Path) -> str:
     if not folder.is_dir():
         return f"nothing ({absolute(folder)} {no_folder(folder)})"
     return some(sorted(entries_of(folder))) or "nothing"
+
+
+def not_images(folder: str | Path, files: Sequence[str]) -> DataError:
+    """Return the fault of files among the images of a folder that are none by their ending."""
+    endings = sorted({os.path.splitext(name)[1] or "no ending" for name in files})
+    return DataError(
+        f"{counted(len(files), 'file')} among the images of {absolute(folder)} left out, no image "
+        f"by name ({some(endings)}): {some(files, 3)}.",
+        "not images",
+        files,
+    )
+
+
+def wrong_count(name: str, found: int, expected: int) -> DataError:
+    """Return the fault of a set with another number of images than the protocol's."""
+    more = " Is it the whole set, or unpacked twice, instead of the curated images?"
+    return DataError(
+        f"{counted(found, 'image')} in {name} where the protocol has {expected:,}: figures are "
+        f"not comparable with the papers'.{more if found > expected else ''}",
+        "count",
+    )
 
 
 def counted(number: int, what: str) -> str:

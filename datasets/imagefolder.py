@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
-from datasets.folders import DataError, absolute, some
+from datasets.folders import absolute
 from datasets.holdout import hold_out
 from datasets.splits import in_all, named_splits
 
@@ -27,7 +27,7 @@ class ImageFolder(ClassFolders):
     """
 
     def __init__(self, cfg, images: bool = True):
-        self._share = cfg.DATASET.VAL_PERCENT
+        self._share, self._kept = cfg.DATASET.VAL_PERCENT, []
         super().__init__(cfg, images)
 
     @classmethod
@@ -35,34 +35,26 @@ class ImageFolder(ClassFolders):
         undivided = _undivided(folder)
         return {"train": undivided} if undivided else super().find_splits(folder)
 
-    def _divided(self, folders: list[str], names: list[str]) -> tuple[list[Datum], list[Datum]]:
-        """Return (training, test) images of a folder with neither val/ nor test/."""
-        train = self.splits["train"]
-        return hold_out(self._read(train, folders, names), self._share, str(train))
-
     def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
         if self.splits.keys() != {"train"}:
             return super()._read_test(folders, names)
-        kept, self.held_out = self._divided(folders, names)
+        train = self.splits["train"]
+        everything = self._read(train, folders, names)
+        self._kept, self.held_out = hold_out(everything, self._share, str(train))
         logger.info(
-            "ImageFolder: %s has neither val/ nor test/: %d of its %d images are held out for "
-            "testing, the same ones for every seed (DATASET.VAL_PERCENT %g)",
-            self.dataset_dir,
-            len(self.held_out),
-            len(kept) + len(self.held_out),
-            self._share,
+            f"ImageFolder: {self.dataset_dir} has neither val/ nor test/: {len(self.held_out)} of "
+            f"its {len(everything)} images are held out for testing, the same ones for every seed "
+            f"(DATASET.VAL_PERCENT {self._share:g})"
         )
         return self.held_out
 
     def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:
-        if self.splits.keys() != {"train"}:
-            return super()._read_all_train(folders, names)
-        return self._divided(folders, names)[0]
+        return self._kept or super()._read_all_train(folders, names)
 
     @classmethod
     def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
         if cfg.DATASET.CLASSES == "":
-            return _same_in_all(found)
+            return sorted(set().union(*found.values()))  # all of which each split must have
         if cfg.DATASET.CLASSES == "present":
             return in_all(found)
         return sorted(read_class_list(cfg.DATASET.CLASSES))
@@ -81,20 +73,3 @@ def _undivided(folder: Path) -> Path | None:
     if any("val" in own or "test" in own for own in splits):
         return None
     return next((own["train"] for own in splits if own), next(iter(holders), None))
-
-
-def _same_in_all(found: dict[Path, list[str]]) -> list[str]:
-    """Return the classes, if all splits agree; a difference would shift labels or lose images."""
-    first, *others = found
-    for other in others:
-        only_first = sorted(set(found[first]) - set(found[other]))
-        only_other = sorted(set(found[other]) - set(found[first]))
-        if only_first or only_other:
-            raise DataError(
-                f"The class folders of {absolute(first)} and {absolute(other)} differ. Only in "
-                f"{first.name}/: {some(only_first) or 'none'}. Only in {other.name}/: "
-                f"{some(only_other) or 'none'}. Make them agree, or set DATASET.CLASSES: "
-                '"present" takes the classes that all splits have, or name them.',
-                "classes differ",
-            )
-    return found[first]

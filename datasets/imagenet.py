@@ -16,12 +16,13 @@ from datasets.classnames import (
     read_class_list,
     read_classnames_file,
 )
-from datasets.folders import DataError, absolute, some
+from datasets.folders import DataError, absolute, some, wrong_count
 from datasets.splits import in_all, require_folders
 
 logger = logging.getLogger(__name__)
 
 VAL_IMAGES_PER_CLASS = 50
+TRAIN_IMAGES = 1_281_167  # of all 1000 classes
 
 
 @DATASET_REGISTRY.register()
@@ -43,17 +44,14 @@ class ImageNet(ClassFolders):
         "ILSVRC/Data/CLS-LOC",
         "images_largescale/imagenet_1k",
         "imagenet-1k",
-        "imagenet_1k",
-        "imagenet1k",
-        "imagenet2012",
         "ILSVRC2012",
-        "ILSVRC-2012",
     )
 
     def __init__(self, cfg, images: bool = True):
         super().__init__(cfg, images)
-        if images:
-            _check_count(len(self.test), len(self.class_folders))
+        expected = self.expected_images("val", len(self.class_folders))
+        if images and len(self.test) != expected:
+            logger.warning("%s", wrong_count("ImageNet's val", len(self.test), expected))
 
     @classmethod
     def knows_classes(cls, cfg) -> bool:
@@ -79,18 +77,15 @@ class ImageNet(ClassFolders):
         return [wnid for wnid in imagenet_wnids() if wnid in chosen]
 
     @classmethod
+    def expected_images(cls, split: str, classes: int) -> int | None:
+        if split == "train":
+            return TRAIN_IMAGES if classes == 1000 else None
+        return VAL_IMAGES_PER_CLASS * classes
+
+    @classmethod
     def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-        missing = set(wanted).difference(found)
-        renamed = {name: wnid for name, wnid in _wnids_meant(found).items() if wnid in missing}
-        if renamed:
-            raise DataError(
-                f"{len(renamed)} class folders in {absolute(split)} are called by name, not by "
-                "WordNet id. Rename them: "
-                + some([f"{name} is {wnid}" for name, wnid in renamed.items()])
-                + ".",
-                "class names",
-                list(renamed),
-            )
+        if not set(wanted) <= set(found):
+            _require_ids(found, absolute(split))
         require_folders(split, wanted, found)
 
     def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
@@ -114,37 +109,31 @@ class ImageNet(ClassFolders):
 
 
 def _require_known(folders: Sequence[str], where: str) -> None:
+    _require_ids(folders, where)
     unknown = sorted(set(folders).difference(imagenet_wnids()))
-    if not unknown:
-        return
-    meant = [f"{name} is {wnid}" for name, wnid in _wnids_meant(unknown).items()]
-    raise DataError(
-        f"{len(unknown)} classes in {where} are not among the 1000 WordNet ids of "
-        f"ImageNet-1K: {some(unknown)}. Expected names such as n01440764"
-        + (f"; rename them: {some(meant)}. " if meant else ". ")
-        + "For a data set of your own set DATASET.NAME to ImageFolder.",
-        "class names" if meant else "unknown classes",
-        unknown,
-    )
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} classes in {where} are not among the 1000 WordNet ids of "
+            f"ImageNet-1K: {some(unknown)}. Expected names such as n01440764. For a data set of "
+            "your own set DATASET.NAME to ImageFolder.",
+            "unknown classes",
+            unknown,
+        )
 
 
-def _wnids_meant(folders: Sequence[str]) -> dict[str, str]:
-    """Return {folder: WordNet id} of folders called by class name, such as great_white_shark."""
-    meant = dict(zip(map(_plain, imagenet_classnames()), imagenet_wnids(), strict=True))
-    return {folder: meant[_plain(folder)] for folder in folders if _plain(folder) in meant}
+def _require_ids(folders: Sequence[str], where: str) -> None:
+    """Raise a DataError if folders are called by class name, such as great_white_shark."""
+    ids = dict(zip(map(_plain, imagenet_classnames()), imagenet_wnids(), strict=True))
+    named = [folder for folder in folders if _plain(folder) in ids]
+    if named:
+        meant = some([f"{folder} is {ids[_plain(folder)]}" for folder in named])
+        raise DataError(
+            f"{len(named)} class folders in {where} are called by name, not by WordNet id. "
+            f"Rename them: {meant}.",
+            "class names",
+            named,
+        )
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _check_count(images: int, classes: int) -> None:
-    expected = VAL_IMAGES_PER_CLASS * classes
-    if images != expected:
-        logger.warning(
-            "ImageNet: %d validation images where the protocol has %d (%d classes): figures are "
-            "not comparable with the papers'",
-            images,
-            expected,
-            classes,
-        )

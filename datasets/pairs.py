@@ -1,11 +1,10 @@
-"""What all sources of image-caption pairs share: one pair read, one batch filled."""
+"""Read one image-caption pair, fill one batch: what all sources of pairs share."""
 
 from __future__ import annotations
 
 import io
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,21 +18,6 @@ class BadPair(ValueError):
     """A pair that is skipped; the message says why, in a few words."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A rank's place among the ranks, and what it has to read in an epoch.
-
-    Attributes:
-        batches: steps of an epoch, the same for all ranks.
-        share: pairs of a batch that each rank reads.
-    """
-
-    rank: int
-    ranks: int
-    batches: int
-    share: int
-
-
 def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[Image.Image, str]:
     """Return the RGB image of a path or of a file's bytes, and the caption without outer blanks.
 
@@ -42,9 +26,13 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
     """
     if image is None:
         raise BadPair("no image")
-    text = _text(caption)
     try:
+        text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
+        if not text:
+            raise BadPair("no caption")
         return read_image(io.BytesIO(image) if isinstance(image, bytes) else image), text
+    except UnicodeDecodeError as error:
+        raise BadPair("the caption is not UTF-8") from error
     except BadImageError as error:
         raise BadPair(f"no readable image: {error.__cause__}") from error
 
@@ -75,13 +63,3 @@ def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> di
 def seeded(*parts: Any) -> random.Random:
     """Return a generator that depends on `parts` alone, the same on every machine."""
     return random.Random(" ".join(map(str, parts)))
-
-
-def _text(caption: str | bytes | None) -> str:
-    try:
-        text = caption.decode("utf-8") if isinstance(caption, bytes) else caption or ""
-    except UnicodeDecodeError as error:
-        raise BadPair("the caption is not UTF-8") from error
-    if not text.strip():
-        raise BadPair("no caption")
-    return text.strip()

@@ -10,7 +10,6 @@ from pathlib import Path
 from dassl.data.datasets import Datum
 from datasets.folders import (
     DataError,
-    LeftOut,
     absolute,
     contents,
     entries_of,
@@ -18,6 +17,7 @@ from datasets.folders import (
     image_names,
     is_image,
     no_folder,
+    not_images,
     some,
     subfolders,
 )
@@ -74,8 +74,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(
             f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
-            f"{contents(folder.parent)}. Set DATASET.ROOT (--root) and DATASET.FOLDER, the "
-            "folder under it.",
+            f"{contents(folder.parent)}. Set DATASET.ROOT (--root) or DATASET.FOLDER under it.",
             "missing",
         )
     for parent in (folder / "images", folder):
@@ -83,9 +82,8 @@ def find_splits(folder: Path) -> dict[str, Path]:
         if "val" in splits or "test" in splits:
             return splits
     raise DataError(
-        f"The folder {absolute(folder)} has no images to evaluate on: neither val/<class>/ nor "
-        f"test/<class>/ lies in it or in its images/ folder. Found in it: {contents(folder)}. "
-        "Sort the images into train/<class>/ and val/<class>/ (or test/<class>/).",
+        f"The folder {absolute(folder)} has no images to evaluate on: no val/<class>/ or "
+        f"test/<class>/ in it or in its images/ folder. Found in it: {contents(folder)}.",
         "no splits",
     )
 
@@ -100,8 +98,8 @@ def class_folders(split: Path) -> list[str]:
     """
     if not split.is_dir():
         raise DataError(
-            f"The folder {absolute(split)} {no_folder(split)}. It must hold one folder of images "
-            f"for each class. Found beside it: {contents(split.parent)}.",
+            f"{absolute(split)} {no_folder(split)}. It must hold one folder of images for each "
+            f"class. Found beside it: {contents(split.parent)}.",
             "missing",
         )
     entries = entries_of(split)
@@ -133,9 +131,8 @@ def _no_class_folders(split: Path, loose: list[str]) -> DataError:
         )
     return DataError(
         f"The folder {absolute(split)} is flat: {len(loose)} images such as {loose[0]} lie "
-        f"directly in it, and no class folders. Sort them into {split.name}/<class>/. For "
-        "ImageNet's validation set the usual valprep.sh does it: run it inside that folder, it "
-        "moves each of the 50,000 files into its nXXXXXXXX folder.",
+        f"directly in it, and no class folders. Sort them into {split.name}/<class>/; for "
+        "ImageNet's validation set the usual valprep.sh, run inside that folder, does it.",
         "flat",
         loose,
     )
@@ -171,9 +168,9 @@ def in_all(found: dict[Path, list[str]]) -> list[str]:
 
 
 def class_images(
-    split: Path, folders: Sequence[str], left_out: LeftOut | None = None
+    split: Path, folders: Sequence[str], others: list[str]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield each class folder with its images, as paths relative to it.
+    """Yield each class folder with its images, as paths relative to it; `others`: `walk_images`.
 
     A link to the folder of another class is not followed: no image has two labels.
     """
@@ -181,7 +178,7 @@ def class_images(
     for folder in folders:
         own = identity(split / folder)
         taken.discard(own)
-        yield folder, image_names(os.path.join(split, folder), True, left_out, taken)
+        yield folder, image_names(os.path.join(split, folder), others, taken)
         taken.add(own)
 
 
@@ -194,16 +191,16 @@ def read_class_folders(
         DataError: a class folder has no images; all such folders are counted.
     """
     items: list[Datum] = []
-    empty, left_out = [], LeftOut()
-    for label, (folder, names) in enumerate(class_images(split, folders, left_out)):
+    empty, others = [], []
+    for label, (folder, names) in enumerate(class_images(split, folders, others)):
         path = os.path.join(split, folder)
         items += [Datum(f"{path}/{name}", label, classname=classnames[label]) for name in names]
         if not names:
             empty.append(folder)
     if empty:
         raise empty_classes(split, empty, len(folders))
-    for fault in left_out.faults(split):
-        logger.warning("%s", fault)
+    if others:
+        logger.warning("%s", not_images(split, others))
     return items
 
 

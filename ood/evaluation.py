@@ -93,9 +93,7 @@ def score_batch(
     """
     needs = required_inputs(scores)
     decides = set(NEEDS) if model.provides.issuperset(NEEDS) else set()
-    inputs = model.inputs_of_features(batch.features, batch.regions, classes, needs | decides)
-    if batch.images is not None:
-        inputs |= model.inputs_of_images(batch.images, classes, needs)
+    inputs = model.inputs(batch.features, batch.regions, classes, needs | decides, batch.images)
     values = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
     return BatchScores(values, inputs["cosines"], decide(inputs))
 

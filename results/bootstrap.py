@@ -17,8 +17,7 @@ what the standard deviation over seeds is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,14 +25,11 @@ from dassl.utils.errors import InputError
 from ood.metrics import PRIMARY
 
 METRICS = (PRIMARY, "auroc")
-RESAMPLES, MIN_RESAMPLES, LEVEL, TPR = 1000, 100, 0.95, 0.95
-BLOCK_DRAWS = 400_000  # resamples are taken some at a time, so that they stay in the cache
+RESAMPLES, MIN_RESAMPLES, TPR = 1000, 100, 0.95
 
 
-def check_resamples(resamples: int, seed: int) -> None:
+def check_resamples(resamples: int) -> None:
     """Raise InputError unless a 95 % interval can be taken from so many resamples."""
-    if seed < 0:
-        raise InputError(f"--seed {seed}: the seed of the resamples must not be negative")
     if resamples < MIN_RESAMPLES:
         raise InputError(
             f"--resamples {resamples}: 95 % intervals need at least {MIN_RESAMPLES} resamples, "
@@ -57,24 +53,24 @@ def resample(
         [k, resamples, sets + 1, 2] float64: METRICS as fractions, exactly those that `ood.metrics`
         gives on the resampled images; last, their mean over the sets.
     """
+    sizes = {"": len(inside[0])} | {name: len(scores[0]) for name, scores in outside.items()}
+    draws = [(np.random.default_rng([seed, *name.encode()]), n) for name, n in sizes.items()]
     samples = [
         _Sample(scores, [others[i] for others in outside.values()])
         for i, scores in enumerate(inside)
     ]
     figures = np.empty((len(samples), resamples, len(outside), len(METRICS)))
-    sizes = {"": len(inside[0])} | {name: len(scores[0]) for name, scores in outside.items()}
-    done = 0
-    for id_counts, *ood_counts in _counts(sizes, resamples, seed):
-        block = slice(done, done + len(id_counts))
-        done = block.stop
+    for row in range(resamples):
+        drawn_id, *drawn_ood = [generator.integers(0, n, n) for generator, n in draws]
+        id_counts = np.bincount(drawn_id, minlength=len(inside[0]))
         for sample, own in zip(samples, figures, strict=True):
-            own[block] = sample.figures(id_counts, ood_counts)
+            own[row] = sample.figures(id_counts, drawn_ood)
     return np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile interval of resampled figures [resamples]."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of resampled figures [resamples]."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -89,96 +85,48 @@ def two_sided_p(differences: np.ndarray) -> float:
     return float(min(1.0, 2 * min(tails)))
 
 
-def _counts(sizes: Mapping[str, int], resamples: int, seed: int) -> Iterator[list[np.ndarray]]:
-    """Draw images: how often each is drawn, int32 [block, images] a set, some resamples a time."""
-    draws = {name: np.random.default_rng([seed, *name.encode()]) for name in sizes}
-    step = max(1, BLOCK_DRAWS // sum(sizes.values()))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        yield [_bincounts(draws[name].integers(0, n, (rows, n)), n) for name, n in sizes.items()]
-
-
-def _bincounts(drawn: np.ndarray, n: int) -> np.ndarray:
-    rows = len(drawn)
-    drawn += n * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.int32)
-
-
-def _below(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Count the drawn images before each place of the order: [rows, n + 1]."""
-    below = np.zeros((len(counts), len(order) + 1), dtype=np.int32)
-    np.cumsum(np.take(counts, order, axis=1), axis=1, out=below[:, 1:])
-    return below
-
-
-class _Places(NamedTuple):
-    """Where the sorted scores of an OOD set, [m], lie among those of the ID images."""
-
-    order: np.ndarray
-    id_below: np.ndarray  # [m], ID images below each OOD image
-    id_up_to: np.ndarray  # [m], ID images not above it
-    below: np.ndarray  # OOD images below each distinct ID score
-    up_to: np.ndarray  # OOD images not above it
-
-
 class _Sample:
-    """One score of the ID images, [n], and of every OOD set, sorted once for all resamples."""
+    """One score of the ID images, [n], and of every OOD set, ranked once for all resamples."""
 
     def __init__(self, inside: np.ndarray, outside: Sequence[np.ndarray]) -> None:
         self.order = np.argsort(inside)
-        self.scores = np.asarray(inside, dtype=np.float64)[self.order]
-        # A threshold can only lie at the first of equal scores.
-        self.starts = np.append(0, np.flatnonzero(np.diff(self.scores)) + 1)
-        self.sets = [self._places(np.asarray(scores, dtype=np.float64)) for scores in outside]
+        values = np.asarray(inside, dtype=np.float64)[self.order]
+        # A threshold can only lie between distinct scores of ID images: the levels, rising.
+        self.ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
+        levels = values[self.ends]
+        # The levels below each OOD image, and those not above it: [m] each.
+        self.sets = [
+            [np.searchsorted(levels, scores, side) for side in ("left", "right")]
+            for scores in (np.asarray(others, dtype=np.float64) for others in outside)
+        ]
 
-    def _places(self, scores: np.ndarray) -> _Places:
-        order = np.argsort(scores)
-        own, levels = scores[order], self.scores[self.starts]
-        return _Places(
-            order,
-            *(np.searchsorted(self.scores, own, side) for side in ("left", "right")),
-            *(np.searchsorted(own, levels, side) for side in ("left", "right")),
-        )
-
-    def figures(self, id_counts: np.ndarray, ood_counts: Sequence[np.ndarray]) -> np.ndarray:
-        """Return METRICS [rows, sets, 2]; image i of a set is drawn counts[row, i] times."""
-        below = _below(id_counts, self.order)
-        cuts = [_nearest(row[self.starts], int(row[-1])) for row in below]
-        index, full = (np.array(part) for part in zip(*cuts, strict=True))
+    def figures(self, id_counts: np.ndarray, drawn_ood: Sequence[np.ndarray]) -> np.ndarray:
+        """Return METRICS [sets, 2]: ID image i is drawn id_counts[i] times, OOD by indices."""
+        missed = np.append(0, np.cumsum(id_counts[self.order])[self.ends])  # below each level
+        positives = int(missed[-1])
+        level, full = _nearest(missed, positives)
         figures = []
-        for places, counts in zip(self.sets, ood_counts, strict=True):
-            drawn = _below(counts, places.order)  # [rows, m + 1]
-            # Images that were not drawn share the recall of the next drawn one below them, and of
-            # thresholds with the same recall the laxest counts: just above that image, or at the
-            # lowest image where all are recalled.
-            rejected = np.where(full, places.below[index], places.up_to[index - 1])
-            fpr = 1 - drawn[np.arange(len(drawn)), rejected] / drawn[:, -1]
-            figures.append(np.stack([fpr, _auroc(below, drawn, places)], axis=-1))
-        return np.stack(figures, axis=1)
-
-
-def _auroc(id_below: np.ndarray, ood_below: np.ndarray, places: _Places) -> np.ndarray:
-    """Count pairs in which ID is above, a tie counting 1/2 (Mann and Whitney): [rows]."""
-    not_won = np.take(id_below, places.id_below, axis=1)  # twice, once for either side of a tie
-    not_won += np.take(id_below, places.id_up_to, axis=1)
-    drawn = np.diff(ood_below, axis=1)
-    lost = np.einsum("rm,rm->r", drawn.astype(float), not_won.astype(float))
-    return 1 - lost / (2.0 * id_below[:, -1] * ood_below[:, -1])
+        for (below, up_to), drawn in zip(self.sets, drawn_ood, strict=True):
+            below, up_to = below[drawn], up_to[drawn]
+            # Thresholds between two drawn ID images have one recall, and the laxest counts: just
+            # above the lower of the two, or at the lowest drawn image where all are recalled.
+            kept = np.count_nonzero(up_to > level if full else below >= level)
+            # Pairs in which ID is not above, a tie counting 1/2 (Mann and Whitney).
+            lost = (missed[below].sum() + missed[up_to].sum()) / 2
+            figures.append((kept / len(drawn), 1 - lost / (positives * len(drawn))))
+        return np.array(figures)
 
 
 def _nearest(missed: np.ndarray, positives: int) -> tuple[int, bool]:
-    """Find the threshold with recall nearest to TPR, rule "nearest" of `ood.metrics`.
+    """Return the level whose recall is nearest to TPR (rule "nearest"), and if it is full recall.
 
     Args:
-        missed: how many images each distinct threshold misses, rising from 0.
-        positives: drawn images.
-
-    Returns:
-        The threshold's index, and whether it recalls all images.
+        missed: drawn ID images below each distinct ID score, rising from 0.
+        positives: drawn ID images.
     """
-    lax = missed.searchsorted(np.int32((1 - TPR) * positives), "right") - 1
-    candidates = {int(m) for m in missed[lax : lax + 2]}
+    lax = missed.searchsorted(int((1 - TPR) * positives), "right") - 1
+    candidates = (int(m) for m in missed[lax : lax + 2])
     chosen = min(candidates, key=lambda m: (abs((positives - m) / positives - TPR), m))
     if chosen == 0:
-        return int(missed.searchsorted(np.int32(0), "right")) - 1, True
-    return int(missed.searchsorted(np.int32(chosen))), False
+        return int(missed.searchsorted(0, "right")) - 1, True
+    return int(missed.searchsorted(chosen)), False

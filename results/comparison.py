@@ -7,7 +7,7 @@ AUROC and in 1 to 3 % by FPR95, whose threshold, a quantile, the bootstrap takes
 than it is (tests/results/test_comparison.py).
 
 Of a method with several runs the mean over its runs is compared. That speaks of these runs on
-other images, not of other training runs; so the seeds that both methods have are counted too.
+other images, not of other training runs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,18 @@ from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
 from dassl.utils.tables import text_table
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
-from results.comparable import comparable_runs
 from results.files import AVERAGE
-from results.runs import Groups, Run, choose_scores
+from results.runs import Groups, Run, comparable_runs
 from results.tables import percent
 
-TITLES = {METRICS[0]: "FPR95, ID pos.", "auroc": "AUROC"}
 NOTE = (
     "Paired bootstrap over the images, the same for both; p: two-sided. Interval and p speak of "
-    "these runs on other images, not of other seeds. Seeds: those in which A is better, of those "
-    "that both have."
+    "these runs on other images, not of other seeds."
 )
 
 
 class Difference(NamedTuple):
-    """First minus second, as fractions; `wins` of `seeds`: common seeds with the first better."""
+    """First minus second, as fractions, with its 95 % interval and two-sided p-value."""
 
     set_name: str
     metric: str
@@ -44,8 +41,6 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    wins: int
-    seeds: int
 
     @property
     def difference(self) -> float:
@@ -63,9 +58,9 @@ class Side(NamedTuple):
         runs = f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
         return f"{self.method}, {self.score} ({runs})"
 
-    def figures(self, set_name: str, metric: str) -> list[float]:
-        """Return the figure of each run."""
-        return [run.figures[self.score][set_name][metric] for run in self.runs]
+    def mean(self, set_name: str, metric: str) -> float:
+        """Return the mean of a figure over the runs."""
+        return float(np.mean([run.figures[self.score][set_name][metric] for run in self.runs]))
 
 
 def find_sides(
@@ -80,7 +75,10 @@ def find_sides(
         InputError: unknown names, nothing in common, or methods evaluated on different images.
     """
     (a, a_score), (b, b_score) = (_method_and_score(groups, text) for text in (first, second))
-    a_scores, b_scores = (_scores(groups[method]) for method in (a, b))
+    kept, notes = comparable_runs({name: groups[name] for name in (a, b)})
+    if not {a, b} <= kept.keys():
+        raise InputError("\n".join([f"{a} and {b} are not of the same images:", *notes]))
+    a_scores, b_scores = (kept[method][0].figures for method in (a, b))
     if a_score or b_score:
         pairs = [(a_score or b_score, b_score or a_score)]
     else:
@@ -92,73 +90,39 @@ def find_sides(
         raise InputError(f"{a} is compared with itself: name two methods, or two of its scores")
     if not pairs:
         raise InputError(f"{a} and {b} have no score in common: name one of each, METHOD:SCORE")
-    own, notes = choose_scores({name: groups[name] for name in (a, b)}, sorted({*sum(pairs, ())}))
-    kept, apart = comparable_runs(own)
-    if kept.keys() != own.keys():
-        raise InputError("\n".join([f"{a} and {b} are not of the same images:", *apart]))
-    sides = [
-        (Side(a, kept[a], one), Side(b, kept[b], other))
-        for one, other in pairs
-        if one in kept[a][0].figures and other in kept[b][0].figures
-    ]
-    if not sides:
-        raise InputError(f"no runs of {a} and {b} can be compared: {' '.join(notes + apart)}")
-    return sides, notes + apart
-
-
-def _scores(runs: Sequence[Run]) -> list[str]:
-    """Return the scores that any of the runs has."""
-    return list(dict.fromkeys(score for run in runs for score in run.figures))
+    return [(Side(a, kept[a], one), Side(b, kept[b], other)) for one, other in pairs], notes
 
 
 def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
-    if text in groups:
-        return text, ""
-    method, colon, score = text.rpartition(":")
-    method = method if colon else text
+    named = text in groups or ":" not in text
+    method, _, score = (text, "", "") if named else text.rpartition(":")
     check_availability(method, groups, "method")
     return method, score
 
 
-def compare(
-    first: Side, second: Side, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Difference]:
+def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Difference]:
     """Compare two sides by METRICS on every OOD set and on average.
 
     Raises:
         InputError: the images of two runs differ, or too few resamples.
     """
-    check_resamples(resamples, seed)
+    check_resamples(resamples)
     inside, outside = _same_images(first, second)
-    figures = resample(inside, outside, resamples, seed)
+    figures = resample(inside, outside, resamples)
     split = len(first.runs)
     differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
     return [
-        _difference(first, second, set_name, metric, differences[:, column, k])
+        Difference(
+            name,
+            metric,
+            first.mean(name, metric),
+            second.mean(name, metric),
+            *interval(differences[:, column, k]),
+            two_sided_p(differences[:, column, k]),
+        )
         for k, metric in enumerate(METRICS)
-        for column, set_name in enumerate([*outside, AVERAGE])
+        for column, name in enumerate([*outside, AVERAGE])
     ]
-
-
-def _difference(
-    first: Side, second: Side, set_name: str, metric: str, resampled: np.ndarray
-) -> Difference:
-    figures = [side.figures(set_name, metric) for side in (first, second)]
-    one, other = (
-        {run.seed: figure for run, figure in zip(side.runs, own, strict=True)}
-        for side, own in zip((first, second), figures, strict=True)
-    )
-    common = [seed for seed in one.keys() & other.keys() if seed is not None]
-    better = 1 if metric == "auroc" else -1
-    return Difference(
-        set_name,
-        metric,
-        *(float(np.mean(own)) for own in figures),
-        *interval(resampled),
-        two_sided_p(resampled),
-        sum(better * (one[seed] - other[seed]) > 0 for seed in common),
-        len(common),
-    )
 
 
 def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
@@ -167,34 +131,32 @@ def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
     columns: dict[str, list[np.ndarray]] = {}
     for name, part in reference.images.items():
         wanted = sorted(part.images)
-        for side in (first, second):
-            for run in side.runs:
-                found = run.images[name]
-                order = sorted(range(len(found.images)), key=found.images.__getitem__)
-                if [found.images[i] for i in order] != wanted:
-                    example = min({*wanted} ^ {*found.images}, default="one is there twice")
-                    raise InputError(
-                        f"{reference.folder} and {run.folder} do not have the same images of "
-                        f"{name} ({len(wanted):,} and {len(found.images):,}; {example}): a paired "
-                        "comparison needs both evaluated on the same data"
-                    )
-                columns.setdefault(name, []).append(found.scores[side.score][order])
+        for score, run in [(side.score, r) for side in (first, second) for r in side.runs]:
+            found = run.images[name]
+            order = sorted(range(len(found.images)), key=found.images.__getitem__)
+            if [found.images[i] for i in order] != wanted:
+                example = min({*wanted} ^ {*found.images}, default="one is there twice")
+                raise InputError(
+                    f"{reference.folder} and {run.folder} do not have the same images of {name} "
+                    f"({len(wanted):,} and {len(found.images):,}; {example}): evaluate both on "
+                    "the same data"
+                )
+            columns.setdefault(name, []).append(found.scores[score][order])
     return columns.pop(reference.id_set), columns
 
 
 def format_comparison(first: Side, second: Side, differences: Sequence[Difference]) -> str:
     """Return the table of a comparison, in percentage points."""
-    header = ["metric", "set", "A", "B", "A - B", "95 % interval", "p", "seeds"]
+    header = ["metric", "set", "A", "B", "A - B", "95 % interval", "p"]
     rows = [
         [
-            TITLES[d.metric],
+            "AUROC" if d.metric == "auroc" else "FPR95, ID pos.",
             d.set_name,
             percent(d.first),
             percent(d.second),
             f"{100 * d.difference:+.2f}",
             f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
             f"{d.p:.3g}",
-            f"{d.wins} of {d.seeds}" if d.seeds else "",
         ]
         for d in differences
     ]

@@ -26,7 +26,7 @@ SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
 REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
-FILE_COLUMNS = ("image", "label", "prediction")
+CLASSES = ("label", "prediction")  # columns of class indices
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value
 
@@ -133,26 +133,30 @@ def write_results(
 
 def _write_figures(path: Path, figures: Figures) -> None:
     metrics = list(next(iter(next(iter(figures.values())).values())))
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["score", "set", *metrics])
-        for score, sets in figures.items():
-            for name, row in sets.items():
-                writer.writerow([score, name, *(row[m] for m in metrics)])
+    rows = (
+        [score, name, *(row[m] for m in metrics)]
+        for score, sets in figures.items()
+        for name, row in sets.items()
+    )
+    _write_csv(path, ["score", "set", *metrics], rows)
 
 
 def _write_set(path: Path, s: SetScores) -> None:
     # str() of a numpy float32 is the shortest text that reads back as the same float32.
     columns = {
         "image": (os.fsencode(i).decode("utf-8", "backslashreplace") for i in s.images),
-        **{n: c for n, c in (("label", s.labels), ("prediction", s.predictions)) if c is not None},
+        **{n: c for n, c in zip(CLASSES, (s.labels, s.predictions), strict=True) if c is not None},
         **{name: map(str, np.asarray(v, dtype=np.float32)) for name, v in s.scores.items()},
         **{f"{REJECTED}{name}": np.asarray(v, dtype=np.int64) for name, v in s.rejected.items()},
     }
+    _write_csv(path, columns, zip(*columns.values(), strict=True))
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
@@ -180,20 +184,14 @@ def read_scores(path: str | os.PathLike) -> SetScores:
             header, *rows = csv.reader(file)
         values = zip(*rows, strict=True) if rows else [()] * len(header)
         columns = dict(zip(header, values, strict=True))
-        labels, predictions = (
-            np.array(columns[name], dtype=np.int64) if name in columns else None
-            for name in FILE_COLUMNS[1:]
-        )
-        scores = {
-            name: np.array(column, dtype=np.float32)
-            for name, column in columns.items()
-            if name not in FILE_COLUMNS and not name.startswith(REJECTED)
-        }
-        rejected = {
-            name.removeprefix(REJECTED): np.array(column, dtype=np.int64).astype(bool)
-            for name, column in columns.items()
-            if name.startswith(REJECTED)
-        }
-        return SetScores(path.stem, list(columns["image"]), scores, labels, predictions, rejected)
+        classes = {n: np.array(columns.pop(n), np.int64) for n in CLASSES if n in columns}
+        images, scores, rejected = list(columns.pop("image")), {}, {}
+        for name, column in columns.items():
+            if name.startswith(REJECTED):
+                decided = np.array(column, dtype=np.int64).astype(bool)
+                rejected[name.removeprefix(REJECTED)] = decided
+            else:
+                scores[name] = np.array(column, dtype=np.float32)
+        return SetScores(path.stem, images, scores, *map(classes.get, CLASSES), rejected)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} is not a file of per-image scores: {error}") from error

@@ -1,18 +1,24 @@
-"""Evaluated runs on disk: found, grouped into methods, and what is missing among them."""
+"""Evaluated runs on disk: found, grouped into methods, and those set apart that do not belong.
+
+Runs of one method are averaged only if they measured the same thing; methods stand in one table
+only if they were evaluated on the same images. What differs is set apart and named.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dassl.utils.errors import InputError
+from dassl.utils.tools import flatten
 from ood.set_scores import SetScores
 from results.files import AVERAGE, read_results, read_scores
+
+NAMED = 3  # runs or differences that one sentence names
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,9 @@ class Run:
         return self.comparable.get("trainer", "unnamed")
 
     @property
-    def learns(self) -> bool:
-        """Whether the run trained something, so that another seed gives other figures."""
-        return self.comparable.get("training") is not None
-
-    @property
     def seed(self) -> int | None:
-        return self.provenance.get("seed") if self.learns else None
+        """The seed of the training; None if nothing was trained."""
+        return self.provenance.get("seed") if self.comparable.get("training") is not None else None
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
@@ -60,45 +62,68 @@ class Run:
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
-        """Set -> the scores of its images.
+        """Set -> the scores of its images, the ID set first.
 
         Raises:
             InputError: a file is missing, damaged, or of another evaluation.
         """
-        sets = {name: read_scores(self._file(name)) for name in self.result["images"]}
-        for name, found in sets.items():
+        sets = {}
+        for name in (self.id_set, *self.ood_sets):
+            path = self.folder / "scores" / f"{name}.csv"
+            sets[name] = found = read_scores(path)
             lacking = self.figures.keys() - found.scores.keys()
             if len(found.images) != self.result["images"][name] or lacking:
                 raise InputError(
-                    f"{self._file(name)} is not of the evaluation in results.json: it has "
+                    f"{path} is not of the evaluation in results.json: it has "
                     f"{len(found.images)} images with {', '.join(found.scores)}; evaluate again"
                 )
         return sets
 
     def with_scores(self, scores: Iterable[str]) -> Run:
         """Return the run with the figures, and their parameters, of `scores` alone."""
-        scores = list(scores)
+        figures = {score: self.figures[score] for score in scores}
         chosen = {**self.comparable}
         if isinstance(chosen.get("scores"), Mapping):
-            chosen["scores"] = {s: p for s, p in chosen["scores"].items() if s in scores}
-        provenance = {**self.provenance, **({"comparable": chosen} if chosen else {})}
-        figures = {score: self.figures[score] for score in scores}
+            chosen["scores"] = {s: p for s, p in chosen["scores"].items() if s in figures}
+        provenance = {**self.provenance, "comparable": chosen}
         return replace(self, result={**self.result, "figures": figures, "provenance": provenance})
-
-    def _file(self, name: str) -> Path:
-        return self.folder / "scores" / f"{name}.csv"
 
 
 Groups = Mapping[str, Sequence[Run]]  # method -> its runs
 
 
+def load_groups(
+    folders: Sequence[str | os.PathLike], scores: str = ""
+) -> tuple[dict[str, list[Run]], list[str]]:
+    """Return the runs under `folders` by method, and sentences on those that are set apart.
+
+    Args:
+        folders: searched for results.json.
+        scores: those to keep, separated by commas; "" for all.
+
+    Raises:
+        InputError: no run, or none that has one of the scores.
+    """
+    runs, notes = find_runs(folders)
+    if not runs:
+        empty = f"there are no results in {', '.join(map(str, folders))}: run an evaluation first"
+        raise InputError("\n".join([empty, *notes]))
+    # Before methods are named: a stray run changes no name in the table.
+    runs, apart = _keep_largest(runs, _images)
+    groups, without = group_runs(runs), []
+    if scores:
+        groups, without = choose_scores(groups, [s.strip() for s in scores.split(",")])
+    return groups, notes + apart + without
+
+
 def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str]]:
     """Return the evaluated runs under `folders`, and a sentence for each that cannot be read."""
-    paths = {path for folder in folders for path in Path(folder).rglob("results.json")}
+    paths = {path.parent for folder in folders for path in Path(folder).rglob("results.json")}
     runs, notes = [], []
-    for path in sorted(paths, key=lambda path: (path.parent.parent, _natural(path.parent.name))):
+    # By length first: seed2 before seed10.
+    for path in sorted(paths, key=lambda path: (path.parent, len(path.name), path.name)):
         try:
-            runs.append(Run(path.parent, read_results(path)))
+            runs.append(Run(path, read_results(path)))
         except InputError as error:
             notes.append(f"set apart: {error}")
     return runs, notes
@@ -115,16 +140,10 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
         folder = run.folder.parent if run.folder.name.startswith("seed") else run.folder
         groups.setdefault(folder, []).append(run)
     trainers = {method: runs[0].trainer for method, runs in groups.items()}
-    names = {method: _name(method, trainers) for method in trainers}
     return {
-        names[method]: groups[method]
+        _name(method, trainers): groups[method]
         for method in sorted(trainers, key=lambda method: trainers[method] != "ZeroshotCLIP")
     }
-
-
-def _natural(name: str) -> tuple[int, str]:
-    """Sort seed2 before seed10."""
-    return len(name), name
 
 
 def _name(method: Path, trainers: Mapping[Path, str]) -> str:
@@ -148,53 +167,81 @@ def choose_scores(groups: Groups, scores: Sequence[str]) -> tuple[dict[str, list
             f"score {', '.join(unknown)} is in no run: evaluate again, or choose of "
             f"{', '.join(known)}"
         )
-    chosen, notes = {}, []
-    for name, runs in groups.items():
-        having = [run for run in runs if run.figures.keys() & set(scores)]
-        own = [run.with_scores(s for s in scores if s in run.figures) for run in having]
-        chosen |= {name: own} if own else {}
-        notes += [
-            f"{name}: set apart {run.folder}, it was evaluated without {', '.join(scores)}"
-            for run in runs
-            if own and run not in having
-        ]
+    chosen: dict[str, list[Run]] = {}
+    notes = []
+    for name, run in ((name, run) for name, runs in groups.items() for run in runs):
+        having = [score for score in scores if score in run.figures]
+        if having:
+            chosen.setdefault(name, []).append(run.with_scores(having))
+        else:
+            notes.append(f"set apart {run.folder}: evaluated without {', '.join(scores)}")
     return chosen, notes
 
 
-def missing_runs(folders: Iterable[str | os.PathLike], groups: Groups) -> list[str]:
-    """Return a sentence for each run that one would expect: seeds that other methods have, runs
-    that were trained and not evaluated, and seeds that are there twice."""
-    seeds = {name: [r.seed for r in runs if r.seed is not None] for name, runs in groups.items()}
-    everything = set().union(*seeds.values()) if seeds else set()
+def comparable_runs(groups: Groups) -> tuple[dict[str, list[Run]], list[str]]:
+    """Return the runs that one table may hold, and sentences on those that are set apart.
+
+    Of runs on different images, and of different runs of a method, the larger part is kept; of
+    parts of one size the first.
+    """
+    alike, notes = _keep_largest([run for runs in groups.values() for run in runs], _images)
+    kept = {}
+    for name, runs in groups.items():
+        own = [run for run in runs if run in alike]
+        if own:
+            kept[name], apart = _keep_largest(own, _measured)
+            notes += apart
+    return kept, notes
+
+
+def _images(run: Run) -> dict[str, Any]:
+    """Return what must be equal in the runs of a table: ID set, OOD sets, their sizes."""
+    rows = next(iter(run.figures.values()))
+    ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
+    where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
+    return {"ID set": run.id_set, **where, "ID images": rows[AVERAGE]["n_id"], **ood_sets}
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """Return what must be equal in the runs of a method, as flat entries."""
+    more = {"conventions": run.result["conventions"], "scores found": sorted(run.figures)}
+    return flatten({**run.comparable, **more})
+
+
+def _keep_largest(
+    runs: Sequence[Run], of: Callable[[Run], dict[str, Any]]
+) -> tuple[list[Run], list[str]]:
+    """Return the largest part of runs for which `of` is equal, and a sentence on each other."""
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(repr(sorted(of(run).items())), []).append(run)
+    kept, *others = sorted(parts.values(), key=len, reverse=True)
     notes = []
-    for name, own in seeds.items():
-        lacking = sorted(everything - set(own))
-        if own and lacking:
-            others = [other for other, theirs in seeds.items() if set(lacking) & set(theirs)]
-            notes.append(f"{name} has no run of seed {_join(lacking)}, which {_join(others)} has")
-        notes += [
-            f"{name} has seed {seed} {times} times: its spread is too small"
-            for seed, times in Counter(own).items()
-            if times > 1
+    for part in others:
+        ours, theirs = of(kept[0]), of(part[0])
+        reasons = [
+            f"{key} {theirs.get(key, 'none')} (the table: {ours.get(key, 'none')})"
+            for key in ours | theirs
+            if ours.get(key) != theirs.get(key)
         ]
-    return notes + _unfinished(folders)
+        notes.append(
+            f"set apart {_first([str(run.folder) for run in part])}: {_first(reasons)}. To see it, "
+            "name its folder alone; to bring it in, evaluate it in the same way"
+        )
+    return kept, notes
 
 
-def _unfinished(folders: Iterable[str | os.PathLike]) -> list[str]:
-    waiting = {
-        path.parent
-        for folder in folders
-        for path in Path(folder).rglob("config.yaml")
-        if not (path.parent / "results.json").exists()
-    }
+def _first(parts: Sequence[str]) -> str:
+    more = f" and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return f"{'; '.join(parts[:NAMED])}{more}"
+
+
+def missing_seeds(groups: Groups) -> list[str]:
+    """Return a sentence for each method that lacks seeds which other methods have."""
+    seeds = {name: {r.seed for r in runs if r.seed is not None} for name, runs in groups.items()}
+    everything = set().union(*seeds.values())
     return [
-        f"{folder} is not evaluated: bash scripts/eval.sh --model-dir {folder}"
-        if (folder / "finished.json").exists()
-        else f"{folder} is not trained to its end"
-        for folder in sorted(waiting)
+        f"{name} has no run of seed {', '.join(map(str, sorted(everything - own)))}"
+        for name, own in seeds.items()
+        if own and everything - own
     ]
-
-
-def _join(names: Sequence[object]) -> str:
-    *first, last = map(str, names)
-    return f"{', '.join(first)} and {last}" if first else last

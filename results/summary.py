@@ -1,13 +1,13 @@
 """One table of several runs: python -m results.summary output/imagenet --scores MCM,GL-MCM.
 
 Mean and spread over seeds, method by method, with intervals over the images where every image's
-scores are at hand; which seeds are far off or missing; two methods compared on the same images.
+scores are at hand; which seeds are missing; two methods compared on the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,10 @@ from dassl.utils.files import atomic_write
 from ood.metrics import PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
-from results.comparable import comparable_runs, far_off_seeds, same_images
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
-from results.runs import Groups, Run, choose_scores, find_runs, group_runs, missing_runs
-from results.tables import Block, Figure, Row, Spread
+from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
+from results.tables import Block, Figure, Row
 
 TITLES = {
     PRIMARY: "FPR95 (%), ID positive, threshold rule: nearest. Lower is better.",
@@ -70,57 +69,50 @@ class Summary:
         return "\n\n".join([tables.as_markdown(self.blocks), self.legend(), *self.notes]) + "\n"
 
 
-def summarise(groups: Groups, resamples: int = 0, seed: int = 0) -> Summary:
+def summarise(groups: Groups, resamples: int = 0) -> Summary:
     """Return the tables of all methods, with intervals if `resamples` is not 0.
 
     Runs that do not belong in one table are set apart and named in the notes.
 
     Raises:
-        InputError: no run is left, or too few resamples.
+        InputError: too few resamples.
     """
     if resamples:
-        check_resamples(resamples, seed)
+        check_resamples(resamples)
     groups, notes = comparable_runs(groups)
     sets = list(next(iter(next(iter(groups.values()))[0].figures.values())))
-    resampled: Resampled = {}
-    if resamples:
-        resampled, without = _resample(groups, sets[:-1], resamples, seed)
-        notes += without
     columns = sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
-    blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
-    blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
-    return Summary(groups, blocks, notes + far_off_seeds(groups))
-
-
-def _resample(
-    groups: Groups, ood_sets: Sequence[str], resamples: int, seed: int
-) -> tuple[Resampled, list[str]]:
-    """Return the mean over a method's runs in every resample, and notes on methods without."""
-    found: Resampled = {}
-    notes = []
-    for name, runs in progress_bar(groups.items(), "resampling images", "method", leave=False):
-        scores = list(runs[0].figures)
+    resampled: Resampled = {}
+    waiting = groups.items() if resamples else ()
+    for name, runs in progress_bar(waiting, "resampling images", "method", leave=False):
         try:
-            columns = {
-                s: [run.images[s].scores[score] for run in runs for score in scores]
-                for s in [runs[0].id_set, *ood_sets]
-            }
+            resampled |= _resample(name, runs, sets[:-1], resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
-            continue
-        figures = resample(columns.pop(runs[0].id_set), columns, resamples, seed)
-        means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
-        found |= {(name, score): own for score, own in zip(scores, means, strict=True)}
-    return found, notes
+    blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
+    blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
+    return Summary(groups, blocks, notes + missing_seeds(groups))
+
+
+def _resample(name: str, runs: Sequence[Run], ood_sets: Sequence[str], resamples: int) -> Resampled:
+    """Return the mean over a method's runs in every resample, for each of its scores."""
+    scores = list(runs[0].figures)
+    columns = {
+        s: [run.images[s].scores[score] for run in runs for score in scores]
+        for s in (runs[0].id_set, *ood_sets)
+    }
+    figures = resample(columns.pop(runs[0].id_set), columns, resamples)
+    means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
+    return {(name, score): own for score, own in zip(scores, means, strict=True)}
 
 
 def _block(metric: str, groups: Groups, columns: list[str], resampled: Resampled) -> Block:
     def figure(method: str, score: str, place: int, set_name: str) -> Figure:
-        spread = Spread.of([run.figures[score][set_name][metric] for run in groups[method]])
+        values = [run.figures[score][set_name][metric] for run in groups[method]]
         own = resampled.get((method, score))
         if own is None or metric not in METRICS:
-            return Figure(spread)
-        return Figure(spread, interval(own[:, place, METRICS.index(metric)]))
+            return Figure(values)
+        return Figure(values, interval(own[:, place, METRICS.index(metric)]))
 
     rows = [
         Row(name, score, [figure(name, score, i, column) for i, column in enumerate(columns)])
@@ -132,20 +124,15 @@ def _block(metric: str, groups: Groups, columns: list[str], resampled: Resampled
 
 
 def _accuracy_block(groups: Groups) -> list[Block]:
-    """Return the accuracy on the labelled sets that every run has; nothing if there is none."""
-    accuracies = {
-        name: [run.result.get("accuracy", {}) for run in runs] for name, runs in groups.items()
-    }
-    everything = [accuracy for runs in accuracies.values() for accuracy in runs]
-    names = [n for n in everything[0] if all(n in accuracy for accuracy in everything)]
-    if not names:
-        return []
-    rows = [
-        Row(method, "", [Figure(Spread.of([run[n] for run in runs])) for n in names])
-        for method, runs in accuracies.items()
-    ]
+    """Return the accuracy on the ID images, if every run has it."""
+    rows = []
+    for method, runs in groups.items():
+        accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
+        if None in accuracies:
+            return []
+        rows.append(Row(method, "", [Figure(accuracies)]))
     title = "Accuracy on ID images (%). Higher is better."
-    block = Block("accuracy", title, names, rows, kind="")
+    block = Block("accuracy", title, [runs[0].id_set], rows, kind="")
     return [tables.mark_best(block, higher_is_better=True)]
 
 
@@ -155,39 +142,20 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
     for method, runs in groups.items():
         decisions = [run.result.get("decisions") or {} for run in runs]
         for name in decisions[0]:
-            if all(name in own for own in decisions):
-                rows.append(_decision_row(method, name, [own[name] for own in decisions], columns))
+            rates = [own[name] for own in decisions if name in own]
+            values = [[own["id_acceptance"] for own in rates]]
+            values += [[own["sets"][s]["ood_rejection"] for own in rates] for s in columns]
+            rows.append(Row(method, name, [Figure(column) for column in values]))
     title = "Threshold-free decisions (%): ID images kept, OOD images rejected. Higher is better."
     return [Block("decisions", title, ["ID kept", *columns], rows, kind="decision")] if rows else []
 
 
-def _decision_row(method: str, name: str, rates: Sequence[Mapping], columns: Sequence[str]) -> Row:
-    values = [[own["id_acceptance"] for own in rates]]
-    values += [[own["sets"][s]["ood_rejection"] for own in rates] for s in columns]
-    return Row(method, name, [Figure(Spread.of(column)) for column in values])
-
-
 def summary_of(args: argparse.Namespace) -> Summary:
     """Return the `Summary` that a command line asks for."""
-    groups, notes = asked_for(args)
-    summary = summarise(groups, args.resamples, args.seed)
-    summary.notes = [*notes, *summary.notes, *missing_runs(args.folders, summary.groups)]
+    groups, notes = load_groups(args.folders, args.scores)
+    summary = summarise(groups, args.resamples)
+    summary.notes[:0] = notes
     return summary
-
-
-def asked_for(args: argparse.Namespace) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs, by method, and the notes that a command line asks for."""
-    runs, notes = find_runs(args.folders)
-    try:
-        # Before methods are named: a stray run changes no name in the table.
-        runs, apart = same_images(runs)
-    except InputError as error:
-        folders = ", ".join(map(str, args.folders))
-        raise InputError("\n".join([f"{folders}: {error}", *notes])) from error
-    groups, without = group_runs(runs), []
-    if args.scores:
-        groups, without = choose_scores(groups, [s.strip() for s in args.scores.split(",")])
-    return groups, notes + apart + without
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +169,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RESAMPLES,
         help="of the images, for the intervals; 0 for none (default: %(default)s)",
     )
-    add("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
 
 
 def main() -> None:
@@ -238,14 +205,10 @@ def _save(summary: Summary, args: argparse.Namespace) -> None:
 
 
 def _comparison(args: argparse.Namespace) -> str:
-    groups, notes = asked_for(args)
-    try:
-        sides, apart = find_sides(groups, *args.compare)
-    except InputError as error:
-        raise InputError("\n".join([str(error), *notes])) from error
+    groups, notes = load_groups(args.folders, args.scores)
+    sides, apart = find_sides(groups, *args.compare)
     found = [
-        format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES, args.seed))
-        for pair in sides
+        format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides
     ]
     return "\n\n".join([*found, COMPARISON_NOTE, *notes, *apart])
 

@@ -13,7 +13,6 @@ from dassl.utils.tables import RULE, markdown_table, text_table
 from ood.metrics import PRIMARY
 from results.files import Figures
 
-INTERVAL = "95 % interval"
 LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -76,33 +75,29 @@ def format_rates(rates: Mapping[str, Mapping]) -> str:
 # Several methods
 
 
-class Spread(NamedTuple):
-    """Mean, sample standard deviation (None for a single run) and number of runs."""
-
-    mean: float
-    std: float | None
-    runs: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
-
-    def __str__(self) -> str:
-        spread = "" if self.std is None else f" ± {percent(self.std)}"
-        return f"{percent(self.mean)}{spread}"
-
-
 @dataclass
 class Figure:
-    """A cell: mean and spread over runs, interval over images, best mean of its column or not."""
+    """A cell: a fraction for each run, its interval over images, best mean of its column or not."""
 
-    spread: Spread
+    values: Sequence[float]
     interval: tuple[float, float] | None = None
     best: bool = False
 
     @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation over the runs; None for a single run."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
     def range(self) -> str:
         return "-" if self.interval is None else " - ".join(map(percent, self.interval))
+
+    def __str__(self) -> str:
+        return percent(self.mean) + ("" if self.std is None else f" ± {percent(self.std)}")
 
 
 class Row(NamedTuple):
@@ -112,7 +107,7 @@ class Row(NamedTuple):
 
     @property
     def runs(self) -> int:
-        return self.figures[0].spread.runs
+        return len(self.figures[0].values)
 
 
 class Block(NamedTuple):
@@ -131,48 +126,41 @@ class Block(NamedTuple):
     def has_intervals(self) -> bool:
         return any(figure.interval for row in self.rows for figure in row.figures)
 
-    @property
-    def header(self) -> list[str]:
-        kind = [self.kind] if self.kind else []
-        interval = [f"{self.columns[-1]}, {INTERVAL}"] if self.has_intervals else []
-        return ["method", "runs", *kind, *self.columns, *interval]
-
-    def cells(self, mark: Callable[[str], str]) -> list[list[str]]:
-        """Return the rows as text; `mark` sets off the best of each column."""
-        return [
-            [
-                row.method,
-                str(row.runs),
-                *([row.score] if self.kind else []),
-                *(mark(str(f.spread)) if f.best else str(f.spread) for f in row.figures),
-                *([row.figures[-1].range] if self.has_intervals else []),
-            ]
-            for row in self.rows
-        ]
-
 
 def mark_best(block: Block, higher_is_better: bool) -> Block:
     """Mark the best mean of each column, as printed: all those that print alike."""
     best = max if higher_is_better else min
     for column in zip(*(row.figures for row in block.rows), strict=True):
-        top = percent(best(figure.spread.mean for figure in column))
+        top = percent(best(figure.mean for figure in column))
         for figure in column:
-            figure.best = len(column) > 1 and percent(figure.spread.mean) == top
+            figure.best = len(column) > 1 and percent(figure.mean) == top
     return block
 
 
 def as_text(blocks: Sequence[Block]) -> str:
     """Return the tables as plain text; a `*` behind the best of each column."""
-    return _titled(blocks, text_table, "{}*")
+    return "\n\n".join(_titled(block, text_table, "{}*") for block in blocks)
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
     """Return the tables as Markdown; the best of each column is bold."""
-    return _titled(blocks, markdown_table, "**{}**")
+    return "\n\n".join(_titled(block, markdown_table, "**{}**") for block in blocks)
 
 
-def _titled(blocks: Sequence[Block], table: Callable[..., str], best: str) -> str:
-    return "\n\n".join(f"{b.title}\n\n{table(b.cells(best.format), b.header)}" for b in blocks)
+def _titled(block: Block, table: Callable[..., str], best: str) -> str:
+    """Return one table below its title; the interval, if any, is that of the last column."""
+    header = ["method", "runs", block.kind, *block.columns]
+    header += [f"{block.columns[-1]}, 95 % interval"] * block.has_intervals
+    rows = [
+        [row.method, row.runs, row.score]
+        + [best.format(figure) if figure.best else figure for figure in row.figures]
+        + [row.figures[-1].range] * block.has_intervals
+        for row in block.rows
+    ]
+    if not block.kind:
+        for cells in (header, *rows):
+            del cells[2]
+    return f"{block.title}\n\n{table(rows, header)}"
 
 
 def as_latex(blocks: Sequence[Block], caption: str) -> str:
@@ -211,7 +199,7 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
 
 
 def _latex(figure: Figure) -> str:
-    mean, _, spread = str(figure.spread).partition(" ± ")
+    mean, _, spread = str(figure).partition(" ± ")
     mean = rf"\textbf{{{mean}}}" if figure.best else mean
     return rf"{mean}{{\scriptsize$\,\pm\,${spread}}}" if spread else mean
 
@@ -229,6 +217,6 @@ def as_csv(blocks: Sequence[Block]) -> str:
     for block in blocks:
         for row in block.rows:
             for name, figure in zip(block.columns, row.figures, strict=True):
-                (mean, std, runs), ends = figure.spread, figure.interval or ("", "")
-                writer.writerow([block.metric, row.method, runs, row.score, name, mean, std, *ends])
+                labels = [block.metric, row.method, row.runs, row.score, name]
+                writer.writerow([*labels, figure.mean, figure.std, *(figure.interval or ("", ""))])
     return file.getvalue()

@@ -132,12 +132,13 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.RESUME = args.resume
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT)
     _merge_own_data(cfg, args)
-    if args.backbone:
-        if args.model_dir:
-            check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
-        cfg.MODEL.BACKBONE.NAME = args.backbone
-        # The YAML's belong to its own backbone.
-        cfg.INPUT.update(input_settings(args.backbone))
+    if args.backbone and args.model_dir:
+        check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
+    cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
+    named = args.backbone or dict(in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
+    if named and not (args.model_dir and read_config(args.model_dir)):
+        # A YAML's belong to its own backbone; a run's to the weights that it was trained on.
+        cfg.INPUT.update(input_settings(named))
     for flag, owners in trainer_flags().items():
         if (value := getattr(args, flag)) is None:
             continue

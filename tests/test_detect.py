@@ -201,18 +201,18 @@ def test_endless_images_are_read_two_batches_ahead_at_most(place, loaded):
 @pytest.mark.parametrize("score, regions", [("MCM", False), ("GL-MCM", True)])
 def test_only_the_score_chosen_is_computed(place, monkeypatch, score, regions):
     asked = []
-    encode, infer = DescribedCLIP.image_features, DescribedCLIP.inputs_of_features
+    encode, infer = DescribedCLIP.image_features, DescribedCLIP.inputs
 
     def image_features(self, images, local):
         asked.append(local)
         return encode(self, images, local)
 
-    def inputs_of_features(self, features, found, classes, needs):
+    def inputs(self, features, found, classes, needs, images):
         asked.append(set(needs))
-        return infer(self, features, found, classes, needs)
+        return infer(self, features, found, classes, needs, images)
 
     monkeypatch.setattr(DescribedCLIP, "image_features", image_features)
-    monkeypatch.setattr(DescribedCLIP, "inputs_of_features", inputs_of_features)
+    monkeypatch.setattr(DescribedCLIP, "inputs", inputs)
     Detector.load(place / RUN, score)(place / "odd/0.png")
     assert asked == [regions, {"cosines", "local_cosines"} if regions else {"cosines"}]
 

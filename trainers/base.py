@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -21,12 +22,20 @@ from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
+from dassl.utils.files import write_json
 from datasets.classnames import classnames_hash
-from datasets.fewshot import split_record, write_split
+from datasets.fewshot import split_record
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that decode and encode
+# A model's transform: INPUT keys and its attributes.
+TRANSFORM = {
+    "INTERPOLATION": "interpolation",
+    "RESIZE_MODE": "resize_mode",
+    "PIXEL_MEAN": "mean",
+    "PIXEL_STD": "std",
+}
 
 
 class ClipTrainer(TrainerX):
@@ -89,28 +98,23 @@ class ClipTrainer(TrainerX):
         return model
 
     def _check_input(self, model: ClipModel) -> None:
-        """Refuse images of another size or transform than the model was trained on."""
+        """Refuse images of another size or transform than the model was trained on.
+
+        Of a file the config decides on the transform, whatever a JSON beside the file says.
+        """
         given = self.cfg.INPUT
-        if not model.transform_known:  # a file that says nothing: the config does
-            model.mean, model.std = tuple(given.PIXEL_MEAN), tuple(given.PIXEL_STD)
-            model.interpolation, model.resize_mode = given.INTERPOLATION, given.RESIZE_MODE
-        found = {
-            "SIZE": (model.image_size,) * 2,
-            "INTERPOLATION": model.interpolation,
-            "RESIZE_MODE": model.resize_mode,
-            "PIXEL_MEAN": _rounded(model.mean),
-            "PIXEL_STD": _rounded(model.std),
-        }
-        asked = {key: given[key] for key in found} | {
-            "SIZE": tuple(given.SIZE),
-            "PIXEL_MEAN": _rounded(given.PIXEL_MEAN),
-            "PIXEL_STD": _rounded(given.PIXEL_STD),
-        }
-        wrong = [
-            f"INPUT.{key} is {asked[key]}, the model wants {value}"
-            for key, value in found.items()
-            if asked[key] != value
-        ]
+        found = {"SIZE": (model.image_size,) * 2}
+        found |= {key: _rounded(getattr(model, name)) for key, name in TRANSFORM.items()}
+        differing = [key for key, value in found.items() if _rounded(given[key]) != value]
+        if not model.transform_known:
+            for key in [key for key in differing if key in TRANSFORM]:
+                logger.warning(
+                    "INPUT.%s is %s, not %s's %s", key, given[key], model.name, found[key]
+                )
+                value = given[key]
+                setattr(model, TRANSFORM[key], value if isinstance(value, str) else tuple(value))
+                differing.remove(key)
+        wrong = [f"INPUT.{key} is {given[key]}, the model wants {found[key]}" for key in differing]
         if wrong:
             raise InputError(
                 f"the images would not be what {model.name} was trained on: {'; '.join(wrong)}. "
@@ -157,7 +161,7 @@ class ClipTrainer(TrainerX):
             getattr(data, "held_out", ()),
         )
         if distributed.is_main():
-            write_split(Path(self.output_dir, "split.json"), record)
+            write_json(record, Path(self.output_dir, "split.json"))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned from the run in `directory`; nothing if that is "".
@@ -342,5 +346,5 @@ class ClipTrainer(TrainerX):
         super().set_model_mode(mode, names)
 
 
-def _rounded(values) -> tuple[float, ...]:
-    return tuple(round(float(value), 4) for value in values)
+def _rounded(value: str | Sequence[float]) -> str | tuple[float, ...]:
+    return value if isinstance(value, str) else tuple(round(float(x), 4) for x in value)

@@ -20,7 +20,7 @@ from clip.loading import weights_hash
 from clip.negation import draw
 from clip.prompted import TwoBranchCLIP, exact
 from clip.templates import Pair, fill, template_pairs
-from clip.tokenizer import CONTEXT_LENGTH
+from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
@@ -297,10 +297,10 @@ class BranchTexts:
 
 
 def tokenize_cut(texts: Sequence[str], context: int = CONTEXT_LENGTH) -> tuple[Tensor, int]:
-    """Return token ids `[T, context]`, and the number of texts that did not fit and were cut."""
+    """Return token ids `[T, L]`, L at most `context`, and the number of texts cut to fit."""
     tokens = tokenize(list(texts), context, truncate=True)
     full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
-    return tokens, sum(len(encode(texts[i])) + 2 > context for i in full)
+    return cut_to_longest(tokens), sum(len(encode(texts[i])) + 2 > context for i in full)
 
 
 def clipn_losses(

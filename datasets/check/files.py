@@ -8,8 +8,8 @@ import random
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
+from multiprocessing.pool import ThreadPool
 
 from dassl.utils import BadImageError, progress_bar, read_image
 from datasets.check.listing import ImageSet
@@ -37,58 +37,49 @@ def file_problems(images: ImageSet, full: bool, skip: bool) -> list[Problem]:
         skip: the run leaves unreadable images out (DATALOADER.BAD_IMAGES).
     """
     bad, good = defaultdict(list), []
-    for name in images.images if full else _sample(images.images, STATTED):
-        path = images.path(name)
+    names = images.images
+    for path in map(images.path, names if full else _sample(names, STATTED)):
         if not os.path.exists(path):
-            bad["broken links"].append(name)
+            bad["broken links"].append(path)
         elif not os.access(path, os.R_OK):
-            bad["no permission"].append(name)
+            bad["no permission"].append(path)
         elif os.path.getsize(path) == 0:
-            bad["empty files"].append(name)
+            bad["empty files"].append(path)
         else:
-            good.append(name)
+            good.append(path)
     decoded = good if full else _sample(good, DECODED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about odd but readable images
-        readable = _in_threads(_decodes, list(map(images.path, decoded)), f"reading {images.name}")
-    bad["unreadable"] = sorted(n for n, fine in zip(decoded, readable, strict=True) if not fine)
-    stops = NOTHING if skip else images.stops
-    return [
-        images.problem(
-            kind,
-            f"{counted(len(names), what)} {said.format(some(names, 3), decoded=len(decoded))}",
-            bad[kind],
-            stops,
-        )
-        for kind, (what, said) in FAULTS.items()
-        if (names := list(map(images.path, bad[kind])))
-    ]
+        readable = _in_threads(_decodes, decoded, f"reading {images.name}")
+    bad["unreadable"] = sorted(p for p, fine in zip(decoded, readable, strict=True) if not fine)
+    problems = []
+    for kind, (what, said) in FAULTS.items():
+        if paths := bad[kind]:
+            found = said.format(some(paths, 3), decoded=len(decoded))
+            what, stops = f"{counted(len(paths), what)} {found}", NOTHING if skip else images.stops
+            problems.append(Problem(images.name, kind, what, stops, paths))
+    return problems
 
 
 def duplicates(sets: Sequence[ImageSet]) -> list[Problem]:
     """Compare all files of the sets: those that are byte for byte in two."""
-    by_size = defaultdict(list)
+    by_size, by_digest, pairs = defaultdict(list), defaultdict(list), defaultdict(list)
     for images in sets:
-        for name in images.images:
-            if os.path.exists(images.path(name)):
-                by_size[os.path.getsize(images.path(name))].append((images.name, images.path(name)))
+        for path in map(images.path, images.images):
+            if os.path.exists(path):
+                by_size[os.path.getsize(path)].append((images.name, path))
     by_size.pop(0, None)
-    candidates = [item for group in by_size.values() for item in _in_two_sets(group)]
+    in_two = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
+    candidates = [item for group in in_two for item in group]
     digests = _in_threads(_digest, [path for _, path in candidates], "comparing files")
-    by_digest = defaultdict(list)
     for item, digest in zip(candidates, digests, strict=True):
         by_digest[digest].append(item)
     by_digest.pop(None, None)
-    pairs = defaultdict(list)
     for group in by_digest.values():
         for (one, first), (other, second) in combinations(group, 2):
             if one != other:
                 pairs[one, other].append(f"{second} = {first}")
     return [_twins(one, other, found) for (one, other), found in pairs.items()]
-
-
-def _in_two_sets(group: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return group if len({name for name, _ in group}) > 1 else []
 
 
 def _twins(one: str, other: str, found: list[str]) -> Problem:
@@ -124,14 +115,8 @@ def _digest(path: str) -> bytes | None:
 
 def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
     """Return `function` of every path, in order; a bar appears when it takes long."""
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    results: list = []
-    try:
-        with progress_bar(total=len(paths), desc=title, unit="file", delay=2, leave=False) as bar:
-            for part in pool.map(lambda chunk: list(map(function, chunk)), chunks):
-                results += part
-                bar.update(len(part))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return results
+    with ThreadPool(min(32, os.cpu_count() or 1)) as pool:
+        results = pool.imap(function, paths, chunksize=CHUNK)
+        return list(
+            progress_bar(results, total=len(paths), desc=title, unit="file", delay=2, leave=False)
+        )

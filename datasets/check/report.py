@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dassl.utils.errors import InputError
+from dassl.utils.tables import text_table
 from datasets.needs import NOTHING, Needs
 
 WIDTH = 100
@@ -33,10 +34,8 @@ class Problem:
     @classmethod
     def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
         """Make a problem of what a loader refuses; ``more`` is added to its message."""
-        what = f"{error} {more}".rstrip()
-        return cls(
-            where, getattr(error, "kind", "refused"), what, stops, getattr(error, "names", ())
-        )
+        kind, files = getattr(error, "kind", "refused"), getattr(error, "names", ())
+        return cls(where, kind, f"{error} {more}".rstrip(), stops, files)
 
 
 @dataclass
@@ -58,7 +57,6 @@ class Report:
         runs: the runs that the user may want, by name, and what each needs.
         asked: names of the runs that the user wants; a problem that stops another is a warning.
         depth: what was looked at, in words.
-        notes: what is worth a line, and no problem.
     """
 
     root: str
@@ -68,7 +66,6 @@ class Report:
     depth: str = ""
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
     def level(self, problem: Problem) -> str:
         """Return "error" for what stops a run that was asked for, else "warning"."""
@@ -86,12 +83,12 @@ class Report:
         return "error" not in map(self.level, self.problems)
 
     def text(self) -> str:
-        """Return the report as it is printed: table, notes, problems, verdict on each run."""
-        parts = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table(), *self.notes]
+        """Return the report as it is printed: table, problems, verdict on each run."""
+        parts = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table()]
         for number, problem in enumerate(self.ordered, start=1):
             parts.append(numbered(number, problem, f"{self.level(problem)}: "))
         verdicts = [self._can_go_ahead(name, needs) for name, needs in self.runs.items()]
-        return "\n\n".join([*filter(None, parts), "\n".join(verdicts)])
+        return "\n\n".join([*parts, "\n".join(verdicts)])
 
     def record(self) -> dict:
         """Return all of it for JSON; lists of files are whole."""
@@ -101,7 +98,6 @@ class Report:
             "looked_at": self.depth,
             "asked": list(self.asked),
             "ready": self.ready,
-            "notes": self.notes,
             "sets": [{**vars(row), "verdict": self._verdict(row)} for row in self.rows],
             "problems": [
                 {
@@ -126,19 +122,13 @@ class Report:
         return ", ".join(dict.fromkeys(kinds)) or "ok"
 
     def _table(self) -> str:
-        lines = [("set", "found in", "folders", "images", "expected", "verdict")]
+        rows = []
         for row in self.rows:
             counts = (row.folders, row.images, row.expected)
             cells = ["-" if count is None else f"{count:,}" for count in counts]
-            lines.append((row.name, row.found, *cells, self._verdict(row)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if 2 <= column <= 4 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+            rows.append((row.name, row.found, *cells, self._verdict(row)))
+        header = ("set", "found in", "folders", "images", "expected", "verdict")
+        return text_table(rows, header, sides="<<>>><")
 
 
 def numbered(number: int, problem: Problem, level: str = "") -> str:

@@ -6,29 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
-from datasets.caption_shards import ShardPairs, count_pairs, find_shards
-from datasets.captions import build_pairs_loader, pairs_path
+from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
 from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
-from datasets.check.listing import (
-    ImageSet,
-    class_problems,
-    expected_images,
-    listing_problems,
-    wrong_id_count,
-    wrong_names,
-)
+from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
-from datasets.classnames import read_class_list, shared_prompts
-from datasets.folders import absolute, some, subfolders
-from datasets.imagenet import VAL_IMAGES_PER_CLASS, ImageNet
+from datasets.classnames import shared_prompts
+from datasets.folders import absolute, subfolders, wrong_count
+from datasets.imagenet import ImageNet
 from datasets.needs import Needs
-from datasets.ood_sets import load_ood_sets, wrong_count
 
 
 def check(
@@ -45,85 +35,77 @@ def check(
     Raises:
         InputError: the config asks for what no folder could give.
     """
-    report = Report(absolute(data_root(cfg)), title, runs, asked)
-    report.depth = "All files were read."
-    if not full:
-        report.depth = "All names were read, of the files a sample: --full reads all."
+    sample = "All names were read, of the files a sample: --full reads all."
+    depth = "All files were read." if full else sample
+    report = Report(absolute(data_root(cfg)), title, runs, asked, depth)
     needs = reduce(or_, runs.values())
-    layout = check_layout(cfg, needs if cfg.OOD.SETS else needs & ~Needs.OOD)
+    layout = check_layout(cfg, needs)
+    imagenet = issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
     report.problems += layout.problems
-    sets = [*_id_sets(cfg, layout, needs), *_ood_sets(layout)]
+    sets = _id_sets(layout, needs)
+    sets += [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     for images in sets:
-        _list(cfg, report, images, shots)
+        expected = _expected_images(cfg, layout, images)
+        _list(report, images, expected, shots if images.name == row_name("train") else 0)
+        if imagenet and images.stops != Needs.OOD:
+            report.problems += wrong_names(images)
     if needs & Needs.PAIRS:
-        _add_pairs(cfg, report, full)
+        _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
     for images in sets:
         skip = cfg.DATALOADER.BAD_IMAGES == "skip"
         report.problems += file_problems(images, full, skip)
-    places = {Path(images.folder).resolve(): images for images in reversed(sets)}
     if full:
-        report.problems += duplicates([images for images in sets if images in places.values()])
-    report.problems += _refusals(cfg, report)
-    _note_machine_made(report, sets)
+        places = {images.folder.resolve(): images for images in reversed(sets)}
+        report.problems += duplicates(list(places.values())[::-1])
+    report.problems += _refusals(cfg, report, imagenet)
     return report
 
 
-def _id_sets(cfg, layout: Layout, needs: Needs) -> list[ImageSet]:
+def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
     """Return the evaluation splits, then the training set: it is the largest. Alone it is both."""
-    found = {name: subfolders(path) for name, path in layout.splits.items()}
-    wanted = _wanted(cfg, list(found.values()))
-    sets = []
-    for name in sorted(found, key=lambda name: name == "train"):
-        alone = len(found) == 1
-        if name == "train" and not alone and not needs & Needs.TRAIN:
-            continue
+    sets, alone = [], len(layout.splits) == 1
+    for name, path in sorted(layout.splits.items(), key=lambda split: split[0] == "train"):
         stops = Needs.TRAIN if name == "train" else Needs.TEST
-        classes = [folder for folder in found[name] if wanted is None or folder in wanted]
-        # A flat split has no classes: listed as it lies.
-        stops = Needs.TEST | Needs.TRAIN if alone else stops
-        sets.append(ImageSet(row_name(name), layout.splits[name], stops, classes or None))
+        if alone:
+            stops = Needs.TEST | Needs.TRAIN
+        found = subfolders(path)
+        wanted = set(found if layout.classes is None else layout.classes)
+        classes = [folder for folder in found if folder in wanted]
+        if stops & needs:
+            # A flat split has no classes: listed as it lies.
+            sets.append(ImageSet(row_name(name), path, stops, classes or None))
     return sets
 
 
-def _wanted(cfg, found: Sequence[Sequence[str]] = ()) -> set[str] | None:
-    """Return the classes that the config asks for, of the folders of each split; None = any."""
-    if cfg.DATASET.CLASSES == "present":
-        return set.intersection(*map(set, found)) if found else None
-    return set(read_class_list(cfg.DATASET.CLASSES)) if cfg.DATASET.CLASSES else None
+def _expected_images(cfg, layout: Layout, images: ImageSet) -> int | None:
+    """Return the images that the protocol has in a set, None where it says nothing."""
+    if images.stops == Needs.OOD:
+        return cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
+    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
+    return kind.expected_images(split, len(layout.classes or images.classes or ()))
 
 
-def _ood_sets(layout: Layout) -> list[ImageSet]:
-    return [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
-
-
-def _list(cfg, report: Report, images: ImageSet, shots: int) -> None:
-    """List a set: its row in the table, and what its names and numbers show."""
-    images.list()
+def _list(report: Report, images: ImageSet, expected: int | None, shots: int) -> None:
+    """List a set: its row in the table, and what its numbers show."""
     path = absolute(images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
-    row = Row(images.name, found, len(images.counts), len(images.images))
+    row = Row(images.name, found, expected=expected)
     report.rows.append(row)
-    report.problems += listing_problems(images)
-    if images.name in cfg.OOD.SETS:
-        row.expected = cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
-        if row.expected and row.images not in (0, row.expected):
-            fault = wrong_count(images.name, row.images, row.expected)
-            report.problems.append(Problem.of(fault, images.name))
+    try:
+        images.list()
+    except InputError as error:
+        report.problems.append(Problem.of(error, images.name, images.stops))
         return
-    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
-    imagenet = issubclass(kind, ImageNet)
-    classes = len(_wanted(cfg) or images.classes or ())
-    row.expected = expected_images(kind.locate(cfg), split, classes, imagenet)
-    report.problems += class_problems(images, shots if split == "train" else 0)
-    if row.expected and row.images not in (0, row.expected):
-        per_class = VAL_IMAGES_PER_CLASS if imagenet and split != "train" else 0
-        report.problems.append(wrong_id_count(images, row.expected, per_class))
-    report.problems += wrong_names(images) if imagenet else []
+    row.folders, row.images = len(images.counts), len(images.images)
+    report.problems += listing_problems(images, shots)
+    if expected and row.images not in (0, expected):
+        fault = wrong_count(images.name, row.images, expected)
+        report.problems.append(Problem.of(fault, images.name))
 
 
-def _add_pairs(cfg, report: Report, full: bool) -> None:
+def _add_pairs(cfg, report: Report) -> None:
     """Add the row of the image-caption pairs, and what their loader alone refuses."""
     own = cfg.DATASET.PAIRS.SOURCE == "classnames"  # the ID set's, which has rows of its own
     part = Needs.TEST | Needs.TRAIN | Needs.PAIRS if own else Needs.PAIRS
@@ -131,25 +113,10 @@ def _add_pairs(cfg, report: Report, full: bool) -> None:
         return
     row = Row(PAIRS, cfg.DATASET.PAIRS.SOURCE if own else cfg.DATASET.PAIRS.PATH)
     try:
-        row.images = _count_pairs(cfg, full)
+        row.images = build_pairs_loader(cfg, transform=None).dataset.count
     except InputError as error:
         report.problems.append(Problem.of(error, PAIRS, Needs.PAIRS))
     report.rows.append(row)
-
-
-def _count_pairs(cfg, full: bool) -> int | None:
-    """Return the pairs that the loader finds.
-
-    Of shards, whose archives are read through, only if `full`: else the first is, and None comes.
-    """
-    if cfg.DATASET.PAIRS.SOURCE != "shards" or full:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # no pair is read
-        pairs = build_pairs_loader(cfg, transform=None).dataset
-        return pairs.count if isinstance(pairs, ShardPairs) else len(pairs)
-    count_pairs(find_shards(pairs_path(cfg))[:1])
-    return None
 
 
 def _in_order(cfg, report: Report) -> list[Row]:
@@ -162,35 +129,17 @@ def _in_order(cfg, report: Report) -> list[Row]:
     return [rows[name] for name in [*own, *cfg.OOD.SETS] if name in rows]
 
 
-def _refusals(cfg, report: Report) -> list[Problem]:
-    """Return what the loaders refuse where nothing above says why: the last word is theirs."""
-    parts = {"ID": Needs.TEST, "OOD": Needs.OOD}
-    loaders = {"ID": lambda: build_dataset(cfg), "OOD": lambda: load_ood_sets(cfg)}
-    found = []
-    for name, load in loaders.items():
-        if any(problem.stops & parts[name] for problem in report.problems):
-            continue
-        try:
-            loaded = load()
-        except InputError as error:
-            stops = Needs.TEST | Needs.TRAIN if name == "ID" else Needs.OOD
-            found.append(Problem.of(error, name, stops))
-        else:
-            # ImageNet's own names hold two such pairs, in every paper alike.
-            own = name == "ID" and not issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
-            if own and (shared := shared_prompts(loaded.classnames)):
-                row = next((row.name for row in report.rows), "ID")
-                by_folder = shared_prompts(getattr(loaded, "class_folders", ()))
-                found.append(Problem(row, "equal prompts", f"{by_folder or shared}."))
-    return found
-
-
-def _note_machine_made(report: Report, sets: Sequence[ImageSet]) -> None:
-    """Say once what systems have left behind among the images."""
-    paths = [path for images in sets for path in images.left_out.machine_made]
-    if paths:
-        names = sorted({os.path.basename(path) for path in paths})
-        report.notes.append(
-            f"Left out, as systems leave such behind: {len(paths):,} folders and files "
-            f"({some(names)})."
-        )
+def _refusals(cfg, report: Report, imagenet: bool) -> list[Problem]:
+    """Return what the ID set's loader refuses where nothing above says why, and equal prompts."""
+    if any(problem.stops & Needs.TEST for problem in report.problems):
+        return []
+    try:
+        data = build_dataset(cfg)
+    except InputError as error:
+        return [Problem.of(error, "ID", Needs.TEST | Needs.TRAIN)]
+    shared = shared_prompts(data.classnames)
+    if imagenet or not shared:  # ImageNet's own names hold two such pairs, in every paper alike
+        return []
+    shared = shared_prompts(getattr(data, "class_folders", ())) or shared
+    row = next((row.name for row in report.rows), "ID")
+    return [Problem(row, "equal prompts", f"{shared}.")]

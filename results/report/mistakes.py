@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,13 +20,11 @@ from results.runs import Run
 
 SHOWN = 6  # images a list
 THUMBNAIL, QUALITY = 112, 72  # pixels, JPEG
-BUDGET = 1_600_000  # characters of all thumbnails of a page; further images are named only
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Mistake:
+class Mistake(NamedTuple):
     """An image on the wrong side. `beyond`: share of the other side's images it has passed."""
 
     image: str
@@ -39,7 +35,7 @@ class Mistake:
 
 
 def rejected_id(
-    score: str, inside: SetScores, outside: Sequence[SetScores], names: Names
+    score: str, inside: SetScores, outside: Sequence[SetScores], names: Mapping[int, str]
 ) -> list[Mistake]:
     """Return the ID images with the lowest scores, below the threshold that keeps 95 % of ID."""
     values = inside.scores[score]
@@ -50,7 +46,9 @@ def rejected_id(
     return _mistakes(inside, score, order, passed, names)
 
 
-def accepted_ood(score: str, inside: SetScores, part: SetScores, names: Names) -> list[Mistake]:
+def accepted_ood(
+    score: str, inside: SetScores, part: SetScores, names: Mapping[int, str]
+) -> list[Mistake]:
     """Return the images of one OOD set with the highest scores, of those that are kept as ID."""
     values, others = part.scores[score], np.sort(inside.scores[score])
     wrong = np.flatnonzero(values >= threshold_at_tpr(others, values).threshold)
@@ -60,70 +58,40 @@ def accepted_ood(score: str, inside: SetScores, part: SetScores, names: Names) -
 
 
 def _mistakes(
-    part: SetScores, score: str, order: np.ndarray, beyond: np.ndarray, names: Names
+    part: SetScores, score: str, order: np.ndarray, beyond: np.ndarray, names: Mapping[int, str]
 ) -> list[Mistake]:
+    def name(classes: Sequence[int] | None, i: int) -> str | None:
+        return None if classes is None else names.get(int(classes[i]), f"class {classes[i]}")
+
     return [
         Mistake(
             part.images[i],
             float(part.scores[score][i]),
-            None if part.labels is None else names(part.labels[i]),
-            None if part.predictions is None else names(part.predictions[i]),
+            name(part.labels, i),
+            name(part.predictions, i),
             float(share),
         )
         for i, share in zip(order, beyond, strict=True)
     ]
 
 
-class Names:
-    """Class names of a run: as its results say, else the folders of its ID images."""
-
-    def __init__(self, run: Run, inside: SetScores) -> None:
-        self.names: dict[int, str] = dict(enumerate(run.provenance.get("classnames") or []))
-        if not self.names and inside.labels is not None:
-            labels, first = np.unique(inside.labels, return_index=True)
-            folders = (Path(inside.images[i]).parent.name for i in first)
-            self.names = dict(zip(labels.tolist(), folders, strict=True))
-
-    def __call__(self, index: int) -> str:
-        return self.names.get(int(index), f"class {index}").replace("_", " ")
+def class_names(run: Run, inside: SetScores) -> dict[int, str]:
+    """Return the class names as the results say, else the folders of the ID images."""
+    names = dict(enumerate(run.provenance.get("classnames") or []))
+    if not names and inside.labels is not None:
+        labels, first = np.unique(inside.labels, return_index=True)
+        folders = (Path(inside.images[i]).parent.name for i in first)
+        names = dict(zip(labels.tolist(), folders, strict=True))
+    return {index: name.replace("_", " ") for index, name in names.items()}
 
 
-class Thumbnails:
-    """Keep small JPEGs by image, each once on the page, as long as the budget lasts."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[Path, int | None] = {}
-        self.data: list[str] = []
-        self.asked = self.found = 0
-
-    def number(self, root: Path | None, image: str) -> int | None:
-        """Return the image's number in `data`; None if it cannot be shown."""
-        self.asked += 1
-        path = None if root is None else _existing(root, image)
-        if path is None:
-            return None
-        self.found += 1
-        if path not in self.numbers:
-            self.numbers[path] = self._add(path)
-        return self.numbers[path]
-
-    def _add(self, path: Path) -> int | None:
-        if sum(map(len, self.data)) > BUDGET:
-            return None
-        try:
-            image = read_image(path)
-        except InputError as error:
-            logger.warning("%s", error)
-            return None
-        self.data.append(jpeg(image, THUMBNAIL))
-        return len(self.data) - 1
-
-
-def _existing(root: Path, image: str) -> Path | None:
-    """Return the file that scores/*.csv name; there, bytes that are not UTF-8 are \\xNN."""
-    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes.fromhex(m[1].decode()), os.fsencode(image))
-    paths = (root / image, root / os.fsdecode(raw))
-    return next((path for path in paths if path.is_file()), None)
+def thumbnail(path: Path) -> str:
+    """Return a data URL of a small copy of the image; empty if it is missing or damaged."""
+    try:
+        return jpeg(read_image(path), THUMBNAIL) if path.is_file() else ""
+    except InputError as error:
+        logger.warning("%s", error)
+        return ""
 
 
 def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:

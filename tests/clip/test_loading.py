@@ -5,7 +5,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clip
-from clip.loading import OPENAI_MODELS, build_model, check_same_backbone
+from clip.building import build_model
+from clip.loading import OPENAI_MODELS, check_same_backbone
 from clip.weights import read_weights, weights_hash
 from dassl.utils.errors import InputError
 
@@ -159,6 +160,11 @@ def test_openai_weights_come_through_open_clips_download(
     assert [list(config) for config in asked] == [[source]]
     with pytest.raises(InputError, match="trained with quick_gelu"):
         clip.load("ViT-B/16", activation="gelu")
+
+
+def test_all_of_the_bundled_model_is_known(caplog):
+    model, _ = clip.load("generated-ViT-S/8")
+    assert model.activation == "quick_gelu" and model.transform_known and not caplog.text
 
 
 @pytest.mark.parametrize("name", OPENAI_MODELS)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import clip
 from clip.negation import NUM_PROMPTS, NoTextEncoder, build_no_encoder, draw
 from clip.templates import classifier, negated, published_pairs, template_pairs
+from clip.tokenizer import cut_to_longest
 from dassl.utils.errors import InputError
 from tests.golden import weights_clipn
 
@@ -65,8 +66,9 @@ def test_truncation_to_the_longest_text_is_exact(published, golden):
     tokens = clip.tokenize(["a cat", "a photo of a very small dog on a table."])
     whole = encoder.token_embedding(tokens) + encoder.prompt_no.mean(dim=0)
     whole = super(NoTextEncoder, encoder).forward(whole, tokens.argmax(dim=1))
-    assert_close(encoder(tokens), whole, rtol=1e-5, atol=1e-5)
-    assert_close(encoder(tokens[:1]), whole[:1], rtol=1e-5, atol=1e-5)
+    for texts in (tokens, tokens[:1]):
+        short = encoder(cut_to_longest(texts))
+        assert_close(short, whole[: len(texts)], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", ["tiny-vit", "tiny-rn"])
@@ -119,7 +121,7 @@ def test_weights_over_a_backbone_loaded_apart(clipn_file, published, golden):
         ({"seed": 11, "variant": "hand"}, "learnable", "handcrafted variant.*VARIANT handcrafted"),
         ({"seed": 11}, "handcrafted", "learnable variant.*VARIANT learnable"),
         ({"seed": 12}, "learnable", "trained beside another CLIP"),
-        ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit: .*the model wants"),
+        ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit .*set --backbone"),
         ({"seed": 11, "plain": True}, "learnable", 'holds no "no" text encoder'),
     ],
 )

@@ -8,7 +8,7 @@ from open_clip import CLIP
 from torch.testing import assert_close
 
 import clip
-from clip.loading import OPENAI_TRANSFORM
+from clip.facts import OPENAI_TRANSFORM
 from clip.prefix import ROW, Packing, can_share
 
 TEXTS = [

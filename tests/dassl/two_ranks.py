@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import ToTensor
 
 from clip import ClipModel
-from clip.loading import OPENAI_TRANSFORM, build_model
+from clip.building import build_model
+from clip.facts import OPENAI_TRANSFORM
 from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.config import get_cfg_default

@@ -253,10 +253,13 @@ def told(message, **keys):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        told("2 of 7 shards do not exist: .*00005.tar, .*00006.tar", PATH="cc/{00000..00006}.tar"),
+        told(
+            "2 of 7 shards do not exist or are empty: .*00005.tar, .*00006.tar",
+            PATH="cc/{00000..00006}.tar",
+        ),
         told("PAIRS.PATH .*no .tar file.*Found in", PATH="empty"),
         told("PAIRS.PATH is empty", PATH=""),
-        told("do not exist: .*pipe:touch x", PATH="pipe:touch x"),
+        told("do not exist or are empty: .*pipe:touch x", PATH="pipe:touch x"),
         told("Unknown DATASET.PAIRS.SOURCE 'shard'.*Did you mean 'shards'", SOURCE="shard"),
         told("NUM_PAIRS is 22, but there are 21", NUM_PAIRS=22),
         told("3 .*fewer than a batch.*BATCH_SIZE 3 to the command", NUM_PAIRS=3),

@@ -124,7 +124,7 @@ def test_all_that_is_wrong_is_named_at_once(tree, world, tmp_path):
     for words in (
         "3 problems",
         "1. ID val: ",
-        "2. SUN: not found",
+        "2. SUN: The OOD set SUN was not found",
         f"Get it: http://host/SUN.tar.gz, unpacked in {tmp_path}/data",
         "3. Texture:",
         "check.sh",
@@ -161,7 +161,7 @@ def shard(cfg, number, content=b"x"):
 def test_a_trainer_of_pairs_needs_them_and_no_training_images(clipn):
     problem = only(clipn, runs(clipn))
     assert (problem.where, problem.kind, problem.stops) == (PAIRS, "missing", Needs.PAIRS)
-    assert "3 of 3 shards do not exist" in problem.what
+    assert "3 of 3 shards do not exist or are empty" in problem.what
     assert f"Get it: img2dataset --output_folder {os.path.abspath('data')}/cc3m" in problem.what
     require_data(clipn, EVALUATION)
     with pytest.raises(InputError, match="not ready for training: 1 problem"):
@@ -177,12 +177,12 @@ def test_shards_that_are_lost_or_empty(clipn):
     shard(clipn, 0)
     shard(clipn, 2, b"")
     lost = only(clipn, runs(clipn))
-    assert "1 of 3 shards do not exist" in lost.what and "00001.tar" in lost.what
+    assert "2 of 3 shards do not exist or are empty" in lost.what and "00001.tar" in lost.what
+    assert [Path(name).name for name in lost.files] == ["00001.tar", "00002.tar"]
     shard(clipn, 1)
-    empty = only(clipn, runs(clipn))
-    assert empty.kind == "empty shards" and len(empty.files) == 1 and "1 of 3" in empty.what
-    Path(empty.files[0]).unlink()
-    assert "1 of 3 shards do not exist" in only(clipn, runs(clipn)).what
+    assert "1 of 3 shards" in only(clipn, runs(clipn)).what
+    Path(lost.files[1]).unlink()
+    assert "1 of 3 shards" in only(clipn, runs(clipn)).what
     clipn.DATASET.PAIRS.PATH = "cc3m"
     assert check_layout(clipn, runs(clipn)).problems == []
 
@@ -190,8 +190,8 @@ def test_shards_that_are_lost_or_empty(clipn):
 @pytest.mark.parametrize(
     "source, place, words",
     [
-        ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist.*header line"),
-        ("folder", "web", r"web \(DATASET.PAIRS.PATH\) does not exist.*x.txt beside it"),
+        ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist"),
+        ("folder", "web", r"web \(DATASET.PAIRS.PATH\) does not exist"),
         ("shards", "web/{0..1}.tar", "2 of 2 shards"),
     ],
 )
@@ -268,7 +268,7 @@ def test_a_folder_without_images_is_named_with_what_it_holds(tree, world):
 def test_an_evaluation_on_the_id_set_alone_asks_for_no_ood_set(tree, world):
     tree({folder: count for folder, count in GOOD.items() if folder != "data/SUN"})
     require_data(world, Needs.TEST)
-    with pytest.raises(InputError, match="SUN: not found"):
+    with pytest.raises(InputError, match=r"SUN\s+was\s+not\s+found"):
         require_data(world, EVALUATION)
 
 
@@ -309,7 +309,7 @@ def test_training_asks_for_no_ood_set(tree, cfg, tmp_path):
     with pytest.raises(InputError, match="1 problem") as error:
         require_data(cfg, training_needs(cfg))
     said = " ".join(str(error.value).split())
-    assert "No OOD set" not in said and "Only in validation/: dog" in said
+    assert "No OOD set" not in said and "pets/train: dog" in said
 
 
 def test_missing_and_foreign_classes(tree, world):
@@ -330,7 +330,7 @@ def test_classes_of_an_image_folder_differ(tree, cfg, tmp_path):
     sets(cfg, SUN=["SUN"])
     tree({"pets/train/cat": 1, "pets/train/dog": 1, "pets/val/cat": 1, "SUN": 1})
     problem = only(cfg)
-    assert problem.kind == "classes differ" and "Only in train/: dog" in problem.what
+    assert problem.kind == "classes missing" and "pets/val: dog" in problem.what
     cfg.DATASET.CLASSES = "present"
     assert check_layout(cfg, BOTH).problems == []
 

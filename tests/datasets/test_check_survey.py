@@ -250,15 +250,6 @@ def test_numbers_against_the_protocol_and_the_shots(pets, tmp_path):
     assert kinds(survey(pets)) == {("SUN", "count")}  # nobody asked for a training
 
 
-def test_exported_sets_have_counts(tmp_path):
-    write(tmp_path / "cifar10/test/cat", 1)
-    write(tmp_path / "SUN", 1)
-    cfg = config(tmp_path, SUN="SUN")
-    cfg.DATASET.FOLDER = "cifar10"
-    report = survey(cfg)
-    assert report.rows[0].expected == 10_000 and ("ID test", "count") in kinds(report)
-
-
 @pytest.fixture
 def imagenet(tmp_path):
     for split, name in itertools.product(("train", "val"), (TENCH, GOLDFISH)):
@@ -285,7 +276,7 @@ def test_imagenets_names_and_numbers(imagenet, tmp_path):
         ("ID train", "wrong class"),
     }
     told = {problem.kind: problem for problem in report.problems}
-    assert told["count"].what.startswith("101 images") and f"{TENCH} with 51" in told["count"].what
+    assert told["count"].what.startswith("101 images in ID val where the protocol has 100")
     assert told["wrong class"].files == [f"{GOLDFISH}/{second.name}"]
 
 
@@ -356,17 +347,14 @@ def test_what_the_loader_of_pairs_refuses_stops_training(clipn, key, value, word
     assert not report.ready and survey(clipn).ready
 
 
-def test_shards_are_counted_in_full_and_else_the_first_is_read(clipn, tmp_path):
+def test_shards_are_counted(clipn, tmp_path):
     for number in range(2):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
             for name in ("a.png", "a.txt", "b.png", "b.txt"):
                 tar.addfile(tarfile.TarInfo(name))
     clipn.DATASET.PAIRS.SOURCE, clipn.DATASET.PAIRS.PATH = "shards", "{0..1}.tar"
-    rows = [survey(clipn, "training", full=full).rows[1] for full in (False, True)]
-    assert [(row.name, row.images) for row in rows] == [
-        ("DATASET.PAIRS", None),
-        ("DATASET.PAIRS", 4),
-    ]
+    row = survey(clipn, "training").rows[1]
+    assert (row.name, row.images) == ("DATASET.PAIRS", 4)
     (tmp_path / "0.tar").write_bytes(b"garbage" * 100)
     assert "no readable tar" in survey(clipn, "training").problems[0].what
 

@@ -62,7 +62,7 @@ def test_folders_with_spaces_are_ended_by_a_tab(tmp_path):
     [
         ("n01440764 tench\nn01443537\n", "Line 2 .*n01443537.*a class folder and a name"),
         ("n1 a\nn1 b\n", "more than once: n1"),
-        ("\n", "is empty"),
+        ("\n", "names no class"),
     ],
 )
 def test_bad_user_files_are_refused(tmp_path, text, message):

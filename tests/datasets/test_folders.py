@@ -1,12 +1,11 @@
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.utils.errors import InputError
-from datasets.folders import contents, image_names, is_image, list_images, some
+from datasets.folders import contents, image_names, is_image, some
 from datasets.splits import class_folders
 
 
@@ -16,8 +15,6 @@ def test_listing_is_sorted_recursive_and_skips_what_is_no_image(tree):
         (root / name).write_bytes(b"")
     names = ["a/Z.JPEG", "a/deep/0.png", "b/0.png", "b/1.png", "c.Tif"]
     assert image_names(root) == names
-    assert list_images(root) == [root / name for name in names]
-    assert image_names(root, recursive=False) == ["c.Tif"]
 
 
 @given(st.lists(st.text("ab_-", min_size=1, max_size=3), min_size=1, max_size=4))
@@ -92,8 +89,3 @@ def test_loose_images_beside_class_folders_are_warned_of(tree, caplog):
 def test_some_says_how_many_more():
     assert some(["a", "b", "c"], limit=2) == "a, b and 1 more"
     assert some(["a", "b"], limit=2) == "a, b"
-
-
-def test_list_images_accepts_strings(tree):
-    root = tree({"a": 1})
-    assert list_images(str(root)) == [Path(root, "a/0.png")]

@@ -53,7 +53,7 @@ def test_subset_follows_the_order_of_the_ids(tree, build, tmp_path):
 def test_present_takes_the_folders_there_are(tree, build, caplog):
     tree(images("val", [GOLDFISH, TENCH]))
     assert build(CLASSES="present").classnames == ["tench", "goldfish"]
-    assert "2 validation images where the protocol has 100 (2 classes)" in caplog.text
+    assert "2 images in ImageNet's val where the protocol has 100" in caplog.text
 
 
 def test_whole_protocol_is_not_warned_of(tree, build, caplog):

@@ -14,7 +14,7 @@ from yacs.config import CfgNode as CN
 from dassl.data.datasets import build_dataset
 from dassl.utils import read_image
 from datasets.check.survey import check
-from datasets.folders import LeftOut, image_extensions, image_names
+from datasets.folders import image_extensions, image_names
 from datasets.needs import EVALUATION
 from datasets.ood_sets import load_ood_sets
 from datasets.splits import class_folders
@@ -53,8 +53,6 @@ def test_folders_left_by_systems_are_neither_classes_nor_images(pets, tree, name
     assert counts(pets) == (4, 4, 2)
     report = survey(pets)
     assert report.problems == [] and [row.images for row in report.rows[:1]] == [4]
-    assert len(report.notes) == 1 and name in report.notes[0]
-    assert report.text().count(name) == 1
 
 
 @pytest.mark.parametrize("name", LEFT_FILES)
@@ -62,9 +60,7 @@ def test_files_left_by_systems_are_not_images(pets, tmp_path, name):
     for folder in ("pets/train/cat", "pets/val", "pets/val/dog", "SUN"):
         (tmp_path / folder / name).write_bytes(b"left behind")
     assert counts(pets) == (4, 4, 2)
-    report = survey(pets)
-    assert report.problems == []
-    assert bool(report.notes) == name.endswith(".jpg")  # others nobody takes for images
+    assert survey(pets).problems == []
 
 
 @pytest.mark.parametrize(
@@ -108,20 +104,18 @@ LINKS = {  # link -> what it leads to
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_that_lead_back_are_not_followed(pets, tmp_path, link, caplog):
+def test_links_that_lead_back_are_not_followed(pets, tmp_path, link):
     os.symlink(LINKS[link], tmp_path / link)
     assert counts(pets) == (4, 4, 2)
-    found = [problem for problem in survey(pets).problems if problem.kind == "link to itself"]
-    assert len(found) == 1 and str(tmp_path / link) in found[0].what
+    report = survey(pets)
+    assert report.problems == [] and [row.images for row in report.rows] == [4, 2]
 
 
 def test_links_lead_back_by_written_path_too(tmp_path, tree):
     tree({"store": 1, "data/set": 1})
     os.symlink(tmp_path / "store", tmp_path / "data/set/elsewhere")
     os.symlink(tmp_path / "data", tmp_path / "store/back")  # above it as it is written
-    left_out = LeftOut()
-    names = image_names(tmp_path / "data/set", left_out=left_out)
-    assert names == ["0.png", "elsewhere/0.png"] and len(left_out.loops) == 1
+    assert image_names(tmp_path / "data/set") == ["0.png", "elsewhere/0.png"]
 
 
 def test_a_link_to_another_class_gives_no_image_two_labels(pets, tmp_path):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ood.metrics import auroc, fpr_at_tpr
-from results import bootstrap
 from results.bootstrap import METRICS, interval, resample, two_sided_p
 
 RNG = np.random.default_rng(7)
@@ -59,10 +58,9 @@ def test_of_equally_near_thresholds_the_laxest_counts():
     assert found == pytest.approx(slow(inside, outside, "SUN", 60, 0), abs=1e-12)
 
 
-def test_blocks_and_company_change_nothing(monkeypatch):
+def test_company_changes_nothing():
     whole = resample(INSIDE, OUTSIDE, 30)
-    monkeypatch.setattr(bootstrap, "BLOCK_DRAWS", 450)
-    assert (resample(INSIDE, OUTSIDE, 30) == whole).all()
+    assert (resample(INSIDE, OUTSIDE, 20) == whole[:, :20]).all()
     alone = resample(INSIDE[1:], {"Places": OUTSIDE["Places"][1:]}, 30)
     assert (alone[0, :, 0] == whole[1, :, 1]).all()
     assert (resample(INSIDE, OUTSIDE, 30, seed=1) != whole).any()
@@ -70,7 +68,6 @@ def test_blocks_and_company_change_nothing(monkeypatch):
 
 def test_interval_is_of_the_percentiles():
     assert interval(np.arange(1001)) == pytest.approx((25, 975))
-    assert interval(np.arange(1001), level=0.5) == pytest.approx((250, 750))
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():

@@ -27,14 +27,13 @@ def test_the_other_way_round_is_the_mirror_image(sides):
         assert a.difference == -b.difference
         assert (a.low, a.high) == pytest.approx((-b.high, -b.low), abs=1e-12)
         assert a.p == b.p
-        assert a.seeds == 3 and a.wins + b.wins <= 3
 
 
 def test_a_better_method_is_found_better(study, sides, gather):
     found = {(d.set_name, d.metric): d for d in compare(*sides(), 300)}
     row = found["average", "auroc"]
     assert row.low < row.difference < row.high and row.low > 0
-    assert row.p <= 0.01 and row.wins == 3
+    assert row.p <= 0.01
     runs = {name: gather([study])[name] for name in ("LoCoOp", "CoOp")}
     means = [
         np.mean([r.result["figures"]["MCM"]["average"]["auroc"] for r in own])
@@ -47,7 +46,6 @@ def test_equal_scores_do_not_differ(write_run, tmp_path):
     runs = [write_run(tmp_path / name) for name in "ab"]
     for row in compare(Side("a", runs[:1], "MCM"), Side("b", runs[1:], "MCM"), 100):
         assert row.low == row.high == row.difference == 0 and row.p == 1
-        assert row.wins == 0
 
 
 def test_the_order_of_images_does_not_matter(study, sides):
@@ -86,7 +84,7 @@ def test_what_cannot_be_compared(study, sides, gather, write_run, tmp_path_facto
     pairs, _ = find_sides(groups, "CoOp", "LoCoOp")
     assert [first.score for first, _ in pairs] == ["MCM", "GL-MCM"]
     other = write_run(tmp_path_factory.mktemp("other"), sets=("nature",))
-    with pytest.raises(InputError, match=r"not of the same images:\n.*no OOD set indoor"):
+    with pytest.raises(InputError, match=r"not of the same images:\n.*OOD set indoor none"):
         find_sides({**groups, "other": [other]}, "CoOp", "other")
     with pytest.raises(InputError, match="at least 100 resamples"):
         compare(*sides(), 10)
@@ -100,7 +98,7 @@ def test_a_stray_run_of_a_side_is_set_apart(study, write_run, gather):
     write_run(study / "CoOp/16shots/seed4", 4, "CoOp", scores=("GL-MCM",))
     pairs, (note,) = find_sides(gather([study]), "LoCoOp:MCM", "CoOp:MCM")
     assert [len(side.runs) for side in pairs[0]] == [3, 3]
-    assert "seed4, it was evaluated without MCM" in note
+    assert "seed4: scores found" in note
 
 
 def test_equal_methods_differ_as_often_as_the_level_says():

@@ -1,12 +1,15 @@
 """Plots: files of the right kind and size, whatever the scores look like."""
 
+import base64
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
-import results.plots as plots
 from dassl.utils.errors import InputError
-from results.plots import plot_histograms, plot_roc
+from results import plots
+from results.plots import as_svg, histograms, roc, save_png
 
 RNG = np.random.default_rng(2)
 ID = RNG.normal(1, 1, 300).astype(np.float32)
@@ -25,12 +28,13 @@ def size(path):
 
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2)])
 def test_a_panel_per_set(tmp_path, count, columns, rows):
-    path = plot_histograms(tmp_path / "plots" / "MCM.png", ID, sets(count), "MCM")
+    path = save_png(histograms(ID, sets(count), "MCM"), tmp_path / "plots" / "MCM.png")
     assert size(path) == (round(4.2 * columns * plots.DPI), int((3.1 * rows + 0.7) * plots.DPI))
 
 
 def test_roc(tmp_path):
-    path = plot_roc(tmp_path / "roc.png", ID, sets(9), "MCM", title="zero-shot, $not_math")
+    curves = {name: (ID, values) for name, values in sets(9).items()}
+    path = save_png(roc(curves, "zero-shot, $not_math"), tmp_path / "roc.png")
     assert size(path) == (832, 780)
 
 
@@ -44,22 +48,37 @@ def test_roc(tmp_path):
     ],
 )
 def test_odd_scores(tmp_path, inside, outside):
-    size(plot_histograms(tmp_path / "h.png", inside, {"x": outside}, "Energy"))
-    size(plot_roc(tmp_path / "r.png", inside, {"x": outside}, "Energy"))
+    size(save_png(histograms(inside, {"x": outside}, "Energy"), tmp_path / "h.png"))
+    size(save_png(roc({"x": (inside, outside)}, "Energy"), tmp_path / "r.png"))
 
 
-def test_no_set(tmp_path):
-    for plot in (plot_histograms, plot_roc):
+def test_no_set():
+    for draw in (lambda: histograms(ID, {}, "MCM"), lambda: roc({}, "MCM")):
         with pytest.raises(InputError, match="no OOD set"):
-            plot(tmp_path / "x.png", ID, {}, "MCM")
+            draw()
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):
-    def die(canvas, file):
+    def die(figure, file, **settings):
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plots.FigureCanvasAgg, "print_png", die)
+    figure = roc({"x": (ID, ID)}, "MCM")
+    monkeypatch.setattr(plots.Figure, "savefig", die)
     with pytest.raises(KeyboardInterrupt):
-        plot_roc(tmp_path / "roc.png", ID, sets(1), "MCM")
+        save_png(figure, tmp_path / "roc.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [0.3, 1e-7])
+def test_svg_of_equal_scores(value):
+    same = np.full(20, value, dtype=np.float32)
+    for figure in (histograms(same, {"a <b>": same}, "MCM"), roc({"a <b>": (same, same)}, "r")):
+        text = base64.b64decode(as_svg(figure).partition(",")[2]).decode()
+        assert "nan" not in text and "a &lt;b&gt;" in text
+
+
+def test_ticks_keep_their_digits():
+    values = np.linspace(0.1231, 0.1239, 50)
+    text = base64.b64decode(as_svg(histograms(values, {"x": values}, "x")).partition(",")[2])
+    assert re.findall(r">(0\.12\d+)</text>", text.decode())[0] in ("0.1232", "0.1231")

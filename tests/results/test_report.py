@@ -12,14 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 from PIL import Image
 
 from ood.set_scores import SetScores
-from results.plots import histogram_svg, roc_svg
-from results.report import mistakes
-from results.report.mistakes import Names, Thumbnails, accepted_ood, rejected_id
+from results.report.mistakes import accepted_ood, class_names, rejected_id, thumbnail
 from results.report.page import report_page
 from results.runs import find_runs, group_runs
 from results.summary import summarise
@@ -88,11 +85,11 @@ def test_a_comparison_stands_alone(study):
         "no test is implied",
     ):
         assert words.replace("&middot;", "·") in text
-    assert "CoOp, seed 1 of 3 runs; LoCoOp, seed 1 of 3 runs" in text
-    # Per score: a ROC panel for each of 2 sets (with 3 legend lines), 3 methods x 2 histograms.
-    assert checker.counts["svg"] == 2 * (2 * (1 + 3) + 3 * 2)
+    # Per score: a ROC panel for each of 2 sets, 3 methods x 2 histograms.
+    charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
+    assert len(charts) == 2 * (2 + 3 * 2)
     run = gather([study])["LoCoOp"][0].result["figures"]["MCM"]["nature"]
-    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in text
+    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[0]).decode()
 
 
 def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
@@ -113,7 +110,6 @@ def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path
     run = write_run(tmp_path / "run", provenance={"config": config})
     page, checker = page_of(tmp_path / "run")
     assert "data:image/jpeg" not in page
-    assert "images are not where the evaluation had them" in text_of(checker)
     assert "nature/class" in text_of(checker)
     for part in run.images.values():
         for image in part.images:
@@ -121,24 +117,18 @@ def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path
             Image.new("RGB", (300, 200), (255, 0, 0)).save(data / image)
     page, checker = page_of(tmp_path / "run")
     found = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
-    assert found and "images are not where" not in text_of(checker)
-    assert len(found) == len(set(re.findall(r'class="thumb (t\d+)"', page)))  # each image once
+    assert found
     assert Image.open(io.BytesIO(base64.b64decode(found[0]))).size == (112, 75)
     moved = shutil.move(data, tmp_path / "elsewhere")
     assert page_of(tmp_path / "run", Path(moved))[0].count("data:image/jpeg") == len(found)
 
 
-def test_thumbnails_by_undecodable_names_and_within_the_budget(tmp_path, monkeypatch, caplog):
-    for name in (b"a\xff.png", b"b.png", b"c.png"):
-        Image.new("RGB", (9, 9)).save(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
+def test_thumbnails(tmp_path, caplog):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"x")
-    thumbnails = Thumbnails()
-    asked = ("a\\xff.png", "b.png", "b.png", "broken.png", "gone.png")
-    assert [thumbnails.number(tmp_path, name) for name in asked] == [0, 1, 1, None, None]
-    assert "broken.png" in caplog.text and (thumbnails.asked, thumbnails.found) == (5, 4)
-    monkeypatch.setattr(mistakes, "BUDGET", 10)
-    assert thumbnails.number(tmp_path, "c.png") is None
-    assert Thumbnails().number(None, "b.png") is None
+    assert thumbnail(tmp_path / "a.png").startswith("data:image/jpeg;base64,")
+    assert thumbnail(tmp_path / "gone.png") == "" and not caplog.text
+    assert thumbnail(tmp_path / "broken.png") == "" and "broken.png" in caplog.text
 
 
 def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
@@ -153,7 +143,8 @@ def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
         )
         for name, v in (("ID", inside), ("SUN", outside))
     ]
-    names = Names(write_run(tmp_path, provenance={"classnames": ["tabby_cat", "dog"]}), sets[0])
+    named = write_run(tmp_path, provenance={"classnames": ["tabby_cat", "dog"]})
+    names = class_names(named, sets[0])
     accepted = accepted_ood("MCM", *sets, names)
     assert [m.image for m in accepted] == ["SUN/cat/3", "SUN/cat/4", "SUN/cat/1"]
     assert (accepted[0].beyond, accepted[0].label, accepted[0].prediction) == (0.99, None, "dog")
@@ -164,19 +155,15 @@ def test_mistakes_are_the_strongest_on_the_wrong_side(write_run, tmp_path):
 
 def test_class_names_come_from_folders_if_the_results_have_none(write_run, tmp_path):
     run = write_run(tmp_path)
-    assert [Names(run, run.images["ID"])(i) for i in (0, 3, 9)] == ["class0", "class3", "class 9"]
+    assert class_names(run, run.images["ID"]) == {i: f"class{i}" for i in range(4)}
 
 
-def test_region_maps_and_their_agreement(study):
+def test_region_maps(study):
     folder = study / "LoCoOp/16shots/seed2/visualization"
     folder.mkdir()
     Image.new("RGB", (1200, 400)).save(folder / "cat_class1_k2.png")
-    (folder / "regions_k2.json").write_text(
-        '{"k": 2, "images": 8, "precision": 0.9, "recall": 0.5, "background": 0.8}'
-    )
-    _page, checker = page_of(study)
-    assert checker.counts["img"] == 1 and "cat_class1_k2" in text_of(checker)
-    assert "precision 90.00 %, recall 50.00 %" in text_of(checker)
+    page, checker = page_of(study)
+    assert page.count("data:image/jpeg") == 1 and "cat_class1_k2" in text_of(checker)
 
 
 def test_the_methods_own_settings_lead(write_run, tmp_path):
@@ -188,7 +175,7 @@ def test_the_methods_own_settings_lead(write_run, tmp_path):
             write_run(folder, seed, name, training=training, settings=own)
     text = text_of(page_of(tmp_path)[1])
     order = ["Methods (7)", "LAMBDA 0.25", "K 200", "shots 16", "seed 1, 2 1, 2", "MAX_EPOCH 50"]
-    order += ["Other settings that differ", "Other settings, the same for all", "SGD_DAMPNING 0"]
+    order += ["Other settings", "SGD_DAMPNING 0"]
     assert sorted(order, key=text.index) == order
 
 
@@ -210,7 +197,7 @@ def test_the_top_says_what_the_figures_stand_on(write_run, tmp_path):
         "ImageNet, 1,000 classes, 120 ID images",
         "nature (80), indoor (80)",
         "ViT-B/16",
-        "2023-11-14 to 2025-10-09",
+        "2023-11-14; 2025-10-09",
         "code 0123456789 (changed), torch 2.14.1; code 0123456789 (changed), torch 2.6.0",
     ):
         assert words in top
@@ -224,31 +211,7 @@ def test_no_images_no_curves(study):
     for folder in study.rglob("scores"):
         shutil.rmtree(folder)
     _page, checker = page_of(study)
-    assert "svg" not in checker.counts
-
-
-@pytest.mark.parametrize("value", [0.3, 1e-7])
-def test_equal_scores_are_drawn(value):
-    same = np.full(20, value, dtype=np.float32)
-    bins = np.linspace(value - 0.5, value + 0.5, 61)
-    svg = histogram_svg(bins, same, same, value, "a <b>")
-    assert "nan" not in svg and "a &lt;b&gt;" in svg
-    assert "nan" not in roc_svg({"x": (same, same)}, "r")
-
-
-def test_charts_take_their_colours_from_the_page(study):
-    """So they suit light and dark: no colour of their own, and every variable is defined twice."""
-    page, _ = page_of(study)
-    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert charts and not re.search(r"#[0-9a-f]{6}\b|#[0-9a-f]{3}\b(?=[;\"])", " ".join(charts))
-    for name in set(re.findall(r"var\((--\w+)\)", page)):
-        assert page.count(f"{name}: ") == 2, name
-
-
-def test_ticks_keep_their_digits():
-    values = np.linspace(0.1231, 0.1239, 50)
-    svg = histogram_svg(np.linspace(0.1231, 0.1239, 31), values, values, 0.1235, "x")
-    assert re.findall(r">(0\.12\d+)</text>", svg)[0] in ("0.1232", "0.1231")
+    assert "img" not in checker.counts
 
 
 def test_the_script_writes_beside_the_runs(study, tmp_path):

@@ -1,6 +1,8 @@
 """Backbones and contexts that a run is evaluated with."""
 
+import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ import yaml
 import eval_ood
 from dassl.config import get_cfg_default
 from dassl.utils.errors import InputError
+from run.config import build_cfg
+from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 
@@ -78,6 +82,21 @@ def test_the_config_says_what_a_file_does_not(generated_weights, tmp_path):
     assert model.mean == model.std == tuple(half) and model.resize_mode == "squash"
     with pytest.raises(InputError, match=r"INPUT.SIZE is \(32, 32\)"):
         ClipTrainer._check_input(_Trainer(SIZE=(32, 32)), model)
+
+
+def test_the_config_wins_over_a_json_beside_a_file(generated_weights, tmp_path, caplog):
+    """By --backbone and by key: the JSON's values, unless the user gives others."""
+    preprocessor = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    path, given = tmp_path / "clip.pt", ["INPUT.PIXEL_MEAN", "[0.1,0.2,0.3]"]
+    model = _file(generated_weights, path)
+    for words in (["--backbone", path, *given], [*given, "MODEL.BACKBONE.NAME", path]):
+        flags = make_parser("").parse_args(["--trainer", "ZeroshotCLIP", *map(str, words)])
+        trainer = SimpleNamespace(cfg=build_cfg(flags))
+        assert list(trainer.cfg.INPUT.PIXEL_STD) == [0.25] * 3
+        ClipTrainer._check_input(trainer, model)
+    assert model.mean == (0.1, 0.2, 0.3) and model.std == (0.25,) * 3
+    assert "INPUT.PIXEL_MEAN is" in caplog.text
 
 
 @pytest.mark.parametrize(

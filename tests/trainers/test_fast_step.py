@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import clip
 from benchmarks import plain
-from clip.loading import OPENAI_TRANSFORM, build_model
+from clip.building import build_model
+from clip.facts import OPENAI_TRANSFORM
 from clip.prompted import PromptedCLIP, cosines
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import CLASS_TOKEN_POSITIONS, PromptLearner

@@ -24,9 +24,14 @@ def _images(count=2):
     return torch.from_numpy(weights_clipn.make_images(3, count, 64))
 
 
+def _inputs(model, images, classes, needs):
+    features, regions = model.image_features(images, "local_cosines" in needs)
+    return model.inputs(features, regions, classes, needs, images)
+
+
 def test_everything_a_model_provides(model):
     classes = model.class_features()
-    inputs = model.inputs(_images(), classes, model.provides)
+    inputs = _inputs(model, _images(), classes, model.provides)
     assert set(inputs) == model.provides
     cosines, local = model(_images(), local=True)
     assert torch.equal(inputs["cosines"], cosines)
@@ -34,7 +39,7 @@ def test_everything_a_model_provides(model):
     torch.testing.assert_close(inputs["logits"], model.scale * cosines)
     features, _ = model.image_features(_images(), local=False)
     torch.testing.assert_close(inputs["head_norm"], model.scale * features.abs().sum(dim=1))
-    assert set(model.inputs(_images(), classes, {"logits"})) == {"logits", "cosines"}
+    assert set(_inputs(model, _images(), classes, {"logits"})) == {"logits", "cosines"}
 
 
 def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
@@ -46,7 +51,7 @@ def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
     F.log_softmax(logits / ODIN_TEMPERATURE, dim=-1).amax(dim=-1).sum().backward()
     with torch.inference_mode():
         moved = model.odin_images(images, text)
-        odin_logits = model.inputs(images, model.class_features(), {"odin_logits"})["odin_logits"]
+        odin_logits = _inputs(model, images, model.class_features(), {"odin_logits"})["odin_logits"]
     std = torch.tensor(model.clip.std).view(3, 1, 1)
     step = (moved - images) * std / ODIN_MAGNITUDE  # -1, 0 or 1, but for rounding
     agree = (step - leaf.grad.sign()).abs() < 0.01
@@ -68,7 +73,7 @@ def test_two_branches_are_the_public_codes(variant, clipn_file, golden):
         tiny, build_no_encoder(tiny, names[variant]), about["classes"], template_pairs("published")
     ).requires_grad_(False)
     images = torch.from_numpy(weights_clipn.make_images(about["seed"] + 1, 5, 64))
-    inputs = model.inputs(images, model.class_features(), model.provides - {"odin_logits"})
+    inputs = _inputs(model, images, model.class_features(), model.provides - {"odin_logits"})
     features = F.normalize(torch.from_numpy(arrays[f"zeroshot/{variant}/feat"]), dim=-1).float()
     for key, branch in (("cosines", "yes"), ("no_cosines", "no")):
         weights = torch.from_numpy(arrays[f"zeroshot/{variant}/fc_{branch}"]).float()
@@ -95,7 +100,7 @@ def test_published_checkpoint_gives_the_published_scores(clipn_file, golden):
         images = weights_clipn.make_images(
             infer["image_seeds"][name], count, 64, infer["image_scale"][name]
         )
-        inputs = model.inputs(torch.from_numpy(images), classes, {"logits", "no_logits"})
+        inputs = _inputs(model, torch.from_numpy(images), classes, {"logits", "no_logits"})
         inputs = {key: 100 * inputs[key] / model.scale for key in ("logits", "no_logits")}
         for score, values in compute_scores(get_scores(names), inputs).items():
             expected = arrays[f"zeroshot/src/infer_{name}_{score.removesuffix('-public')}"]
