@@ -6,7 +6,6 @@ open_clip writes `open_clip_config.json` beside its weights, Hugging Face `confi
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL.Image import Resampling
 
-from dassl.utils.errors import InputError
+from dassl.utils import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,9 @@ OPENAI = Facts("quick_gelu", 64, 64, OPENAI_TRANSFORM)
 def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
     """Read what the JSON files beside the weights `path` say of a model of these `widths`."""
     folder = path if path.is_dir() else path.parent
-    config, theirs = (read_json(folder / name) for name in ("open_clip_config.json", "config.json"))
+    config, theirs = (
+        read_object(folder / name) for name in ("open_clip_config.json", "config.json")
+    )
     facts = Facts()
     if config.get("model_cfg"):
         facts = _of_open_clip(config)
@@ -68,18 +69,13 @@ def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
             widths,
         )
         return Facts()
-    preprocessor = read_json(folder / "preprocessor_config.json")
+    preprocessor = read_object(folder / "preprocessor_config.json")
     return replace(facts, transform=facts.transform or _of_preprocessor(preprocessor))
 
 
-def read_json(path: Path) -> dict:
+def read_object(path: Path) -> dict:
     """Read a JSON object; empty if there is no such file. InputError if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 

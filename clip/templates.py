@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
-from tqdm import tqdm
 
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder
 from clip.tokenizer import cut_to_longest, tokenize_prompts
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, progress_bar
 
 BATCH = 512
 TEXTS = 1 << 17  # whose features are held at once: 256 MB of ViT-B's
@@ -136,9 +135,8 @@ def _encode_all(
 ) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
-    batches = tqdm(
-        order.split(BATCH), desc=f"encoding {title}", disable=len(tokens) < SHOW_PROGRESS_FROM
-    )
+    few = len(tokens) < SHOW_PROGRESS_FROM
+    batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", disable=few)
     parts = [
         F.normalize(encode(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
         for batch in batches

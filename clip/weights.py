@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip.facts import ACTIVATIONS, OPENAI, Facts, read_facts, read_json
+from clip.facts import ACTIVATIONS, OPENAI, Facts, read_facts, read_object
 from dassl.utils import load_checkpoint
 from dassl.utils.errors import InputError
 
@@ -123,7 +123,7 @@ def _files(path: Path) -> list[Path]:
         path = found[0]
     if not path.name.endswith(".index.json"):
         return [path]
-    shards = set(read_json(path).get("weight_map", {}).values())
+    shards = set(read_object(path).get("weight_map", {}).values())
     if not shards:
         raise InputError(f"{path} names no weight files")
     return [path.parent / Path(name).name for name in sorted(shards)]

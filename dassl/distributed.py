@@ -9,15 +9,11 @@ ranks' parameter gradients is sum_r dL/df_r df_r/dtheta. N ranks then take the s
 
 Class prompts are shared out too (`clip.prefix`): rank r encodes the texts t_r and all ranks gather
 them. A rank's own graph reaches only its images' part of L, but W times, as `mean_over_ranks` sums
-over the ranks on the way back; the gather's backward sums these parts, so that t_r is sent
-W dL/dt_r of the whole batch, and again the mean is exact.
+over the ranks on the way back; the gather's backward sums these parts to W dL/dt_r.
 
-Why not DistributedDataParallel: it averages in the same way, but hooks on one module's forward;
-here the losses take features of several calls, and what is trained (a context, a text tower) is
-small beside the frozen rest. One explicit all-reduce is easier to read and as exact.
-
-Rank 0 alone writes files and logs. All ranks read the same checkpoint, so the output folder must
-be on a file system that all machines share. Everything here is a no-op in a single process.
+Not DistributedDataParallel, which hooks on one module's forward: the losses take features of
+several calls, and what is trained is small. Rank 0 alone writes files and logs; all ranks read the
+same checkpoint. Everything here is a no-op in a single process.
 """
 
 from __future__ import annotations
@@ -170,7 +166,7 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not learned:
         return
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-    flat = torch.cat([_at_least_float32(grad).flatten() for grad in grads])
+    flat = torch.cat([g.to(torch.promote_types(g.dtype, torch.float32)).flatten() for g in grads])
     _all_reduce(flat)
     flat /= world_size()
     for parameter, mean in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
@@ -239,7 +235,7 @@ def from_all(value: Any) -> list[Any]:
 def first_to_fail() -> bool:
     """Return True for the first rank that asks: of those that fail it is to say why.
 
-    A rank that fails takes the others with it, and often all fail for one reason.
+    A rank that fails takes the others with it.
     """
     if _store is None:
         return True
@@ -268,10 +264,6 @@ class _Sum(torch.autograd.Function):
         return grad
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _all_reduce(tensor: Tensor) -> None:
     with explain_failed_collective():
         dist.all_reduce(tensor)
@@ -279,16 +271,12 @@ def _all_reduce(tensor: Tensor) -> None:
 
 @contextmanager
 def explain_failed_collective() -> Iterator[None]:
-    """Turn whatever a collective raises into an InputError that says what most often lies behind.
-
-    The transport has its own words, and its own classes of exceptions, for a rank that is gone.
-    """
+    """Turn whatever a collective raises into an InputError that names the usual reason."""
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
-            f"Another process of the run has died or cannot be reached, or {name_of_rank()} could "
-            f"not talk to it ({reason}). The message of the process that died says why. The same "
-            "command goes on from the last complete checkpoint."
+            f"Another process of the run has died or cannot be reached by {name_of_rank()} "
+            f"({reason}); its message says why. The same command goes on from the last checkpoint."
         ) from error

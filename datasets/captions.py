@@ -158,16 +158,8 @@ def build_pairs_loader(
     return PairsLoader(pairs, batches, seed, texts, sampler=sampler, **workers)
 
 
-def as_bytes(transform: Compose | None) -> Compose:
-    """Return `transform` up to its ToTensor and Normalize: PIL image -> uint8 `[3, H, W]`.
-
-    Raises:
-        InputError: it is None, as INPUT.NO_TRANSFORM asks: images of many sizes make no batch.
-    """
-    if transform is None:
-        raise InputError(
-            "INPUT.NO_TRANSFORM is True, but images of a batch must have one size: leave it False."
-        )
+def as_bytes(transform: Compose) -> Compose:
+    """Return `transform` up to its ToTensor and Normalize: PIL image -> uint8 `[3, H, W]`."""
     steps = [s for s in transform.transforms if not isinstance(s, (ToTensor, Normalize))]
     return Compose([*steps, PILToTensor()])
 

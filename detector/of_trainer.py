@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dassl.data.transforms.transforms import build_preprocess
-from dassl.utils.provenance import git_state
-from dassl.utils.tools import versions
+from dassl.utils.provenance import git_state, versions
 from detector.detector import Detector
 from detector.spec import DetectorSpec
 from detector.zero_shot import describe_clip

@@ -11,7 +11,7 @@ import clip
 from clip.prompted import PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
-from dassl.utils.tools import versions
+from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec
 from ood.regions import suggest_top_k
 from ood.scoring import offered_scores, score_parameters

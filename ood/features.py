@@ -35,9 +35,9 @@ from torch import Tensor
 
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
-from dassl.utils.cache import check_room, file_state, remove_abandoned
+from dassl.utils.cache import ABANDONED, check_room, file_state
 from dassl.utils.errors import InputError
-from dassl.utils.files import temporary_beside
+from dassl.utils.files import remove_leftovers, temporary_beside
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class FeatureStore:
         is 0, have that many local ones to keep; none, with the reason in the log, without room."""
         needed = width * (4 + 2 * regions) * sum(map(len, sets.values()))
         try:
-            remove_abandoned(self.folder)
+            remove_leftovers(self.folder, ABANDONED)
             check_room(self.folder, needed, self.limit, "--features-limit")
             writers = {
                 name: FeatureWriter(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain
+from dassl.utils.files import atomic_write, plain, read_json
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
@@ -167,12 +167,9 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: run the evaluation (again) to its end") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a results file: {error}") from error
+    if not path.exists():
+        raise InputError(f"{path} is missing: run the evaluation (again) to its end")
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
         raise InputError(f"{path} has results schema {found}, this version reads {SCHEMA}")

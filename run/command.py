@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 
 import trainers  # noqa: F401  (registers the trainers)
@@ -28,8 +27,6 @@ def run(main: Callable[[], None]) -> None:
     SIGINT and SIGTERM end it in a sentence too, with the shell's usual exit status. Under torchrun
     the first rank that fails says why, and torchrun ends the others.
     """
-    # More workers than cores is no fault of the user's: the configs are for larger machines.
-    warnings.filterwarnings("ignore", "This DataLoader will create")
     escape_unprintable()
     try:
         distributed.init_from_env()

@@ -6,8 +6,6 @@ from yacs.config import CfgNode
 
 from .defaults import DEFAULTS
 
-__all__ = ["clean_cfg", "get_cfg_default"]
-
 
 def get_cfg_default() -> CfgNode:
     """Return a fresh copy of the default configuration."""

@@ -14,26 +14,11 @@ INPUT = {
     "RESIZE_MODE": "shortest",
     # Names of data.transforms, in any order; they are applied in a fixed order
     "TRANSFORMS": (),
-    # True: images are not transformed at all
-    "NO_TRANSFORM": False,
     # ImageNet's
     "PIXEL_MEAN": [0.485, 0.456, 0.406],
     "PIXEL_STD": [0.229, 0.224, 0.225],
-    # random_crop
-    "CROP_PADDING": 4,
     # random_resized_crop
     "RRCROP_SCALE": (0.08, 1.0),
-    "RANDAUGMENT_N": 2,
-    "RANDAUGMENT_M": 10,
-    "COLORJITTER_B": 0.4,
-    "COLORJITTER_C": 0.4,
-    "COLORJITTER_S": 0.4,
-    "COLORJITTER_H": 0.1,
-    # randomgrayscale: probability
-    "RGS_P": 0.2,
-    # gaussian_blur: probability, kernel size
-    "GB_P": 0.5,
-    "GB_K": 21,
 }
 
 DATASET = {
@@ -52,8 +37,6 @@ DATASET = {
     # Ours: where the data set can be had, or the command that makes it, for the data check;
     # {root} stands for ROOT. OOD sets and pairs have such a line of their own
     "DOWNLOAD": "",
-    "SOURCE_DOMAINS": (),
-    "TARGET_DOMAINS": (),
     # Images a class to train on; below 1: all
     "NUM_SHOTS": -1,
     # Share of each class that is held out where a set has no test images of its own
@@ -88,10 +71,6 @@ OOD = {
 DATALOADER = {
     # Processes that read images, for each rank. Augmentations depend on their number
     "NUM_WORKERS": 4,
-    # Transform each training image so many times
-    "K_TRANSFORMS": 1,
-    # Also return the image without augmentation, as img0
-    "RETURN_IMG0": False,
     # Extension of ours: stop | skip, when an image cannot be read
     "BAD_IMAGES": "stop",
     # Extension of ours: training images are decoded once and their pixels kept, bit-identical to
@@ -118,20 +97,15 @@ MODEL = {
 }
 
 OPTIM = {
-    # adam | amsgrad | sgd | rmsprop | radam | adamw
+    # adam | adamw | sgd
     "NAME": "adam",
     "LR": 0.0003,
     "WEIGHT_DECAY": 5e-4,
     "MOMENTUM": 0.9,
     "SGD_DAMPNING": 0,
     "SGD_NESTEROV": False,
-    "RMSPROP_ALPHA": 0.99,
     "ADAM_BETA1": 0.9,
     "ADAM_BETA2": 0.999,
-    # True: children named in NEW_LAYERS learn at LR, all else at LR * BASE_LR_MULT
-    "STAGED_LR": False,
-    "NEW_LAYERS": (),
-    "BASE_LR_MULT": 0.1,
     # single_step | multi_step | cosine
     "LR_SCHEDULER": "single_step",
     # Below 1 for single_step: MAX_EPOCH
@@ -149,6 +123,8 @@ OPTIM = {
 }
 
 TRAIN = {
+    # train_x | train_u | smaller_one: what makes an epoch where there are unlabelled images
+    "COUNT_ITER": "train_x",
     # Epochs between intermediate checkpoints, of which the newest is kept; 0: none (upstream: 0)
     "CHECKPOINT_FREQ": 1,
     # Batches between progress lines
@@ -157,9 +133,6 @@ TRAIN = {
 
 TEST = {
     "EVALUATOR": "Classification",
-    "PER_CLASS_RESULT": False,
-    # True: the confusion matrix is saved as cmat.pt
-    "COMPUTE_CMAT": False,
     # True: no test after training
     "NO_TEST": False,
     # test | val

@@ -1,3 +1,1 @@
 from .data_manager import DataManager, DatasetWrapper, build_data_loader
-
-__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]

@@ -14,7 +14,7 @@ _END = object()
 def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
     """Iterate over the batches of `loader`, for a GPU with the next images already on their way.
 
-    Images ("img", "img2", ...; also lists of them) arrive on `device`, what else is in a batch
+    Images ("img", "img2", ...) arrive on `device`, what else is in a batch
     stays where the loader put it. On the CPU, or where the loader has no workers, these are simply
     the loader's batches: without workers it draws from the global generators when it is asked for
     a batch, and asking sooner would change what a step draws.
@@ -30,7 +30,7 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
     def receive(batch: Any) -> Any:
         step = torch.cuda.current_stream(device)
         step.wait_stream(copies)
-        for image in images_of(batch):
+        for image in images_of(batch).values():
             image.record_stream(step)  # else its memory could be given to the next copy too soon
         return batch
 
@@ -56,27 +56,14 @@ def one_ahead(
 
 def move_images(batch: Any, device: torch.device) -> Any:
     """Return `batch` with its images on `device`, copied without waiting where they are pinned."""
-    if not isinstance(batch, dict):
-        return batch
-    return {
-        key: _moved(value, device) if key.startswith("img") else value
-        for key, value in batch.items()
-    }
+    moved = {key: image.to(device, non_blocking=True) for key, image in images_of(batch).items()}
+    return {**batch, **moved} if moved else batch
 
 
-def images_of(batch: Any) -> list[torch.Tensor]:
-    """Return all tensors of images in a batch."""
-    found = []
-    for key, value in batch.items() if isinstance(batch, dict) else ():
-        if key.startswith("img"):
-            found += value if isinstance(value, list) else [value]
-    return found
-
-
-def _moved(images: Any, device: torch.device) -> Any:
-    if isinstance(images, list):  # K_TRANSFORMS
-        return [_moved(image, device) for image in images]
-    return images.to(device, non_blocking=True)
+def images_of(batch: Any) -> dict[str, torch.Tensor]:
+    """Return the entries of a batch that are images."""
+    entries = batch.items() if isinstance(batch, dict) else ()
+    return {key: value for key, value in entries if key.startswith("img")}
 
 
 def _try_next(source: Iterator[Any], send: Callable[[Any], Any]) -> Any:

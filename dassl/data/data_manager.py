@@ -12,23 +12,24 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default
 from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.utils import BadImageError, InputError, check_availability, read_image
+from dassl.utils import BadImageError, InputError, check_availability, read_image, tolist_if_not
+from dassl.utils.tables import RULE, text_table
 
 from .datasets import Datum, build_dataset
 from .decoded import image_reader
 from .samplers import RankBatches, SeededBatches, build_sampler
-from .transforms.transforms import build_plain_transform, build_transform
+from .transforms.transforms import build_transform
 from .workers import worker_settings
 
 logger = logging.getLogger(__name__)
 
 
 class DatasetWrapper(Dataset):
-    """Images of a list of Datum as dicts: img, label, domain, impath, index (and img0 if asked).
+    """Images of a list of Datum as dicts: img, label, domain, impath, index.
 
-    `transform` is one transform or several (then img, img2, ...). With K_TRANSFORMS > 1 each is
-    applied that often in training, and `img` is a list. An unreadable image raises BadImageError,
-    or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable` drops.
+    `transform` is one transform or several (then img, img2, ...). An unreadable image raises
+    BadImageError, or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable`
+    drops.
     """
 
     def __init__(
@@ -42,16 +43,8 @@ class DatasetWrapper(Dataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
-        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         self.skip_bad = skips_bad_images(cfg)
         self.read_image = read_image
-        self.to_tensor = build_plain_transform(cfg)
-        if self.k_tfm > 1 and transform is None:
-            raise InputError(
-                f"DATALOADER.K_TRANSFORMS is {self.k_tfm} but there is no transform to repeat: "
-                "set it to 1, or INPUT.NO_TRANSFORM to False."
-            )
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -67,22 +60,10 @@ class DatasetWrapper(Dataset):
                 f"{error} Or set DATALOADER.BAD_IMAGES skip to leave such images out."
             ) from error
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        output.update(self._transformed(image))
-        if self.return_img0:
-            output["img0"] = self.to_tensor(image)
+        if self.transform is not None:
+            for number, transform in enumerate(tolist_if_not(self.transform), start=1):
+                output["img" if number == 1 else f"img{number}"] = transform(image)
         return output
-
-    def _transformed(self, image) -> dict[str, Any]:
-        if self.transform is None:
-            return {}
-        several = isinstance(self.transform, (list, tuple))
-        transforms = self.transform if several else [self.transform]
-        keys = ["img", *(f"img{i}" for i in range(2, len(transforms) + 1))]
-        return {k: self._repeated(tfm, image) for k, tfm in zip(keys, transforms, strict=True)}
-
-    def _repeated(self, transform: Callable, image) -> Any:
-        images = [transform(image) for _ in range(self.k_tfm)]
-        return images if self.k_tfm > 1 else images[0]
 
 
 def skips_bad_images(cfg: CfgNode) -> bool:
@@ -123,28 +104,24 @@ def build_data_loader(
 
     The order depends on the global generators alone, and so do the augmentations: workers are
     seeded (Python, numpy, torch) in each epoch from torch's global generator. In training they
-    stay alive from epoch to epoch, unless `dataset_wrapper` is another than ours, whose state may
-    change between epochs.
+    stay alive, unless `dataset_wrapper` is another than ours: its state may change.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
     """
     if not data_source:
         kind = "training" if is_train else "evaluation"
         raise InputError(
-            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT "
-            "and the folders under it."
+            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
     dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
+    order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        drop_last = is_train and len(data_source) >= batch_size
-        order = _order(sampler, batch_size, drop_last, workers, is_train)
-    else:
-        order = {"batch_sampler": batches}
+        order = _order(sampler, batch_size, workers, is_train)
     return DataLoader(
         dataset,
         **order,
@@ -154,10 +131,9 @@ def build_data_loader(
     )
 
 
-def _order(
-    sampler: Sampler, batch_size: int, drop_last: bool, workers: int, is_train: bool
-) -> dict[str, Any]:
+def _order(sampler: Sampler, batch_size: int, workers: int, is_train: bool) -> dict[str, Any]:
     """Return the arguments of a DataLoader that say which images make a batch."""
+    drop_last = is_train and len(sampler) >= batch_size
     ranks = distributed.world_size() if is_train else 1
     if ranks == 1 and not (is_train and workers):
         return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
@@ -177,6 +153,8 @@ class DataManager:
     `images` False: the dataset is its class names alone and need not be there, see
     `DatasetBase.without_images`; there are transforms and no loaders.
     """
+
+    num_source_domains = 0  # upstream's, for domain adaptation
 
     def __init__(
         self,
@@ -199,31 +177,23 @@ class DataManager:
         return self.dataset.num_classes
 
     @property
-    def num_source_domains(self) -> int:
-        return len(self.cfg.DATASET.SOURCE_DOMAINS)
-
-    @property
     def lab2cname(self) -> dict[int, str]:
         """Map labels to class names."""
         return self.dataset.lab2cname
 
     @cached_property
     def tfm_train(self) -> Any:
-        if self._custom_tfm_train is None:
-            return build_transform(self.cfg, is_train=True)
-        logger.info("* Using custom transform for training")
-        return self._custom_tfm_train
+        custom = self._custom_tfm_train
+        return build_transform(self.cfg, is_train=True) if custom is None else custom
 
     @cached_property
     def tfm_test(self) -> Any:
-        if self._custom_tfm_test is None:
-            return build_transform(self.cfg, is_train=False)
-        logger.info("* Using custom transform for testing")
-        return self._custom_tfm_test
+        custom = self._custom_tfm_test
+        return build_transform(self.cfg, is_train=False) if custom is None else custom
 
     @cached_property
     def train_loader_x(self) -> DataLoader:
-        return self._train_loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X)
+        return self._loader(self.dataset.train_x, self.cfg.DATALOADER.TRAIN_X, True)
 
     @cached_property
     def train_loader_u(self) -> DataLoader | None:
@@ -231,59 +201,37 @@ class DataManager:
             return None
         loaders = self.cfg.DATALOADER
         settings = loaders.TRAIN_X if loaders.TRAIN_U.SAME_AS_X else loaders.TRAIN_U
-        return self._train_loader(self.dataset.train_u, settings)
+        return self._loader(self.dataset.train_u, settings, True)
 
     @cached_property
     def val_loader(self) -> DataLoader | None:
-        return self._test_loader(self.dataset.val) if self.dataset.val else None
+        val = self.dataset.val
+        return self._loader(val, self.cfg.DATALOADER.TEST, False) if val else None
 
     @cached_property
     def test_loader(self) -> DataLoader:
-        return self._test_loader(self.dataset.test)
+        return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
-    def _train_loader(self, source: Sequence[Datum], settings: CfgNode) -> DataLoader:
+    def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
+        own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS} if is_train else {}
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
             data_source=source,
             batch_size=settings.BATCH_SIZE,
-            n_domain=settings.N_DOMAIN,
-            n_ins=settings.N_INS,
-            tfm=self.tfm_train,
-            is_train=True,
+            tfm=self.tfm_train if is_train else self.tfm_test,
+            is_train=is_train,
             dataset_wrapper=self._dataset_wrapper,
-        )
-
-    def _test_loader(self, source: Sequence[Datum]) -> DataLoader:
-        return build_data_loader(
-            self.cfg,
-            sampler_type=self.cfg.DATALOADER.TEST.SAMPLER,
-            data_source=source,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.tfm_test,
-            is_train=False,
-            dataset_wrapper=self._dataset_wrapper,
+            **own,
         )
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
         """Log a table of the sizes. Training images are counted only once they are listed."""
-        rows = [("Dataset", cfg.DATASET.NAME)]
-        if cfg.DATASET.SOURCE_DOMAINS:
-            rows.append(("Source", str(cfg.DATASET.SOURCE_DOMAINS)))
-        if cfg.DATASET.TARGET_DOMAINS:
-            rows.append(("Target", str(cfg.DATASET.TARGET_DOMAINS)))
-        rows.append(("# classes", f"{self.num_classes:,}"))
-        rows += [(f"# {name}", count) for name, count in self._counts()]
-        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        rule = f"{'-' * left}  {'-' * right}"
-        table = [rule, *(f"{name:<{left}}  {value}" for name, value in rows), rule]
-        logger.info("%s", "\n".join(table))
-
-    def _counts(self) -> list[tuple[str, str]]:
         data = self.dataset
-        listed = data.train_x_listed
-        counts = [("train_x", f"{len(data.train_x or ()):,}" if listed else "not listed yet")]
+        rows = [("Dataset", cfg.DATASET.NAME), ("# classes", f"{self.num_classes:,}")]
+        listed = f"{len(data.train_x or ()):,}" if data.train_x_listed else "not listed yet"
+        rows.append(("# train_x", listed))
         for name in ("train_u", "val", "test"):
-            if getattr(data, name):
-                counts.append((name, f"{len(getattr(data, name)):,}"))
-        return counts
+            if images := getattr(data, name):
+                rows.append((f"# {name}", f"{len(images):,}"))
+        logger.info("%s", text_table([RULE, *rows, RULE]))

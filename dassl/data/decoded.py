@@ -23,8 +23,8 @@ import PIL
 from PIL import Image
 from yacs.config import CfgNode
 
-from dassl.utils import InputError, WriteError, atomic_write, read_image
-from dassl.utils.cache import cache_folder, check_room, file_state, remove_abandoned
+from dassl.utils import InputError, WriteError, atomic_write, read_image, remove_leftovers
+from dassl.utils.cache import ABANDONED, cache_folder, check_room, file_state
 from dassl.utils.tools import UNREADABLE
 
 from .datasets import Datum
@@ -88,7 +88,7 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.
     try:
         reader = DecodedImages(cache_folder("decoded", settings.FOLDER))
         reader.folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(reader.folder)
+        remove_leftovers(reader.folder, ABANDONED)
         _check_size(reader, list(dict.fromkeys(item.impath for item in items)), settings.GIB)
     except (InputError, OSError) as reason:
         _say_why_not(reason)
@@ -101,23 +101,10 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.
 
 
 def _check_size(reader: DecodedImages, paths: Sequence[str], gib: float) -> None:
-    """Raise InputError if the pixels of `paths` are too many for the disk, or for the memory.
-
-    Pixels that are read from a disk in every epoch are slower than the JPEGs they are five times
-    the size of: half of the memory must be able to hold them.
-    """
+    """Raise InputError if the pixels of `paths` are too many for the disk."""
     sample = paths[:: max(1, len(paths) // SAMPLE)]
-    sizes = [_pixel_bytes(path) for path in sample]
-    missing = [
-        size for path, size in zip(sample, sizes, strict=True) if not reader.file_of(path).exists()
-    ]
-    whole, needed = (len(paths) * sum(part) // len(sample) for part in (sizes, missing))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if whole > memory / 2:
-        raise InputError(
-            f"about {whole / 2**30:.3g} GiB of pixels are more than half of this machine's "
-            f"{memory / 2**30:.3g} GiB of memory"
-        )
+    missing = sum(_pixel_bytes(path) for path in sample if not reader.file_of(path).exists())
+    needed = len(paths) * missing // len(sample)
     check_room(reader.folder, needed, gib, "DATALOADER.DECODED.GIB")
 
 

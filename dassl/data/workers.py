@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import threading
@@ -12,10 +11,6 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from dassl import distributed
-
-logger = logging.getLogger(__name__)
-
 
 def worker_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of a DataLoader for its workers and for pinned memory.
@@ -24,16 +19,8 @@ def worker_settings(cfg: CfgNode) -> dict[str, Any]:
     cores, as augmentations depend on their number: PyTorch's warning of it is left out.
     """
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-    workers, ranks = cfg.DATALOADER.NUM_WORKERS, distributed.world_size()
-    if workers and ranks > 1 and distributed.is_main():
-        logger.info(
-            "DATALOADER.NUM_WORKERS is of each process: %d x %d = %d workers",
-            ranks,
-            workers,
-            ranks * workers,
-        )
     return {
-        "num_workers": workers,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "worker_init_fn": end_with_parent,
         "pin_memory": torch.cuda.is_available() and cfg.USE_CUDA,
     }

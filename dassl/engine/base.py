@@ -62,16 +62,9 @@ class TrainerBase(Models):
             f"{f' at precision {precision}' if precision else ''}. {self.advice()}"
         )
 
-    def precision_in_use(self) -> str | None:
-        """Return what the trainer computes in, as its config says; None if it does not.
-
-        A trainer that may compute in another than was asked for overrides this.
-        """
-        cfg = getattr(self, "cfg", None)
-        if cfg is None or "TRAINER" not in cfg:
-            return None
-        node = cfg.TRAINER.get(str(cfg.TRAINER.get("NAME", "")).upper())
-        return node.get("PREC") if isinstance(node, dict) else None
+    def precision_in_use(self) -> str:
+        """Return what the trainer computes in; "" if it does not say."""
+        return ""
 
     def ways_out(self) -> list[str]:
         """List what to try against infinity and NaN; never the precision that is in use."""
@@ -131,22 +124,7 @@ class TrainerBase(Models):
     def after_epoch(self) -> None:
         pass
 
-    def run_epoch(self) -> None:
-        raise NotImplementedError
-
-    def test(self) -> float:
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch: Any) -> Any:
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch: Any) -> Any:
-        raise NotImplementedError
-
     def forward_backward(self, batch: Any) -> dict[str, float]:
-        raise NotImplementedError
-
-    def model_inference(self, input: Tensor) -> Tensor:
         raise NotImplementedError
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:

@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 Names = str | list[str] | None
 
-SAME_OPTIMISER = ("NAME", "STAGED_LR", "NEW_LAYERS")  # OPTIM settings that its state depends on
-
 
 class Models:
     """A registry of models, each with an optimiser and a scheduler, saved and loaded together."""
@@ -125,8 +123,7 @@ class Models:
 
         Models, optimisers, schedulers, the scaler and all random generators are restored; under
         OPTIM settings other than the checkpoint's, the schedule is the new one, set forward to the
-        epoch. Returns 0 if there is nothing to resume from. Of several ranks each reads the same
-        files.
+        epoch. Returns 0 if there is nothing to resume from.
         """
         start_epoch = self._resume(directory)
         epochs = distributed.from_all(start_epoch)
@@ -161,12 +158,12 @@ class Models:
     def _steps_of_new_schedule(self, checkpoint: dict[str, Any], path: Path) -> int | None:
         """Return how far to set a schedule of new settings forward; None for the same settings."""
         old, new = checkpoint.get("optim_settings") or {}, self.optim_settings()
-        changes = {key: f"{key} was {old[key]}, is {new.get(key)}" for key in old}
-        changes = {key: text for key, text in changes.items() if old[key] != new.get(key)}
-        if fixed := [text for key, text in changes.items() if key in SAME_OPTIMISER]:
+        changed = [key for key in old if key in new and old[key] != new[key]]
+        changes = {key: f"{key} was {old[key]}, is {new[key]}" for key in changed}
+        if "NAME" in changes:
             raise InputError(
-                f"{path} cannot be gone on from with another optimiser: OPTIM.{fixed[0]}. Set it "
-                "as it was, or begin anew without --resume."
+                f"{path} cannot be gone on from with another optimiser: OPTIM.{changes['NAME']}. "
+                "Set it as it was, or begin anew without --resume."
             )
         if not changes:
             return None

@@ -5,18 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode
-
 from dassl.utils import AverageMeter, MetricMeter, atomic_write, explain_write_error, plain
-
-# What waiting for data must cost for a word about it: a share of an epoch, and seconds of the run.
-HIGH_SHARE, WORTH = 0.2, 60
 
 
 def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
@@ -85,23 +79,6 @@ class EpochProgress:
             "bad_images": self.bad_images,
         }
 
-    def data_advice(self, loaders: CfgNode) -> str | None:
-        """Return a sentence if epochs like this one wait long for data; `loaders`: DATALOADER."""
-        seconds, share = self.data_time.sum, self.epoch_record()["data_share"]
-        if share < HIGH_SHARE or seconds * self.max_epoch < WORTH:
-            return None
-        cores, ways = os.cpu_count() or 1, []
-        if cores > loaders.NUM_WORKERS:
-            ways.append(f"more DATALOADER.NUM_WORKERS (now {loaders.NUM_WORKERS}, {cores} cores)")
-        if "DECODED" in loaders and loaders.DECODED.GIB <= 0:
-            ways.append("DATALOADER.DECODED.GIB above 0, to decode each image once")
-        whole = datetime.timedelta(seconds=round(seconds * self.max_epoch))
-        return (
-            f"{share:.0%} of epoch {self.epoch + 1} was spent waiting for images, which makes "
-            f"{whole} of the whole run. What helps: "
-            f"{', or '.join([*ways, 'a faster disk or smaller images'])}."
-        )
-
     def _eta(self, batch_idx: int) -> float:
         batches = self.num_batches - batch_idx - 1
         batches += (self.max_epoch - self.epoch - 1) * self.num_batches
@@ -115,9 +92,10 @@ class MetricsFile:
     drops those of an epoch that was cut off, so that no epoch occurs twice.
     """
 
-    def __init__(self, path: str | os.PathLike, start_epoch: int = 0) -> None:
-        self.path = Path(path)
-        kept = [line for line in self._lines() if _epoch_of(line) <= start_epoch]
+    def __init__(self, path: Path, start_epoch: int = 0) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _epoch_of(line) <= start_epoch]
         with atomic_write(self.path) as handle:
             handle.writelines(f"{line}\n" for line in kept)
 
@@ -126,9 +104,6 @@ class MetricsFile:
         line = json.dumps({name: _rounded(value) for name, value in plain(record).items()})
         with explain_write_error(self.path), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(f"{line}\n")
-
-    def _lines(self) -> list[str]:
-        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
 
 def _epoch_of(line: str) -> float:

@@ -12,13 +12,18 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.utils import InputError, check_availability, explain_out_of_memory, load_checkpoint
+from dassl.utils import (
+    InputError,
+    check_availability,
+    explain_out_of_memory,
+    load_checkpoint,
+    progress_bar,
+)
 
 from .base import TrainerBase
 from .models import Names
@@ -41,7 +46,6 @@ class SimpleTrainer(TrainerBase):
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
         self._bad_images: set[str] = set()
-        self._data_advised = False
         self._intermediate: list[Path] = []
         self.build_data_loader()
         self.build_model()
@@ -137,7 +141,11 @@ class SimpleTrainer(TrainerBase):
         """
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             # One rank's word on what is best: saving waits for all of them.
-            self._keep_if_best(_of_main(self.test(split="val")))
+            own = self.test(split="val")
+            result = distributed.from_main(lambda: own)
+            if result > self.best_result:
+                self.best_result, best = result, "model-best.pth.tar"
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=best)
         done = self.epoch + 1
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         if done == self.max_epoch or (freq > 0 and done % freq == 0):
@@ -149,13 +157,6 @@ class SimpleTrainer(TrainerBase):
     def _checkpoints_of(self, epoch: int) -> list[Path]:
         names = self.get_model_names()
         return [Path(self.output_dir, name, f"model.pth.tar-{epoch}") for name in names]
-
-    def _keep_if_best(self, result: float) -> None:
-        if result > self.best_result:
-            self.best_result = result
-            self.save_model(
-                self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar"
-            )
 
     def _check_best_val(self) -> None:
         check_availability(
@@ -172,7 +173,7 @@ class SimpleTrainer(TrainerBase):
             return
         best = Path(directory, self.get_model_names()[0], "model-best.pth.tar")
         found = load_checkpoint(best)["val_result"] if best.is_file() else self.best_result
-        self.best_result = _of_main(found)
+        self.best_result = distributed.from_main(lambda: found)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -191,9 +192,9 @@ class SimpleTrainer(TrainerBase):
             hasattr(self.evaluator, "gather") and getattr(loader, "batch_sampler", None) is not None
         )
         bad = 0
-        for batch in tqdm(
-            share_batches(loader) if shared else loader, disable=not distributed.is_main()
-        ):
+        batches = share_batches(loader) if shared else loader
+        quiet = not distributed.is_main()
+        for batch in progress_bar(batches, f"testing on {split}", "batch", disable=quiet):
             bad += self.count_bad_images(batch)
             if has_images(batch):
                 with self.memory_of("a test batch", "TEST"):
@@ -257,10 +258,6 @@ def share_batches(loader: DataLoader) -> DataLoader:
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
     )
-
-
-def _of_main(value: float) -> float:
-    return distributed.from_main(lambda: value)
 
 
 def has_images(batch: Any) -> bool:

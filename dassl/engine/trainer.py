@@ -14,11 +14,9 @@ from dassl import distributed
 from dassl.data.ahead import batches_for
 from dassl.utils import InputError, check_availability
 
-from .base import TrainerBase
+from .base import TrainerBase  # noqa: F401
 from .progress import EpochProgress, timed
 from .simple import SimpleTrainer, has_images
-
-__all__ = ["SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,11 @@ class TrainerX(SimpleTrainer):
                 progress.step_done(self.forward_backward(*parts) or {})
             self._report(progress, lr)
         else:
-            _refuse_to_stand_by()
+            if distributed.world_size() > 1:  # the others would wait for its features for ever
+                raise InputError(
+                    f"No image of a batch's share of {distributed.name_of_rank()} can be read; see "
+                    "the paths above. Replace or remove these files, or start fewer processes."
+                )
             progress.step_done(None)
             if self.batch_idx + 1 == self.num_batches:
                 self.update_lr()
@@ -92,23 +94,12 @@ class TrainerX(SimpleTrainer):
         if progress.batch_time.count == 0:
             raise InputError("No training image could be read; see the paths above.")
         self.write_metrics(progress.epoch_record())
-        self._advise(progress)
 
     def _report(self, progress: EpochProgress, lr: float) -> None:
         freq = self.cfg.TRAIN.PRINT_FREQ
         if self.num_batches < freq or (freq > 0 and (self.batch_idx + 1) % freq == 0):
             logger.info("%s", progress.line(self.batch_idx, lr))
             self.write_metrics(progress.batch_record(self.batch_idx, lr))
-
-    def _advise(self, progress: EpochProgress) -> None:
-        """Say once that a run waits for data; not of its first epoch, which starts workers."""
-        first, last = self.epoch == self.start_epoch, self.epoch + 1 == self.max_epoch
-        if self._data_advised or (first and not last):
-            return
-        advice = progress.data_advice(self.cfg.DATALOADER)
-        if advice is not None and distributed.is_main():
-            logger.warning("%s", advice)
-        self._data_advised = advice is not None
 
     def parse_batch_train(
         self, batch: dict[str, Any]
@@ -150,12 +141,3 @@ class TrainerXU(TrainerX):
 def _endless(loader: DataLoader) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-def _refuse_to_stand_by() -> None:
-    """A rank without images would leave the others waiting for its features for ever."""
-    if distributed.world_size() > 1:
-        raise InputError(
-            f"No image of a batch's share of {distributed.name_of_rank()} can be read; see the "
-            "paths above. Replace or remove these files, or start fewer processes."
-        )

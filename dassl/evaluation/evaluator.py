@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import OrderedDict
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.utils import InputError, save_tensors
+from dassl.utils import InputError, Registry
 
-from .build import EVALUATOR_REGISTRY
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +38,8 @@ class EvaluatorBase:
 class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1 in percent; accuracy comes first in the results."""
 
-    def __init__(
-        self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, cfg: CfgNode, **_: Any) -> None:
         super().__init__(cfg)
-        self._lab2cname = lab2cname
-        if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
-            raise InputError("TEST.PER_CLASS_RESULT needs the class names (lab2cname).")
         self.reset()
 
     def reset(self) -> None:
@@ -53,7 +47,7 @@ class Classification(EvaluatorBase):
         self._y_pred: list[int] = []
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
-        """Add model output `mo` [B, C] and labels `gt` [B]."""
+        """Add model output `mo` `[B, C]` and labels `gt` `[B]`."""
         self._y_true += gt.tolist()
         self._y_pred += mo.argmax(dim=1).tolist()
 
@@ -79,37 +73,15 @@ class Classification(EvaluatorBase):
             f"{int((true == pred).sum()):,}",
             *results.values(),
         )
-        if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = self._per_class(true, pred)
-        if self.cfg.TEST.COMPUTE_CMAT:
-            self._save_confusion_matrix(true, pred)
         return results
 
-    def _per_class(self, true: np.ndarray, pred: np.ndarray) -> float:
-        logger.info("=> per-class result")
-        accuracies = []
-        for label in np.unique(true).tolist():
-            hits = pred[true == label] == label
-            accuracies.append(100.0 * float(hits.mean()))
-            logger.info(
-                "* class: %d (%s)\ttotal: %s\tcorrect: %s\tacc: %.1f%%",
-                label,
-                self._lab2cname[label],
-                f"{len(hits):,}",
-                f"{int(hits.sum()):,}",
-                accuracies[-1],
-            )
-        mean = float(np.mean(accuracies))
-        logger.info("* average: %.1f%%", mean)
-        return mean
 
-    def _save_confusion_matrix(self, true: np.ndarray, pred: np.ndarray) -> None:
-        """cmat.pt: a tensor [K, K], rows true, each summing to 1, over the K labels that occur."""
-        from sklearn.metrics import confusion_matrix  # slow to import, rarely needed
-
-        path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        save_tensors(torch.from_numpy(confusion_matrix(true, pred, normalize="true")), path)
-        logger.info("Confusion matrix is saved to %s", path)
+def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
+    """Build the registered evaluator cfg.TEST.EVALUATOR."""
+    evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
+    if cfg.VERBOSE:
+        logger.info("Loading evaluator: %s", cfg.TEST.EVALUATOR)
+    return evaluator(cfg, **kwargs)
 
 
 def _macro_f1(true: np.ndarray, pred: np.ndarray) -> float:

@@ -27,10 +27,14 @@ class _WarmupScheduler(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        first_lr: float,
+        last_epoch: int = -1,
     ) -> None:
-        self.successor = successor
-        self.warmup_epoch = warmup_epoch
+        self.successor, self.warmup_epoch, self.first_lr = successor, warmup_epoch, first_lr
         super().__init__(optimizer, last_epoch)
 
     def warmup_lr(self) -> list[float]:
@@ -59,40 +63,18 @@ class _WarmupScheduler(LRScheduler):
 
 
 class ConstantWarmupScheduler(_WarmupScheduler):
-    """`cons_lr` in every warm-up epoch."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        successor: LRScheduler,
-        warmup_epoch: int,
-        cons_lr: float,
-        last_epoch: int = -1,
-    ) -> None:
-        self.cons_lr = cons_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+    """`first_lr` in every warm-up epoch."""
 
     def warmup_lr(self) -> list[float]:
-        return [self.cons_lr] * len(self.base_lrs)
+        return [self.first_lr] * len(self.base_lrs)
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """`min_lr` in epoch 0, then LR * epoch / warmup_epoch."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        successor: LRScheduler,
-        warmup_epoch: int,
-        min_lr: float,
-        last_epoch: int = -1,
-    ) -> None:
-        self.min_lr = min_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+    """`first_lr` in epoch 0, then LR * epoch / warmup_epoch."""
 
     def warmup_lr(self) -> list[float]:
         if self.last_epoch == 0:
-            return [self.min_lr] * len(self.base_lrs)
+            return [self.first_lr] * len(self.base_lrs)
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 

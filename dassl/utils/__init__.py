@@ -6,17 +6,9 @@ from .checkpoint import (
     restore,
     resume_from_checkpoint,
     save_checkpoint,
-    save_tensors,
 )
 from .console import escape_unprintable, progress_bar
-from .errors import (
-    BadImageError,
-    InputError,
-    NonFiniteLossError,
-    UnknownNameError,
-    WriteError,
-    explain_out_of_memory,
-)
+from .errors import BadImageError, InputError, NonFiniteLossError, WriteError, explain_out_of_memory
 from .files import (
     atomic_write,
     check_isfile,
@@ -31,78 +23,14 @@ from .files import (
 )
 from .logger import RunLog, setup_logger
 from .meters import AverageMeter, MetricMeter
-from .names import (
-    check_availability,
-    check_set_name,
-    get_most_similar_str_to_a_from_b,
-    nearest_name,
-)
+from .names import check_availability, get_most_similar_str_to_a_from_b, nearest_name
+from .provenance import collect_env_info, versions
 from .registry import Registry
 from .rng import get_rng_state, same_rng_state, set_rng_state
-from .tools import (
-    as_rgb,
-    collect_env_info,
-    flatten,
-    read_image,
-    set_random_seed,
-    tolist_if_not,
-    versions,
-)
+from .tools import as_rgb, flatten, read_image, set_random_seed, tolist_if_not
 from .torchtools import (
     count_num_param,
     init_network_weights,
     open_all_layers,
     open_specified_layers,
 )
-
-__all__ = [
-    "AverageMeter",
-    "BadImageError",
-    "InputError",
-    "MetricMeter",
-    "NonFiniteLossError",
-    "Registry",
-    "RunLog",
-    "UnknownNameError",
-    "WriteError",
-    "as_rgb",
-    "atomic_write",
-    "check_availability",
-    "check_isfile",
-    "check_set_name",
-    "collect_env_info",
-    "count_num_param",
-    "escape_unprintable",
-    "explain_full_disk",
-    "explain_out_of_memory",
-    "explain_write_error",
-    "flatten",
-    "get_most_similar_str_to_a_from_b",
-    "get_rng_state",
-    "init_network_weights",
-    "listdir_nohidden",
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "load_weights_into",
-    "mkdir_if_missing",
-    "named_checkpoint",
-    "nearest_name",
-    "open_all_layers",
-    "open_specified_layers",
-    "plain",
-    "progress_bar",
-    "read_image",
-    "read_json",
-    "remove_leftovers",
-    "restore",
-    "resume_from_checkpoint",
-    "same_rng_state",
-    "save_checkpoint",
-    "save_tensors",
-    "set_random_seed",
-    "set_rng_state",
-    "setup_logger",
-    "tolist_if_not",
-    "versions",
-    "write_json",
-]

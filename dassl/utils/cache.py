@@ -1,10 +1,9 @@
-"""Caches on disk: their folder, their budget, and what killed processes leave in them."""
+"""Caches on disk: their folder and their budget."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 from .errors import InputError
@@ -42,21 +41,15 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files and folders below `folder` that killed processes have left."""
-    for path in folder.rglob(".*.tmp"):
-        written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
-        if written and time.time() - max(written) > ABANDONED:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
     """Raise InputError unless `folder` may take `needed` more bytes.
 
     Args:
         gib: the budget of the whole folder, in GiB; `setting` is the name users know it by.
     """
-    held, free = _bytes_under(folder), _free_bytes(folder)
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
     allowed = max(0.0, min(gib * GIB - held, FREE_SHARE * free))
     if needed > allowed:
         raise InputError(
@@ -64,12 +57,3 @@ def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
             f"{setting} is {gib:g} GiB, {folder} holds {held / GIB:.3g}, and half of the "
             f"{free / GIB:.3g} GiB free there may be used"
         )
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free

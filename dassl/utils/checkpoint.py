@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -20,46 +19,16 @@ from torch import nn
 
 from .errors import InputError
 from .files import atomic_write
-from .untrusted import load_weights_only
-
-__all__ = [
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "load_weights_into",
-    "named_checkpoint",
-    "restore",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-    "save_tensors",
-]
 
 logger = logging.getLogger(__name__)
 
 BEST = "model-best.pth.tar"
 
-# What torch.load raises for files that are cut off or are something else.
-_DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-
-
-def save_tensors(obj: Any, path: str | os.PathLike) -> None:
-    """Save `obj` to `path` whole or not at all; InputError if the disk is full or not writable."""
-    with atomic_write(path, "wb") as handle:
-        # Through memory: torch's own file writer turns a full disk into an obscure RuntimeError.
-        buffer = io.BytesIO()
-        torch.save(obj, buffer)
-        handle.write(buffer.getbuffer())
+# Pickled objects that are read as nothing: upstream pickled whole schedulers, and with them
+# optimisers; CLIPN's files hold a learning rate as numpy's scalar.
+_DROPPED_MODULES = ("torch.optim.", "dassl.optim.")
+_DROPPED_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+_DICTS = ("collections.defaultdict", "__builtin__.dict", "builtins.dict")
 
 
 def save_checkpoint(
@@ -78,7 +47,11 @@ def save_checkpoint(
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
     path = Path(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    save_tensors(state, path)
+    # Through memory: torch's own file writer turns a full disk into an obscure RuntimeError.
+    buffer = io.BytesIO()
+    with atomic_write(path, "wb") as handle:
+        torch.save(state, buffer)
+        handle.write(buffer.getbuffer())
     with atomic_write(path.with_name("checkpoint")) as handle:
         handle.write(f"{path.name}\n")
     logger.info("Checkpoint saved to %s", path)
@@ -107,25 +80,23 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
     if not os.path.isfile(fpath):
         raise InputError(f"There is no checkpoint {fpath}.{_files_in(Path(fpath).parent)}")
     try:
-        content = load_weights_only(fpath)
+        content = _load_weights_only(fpath)
     except InputError:
         raise
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))  # torch's text also says how to run it: no
-        why = f"loading it would run code ({code[1]})" if code else "it is damaged"
+    except Exception as error:  # of torch, pickle, zipfile, struct: a damaged file raises anything
+        text, code = " ".join(str(error).split()), re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise _refusal(fpath, f"loading it would run code ({code[1]})") from error
+        # Of pickle's errors torch's text says how to run the code.
+        shown = "" if isinstance(error, pickle.UnpicklingError) else f" ({text[:200]})"
         raise InputError(
-            f"The checkpoint {fpath} was refused: {why}. Only files of tensors, numbers and text "
-            "are read."
+            f"{fpath} is not a readable checkpoint; it may be truncated or of another kind{shown}. "
+            "Copy or download it again."
         ) from error
-    except _DAMAGED as e:
-        raise InputError(
-            f"{fpath} is not a readable checkpoint; it may be truncated or of another kind "
-            f"({' '.join(str(e).split())[:200]}). Copy or download it again."
-        ) from e
     if not isinstance(content, dict):
         raise InputError(
-            f"{fpath} is not a checkpoint: it holds a {type(content).__name__}, not a dict of "
-            "weights (a state dict, or one under the key state_dict)."
+            f"{fpath} is not a checkpoint: it holds a {type(content).__name__}, "
+            "not a dict of weights."
         )
     return content
 
@@ -174,7 +145,11 @@ def restore(
         if steps is None and checkpoint.get("scheduler") is not None:
             scheduler.load_state_dict(checkpoint["scheduler"])
         else:
-            _fast_forward(scheduler, epoch if steps is None else steps)
+            with warnings.catch_warnings():
+                # torch wants optimizer.step() first; those steps were made in an earlier run.
+                warnings.simplefilter("ignore", UserWarning)
+                for _ in range(epoch if steps is None else steps):
+                    scheduler.step()
     # After the scheduler: stepping that sets learning rates, the optimiser's state has the right
     # ones, unless its settings are others now.
     if optimizer is not None and checkpoint.get("optimizer") is not None:
@@ -232,16 +207,67 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
         logger.warning("Left out of %s, as name or shape differ: %s", weight_path, left_out)
 
 
+class _Dropped:
+    """A stand-in for a pickled object whose content is dropped, such as one of torch.optim."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _PlainDict:
+    """A stand-in for dict and defaultdict: contents are filled in, a factory is not kept."""
+
+    def __new__(cls, *args: Any) -> dict:
+        return {}
+
+
+def _load_weights_only(path: str | os.PathLike) -> Any:
+    """Load `path` on the CPU. Entries that needed torch.optim or dassl.optim objects become None.
+
+    `torch.load(weights_only=True)` refuses them. Here the names it refuses are listed first,
+    statically, and bound to inert stubs; a name that has none is refused.
+    """
+    # torch's old format cannot be listed; torch.load refuses code in it.
+    listed = zipfile.is_zipfile(path)
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if listed else []
+    stubs = [_stub_for(name, path) for name in names]
+    # Opened here: of a path, torch.load believes the ending before the content.
+    with open(path, "rb") as file, torch.serialization.safe_globals(stubs):
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    if not stubs:
+        return loaded
+    if not isinstance(loaded, dict) or _has_dropped(loaded.get("state_dict")):
+        raise _refusal(path, "its weights are objects, not tensors")
+    return {key: None if _has_dropped(value) else value for key, value in loaded.items()}
+
+
+def _stub_for(name: str, path: str | os.PathLike) -> type:
+    if name not in _DICTS + _DROPPED_NAMES and not name.startswith(_DROPPED_MODULES):
+        raise _refusal(path, f"loading it would run code ({name})")
+    # Under the refused name itself: torch 2.6 finds a safe class by its module and name only.
+    module, _, own = name.rpartition(".")
+    return type(own, (_PlainDict if name in _DICTS else _Dropped,), {"__module__": module})
+
+
+def _has_dropped(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_dropped(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_dropped(v) for v in value)
+    return isinstance(value, _Dropped)
+
+
+def _refusal(path: str | os.PathLike, why: str) -> InputError:
+    return InputError(
+        f"The file {path} was refused: {why}. Only files of tensors, numbers and text are read."
+    )
+
+
 def _without_module(state_dict: dict[str, Any]) -> OrderedDict[str, Any]:
     return OrderedDict((name.removeprefix("module."), v) for name, v in state_dict.items())
-
-
-def _fast_forward(scheduler: Any, epoch: int) -> None:
-    with warnings.catch_warnings():
-        # torch wants optimizer.step() first; here those steps were made in an earlier run.
-        warnings.simplefilter("ignore", UserWarning)
-        for _ in range(epoch):
-            scheduler.step()
 
 
 def _files_in(folder: str | os.PathLike) -> str:

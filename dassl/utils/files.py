@@ -9,6 +9,8 @@ import math
 import os
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,14 +56,17 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove what killed processes were writing into `folder`, and in the folders in it.
+def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
+    """Remove the temporary files and folders below `folder` that killed processes have left.
 
-    To be called where no other process writes there now.
+    Args:
+        age: seconds without a write after which one is nobody's; 0 where no other process writes.
     """
-    for path in (*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")):
-        if LEFTOVER.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+    for path in Path(folder).rglob(".*.tmp"):
+        written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
+        old = written and (not age or time.time() - max(written) > age)
+        if old and LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -117,14 +122,14 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 
 def read_json(fpath: str | os.PathLike) -> Any:
-    """Read a JSON file; InputError if it is missing or not JSON."""
+    """Read a JSON file; InputError if it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(Path(fpath).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {fpath}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{fpath} is not valid JSON ({error}). Mend it, or delete it if it was generated."
+            f"{fpath} cannot be read as JSON ({error}). Mend it, or delete it if it was generated."
         ) from error
 
 

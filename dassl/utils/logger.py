@@ -11,8 +11,6 @@ from typing import IO, Any
 
 from .files import explain_write_error, mkdir_if_missing
 
-__all__ = ["RunLog", "setup_logger"]
-
 _CONSOLE, _FILE, _RUN = "dassl-console", "dassl-file", "dassl-run"
 
 
@@ -31,6 +29,8 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     `log.txt-<time>` beside it.)
     """
     root = logging.getLogger()
+    if isinstance(sys.stdout, _Printed):
+        sys.stdout = sys.stdout.console
     for handler in _handlers(_CONSOLE, _FILE):
         root.removeHandler(handler)
         handler.close()
@@ -44,7 +44,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     elif output:
         file = _file_handler(os.fspath(output))
         _add(root, file, _FILE)
-        sys.stdout = file.printed = _Printed(sys.stdout, file)
+        sys.stdout = _Printed(sys.stdout, file)
 
 
 class RunLog:
@@ -133,13 +133,6 @@ class _LogFile(logging.FileHandler):
 
     It does so once, so that what is logged of the end does not hide it.
     """
-
-    printed: _Printed | None = None
-
-    def close(self) -> None:
-        if self.printed is not None and sys.stdout is self.printed:
-            sys.stdout = self.printed.console
-        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

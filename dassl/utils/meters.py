@@ -6,8 +6,6 @@ from collections import defaultdict
 
 import torch
 
-__all__ = ["AverageMeter", "MetricMeter"]
-
 
 class AverageMeter:
     """Keep the last value and the mean so far; with `ema` an exponential mean (weight 0.9)."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
-from dassl.utils.tools import versions
-
-__all__ = ["git_state", "versions"]
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Those that can change a figure.
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
+
 
 def git_state(root: str | os.PathLike = ROOT) -> dict[str, str | bool] | None:
-    """``{"commit": ..., "dirty": ...}`` of the code; None without git or outside a repository.
+    """Return `{"commit": ..., "dirty": ...}` of the code; None without git or outside a repository.
 
     Dirty = a tracked file differs from the commit. Untracked files do not count: data and outputs
     lie among them.
@@ -32,4 +35,26 @@ def git_state(root: str | os.PathLike = ROOT) -> dict[str, str | bool] | None:
         changed = git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Return versions of Python and of packages that can change a figure, None if not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def collect_env_info() -> str:
+    """Describe the versions that figures can depend on, one a line. Starts no process."""
+    lines = [f"{name}: {version or 'not installed'}" for name, version in versions().items()]
+    lines[0] += f" ({platform.system()} {platform.machine()})"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines.append(f"CUDA: {torch.version.cuda or 'none'}, devices: {', '.join(devices) or 'none'}")
+    lines.append(f"CPUs: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None

@@ -6,8 +6,6 @@ from typing import Any
 
 from .names import check_availability
 
-__all__ = ["Registry"]
-
 
 class Registry:
     """A named table of classes or functions, each under its own `__name__`.

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["get_rng_state", "same_rng_state", "set_rng_state"]
-
 
 def get_rng_state() -> dict[str, Any]:
     """Return the states of the global generators: Python, numpy, torch, CUDA if in use."""

@@ -1,13 +1,11 @@
-"""Seeds, images, and what the run stands on; upstream's module of this name holds more."""
+"""Seeds, images and small helpers; upstream's module of this name holds more."""
 
 from __future__ import annotations
 
 import os
-import platform
 import random
 import struct
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -17,28 +15,9 @@ from PIL import Image, ImageOps
 from .errors import BadImageError, InputError
 
 # Trainers and data sets written for upstream import these from here.
-from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json
-from .names import check_availability, get_most_similar_str_to_a_from_b
-
-__all__ = [
-    "as_rgb",
-    "check_availability",
-    "check_isfile",
-    "collect_env_info",
-    "flatten",
-    "get_most_similar_str_to_a_from_b",
-    "listdir_nohidden",
-    "mkdir_if_missing",
-    "read_image",
-    "read_json",
-    "set_random_seed",
-    "tolist_if_not",
-    "versions",
-    "write_json",
-]
-
-# Those that can change a figure.
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
+from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json  # noqa: F401
+from .names import check_availability, get_most_similar_str_to_a_from_b  # noqa: F401
+from .provenance import collect_env_info  # noqa: F401
 
 MAX_RATIO = 200  # of the edges of an image
 
@@ -134,30 +113,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
         flat.update(inner or {f"{prefix}{key}": value})
     return flat
-
-
-def versions() -> dict[str, str | None]:
-    """Return versions of Python and of packages that can change a figure, None if not installed."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
-def collect_env_info() -> str:
-    """Describe the versions that figures can depend on, one a line. Starts no process."""
-    lines = [f"{name}: {version or 'not installed'}" for name, version in versions().items()]
-    lines[0] += f" ({platform.system()} {platform.machine()})"
-    lines.append(f"CUDA: {torch.version.cuda or 'none'}, devices: {_devices()}")
-    lines.append(f"CPUs: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
-    return "\n".join(lines)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _devices() -> str:
-    if not torch.cuda.is_available():
-        return "none"
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial  # noqa: F401
 
 import torch
 from torch import nn
 
 # Trainers written for upstream import these, and `partial`, from here.
-from .checkpoint import (
+from .checkpoint import (  # noqa: F401
     load_checkpoint,
     load_pretrained_weights,
     resume_from_checkpoint,
     save_checkpoint,
 )
-from .errors import InputError
 from .names import check_availability
-
-__all__ = [
-    "count_num_param",
-    "init_network_weights",
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "open_all_layers",
-    "open_specified_layers",
-    "partial",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-]
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:
@@ -61,16 +48,15 @@ def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> Non
 
 _INITIALISERS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "normal": lambda weight, gain: nn.init.normal_(weight, 0.0, gain),
-    "xavier": lambda weight, gain: nn.init.xavier_normal_(weight, gain=gain),
-    "kaiming": lambda weight, gain: nn.init.kaiming_normal_(weight, a=0, mode="fan_in"),
-    "orthogonal": lambda weight, gain: nn.init.orthogonal_(weight, gain=gain),
+    "xavier": nn.init.xavier_normal_,
+    "kaiming": lambda weight, _: nn.init.kaiming_normal_(weight, mode="fan_in"),
+    "orthogonal": nn.init.orthogonal_,
 }
 
 
 def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
     """Initialise convolutions and linear layers by `init_type`, norm layers to weight 1, bias 0."""
-    if init_type not in _INITIALISERS:
-        raise InputError(f"Unknown init_type {init_type!r}; known: {', '.join(_INITIALISERS)}.")
+    check_availability(init_type, _INITIALISERS, what="init_type")
     for module in model.modules():
         kind = type(module).__name__
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)

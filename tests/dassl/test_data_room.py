@@ -97,44 +97,14 @@ def test_classes_from_training_images_as_upstream():
     assert (data.num_classes, data.classnames) == (3, ["ant", "cat"])
     assert DatasetBase(train_x=lambda: items).lab2cname == {0: "ant", 2: "cat"}
     with pytest.raises(InputError, match="empty"):
-        DatasetBase(train_x=[])
+        DatasetBase(train_x=[]).num_classes  # noqa: B018
 
 
-def test_datum_and_domains():
+def test_a_path_is_text_and_items_can_be_sent_to_workers():
     with pytest.raises(TypeError):
         Datum(impath=Path("x"))
-    data = DatasetBase(train_x=[Datum("a", domain=1), Datum("b"), Datum("c", domain=1)])
-    assert {d: indices_of(v) for d, v in data.split_dataset_by_domain(data.train_x).items()} == {
-        1: ["a", "c"],
-        0: ["b"],
-    }
-    data.domains = ["photo"]
-    data.check_input_domains(["photo"], [])
-    with pytest.raises(InputError, match="Unknown domain 'sketch'"):
-        data.check_input_domains(["photo"], ["sketch"])
-
-
-def test_datum_unpickles_ours_and_upstreams():
     datum = Datum("a.png", 3, 1, "ant")
     assert pickle.loads(pickle.dumps(datum)) == datum
-
-    class Upstream:  # pickled under Datum's name, with the attributes of upstream's class
-        def __reduce__(self):
-            state = {"_impath": "a.png", "_label": 3, "_domain": 1, "_classname": "ant"}
-            return object.__new__, (Datum,), state
-
-    assert pickle.loads(pickle.dumps([Upstream()])) == [datum]
-
-
-def indices_of(items):
-    return [item.impath for item in items]
-
-
-def test_split_file_round_trip_has_relative_paths(tmp_path):
-    part = [Datum(str(tmp_path / "img" / "a.png"), 1, classname="bee")]
-    DatasetBase.save_split(part, [], part, tmp_path / "split.json", tmp_path)
-    assert str(tmp_path) not in (tmp_path / "split.json").read_text()
-    assert DatasetBase.read_split(tmp_path / "split.json", tmp_path) == (part, [], part)
 
 
 def clip_input(**keys):
@@ -162,21 +132,6 @@ def test_transforms_equal_the_public_code_bit_for_bit(i):
     assert np.array_equal(train(image).numpy(), golden[f"train_{i}"])
 
 
-def test_transform_log_reads_as_upstreams(caplog):
-    build_transform(clip_input(), is_train=True)
-    build_transform(clip_input(), is_train=False)
-    assert [m for m in caplog.messages if "normalization" not in m] == [
-        "Building transform_train",
-        "+ random resized crop (size=(64, 64), scale=(0.08, 1.0))",
-        "+ random flip",
-        "+ to torch tensor of range [0, 1]",
-        "Building transform_test",
-        "+ resize the smaller edge to 64",
-        "+ 64x64 center crop",
-        "+ to torch tensor of range [0, 1]",
-    ]
-
-
 @pytest.mark.parametrize("choice", AVAI_CHOICES)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_every_transform_gives_the_size_asked_for(choice, interpolation):
@@ -186,12 +141,11 @@ def test_every_transform_gives_the_size_asked_for(choice, interpolation):
         assert build_transform(cfg, is_train, choices=[choice])(image).shape == (3, 24, 32)
 
 
-def test_unknown_transform_and_no_transform():
+def test_unknown_transform_and_interpolation():
     with pytest.raises(InputError, match="Did you mean 'random_flip'"):
         build_transform(clip_input(TRANSFORMS=("random_flp",)))
     with pytest.raises(InputError, match="Did you mean 'bicubic'"):
         build_transform(clip_input(INTERPOLATION="cubic"))
-    assert build_transform(clip_input(NO_TRANSFORM=True)) is None
 
 
 class IndexOnly(torch.utils.data.Dataset):
@@ -258,17 +212,14 @@ def test_empty_set_unknown_sampler_and_dropped_rest():
 
 
 def test_wrapper_items(make_cfg):
-    cfg = make_cfg("DATALOADER.K_TRANSFORMS", 2, "DATALOADER.RETURN_IMG0", True)
+    cfg = make_cfg()
     data = build_dataset(cfg).train_x
     tfm = build_transform(cfg, is_train=True)
     item = DatasetWrapper(cfg, data, transform=[tfm, tfm], is_train=True)[7]
-    assert set(item) == {"label", "domain", "impath", "index", "img", "img2", "img0"}
-    assert (item["label"], item["index"], len(item["img"])) == (1, 7, 2)
-    assert item["img0"].shape == item["img2"][1].shape == (3, 16, 16)
-    test_item = DatasetWrapper(cfg, data, transform=tfm, is_train=False)[0]
-    assert test_item["img"].shape == (3, 16, 16)  # repeated in training only
-    with pytest.raises(InputError, match="K_TRANSFORMS"):
-        DatasetWrapper(cfg, data, transform=None, is_train=True)
+    assert set(item) == {"label", "domain", "impath", "index", "img", "img2"}
+    assert (item["label"], item["index"]) == (1, 7)
+    assert item["img"].shape == item["img2"].shape == (3, 16, 16)
+    assert set(DatasetWrapper(cfg, data)[0]) == {"label", "domain", "impath", "index"}
 
 
 def jpeg(path):

@@ -124,12 +124,12 @@ def test_batches_sent_ahead_keep_order_content_and_errors(count, broken):
 
 def test_images_move_and_the_rest_stays():
     image = torch.zeros(2, 3, 4, 4)
-    batch = {"img": image, "img2": [image, image], "label": torch.tensor([1, 2]), "bad": ["x"]}
+    batch = {"img": image, "img2": image, "label": torch.tensor([1, 2]), "bad": ["x"]}
     moved = move_images(batch, torch.device("meta"))
     assert moved["label"] is batch["label"] and moved["bad"] == ["x"]
-    assert [found.device.type for found in images_of(moved)] == ["meta"] * 3
+    assert [found.device.type for found in images_of(moved).values()] == ["meta"] * 2
     assert move_images({"bad": ["x"]}, torch.device("meta")) == {"bad": ["x"]}
-    assert move_images([image], torch.device("meta")) == [image] and images_of([image]) == []
+    assert move_images([image], torch.device("meta")) == [image] and images_of([image]) == {}
 
 
 @pytest.mark.parametrize("device, workers", [("cpu", 2), ("cpu", 0), ("cuda", 0)])

@@ -129,16 +129,11 @@ def test_every_optimiser_steps_and_saves_plainly(name, tmp_path):
     torch.load(tmp_path / "state", weights_only=True)
 
 
-def test_parameter_lists_groups_and_staged_rates(caplog):
+def test_parameter_lists_and_groups():
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     assert len(build_optimizer(model.parameters(), optim_cfg()).param_groups[0]["params"]) == 4
     groups = [{"params": list(model.parameters()), "lr": 0.5}]
-    optim = build_optimizer(model, optim_cfg(STAGED_LR=True), param_groups=groups)
-    assert optim.param_groups[0]["lr"] == 0.5 and "ignored" in caplog.messages[-1]
-    model.scale = nn.Parameter(torch.ones(1))  # in no child; upstream lost it
-    staged = build_optimizer(model, optim_cfg(STAGED_LR=True, NEW_LAYERS=("1",), LR=0.1))
-    assert [g["lr"] for g in staged.param_groups] == [pytest.approx(0.01), 0.1]
-    assert [len(g["params"]) for g in staged.param_groups] == [3, 2]
+    assert build_optimizer(model, optim_cfg(), param_groups=groups).param_groups[0]["lr"] == 0.5
 
 
 def test_frozen_parameters_keep_their_number_and_value():
@@ -160,7 +155,6 @@ def test_frozen_parameters_keep_their_number_and_value():
         ({"WARMUP_EPOCH": 1, "WARMUP_TYPE": "const"}, "Did you mean 'constant'"),
         ({"LR_SCHEDULER": "multi_step", "STEPSIZE": 3}, "needs a list"),
         ({"STEPSIZE": (1.5,)}, "whole epochs"),
-        ({"STAGED_LR": True, "NEW_LAYERS": "head"}, "Unknown layer"),
     ],
 )
 def test_wrong_settings_are_sentences(keys, message):

@@ -314,7 +314,7 @@ def test_two_passes_at_once(tmp_path):
 
 
 def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):
-    fresh, old = (tmp_path / f"features/key/.{name}.tmp" for name in ("fresh", "old"))
+    fresh, old = (tmp_path / f"features/key/.{name}.tmp" for name in ("a.0123abcd", "b.0123abcd"))
     for path in (fresh, old):
         path.mkdir(parents=True)
         (path / "global.f32").write_text("")

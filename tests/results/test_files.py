@@ -172,7 +172,7 @@ def test_failed_json_leaves_no_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not a results file"),
+        ("{", "cannot be read as JSON"),
         ("[]", "schema None, this version reads 1"),
         ('{"schema": 99}', "schema 99"),
     ],

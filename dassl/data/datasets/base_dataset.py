@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from dassl.utils import InputError, read_json, write_json
+from dassl.utils import InputError, Registry
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+DATASET_REGISTRY = Registry("DATASET")
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,6 @@ class Datum:
         if not isinstance(self.impath, str):
             raise TypeError(f"Datum.impath must be a str, not {type(self.impath).__name__}")
 
-    def __setstate__(self, state: Sequence | dict) -> None:
-        """Unpickle: our own state, or upstream's, as in CoOp's files `shot_16-seed_1.pkl`."""
-        for i, name in enumerate(self.__slots__):
-            value = state[f"_{name}"] if isinstance(state, dict) else state[i]
-            object.__setattr__(self, name, value)  # the class is frozen
-
 
 Source = Sequence[Datum]
 
@@ -54,7 +50,6 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # the folder of the dataset under DATASET.ROOT
-    domains: ClassVar[list[str]] = []  # names of all domains
 
     def __init__(
         self,
@@ -64,17 +59,9 @@ class DatasetBase:
         test: Source | None = None,
         classnames: Iterable[str] | None = None,
     ) -> None:
-        self._train_x = train_x
-        self._train_u = train_u
-        self._val = val
-        self._test = test
-        self._lab2cname: dict[int, str] | None = None
-        self._classnames: list[str] = []
-        self._num_classes = 0
+        self._train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         if classnames is not None:
-            self._set_classes(dict(enumerate(classnames)))
-        elif train_x is not None and self.train_x_listed:
-            self._read_classes()
+            self.lab2cname = dict(enumerate(classnames))
 
     @classmethod
     def without_images(cls, cfg: CfgNode) -> DatasetBase:
@@ -97,68 +84,29 @@ class DatasetBase:
             self._train_x = self._train_x()
         return self._train_x
 
-    @property
-    def train_u(self) -> Source | None:
-        return self._train_u
-
-    @property
-    def val(self) -> Source | None:
-        return self._val
-
-    @property
-    def test(self) -> Source | None:
-        return self._test
-
-    @property
+    @cached_property
     def lab2cname(self) -> dict[int, str]:
-        if self._lab2cname is None:
-            self._read_classes()
-        return self._lab2cname
+        """Map labels to class names."""
+        return self.get_lab2cname(self.train_x)[0]
 
-    @property
+    @cached_property
     def classnames(self) -> list[str]:
-        if self._lab2cname is None:
-            self._read_classes()
-        return self._classnames
+        return [self.lab2cname[label] for label in sorted(self.lab2cname)]
 
     @property
     def num_classes(self) -> int:
-        if self._lab2cname is None:
-            self._read_classes()
-        return self._num_classes
-
-    def _read_classes(self) -> None:
-        self._set_classes(self.get_lab2cname(self.train_x)[0])
-        self._num_classes = self.get_num_classes(self.train_x)
-
-    def _set_classes(self, lab2cname: dict[int, str]) -> None:
-        self._lab2cname = lab2cname
-        self._classnames = [lab2cname[label] for label in sorted(lab2cname)]
-        self._num_classes = len(lab2cname)
-
-    @staticmethod
-    def get_num_classes(data_source: Source | None) -> int:
-        """Return the largest label + 1; InputError if there is no image."""
-        return max(item.label for item in _non_empty(data_source)) + 1
+        """Return the largest label + 1."""
+        return max(self.lab2cname, default=-1) + 1
 
     @staticmethod
     def get_lab2cname(data_source: Source | None) -> tuple[dict[int, str], list[str]]:
         """Return the mapping label -> class name, and the class names in label order."""
-        mapping = {item.label: item.classname for item in _non_empty(data_source)}
+        if not data_source:
+            raise InputError(
+                "The training set is empty: check DATASET.ROOT and the folders under it."
+            )
+        mapping = {item.label: item.classname for item in data_source}
         return mapping, [mapping[label] for label in sorted(mapping)]
-
-    def check_input_domains(
-        self, source_domains: Iterable[str], target_domains: Iterable[str]
-    ) -> None:
-        """Raise InputError unless all the names are domains of this dataset."""
-        self.is_input_domain_valid(source_domains)
-        self.is_input_domain_valid(target_domains)
-
-    def is_input_domain_valid(self, input_domains: Iterable[str]) -> None:
-        """Raise InputError unless all `input_domains` are domains of this dataset."""
-        for domain in input_domains:
-            if domain not in self.domains:
-                raise InputError(f"Unknown domain {domain!r}; this dataset has {self.domains}.")
 
     def generate_fewshot_dataset(
         self,
@@ -200,41 +148,13 @@ class DatasetBase:
             groups[item.label].append(item)
         return groups
 
-    @staticmethod
-    def split_dataset_by_domain(data_source: Source) -> defaultdict[int, list[Datum]]:
-        """Return domain -> its images, in order of first appearance."""
-        groups = defaultdict(list)
-        for item in data_source:
-            groups[item.domain].append(item)
-        return groups
 
-    @staticmethod
-    def save_split(
-        train: Source, val: Source, test: Source, filepath: str, path_prefix: str
-    ) -> None:
-        """Write a split as CoOp does: JSON rows [path under `path_prefix`, label, class name]."""
-        write_json(
-            {
-                name: [[os.path.relpath(d.impath, path_prefix), d.label, d.classname] for d in part]
-                for name, part in (("train", train), ("val", val), ("test", test))
-            },
-            filepath,
-        )
+def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
+    """Build the registered dataset cfg.DATASET.NAME.
 
-    @staticmethod
-    def read_split(filepath: str, path_prefix: str) -> tuple[list[Datum], ...]:
-        """Read the train, val and test lists of a split file in CoOp's layout."""
-        split = read_json(filepath)
-        return tuple(
-            [
-                Datum(impath=os.path.join(path_prefix, path), label=int(label), classname=name)
-                for path, label, name in split[part]
-            ]
-            for part in ("train", "val", "test")
-        )
-
-
-def _non_empty(data_source: Source | None) -> Source:
-    if not data_source:
-        raise InputError("The training set is empty: check DATASET.ROOT and the folders under it.")
-    return data_source
+    `images` False: its class names alone, see `DatasetBase.without_images`.
+    """
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if cfg.VERBOSE:
+        logger.info("Loading dataset: %s", cfg.DATASET.NAME)
+    return dataset(cfg) if images else dataset.without_images(cfg)

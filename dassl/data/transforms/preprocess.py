@@ -65,14 +65,6 @@ class Preprocess:
             return F.resize(image, [height, width], mode)
         return F.center_crop(F.resize(image, [max(height, width)], mode), [height, width])
 
-    def steps(self) -> list[str]:
-        """Describe what `view` does, a line a step, as upstream's log does."""
-        height, width = self.size
-        if self.resize_mode == "squash":
-            return [f"resize to {height}x{width}"]
-        edge = max(height, width)
-        return [f"resize the smaller edge to {edge}", f"{height}x{width} center crop"]
-
     @cached_property
     def _normalize(self) -> Normalize:
         return Normalize(self.mean, self.std)
