@@ -85,29 +85,3 @@ def test_the_check_runs_among_anothers_packages(foreign):
 def test_entry_points_start_without_the_scripts_folder_on_the_path(foreign, entry):
     done = start([sys.executable, str(ROOT / f"{entry}.py"), "--help"], foreign, PYTHONSAFEPATH="1")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
-
-
-POSITIONAL = {
-    "locoop/train.sh": ("data imagenet vit_b16_ep50 end 16 1 False 0.25 200", "train.py"),
-    "locoop/eval.sh": ("data imagenet vit_b16_ep50 1 DIR", "eval_ood.py"),
-    "locoop/demo_visualization.sh": ("data imagenet vit_b16_ep50 DIR IMAGE 3", "visualize.py"),
-    "coop/train.sh": ("data imagenet vit_b16_ep50 end 16 1 False", "train.py"),
-    "coop/eval.sh": ("data imagenet vit_b16_ep50 1 DIR", "eval_ood.py"),
-    "coop/demo_visualization.sh": ("data imagenet vit_b16_ep50 DIR IMAGE 3", "visualize.py"),
-    "clipn/train.sh": ("data imagenet vit_b16_cc3m learnable -1", "train.py"),
-    "clipn/eval.sh": ("data imagenet vit_b16_cc3m imagenet80 DIR", "eval_ood.py"),
-}
-
-
-@pytest.mark.parametrize("script", POSITIONAL)
-def test_flags_and_keys_may_follow_positional_arguments(foreign, stub, script):
-    words, entry = POSITIONAL[script]
-    more = ["--backbone", "ViT-B/32", "DATASET.CLASSES", "present"]
-    command = ["bash", str(ROOT / "scripts" / script), *words.split()]
-    done = start([*command, *more], foreign, PYTHON=stub, SEEDS="1")
-    lines = done.stdout.splitlines()
-    at = lines.index("--backbone")
-    assert lines[at : at + 4] == more and any(line.endswith(entry) for line in lines)
-    assert not any("." in key and key.isupper() for key in lines[:at])  # pairs come last
-    few = start(command[:-1], foreign, PYTHON=stub)
-    assert few.returncode == 2 and "usage: bash" in few.stderr and "KEY VALUE" in few.stderr
