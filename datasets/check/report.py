@@ -33,7 +33,7 @@ class Problem:
 
     @classmethod
     def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
-        """Make a problem of what a loader refuses; ``more`` is added to its message."""
+        """Make a problem of what a loader refuses; `more` is added to its message."""
         kind, files = getattr(error, "kind", "refused"), getattr(error, "names", ())
         return cls(where, kind, f"{error} {more}".rstrip(), stops, files)
 
