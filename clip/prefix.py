@@ -70,7 +70,7 @@ class Packing(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def pack(self, suffixes: Tensor) -> Tensor:
-        """`[T, L, W]`, what lies behind a suffix's end is dropped, to rows `[rows, R, W]`."""
+        """Return suffixes `[T, L, W]` as rows `[rows, R, W]`, cut at their ends."""
         return suffixes[self.text.clamp(min=0), self.offset]
 
     def chunks(self, tokens: int, part: Sequence[int] | None = None):

@@ -33,7 +33,7 @@ class PromptedCLIP(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The factor between cosine similarities and logits."""
+        """Return the factor between cosine similarities and logits."""
         return self.clip.scale
 
     def text_features(self) -> Tensor:
@@ -67,12 +67,12 @@ class PromptedCLIP(nn.Module):
 
     @property
     def num_regions(self) -> int:
-        """Number N of regions of an image, 0 for an image tower without local features."""
+        """Return the number N of regions of an image, 0 for a tower without local features."""
         return math.prod(self.clip.grid) if self.clip.grid else 0
 
     @property
     def provides(self) -> set[str]:
-        """Names of the inputs of scores (`ood.scores`) that this model can give."""
+        """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
         names = {"cosines", "logits", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
         return names | ({"no_cosines", "no_logits"} if self.has_no else set())
@@ -162,7 +162,7 @@ class TwoBranchCLIP(PromptedCLIP):
 
     @property
     def scale(self) -> Tensor:
-        """exp(logit_scale) as training has left it."""
+        """Return exp(logit_scale) as training has left it."""
         return self.encoder.logit_scale.exp()
 
     def class_features(self) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class PlannedRun:
 
     @property
     def state(self) -> str:
-        """The word for its state: new, started or finished; or why the run cannot be."""
+        """Return the word for its state, new, started or finished, or why the run cannot be."""
         if not self.learns:
             return "no training"
         try:

@@ -202,7 +202,7 @@ class Models:
         return [optim for optim in optims if optim is not None]
 
     def _refuse_non_finite_weights(self, epoch: int) -> None:
-        """The last step of an epoch may have ended in NaN, which no loss has shown yet."""
+        """Refuse weights that the last step of an epoch made NaN, which no loss has shown yet."""
         for name in self.get_model_names():
             for key, value in self._models[name].named_parameters():
                 if value.requires_grad and not torch.isfinite(value).all():

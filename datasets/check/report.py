@@ -74,12 +74,12 @@ class Report:
 
     @property
     def ordered(self) -> list[Problem]:
-        """The problems, errors first."""
+        """Return the problems, errors first."""
         return sorted(self.problems, key=self.level)
 
     @property
     def ready(self) -> bool:
-        """Whether the runs that were asked for can go ahead."""
+        """Return whether the runs that were asked for can go ahead."""
         return "error" not in map(self.level, self.problems)
 
     def text(self) -> str:
