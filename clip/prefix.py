@@ -177,7 +177,7 @@ def _encode_rows(
         shared, own = _block(block, shared, own, mask)
     # Of the last block only what becomes of [EOT] is read.
     _, mixed = _mix(last, shared, own, mask)
-    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))
+    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))  # [T, W]
     return tower.project(finish(last, own, mixed))
 
 

@@ -38,14 +38,14 @@ class PromptedCLIP(nn.Module):
 
     def text_features(self) -> Tensor:
         """Return normalised text features `[C, D]`, float32."""
-        return F.normalize(self.prompts().float(), dim=-1)
+        return normalised(self.prompts())
 
     def image_features(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
         """Return normalised global `[B, D]` and local `[B, N, D]` (or None) features, float32."""
         if not local:
-            return F.normalize(self.clip.encode_image(images).float(), dim=-1), None
+            return normalised(self.clip.encode_image(images)), None
         features, regions = self.clip.encode_image(images, local=True)
-        return F.normalize(features.float(), dim=-1), F.normalize(regions.float(), dim=-1)
+        return normalised(features), normalised(regions)
 
     def forward(
         self, images: Tensor, text: Tensor | None = None, local: bool = False
@@ -129,7 +129,7 @@ class PromptedCLIP(nn.Module):
                 log_p = (self.scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
                 confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
             (gradient,) = torch.autograd.grad(confidence, pixels)
-        std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)  # [3, 1, 1]
         return images + ODIN_MAGNITUDE * gradient.sign() / std
 
 
@@ -206,6 +206,11 @@ def exact(like: Tensor) -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32 = before
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Return features `[..., D]` of length 1, float32."""
+    return F.normalize(features.float(), dim=-1)
 
 
 def cosines(features: Tensor, text: Tensor) -> Tensor:
