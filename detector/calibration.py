@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 
-TPR = 0.95
+TPR = EVAL["TPR"]
 CONFIDENCE = 0.95  # of intervals
 
 
