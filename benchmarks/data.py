@@ -124,8 +124,10 @@ def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=640, help="(640)")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each loader (5)")
+    parser.add_argument("--images", type=int, default=640, help="(%(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="epochs of each loader (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 0, 2], help="(8 0 2)")
     args = parser.parse_args()
     torch.set_num_threads(1)  # workers have one thread each; without workers one core works
