@@ -33,9 +33,9 @@ step() {
 make_benchmark() { (launch -m generated --root data); }
 
 draw() {
-    for class in airplane bicycle umbrella; do
-        bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "$class" \
-            --image "data/generated/images/val/$class/00000.png"
+    for image in teapot/00004 turtle/00005 kite/00000; do
+        bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "${image%/*}" \
+            --image "data/generated/images/val/$image.png"
     done
     bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks data/generated/masks/val
 }
