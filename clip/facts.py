@@ -14,7 +14,7 @@ from typing import Any
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL.Image import Resampling
 
-from dassl.utils import read_json
+from dassl.utils import InputError, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,18 @@ def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
     config, theirs = (
         read_object(folder / name) for name in ("open_clip_config.json", "config.json")
     )
-    facts = Facts()
-    if config.get("model_cfg"):
-        facts = _of_open_clip(config)
-    elif theirs.get("vision_config"):
-        facts = _of_hugging_face(theirs)
+    preprocessor, facts = read_object(folder / "preprocessor_config.json"), Facts()
+    try:
+        if config.get("model_cfg"):
+            facts = _of_open_clip(config)
+        elif theirs.get("vision_config"):
+            facts = _of_hugging_face(theirs)
+        transform = facts.transform or _of_preprocessor(preprocessor)
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"a JSON file beside the weights in {folder} describes no CLIP ({error}): mend "
+            "open_clip_config.json, config.json or preprocessor_config.json, or move them away"
+        ) from error
     if facts.widths not in (None, widths):
         logger.warning(
             "The config in %s is of another model than %s (text tower and features are %s wide "
@@ -69,8 +76,7 @@ def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
             widths,
         )
         return Facts()
-    preprocessor = read_object(folder / "preprocessor_config.json")
-    return replace(facts, transform=facts.transform or _of_preprocessor(preprocessor))
+    return replace(facts, transform=transform)
 
 
 def read_object(path: Path) -> dict:

@@ -12,10 +12,11 @@ from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
+from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import flatten
 from dassl.utils.errors import InputError
-from dassl.utils.names import suggest
+from dassl.utils.names import check_availability, suggest
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -166,6 +167,8 @@ def check_values(cfg: CfgNode) -> None:
             raise InputError(f"{key} is {values[key]}, it must be at least {low}")
     if cfg.SEED >= 2**32:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
+    check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
+    build_preprocess(cfg, normalize=True)  # refuses what no image could be prepared by
 
 
 def describe(cfg: CfgNode) -> str:

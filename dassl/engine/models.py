@@ -150,12 +150,23 @@ class Models:
                 "name one of the same epoch, or begin in an empty folder."
             )
         for name, checkpoint in checkpoints.items():
+            self._check_same_trainer(checkpoint, paths[name])
             self.check_checkpoint(checkpoint, paths[name])
             steps = self._steps_of_new_schedule(checkpoint, paths[name])
             parts = self._models[name], self._optims[name], self._scheds[name]
             start_epoch = restore(checkpoint, paths[name], *parts, steps)
         self._restore_run(checkpoint)
         return start_epoch
+
+    def _check_same_trainer(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raise InputError if another trainer wrote a checkpoint: half a run of each is of none."""
+        own = self.checkpoint_meta().get("trainer")
+        theirs = (checkpoint.get("meta") or {}).get("trainer", own)
+        if theirs != own:
+            raise InputError(
+                f"{path} is of {theirs}, not {own}: a run goes on with the trainer it began with. "
+                "To start from its weights, begin anew with MODEL.INIT_WEIGHTS and that file."
+            )
 
     def _steps_of_new_schedule(self, checkpoint: dict[str, Any], path: Path) -> int | None:
         """Return how far to set a schedule of new settings forward; None for the same settings."""

@@ -366,3 +366,25 @@ def test_other_context_lengths(context, tmp_path):
         long = "very " * context + "small cat"
         with pytest.raises(InputError, match=f"class 'very .* context length {context}"):
             classifier(tower, ["dog", long], ["a {}"], torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", {"vision_config": {"hidden_size": None}, "text_config": {}}),
+        ("config.json", {"vision_config": [1], "text_config": [2]}),
+        ("config.json", {"vision_config": {"hidden_size": "wide"}}),
+        ("open_clip_config.json", {"model_cfg": {"text_cfg": {"width": "wide"}}}),
+        ("open_clip_config.json", {"model_cfg": "ViT-B-16"}),
+        ("preprocessor_config.json", {"image_mean": 0.5, "image_std": 0.5}),
+        ("preprocessor_config.json", {"image_mean": "half", "image_std": HALF}),
+        ("preprocessor_config.json", {"image_mean": HALF, "image_std": [0, 0, 0]}),
+        ("preprocessor_config.json", {"image_mean": HALF[:1], "image_std": HALF[:1]}),
+        ("preprocessor_config.json", {"image_mean": HALF, "image_std": HALF, "resample": [3]}),
+    ],
+)
+def test_a_json_file_of_something_else_is_told(name, content, generated_weights, tmp_path):
+    path = _save(generated_weights("tiny-vit"), tmp_path / "clip.pt")
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(InputError):
+        clip.load(path, activation="quick_gelu")

@@ -344,3 +344,19 @@ def test_committed_file_knows_the_id_classes():
     cosines = F.normalize(model.encode_image(images), dim=-1) @ texts.T
     right = cosines.argmax(1) == torch.arange(len(names)).repeat_interleave(6)
     assert right.float().mean() > 0.6
+
+
+def test_the_faster_precision_is_taken_and_nothing_else_changes(monkeypatch):
+    """A processor without bfloat16 units emulates them: auto measures, and draws no number."""
+    args = pretrain.parse(["--source", "generated", "--output", "x", *SMALL])
+    assert args.precision == "auto"
+    model = torch.nn.Linear(1, 1)
+    clock = iter([0.0, 1.0, 0.0, 1.0, 0.0, 24.0, 0.0, 24.0])  # seconds: fp32 twice, bf16 twice
+    monkeypatch.setattr(pretrain.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        pretrain, "random_loss", lambda *_: model(torch.rand(1, 1)).sum() + torch.rand(())
+    )
+    before = torch.get_rng_state()
+    assert pretrain.faster_precision(model, None, None, args) == "fp32"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.weight.grad is None

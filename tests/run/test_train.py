@@ -182,14 +182,19 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["OPTIM.LRR", "0.1"], "Did you mean 'OPTIM.LR'?"),
         (["OPTIM.LR", "fast"], "OPTIM.LR"),
         (["OPTIM.MAX_EPOCH"], "pairs of KEY VALUE"),
+        (["INPUT.PIXEL_STD", "(0, 0, 0)"], "INPUT.PIXEL_STD (0, 0, 0): pixels are divided by it"),
+        (["INPUT.PIXEL_MEAN", "(0.5, 0.5)"], "a number for each of the three channels"),
+        (["TEST.SPLIT", "train"], "Unknown TEST.SPLIT 'train'"),
+        (["--trainer", "CoOp", "--resume", "TRAINED"], "is of LoCoOp, not CoOp"),
         (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
         (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, tf32, amp, amp_bf16, fp16"),
         (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
         (["--shots", "0"], "NUM_SHOTS"),
     ],
 )
-def test_bad_training_input_is_told_in_a_sentence(world, told, tmp_path, extra, words):
-    extra = [argument.replace("WORLD", str(world)) for argument in extra]
+def test_bad_training_input_is_told_in_a_sentence(world, trained, told, tmp_path, extra, words):
+    places = {"TRAINED": str(trained)}
+    extra = [places.get(word, word.replace("WORLD", str(world))) for word in extra]
     message = told(train, *flags(world), "--shots", 1, "--output-dir", tmp_path / "run", *extra)
     assert words in message
     assert not (tmp_path / "run" / "prompt_learner").exists()

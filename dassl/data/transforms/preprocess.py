@@ -46,6 +46,14 @@ class Preprocess:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.size) != 2 or min(self.size) < 1:
             raise InputError(f"INPUT.SIZE {self.size}: give height and width in pixels")
+        for key, values in (("INPUT.PIXEL_MEAN", self.mean), ("INPUT.PIXEL_STD", self.std)):
+            numbers = [value for value in values if isinstance(value, int | float)]
+            if len(values) != 3 or len(numbers) != 3:
+                raise InputError(f"{key} {values}: give a number for each of the three channels")
+        if min(self.std) <= 0:
+            raise InputError(
+                f"INPUT.PIXEL_STD {self.std}: pixels are divided by it, give numbers > 0"
+            )
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the model's input `[3, H, W]`, float32."""
