@@ -41,6 +41,7 @@ from tqdm import tqdm
 from clip.image import encode_image
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
+from generated.parallel import captioned_images
 
 CONTEXT_LENGTH = 77
 MAX_LOGIT_SCALE = math.log(100)
@@ -152,8 +153,6 @@ def folder_pairs(root: Path, templates: Sequence[str], size: int) -> Pairs:
 
 def generated_pairs(count: int, stream: str, workers: int | None = None) -> Pairs:
     """The first `count` samples of a captioned stream of the generated benchmark."""
-    from generated.parallel import captioned_images  # this source alone needs that room
-
     return captioned(*captioned_images(stream, count, workers=workers))
 
 

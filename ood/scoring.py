@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
+from dassl.utils.names import check_availability
 from ood.scores import SCORES, Score, check_temperature
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def get_scores(names: str | Iterable[str]) -> list[Score]:
         return [s for s in SCORES.values() if s.usual]
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
-        _check_known("score", name, SCORES)
+        check_availability(name, SCORES, "score")
     if not names or len(set(names)) != len(names):
         raise InputError(f'scores {names}: name at least one, each once, or say "all"')
     return [SCORES[name] for name in names]
@@ -101,19 +101,11 @@ def score_parameters(
 def _check_params(params: Mapping[str, float]) -> None:
     declared = sorted({name for s in SCORES.values() for name in s.parameters})
     for name, value in params.items():
-        _check_known("parameter of scores", name, declared)
+        check_availability(name, declared, "parameter of scores")
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
         if name.endswith("temperature"):
             check_temperature(value)
-
-
-def _check_known(kind: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise InputError(
-            f'unknown {kind} "{name}": did you mean "{nearest_name(name, known)}"? '
-            f"Known: {', '.join(known)}"
-        )
 
 
 def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:

@@ -62,11 +62,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     for, and write the results to OUTPUT_DIR."""
     require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
-    if cfg.SEED >= 0:
-        set_random_seed(cfg.SEED)
-    trainer = build_trainer(cfg)
-    if model_dir:
-        trainer.load_model(model_dir, load_epoch)
+    trainer = load_trainer(cfg, model_dir, load_epoch)
     scores = offered_scores(score_names(cfg), trainer.model.provides)
     parameters = score_parameters(scores, score_params(cfg))
     provenance = trainer.provenance()
@@ -105,6 +101,16 @@ def describe_detector(folder: str, spec: DetectorSpec) -> str:
         f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
         f"Verdicts on any image: bash scripts/detect.sh --model-dir {folder} IMAGE"
     )
+
+
+def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTrainer:
+    """Return the trainer of `cfg`, with what the run in `model_dir`, if any, has learned."""
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    trainer = build_trainer(cfg)
+    if model_dir:
+        trainer.load_model(model_dir, load_epoch)
+    return trainer
 
 
 def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:

@@ -83,7 +83,9 @@ def test_settings_that_are_named_exist():
 
 def test_files_that_are_named_exist():
     named = re.findall(
-        r"`((?:benchmarks|clip|ood|dassl|datasets|trainers|tests|scripts)/[\w/.]*)", ALL
+        r"`((?:benchmarks|clip|configs|dassl|datasets|detector|docs|generated|ood|results|run|scripts"
+        r"|tests|trainers)/[\w/.]*)",
+        ALL,
     )
     assert len(named) > 8
     for path in named:

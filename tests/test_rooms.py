@@ -65,6 +65,27 @@ def test_imports_run_one_way(file):
     assert not up, f"{file} ({room}) imports {', '.join(sorted(up))}"
 
 
+def test_no_import_of_ours_is_hidden_in_a_function():
+    hidden = {
+        f"{file}:{inner.lineno}"
+        for file in listed()
+        for outer in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+        if getattr(inner, "level", 0) or names_of(inner) & (FLOOR.keys() | {"generated"})
+    }
+    assert not hidden
+
+
+def names_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """The top-level packages that a statement imports from."""
+    names = (
+        [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+    )
+    return {name.split(".")[0] for name in names}
+
+
 @pytest.mark.parametrize("module", sorted(PURE))
 def test_scores_and_metrics_stand_on_nothing_of_ours(module):
     ours = {

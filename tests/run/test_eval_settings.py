@@ -37,7 +37,7 @@ def test_flags_set_keys_and_pairs_win():
 @pytest.mark.parametrize(
     "pairs, words",
     [
-        (("EVAL.SCORES", "MCN"), 'did you mean "MCM"'),
+        (("EVAL.SCORES", "MCN"), "Did you mean 'MCM'"),
         (("EVAL.TEMPERATURE", "0"), "temperature"),
         (("EVAL.TPR", "95"), r"in \(0, 1\]"),
         (("EVAL.FEATURES", "none", "EVAL.FEATURES_LOCAL", "True"), "choose"),
