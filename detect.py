@@ -132,7 +132,9 @@ def check_paths(args: argparse.Namespace) -> None:
                 "taken for images there. Name a folder outside of it"
             )
     if is_image(args.csv):
-        raise InputError(f"{args.csv} is an image's name, the verdicts would replace it")
+        raise InputError(
+            f"{args.csv} is an image's name, the verdicts would replace it: name a .csv file"
+        )
 
 
 def find_detector(args: argparse.Namespace) -> Detector:
@@ -221,7 +223,9 @@ def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
     images = images_of(paths)
     first = next(images, None)
     if first is None:
-        raise InputError(f"{', '.join(paths)}: no images there")
+        raise InputError(
+            f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
+        )
     return iter(progress_bar(itertools.chain([first], images), what, "image"))
 
 

@@ -1,7 +1,7 @@
-"""Train and evaluate a study in one process: python sweep.py --trainers CoOp,LoCoOp --seeds 1,2,3.
+"""Train and evaluate a sweep in one process: python sweep.py --trainers CoOp,LoCoOp --seeds 1,2,3.
 
 Runs that see the same images train side by side: every batch is loaded and encoded once for all
-of them. Each ends as train.py would have ended it alone, in a folder of its own. The study can be
+of them. Each ends as train.py would have ended it alone, in a folder of its own. The sweep can be
 stopped and started again; finished runs are not repeated, failed ones do not stop the others.
 """
 
@@ -32,7 +32,7 @@ from run import command, evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run
-from run.study import PlannedRun, groups, listing, plan
+from run.plan import PlannedRun, groups, listing, plan
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def main() -> None:
     args = parse_args()
     get_scores(args.scores if args.scores == "all" else words(args.scores))  # before training
     if distributed.world_size() > 1:
-        raise InputError("a study runs in one process: start sweep.py without torchrun")
+        raise InputError("a sweep runs in one process: start sweep.py without torchrun")
     runs = plan(args)
     parts = groups(runs)
     setup_logger()

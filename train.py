@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--resume", default="", help="folder of a run to go on from")
+    parser.add_argument(
+        "--resume", default="", help="folder of a run to go on from (default: --output-dir)"
+    )
     parser.add_argument("--eval-only", action="store_true", help="only test the run in --model-dir")
     args = parser.parse_args()
     cfg = build_cfg(args)

@@ -31,13 +31,13 @@ FEW = 10  # class names that a message lists
 def main() -> None:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--image", "--image_path", default="", help="any image file")
-    add("--label", default="", help="name or index of the image's class")
+    add("--image", "--image_path", default="", help="any image file (default: none)")
+    add("--label", default="", help="name or index of the image's class (default: none)")
     add(
         "--masks",
         default="",
-        help="instead of one image: compare the regions of all test images "
-        "with the object masks in this folder (CLASS/NAME.png, white where the object is)",
+        help="instead of one image: compare the regions of all test images with the object "
+        "masks in this folder (CLASS/NAME.png, white where the object is; default: none)",
     )
     args = parser.parse_args()
     if not args.masks and not (args.image and args.label):

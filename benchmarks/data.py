@@ -39,7 +39,7 @@ SIZE = (500, 375)
 
 
 def make_images(folder: Path, count: int) -> list[Datum]:
-    """JPEGs that compress like photographs: smooth shapes under fine grain."""
+    """Make JPEGs that compress like photographs: smooth shapes under fine grain."""
     rng, items = np.random.default_rng(0), []
     for number in range(count):
         rough = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -81,7 +81,7 @@ def build(root: Path, items: list[Datum], workers: int, gib: float):
 
 
 def check_same(loaders: dict) -> None:
-    """One epoch of each: it also starts the workers and brings the files into memory."""
+    """Compare one epoch of each, which also starts the workers and brings the files into memory."""
     epochs = []
     for loader in loaders.values():
         set_random_seed(0)
@@ -124,8 +124,10 @@ def compare(root: Path, items: list[Datum], workers: int, repeats: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=640, help="(640)")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each loader (5)")
+    parser.add_argument("--images", type=int, default=640, help="(%(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="epochs of each loader (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 0, 2], help="(8 0 2)")
     args = parser.parse_args()
     torch.set_num_threads(1)  # workers have one thread each; without workers one core works

@@ -1,4 +1,4 @@
-"""Time a study of 8 runs on the same images, against the 8 runs one after the other.
+"""Time a sweep of 8 runs on the same images, against the 8 runs one after the other.
 
 LoCoOp with 4 lambdas and 2 Ks, ViT-B/16 with random weights (nothing is downloaded), ImageNet's
 class names, 16 context tokens, float32. Both sides take the step of this repository; both are
@@ -6,8 +6,8 @@ timed from the first batch to the last, in turns within this process, and must e
 contexts, bit by bit. Ratios are medians over the turns.
 
 What is shared is the image side, nearly all of a step with few classes. With 1000 the text side,
-of which every run has its own, is most of a study's time. Hence two sizes. Images are noise in
-memory; reading and decoding them, which a study shares too, is not counted, nor is loading the
+of which every run has its own, is most of a sweep's time. Hence two sizes. Images are noise in
+memory; reading and decoding them, which a sweep shares too, is not counted, nor is loading the
 model or writing checkpoints.
 
     python benchmarks/sweep.py                   # 100 and 1000 classes, batch 32
@@ -38,7 +38,7 @@ from trainers.side_by_side import SideBySide
 LAMBDAS, K_SHARES = (0.1, 0.25, 0.5, 1.0), (0.1, 0.2)
 
 
-class Study:
+class Sweep:
     """8 runs on `batches` batches of noise."""
 
     def __init__(self, clip: ClipModel, classes: int, batch: int, batches: int, folder: str):
@@ -90,18 +90,18 @@ class Loader(list):
 
 
 class Run(LoCoOp):
-    """A run of the study, on its data and its CLIP."""
+    """A run of the sweep, on its data and its CLIP."""
 
-    def __init__(self, cfg, study: Study, beside: LoCoOp | None = None):
-        self.study = study
+    def __init__(self, cfg, sweep: Sweep, beside: LoCoOp | None = None):
+        self.sweep = sweep
         super().__init__(cfg, beside)
 
     def build_data_manager(self):
-        return self.study.data
+        return self.sweep.data
 
     def load_clip(self) -> ClipModel:
         self.precision = resolve_precision("fp32", self.device)
-        return self.study.clip
+        return self.sweep.clip
 
     def save_model(self, *args, **kwargs) -> None:
         """Save nothing: it takes little beside an epoch's steps, much beside these few."""
@@ -117,14 +117,14 @@ def contexts(trainers: list[LoCoOp]) -> list[torch.Tensor]:
     return [trainer.learner.ctx.detach() for trainer in trainers]
 
 
-def measure(study: Study, repeats: int) -> dict:
+def measure(sweep: Sweep, repeats: int) -> dict:
     """Return the seconds of every turn of both sides, wall clock and CPU."""
-    Run(study.cfgs[0], study).train()  # warms up
+    Run(sweep.cfgs[0], sweep).train()  # warms up
     result: dict = {"wall": {}, "cpu": {}}
     for _ in range(repeats):
         ends = []
         for kind in ("one_by_one", "side_by_side"):
-            spent, learned = getattr(study, kind)()
+            spent, learned = getattr(sweep, kind)()
             ends.append(learned)
             for clock, value in spent.items():
                 result[clock].setdefault(kind, []).append(value)
@@ -133,11 +133,11 @@ def measure(study: Study, repeats: int) -> dict:
     return result
 
 
-def study(args: argparse.Namespace) -> Rows:
+def sweep(args: argparse.Namespace) -> Rows:
     rows, raw = [], {}
     for classes in args.classes:
         with tempfile.TemporaryDirectory() as folder:
-            runs = Study(build_clip(), classes, args.batch, args.batches, folder)
+            runs = Sweep(build_clip(), classes, args.batch, args.batches, folder)
             raw[classes] = measure(runs, args.repeats)
         name = f"8 runs of {args.batches} steps, one by one over side by side"
         where, kinds = f"{classes} classes, batch {args.batch}", ("one_by_one", "side_by_side")
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
     parser.add_argument("--batches", type=int, default=2, help="steps of a run (%(default)s)")
     parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000], help="(100 1000)")
-    run_rows("sweep", parser, {"study": study})
+    run_rows("sweep", parser, {"sweep": sweep})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def attend(
     query, key, value = (
         t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (query, key, value)
     )  # [B, H, tokens, W / H]
-    return F.scaled_dot_product_attention(query, key, value, **mask).transpose(1, 2).flatten(2)
+    mixed = F.scaled_dot_product_attention(query, key, value, **mask)
+    return mixed.transpose(1, 2).flatten(2)  # [B, L, W]
 
 
 def finish(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class ClipModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The towers' dtype, in which features come outside autocast."""
+        """Return the towers' dtype, in which features come outside autocast."""
         return self.text.positional_embedding.dtype
 
     @property
@@ -111,7 +111,7 @@ class ClipModel(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The factor between cosine similarities and logits, exp(logit_scale)."""
+        """Return the factor between cosine similarities and logits, exp(logit_scale)."""
         return self.logit_scale.exp()
 
     def to_dtype(self, dtype: torch.dtype) -> ClipModel:

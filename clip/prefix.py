@@ -70,7 +70,7 @@ class Packing(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def pack(self, suffixes: Tensor) -> Tensor:
-        """`[T, L, W]`, what lies behind a suffix's end is dropped, to rows `[rows, R, W]`."""
+        """Return suffixes `[T, L, W]` as rows `[rows, R, W]`, cut at their ends."""
         return suffixes[self.text.clamp(min=0), self.offset]
 
     def chunks(self, tokens: int, part: Sequence[int] | None = None):
@@ -177,7 +177,7 @@ def _encode_rows(
         shared, own = _block(block, shared, own, mask)
     # Of the last block only what becomes of [EOT] is read.
     _, mixed = _mix(last, shared, own, mask)
-    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))
+    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))  # [T, W]
     return tower.project(finish(last, own, mixed))
 
 

@@ -33,19 +33,19 @@ class PromptedCLIP(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The factor between cosine similarities and logits."""
+        """Return the factor between cosine similarities and logits."""
         return self.clip.scale
 
     def text_features(self) -> Tensor:
         """Return normalised text features `[C, D]`, float32."""
-        return F.normalize(self.prompts().float(), dim=-1)
+        return normalised(self.prompts())
 
     def image_features(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
         """Return normalised global `[B, D]` and local `[B, N, D]` (or None) features, float32."""
         if not local:
-            return F.normalize(self.clip.encode_image(images).float(), dim=-1), None
+            return normalised(self.clip.encode_image(images)), None
         features, regions = self.clip.encode_image(images, local=True)
-        return F.normalize(features.float(), dim=-1), F.normalize(regions.float(), dim=-1)
+        return normalised(features), normalised(regions)
 
     def forward(
         self, images: Tensor, text: Tensor | None = None, local: bool = False
@@ -67,12 +67,12 @@ class PromptedCLIP(nn.Module):
 
     @property
     def num_regions(self) -> int:
-        """Number N of regions of an image, 0 for an image tower without local features."""
+        """Return the number N of regions of an image, 0 for a tower without local features."""
         return math.prod(self.clip.grid) if self.clip.grid else 0
 
     @property
     def provides(self) -> set[str]:
-        """Names of the inputs of scores (`ood.scores`) that this model can give."""
+        """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
         names = {"cosines", "logits", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
         return names | ({"no_cosines", "no_logits"} if self.has_no else set())
@@ -129,7 +129,7 @@ class PromptedCLIP(nn.Module):
                 log_p = (self.scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
                 confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
             (gradient,) = torch.autograd.grad(confidence, pixels)
-        std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)  # [3, 1, 1]
         return images + ODIN_MAGNITUDE * gradient.sign() / std
 
 
@@ -162,7 +162,7 @@ class TwoBranchCLIP(PromptedCLIP):
 
     @property
     def scale(self) -> Tensor:
-        """exp(logit_scale) as training has left it."""
+        """Return exp(logit_scale) as training has left it."""
         return self.encoder.logit_scale.exp()
 
     def class_features(self) -> dict[str, Tensor]:
@@ -206,6 +206,11 @@ def exact(like: Tensor) -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32 = before
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Return features `[..., D]` of length 1, float32."""
+    return F.normalize(features.float(), dim=-1)
 
 
 def cosines(features: Tensor, text: Tensor) -> Tensor:

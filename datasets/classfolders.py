@@ -17,16 +17,16 @@ from datasets.splits import class_folders, find_splits, read_class_folders, requ
 class ClassFolders(DatasetBase):
     """An ID set in class folders; a data set says which classes it has and what they are called.
 
-    The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when ``train_x`` is first
-    read, so that an evaluation needs no training images. With only one of ``val/`` and
-    ``test/`` there, it is the test set and ``val`` is None: a model chosen on it would be chosen
+    The training set is listed and sampled (DATASET.NUM_SHOTS, SEED) when `train_x` is first
+    read, so that an evaluation needs no training images. With only one of `val/` and
+    `test/` there, it is the test set and `val` is None: a model chosen on it would be chosen
     on the test images. Of DATASET.SUBSAMPLE_CLASSES, base and new keep a half of the classes.
 
     Attributes:
         default_folders: names of its folder, where DATASET.FOLDER gives none; the first that is
             there counts.
         dataset_dir: the data set's folder.
-        splits: the folders of ``train``, ``val`` and ``test``, of those that are there.
+        splits: the folders of `train`, `val` and `test`, of those that are there.
         class_folders: folder names in label order (ImageNet: WordNet ids).
         held_out: images set apart for testing where no split is; empty otherwise.
     """
@@ -76,7 +76,7 @@ class ClassFolders(DatasetBase):
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
-        """Return the folders of ``train``, ``val`` and ``test``, of those that are there."""
+        """Return the folders of `train`, `val` and `test`, of those that are there."""
         return find_splits(folder)
 
     @classmethod
@@ -133,12 +133,12 @@ class ClassFolders(DatasetBase):
 
 
 def data_root(cfg) -> Path:
-    """Return DATASET.ROOT, with ``~`` spelled out; a relative root stays relative."""
+    """Return DATASET.ROOT, with `~` spelled out; a relative root stays relative."""
     return Path(cfg.DATASET.ROOT).expanduser()
 
 
 def require_root(root: Path, folders: Iterable[str]) -> None:
-    """Raise a DataError if one of ``folders`` lies under a root that is no folder."""
+    """Raise a DataError if one of `folders` lies under a root that is no folder."""
     if not root.is_dir() and not all(map(os.path.isabs, folders)):
         raise DataError(
             f"The data root {absolute(root)} {no_folder(root)}. DATASET.ROOT (--root) must be the "

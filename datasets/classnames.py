@@ -1,6 +1,6 @@
 """Class names: ImageNet's built in, a user's file, and the hash of a list.
 
-Differs from upstream: CoOp and LoCoOp need a ``classnames.txt`` that no repository ships, and
+Differs from upstream: CoOp and LoCoOp need a `classnames.txt` that no repository ships, and
 lists found elsewhere differ in hundreds of names, which moves the figures. Here the list is
 built in, a user's file still wins, and the hash of whatever was used goes into the results.
 """
@@ -35,7 +35,7 @@ def imagenet_classnames() -> list[str]:
 
 
 def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
-    """Read ``n01440764 tench`` lines: a class folder, white space, its name.
+    """Read `n01440764 tench` lines: a class folder, white space, its name.
 
     A folder whose own name has spaces is ended by a tab. Blank lines are skipped.
 
@@ -80,7 +80,7 @@ def _require_once(names: Sequence[str], where: str) -> None:
 
 
 def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
-    """Return the names a user's file gives to ``folders``; further lines are ignored.
+    """Return the names a user's file gives to `folders`; further lines are ignored.
 
     Raises:
         InputError: the file lacks a folder, or :func:`read_classnames_file` refuses it.
@@ -99,7 +99,7 @@ def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
 def read_class_list(text: str) -> list[str]:
     """Return the classes that DATASET.CLASSES names, by commas or as lines of a .txt file.
 
-    Of a file of ``n01440764 tench`` lines the ids count.
+    Of a file of `n01440764 tench` lines the ids count.
 
     Raises:
         InputError: the file cannot be read, or a class is named twice, or none is.
@@ -154,7 +154,7 @@ def shared_prompts(names: Sequence[str]) -> str:
     """Say which class names give equal prompts, "" if none do.
 
     Prompts have spaces for underscores, and the tokenizer knows neither capitals nor the number
-    of spaces: ``hot_dog`` is ``Hot dog``.
+    of spaces: `hot_dog` is `Hot dog`.
     """
     groups = defaultdict(list)
     for name in names:

@@ -60,8 +60,8 @@ def export(name: str, root: str | Path, download: bool = False) -> Path:
 
     Args:
         name: one of SETS.
-        root: holds torchvision's files, and gets the folder ``name``.
-        download: let torchvision fetch its files into ``root`` first.
+        root: holds torchvision's files, and gets the folder `name`.
+        download: let torchvision fetch its files into `root` first.
 
     Returns:
         The folder. It appears whole or not at all.

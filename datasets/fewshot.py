@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
-    """Draw ``num_shots`` items of every class, the selection CoOp and LoCoOp draw.
+    """Draw `num_shots` items of every class, the selection CoOp and LoCoOp draw.
 
     Args:
         items: a training set; within a class the order is the listing order, which must be
@@ -29,7 +29,7 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
         The selected items, class by class in label order, in the order they were drawn.
 
     Raises:
-        InputError: ``num_shots`` is 0 or below -1, or the seed is negative.
+        InputError: `num_shots` is 0 or below -1, or the seed is negative.
 
     Differs from upstream: the generator is private (upstream seeds and consumes Python's global
     one), classes go in label order (upstream: by first appearance, the same for sorted
@@ -45,9 +45,9 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
 
 
 def part_of_classes(count: int, part: str) -> range:
-    """Return the labels that DATASET.SUBSAMPLE_CLASSES keeps of ``count`` classes.
+    """Return the labels that DATASET.SUBSAMPLE_CLASSES keeps of `count` classes.
 
-    ``all``, ``base``: the first half, rounded up, or ``new``: the rest (CoCoOp's base-to-new
+    `all`, `base`: the first half, rounded up, or `new`: the rest (CoCoOp's base-to-new
     setting; Zhou et al., CVPR 2022).
 
     Raises:
@@ -64,7 +64,7 @@ def part_of_classes(count: int, part: str) -> range:
 
 
 def keep_classes(items: Sequence[Datum], part: range) -> list[Datum]:
-    """Return the images whose labels are in ``part``, relabelled from 0."""
+    """Return the images whose labels are in `part`, relabelled from 0."""
     return [
         Datum(item.impath, item.label - part.start, item.domain, item.classname)
         for item in items
@@ -105,8 +105,8 @@ def split_record(
 ) -> dict:
     """Return what a run was trained on, ready for JSON.
 
-    Rows of ``train`` are ``[path, label, class name]``, as in CoOp's split files; paths are
-    posix, relative to ``root``, or absolute where a data set lies elsewhere. ``held_out`` is there
+    Rows of `train` are `[path, label, class name]`, as in CoOp's split files; paths are
+    posix, relative to `root`, or absolute where a data set lies elsewhere. `held_out` is there
     where the data set held images out itself.
     """
     names = {item.label: item.classname for item in items}

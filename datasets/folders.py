@@ -142,9 +142,9 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def find_folder(root: Path, name: str) -> Path | None:
-    """Return the folder ``root/name``, else one whose name differs in upper and lower case.
+    """Return the folder `root/name`, else one whose name differs in upper and lower case.
 
-    ``name`` may have several parts, or be absolute. None where there is no such folder.
+    `name` may have several parts, or be absolute. None where there is no such folder.
     """
     if (root / name).is_dir() or os.path.isabs(name):
         return root / name if (root / name).is_dir() else None

@@ -12,13 +12,13 @@ from dassl.utils.errors import InputError
 
 
 def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datum], list[Datum]]:
-    """Divide ``items`` in (kept, held out): ``share`` of every class, at least one image of two.
+    """Divide `items` in (kept, held out): `share` of every class, at least one image of two.
 
-    Held out are those whose path under ``root`` has the smallest hash, so the choice depends on
+    Held out are those whose path under `root` has the smallest hash, so the choice depends on
     neither a seed nor the machine, and few images change sides when some are added.
 
     Raises:
-        InputError: ``share`` is not between 0 and 1, or nothing would be held out.
+        InputError: `share` is not between 0 and 1, or nothing would be held out.
     """
     if not 0 < share < 1:
         raise InputError(

@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 @DATASET_REGISTRY.register()
 class ImageFolder(ClassFolders):
-    """``<ROOT>/<FOLDER>/[images/]{train,val,test}/<class>/...``, classes in sorted order.
+    """`<ROOT>/<FOLDER>/[images/]{train,val,test}/<class>/...`, classes in sorted order.
 
-    ``test`` is the test set and ``val`` the validation set; ``val`` alone is the test set. With
-    neither, the class folders of ``train``, or those in the folder itself, are divided: of every
+    `test` is the test set and `val` the validation set; `val` alone is the test set. With
+    neither, the class folders of `train`, or those in the folder itself, are divided: of every
     class the share DATASET.VAL_PERCENT is held out for testing. Class names are the folder names
     with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
     """

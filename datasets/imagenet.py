@@ -27,14 +27,14 @@ TRAIN_IMAGES = 1_281_167  # of all 1000 classes
 
 @DATASET_REGISTRY.register()
 class ImageNet(ClassFolders):
-    """``<ROOT>/imagenet/[images/]{train,val}/nXXXXXXXX/``; ``val`` is the test set.
+    """`<ROOT>/imagenet/[images/]{train,val}/nXXXXXXXX/`; `val` is the test set.
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
-    ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else ``classnames.txt`` in the data
+    ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else `classnames.txt` in the data
     set's folder where there is one, else CLIP's, built in. A file that lists just the class
     folders that are there chooses the classes too.
 
-    Differs from upstream: CoOp's ImageNet gives ``val`` as validation set too, so that its
+    Differs from upstream: CoOp's ImageNet gives `val` as validation set too, so that its
     TEST.FINAL_MODEL best_val chose the model on the test images.
     """
 

@@ -30,7 +30,7 @@ GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", 
 
 
 def load_ood_sets(cfg) -> dict[str, list[Datum]]:
-    """List every OOD set of ``cfg.OOD.SETS``, in its order, images sorted by path, label -1.
+    """List every OOD set of `cfg.OOD.SETS`, in its order, images sorted by path, label -1.
 
     A set with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one,
     is easily taken for the curated 10,000.

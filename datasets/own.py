@@ -19,13 +19,13 @@ NAMELESS = (*SPLITS, "images")
 
 
 def use_id_folder(cfg: CfgNode, folder: str) -> None:
-    """Make ``folder``, relative to the working directory, the ID set."""
+    """Make `folder`, relative to the working directory, the ID set."""
     cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", _existing("--id-data", folder)
     cfg.DATASET.DOWNLOAD = ""
 
 
 def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
-    """Make ``folders`` the only OOD sets, in this order: paths, or NAME=PATH.
+    """Make `folders` the only OOD sets, in this order: paths, or NAME=PATH.
 
     A set without a name gets that of its folder (:func:`folder_name`).
     """

@@ -32,13 +32,13 @@ SPLITS = {  # what else they are called, in small letters
 
 
 def split_meant(name: str) -> str | None:
-    """Return the split that a folder's name stands for: ``Val`` and ``validation`` are val."""
+    """Return the split that a folder's name stands for: `Val` and `validation` are val."""
     name = name.lower()
     return next((s for s, others in SPLITS.items() if name == s or name in others.split()), None)
 
 
 def named_splits(holder: Path) -> dict[str, Path]:
-    """Return the folders of the splits in ``holder``; the usual name goes before others.
+    """Return the folders of the splits in `holder`; the usual name goes before others.
 
     Raises:
         DataError: two folders may be a split, or a class may be meant by its only one.
@@ -66,10 +66,10 @@ def named_splits(holder: Path) -> dict[str, Path]:
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """Return the splits of a data set: ``folder/images/{train,val,test}`` or ``folder/{...}``.
+    """Return the splits of a data set: `folder/images/{train,val,test}` or `folder/{...}`.
 
     Raises:
-        DataError: no such folder, or neither ``val`` nor ``test`` in it.
+        DataError: no such folder, or neither `val` nor `test` in it.
     """
     if not folder.is_dir():
         raise DataError(
@@ -89,7 +89,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 
 def class_folders(split: Path) -> list[str]:
-    """Return the sorted names of the class folders in a split such as ``.../val``.
+    """Return the sorted names of the class folders in a split such as `.../val`.
 
     Images beside the class folders belong to no class: a warning counts them.
 
@@ -139,7 +139,7 @@ def _no_class_folders(split: Path, loose: list[str]) -> DataError:
 
 
 def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-    """Raise a DataError that counts and names the ``wanted`` class folders not in ``found``."""
+    """Raise a DataError that counts and names the `wanted` class folders not in `found`."""
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise DataError(
@@ -185,7 +185,7 @@ def class_images(
 def read_class_folders(
     split: Path, folders: Sequence[str], classnames: Sequence[str]
 ) -> list[Datum]:
-    """Return every image of the class folders: label = position of its folder in ``folders``.
+    """Return every image of the class folders: label = position of its folder in `folders`.
 
     Raises:
         DataError: a class folder has no images; all such folders are counted.

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 
-TPR = 0.95
+TPR = EVAL["TPR"]
 CONFIDENCE = 0.95  # of intervals
 
 
@@ -41,12 +42,12 @@ class Threshold:
 
     @property
     def promised(self) -> bool:
-        """True if at least `tpr` of new ID images are kept on average; False with too few."""
+        """Return whether at least `tpr` of new ID images are kept on average: not with too few."""
         return self.required >= self.tpr * (self.images + 1) - 1e-9
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Rates between which new ID images are kept, with confidence `CONFIDENCE`.
+        """Return the rates between which new ID images are kept, with confidence `CONFIDENCE`.
 
         Clopper and Pearson's exact interval (Biometrika 1934). For continuous scores the rate of
         an order statistic has the law Beta(m, n + 1 - m) (Wilks, Annals of Mathematical

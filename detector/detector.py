@@ -120,7 +120,7 @@ class Detector:
 
     @cached_property
     def threshold(self) -> Threshold | None:
-        """The threshold of this detector's score; None before a calibration."""
+        """Return the threshold of this detector's score, None before a calibration."""
         return self.spec.threshold()
 
     def __repr__(self) -> str:

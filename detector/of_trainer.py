@@ -39,7 +39,7 @@ def spec_of(
         precision=trainer.precision.name,
         parameters=parameters,
         score=trainer.SCORE if trainer.SCORE in parameters else next(iter(parameters)),
-        top_k=getattr(trainer, "top_k", 0) or suggest_top_k(len(names)),
+        top_k=trainer.top_k or suggest_top_k(len(names)),
         origin={
             "trainer": type(trainer).__name__,
             "seed": cfg.SEED,

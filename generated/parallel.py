@@ -16,13 +16,13 @@ from generated import streams
 def in_processes(
     function: Callable, jobs: Sequence, workers: int | None = None, title: str = ""
 ) -> Iterator:
-    """`function` of every job, in order, with a progress bar; workers: None = one a core, 1 = here.
+    """`function` of every job, in order, a bar on a terminal; workers: None = one a core, 1 = here.
 
     The workers are forked from a fresh process that has imported the generator and nothing else:
     a plain fork would copy torch's threads, a spawn would import everything once a worker.
     """
     workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
-    progress = tqdm(total=len(jobs), desc=title, unit="chunk", leave=False)
+    progress = tqdm(total=len(jobs), desc=title, unit="chunk", leave=False, disable=None)
     with progress:
         if workers == 1:
             results = map(function, jobs)

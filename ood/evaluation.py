@@ -170,7 +170,10 @@ class _Table:
         """Return the scores of the images that could be read, and the paths of the others."""
         read = self.done
         if not read.any():
-            raise InputError(f"{name}: none of its {len(items)} images could be read")
+            raise InputError(
+                f"{name}: none of its {len(items)} images could be read: check the files, or "
+                "leave the set out"
+            )
         # Lists: an array of texts takes the longest one's length for each.
         paths = [os.path.relpath(item.impath, root) for item in items]
         skipped = [path for path, there in zip(paths, read, strict=True) if not there]

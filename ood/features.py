@@ -1,4 +1,4 @@
-"""Image features on disk: an image is encoded once for all methods, seeds and scores of a study.
+"""Image features on disk: an image is encoded once for all methods, seeds and scores of a sweep.
 
     <folder>/<hash of model and transform>/<image set>-<hash of its list>/
         global.f32   float32 [n, D], normalised, of the n images that could be read, in their order
@@ -124,7 +124,8 @@ class FeatureStore:
         if LOCAL not in wanted:
             return KeptFeatures(index, features, None)
         regions = np.memmap(place / LOCAL, "<f2", mode="r")
-        return KeptFeatures(index, features, regions.reshape(len(index), -1, features.shape[1]))
+        regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
+        return KeptFeatures(index, features, regions)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)

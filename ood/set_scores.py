@@ -43,7 +43,7 @@ class SetScores:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of right predictions, None without labels and predictions."""
+        """Return the share of right predictions, None without labels and predictions."""
         if self.labels is None or self.predictions is None or not len(self.labels):
             return None
         return float(np.mean(np.asarray(self.labels) == np.asarray(self.predictions)))

@@ -20,6 +20,7 @@ import numpy as np
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
 from dassl.utils.tables import text_table
+from datasets.folders import counted
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
 from results.files import AVERAGE
 from results.runs import Groups, Run, comparable_runs
@@ -55,8 +56,7 @@ class Side(NamedTuple):
     score: str
 
     def __str__(self) -> str:
-        runs = f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
-        return f"{self.method}, {self.score} ({runs})"
+        return f"{self.method}, {self.score} ({counted(len(self.runs), 'run')})"
 
     def mean(self, set_name: str, metric: str) -> float:
         """Return the mean of a figure over the runs."""

@@ -51,7 +51,9 @@ def evaluate_sets(
         raise InputError("there is no OOD set to evaluate on: name at least one")
     check_distinct(ood_scores)
     if AVERAGE in ood_scores:
-        raise InputError(f'an OOD set may not be called "{AVERAGE}": the tables use that name')
+        raise InputError(
+            f'an OOD set may not be called "{AVERAGE}": the tables use that name; rename it'
+        )
     for name, scores in ood_scores.items():
         if set(scores) != set(id_scores):
             raise InputError(f"{name} has scores {sorted(scores)}, ID has {sorted(id_scores)}")
@@ -172,7 +174,9 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
-        raise InputError(f"{path} has results schema {found}, this version reads {SCHEMA}")
+        raise InputError(
+            f"{path} has results schema {found}, this version reads {SCHEMA}: evaluate again"
+        )
     return content
 
 
@@ -194,4 +198,6 @@ def read_scores(path: str | os.PathLike) -> SetScores:
                 scores[name] = np.array(column, dtype=np.float32)
         return SetScores(path.stem, images, scores, *map(classes.get, CLASSES), rejected)
     except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is not a file of per-image scores: {error}") from error
+        raise InputError(
+            f"{path} is not a file of per-image scores ({error}): evaluate again"
+        ) from error

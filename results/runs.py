@@ -34,7 +34,7 @@ class Run:
 
     @property
     def comparable(self) -> Mapping[str, Any]:
-        """What must be equal in runs that are averaged; empty if the results do not say."""
+        """Return what must be equal in runs that are averaged, empty if the results do not say."""
         return self.provenance.get("comparable") or {}
 
     @property
@@ -43,12 +43,12 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training; None if nothing was trained."""
+        """Return the seed of the training, None if nothing was trained."""
         return self.provenance.get("seed") if self.comparable.get("training") is not None else None
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-        """score -> OOD set or "average" -> metric -> fraction."""
+        """Return score -> OOD set or "average" -> metric -> fraction."""
         return self.result["figures"]
 
     @property

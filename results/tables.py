@@ -89,7 +89,7 @@ class Figure:
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation over the runs; None for a single run."""
+        """Return the sample standard deviation over the runs, None for a single run."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property

@@ -128,7 +128,8 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
             continue
         if cfg.TRAINER.NAME not in owners:
             raise InputError(
-                f"--{flag} is a setting of {', '.join(owners)}; {cfg.TRAINER.NAME} has none of it"
+                f"--{flag} is a setting of {', '.join(owners)}, not of {cfg.TRAINER.NAME}: "
+                "leave it out"
             )
         node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
         merge_pairs(cfg, [(f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)])

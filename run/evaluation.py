@@ -97,7 +97,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     }
     logger.info("%s", report(cfg.OUTPUT_DIR, evaluation.sets, provenance))
     logger.info(
-        "\nDetector: ID at %s >= %s.\nVerdicts on any image: python detect.py --model-dir %s IMAGE",
+        "\nDetector: ID at %s >= %s.\n"
+        "Verdicts on any image: bash scripts/detect.sh --model-dir %s IMAGE",
         spec.score,
         spec.threshold(),
         cfg.OUTPUT_DIR,

@@ -70,7 +70,8 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     """
     parser = Parser(description, pairs)
     add = parser.add_argument
-    add("--trainer", default="", help=f"one of {', '.join(TRAINER_REGISTRY.registered_names())}")
+    known = ", ".join(TRAINER_REGISTRY.registered_names())
+    add("--trainer", default="", help=f"one of {known} (default: that of --model-dir)")
     add_data_flags(parser)
     add("--shots", type=int, default=None, help="images a class; -1 for all (default: all)")
     seed = get_cfg_default().SEED
@@ -80,7 +81,7 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
         default="",
         help="folder of the run (default: output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)",
     )
-    add("--model-dir", default="", help="folder of a trained run")
+    add("--model-dir", default="", help="folder of a trained run (default: none)")
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (default: the last)")
     for flag, owners in trainer_flags().items():
         kinds = [TRAINER_REGISTRY.get(name) for name in owners]

@@ -86,7 +86,9 @@ def read_config_file(path: str | Path) -> dict:
         if base is None:
             return content
         file = file.parent / base
-    raise InputError(f"config file {path} is its own _BASE_")
+    raise InputError(
+        f"config file {path} is its own _BASE_: leave that line out, or name another file"
+    )
 
 
 def _over(base: dict, top: dict) -> dict:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train and evaluate a study in one process; runs on the same images share every batch:
+# Train and evaluate a sweep in one process; runs on the same images share every batch:
 #   bash scripts/sweep.sh --dataset imagenet --trainers CoOp,LoCoOp --shots 1,4,16 --seeds 1,2,3 \
 #       --set TRAINER.*.N_CTX=4,16 --set TRAINER.LOCOOP.LAMBDA=0.1,0.25
 # --dry-run lists the runs first. Stopped, it goes on where each run was. --help lists all flags.

@@ -193,7 +193,7 @@ def _nearest(points, tpr):
 
 
 def _interpolated(points, tpr):
-    """Straight lines from (0, 0) through all points; where the curve runs level at ``tpr``, the
+    """Straight lines from (0, 0) through all points; where the curve runs level at `tpr`, the
     larger false positive rate."""
     curve = [(0.0, 0.0), *points]
     at_level = [false_rate for recall, false_rate in curve if recall == tpr]
@@ -220,7 +220,7 @@ def id_irrelevant_regions(local_cosines, label, k):
 
 
 def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
-    """``CE - lambda * mean_{i in J} ( - sum_c p_ic log(p_ic + 1e-5) )``; J over the whole batch."""
+    """`CE - lambda * mean_{i in J} ( - sum_c p_ic log(p_ic + 1e-5) )`; J over the whole batch."""
     cross_entropy = []
     entropies = []
     for row, regions, label in zip(cosines, local_cosines, labels, strict=True):
@@ -237,8 +237,8 @@ def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
 
 
 def lr(epoch, max_epoch, base=0.002, warmup_lr=1e-5, warmup_epochs=1):
-    """Learning rate in ``epoch`` (from 0): constant warm-up, then a cosine that starts at ``base``
-    after the warm-up and would reach 0 at ``max_epoch + warmup_epochs``."""
+    """Learning rate in `epoch` (from 0): constant warm-up, then a cosine that starts at `base`
+    after the warm-up and would reach 0 at `max_epoch + warmup_epochs`."""
     if epoch < warmup_epochs:
         return warmup_lr
     return base * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch)) / 2

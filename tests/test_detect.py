@@ -63,6 +63,7 @@ def place(tmp_path_factory, clip_file):
     assert "K = 1 of 3 classes: preset" in done.stdout
     done = script(folder, "eval.sh", "--model-dir", RUN, "--ood-data", "odd")
     assert "Detector: ID at GL-MCM >= " in done.stdout and "too few to promise 95 %" in done.stdout
+    assert "Verdicts on any image: bash scripts/detect.sh --model-dir " in done.stdout
     return folder
 
 

@@ -24,7 +24,7 @@ from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from dassl.utils.files import write_json
-from datasets.classnames import classnames_hash
+from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,12 @@ class ClipTrainer(TrainerX):
     Methods declare the facts of `TrainerBase`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
+        top_k: K of region maps; 0: the paper's ratio.
     """
 
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
-    scaler: torch.amp.GradScaler | None = None
+    top_k: int = 0
     _text: Tensor | None = None
     _loaded_from: str | None = None
 

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from clip import NoTextEncoder, build_no_encoder, tokenize
 from clip.loading import weights_hash
 from clip.negation import draw
-from clip.prompted import TwoBranchCLIP, exact
+from clip.prompted import TwoBranchCLIP, exact, normalised
 from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
 from dassl.distributed import gather_with_grad, rank, world_size
@@ -310,8 +310,3 @@ def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
             "eps": ADAM_EPS,
         },
     ]
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Return features of length 1, float32."""
-    return F.normalize(features.float(), dim=-1)

@@ -104,7 +104,7 @@ class PromptLearner(nn.Module):
             ("eot", eot),  # [C]
             ("sos", self._embed(tokens[:1, 0])),  # [1, W]
             ("fixed", self.packing.pack(self._embed(tokens[:, self.shared :]))),  # [rows, R, W]
-            ("own_places", own.flatten()),
+            ("own_places", own.flatten()),  # [C * vectors behind the prefix]
         ):
             self.register_buffer(name, value, persistent=False)
 
@@ -135,7 +135,7 @@ class PromptLearner(nn.Module):
         if len(self.own_places) == 0:
             return prefix, self.fixed, self.packing
         rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
-        return prefix, rows.view_as(self.fixed), self.packing
+        return prefix, rows.view_as(self.fixed), self.packing  # [P, W], [rows, R, W]
 
     def forward(self) -> Tensor:
         """Return prompt embeddings `[C, L, W]`, L the length of the longest prompt.

@@ -143,12 +143,19 @@ TEST = {
 
 # Ours: what an evaluation computes and keeps
 EVAL = {
+    # all: those that are usual and the model can give; or names, separated by commas
     "SCORES": "all",
+    # Of MCM and GL-MCM, on cosine similarities
     "TEMPERATURE": 1.0,
+    # Of the regions in GL-MCM
     "LOCAL_WEIGHT": 1.0,
+    # Share of ID images that the saved detector keeps
     "TPR": 0.95,
+    # Folder of image features that later evaluations read; none: they are not kept
     "FEATURES": "output/features",
+    # GiB that this folder may come to hold
     "FEATURES_LIMIT": 20.0,
+    # True: the regions' features too, rounded to float16
     "FEATURES_LOCAL": False,
 }
 

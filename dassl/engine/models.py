@@ -37,6 +37,8 @@ Names = str | list[str] | None
 class Models:
     """A registry of models, each with an optimiser and a scheduler, saved and loaded together."""
 
+    scaler: torch.amp.GradScaler | None = None
+
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
@@ -108,7 +110,7 @@ class Models:
         distributed.barrier()
 
     def _state(self, name: str) -> dict[str, Any]:
-        optim, sched, scaler = self._optims[name], self._scheds[name], getattr(self, "scaler", None)
+        optim, sched, scaler = self._optims[name], self._scheds[name], self.scaler
         return {
             "state_dict": self._models[name].state_dict(),
             "optimizer": None if optim is None else optim.state_dict(),
@@ -182,7 +184,7 @@ class Models:
         return self.schedule_steps(int(checkpoint["epoch"]))
 
     def _restore_run(self, checkpoint: dict[str, Any]) -> None:
-        if getattr(self, "scaler", None) is not None and checkpoint.get("scaler"):
+        if self.scaler is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         if checkpoint.get("rng") is None:
             logger.warning("The checkpoint holds no random state: a resumed run will differ.")
@@ -213,7 +215,7 @@ class Models:
         return [optim for optim in optims if optim is not None]
 
     def _refuse_non_finite_weights(self, epoch: int) -> None:
-        """The last step of an epoch may have ended in NaN, which no loss has shown yet."""
+        """Refuse weights that the last step of an epoch made NaN, which no loss has shown yet."""
         for name in self.get_model_names():
             for key, value in self._models[name].named_parameters():
                 if value.requires_grad and not torch.isfinite(value).all():

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import IO, Any
 
+from dassl import distributed
+
 from .files import explain_write_error, mkdir_if_missing
 
 _CONSOLE, _FILE, _RUN = "dassl-console", "dassl-file", "dassl-run"
@@ -34,8 +36,6 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     for handler in _handlers(_CONSOLE, _FILE):
         root.removeHandler(handler)
         handler.close()
-    from dassl import distributed  # here, for it imports this package
-
     root.setLevel(logging.INFO)
     console = _Console(sys.stdout)
     _add(root, console, _CONSOLE)

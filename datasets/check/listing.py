@@ -59,7 +59,7 @@ class ImageSet:
 
 
 def listing_problems(images: ImageSet, shots: int) -> list[Problem]:
-    """Return what the listing shows: files left out, classes with no images or under ``shots``."""
+    """Return what the listing shows: files left out, classes with no images or under `shots`."""
     found = []
     if images.others:
         found.append(Problem.of(not_images(images.folder, images.others), images.name))

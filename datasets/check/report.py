@@ -33,7 +33,7 @@ class Problem:
 
     @classmethod
     def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
-        """Make a problem of what a loader refuses; ``more`` is added to its message."""
+        """Make a problem of what a loader refuses; `more` is added to its message."""
         kind, files = getattr(error, "kind", "refused"), getattr(error, "names", ())
         return cls(where, kind, f"{error} {more}".rstrip(), stops, files)
 
@@ -74,12 +74,12 @@ class Report:
 
     @property
     def ordered(self) -> list[Problem]:
-        """The problems, errors first."""
+        """Return the problems, errors first."""
         return sorted(self.problems, key=self.level)
 
     @property
     def ready(self) -> bool:
-        """Whether the runs that were asked for can go ahead."""
+        """Return whether the runs that were asked for can go ahead."""
         return "error" not in map(self.level, self.problems)
 
     def text(self) -> str:

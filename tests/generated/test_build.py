@@ -15,6 +15,7 @@ from generated import build as room
 from generated.build import Counts, build
 from generated.objects import ID_OBJECTS
 from generated.ood import OOD_SETS
+from generated.parallel import in_processes
 from generated.streams import captioned_sample, id_sample
 
 TINY = Counts(train=1, val=1, ood=2, pairs=2)
@@ -137,3 +138,8 @@ def test_entry_point_says_what_it_did(tmp_path, capsys, monkeypatch):
     entry.main(["--root", str(tmp_path / "old")])
     made, skipped = capsys.readouterr().out.splitlines()
     assert "6512 generated (synthetic) images" in made and "nothing to do" in skipped
+
+
+def test_a_log_file_gets_no_bar(capfd):
+    assert list(in_processes(abs, [-1, -2], workers=1, title="drawing")) == [1, 2]
+    assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""A study against its runs done one by one, through the real command line."""
+"""A sweep against its runs done one by one, through the real command line."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow  # trains
 TIMES = ("time", "data", "eta", "epoch_time", "data_share")
 
 
-def study(world: Path, output: Path, trainers: str = "CoOp,LoCoOp") -> list[str]:
-    """Flags of a study of tiny runs: 8 or 12 images in batches of 4."""
+def sweep_flags(world: Path, output: Path, trainers: str = "CoOp,LoCoOp") -> list[str]:
+    """Flags of a sweep of tiny runs: 8 or 12 images in batches of 4."""
     return [
         "--root",
         f"{world}/data",
@@ -114,7 +114,7 @@ def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
     groups; each run trained again by train.py."""
     call(
         sweep,
-        *study(world, tmp_path / "out"),
+        *sweep_flags(world, tmp_path / "out"),
         "--shots",
         2,
         "--seeds",
@@ -149,16 +149,16 @@ def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
 def test_workers_change_nothing_in_it(world, call, tmp_path):
     """Workers draw their seeds from the generators that each run has a state of."""
     settings = [*SETTINGS, "DATALOADER.NUM_WORKERS", 2]
-    call(sweep, *study(world, tmp_path / "out"), "--shots", 3, "--no-eval", *settings)
+    call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 3, "--no-eval", *settings)
     for row in listed(tmp_path / "out"):
         assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
 
 
-def test_a_study_by_the_script(world, call, tmp_path, capsys):
+def test_a_sweep_by_the_script(world, call, tmp_path, capsys):
     """The folders are train.py's own; the table has a row a method, zero-shot included."""
     pairs = [*SETTINGS, "OPTIM.MAX_EPOCH", "3"]
     arguments = [
-        *study(world, tmp_path / "out", "ZeroshotCLIP,LoCoOp"),
+        *sweep_flags(world, tmp_path / "out", "ZeroshotCLIP,LoCoOp"),
         "--shots",
         "2",
         "--seeds",
@@ -224,7 +224,7 @@ def test_images_are_loaded_and_encoded_once(world, call, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClipModel, "encode_image", counted)
     arguments = [
-        *study(world, tmp_path / "out"),
+        *sweep_flags(world, tmp_path / "out"),
         "--shots",
         2,
         "--no-eval",
@@ -237,7 +237,7 @@ def test_images_are_loaded_and_encoded_once(world, call, tmp_path, monkeypatch):
 
 def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, capsys):
     arguments = [
-        *study(world, tmp_path / "out"),
+        *sweep_flags(world, tmp_path / "out"),
         "--shots",
         2,
         "--set",
@@ -266,9 +266,9 @@ def test_a_failed_run_is_named_and_stops_no_other(world, call, told, tmp_path, c
     assert "1e30" not in summary
 
 
-def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path, monkeypatch):
+def test_a_sweep_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path, monkeypatch):
     arguments = [
-        *study(world, tmp_path / "out"),
+        *sweep_flags(world, tmp_path / "out"),
         "--shots",
         2,
         "--scores",
@@ -288,7 +288,9 @@ def test_a_study_with_the_preset_k_is_done_when_it_is_done(world, call, tmp_path
 def test_an_error_of_ours_is_isolated_too(world, told, tmp_path, monkeypatch):
     kind = TRAINER_REGISTRY.get("LoCoOp")
     monkeypatch.setattr(kind, "loss", lambda *_: 1 / 0)
-    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    message = told(
+        sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS
+    )
     assert "1 of 2 runs failed" in message and "LoCoOp, seed 1: division by zero" in message
     log = next(tmp_path.rglob("LoCoOp/**/log.txt")).read_text(encoding="utf-8")
     assert "Traceback" in log and "ZeroDivisionError" in log
@@ -305,7 +307,9 @@ def test_a_full_disk_fails_the_run_that_writes_there(world, told, tmp_path, monk
         before_epoch(self)
 
     monkeypatch.setattr(TRAINER_REGISTRY.get("LoCoOp"), "before_epoch", fill)
-    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    message = told(
+        sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS
+    )
     rows = {row["run"]: row for row in listed(tmp_path / "out")}
     full = Path(rows["LoCoOp, seed 1"]["folder"], "log.txt")
     assert f"1 of 2 runs failed:\n  LoCoOp, seed 1: Cannot write {full}: No space left" in message
@@ -318,7 +322,7 @@ def test_an_unreadable_image_fails_the_runs_that_read_it(world, told, tmp_path):
     shutil.copytree(world / "data", tmp_path / "data")
     for path in (tmp_path / "data/pets/train/cat").iterdir():
         path.write_bytes(b"no image")
-    arguments = [*study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS]
+    arguments = [*sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS]
     arguments[1] = str(tmp_path / "data")
     message = told(sweep, *arguments)
     assert "2 of 2 runs failed" in message and message.count("Cannot read the image") == 2
@@ -336,10 +340,10 @@ def stopped_at(epoch: int, monkeypatch, kind=TrainerBase):
     monkeypatch.setattr(kind, "before_epoch", stop)
 
 
-def test_a_stopped_study_goes_on_where_each_run_was(world, call, tmp_path, monkeypatch):
-    """One run two epochs ahead of the others, a study stopped after one, then begun again."""
+def test_a_stopped_sweep_goes_on_where_each_run_was(world, call, tmp_path, monkeypatch):
+    """One run two epochs ahead of the others, a sweep stopped after one, then begun again."""
     arguments = [
-        *study(world, tmp_path / "out"),
+        *sweep_flags(world, tmp_path / "out"),
         "--shots",
         2,
         "--no-eval",
@@ -349,7 +353,7 @@ def test_a_stopped_study_goes_on_where_each_run_was(world, call, tmp_path, monke
     ]
     ahead = tmp_path / "out/pets/LoCoOp/run_2shots/nctx4_cscFalse_ctpend/seed1"
     command = [
-        *study(world, ahead)[:6],
+        *sweep_flags(world, ahead)[:6],
         "--trainer",
         "LoCoOp",
         "--shots",
@@ -398,7 +402,7 @@ def test_runs_in_other_random_states_share_no_pass(world, call, tmp_path, monkey
             "_share_pass",
             lambda self, members: (passes.append(len(members)), shared(self, members)),
         )
-        call(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+        call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
         assert passes == [2, 1, 1, 1, 1]
         for row in listed(tmp_path / "out"):
             assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
@@ -408,13 +412,15 @@ def test_a_step_that_draws_cannot_share(world, told, tmp_path, monkeypatch):
     kind = TRAINER_REGISTRY.get("LoCoOp")
     loss = kind.loss
     monkeypatch.setattr(kind, "loss", lambda *args: (torch.rand(1), loss(*args))[1])
-    message = told(sweep, *study(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    message = told(
+        sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS
+    )
     assert "1 of 2 runs failed" in message
     assert "LoCoOp, seed 1: this trainer's step draws" in message
 
 
 def test_clipn_shares_nothing(world, call, tmp_path, capsys):
-    arguments = [*study(world, tmp_path / "out", "CLIPN"), "--shots", 1, "--no-eval"]
+    arguments = [*sweep_flags(world, tmp_path / "out", "CLIPN"), "--shots", 1, "--no-eval"]
     arguments[arguments.index("--config-file") + 1] = f"{world}/CLIPN/run.yaml"
     call(sweep, *arguments, "--seeds", "1,2", "--dry-run")
     assert "2 runs in 2 groups" in capsys.readouterr().out
@@ -427,7 +433,7 @@ def test_clipn_shares_nothing(world, call, tmp_path, capsys):
 def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path, capsys):
     call(
         sweep,
-        *study(world, tmp_path / "out", "ZeroshotCLIP,CoOp"),
+        *sweep_flags(world, tmp_path / "out", "ZeroshotCLIP,CoOp"),
         "--shots",
         "1,2",
         "--seeds",
@@ -444,7 +450,7 @@ def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path,
 
 
 def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
-    arguments = [*study(world, tmp_path / "out"), "--seeds", "0,1", "--shots", "1,2"]
+    arguments = [*sweep_flags(world, tmp_path / "out"), "--seeds", "0,1", "--shots", "1,2"]
     call(
         sweep,
         *arguments,
@@ -470,27 +476,27 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
         (["--set", "OPTIM.LRR=1,2"], "Did you mean 'OPTIM.LR'?"),
         (
             ["--set", "TRAINER.CLIPN.VARIANT=learnable"],
-            "no trainer of this study (CoOp, LoCoOp) has",
+            "no trainer of this sweep (CoOp, LoCoOp) has",
         ),
         (
             ["--set", "TRAINER.*.LAMDA=1"],
-            "no trainer of this study (CoOp, LoCoOp) has TRAINER.*.LAMDA",
+            "no trainer of this sweep (CoOp, LoCoOp) has TRAINER.*.LAMDA",
         ),
         (["--set", "TRAINER.LOCOOP.LAMDA=1"], "unknown setting TRAINER.LOCOOP.LAMDA"),
-        (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the study would have the folder"),
-        (["--seeds", "1,1"], "two runs of the study would have the folder"),
+        (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the sweep would have the folder"),
+        (["--seeds", "1,1"], "two runs of the sweep would have the folder"),
         (["--scores", "MCN"], "MCM"),
         (["OPTIM.LR"], "pairs of KEY VALUE"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_done(world, told, tmp_path, extra, words):
-    assert words in told(sweep, *study(world, tmp_path / "out"), *extra)
+    assert words in told(sweep, *sweep_flags(world, tmp_path / "out"), *extra)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_decides_which_images_a_run_sees(world, monkeypatch):
     def seen(*words, trainer="CoOp"):
-        words = [*study(world, world)[:6], "--trainer", trainer, "--output-dir", "x", *words]
+        words = [*sweep_flags(world, world)[:6], "--trainer", trainer, "--output-dir", "x", *words]
         return images_seen(config.build_cfg(flags.make_parser("").parse_args(words)))
 
     usual = seen()
@@ -525,7 +531,7 @@ def test_what_decides_which_images_a_run_sees(world, monkeypatch):
 @pytest.mark.parametrize("trainers", ["CoOp,LoCoOp", "CLIPN"])
 def test_a_group_is_freed_before_the_next_begins(world, call, tmp_path, monkeypatch, trainers):
     """Its CLIP, what was encoded of the test set, and the workers."""
-    arguments = study(world, tmp_path / "out", trainers)
+    arguments = sweep_flags(world, tmp_path / "out", trainers)
     if trainers == "CLIPN":
         arguments[arguments.index("--config-file") + 1] = f"{world}/CLIPN/run.yaml"
     alive, build = [], ClipTrainer.__init__

@@ -1,6 +1,6 @@
-"""Plan the runs of a study: every combination of its methods, shots, settings and seeds.
+"""Plan the runs of a sweep: every combination of its methods, shots, settings and seeds.
 
-A run is the arguments of train.py and the config that train.py makes of them, so whatever a study
+A run is the arguments of train.py and the config that train.py makes of them, so whatever a sweep
 has trained, train.py would have trained, and goes on with.
 """
 
@@ -33,10 +33,10 @@ Axis = tuple[str, list[str]]  # a config key and its values, as written
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study.
+    """One run of a sweep.
 
     Attributes:
-        method: its name in the table: what varies in the study, but for the seed.
+        method: its name in the table: what varies in the sweep, but for the seed.
         args: the arguments of train.py.
         cfg: the config that they give.
     """
@@ -60,7 +60,7 @@ class PlannedRun:
 
     @property
     def state(self) -> str:
-        """The word for its state: new, started or finished; or why the run cannot be."""
+        """Return the word for its state, new, started or finished, or why the run cannot be."""
         if not self.learns:
             return "no training"
         try:
@@ -84,19 +84,19 @@ def plan(args: argparse.Namespace) -> list[PlannedRun]:
     """Return the runs that the flags of sweep.py ask for, seeds innermost.
 
     Raises:
-        InputError: as `build_cfg`; a setting that no trainer of the study has; two runs with one
+        InputError: as `build_cfg`; a setting that no trainer of the sweep has; two runs with one
             folder.
     """
     axes = [_axis(text) for text in args.set]
     fixed = in_pairs(args.opts)
     for key in [key for key, _ in (*axes, *fixed)]:
         if all(own_key(key, trainer) is None for trainer in args.trainers):
-            raise InputError(f"no trainer of this study ({', '.join(args.trainers)}) has {key}")
+            raise InputError(f"no trainer of this sweep ({', '.join(args.trainers)}) has {key}")
     runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes, fixed)]
     twice = [folder for folder, count in Counter(run.folder for run in runs).items() if count > 1]
     if twice:
         raise InputError(
-            f"two runs of the study would have the folder {twice[0]}: is a trainer, "
+            f"two runs of the sweep would have the folder {twice[0]}: is a trainer, "
             "a seed or a value named twice?"
         )
     return runs
@@ -169,7 +169,7 @@ def _runs_of(
 def _arguments(
     args: argparse.Namespace, trainer: str, pairs: list[tuple[str, str]], **chosen: object
 ) -> argparse.Namespace:
-    """Return the arguments of train.py for one run of the study `args`."""
+    """Return the arguments of train.py for one run of the sweep `args`."""
     chosen = {"shots": None, "seed": None, "output_dir": "", **chosen}
     return choose(args, trainer=trainer, opts=[word for pair in pairs for word in pair], **chosen)
 
@@ -180,7 +180,7 @@ def _folder(
     """Return the folder that train.py would choose, under `root` in the place of `output`.
 
     Settings of `--set` that are not the usual ones are added to its name. It depends on the run
-    alone: a study that is made larger finds the runs it has.
+    alone: a sweep that is made larger finds the runs it has.
     """
     path, extra = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:]), ""
     for key, _ in chosen:
