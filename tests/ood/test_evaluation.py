@@ -75,8 +75,10 @@ def test_its_workers_end_with_their_parent_and_batches_are_sent_ahead(score, mon
             assert np.array_equal(values, by_worker.sets[name].scores[one])
 
 
-def test_columns_come_back_as_they_were():
+def test_columns_come_back_as_they_were(monkeypatch):
     """In one copy, which holds float32 scores, class indices and decisions exactly."""
+    copied, copy = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(1) or copy(tensor))
     table = evaluation._Table(5)
     values = torch.tensor([0.1, -3e-30, 1e30])
     cosines = torch.zeros(3, 70_001)
@@ -85,6 +87,7 @@ def test_columns_come_back_as_they_were():
         np.array([4, 0, 2]),
         BatchScores({"MCM": values}, cosines, {"CTW": torch.tensor([True, False, True])}),
     )
+    assert copied == [1]
     assert table.scores["MCM"][[4, 0, 2]].tolist() == values.tolist()
     assert table.scores["MCM"].dtype == np.float32
     assert table.predictions.tolist() == [0, 0, 16_385, 0, 70_000]

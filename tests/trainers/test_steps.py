@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import clip.loading
 import train
 import trainers.base
 from clip.precision import PRECISIONS
@@ -193,7 +194,8 @@ def test_the_way_to_the_step_is_short(world, tmp_path, monkeypatch):
 
 @pytest.fixture
 def half_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(trainers.base, "resolve_precision", lambda name, device: PRECISIONS[name])
+    for module in (trainers.base, clip.loading):  # of the run, and of the towers' weights
+        monkeypatch.setattr(module, "resolve_precision", lambda name, device: PRECISIONS[name])
 
 
 @pytest.mark.parametrize("precision", ["amp", "fp16"])
