@@ -16,6 +16,7 @@ import numpy as np
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
+from dassl.utils.tables import text_table
 from ood.metrics import PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
@@ -37,6 +38,10 @@ CAPTION = (
     "FPR95 (ID positive, threshold rule: nearest) and AUROC in percent. Mean ± sample standard "
     "deviation over the runs ({runs}); average: over the OOD sets. Bold: the best mean of its "
     "column; no test is implied."
+)
+OVERVIEW_NOTE = (
+    "Percent, mean over the OOD sets ± standard deviation over the runs. FPR95: ID positive, "
+    "lower is better."
 )
 INTERVAL_NOTE = "Intervals: other images of the same kind, by bootstrap; not other seeds."
 
@@ -150,6 +155,24 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
     return [Block("decisions", title, ["ID kept", *columns], rows, kind="decision")] if rows else []
 
 
+def overview(groups: Groups) -> str:
+    """Return one short table: averages over the OOD sets, a row a method and score."""
+    groups, notes = comparable_runs(groups)
+    rows = []
+    for method, runs in groups.items():
+        accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
+        accuracy = "-" if None in accuracies else Figure(accuracies)
+        for score, sets in runs[0].figures.items():
+            average = list(sets)[-1]
+            means = [
+                Figure([run.figures[score][average][metric] for run in runs])
+                for metric in (PRIMARY, "auroc")
+            ]
+            rows.append((method, len(runs), score, *means, accuracy))
+    header = ("method", "runs", "score", "FPR95", "AUROC", "ID accuracy")
+    return "\n\n".join([text_table(rows, header), OVERVIEW_NOTE, *notes])
+
+
 def summary_of(args: argparse.Namespace) -> Summary:
     """Return the `Summary` that a command line asks for."""
     groups, notes = load_groups(args.folders, args.scores)
@@ -181,6 +204,9 @@ def main() -> None:
         metavar=("A", "B"),
         help="print only the comparison of two methods, METHOD or METHOD:SCORE, on the same images",
     )
+    parser.add_argument(
+        "--overview", action="store_true", help="print only the averages, as one short table"
+    )
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, help="file to write (default: none)")
     args = parser.parse_args()
@@ -188,7 +214,10 @@ def main() -> None:
         if args.markdown or args.csv or args.latex or not args.compare:
             summary = summary_of(args)
             _save(summary, args)
-        print(_comparison(args) if args.compare else summary.as_text())
+        if args.compare:
+            print(_comparison(args))
+        else:
+            print(overview(summary.groups) if args.overview else summary.as_text())
 
 
 def _save(summary: Summary, args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ export PYTHON
 
 OUT=output/generated
 LOGS=$OUT/logs
-STEPS=7
+STEPS=8
 number=0
 mkdir -p "$LOGS"
 
@@ -47,10 +47,12 @@ step "Train and evaluate CoOp, LoCoOp; zero-shot CLIP" sweep bash scripts/sweep.
 step "Train and evaluate CLIPN" sweep-clipn bash scripts/sweep.sh \
     --trainers CLIPN --dataset generated --seeds 1,2,3 --features-local --name sweep-clipn
 step "Draw region maps, compare them with the masks" regions draw
-step "Verdicts on five ducks and the OOD textures" verdicts bash scripts/detect.sh \
-    --model-dir "$LOCOOP" data/generated/images/val/duck/0000[0-4].png \
-    data/generated_ood/generated-textures/*/00000.png
-step "Table of all runs" table bash scripts/results.sh "$OUT" --resamples 0 \
+step "Verdicts on five ducks and five textures, by Energy" verdicts bash scripts/detect.sh \
+    --model-dir "$LOCOOP" --score Energy data/generated/images/val/duck/0000[0-4].png \
+    data/generated_ood/generated-textures/*/0000[0-4].png
+step "Table of averages" table bash scripts/results.sh "$OUT" --resamples 0 \
+    --overview --scores MCM,GL-MCM,Energy,CTW,ATD
+step "All scores on all OOD sets" summary bash scripts/results.sh "$OUT" --resamples 0 \
     --markdown "$OUT/summary.md"
 step "Report" report bash scripts/report.sh "$OUT"
 
@@ -62,7 +64,7 @@ echo "Its figures say nothing of ImageNet's."
 echo
 cat "$LOGS/table.txt"
 echo
-echo "figures:      $OUT/summary.md, results.json and results.csv in each run's folder"
+echo "all scores:   $OUT/summary.md, results.json and results.csv in each run's folder"
 echo "report:       $OUT/report.html: all of it, and the images with the most mistaken scores"
 echo "histograms:   plots/ in each run's folder"
 echo "region maps:  $LOCOOP/visualization/"

@@ -14,6 +14,7 @@ import pytest
 
 from results import tables
 from results.bootstrap import interval, resample
+from results.runs import load_groups
 from results.summary import main, summarise
 from results.tables import Block, Figure, Row
 
@@ -221,3 +222,16 @@ def test_mistakes_are_told_in_a_sentence(study, monkeypatch, arguments, words):
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     with pytest.raises(SystemExit, match=words):
         main()
+
+
+def test_the_overview_is_one_table_of_averages(study, capsys, monkeypatch):
+    arguments = ["summary", str(study), "--overview", "--scores", "MCM", "--resamples", "0"]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["method", "runs", "score", "FPR95", "AUROC", "ID", "accuracy"]
+    row = next(line for line in lines if line.startswith("CoOp"))
+    runs = load_groups([study], "MCM")[0]["CoOp"]
+    mean = sum(100 * run.figures["MCM"]["average"]["auroc"] for run in runs) / len(runs)
+    assert row.split()[:3] == ["CoOp", "3", "MCM"] and f"{mean:.2f}" in row
+    assert "nature" not in "".join(lines)
