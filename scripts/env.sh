@@ -10,8 +10,8 @@ fi
 # launch FILE|-m MODULE [ARGUMENT ...]: become Python with the repository first on its path. Not the
 # working directory (-P): a package called datasets, clip or run may lie where the user stands.
 launch() {
-    if ! "$PYTHON" -c 'import importlib.util as u, sys
-sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs")))'; then
+    if ! "$PYTHON" -P -c 'import importlib.util as u, sys
+sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs")))' >/dev/null; then
         echo "error: $PYTHON lacks requirements. Run bash scripts/quickstart.sh or scripts/test.sh," \
             "which set up .venv, or: $PYTHON -m pip install -r $REPOSITORY/requirements.txt" >&2
         exit 1
