@@ -155,11 +155,10 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
     return [Block("decisions", title, ["ID kept", *columns], rows, kind="decision")] if rows else []
 
 
-def overview(groups: Groups) -> str:
+def overview(summary: Summary) -> str:
     """Return one short table: averages over the OOD sets, a row a method and score."""
-    groups, notes = comparable_runs(groups)
     rows = []
-    for method, runs in groups.items():
+    for method, runs in summary.groups.items():
         accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
         accuracy = "-" if None in accuracies else Figure(accuracies)
         for score, sets in runs[0].figures.items():
@@ -170,7 +169,7 @@ def overview(groups: Groups) -> str:
             ]
             rows.append((method, len(runs), score, *means, accuracy))
     header = ("method", "runs", "score", "FPR95", "AUROC", "ID accuracy")
-    return "\n\n".join([text_table(rows, header), OVERVIEW_NOTE, *notes])
+    return "\n\n".join([text_table(rows, header), OVERVIEW_NOTE, *summary.notes])
 
 
 def summary_of(args: argparse.Namespace) -> Summary:
@@ -217,7 +216,7 @@ def main() -> None:
         if args.compare:
             print(_comparison(args))
         else:
-            print(overview(summary.groups) if args.overview else summary.as_text())
+            print(overview(summary) if args.overview else summary.as_text())
 
 
 def _save(summary: Summary, args: argparse.Namespace) -> None:
