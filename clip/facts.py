@@ -29,7 +29,7 @@ OPENAI_TRANSFORM = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a CLIP beside its weights; None, or no entry, is unknown.
+    """Hold what is known of a CLIP beside its weights; None, or no entry, is unknown.
 
     Attributes:
         activation: "quick_gelu" or "gelu". image_head, text_head: width of an attention head.

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Precision:
-    """How to compute: `weights` is the dtype of the frozen towers, `autocast` that of autocast."""
+    """Say how to compute: `weights` is the dtype of the frozen towers, `autocast` that of autocast."""
 
     name: str
     weights: torch.dtype = torch.float32

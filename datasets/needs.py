@@ -10,7 +10,7 @@ from datasets.classfolders import ClassFolders
 
 
 class Needs(Flag):
-    """What a run reads: ID test and training images, OOD sets, image-caption pairs."""
+    """Name what a run reads: ID test and training images, OOD sets, image-caption pairs."""
 
     TEST = auto()
     TRAIN = auto()
