@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Precision:
-    """Say how to compute: `weights` is the dtype of the frozen towers, `autocast` that of autocast."""
+    """Say how to compute: the dtypes of the frozen towers (`weights`) and of autocast."""
 
     name: str
     weights: torch.dtype = torch.float32
