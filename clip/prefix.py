@@ -124,6 +124,7 @@ def encode_packed(
     packing: Packing,
     chunk: int = CHUNK,
     over_ranks: bool = False,
+    again: bool = False,
 ) -> Tensor:
     """Return unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
@@ -135,6 +136,7 @@ def encode_packed(
             memory is a chunk's however many classes there are.
         over_ranks: under torchrun, each rank encodes its part of the rows, and has the features
             of all, in float32, with their gradients. All ranks must call it.
+        again: encode a single chunk once more on the way back, too: one of several calls.
 
     Raises:
         InputError: `chunk` is not positive.
@@ -145,7 +147,7 @@ def encode_packed(
     # So few rows that some rank would have none are not worth a gather.
     share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
-    again = len(parts) > 1 and torch.is_grad_enabled()
+    again = (again or len(parts) > 1) and torch.is_grad_enabled()
     features = []
     for rows, texts in parts:
         eot = packing.eot[texts] - rows.start * suffixes.shape[1]

@@ -213,13 +213,12 @@ class Detector:
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
         """Return where the regions of an image are ID-irrelevant if it shows the class `label`:
         bool `[h, w]`, on the CPU."""
-        pixels, text = (
-            self.spec.preprocess(image)[None].to(self.device),
-            self.model.features["text"],
-        )
+        pixels = self.spec.preprocess(image)[None].to(self.device)
         with self._precision.context(self.device):
-            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
-        irrelevant = id_irrelevant_regions(local_cosines[0].cpu(), label, self.spec.top_k)  # [N]
+            encoded = self.model.image_features(pixels, local=True)
+            inputs = self.model.inputs(*encoded, self.model.features, {"local_cosines"})
+        local_cosines = inputs["local_cosines"][0].cpu()  # [N, C]
+        irrelevant = id_irrelevant_regions(local_cosines, label, self.spec.top_k)  # [N]
         return irrelevant.reshape(self.model.clip.grid)
 
     def save_regions(
@@ -276,7 +275,7 @@ class Detector:
         scores = offered_scores(names, self.model.provides)
         params = {k: v for name in names for k, v in self.spec.parameters[name].items()}
         images = torch.stack(list(pixels)).to(self.device)  # [B, 3, H, W]
-        local = "local_cosines" in required_inputs(scores)
+        local = self.model.reads_regions(required_inputs(scores))
         with self._precision.context(self.device):
             features, regions = self.model.image_features(images, local)
             batch = Batch(features, regions, images)

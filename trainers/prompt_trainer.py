@@ -132,13 +132,21 @@ class LearnedPrompts(torch.nn.Module):
 
     def forward(self) -> Tensor:
         """Return unnormalised text features `[C, D]`."""
+        return self.encode()
+
+    def encode(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
+        """Return text features `[C, D]` with the context `ctx`, the learner's own by default.
+
+        Args:
+            again: encode once more on the way back, to hold none of it in between.
+        """
         clip = self._clip[0]
         if clip.shares_prefix:
             # A gradient is wanted in training steps, which all ranks take together.
             return clip.encode_packed(
-                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled()
+                *self.learner.packed(ctx), self.chunk, torch.is_grad_enabled(), again
             )
-        return clip.encode_prompts(self.learner(), self.learner.eot)
+        return clip.encode_prompts(self.learner(ctx), self.learner.eot)
 
 
 def _describe(shape: torch.Size) -> str:

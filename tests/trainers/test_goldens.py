@@ -58,7 +58,6 @@ def make_trainer(
     precision="fp32",
 ):
     """The real trainer on recorded batches."""
-    cfg = default_cfg()
     node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
     settings = {
         **GOLDEN_CONFIG,
@@ -76,6 +75,12 @@ def make_trainer(
     }
     if name == "LoCoOp":
         settings |= {"TRAINER.LOCOOP.TOPK": k, "TRAINER.LOCOOP.LAMBDA": lam}
+    return recorded_trainer(name, settings, classnames, loader)
+
+
+def recorded_trainer(name, settings, classnames, loader):
+    """The trainer of a config, its data the recorded batches of `loader`."""
+    cfg = default_cfg()
     for key, value in settings.items():
         cfg.merge_from_list([key, value])
 
