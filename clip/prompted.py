@@ -240,7 +240,7 @@ def cosines(features: Tensor, text: Tensor) -> Tensor:
 
 
 def top_region_cosines(regions: Tensor, texts: Tensor, ks: Sequence[int]) -> Tensor:
-    """Return the mean cosine of the regions most like each class, `[B, n, C]` (GalLoP, Section 3.2).
+    """Return the mean cosine of the regions most like each class, `[B, n, C]` (GalLoP, 3.2).
 
     One set of texts at a time, so that `[B, N, C]` is held once, on the way back too.
 

@@ -35,7 +35,7 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     one), classes go in label order (upstream: by first appearance, the same for sorted
     listings), and 0 shots are refused (upstream takes all).
     """
-    _check_request(num_shots, seed)
+    check_request(num_shots, seed)
     if num_shots == -1:
         return list(items)
     by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
@@ -82,7 +82,8 @@ def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
         )
 
 
-def _check_request(num_shots: int, seed: int) -> None:
+def check_request(num_shots: int, seed: int) -> None:
+    """Raise an InputError for shots or a seed that nothing can be drawn with."""
     if num_shots == 0 or num_shots < -1:
         raise InputError(
             f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "

@@ -140,16 +140,7 @@ def score(
     cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
 ) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
-    store = None
-    if not _keeps_nothing(cfg):
-        store = FeatureStore(
-            cfg.EVAL.FEATURES,
-            trainer.image_encoding(),
-            cfg.DATASET.ROOT,
-            cfg.EVAL.FEATURES_LIMIT,
-            cfg.EVAL.FEATURES_LOCAL,
-            skips_bad_images(cfg),
-        )
+    store = feature_store(cfg, trainer)
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
@@ -163,6 +154,20 @@ def score(
             trainer.autocast,
             store,
         )
+
+
+def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
+    """Return where the features of the trainer's image tower are kept, None for nowhere."""
+    if _keeps_nothing(cfg):
+        return None
+    return FeatureStore(
+        cfg.EVAL.FEATURES,
+        trainer.image_encoding(),
+        cfg.DATASET.ROOT,
+        cfg.EVAL.FEATURES_LIMIT,
+        cfg.EVAL.FEATURES_LOCAL,
+        skips_bad_images(cfg),
+    )
 
 
 def _keeps_nothing(cfg: CfgNode) -> bool:

@@ -162,6 +162,10 @@ class GalLoP(ClipTrainer):
 
     # Checkpoints, and what a run depends on
 
+    def contexts(self) -> dict[str, Tensor]:
+        kinds = {"global": self.learner.global_prompt, "local": self.learner.local_prompts}
+        return {f"{kind} {i + 1}": x for kind, sets in kinds.items() for i, x in enumerate(sets)}
+
     def image_encoding(self) -> dict[str, object]:
         """Return what features of an image depend on: of regions, what was learned too."""
         facts = super().image_encoding()

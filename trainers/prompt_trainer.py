@@ -90,6 +90,11 @@ class PromptTrainer(ClipTrainer):
         of the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
 
+    def contexts(self) -> dict[str, Tensor]:
+        ctx = self.learner.ctx
+        names = ["shared"] if ctx.dim() == 2 else self.dm.dataset.classnames
+        return dict(zip(names, ctx.unflatten(0, (len(names), -1)).squeeze(1), strict=True))
+
     def provenance(self) -> dict[str, object]:
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
         return super().provenance() | {"context": context}

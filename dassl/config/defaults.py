@@ -32,6 +32,12 @@ DATASET = {
     # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
     # follow the sorted folder names, not the list
     "CLASSES": "",
+    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them,
+    # CoOp's split_zhou_*.json, in FOLDER or a path of yours
+    "IMAGES": "",
+    "SPLIT_FILE": "",
+    # Ours: the hand-written prompt that goes with the data set, with {} for the class name
+    "TEMPLATE": "a photo of a {}.",
     # Ours: a file of lines `n01440764 tench`, instead of the built-in names
     "CLASSNAMES_FILE": "",
     # Ours: where the data set can be had, or the command that makes it, for the data check;

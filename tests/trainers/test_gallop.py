@@ -206,7 +206,7 @@ def test_settings_that_cannot_be(make, settings, message):
 
 
 def test_a_resnet_is_refused(make, backbone):
-    with pytest.raises(InputError, match="local features of a ViT.*use a ViT"):
+    with pytest.raises(InputError, match=r"local features of a ViT.*use a ViT"):
         make(ABOUT["train"], **{"MODEL.BACKBONE.NAME": backbone("tiny-rn")})
 
 

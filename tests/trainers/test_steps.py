@@ -28,7 +28,7 @@ from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ("CoOp", "LoCoOp", "CLIPN")
+LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def waits(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", ["CoOp", "LoCoOp", "CLIPN"])
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_step_waits_for_the_device_once(make, waits, name):
     """At its end."""
     assert waits(make(name)) == ["tolist"]

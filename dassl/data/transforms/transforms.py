@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from torchvision.transforms import (
     Compose,
     Normalize,
+    RandomApply,
+    RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
@@ -23,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 # Applied in this order, whatever order the configuration names them in. center_crop is always part
 # of the test transform; naming it changes nothing, as upstream.
-AVAI_CHOICES = ["random_resized_crop", "random_flip", "center_crop", "normalize"]
+AVAI_CHOICES = [
+    "random_translation",
+    "random_resized_crop",
+    "random_flip",
+    "center_crop",
+    "normalize",
+]
 
 
 def build_transform(
@@ -70,4 +78,16 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
         resize = RandomResizedCrop(size, scale=scale, interpolation=mode)
     else:
         resize = Resize(size, interpolation=mode)
-    return [resize] + [RandomHorizontalFlip()] * ("random_flip" in choices)
+    moves = [random_translation(size)] * ("random_translation" in choices)
+    cropped = "random_resized_crop" in choices
+    first = [*moves, resize] if cropped else [resize, *moves]  # as upstream
+    return first + [RandomHorizontalFlip()] * ("random_flip" in choices)
+
+
+def random_translation(size: tuple[int, int]) -> RandomApply:
+    """Enlarge half of the images by an eighth and crop (H, W) = `size` anywhere in them.
+
+    Differs from upstream: every place is as likely as any other (there those at the rim half so).
+    """
+    larger = [round(1.125 * side) for side in size]
+    return RandomApply([Resize(larger), RandomCrop(size)], p=0.5)
