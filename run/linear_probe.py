@@ -15,8 +15,9 @@ import torch
 
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
-from dassl.utils import setup_logger, text_table
+from dassl.utils import setup_logger
 from dassl.utils.files import write_json
+from dassl.utils.tables import text_table
 from datasets.check.layout import require_data
 from datasets.fewshot import few_shot
 from datasets.imagelist import VAL_SHOTS
