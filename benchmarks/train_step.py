@@ -5,7 +5,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, huge
+    python benchmarks/train_step.py                # all rows: small, large, huge, gallop
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
 
 On a machine with other work to do, `--threads 1` and the ratio of CPU times say more than the
@@ -92,7 +92,13 @@ def huge(args: argparse.Namespace) -> Rows:
     return [["LoCoOp step, fast", where, "does not fit", fast, "", "", "fits 24 GiB"]], found
 
 
-ROWS = {"small": small, "large": large, "huge": huge}
+def gallop(args: argparse.Namespace) -> Rows:
+    found, where = apart(args, 1000, 32, ["gallop"], 1), "1000 classes, batch 32"
+    ours = f"{seconds(found, 'gallop'):.0f} s, {found['peak'] / GIB:.2f} GiB"
+    return [["GalLoP step, peak memory", where, "", ours, "", "", "< 8 GiB"]], found
+
+
+ROWS = {"small": small, "large": large, "huge": huge, "gallop": gallop}
 
 
 def main() -> None:

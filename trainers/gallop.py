@@ -105,24 +105,8 @@ class GalLoP(ClipTrainer):
         self.ready_to_train()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `ClipTrainer.loss`: cross entropy of the global and of the local prompts.
-
-        Global: of the mean cosine of the prompts that dropout keeps for an image. Local: the mean
-        over prompts, each read on its own TOPK regions (Sections 3.2 and 3.3).
-        """
-        with torch.no_grad():
-            features, patches = self.model.clip.encode_image(images, local=True, projected=False)
-        regions = normalised(patches.float() @ self.model.local_map)
-        text, scale = self.model.text_features(), self.model.scale
-        whole, parts = self.model.set_cosines(normalised(features), regions, text)
-        kept = self.kept_prompts(len(images))[..., None].expand(-1, -1, whole.shape[-1])
-        seen = whole.gather(1, kept).mean(dim=1)  # [B, C]
-        each = labels.repeat_interleave(parts.shape[1])  # [B n]
-        of_global = F.cross_entropy(scale * seen, labels, reduction="none")
-        of_local = F.cross_entropy(scale * parts.flatten(0, 1), each, reduction="none")
-        of_global, of_local = mean_over_ranks(of_global), mean_over_ranks(of_local)
-        losses = {"loss": of_global + of_local, "loss_global": of_global, "loss_local": of_local}
-        return both_cosines(whole, parts), losses
+        """Return `ClipTrainer.loss`, of `gallop_losses`."""
+        return gallop_losses(self.model, images, labels, self.kept_prompts(len(images)))
 
     def kept_prompts(self, count: int) -> Tensor:
         """Draw `[count, q]` global prompts with replacement: those that dropout keeps."""
@@ -276,3 +260,28 @@ class PromptSetsCLIP(PromptedCLIP):
 def both_cosines(whole: Tensor, parts: Tensor) -> Tensor:
     """Return what predicts the class, `[B, C]`: the mean of the global and of the local cosines."""
     return (whole.mean(dim=1) + parts.mean(dim=1)) / 2
+
+
+def gallop_losses(
+    model: PromptSetsCLIP, images: Tensor, labels: Tensor, kept: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return cosines `[B, C]` and GalLoP's losses: cross entropy of global and of local prompts.
+
+    Global: of the mean cosine of the prompts that dropout keeps for an image. Local: the mean over
+    prompts, each read on its own number of regions (Sections 3.2 and 3.3).
+
+    Args:
+        images: `[B, 3, H, W]`, labels: `[B]`, kept: global prompts of each image, `[B, q]`.
+    """
+    with torch.no_grad():
+        features, patches = model.clip.encode_image(images, local=True, projected=False)
+    regions = normalised(patches.float() @ model.local_map)
+    whole, parts = model.set_cosines(normalised(features), regions, model.text_features())
+    index = kept[..., None].expand(-1, -1, whole.shape[-1])  # [B, q, C]
+    seen = whole.gather(1, index).mean(dim=1)  # [B, C]
+    each = labels.repeat_interleave(parts.shape[1])  # [B n]
+    of_global = F.cross_entropy(model.scale * seen, labels, reduction="none")
+    of_local = F.cross_entropy(model.scale * parts.flatten(0, 1), each, reduction="none")
+    of_global, of_local = mean_over_ranks(of_global), mean_over_ranks(of_local)
+    losses = {"loss": of_global + of_local, "loss_global": of_global, "loss_local": of_local}
+    return both_cosines(whole, parts), losses

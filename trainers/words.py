@@ -29,7 +29,10 @@ def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, fl
     Args:
         embedding: of the whole vocabulary, `[V, W]`.
     """
-    distances = torch.cdist(context.detach().float(), embedding.detach().float())  # [M, V]
+    # As a matrix product, short distances lose their digits.
+    exactly = "donot_use_mm_for_euclid_dist"
+    vectors, known = context.detach().float(), embedding.detach().float()
+    distances = torch.cdist(vectors, known, compute_mode=exactly)  # [M, V]
     nearest = distances.topk(WORDS, dim=-1, largest=False)
     words = tokenizer().decoder
     return [

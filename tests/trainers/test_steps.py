@@ -265,6 +265,14 @@ def test_a_weight_out_of_all_proportion_is_named_first(make, name, key):
     assert key not in make(name).advice()
 
 
+def test_zero_shot_reads_the_data_sets_prompt(make):
+    trainer = make("ZeroshotCLIP", "DATASET.TEMPLATE", "{} texture.")
+    own = make("ZeroshotCLIP", "TRAINER.ZSCLIP.TEMPLATE", "{} texture.")
+    assert torch.equal(trainer.text_features(), own.text_features())
+    assert trainer.provenance()["comparable"] == own.provenance()["comparable"]
+    assert make("ZeroshotCLIP").template == "a photo of a {}."
+
+
 def test_k_of_all_classes_is_warned_of(make, caplog):
     with caplog.at_level(logging.WARNING):
         make("LoCoOp", "TRAINER.LOCOOP.TOPK", 3).before_train()
