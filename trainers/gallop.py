@@ -44,7 +44,7 @@ class GalLoP(ClipTrainer):
         {
             "N_GLOBAL": 4,  # prompts of the whole image, m
             "N_LOCAL": 4,  # prompts of its regions, n
-            "TOPK": (5, 10, 15, 20),  # regions that count, for each local prompt; or one for all
+            "TOPK": [5, 10, 15, 20],  # regions that count, for each local prompt; or one for all
             "DROPOUT": 0.75,  # share of the global prompts that a training image does not see
             "TEMPLATE": "A photo of a",  # where all prompts start
             "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (towers in float16)

@@ -93,7 +93,7 @@ class PromptTrainer(ClipTrainer):
     def contexts(self) -> dict[str, Tensor]:
         ctx = self.learner.ctx
         names = ["shared"] if ctx.dim() == 2 else self.dm.dataset.classnames
-        return dict(zip(names, ctx.unflatten(0, (len(names), -1)).squeeze(1), strict=True))
+        return dict(zip(names, ctx.view(len(names), -1, ctx.shape[-1]), strict=True))  # [M, W] each
 
     def provenance(self) -> dict[str, object]:
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}

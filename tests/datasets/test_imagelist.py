@@ -9,6 +9,7 @@ import pytest
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 from datasets.check.layout import check_layout
+from datasets.check.survey import check
 from datasets.imagelist import ImageList
 from datasets.needs import Needs
 from tests.datasets.test_datasets_config import YAMLS, merge
@@ -135,6 +136,16 @@ def test_the_check_says_where_it_can_be_had(listed, tmp_path):
     listed.DATASET.DOWNLOAD = "https://example.org, unpacked in {root}"
     (problem,) = check_layout(listed, Needs.TEST).problems
     assert f"Get it: https://example.org, unpacked in {tmp_path}" in str(problem)
+
+
+def test_the_whole_check_counts_the_lists(listed, tmp_path):
+    runs = {"evaluation": Needs.TEST, "training": Needs.TEST | Needs.TRAIN}
+    (tmp_path / "things/pictures/2/14.png").unlink()
+    report = check(listed, "things", runs, ["evaluation"])
+    rows = {row.name: (row.folders, row.images) for row in report.rows}
+    assert rows == {"ID train": (3, 24), "ID val": (3, 15), "ID test": (3, 6)}
+    (problem,) = report.problems
+    assert problem.what.startswith("1 listed image not there: ") and problem.stops == Needs.TEST
 
 
 @pytest.mark.parametrize("path", LISTED, ids=lambda path: path.stem)
