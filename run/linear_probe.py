@@ -16,6 +16,7 @@ import torch
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from dassl.utils import setup_logger
+from dassl.utils.errors import InputError
 from dassl.utils.files import write_json
 from dassl.utils.tables import text_table
 from datasets.check.layout import require_data
@@ -39,7 +40,9 @@ Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
 
 def main() -> None:
     args = make_parser(__doc__).parse_args()
-    args.trainer, shots = "ZeroshotCLIP", args.shots or MAX_SHOTS
+    args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
+    if shots < 1:
+        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")
     args.shots = shots + VAL_SHOTS  # where a data set has no validation images: some of these
     cfg = build_cfg(args)
     setup_logger()
