@@ -166,6 +166,18 @@ def test_top_regions_are_the_largest():
                 assert found[b, n, c].item() == pytest.approx(sum(values[:k]) / k, abs=1e-6)
 
 
+def test_prompt_sets_beyond_the_chunk_hold_no_graph(make):
+    held = {}
+    for chunk in (1 << 20, 8):
+        trainer, sizes = make(ABOUT["train"], **{"TRAINER.GALLOP.TEXT_CHUNK": chunk}), []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            trainer.model.text_features()
+        held[chunk] = sum(sizes)
+    assert held[8] < held[1 << 20] / 10
+
+
 def test_dropout_is_a_function_of_seed_and_step(make):
     trainer = make(ABOUT["train"], SEED=1)
     trainer.num_batches, trainer.epoch, trainer.batch_idx = 5, 2, 3
