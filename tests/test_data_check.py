@@ -94,6 +94,7 @@ def plant(data: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_planted_faults_are_all_named_by_the_script(data, tmp_path):
     planted = plant(data)
     out = tmp_path / "found.json"

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -214,6 +215,7 @@ def test_no_images_no_curves(study):
     assert "img" not in checker.counts
 
 
+@pytest.mark.slow
 def test_the_script_writes_beside_the_runs(study, tmp_path):
     def script(*arguments):
         return subprocess.run(
