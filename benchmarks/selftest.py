@@ -37,6 +37,7 @@ from benchmarks import common, plain
 from benchmarks.common import Bench
 from benchmarks.train_step import peak_bytes
 from clip import resolve_precision
+from dassl.utils.tables import markdown_table
 from ood.scoring import compute_scores, offered_scores, required_inputs
 
 # Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
@@ -264,7 +265,7 @@ def main() -> None:
             report.attempt(f"training, {classes} classes", training, args, place, classes)
         report.attempt("two ranks", two_ranks, args, Path(folder, "ranks"))
     print()
-    common.print_table(report.rows, HEAD)
+    print(markdown_table(report.rows, HEAD))
     passed = not report.failed
     rows = [dict(zip(HEAD, row, strict=True)) for row in report.rows]
     common.save(

@@ -8,7 +8,6 @@ last, so its presence says that the folder is complete.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, read_json
+from dassl.utils.files import atomic_write, plain, read_json, write_json
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
@@ -103,9 +102,7 @@ def write_results(
         **({"decisions": decisions} if decisions else {}),
         "provenance": provenance,
     }
-    with atomic_write(path) as file:
-        json.dump(plain(content), file, indent=1, allow_nan=False)
-        file.write("\n")
+    write_json(plain(content), path, indent=1)
     return path
 
 

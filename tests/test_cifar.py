@@ -17,6 +17,8 @@ from datasets import export as module
 from datasets.export import IMAGES, export
 from run import command
 
+pytestmark = pytest.mark.slow  # evaluates seven sets, with all plots
+
 COUNT = 4  # images of each split
 PLAIN = {"LSUN": ".", "LSUN_resize": ".", "Imagenet_resize": ".", "dtd/images": "banded"}
 
