@@ -67,7 +67,7 @@ def main() -> None:
         raise type(stop)(
             f"{first}. Every run keeps its newest checkpoint; the same command goes on from there"
         ) from None
-    report(runs, evaluated, args, failed)
+    save_table(runs, evaluated, args, failed)
     if failed:
         reasons = [f"  {name}: {why}" for name, why in failed.items()]
         total = counted(len(runs), "run")
@@ -175,7 +175,7 @@ def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> boo
     return False
 
 
-def report(
+def save_table(
     runs: list[PlannedRun], evaluated: list[PlannedRun], args: argparse.Namespace, failed: Failures
 ) -> None:
     """Write the list of the runs and, if any were evaluated, print and write their table."""

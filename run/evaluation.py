@@ -91,7 +91,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance)
+    table = save_results(cfg.OUTPUT_DIR, evaluation.sets, provenance)
     logger.info("%s\n\nDetector: ID at %s >= %s.", table, spec.score, spec.threshold())
     logger.info(
         "Verdicts on any image: bash scripts/detect.sh --model-dir %s IMAGE", cfg.OUTPUT_DIR
@@ -182,7 +182,7 @@ def check_same_model(folder: str, comparable: dict) -> None:
         )
 
 
-def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
+def save_results(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
     """Write results and plots into `folder`, and return the table and where everything lies."""
     inside = sets[ID]
     outside = {name: part.scores for name, part in sets.items() if name != ID}
