@@ -12,6 +12,13 @@ from run import command
 from tests.worlds import SEED1, flags, pets_world, script
 
 
+def pytest_collection_modifyitems(items):
+    """Mark whatever needs the trained run as slow: a process trains it."""
+    for item in items:
+        if "trained" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, clip_file):
     return pets_world(tmp_path_factory.mktemp("world"), clip_file)
