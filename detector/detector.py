@@ -213,11 +213,13 @@ class Detector:
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
         """Return where the regions of an image are ID-irrelevant if it shows the class `label`:
         bool `[h, w]`, on the CPU."""
-        pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
+        pixels, text = (
+            self.spec.preprocess(image)[None].to(self.device),
+            self.model.features["text"],
+        )
         with self._precision.context(self.device):
-            _, local_cosines = self.model(pixels, self.model.features["text"], local=True)
-        # local_cosines: [1, N, C], irrelevant: [N]
-        irrelevant = id_irrelevant_regions(local_cosines[0].cpu(), label, self.spec.top_k)
+            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
+        irrelevant = id_irrelevant_regions(local_cosines[0].cpu(), label, self.spec.top_k)  # [N]
         return irrelevant.reshape(self.model.clip.grid)
 
     def save_regions(

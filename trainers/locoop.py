@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Similarities of regions and classes held at once, a handful of copies of 4 bytes each: 16 MB a
 # copy on a CPU, 256 MB on a GPU, which a small chunk would leave waiting for the host.
-REGION_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 @TRAINER_REGISTRY.register()
@@ -117,7 +117,7 @@ def ood_regularisation(
     with exact(text):
         labels = labels.repeat_interleave(regions.shape[1])  # [B N]
         regions = regions.detach().flatten(0, 1)  # [B N, D]
-        size = max(1, (chunk or REGION_CHUNK[text.device.type]) // len(text))
+        size = max(1, (chunk or CHUNK[text.device.type]) // len(text))
         total, count = _SumOfNegativeEntropies.apply(text, regions, labels, scale.detach(), k, size)
     return mean_of_sums(total, count)
 
