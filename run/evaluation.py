@@ -19,7 +19,7 @@ from datasets.needs import EVALUATION
 from datasets.ood_sets import load_ood_sets
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
-from detector.spec import write_spec
+from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
@@ -91,10 +91,15 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    table = save_results(cfg.OUTPUT_DIR, evaluation.sets, provenance)
-    logger.info("%s\n\nDetector: ID at %s >= %s.", table, spec.score, spec.threshold())
-    logger.info(
-        "Verdicts on any image: bash scripts/detect.sh --model-dir %s IMAGE", cfg.OUTPUT_DIR
+    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance)
+    logger.info("%s\n\n%s", table, describe_detector(cfg.OUTPUT_DIR, spec))
+
+
+def describe_detector(folder: str, spec: DetectorSpec) -> str:
+    """Return what the detector beside the results does, and how to use it."""
+    return (
+        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
+        f"Verdicts on any image: bash scripts/detect.sh --model-dir {folder} IMAGE"
     )
 
 
@@ -182,7 +187,7 @@ def check_same_model(folder: str, comparable: dict) -> None:
         )
 
 
-def save_results(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
+def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
     """Write results and plots into `folder`, and return the table and where everything lies."""
     inside = sets[ID]
     outside = {name: part.scores for name, part in sets.items() if name != ID}

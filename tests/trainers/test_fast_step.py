@@ -63,6 +63,7 @@ def _gradient(features, learner):
     chunk=st.sampled_from([1, 40, 10**6]),
     seed=st.integers(0, 9),
 )
+@pytest.mark.slow
 def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chunk, seed, models):
     """Against the plain ones in float64, to 1e-6 beyond what the plain ones lose in float32.
 
