@@ -332,6 +332,7 @@ def _captioned(steps=4, size=4):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_is_the_uninterrupted_one(variant, make_trainer):
     case = {**TRAIN["A"], "variant": variant, "epochs": 3}

@@ -53,6 +53,7 @@ def _gradient(features, learner):
     return torch.autograd.grad((F.normalize(features, dim=-1) * direction).sum(), learner.ctx)[0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7),
@@ -63,7 +64,6 @@ def _gradient(features, learner):
     chunk=st.sampled_from([1, 40, 10**6]),
     seed=st.integers(0, 9),
 )
-@pytest.mark.slow
 def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chunk, seed, models):
     """Against the plain ones in float64, to 1e-6 beyond what the plain ones lose in float32.
 
