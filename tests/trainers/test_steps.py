@@ -284,6 +284,7 @@ def rates(trainer):
     return used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
