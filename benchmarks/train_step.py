@@ -5,7 +5,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, huge
+    python benchmarks/train_step.py                # all rows: small, large, views, huge
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
 
 On a machine with other work to do, `--threads 1` and the ratio of CPU times say more than the
@@ -92,7 +92,18 @@ def huge(args: argparse.Namespace) -> Rows:
     return [["LoCoOp step, fast", where, "does not fit", fast, "", "", "fits 24 GiB"]], found
 
 
-ROWS = {"small": small, "large": large, "huge": huge}
+def views(args: argparse.Namespace) -> Rows:
+    """Compare steps with those whose views are kept, which see no image."""
+    rows, raw = [], {}
+    for classes in (100, 1000):
+        found = raw[classes] = apart(args, classes, 32, ["fast", "kept", "coop", "kept_coop"], 2)
+        for name, kinds in (("LoCoOp", ("fast", "kept")), ("CoOp", ("coop", "kept_coop"))):
+            what, where = f"{name} step, over one on kept views", f"{classes} classes, batch 32"
+            rows.append(compared(what, where, found, *kinds, ""))
+    return rows, raw
+
+
+ROWS = {"small": small, "large": large, "views": views, "huge": huge}
 
 
 def main() -> None:

@@ -106,6 +106,8 @@ def build_data_loader(
     these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
     Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
 
+    Differs from upstream: there, augmentations depend on the number of workers.
+
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
     """
     if not data_source:

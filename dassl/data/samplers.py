@@ -107,8 +107,9 @@ class EpochBatches(Sampler[SeededBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[SeededBatch]:
+        # Not before the first batch is asked for: a DataLoader may begin twice.
         epoch, self.epoch = self.epoch, self.epoch + 1
-        return iter(self.of(epoch))
+        yield from self.of(epoch)
 
     def of(self, epoch: int) -> list[SeededBatch]:
         """Return the batches of an epoch."""
