@@ -54,9 +54,9 @@ def encoded(monkeypatch):
     """Lists (images, with regions) of each batch that the image tower encodes in training."""
     calls, tower = [], PromptTrainer.tower
 
-    def counted(self, images, local):
+    def counted(self, images, local, *more):
         calls.append((len(images), local))
-        return tower(self, images, local)
+        return tower(self, images, local, *more)
 
     monkeypatch.setattr(PromptTrainer, "tower", counted)
     return calls
