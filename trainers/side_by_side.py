@@ -157,7 +157,10 @@ class SideBySide(TrainerBase):
 
     def run_epoch(self) -> None:
         """Run an epoch of all members that have it before them, on one pass over the images."""
-        members, first = self.now, self.now[0].trainer
+        members = self.now
+        if not members:  # all have failed
+            return
+        first = members[0].trainer
         local = any(member.trainer.LOCAL for member in members)
         self._all(members, "begin_epoch")
         bar = progress_bar(
