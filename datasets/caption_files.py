@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from dassl.data.datasets import build_dataset
+from dassl.data.samplers import SeededBatch
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, some
@@ -30,6 +31,8 @@ class CaptionedImages(Dataset):
         templates: one is drawn, by `seed`, for each image and epoch.
     """
 
+    seed = 0  # of the augmentations; a loader sets its own
+
     def __init__(
         self,
         images: Sequence[str],
@@ -47,7 +50,8 @@ class CaptionedImages(Dataset):
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> dict[str, Any]:
         number, indices = batch
-        return fill_batch(map(self._pair, indices), len(indices), number)
+        seeded_indices = SeededBatch(indices, self.seed, self.epoch)
+        return fill_batch(map(self._pair, seeded_indices), len(indices), number)
 
     def _pair(self, index: int) -> dict[str, Any]:
         """Return the pair, or the next one that can be read; "bad" names those passed over."""

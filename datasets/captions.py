@@ -11,8 +11,8 @@ Three sources (DATASET.PAIRS.SOURCE), one kind of batch:
 
 A pair that cannot be read is skipped, and another one takes its place: every rank has the same
 number of full batches. The incomplete batch at the end of an epoch is left out. Order and
-augmentation of an epoch depend on the seed, the epoch and the numbers of ranks and workers, on
-nothing before it, so that a run resumes at any epoch.
+augmentation of an epoch depend on the seed and the epoch (of shards on the numbers of ranks and
+workers, too), on nothing before it, so that a run resumes at any epoch.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class PairsLoader(DataLoader):
             **kwargs,
         )
         self.batches, self.seed = batches, seed
+        self.dataset.seed = seed
         self.set_epoch(0)
 
     def __len__(self) -> int:

@@ -304,6 +304,8 @@ class ClipTrainer(TrainerX):
             "transforms": list(cfg.INPUT.TRANSFORMS),
             "init_weights": cfg.MODEL.INIT_WEIGHTS,
         }
+        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation came twice
+            training["views"] = cfg.DATALOADER.VIEWS
         return {
             "comparable": {
                 "trainer": meta["trainer"],
