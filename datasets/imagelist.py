@@ -11,7 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import read_json
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import report_classnames
-from datasets.fewshot import check_request, keep_classes, part_of_classes
+from datasets.fewshot import draw_as_listed, keep_classes, part_of_classes
 from datasets.folders import DataError, absolute, contents, find_folder, no_folder, some
 
 SPLITS = ("train", "val", "test")
@@ -39,10 +39,8 @@ class ImageList(DatasetBase):
         names = _names(lists, cfg.DATASET.SPLIT_FILE)
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
         shots, rng = cfg.DATASET.NUM_SHOTS, random.Random(cfg.SEED)
-        check_request(shots, cfg.SEED)
-        train = self.generate_fewshot_dataset(lists["train"], num_shots=shots, rng=rng)
-        val_shots = min(shots, VAL_SHOTS)
-        val = self.generate_fewshot_dataset(lists["val"], num_shots=val_shots, rng=rng)
+        train = draw_as_listed(lists["train"], shots, cfg.SEED, rng)
+        val = draw_as_listed(lists["val"], min(shots, VAL_SHOTS), cfg.SEED, rng)
         own = [names[label] for label in part]
         report_classnames("ImageList", own, cfg.DATASET.SPLIT_FILE)
         kept = (keep_classes(items, part) for items in (train, val, lists["test"]))
