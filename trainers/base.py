@@ -26,7 +26,6 @@ from dassl.utils.errors import InputError
 from dassl.utils.files import write_json
 from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
-from trainers.words import write_words
 
 logger = logging.getLogger(__name__)
 
@@ -231,15 +230,6 @@ class ClipTrainer(TrainerX):
         super().set_model_mode(mode, names)
 
     # Checkpoints, and what a run depends on
-
-    def contexts(self) -> dict[str, Tensor]:
-        """Return the learned contexts `[M, W]` by name; none where no words are learned."""
-        return {}
-
-    def after_train(self) -> None:
-        """Test, and write down which words the learned contexts are like."""
-        super().after_train()
-        write_words(self.contexts(), self.model.clip, self.output_dir)
 
     def before_train(self) -> None:
         """Resume if there is something to resume, and record which images are trained on."""

@@ -23,15 +23,15 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 from dassl.utils.checkpoint import load_weights_into
 from dassl.utils.errors import InputError
-from trainers.base import ClipTrainer
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
+from trainers.words import ContextTrainer
 
 logger = logging.getLogger(__name__)
 
 
 @TRAINER_REGISTRY.register()
-class GalLoP(ClipTrainer):
+class GalLoP(ContextTrainer):
     """Learn global and local prompts (Lafon et al., ECCV 2024).
 
     Differs from upstream: which prompts dropout keeps is a function of SEED and the step; few-shot

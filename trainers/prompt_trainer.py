@@ -18,14 +18,14 @@ from clip.weights import plain_names
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
-from trainers.base import ClipTrainer
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
+from trainers.words import ContextTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class PromptTrainer(ClipTrainer):
+class PromptTrainer(ContextTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
     Subclasses declare `LOCAL`, True if their loss reads local features, and define `loss`.

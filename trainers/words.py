@@ -16,11 +16,25 @@ from clip import ClipModel
 from clip.tokenizer import tokenizer
 from dassl.distributed import is_main
 from dassl.utils.files import write_json
+from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
 
 FILE = "context_words.json"
 WORDS = 3  # of each vector
+
+
+class ContextTrainer(ClipTrainer):
+    """A trainer that learns contexts, and writes down which words they are like."""
+
+    def contexts(self) -> dict[str, Tensor]:
+        """Return the learned contexts `[M, W]` by name."""
+        raise NotImplementedError
+
+    def after_train(self) -> None:
+        super().after_train()
+        if is_main():
+            write_words(self.contexts(), self.model.clip, self.output_dir)
 
 
 def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, float]]]:
@@ -29,25 +43,22 @@ def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, fl
     Args:
         embedding: of the whole vocabulary, `[V, W]`.
     """
-    # As a matrix product, short distances lose their digits.
-    exactly = "donot_use_mm_for_euclid_dist"
     vectors, known = context.detach().float(), embedding.detach().float()
-    distances = torch.cdist(vectors, known, compute_mode=exactly)  # [M, V]
-    nearest = distances.topk(WORDS, dim=-1, largest=False)
+    found = torch.cdist(vectors, known).topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
+    # Again: made by a matrix product, short distances lose their digits.
+    distances = (vectors[:, None] - known[found]).norm(dim=-1)
     words = tokenizer().decoder
     return [
         [
             (words[i].removesuffix("</w>"), round(distance, 4))
             for distance, i in zip(*row, strict=True)
         ]
-        for row in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
+        for row in zip(distances.tolist(), found.tolist(), strict=True)
     ]
 
 
 def write_words(contexts: Mapping[str, Tensor], clip: ClipModel, folder: str | Path) -> None:
-    """Write the nearest words of every context `[M, W]`, if any, into `folder`; log the first's."""
-    if not contexts or not is_main():
-        return
+    """Write the nearest words of every context `[M, W]` into `folder`, and log the first's."""
     embedding = clip.token_embedding.weight
     found = {name: nearest_words(context, embedding) for name, context in contexts.items()}
     write_json({"distance": "Euclidean, of embeddings", "contexts": found}, Path(folder, FILE))

@@ -32,8 +32,3 @@ def test_they_are_written_and_reported(tiny_clip, tmp_path):
     assert content["tree"][0][0] == ["tree", 0.0] and list(content) == ["tree", "house"]
     page = report_page(summarise(gather([tmp_path])))
     assert 'id="words"' in page and "house <small>0.00</small>" in page
-
-
-def test_nothing_is_written_of_no_context(tiny_clip, tmp_path):
-    write_words({}, tiny_clip("tiny-vit"), tmp_path)
-    assert list(tmp_path.iterdir()) == []
