@@ -86,7 +86,7 @@ def recorded_trainer(name, settings, classnames, loader):
 
     class Recorded(TRAINER_REGISTRY.get(name)):
         def build_data_loader(self):
-            dataset = SimpleNamespace(classnames=classnames, train_x=[], lab2cname={})
+            dataset = SimpleNamespace(classnames=classnames, train_x=[], lab2cname={}, held_out=())
             self.dm = SimpleNamespace(dataset=dataset, lab2cname=dict(enumerate(classnames)))
             self.train_loader_x = loader
             self.num_classes, self.lab2cname = len(classnames), self.dm.lab2cname
