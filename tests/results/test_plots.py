@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from dassl.utils.errors import InputError
+from dassl.utils.figures import save_figure
 from results import plots
-from results.plots import as_svg, histograms, roc, save_png
+from results.plots import as_svg, histograms, roc
 
 RNG = np.random.default_rng(2)
 ID = RNG.normal(1, 1, 300).astype(np.float32)
@@ -28,13 +29,13 @@ def size(path):
 
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2)])
 def test_a_panel_per_set(tmp_path, count, columns, rows):
-    path = save_png(histograms(ID, sets(count), "MCM"), tmp_path / "plots" / "MCM.png")
+    path = save_figure(histograms(ID, sets(count), "MCM"), tmp_path / "plots" / "MCM.png")
     assert size(path) == (round(4.2 * columns * plots.DPI), int((3.1 * rows + 0.7) * plots.DPI))
 
 
 def test_roc(tmp_path):
     curves = {name: (ID, values) for name, values in sets(9).items()}
-    path = save_png(roc(curves, "zero-shot, $not_math"), tmp_path / "roc.png")
+    path = save_figure(roc(curves, "zero-shot, $not_math"), tmp_path / "roc.png")
     assert size(path) == (832, 780)
 
 
@@ -48,8 +49,8 @@ def test_roc(tmp_path):
     ],
 )
 def test_odd_scores(tmp_path, inside, outside):
-    size(save_png(histograms(inside, {"x": outside}, "Energy"), tmp_path / "h.png"))
-    size(save_png(roc({"x": (inside, outside)}, "Energy"), tmp_path / "r.png"))
+    size(save_figure(histograms(inside, {"x": outside}, "Energy"), tmp_path / "h.png"))
+    size(save_figure(roc({"x": (inside, outside)}, "Energy"), tmp_path / "r.png"))
 
 
 def test_no_set():
@@ -66,7 +67,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     figure = roc({"x": (ID, ID)}, "MCM")
     monkeypatch.setattr(plots.Figure, "savefig", die)
     with pytest.raises(KeyboardInterrupt):
-        save_png(figure, tmp_path / "roc.png")
+        save_figure(figure, tmp_path / "roc.png")
     assert not list(tmp_path.iterdir())
 
 
