@@ -101,7 +101,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     """
     if not curves:
         raise InputError("no OOD set to plot against: name at least one")
-    figure = Figure(figsize=(6.4, 6.0), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(5.2, 5.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
@@ -142,37 +142,25 @@ def over_methods(
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (metric, label) in zip(panels, METHOD_METRICS.items(), strict=True):
         for i, name in enumerate(names):
-            is_set = name in ood_sets
-            colour = SET_COLOURS[i % len(SET_COLOURS)] if is_set else "black"
-            style = {"color": colour, "linestyle": "none"}
+            colour = SET_COLOURS[i % len(SET_COLOURS)] if name in ood_sets else "black"
             for row, runs in enumerate(figures.values()):
-                x, y = (
-                    [100 * run[name][metric] for run in runs],
-                    row + (i + 0.5) / len(names) * 0.8 - 0.4,
-                )
-                axes.plot(
-                    x,
-                    [y] * len(x),
-                    "o" if is_set else "D",
-                    markersize=3.5,
-                    alpha=0.6,
-                    **style,
-                    label=name if row == 0 else "",
-                )
-                axes.plot(np.mean(x), y, "|", markersize=9, markeredgewidth=1.6, **style)
+                x, y = [100 * run[name][metric] for run in runs], row + 0.8 * _middle(i, len(names))
+                marks = axes.plot(x, [y] * len(x), "o", color=colour, alpha=0.6, markersize=4)
+                marks[0].set_label("" if row else name)
+                axes.plot(np.mean(x), y, "|", color=colour, markersize=9, markeredgewidth=1.6)
         axes.set_xlabel(label, color=TEXT_COLOUR, fontsize=9)
         axes.set_yticks(range(len(figures)), figures)
         _tidy(axes)
     panels[0].invert_yaxis()
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8.5,
-        frameon=False,
-    )
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
+
+
+def _middle(i: int, parts: int) -> float:
+    """Return where the middle of part `i` lies when -0.5 to 0.5 is divided into `parts`."""
+    return (i + 0.5) / parts - 0.5
 
 
 def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:

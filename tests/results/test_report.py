@@ -225,8 +225,14 @@ def test_the_script_writes_beside_the_runs(study, tmp_path):
             timeout=120,
         )
 
-    done = script(study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
+    runs = (study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
+    done = script(*runs, "--plots", tmp_path / "figures")
     assert done.returncode == 0 and done.stdout.startswith("report.html (")  # study is the folder
+    plots = {"methods", *(f"roc_{name}" for name in ("nature", "indoor"))}
+    plots |= {f"histogram_{m}_{name}" for m in ("CoOp", "LoCoOp") for name in ("nature", "indoor")}
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in drawn] == sorted(f"MCM_{plot}.pdf" for plot in plots)
+    assert all(path.read_bytes().startswith(b"%PDF") for path in drawn)
     Checker((study / "report.html").read_text(encoding="utf-8"))
     refused = script(study / "nothing")
     assert refused.returncode == 1 and "there are no results" in refused.stderr
