@@ -33,7 +33,7 @@ LEGEND = (
     "ID-irrelevant. Rank 1: the most similar class; smooth between regions.\n"
 )
 DPI = 300  # of PNG files, and of the pictures within PDF and SVG ones
-COLUMNS = 115  # letters of a caption's line
+COLUMNS = 105  # letters of a caption's line
 MOST = 40  # images a figure
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels

@@ -153,7 +153,7 @@ def over_methods(
         _tidy(axes)
     panels[0].invert_yaxis()
     shown = panels[0].get_legend_handles_labels()
-    figure.legend(*shown, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+    figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
 
