@@ -32,7 +32,7 @@ def main() -> None:
         "--plots", type=Path, help="folder to write every plot into as well (default: none)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default="pdf", help="of these (default: %(default)s)"
+        "--format", choices=FORMATS, default="pdf", help="of --plots (default: %(default)s)"
     )
     args = parser.parse_args()
 

@@ -85,11 +85,11 @@ def test_a_comparison_stands_alone(study):
         "no test is implied",
     ):
         assert words.replace("&middot;", "·") in text
-    # Per score: a ROC panel for each of 2 sets, 3 methods x 2 histograms.
+    # Of 2 scores: over the methods; then a ROC panel for each of 2 sets, 3 methods x 2 histograms.
     charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
-    assert len(charts) == 2 * (2 + 3 * 2)
+    assert len(charts) == 2 * (1 + 2 + 3 * 2)
     run = gather([study])["LoCoOp"][0].result["figures"]["MCM"]["nature"]
-    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[0]).decode()
+    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[2]).decode()
 
 
 def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
@@ -211,7 +211,7 @@ def test_no_images_no_curves(study):
     for folder in study.rglob("scores"):
         shutil.rmtree(folder)
     _page, checker = page_of(study)
-    assert "img" not in checker.counts
+    assert checker.counts["img"] == 2  # over the methods, of the figures alone
 
 
 def test_the_script_writes_beside_the_runs(study, tmp_path):
