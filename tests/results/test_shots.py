@@ -2,7 +2,8 @@
 
 import pytest
 
-from results.plots import save_png, shots_plot
+from dassl.utils.figures import save_figure
+from results.plots import shots_plot
 from results.report.page import report_page
 from results.shots import over_shots
 from results.summary import summarise
@@ -49,4 +50,6 @@ def test_the_report_shows_them(write_run, gather, tmp_path, several):
 
 def test_the_plot(tmp_path):
     lines = {"CoOp": {1: [0.2, 0.3], 16: [0.5]}, "LoCoOp": {2: [0.4], 4: [0.6, 0.5]}}
-    assert save_png(shots_plot(lines, "ID accuracy (%)"), tmp_path / "a.png").stat().st_size > 5000
+    assert (
+        save_figure(shots_plot(lines, "ID accuracy (%)"), tmp_path / "a.png").stat().st_size > 5000
+    )
