@@ -51,11 +51,13 @@ class ClipTrainer(TrainerX):
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
         top_k: K of region maps; 0: the paper's ratio.
+        BY_STEP: the schedule is stepped after every batch, not once an epoch.
     """
 
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
     top_k: int = 0
+    BY_STEP: ClassVar[bool] = False
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
@@ -156,7 +158,7 @@ class ClipTrainer(TrainerX):
         self.scaled(summary["loss"]).backward()
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         numbers = self.take_step(summary)
-        if self.batch_idx + 1 == self.num_batches:
+        if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return numbers
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from clip import ClipModel, weights_hash
 from clip.prefix import CHUNK
@@ -25,7 +27,8 @@ logger = logging.getLogger(__name__)
 class PromptTrainer(ClipTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, True if their loss reads local features, and define `loss`.
+    Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
+    reads FoBoR's attention of the regions too, and define `loss`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
@@ -33,6 +36,8 @@ class PromptTrainer(ClipTrainer):
     """
 
     LOCAL: ClassVar[bool] = False
+    ATTENTION: ClassVar[bool] = False
+    COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     INCIDENTAL = ("TEXT_CHUNK",)
 
     def build_model(self) -> None:
@@ -46,25 +51,36 @@ class PromptTrainer(ClipTrainer):
             ctx_init=settings.CTX_INIT,
             position=settings.CLASS_TOKEN_POSITION,
             generator=torch.Generator().manual_seed(cfg.SEED) if cfg.SEED >= 0 else None,
+            copies=self.COPIES,
         ).to(self.device)
+        self.model = self.build_prompted(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.sched = self.build_scheduler()
         self.register_model("prompt_learner", learner, self.optim, self.sched)
         self.ready_to_train()
 
+    def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
+        """Return the model of the prompts, whose context is at its start."""
+        return PromptedCLIP(clip, prompts)
+
+    def build_scheduler(self) -> LRScheduler:
+        return build_lr_scheduler(self.optim, self.cfg.OPTIM)
+
     @torch.no_grad()
-    def encode(self, batch: dict, local: bool) -> dict:
-        """Return `batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else
-        None) in the place of its images "img". An encoded batch is returned as it is."""
+    def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
+        """Return `batch` with "features" `[B, D]`, "regions" (`[B, N, D]` if `local`, else None)
+        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch is
+        returned as it is."""
         if "features" in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = super().parse_batch_train(batch)
-        with self.autocast():
+        collected = self.model.clip.collected_attention() if attention else nullcontext()
+        with self.autocast(), collected as parts:
             features, regions = self.model.image_features(images, local)
+        rest |= {"attention": torch.cat(parts)} if attention else {}
         return {**rest, "features": features, "regions": regions, "label": labels}
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -179,7 +179,7 @@ class SideBySide(TrainerBase):
             first, shared = going[0].trainer, []
             with self._failing_together(going):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
-                    shared.append(_encode(first, batch, "a test batch", "TEST", local=False))
+                    shared.append(_encode(first, batch, "a test batch", "TEST"))
             for member in going:
                 member.trainer.test_loader = shared
         self._all(going, "after_train")
@@ -193,7 +193,7 @@ class SideBySide(TrainerBase):
     def _share_pass(self, members: list[Member]) -> None:
         """Run one epoch of members that are about to draw the same images."""
         start, first = members[0].rng, members[0].trainer
-        local = any(member.trainer.LOCAL for member in members)
+        reads = [any(getattr(m.trainer, what) for m in members) for what in ("LOCAL", "ATTENTION")]
         self._all(members, "begin_epoch")
         set_rng_state(start)
         bar = progress_bar(
@@ -205,7 +205,7 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                batch = _encode(first, batch, "a training step", "TRAIN_X", local)
+                batch = _encode(first, batch, "a training step", "TRAIN_X", *reads)
                 self._step(members, number, batch, waited)
                 if not self._well(members):
                     return
@@ -231,9 +231,16 @@ class SideBySide(TrainerBase):
         set_rng_state(state)
 
 
-def _encode(trainer: PromptTrainer, batch: dict, what: str, loader: str, local: bool) -> dict:
+def _encode(
+    trainer: PromptTrainer,
+    batch: dict,
+    what: str,
+    loader: str,
+    local: bool = False,
+    attention: bool = False,
+) -> dict:
     """Return `PromptTrainer.encode` of a batch, if any of its images could be read."""
     if not has_images(batch):
         return batch
     with trainer.memory_of(what, loader):
-        return trainer.encode(batch, local)
+        return trainer.encode(batch, local, attention)

@@ -96,8 +96,10 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
     batches: Sequence[Sequence[int]] | None = None,
+    drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; in training an incomplete last batch is left out.
+    """Build a loader over `data_source`; in training, with `drop_last`, an incomplete last batch
+    is left out, unless it is the only one.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -121,7 +123,8 @@ def build_data_loader(
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = _order(sampler, batch_size, workers, is_train)
+        drop_last = drop_last and is_train and len(sampler) >= batch_size
+        order = _order(sampler, batch_size, workers, is_train, drop_last)
     return DataLoader(
         dataset,
         **order,
@@ -131,9 +134,10 @@ def build_data_loader(
     )
 
 
-def _order(sampler: Sampler, batch_size: int, workers: int, is_train: bool) -> dict[str, Any]:
+def _order(
+    sampler: Sampler, batch_size: int, workers: int, is_train: bool, drop_last: bool
+) -> dict[str, Any]:
     """Return the arguments of a DataLoader that say which images make a batch."""
-    drop_last = is_train and len(sampler) >= batch_size
     ranks = distributed.world_size() if is_train else 1
     if ranks == 1 and not (is_train and workers):
         return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
@@ -213,7 +217,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
-        own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS} if is_train else {}
+        own = {}
+        if is_train:
+            own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            own["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
