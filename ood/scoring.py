@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
-from ood.scores import SCORES, Score, check_temperature
+from ood.registry import Score
+from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
 

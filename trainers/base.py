@@ -19,7 +19,6 @@ from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
-from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
@@ -257,7 +256,9 @@ class ClipTrainer(TrainerX):
         super().load_model(directory, epoch)
         self._text = None
         if directory:
-            self._loaded_from = str(model_file(Path(directory, self.get_model_names()[0]), epoch))
+            self._loaded_from = str(
+                self.checkpoint_file(directory, self.get_model_names()[0], epoch)
+            )
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """Return what a checkpoint must fit to be used again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -110,16 +111,28 @@ class PromptTrainer(ClipTrainer):
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
         return super().provenance() | {"context": context}
 
+    def checkpoint_file(
+        self, directory: str | os.PathLike, name: str, epoch: int | None = None
+    ) -> Path:
+        """Find a context in published files of whole models, too: FoBoR's in the folder `model`,
+        FA's model.pth."""
+        folder = Path(directory)
+        if not (folder / name).is_dir():
+            if (folder / "model").is_dir():
+                name = "model"
+            elif epoch is None and (folder / "model.pth").is_file():
+                return folder / "model.pth"
+        return super().checkpoint_file(folder, name, epoch)
+
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
         """Refuse a context that was learned for something else than the config describes.
 
         A shared context may move to other classes, which is only warned of.
         """
-        # As other training code wraps it: module.ctx, prompt_learner.ctx, without "state_dict".
-        state = checkpoint["state_dict"] = {
-            name.removeprefix("prompt_learner."): value
-            for name, value in plain_names(checkpoint).items()
-        }
+        # As other training code wraps it: module.ctx, without "state_dict", or in a whole model.
+        named, prefix = plain_names(checkpoint), "prompt_learner."
+        state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
+        state = checkpoint["state_dict"] = state or named
         ctx = state.get("ctx")
         if ctx is None or not ctx.isfinite().all():
             raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")

@@ -133,20 +133,20 @@ def test_sct_training(run, golden, clip_file, tmp_path, monkeypatch):
             close(found[name], arrays[f"{run['id']}/{key}_T1_f64"])
 
 
-def test_gradient_flows_through_both_of_scts_weights(golden, clip_file, tmp_path):
-    """The goldens would be missed by 5 % and more with t detached in either term."""
+@pytest.mark.parametrize("part, least", [("image_losses", 0.05), ("region_weights", 0.005)])
+def test_the_gradient_flows_through_both_of_scts_weights(part, least, golden, clip_file, tmp_path):
+    """No loss would show it; the gradient is another where the label's probability is detached."""
     arrays, case = golden("sct.npz"), {**ABOUT["sct"]["loss_cases"][0], "n_ctx": 16}
     trainer = build("sct", "SCT", case, None, tmp_path, clip_file, TOPK=3)
     set_context(trainer, arrays["n16/ctx0"])
-    for part in ("image_losses", "region_weights"):
-        own = getattr(type(trainer), part)
-        setattr(trainer, part, lambda losses, own=own: own(trainer, losses))
-        batch = pixels(ABOUT["sct"]["image_seed"], 4), torch.from_numpy(arrays["n16/labels"])
-        _, grad = gradient_of(trainer, *batch)
-        assert relative(grad, arrays["n16/k3_lam0.25/grad_f64"]) < 1e-5
-    trainer.region_weights = lambda losses: 1e-7 + (-losses.detach()).exp()[:, None]
-    _, grad = gradient_of(trainer, *batch)
-    assert relative(grad, arrays["n16/k3_lam0.25/grad_f64"]) > 0.02
+    detached = {
+        "image_losses": lambda losses: losses * (1.0000001 - (-losses.detach()).exp()),
+        "region_weights": lambda losses: 1e-7 + (-losses.detach()).exp()[:, None],
+    }
+    setattr(trainer, part, detached[part])
+    labels = torch.from_numpy(arrays["n16/labels"])
+    _, grad = gradient_of(trainer, pixels(ABOUT["sct"]["image_seed"], 4), labels)
+    assert relative(grad, arrays["n16/k3_lam0.25/grad_f64"]) > least
 
 
 # FA
@@ -238,8 +238,8 @@ def test_fobor_loss_gradient_and_choices(case, golden, clip_file, tmp_path, monk
         [c[0] for c in case["confusing_class"]],
         [c[0][0] for c in case["region"]],
     ]
-    for part in ("loss", "loss_id", "loss_abs", "loss_cfr"):
-        assert summary[part].item() == pytest.approx(case["f64"][part], rel=1e-5, abs=1e-6), part
+    for part in ("loss", "loss_id", "loss_abs", "loss_cfr"):  # a difference of parts of about 3
+        assert summary[part].item() == pytest.approx(case["f64"][part], rel=1e-5, abs=5e-6), part
     assert relative(grad, arrays[f"{case['id']}/grad_f64"]) < 2e-5
 
 
