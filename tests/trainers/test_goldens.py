@@ -88,6 +88,7 @@ def make_trainer(
             self.train_loader_x = loader
             self.num_classes, self.lab2cname = len(classnames), self.dm.lab2cname
 
+    Recorded.__name__ = name  # as checkpoints record it
     return Recorded(cfg)
 
 

@@ -270,3 +270,91 @@ def test_fobor_refuses_a_resnet(name, clip_file, tmp_path):
     case = {"n_ctx": 4, "csc": False, "class_token_position": "end"}
     with pytest.raises(InputError, match=r"ModifiedResNet has no attention.*use a ViT"):
         make_trainer(name, case, ["a", "b"], None, tmp_path, clip_file("tiny-rn"))
+
+
+# Files
+
+
+def trained_with(name, clip_file, tmp_path, **own):
+    """A trainer of two classes, which writes a checkpoint of its own to `tmp_path`/run."""
+    case = {"n_ctx": 4, "csc": False, "class_token_position": "end"}
+    names, file = ["cat", "tea pot"], clip_file("tiny-vit")
+    if name == "FA":
+        own = {"CTX_INIT": "a photo of a", **own}
+    loader = [None] * 3  # steps of an epoch
+    return make_trainer(name, case, names, loader, tmp_path / "run", file, k=1, **own)
+
+
+SUCCESSORS = ("SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
+
+
+@pytest.mark.parametrize("name", SUCCESSORS)
+@pytest.mark.parametrize("layout", ["prompt_learner", "whole model", "one file"])
+def test_published_files_load(name, layout, clip_file, tmp_path):
+    """LoCoOp's layout (SCT's), FoBoR's of a whole model, and FA's of all weights in one file."""
+    trainer = trained_with(name, clip_file, tmp_path)
+    ctx = torch.randn_like(trainer.learner.ctx)
+    prompts = {"ctx": ctx, "token_prefix": torch.zeros(2, 1, 128), "token_suffix": torch.zeros(2)}
+    whole = {f"prompt_learner.{key}": x for key, x in prompts.items()}
+    whole |= {"logit_scale": torch.ones(()), "text_encoder.ln_final.weight": torch.ones(128)}
+    content, place = {
+        "prompt_learner": ({"state_dict": prompts, "epoch": 25}, "prompt_learner/model.pth.tar-25"),
+        "whole model": ({"state_dict": whole, "epoch": 30}, "model/model.pth.tar-30"),
+        "one file": ({f"module.{key}": x for key, x in whole.items()}, "model.pth"),
+    }[layout]
+    file = tmp_path / "published" / place
+    file.parent.mkdir(parents=True)
+    torch.save(content, file)
+    trainer.load_model(str(tmp_path / "published"))
+    assert torch.equal(trainer.learner.ctx, ctx)
+    assert trainer.provenance()["context"]["file"] == str(file)
+
+
+def refused(trainer, folder):
+    with pytest.raises(InputError) as error:
+        trainer.load_model(str(folder))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", SUCCESSORS)
+def test_a_checkpoint_of_another_method_is_refused(name, clip_file, tmp_path):
+    trainer, place = trained_with(name, clip_file, tmp_path), tmp_path / "other/prompt_learner"
+    place.mkdir(parents=True)
+    ctx = torch.zeros(4, 128)
+    for state, words in (
+        ({"global_prompt": ctx[None], "local_prompts": ctx[None]}, "no finite context vectors"),
+        ({"ctx": ctx, "meta_net.linear1.weight": ctx}, "does not fit the model"),
+        ({"ctx": torch.zeros(16, 128)}, "a shared context of 16 tokens"),
+    ):
+        torch.save({"state_dict": state, "epoch": 1}, place / "model.pth.tar-1")
+        assert words in refused(trainer, place.parent)
+
+
+def test_fa_is_not_scored_with_another_k_or_other_words(clip_file, tmp_path):
+    trained_with("FA", clip_file, tmp_path).save_model(0, str(tmp_path / "fa"))
+    other = trained_with("FA", clip_file, tmp_path, K=2)
+    assert "was trained with K 3" in refused(other, tmp_path / "fa")
+    other = trained_with("FA", clip_file, tmp_path, CTX_INIT="a picture of a")
+    assert "was trained with frozen_words a photo of a" in refused(other, tmp_path / "fa")
+    trained_with("CoOp", clip_file, tmp_path).save_model(0, str(tmp_path / "coop"))
+    fa = trained_with("FA", clip_file, tmp_path)
+    assert "was trained with trainer CoOp" in refused(fa, tmp_path / "coop")
+
+
+def test_locoop_and_its_successors_read_each_others_contexts(clip_file, tmp_path):
+    source = trained_with("LoCoOp", clip_file, tmp_path)
+    source.save_model(0, str(tmp_path / "locoop"))
+    for name in ("SCT", "LoCoOpFoBoR", "SCTFoBoR"):
+        trainer = trained_with(name, clip_file, tmp_path)
+        trainer.load_model(str(tmp_path / "locoop"))
+        assert torch.equal(trainer.learner.ctx, source.learner.ctx)
+
+
+@pytest.mark.parametrize("name", ["SCT", "LoCoOpFoBoR", "SCTFoBoR"])
+def test_k_above_the_classes_and_weights_below_zero(name, clip_file, tmp_path):
+    trainer = trained_with(name, clip_file, tmp_path, TOPK=3)
+    with pytest.raises(InputError, match=r"K = 3 with 2 classes"):
+        trainer.before_train()
+    key = trainer.WEIGHTS[0]
+    with pytest.raises(InputError, match=rf"\.{key}.* is -1\.0: .*0 or more"):
+        trained_with(name, clip_file, tmp_path, **{key: -1.0})
