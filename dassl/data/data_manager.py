@@ -98,8 +98,7 @@ def build_data_loader(
     batches: Sequence[Sequence[int]] | None = None,
     drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; in training, with `drop_last`, an incomplete last batch
-    is left out, unless it is the only one.
+    """Build a loader over `data_source`; `drop_last` in training: without an incomplete last batch.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -123,7 +122,6 @@ def build_data_loader(
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        drop_last = drop_last and is_train and len(sampler) >= batch_size
         order = _order(sampler, batch_size, workers, is_train, drop_last)
     return DataLoader(
         dataset,
@@ -138,6 +136,7 @@ def _order(
     sampler: Sampler, batch_size: int, workers: int, is_train: bool, drop_last: bool
 ) -> dict[str, Any]:
     """Return the arguments of a DataLoader that say which images make a batch."""
+    drop_last = drop_last and is_train and len(sampler) >= batch_size
     ranks = distributed.world_size() if is_train else 1
     if ranks == 1 and not (is_train and workers):
         return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
