@@ -27,12 +27,7 @@ MACHINE_MADE = frozenset(
 
 
 class DataError(InputError):
-    """A fault of a data set, raised by what reads it.
-
-    Attributes:
-        kind: one or two words for the table of the data check: missing, flat, ...
-        names: all files or folders it is about, where the message names a few.
-    """
+    """A fault of a data set, raised by what reads it."""
 
     def __init__(self, message: str, kind: str = "refused", names: Sequence[str] = ()):
         super().__init__(message)
@@ -96,6 +91,15 @@ def walk_images(
             others += [os.path.join(folder, name) for name in files if not is_image(name)]
         yield from images
         pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
+
+
+def images_of(paths: Sequence[str]) -> Iterator[str]:
+    """Yield files as they are named, whatever their ending, and all images under folders."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from (os.path.join(path, name) for name in walk_images(path))
+        else:
+            yield path
 
 
 def identity(folder: str | Path) -> tuple[int, int]:

@@ -38,6 +38,7 @@ class FoBoR(LoCoOp):
         }
     )
     ATTENTION = True
+    KEEPS_VIEWS = False  # kept features have no attention beside them
     FLAGS: ClassVar = {"topk": "TOPK"}
     WEIGHTS = ("ALPHA", "BETA")
 

@@ -56,6 +56,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
+def file_name(text: str) -> str:
+    """Return `text` as part of a file name: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
     """Remove the temporary files and folders below `folder` that killed processes have left.
 
@@ -133,10 +138,10 @@ def read_json(fpath: str | os.PathLike) -> Any:
         ) from error
 
 
-def write_json(obj: Any, fpath: str | os.PathLike) -> None:
+def write_json(obj: Any, fpath: str | os.PathLike, indent: int = 4) -> None:
     """Write `obj` as indented JSON, atomically."""
     with atomic_write(fpath) as handle:
-        json.dump(obj, handle, indent=4)
+        json.dump(obj, handle, indent=indent)
         handle.write("\n")
 
 
