@@ -106,7 +106,6 @@ def build_data_loader(
     In training the order is a function of SEED and the epoch, and the augmentation of an image of
     these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
     Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
-
     Differs from upstream: there, augmentations depend on the number of workers.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
@@ -116,17 +115,14 @@ def build_data_loader(
         raise InputError(
             f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
-    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, tfm, is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = {"batch_size": batch_size, "sampler": sampler}
-        if is_train:
-            order = _epochs(cfg, sampler, batch_size, drop_last)
+        order = _order(cfg, sampler, batch_size, is_train, drop_last)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
@@ -144,8 +140,12 @@ class TrainLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int, drop_last: bool) -> dict[str, Any]:
-    """Return the arguments of a `TrainLoader` that say which images make a batch."""
+def _order(
+    cfg: CfgNode, sampler: Sampler, batch_size: int, is_train: bool, drop_last: bool
+) -> dict[str, Any]:
+    """Return the arguments of a loader that say which images make a batch."""
+    if not is_train:
+        return {"batch_size": batch_size, "sampler": sampler}
     whole = RankBatches if distributed.world_size() > 1 else BatchSampler
     batches = whole(sampler, batch_size, drop_last and len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
