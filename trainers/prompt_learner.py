@@ -28,11 +28,12 @@ class PromptLearner(nn.Module):
         model: the CLIP whose token embeddings surround the context.
         n_ctx: M, the number of context vectors.
         csc: one context per class instead of a shared one.
-        ctx_init: words to start from; they override `n_ctx` and `csc`.
+        ctx_init: words to start from; they override `n_ctx` and, without `copies`, `csc`.
         position: where the class name stands: "end" (after the context),
             "middle" (after its first half) or "front" (before it). The full
             stop stays last in all three.
         generator: draws the random start N(0, 0.02); None for the global one.
+        copies: `csc` with `ctx_init` is a copy of the words' context for each class.
         stop: what stands behind the class name.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`). CoOp's files hold the embeddings of their
@@ -52,6 +53,7 @@ class PromptLearner(nn.Module):
         ctx_init: str = "",
         position: str = "end",
         generator: torch.Generator | None = None,
+        copies: bool = False,
         stop: str = ".",
     ):
         super().__init__()
@@ -69,7 +71,9 @@ class PromptLearner(nn.Module):
         if ctx_init:
             ids = encode(ctx_init)
             n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))
-            if csc:
+            if csc and copies:
+                ctx = ctx.expand(len(names), -1, -1)  # [C, M, W]
+            elif csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
             shape = (len(names), n_ctx) if csc else (n_ctx,)

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Callable, Iterable
 
 from torchvision.transforms import (
+    ColorJitter,
     Compose,
     Normalize,
     RandomApply,
     RandomCrop,
+    RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
     Resize,
     ToTensor,
 )
@@ -29,6 +33,10 @@ AVAI_CHOICES = [
     "random_translation",
     "random_resized_crop",
     "random_flip",
+    "random_vertical_flip",
+    "random_rotation",
+    "colorjitter",
+    "randomgrayscale",
     "center_crop",
     "normalize",
 ]
@@ -81,7 +89,17 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
     moves = [random_translation(size)] * ("random_translation" in choices)
     cropped = "random_resized_crop" in choices
     first = [*moves, resize] if cropped else [resize, *moves]  # as upstream
-    return first + [RandomHorizontalFlip()] * ("random_flip" in choices)
+    given = cfg.INPUT
+    further = {
+        "random_flip": RandomHorizontalFlip,
+        "random_vertical_flip": RandomVerticalFlip,
+        "random_rotation": lambda: RandomRotation(given.ROTATION),
+        "colorjitter": lambda: ColorJitter(
+            given.COLORJITTER_B, given.COLORJITTER_C, given.COLORJITTER_S, given.COLORJITTER_H
+        ),
+        "randomgrayscale": lambda: RandomGrayscale(given.RGS_P),
+    }
+    return [*first, *(make() for name, make in further.items() if name in choices)]
 
 
 def random_translation(size: tuple[int, int]) -> RandomApply:
