@@ -13,15 +13,27 @@ from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
 from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec
+from ood.negatives import find_words
 from ood.regions import suggest_top_k
-from ood.scoring import offered_scores, score_parameters
+from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 
 
 @torch.inference_mode()
 def spec_of_classes(
-    model: clip.ClipModel, preprocess: Preprocess, classnames: Sequence[str], template: str
+    model: clip.ClipModel,
+    preprocess: Preprocess,
+    classnames: Sequence[str],
+    template: str,
+    score: str = "",
+    negatives: str = "",
+    outliers: str = "",
 ) -> DetectorSpec:
-    """Return what a detector of these classes needs, in float32, not calibrated yet."""
+    """Return what a detector of these classes needs, in float32, not calibrated yet.
+
+    Args:
+        score: the one in use; "": that of what is given, NegLabel for `negatives`, EOE for
+            `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
+    """
     device, pairs = next(model.parameters()).device, template_pairs(template)
     if model.has_negation:
         encoder = clip.build_no_encoder(model, "").to(device)
@@ -29,9 +41,15 @@ def spec_of_classes(
     else:
         standard = [plain for plain, _ in pairs]
         described = PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
-    features = described.class_features()
+    needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
+    words = find_words(model, classnames, needs, negatives, outliers)
+    described.texts = words.texts
+    features, provides = described.class_features(), described.provides
+    asked = offered_scores(score or "all", provides)
+    offered = offered_scores("all", provides) + [s for s in asked if not s.usual]
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
+    usual = "NegLabel" if negatives else "EOE" if outliers else usual
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
@@ -39,10 +57,15 @@ def spec_of_classes(
         clip=describe_clip(model),
         precision="fp32",
         preprocess=preprocess,
-        parameters=score_parameters(offered_scores("all", described.provides)),
-        score=usual,
+        parameters=score_parameters(offered),
+        score=score or usual,
         top_k=suggest_top_k(len(classnames)),
-        origin={"trainer": "zero-shot", "template": template, "versions": versions()},
+        origin={
+            "trainer": "zero-shot",
+            "template": template,
+            "words": words.facts,
+            "versions": versions(),
+        },
     )
 
 

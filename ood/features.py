@@ -118,7 +118,7 @@ class FeatureStore:
         index = np.delete(np.arange(len(items)), about["unreadable"])
         wanted = [GLOBAL, LOCAL] if local and LOCAL in about["files"] else [GLOBAL]
         for name in wanted:
-            if _checksum(place / name) != about["files"][name]:
+            if checksum(place / name) != about["files"][name]:
                 raise ValueError(f"{name} is damaged")
         features = np.memmap(place / GLOBAL, "<f4", mode="r").reshape(len(index), -1)  # [n, D]
         if LOCAL not in wanted:
@@ -215,7 +215,7 @@ class FeatureWriter:
                 "schema": SCHEMA,
                 "images": self.images,
                 "unreadable": [i for i in range(self.count) if i not in read],
-                "files": {name: _checksum(self.temporary / name) for name in self.files},
+                "files": {name: checksum(self.temporary / name) for name in self.files},
             }
             (self.temporary / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
@@ -240,7 +240,8 @@ class FeatureWriter:
             self.discard()
 
 
-def _checksum(path: Path) -> int:
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(2**24):
