@@ -111,11 +111,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "with --classes or a run that was not evaluated: words that are not classes, for "
             f"NegLabel: a folder of lists, or {BUNDLED} (default: none)",
         ),
-        (
-            "outliers",
-            "FILE",
-            "the same: a .txt file with the name of an outlier a line, for EOE (default: none)",
-        ),
+        ("outliers", "FILE", "the same, for EOE: a .txt file, a name a line (default: none)"),
         ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),
         ("csv", "FILE", "write the verdicts there"),

@@ -34,22 +34,16 @@ def spec_of_classes(
         score: the one in use; "": that of what is given, NegLabel for `negatives`, EOE for
             `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
     """
-    device, pairs = next(model.parameters()).device, template_pairs(template)
-    if model.has_negation:
-        encoder = clip.build_no_encoder(model, "").to(device)
-        described = TwoBranchCLIP(model, encoder, classnames, pairs)
-    else:
-        standard = [plain for plain, _ in pairs]
-        described = PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
-    needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
+    described, names = _prompted(model, classnames, template), score or "all"
+    needs = required_inputs([*get_scores("all"), *get_scores(names)])
     words = find_words(model, classnames, needs, negatives, outliers)
     described.texts = words.texts
     features, provides = described.class_features(), described.provides
-    asked = offered_scores(score or "all", provides)
-    offered = offered_scores("all", provides) + [s for s in asked if not s.usual]
+    offered = offered_scores("all", provides)
+    offered += [s for s in offered_scores(names, provides) if not s.usual]
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
-    usual = "NegLabel" if negatives else "EOE" if outliers else usual
+    score = score or ("NegLabel" if negatives else "EOE" if outliers else usual)
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
@@ -58,7 +52,7 @@ def spec_of_classes(
         precision="fp32",
         preprocess=preprocess,
         parameters=score_parameters(offered),
-        score=score or usual,
+        score=score,
         top_k=suggest_top_k(len(classnames)),
         origin={
             "trainer": "zero-shot",
@@ -67,6 +61,16 @@ def spec_of_classes(
             "versions": versions(),
         },
     )
+
+
+def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:
+    """Return the model with prompts of the classes, and of a CLIPN with the "no" branch's."""
+    device, pairs = next(model.parameters()).device, template_pairs(template)
+    if model.has_negation:
+        encoder = clip.build_no_encoder(model, "").to(device)
+        return TwoBranchCLIP(model, encoder, classnames, pairs)
+    standard = [plain for plain, _ in pairs]
+    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

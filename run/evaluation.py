@@ -54,6 +54,8 @@ def check_settings(cfg: CfgNode) -> None:
     """Raise InputError for unknown scores and impossible values under EVAL."""
     check_tpr(cfg.EVAL.TPR)
     score_parameters(get_scores(score_names(cfg)), score_params(cfg))
+    if not 0 < (share := cfg.EVAL.NEGATIVES_SHARE) <= 1:
+        raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
     if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none keeps none: choose")
 
