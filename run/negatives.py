@@ -41,7 +41,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
     trainer.model.texts = {
-        name: None if type(trainer).LEARNS and not name.endswith(OTHERS) else features
+        name: None if trainer.LEARNS and not name.endswith(OTHERS) else features
         for name, features in words.texts.items()
     }
     return words

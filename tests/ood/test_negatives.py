@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -183,6 +185,21 @@ def test_eoe_of_the_public_code(golden):
         values = compute_scores(get_scores(["EOE"]), inputs, params)["EOE"]
         expected = -torch.from_numpy(arrays[f"e{case['case']}"])
         assert_close(values, expected, rtol=1e-5, atol=1e-7)
+
+
+@given(
+    classes=st.integers(1, 60),
+    quantile=st.sampled_from([0.0, 0.3, 0.5, 0.95, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_closeness_is_the_quantile_over_classes(classes, quantile, seed):
+    generator = torch.Generator().manual_seed(seed)
+    words, texts = (
+        torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=-1)
+        for n in (9, classes)
+    )
+    found = replace(NEGLABEL, quantile=quantile).closeness(words, texts)
+    assert_close(found, (words @ texts.T).quantile(quantile, dim=1), rtol=0, atol=1e-6)
 
 
 # Features of words, kept
