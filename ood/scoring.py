@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
+from ood import word_scores  # noqa: F401 (registers its scores)
 from ood.scores import SCORES, Score, check_temperature
 
 logger = logging.getLogger(__name__)
