@@ -27,7 +27,7 @@ from clip.texts import encode_texts
 from dassl.utils import progress_bar, read_json, versions, write_json
 from dassl.utils.cache import cache_folder, check_room
 from dassl.utils.errors import InputError
-from ood.features import checksum
+from ood.features import file_checksum
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
         with FileLock(place.with_suffix(".lock")):  # who comes second reads what the first wrote
             if not _is_whole(place, about):
                 _write(place, width, model, words, templates)
-                write_json({**about, "checksum": checksum(place)}, place.with_suffix(".json"))
+                write_json({**about, "checksum": file_checksum(place)}, place.with_suffix(".json"))
             return np.memmap(place, "<f4", mode="r").reshape(len(words), width)  # [W, D]
     except (InputError, OSError) as reason:
         logger.warning("The features of %d words are not kept: %s", len(words), reason)
@@ -92,7 +92,7 @@ def _is_whole(place: Path, about: dict) -> bool:
     if not note.exists():
         return False
     try:
-        if read_json(note) == {**about, "checksum": checksum(place)}:
+        if read_json(note) == {**about, "checksum": file_checksum(place)}:
             return True
     except (InputError, OSError):
         pass

@@ -20,7 +20,7 @@ from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
 from ood.evaluation import score_sets
-from ood.features import FeatureStore, FeatureWriter, KeptFeatures
+from ood.features import GLOBAL, FeatureStore, FeatureWriter, KeptFeatures
 from ood.scoring import get_scores
 from run.settings import default_cfg
 
@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_on_the_way_stops_nothing(evaluate, caplog, tmp_pat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features_module, "checksum", full)
+        patch.setattr(features_module, "file_checksum", full)
         assert same(evaluate(), evaluate(store=False))
     assert "No space left" in caplog.text and entries(tmp_path) == {}
 
@@ -299,7 +299,8 @@ def test_a_pass_that_dies_leaves_only_what_is_whole(evaluate, model, tmp_path):
 
 def test_two_passes_at_once(tmp_path):
     """Both write the same set, batch by batch in turn; whole features remain, of the later one."""
-    writers = [FeatureWriter(tmp_path / "x", "images", 4, local=False) for _ in range(2)]
+    kinds = {GLOBAL: torch.float32}
+    writers = [FeatureWriter(tmp_path / "x", "images", 4, kinds) for _ in range(2)]
     for i in range(4):
         for k, writer in enumerate(writers):
             writer.append(np.array([i]), torch.full((1, 2), float(10 * k + i)), None)
@@ -310,7 +311,7 @@ def test_two_passes_at_once(tmp_path):
     found = np.fromfile(tmp_path / "x/global.f32", np.float32).reshape(4, 2)
     assert found[:, 0].tolist() == [10, 11, 12, 13]
     files = json.loads((tmp_path / "x/about.json").read_text())["files"]
-    assert files == {"global.f32": features_module.checksum(tmp_path / "x/global.f32")}
+    assert files == {"global.f32": features_module.file_checksum(tmp_path / "x/global.f32")}
 
 
 def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):
