@@ -18,6 +18,7 @@ from clip.templates import classifier
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
 ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
+KINDS = ("cosines", "logits")  # of inputs, for each text
 
 
 class PromptedCLIP(nn.Module):
@@ -25,11 +26,16 @@ class PromptedCLIP(nn.Module):
 
     Args:
         prompts: returns unnormalised text features `[C, D]`; a module if learned.
+
+    Attributes:
+        texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
+            inputs of scores by that name; None: the class texts under another name.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
         super().__init__()
         self.clip, self.prompts = clip, prompts
+        self.texts: dict[str, Tensor | None] = {}
 
     @property
     def scale(self) -> Tensor:
@@ -88,11 +94,18 @@ class PromptedCLIP(nn.Module):
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
             names |= {"frozen_copies"}
-        return names | ({"no_cosines", "no_logits"} if self.has_no else set())
+        more = [*self.texts, "no"] if self.has_no else self.texts
+        return names | {f"{name}_{kind}" for name in more for kind in KINDS}
 
     def class_features(self) -> dict[str, Tensor]:
-        """Encode what describes the classes, `[C, D]` each: once, then it is given to `inputs`."""
-        return {"text": self.text_features()}
+        """Encode the classes, "text" `[C, D]`, and all `texts`: once, then they are given to
+        `inputs`."""
+        return self.with_texts(self.text_features())
+
+    def with_texts(self, text: Tensor) -> dict[str, Tensor]:
+        """Return class texts `[C, D]` as "text", and all `texts`."""
+        more = {name: text.clone() if x is None else x for name, x in self.texts.items()}
+        return {"text": text, **more}
 
     def inputs(
         self,
@@ -104,10 +117,10 @@ class PromptedCLIP(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the inputs `needs` of scores, and "cosines", by name.
 
-        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`; "head_norm" `[B]` is the L1
-        norm of what enters the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how
-        often each frozen prompt stands in FA's classifier. Where regions vote on the class
-        (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
+        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
+        "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
+        "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier. Where
+        regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
@@ -119,14 +132,13 @@ class PromptedCLIP(nn.Module):
             with exact(moved):
                 found["odin_logits"] = self.scale * moved @ classes["text"].T
         with exact(features):
-            found["cosines"] = features @ classes["text"].T
-            found["logits"] = self.scale * found["cosines"]
+            for name, text in classes.items():
+                kinds = [kind if name == "text" else f"{name}_{kind}" for kind in KINDS]
+                if name == "text" or not set(kinds).isdisjoint(needs):
+                    cosines = features @ text.T
+                    found |= zip(kinds, (cosines, self.scale * cosines), strict=True)
             found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
-            if "no" in classes:
-                found["no_cosines"] = features @ classes["no"].T
-                found["no_logits"] = self.scale * found["no_cosines"]
             if "frozen" in classes:
-                found["frozen_cosines"] = features @ classes["frozen"].T
                 found["frozen_copies"] = classes["copies"].expand(len(features))
             if regions is not None and "local_cosines" in needs:
                 text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
@@ -210,6 +222,8 @@ class DescribedCLIP(PromptedCLIP):
         super().__init__(clip, lambda: features["text"])
         self.features, self._scale = features, scale
         self.has_no, self.has_frozen = "no" in features, "frozen" in features
+        own = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")
+        self.texts = {name: x for name, x in features.items() if name not in own}
 
     @property
     def scale(self) -> Tensor:

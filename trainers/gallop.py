@@ -250,7 +250,7 @@ class PromptSetsCLIP(PromptedCLIP):
         whole, parts = self.kinds(self.text_features())
         ks = torch.tensor(self.ks, device=parts.device)
         return {
-            "text": whole.mean(dim=0),
+            **self.with_texts(whole.mean(dim=0)),
             "local_text": parts,
             "local_k": ks,
             "local_map": self.local_map.detach(),
