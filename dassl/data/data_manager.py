@@ -96,8 +96,10 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
     batches: Sequence[Sequence[int]] | None = None,
+    drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; in training an incomplete last batch is left out.
+    """Build a loader over `data_source`; in training, with `drop_last`, an incomplete last batch
+    is left out, unless it is the only one.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -125,7 +127,7 @@ def build_data_loader(
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
         order = {"batch_size": batch_size, "sampler": sampler}
         if is_train:
-            order = _epochs(cfg, sampler, batch_size)
+            order = _epochs(cfg, sampler, batch_size, drop_last and len(sampler) >= batch_size)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
@@ -143,10 +145,10 @@ class TrainLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int) -> dict[str, Any]:
+def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int, drop_last: bool) -> dict[str, Any]:
     """Return the arguments of a `TrainLoader` that say which images make a batch."""
     whole = RankBatches if distributed.world_size() > 1 else BatchSampler
-    batches = whole(sampler, batch_size, drop_last=len(sampler) >= batch_size)
+    batches = whole(sampler, batch_size, drop_last)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
     views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
     # Its own generator: the seeds come with the batches, none is drawn for workers beside.
@@ -222,7 +224,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
-        own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS} if is_train else {}
+        own = {}
+        if is_train:
+            own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            own["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,

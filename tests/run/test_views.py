@@ -54,9 +54,9 @@ def encoded(monkeypatch):
     """Lists (images, with regions) of each batch that the image tower encodes in training."""
     calls, tower = [], PromptTrainer.tower
 
-    def counted(self, images, local):
+    def counted(self, images, local, *more):
         calls.append((len(images), local))
-        return tower(self, images, local)
+        return tower(self, images, local, *more)
 
     monkeypatch.setattr(PromptTrainer, "tower", counted)
     return calls
@@ -166,7 +166,7 @@ def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world,
     "trainer, settings, words",
     [
         ("CoOp", ["DATALOADER.VIEWS", -1], "DATALOADER.VIEWS is -1, it must be at least 0"),
-        ("CLIPN", [], "CLIPN learns from the images themselves"),
+        ("CLIPN", [], "steps of CLIPN read the images themselves"),
         (
             "CoOp",
             ["SEED", -1, "DATASET.NUM_SHOTS", -1],

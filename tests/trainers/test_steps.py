@@ -28,7 +28,7 @@ from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ("CoOp", "LoCoOp", "CLIPN")
+LEARNING = ("CoOp", "LoCoOp", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def world(tmp_path_factory, clip_file):
                 Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
     data = {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
-    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16"}
+    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
+    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30"}
     for name in TRAINER_REGISTRY.registered_names():
         kind = TRAINER_REGISTRY.get(name)
         if not issubclass(kind, ClipTrainer):
@@ -58,8 +59,8 @@ def world(tmp_path_factory, clip_file):
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
             "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
         }
-        if name == "LoCoOp":
-            settings["TRAINER"]["LOCOOP"]["TOPK"] = 2
+        if "TOPK" in kind.CONFIG:
+            settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -150,7 +151,7 @@ def waits(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", ["CoOp", "LoCoOp", "CLIPN"])
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_step_waits_for_the_device_once(make, waits, name):
     """At its end."""
     assert waits(make(name)) == ["tolist"]
