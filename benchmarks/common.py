@@ -21,6 +21,8 @@ from benchmarks import plain
 from clip import ClipModel, resolve_precision
 from clip.facts import OPENAI_TRANSFORM
 from clip.prompted import PromptedCLIP, cosines
+from dassl.utils.files import write_json
+from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
@@ -181,16 +183,10 @@ def machine() -> dict:
     }
 
 
-def print_table(rows: list[list[str]], head: list[str] = HEAD) -> None:
-    for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(row) + " |")
-
-
 def save(name: str, about: dict, folder: Path = RESULTS, **content: object) -> None:
     """Write a benchmark's figures, with the machine, to FOLDER/NAME.json, and say so."""
     path = folder / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": about, **content}, indent=1) + "\n")
+    write_json({"machine": about, **content}, path, indent=1)
     print(f"\n{json.dumps(about)}\nsaved to {path}")
 
 
@@ -214,5 +210,5 @@ def run_rows(
     for row in args.rows:
         lines, raw[row] = rows[row](args)
         table += lines
-    print_table(table)
+    print(markdown_table(table, HEAD))
     save(name, {**machine(), "threads": args.threads}, rows=table, raw=raw)

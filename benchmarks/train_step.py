@@ -6,7 +6,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, views, huge
+    python benchmarks/train_step.py                # all rows: small, large, views
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
     python benchmarks/train_step.py --rows methods --classes 100   # batch 32
 
@@ -135,13 +135,6 @@ def large(args: argparse.Namespace) -> Rows:
     ], raw
 
 
-def huge(args: argparse.Namespace) -> Rows:
-    found = apart(args, 21000, 4, ["fast"], 1)
-    fast = f"{seconds(found, 'fast'):.0f} s, {found['peak'] / GIB:.1f} GiB"
-    where = "21000 classes, batch 4"
-    return [["LoCoOp step, fast", where, "does not fit", fast, "", "", "fits 24 GiB"]], found
-
-
 def views(args: argparse.Namespace) -> Rows:
     """Compare steps with those whose views are kept, which see no image."""
     rows, raw = [], {}
@@ -165,7 +158,7 @@ def methods(args: argparse.Namespace) -> Rows:
     return rows, raw
 
 
-ROWS = {"small": small, "large": large, "views": views, "huge": huge, "methods": methods}
+ROWS = {"small": small, "large": large, "views": views, "methods": methods}
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
@@ -29,7 +31,7 @@ TAKEN = ("average", "ID")  # names that the results give to rows of their own
 GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
 
 
-def load_ood_sets(cfg) -> dict[str, list[Datum]]:
+def load_ood_sets(cfg: CfgNode) -> dict[str, list[Datum]]:
     """List every OOD set of `cfg.OOD.SETS`, in its order, images sorted by path, label -1.
 
     A set with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one,
@@ -44,7 +46,7 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     return {name: _read(cfg, name, folder) for name, folder in found.items()}
 
 
-def ood_set_names(cfg) -> list[str]:
+def ood_set_names(cfg: CfgNode) -> list[str]:
     """Return the names of the OOD sets that have FOLDERS.
 
     Raises:
@@ -80,7 +82,7 @@ def ood_set_names(cfg) -> list[str]:
     return names
 
 
-def find_ood_set(cfg, name: str) -> Path:
+def find_ood_set(cfg: CfgNode, name: str) -> Path:
     """Return the folder of an OOD set.
 
     The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
@@ -123,7 +125,7 @@ def no_images(name: str, folder: Path) -> DataError:
     )
 
 
-def _read(cfg, name: str, folder: Path) -> list[Datum]:
+def _read(cfg: CfgNode, name: str, folder: Path) -> list[Datum]:
     others: list[str] = []
     images, expected = image_names(folder, others), cfg.OOD.SETS[name].get("IMAGES", 0)
     if not images:

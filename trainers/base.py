@@ -240,8 +240,9 @@ class ClipTrainer(TrainerX):
     def record_split(self) -> None:
         """Write down which images of the ID dataset are trained on, and which were held out."""
         given, data = self.cfg.DATASET, self.dm.dataset
-        held_out = getattr(data, "held_out", ())
-        record = split_record(data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, held_out)
+        record = split_record(
+            data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, data.held_out
+        )
         if distributed.is_main():
             write_json(record, Path(self.output_dir, "split.json"))
 

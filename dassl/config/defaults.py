@@ -54,9 +54,9 @@ DATASET = {
     "SUBSAMPLE_CLASSES": "all",
     # Ours: the image-caption pairs that CLIPN learns from
     "PAIRS": {
-        # shards | csv | folder | classnames (see datasets/captions.py)
+        # shards | csv | classnames (see datasets/captions.py)
         "SOURCE": "",
-        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` or a folder of tars, a table, a folder
+        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` a folder of tars, or a table
         "PATH": "",
         # Pairs an epoch, another choice of them in each; 0: all
         "NUM_PAIRS": 0,
