@@ -98,8 +98,7 @@ def build_data_loader(
     batches: Sequence[Sequence[int]] | None = None,
     drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; in training, with `drop_last`, an incomplete last batch
-    is left out, unless it is the only one.
+    """Build a loader over `data_source`; `drop_last` in training: without an incomplete last batch.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -126,8 +125,7 @@ def build_data_loader(
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
         order = {"batch_size": batch_size, "sampler": sampler}
-        if is_train:
-            order = _epochs(cfg, sampler, batch_size, drop_last and len(sampler) >= batch_size)
+        order = _epochs(cfg, **order, drop_last=drop_last) if is_train else order
     return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
@@ -145,10 +143,10 @@ class TrainLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int, drop_last: bool) -> dict[str, Any]:
+def _epochs(cfg: CfgNode, batch_size: int, sampler: Sampler, drop_last: bool) -> dict[str, Any]:
     """Return the arguments of a `TrainLoader` that say which images make a batch."""
     whole = RankBatches if distributed.world_size() > 1 else BatchSampler
-    batches = whole(sampler, batch_size, drop_last)
+    batches = whole(sampler, batch_size, drop_last and len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
     views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
     # Its own generator: the seeds come with the batches, none is drawn for workers beside.

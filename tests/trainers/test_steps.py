@@ -314,6 +314,22 @@ def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
     assert _options(resumed) == _options(fresh)
 
 
+@pytest.mark.parametrize("name", ["SCT", "FA", "SCTFoBoR"])
+def test_a_stopped_run_ends_as_an_undisturbed_one(make, name):
+    """Bit by bit, with FA's rate by step."""
+    pairs = ["TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 3]
+    whole = make(name, *pairs, folder="whole")
+    whole.train()
+    stopped = make(name, *pairs, folder="stopped")
+    stopped.max_epoch = 2
+    stopped.train()
+    resumed = make(name, *pairs, folder="stopped")
+    resumed.train()
+    assert resumed.start_epoch == 2
+    assert all(map(torch.equal, learned(resumed), learned(whole)))
+    assert resumed.get_current_lr() == whole.get_current_lr()
+
+
 def _options(trainer):
     return [
         {key: value for key, value in group.items() if key != "params"}
