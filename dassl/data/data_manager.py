@@ -100,12 +100,9 @@ def build_data_loader(
     """Build a loader over `data_source`; in training an incomplete last batch is left out.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
-    batch; every rank evaluates the whole set.
-
-    In training the order is a function of SEED and the epoch, and the augmentation of an image of
-    these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
+    batch; every rank evaluates the whole set. The order is a function of SEED and the epoch, and
+    the augmentation of an image of these and of its place in `data_source`: see `EpochBatches`.
     Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
-
     Differs from upstream: there, augmentations depend on the number of workers.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
@@ -119,18 +116,16 @@ def build_data_loader(
     dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
-    workers = cfg.DATALOADER.NUM_WORKERS
+    stay = is_train and type(dataset) is DatasetWrapper and cfg.DATALOADER.NUM_WORKERS > 0
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = {"batch_size": batch_size, "sampler": sampler}
-        if is_train:
-            order = _epochs(cfg, sampler, batch_size)
+        order = _order(cfg, sampler, batch_size, is_train)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
         **worker_settings(cfg),
-        persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
+        persistent_workers=stay,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )
 
@@ -143,8 +138,10 @@ class TrainLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int) -> dict[str, Any]:
-    """Return the arguments of a `TrainLoader` that say which images make a batch."""
+def _order(cfg: CfgNode, sampler: Sampler, batch_size: int, is_train: bool) -> dict[str, Any]:
+    """Return the arguments of a loader that say which images make a batch."""
+    if not is_train:
+        return {"batch_size": batch_size, "sampler": sampler}
     whole = RankBatches if distributed.world_size() > 1 else BatchSampler
     batches = whole(sampler, batch_size, drop_last=len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
