@@ -6,7 +6,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, views
+    python benchmarks/train_step.py                # all rows: small, large, views, methods
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
     python benchmarks/train_step.py --rows methods --classes 100   # batch 32
 

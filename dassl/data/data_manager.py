@@ -101,8 +101,10 @@ def build_data_loader(
     """Build a loader over `data_source`; `drop_last` in training: without an incomplete last batch.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
-    batch; every rank evaluates the whole set. The order is a function of SEED and the epoch, and
-    the augmentation of an image of these and of its place in `data_source`: see `EpochBatches`.
+    batch; every rank evaluates the whole set.
+
+    In training the order is a function of SEED and the epoch, and the augmentation of an image of
+    these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
     Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
     Differs from upstream: there, augmentations depend on the number of workers.
 
@@ -113,11 +115,10 @@ def build_data_loader(
         raise InputError(
             f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
-    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, tfm, is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
-    stay = is_train and type(dataset) is DatasetWrapper and cfg.DATALOADER.NUM_WORKERS > 0
+    workers = cfg.DATALOADER.NUM_WORKERS
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
@@ -126,7 +127,7 @@ def build_data_loader(
         dataset,
         **order,
         **worker_settings(cfg),
-        persistent_workers=stay,
+        persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
     )
 

@@ -83,7 +83,7 @@ def make_trainer(
 
     class Recorded(TRAINER_REGISTRY.get(name)):
         def build_data_loader(self):
-            dataset = SimpleNamespace(classnames=classnames, train_x=[], lab2cname={})
+            dataset = SimpleNamespace(classnames=classnames, train_x=[], held_out=[], lab2cname={})
             self.dm = SimpleNamespace(dataset=dataset, lab2cname=dict(enumerate(classnames)))
             self.train_loader_x = loader
             self.num_classes, self.lab2cname = len(classnames), self.dm.lab2cname
