@@ -22,6 +22,15 @@ def test_the_embedding_of_a_word_is_that_word(tiny_clip):
     torch.testing.assert_close([d for _, d in found[4]], slow, atol=2e-3, rtol=0)
 
 
+def test_words_that_the_clip_has_never_seen_are_near_to_none(tiny_clip):
+    """A CLIP of a few hundred words has zeros for all others, and a context starts near zero."""
+    known = tiny_clip("tiny-vit").token_embedding.weight
+    embedding, ids = torch.zeros_like(known), clip.encode("a photo of a cat")
+    embedding[ids] = known[ids].detach()
+    rows = nearest_words(torch.zeros(1, known.shape[1]), embedding)
+    assert {word for word, _ in rows[0]} <= {"a", "photo", "of", "cat"}
+
+
 def test_they_are_written_and_reported(tiny_clip, tmp_path):
     model, run = tiny_clip("tiny-vit"), write_run(tmp_path / "seed1")
     contexts = {
