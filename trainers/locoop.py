@@ -180,7 +180,7 @@ class _SumOfNegativeEntropies(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
                 values, irrelevant = _negative_entropies(part, leaf, of, scale, k)
-                summed = (values if weight is None else values * weight).sum()
+                summed = (values if weight is None else values * weight.detach()).sum()
             if summed.requires_grad:
                 grad += torch.autograd.grad(summed, leaf)[0]
             total += summed.detach()

@@ -198,6 +198,9 @@ def test_regularisation_with_weights_that_learn(chunk):
         both = [torch.autograd.grad(loss, (text, weights)) for loss in losses]
         for grads in zip(*both, strict=True):
             torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-12)
+    given[1] = text.detach()  # where the weights alone learn
+    (alone,) = torch.autograd.grad(ood_regularisation(*given, chunk, weights=weights), weights)
+    torch.testing.assert_close(alone, both[0][1], rtol=1e-12, atol=1e-14)
     plain, ones = (
         ood_regularisation(*given, chunk, weights=w)
         for w in (None, torch.ones(4, 1, dtype=torch.float64))
