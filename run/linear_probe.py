@@ -50,6 +50,7 @@ def main() -> None:
     trainer = build_trainer(cfg)
     data = trainer.dm.dataset
     pool, val = (data.train_x, data.val) if data.val else divide(data.train_x)
+    check_choice(data.num_classes, val)
     found = features_of(trainer, {"pool": pool, "val": val, "test": data.test})
     rows = []
     for count in [2**i for i in range(shots.bit_length())]:
@@ -63,6 +64,16 @@ def main() -> None:
     )
     shown = [(count, f"{100 * accuracy:.2f} %", f"{c:.3g}") for count, accuracy, c in rows]
     print(text_table(shown, ("shots", "accuracy", "C")), f"\n{folder / 'probe.json'}")
+
+
+def check_choice(classes: int, val: Sequence[Datum]) -> None:
+    """Raise InputError where there are no classes to tell apart, or no images to choose C on."""
+    if classes < 2 or not val:
+        raise InputError(
+            f"a linear probe needs 2 or more classes and some validation images; found {classes} "
+            f"and {len(val)}. Where a data set has no val/, half of a class's training images, at "
+            "most 4, are set apart: give a class 2 or more"
+        )
 
 
 def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:

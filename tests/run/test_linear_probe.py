@@ -6,8 +6,9 @@ import math
 import pytest
 
 from dassl.data.datasets import Datum
+from dassl.utils.errors import InputError
 from run import linear_probe
-from run.linear_probe import divide, search_c
+from run.linear_probe import check_choice, divide, search_c
 from tests.worlds import ROOT, write
 
 
@@ -31,6 +32,13 @@ def test_validation_images_are_taken_from_the_end_of_each_class():
     train, val = divide(items)
     assert [x.impath for x in val] == ["0/5", "0/6", "0/7", "0/8", "1/2"]
     assert [x.impath for x in train] == [x.impath for x in items if x not in val]
+
+
+def test_one_class_and_no_validation_images_are_refused():
+    _, val = divide([Datum("0/0", 0), Datum("1/0", 1)])  # an image a class: none to set apart
+    for classes, items in ((1, [Datum("0/0", 0)]), (2, val)):
+        with pytest.raises(InputError, match=rf"found {classes} and {len(items)}\. .*2 or more"):
+            check_choice(classes, items)
 
 
 def test_the_command(world, call, tmp_path, clip_file, capsys):
