@@ -110,7 +110,7 @@ def _read_texts(pattern: Path, images: Path) -> Lists:
     for split in SPLITS:
         path = pattern.with_name(pattern.name.replace("{}", split))
         pairs = [line.split(" ", 1) for line in _lines(path)]
-        unknown = [" ".join(pair) for pair in pairs if pair[-1] not in labels]
+        unknown = [" ".join(p) for p in pairs if len(p) < 2 or p[1] not in labels]
         if unknown:
             raise DataError(f"{absolute(path)} names no class of variants.txt in: {some(unknown)}.")
         lists[split] = [

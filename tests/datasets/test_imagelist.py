@@ -89,9 +89,10 @@ def test_aircrafts_own_lists(cfg, tmp_path):
     data = build_dataset(cfg)
     assert data.classnames == ["Boeing 707-320", "A300"]
     assert [(Path(x.impath).name, x.label) for x in data.test] == [("21.jpg", 0), ("22.jpg", 1)]
-    (folder / "images_variant_val.txt").write_text("12 A400\n")
-    with pytest.raises(InputError, match=r"names no class of variants\.txt in: 12 A400"):
-        build_dataset(cfg)
+    for line in ("12 A400", "A300"):  # of no such class, of no image
+        (folder / "images_variant_val.txt").write_text(f"{line}\n")
+        with pytest.raises(InputError, match=rf"names no class of variants\.txt in: {line}"):
+            build_dataset(cfg)
 
 
 def damage(root, content):
