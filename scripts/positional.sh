@@ -44,7 +44,8 @@ visualize() {
 # [--FLAG ... KEY VALUE ...]: sets the arrays trainers and more, and a variable for each other argument.
 fobor_arguments() {
     local words=() last
-    while [ $# -gt 0 ] && [[ $1 != --* && $1 != [A-Z]*.* ]]; do words+=("$1"); shift; done
+    # Up to a flag or a key: a word with a point behind a capital, or of capitals alone, as SEED.
+    while [ $# -gt 0 ] && [[ $1 != --* && $1 != [A-Z]*.* && $1 == *[!A-Z_]* ]]; do words+=("$1"); shift; done
     more=("$@")
     last=$((${#words[@]} - 13))
     if [ "$last" -lt 1 ] || [ "${words[last+9]} ${words[last+10]}" != "1 1" ]; then

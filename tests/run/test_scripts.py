@@ -126,6 +126,8 @@ def test_fobors_positional_arguments(world, echo):
     done = script(world, "fobor/eval.sh", *trainers, *FOBOR, *more)
     run = "output/imagenet/SCTFoBoR/vit_b16_ep30_16shots/nctx16_cscFalse_ctpend/seed7"
     assert run in done.stdout and "--root\ndata" in done.stdout
+    done = script(world, "fobor/train.sh", "SCTFoBoR", *FOBOR, "VERBOSE", "False")
+    assert "VERBOSE\nFalse" in done.stdout and "--topk\n200" in done.stdout
     for wrong in (FOBOR, ["SCTFoBoR", *FOBOR[:9], 3, *FOBOR[10:]]):
         done = script(world, "fobor/train.sh", *wrong, check=False)
         assert done.returncode == 2 and "usage:" in done.stderr and "one patch" in done.stderr
