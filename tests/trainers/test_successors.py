@@ -12,6 +12,7 @@ import torch
 
 from dassl.utils.errors import InputError
 from ood.scoring import compute_scores, get_scores
+from run.settings import default_cfg, read_config_file
 from tests.golden.weights import images_f32, make_images_q
 from tests.trainers.test_goldens import Batches, close, make_trainer
 
@@ -273,6 +274,27 @@ def test_fobor_refuses_a_resnet(name, clip_file, tmp_path):
 
 
 # Files
+
+
+@pytest.mark.parametrize(
+    "file, epochs, batch",
+    [
+        ("SCT/vit_b16_ep25", 25, 32),
+        ("FA/vit_b16_ep50", 50, 160),
+        ("LoCoOpFoBoR/vit_b16_ep30", 30, 32),
+        ("SCTFoBoR/vit_b16_ep30", 30, 32),
+        ("GalLoP/vit_b16_ep50", 50, 128),
+    ],
+)
+def test_a_yaml_lists_all_numbers_of_its_method(file, epochs, batch):
+    given = read_config_file(f"configs/trainers/{file}.yaml")
+    [(key, own)] = given["TRAINER"].items()
+    assert own.keys() == default_cfg().TRAINER[key].keys()
+    optim = {key: given["OPTIM"][key] for key in ("NAME", "LR", "MOMENTUM", "WEIGHT_DECAY")}
+    decay = 0.01 if key == "GALLOP" else 5e-4
+    assert optim == {"NAME": "sgd", "LR": 0.002, "MOMENTUM": 0.9, "WEIGHT_DECAY": decay}
+    assert given["OPTIM"]["MAX_EPOCH"] == epochs
+    assert given["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"] == batch
 
 
 def trained_with(name, clip_file, tmp_path, **own):
