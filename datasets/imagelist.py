@@ -123,7 +123,11 @@ def _read_texts(pattern: Path, images: Path) -> Lists:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise _no_list(path)
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{absolute(path)} is no UTF-8 text ({error}).") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _no_list(path: Path) -> DataError:

@@ -93,6 +93,9 @@ def test_aircrafts_own_lists(cfg, tmp_path):
         (folder / "images_variant_val.txt").write_text(f"{line}\n")
         with pytest.raises(InputError, match=rf"names no class of variants\.txt in: {line}"):
             build_dataset(cfg)
+    (folder / "images_variant_val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"images_variant_val\.txt is no UTF-8 text"):
+        build_dataset(cfg)
 
 
 def damage(root, content):
