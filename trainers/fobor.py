@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from clip.prompted import cosines, exact
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import InputError
 from trainers.coop import PROMPT_CONFIG
 from trainers.locoop import LoCoOp
 from trainers.sct import SCT
@@ -40,6 +41,15 @@ class FoBoR(LoCoOp):
     ATTENTION = True
     FLAGS: ClassVar = {"topk": "TOPK"}
     WEIGHTS = ("ALPHA", "BETA")
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        fuse = cfg.TRAINER[self.CONFIG_KEY].FUSE
+        if not 0 <= fuse <= 1:
+            raise InputError(
+                f"TRAINER.{self.CONFIG_KEY}.FUSE is {fuse}: the share of the texts' similarity in "
+                "choosing the rival must lie between 0 and 1; the paper's is 0.17"
+            )
 
     def build_model(self) -> None:
         super().build_model()

@@ -273,6 +273,12 @@ def test_fobor_refuses_a_resnet(name, clip_file, tmp_path):
         make_trainer(name, case, ["a", "b"], None, tmp_path, clip_file("tiny-rn"))
 
 
+@pytest.mark.parametrize("fuse", [-0.1, 1.5])
+def test_fobor_refuses_a_share_beyond_0_and_1(fuse, clip_file, tmp_path):
+    with pytest.raises(InputError, match=rf"SCTFOBOR\.FUSE is {fuse}: .*between 0 and 1"):
+        trained_with("SCTFoBoR", clip_file, tmp_path, FUSE=fuse)
+
+
 # Files
 
 
