@@ -59,10 +59,11 @@ class GalLoP(ContextTrainer):
         for key in ("N_GLOBAL", "N_LOCAL"):
             if own[key] < 1:
                 raise InputError(f"TRAINER.GALLOP.{key} is {own[key]}: GalLoP needs at least one")
-        if len(own.TOPK) not in (1, own.N_LOCAL) or min(own.TOPK) < 1:
+        whole = all(isinstance(k, int) and k >= 1 for k in own.TOPK)
+        if len(own.TOPK) not in (1, own.N_LOCAL) or not whole:
             raise InputError(
                 f"TRAINER.GALLOP.TOPK is {own.TOPK}: give one number of regions for all "
-                f"{own.N_LOCAL} local prompts (N_LOCAL), or one for each, all 1 or more"
+                f"{own.N_LOCAL} local prompts (N_LOCAL), or one for each, all 1 or more, whole"
             )
         if not 0 <= own.DROPOUT < 1:
             raise InputError(

@@ -206,6 +206,7 @@ def test_a_prompt_has_no_full_stop_and_starts_at_the_template(tiny_clip):
     [
         ({"TOPK": (1, 2, 3)}, "one number of regions for all 4 local prompts"),
         ({"TOPK": (0,)}, "all 1 or more"),
+        ({"TOPK": (1.5,)}, "all 1 or more, whole"),
         ({"N_GLOBAL": 0}, "N_GLOBAL is 0: GalLoP needs at least one"),
         ({"DROPOUT": 1.0}, "0 or more and below 1"),
         ({"TEMPLATE": " "}, "TEMPLATE is empty"),
