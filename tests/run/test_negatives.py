@@ -125,11 +125,18 @@ def test_a_run_that_was_not_evaluated_takes_words(world, trained, words, call, t
     assert "No verdict: EOE has no threshold yet" in capsys.readouterr().err
 
 
-def test_a_run_keeps_its_switches_for_tf32(monkeypatch):
+@pytest.fixture
+def switches():
+    """PyTorch's switches for TF32, which are put back."""
+    found = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in found]
+    yield found
+    for switch, value in zip(found, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     """Words are encoded in float32, and images after them in the run's own precision."""
-    matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(matmul, "allow_tf32", matmul.allow_tf32)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
     monkeypatch.setattr(negatives, "load", lambda *_: [resolve_precision("fp32", "cuda")])
     monkeypatch.setattr(negatives, "find_words", lambda *_: Words({}, [], {}))
     trainer = SimpleNamespace(
@@ -141,7 +148,7 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch):
     cfg = get_cfg_default()
     cfg.EVAL.NEGATIVES = "wordnet"
     negatives.add_words(cfg, trainer, "NegLabel")
-    assert matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    assert all(switch.allow_tf32 for switch in switches)
 
 
 @pytest.mark.parametrize(
