@@ -34,6 +34,7 @@ from detector.calibration import TPR, check_tpr
 from detector.of_trainer import detector_of
 from detector.spec import FILE
 from detector.verdicts import VerdictFile
+from detector.zero_shot import usual_score
 from ood.scores import SCORES
 from ood.scoring import get_scores
 from ood.words import BUNDLED
@@ -102,8 +103,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "score",
             None,
             f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
-            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM; with --classes "
-            "and --negatives NegLabel, with --outliers EOE)",
+            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM; with "
+            "--negatives NegLabel, with --outliers EOE)",
         ),
         (
             "negatives",
@@ -184,8 +185,9 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
-    add_words(cfg, trainer, args.score or trainer.SCORE)
-    return detector_of(trainer, args.score)
+    score = args.score or usual_score(args.negatives, args.outliers)
+    add_words(cfg, trainer, score or trainer.SCORE)
+    return detector_of(trainer, score)
 
 
 def warn_if_trained_on(args: argparse.Namespace) -> None:

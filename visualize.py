@@ -126,6 +126,8 @@ def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], fo
         found = str(mask) if args.masks and mask.is_file() else ""
         maps.append(detector.region_map(image, label, found))
         logger.info("%s\n%s", image, maps[-1].caption)
+    if args.masks and not any(each.mask for each in maps):
+        logger.warning("--masks %s has none of these images: no outline is drawn", args.masks)
     name = file_name(f"{images[0].parent.name}_{images[0].stem}")
     name += f"_and_{len(images) - 1}_more" if len(images) > 1 else _class_part(labels[0])
     output = folder / f"{name}_k{detector.spec.top_k}.{args.format}"

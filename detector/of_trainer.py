@@ -15,9 +15,12 @@ from trainers.base import ClipTrainer
 
 
 def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
-    """Return the trainer's model as a detector, not calibrated yet, with all usual scores."""
-    parameters = score_parameters(offered_scores("all", trainer.model.provides))
-    spec = spec_of(trainer, trainer.class_features(), parameters)
+    """Return the trainer's model as a detector, not calibrated yet, with all usual scores, and
+    `score` if it is another."""
+    provides = trainer.model.provides
+    offered = offered_scores("all", provides)
+    offered += [s for s in offered_scores(score or "all", provides) if not s.usual]
+    spec = spec_of(trainer, trainer.class_features(), score_parameters(offered))
     return Detector(spec.choose(score), trainer.model.clip)
 
 

@@ -82,8 +82,8 @@ class DetectorSpec:
         if score not in self.parameters:
             raise InputError(
                 f"the detector has no score {score!r}: it has {', '.join(self.parameters)}. "
-                f"Nearest: {nearest_name(score, self.parameters)!r}. Evaluate again with "
-                "--scores all for others"
+                f"Nearest: {nearest_name(score, self.parameters)!r}. Evaluate again with the "
+                "names of others as --scores"
             )
         check_tpr(tpr)
         return replace(self, score=score, tpr=tpr)

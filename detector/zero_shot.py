@@ -43,7 +43,7 @@ def spec_of_classes(
     offered += [s for s in offered_scores(names, provides) if not s.usual]
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
-    score = score or ("NegLabel" if negatives else "EOE" if outliers else usual)
+    score = score or usual_score(negatives, outliers) or usual
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
@@ -61,6 +61,11 @@ def spec_of_classes(
             "versions": versions(),
         },
     )
+
+
+def usual_score(negatives: str, outliers: str) -> str:
+    """Return the score that words are given for; "" where none are."""
+    return "NegLabel" if negatives else "EOE" if outliers else ""
 
 
 def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:

@@ -179,7 +179,7 @@ def _check(
     if not words:
         raise InputError(
             f"no negative is left for {recipe.score}: the share {share:g} of {len(candidates)} "
-            "words is none. Name a folder of more words (--negatives), or a larger "
+            "words is none. Name a folder of more words (--negatives) or, of eval_ood.py, a larger "
             "--negatives-share"
         )
     if len(words) < GROUPS:

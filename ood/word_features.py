@@ -61,10 +61,12 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
     width = template_features(model, words[:1], templates[:1]).shape[-1]
     try:
         place = cache_folder("texts") / f"{_hash(json.dumps(about, sort_keys=True))}.f32"
-        check_room(place.parent, 4 * width * len(words), LIMIT, "the limit of kept word features")
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):  # who comes second reads what the first wrote
             if not _is_whole(place, about):
+                there = place.stat().st_size if place.exists() else 0
+                needed = 4 * width * len(words) - there
+                check_room(place.parent, needed, LIMIT, "the limit of kept word features")
                 _write(place, width, model, words, templates)
                 write_json({**about, "checksum": file_checksum(place)}, place.with_suffix(".json"))
             return np.memmap(place, "<f4", mode="r").reshape(len(words), width)  # [W, D]

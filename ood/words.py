@@ -102,12 +102,17 @@ def words_hash(lists: Lists) -> str:
 
 def _lines(file: Path | zipfile.Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+        text = file.read_text(encoding="utf-8-sig")
+        if "\0" in text:  # as in UTF-16, which else would pass for words
+            raise ValueError("it holds zero bytes")
+    except OSError as error:
+        raise InputError(f"The list {file} cannot be read: {error}") from error
+    except ValueError as error:  # a UnicodeDecodeError, too
         raise InputError(
-            f"The list {file} is not UTF-8 (byte {error.start}): save it as UTF-8, or convert it, "
-            f"as by iconv -f LATIN1 -t UTF-8 {file.name}"
+            f"The list {file} is not UTF-8 ({error}): save it as UTF-8, or convert it, as by "
+            f"iconv -f LATIN1 -t UTF-8 {file.name}"
         ) from error
+    return text.splitlines()
 
 
 # WordNet

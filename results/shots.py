@@ -48,7 +48,9 @@ def method_of(run: Run, runs: Sequence[Run]) -> str:
 
 
 def _method(run: Run) -> dict:
-    return {"backbone": run.provenance.get("backbone"), **(run.comparable.get("settings") or {})}
+    views = (run.comparable.get("training") or {}).get("views", 0)
+    own = run.comparable.get("settings") or {}
+    return {"backbone": run.provenance.get("backbone"), "views": views, **own}
 
 
 def _add(lines: Mapping[str, dict], name: str, shots: int, value: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from clip import load
+from clip import load, resolve_precision
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
@@ -40,6 +40,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     source = under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
+    resolve_precision(trainer.precision.name, device)  # `load` has set the switches of fp32
     trainer.model.texts = {
         name: None if trainer.LEARNS and not name.endswith(OTHERS) else features
         for name, features in words.texts.items()

@@ -258,6 +258,13 @@ def test_without_room_words_are_encoded_all_the_same(model, kept, monkeypatch, c
     assert "features of 20 words are not kept" in caplog.text and not list(kept.glob("*.f32"))
 
 
+def test_a_full_cache_still_gives_what_it_has(model, kept, monkeypatch):
+    first = word_features(model, WORDS, TEMPLATES).copy()
+    monkeypatch.setattr(word_features_module, "LIMIT", 0)
+    monkeypatch.setattr(word_features_module, "_encoded", None)  # nothing is encoded again
+    assert np.array_equal(word_features(model, WORDS, TEMPLATES), first)
+
+
 # What users get wrong
 
 

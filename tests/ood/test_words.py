@@ -96,12 +96,19 @@ def test_the_notice_goes_with_them():
         ({}, "names no words: there is no list in it"),
         ({"README": "dog"}, "there is no list in it"),
         ({"noun_a": " \n\n"}, r"its lists \(noun.a.txt\) are empty"),
-        ({"noun_a": "caf\xe9".encode("latin1")}, r"not UTF-8 \(byte 3\): .*iconv"),
+        ({"noun_a": "caf\xe9".encode("latin1")}, r"not UTF-8 \(.* position 3: .*iconv"),
+        ({"noun_a": "cat\n".encode("utf-16-le")}, r"not UTF-8 \(it holds zero bytes\)"),
     ],
 )
 def test_lists_that_are_none_are_refused(folder, files, message):
     with pytest.raises(InputError, match=message):
         read_lists(folder(**files))
+
+
+def test_a_folder_in_the_place_of_a_list_is_refused(tmp_path):
+    (tmp_path / "noun.a.txt").mkdir()
+    with pytest.raises(InputError, match=r"noun\.a\.txt cannot be read: .*[Dd]irectory"):
+        read_lists(str(tmp_path))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

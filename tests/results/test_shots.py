@@ -40,6 +40,16 @@ def test_other_settings_are_other_lines(write_run, gather, tmp_path):
     assert set(lines) == {"LoCoOp LAMBDA 0.25", "LoCoOp LAMBDA 1.0"}
 
 
+def test_runs_with_other_views_are_other_lines(write_run, gather, tmp_path):
+    for shots in (1, 4):
+        for views in (0, 2):
+            training = {"shots": shots} | ({"views": views} if views else {})
+            folder = tmp_path / f"CoOp/{views}views_{shots}shots/seed1"
+            write_run(folder, 1, "CoOp", accuracy=0.5 + views / 10, training=training)
+    lines = over_shots(gather([tmp_path]))["ID accuracy (%)"]
+    assert lines == {"CoOp views 0": {1: [0.5], 4: [0.5]}, "CoOp views 2": {1: [0.7], 4: [0.7]}}
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_the_report_shows_them(write_run, gather, tmp_path, several):
     for shots in (1, 4) if several else (4,):

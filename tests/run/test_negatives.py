@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import detect
 import eval_ood
+from clip import resolve_precision
+from dassl.config import get_cfg_default
 from detector import Detector
+from ood.negatives import Words
 from results.files import read_scores
 from results.runs import load_groups
+from run import negatives
 
 pytestmark = pytest.mark.slow  # evaluates
 
@@ -112,8 +118,37 @@ def test_a_run_that_was_not_evaluated_takes_words(world, trained, words, call, t
     if (trained / "detector.json").exists():
         pytest.skip("another test has evaluated it")
     run = ["--model-dir", trained, "--root", f"{world}/data"]
-    call(detect, *run, "--negatives", words, "--score", "NegLabel", image)
-    assert "No verdict: NegLabel has no threshold yet" in capsys.readouterr().err
+    for extra, score in (((), "NegLabel"), (("--score", "CSP"), "CSP")):
+        call(detect, *run, "--negatives", words, *extra, image)
+        assert f"No verdict: {score} has no threshold yet" in capsys.readouterr().err
+    call(detect, *run, "--outliers", words / "outliers.txt", image)
+    assert "No verdict: EOE has no threshold yet" in capsys.readouterr().err
+
+
+@pytest.fixture
+def switches():
+    """PyTorch's switches for TF32, which are put back."""
+    found = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in found]
+    yield found
+    for switch, value in zip(found, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
+    """Words are encoded in float32, and images after them in the run's own precision."""
+    monkeypatch.setattr(negatives, "load", lambda *_: [resolve_precision("fp32", "cuda")])
+    monkeypatch.setattr(negatives, "find_words", lambda *_: Words({}, [], {}))
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(clip=None),
+        device=torch.device("cuda"),
+        precision=resolve_precision("tf32", "cuda"),
+        dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
+    )
+    cfg = get_cfg_default()
+    cfg.EVAL.NEGATIVES = "wordnet"
+    negatives.add_words(cfg, trainer, "NegLabel")
+    assert all(switch.allow_tf32 for switch in switches)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ def test_a_sheet_of_images_with_outlines_as_pdf(world, trained, call, tmp_path, 
     assert caplog.text.count("(predicted)") == 1
 
 
+def test_masks_that_are_not_there_are_warned_of(world, trained, call, tmp_path, caplog):
+    image = world / "data/pets/val/cat/0.jpg"
+    flags = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path]
+    call(visualize, *flags, "--image", image, "--masks", tmp_path / "typo")
+    assert "typo has none of these images: no outline is drawn" in caplog.text
+    assert list(tmp_path.glob("visualization/*.png"))
+
+
 @pytest.mark.parametrize(
     "extra, words",
     [
