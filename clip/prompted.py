@@ -18,6 +18,7 @@ from clip.templates import classifier
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
 ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
+KINDS = ("cosines", "logits")  # of inputs, for each text
 
 
 class PromptedCLIP(nn.Module):
@@ -25,11 +26,16 @@ class PromptedCLIP(nn.Module):
 
     Args:
         prompts: returns unnormalised text features `[C, D]`; a module if learned.
+
+    Attributes:
+        texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
+            inputs of scores by that name; None: the class texts under another name.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
         super().__init__()
         self.clip, self.prompts = clip, prompts
+        self.texts: dict[str, Tensor | None] = {}
 
     @property
     def scale(self) -> Tensor:
@@ -75,11 +81,15 @@ class PromptedCLIP(nn.Module):
         """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
         names = {"cosines", "logits", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
-        return names | ({"no_cosines", "no_logits"} if self.has_no else set())
+        more = [*self.texts, "no"] if self.has_no else self.texts
+        return names | {f"{name}_{kind}" for name in more for kind in KINDS}
 
     def class_features(self) -> dict[str, Tensor]:
-        """Encode what describes the classes, `[C, D]` each: once, then it is given to `inputs`."""
-        return {"text": self.text_features()}
+        """Encode the classes, "text" `[C, D]`, and all `texts`: once, then they are given to
+        `inputs`."""
+        text = self.text_features()
+        more = {name: text.clone() if x is None else x for name, x in self.texts.items()}
+        return {"text": text, **more}
 
     def inputs(
         self,
@@ -91,8 +101,8 @@ class PromptedCLIP(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the inputs `needs` of scores, and "cosines", by name.
 
-        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`; "head_norm" `[B]` is the L1
-        norm of what enters the cosine head, exp(logit_scale) * f.
+        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
+        "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
@@ -104,12 +114,12 @@ class PromptedCLIP(nn.Module):
             with exact(moved):
                 found["odin_logits"] = self.scale * moved @ classes["text"].T
         with exact(features):
-            found["cosines"] = features @ classes["text"].T
-            found["logits"] = self.scale * found["cosines"]
+            for name, text in classes.items():
+                kinds = [kind if name == "text" else f"{name}_{kind}" for kind in KINDS]
+                if name == "text" or not set(kinds).isdisjoint(needs):
+                    cosines = features @ text.T
+                    found |= zip(kinds, (cosines, self.scale * cosines), strict=True)
             found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
-            if "no" in classes:
-                found["no_cosines"] = features @ classes["no"].T
-                found["no_logits"] = self.scale * found["no_cosines"]
             if regions is not None:
                 found["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
         return {name: x for name, x in found.items() if name in needs or name == "cosines"}
@@ -183,6 +193,7 @@ class DescribedCLIP(PromptedCLIP):
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
         super().__init__(clip, lambda: features["text"])
         self.features, self._scale, self.has_no = features, scale, "no" in features
+        self.texts = {name: x for name, x in features.items() if name not in ("text", "no")}
 
     @property
     def scale(self) -> Tensor:

@@ -111,13 +111,20 @@ class Detector:
         activation: str = "",
         score: str = "",
         device: torch.device | str = "",
+        negatives: str = "",
+        outliers: str = "",
     ) -> Detector:
         """Make a detector of CLIP as it comes, or of CLIPN as published (a file with a "no" text
-        encoder), for classes by name; it gives no verdicts before `calibrate`."""
+        encoder), for classes by name; it gives no verdicts before `calibrate`.
+
+        Args:
+            negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
+            outliers: a .txt file with the name of an outlier a line, for EOE.
+        """
         device = torch.device(device or local_device())
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
-        spec = spec_of_classes(model, preprocess, classnames, template)
-        return cls(spec.choose(score), model)
+        words = (negatives, outliers)
+        return cls(spec_of_classes(model, preprocess, classnames, template, score, *words), model)
 
     @cached_property
     def threshold(self) -> Threshold | None:

@@ -126,7 +126,7 @@ class FeatureStore:
         for name, checksum in about["files"].items():
             kind, ending = name.split(".")
             if kind == GLOBAL or local:
-                if _checksum(place / name) != checksum:
+                if file_checksum(place / name) != checksum:
                     raise ValueError(f"{name} is damaged")
                 found[kind] = np.memmap(place / name, NUMPY[ending], mode="r")
         features = found[GLOBAL].reshape(len(index), -1)  # [n, D]
@@ -226,7 +226,9 @@ class FeatureWriter:
                 "schema": SCHEMA,
                 "images": self.images,
                 "unreadable": [i for i in range(self.count) if i not in read],
-                "files": {name: _checksum(self.temporary / name) for name in self.names.values()},
+                "files": {
+                    name: file_checksum(self.temporary / name) for name in self.names.values()
+                },
             }
             (self.temporary / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
@@ -255,7 +257,8 @@ def as_tensor(values: np.ndarray) -> Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
-def _checksum(path: Path) -> int:
+def file_checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(2**24):

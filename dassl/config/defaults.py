@@ -152,6 +152,14 @@ EVAL = {
     "TEMPERATURE": 1.0,
     # Of the regions in GL-MCM
     "LOCAL_WEIGHT": 1.0,
+    # Words that are not classes, for NegLabel and CSP: a folder of lists or of WordNet's data
+    # files (from here, or under DATASET.ROOT); or wordnet: its words as they come with this
+    # repository. Empty: none
+    "NEGATIVES": "",
+    # Of these words, the share farthest from the classes that is used
+    "NEGATIVES_SHARE": 0.15,
+    # A .txt file with the name of an outlier a line, for EOE; empty: none
+    "OUTLIERS": "",
     # Share of ID images that the saved detector keeps
     "TPR": 0.95,
     # Folder of image features that later evaluations, and runs with DATALOADER.VIEWS, read; none:
