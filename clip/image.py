@@ -8,9 +8,12 @@ without the attention that would mix regions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.blocks import (
@@ -38,10 +41,18 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
     return tuple(visual.grid_size) if _has_value_path(visual) else None
 
 
-def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+def region_projection(visual: nn.Module) -> Tensor | None:
+    """Return what projects a ViT's regions, `[W, D]`; None for a tower without such a matrix."""
+    return visual.proj if _has_value_path(visual) else None
+
+
+def encode_image(
+    visual: nn.Module, images: Tensor, local: bool, projected: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
-    Regions are in row-major order. Without `local` the second value is None.
+    Regions are in row-major order. Without `local` the second value is None. With `projected`
+    False, which needs a `region_projection`, the local features `[B, N, W]` are those before it.
 
     Raises:
         InputError: local features were asked of a tower that has none.
@@ -52,7 +63,8 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
     if _has_value_path(visual):
         hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
         largest = (1 + math.prod(visual.grid_size)) * hidden  # an MLP's
-        return _in_parts(_encode_vit, largest, visual, images, local)
+        encode = partial(_encode_vit, projected=projected)
+        return _in_parts(encode, largest, visual, images, local)
     if local:
         raise InputError(
             f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
@@ -61,6 +73,49 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
         )
     features = visual(images)
     return features[0] if isinstance(features, tuple) else features, None
+
+
+@contextmanager
+def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the attention of the regions of all images encoded meanwhile, `[b, N]` a part.
+
+    Raises:
+        InputError: the tower is no ViT that pools its class token.
+    """
+    if not _has_value_path(visual):
+        raise InputError(
+            f"the image tower {type(visual).__name__} has no attention of patches and a class "
+            "token, which FoBoR weighs regions by: use a ViT, as --backbone ViT-B/16"
+        )
+    last, found = visual.transformer.resblocks[-1], []
+
+    def collect(_, __, normed: Tensor) -> None:
+        found.append(_attention(last.attn, normed))
+
+    hook = last.ln_1.register_forward_hook(collect)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
+    """Return how much [CLS] is attended to by each region `[B, N]`, of the last block's `normed`
+    tokens `[B, 1 + N, W]`: all channels at once, in float32.
+
+    FoBoR's: with `q = W_o (W_q y + b_q) + b_o` of each region and k the like of [CLS], the softmax
+    over regions of `q.k / sqrt(W)`. What the biases add to q.k is the same for all regions and
+    leaves the softmax as it is, so that y meets `W_q^T W_o^T k`, one vector an image.
+    """
+    with torch.autocast(normed.device.type, enabled=False):
+        y, out = normed.float(), attn.out_proj
+        weights, biases = attn.in_proj_weight.float().chunk(3), attn.in_proj_bias.float().chunk(3)
+        key = F.linear(
+            F.linear(y[:, :1], weights[1], biases[1]), out.weight.float(), out.bias.float()
+        )
+        towards = key @ out.weight.float() @ weights[0]  # [B, 1, W]
+        scores = (y[:, 1:] @ towards.transpose(1, 2)).squeeze(-1)  # [B, N]
+        return (scores / y.shape[-1] ** 0.5).softmax(dim=-1)
 
 
 def _in_parts(
@@ -88,18 +143,20 @@ def _has_value_path(visual: nn.Module) -> bool:
     )
 
 
-def _encode_vit(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+def _encode_vit(
+    visual, images: Tensor, local: bool, projected: bool = True
+) -> tuple[Tensor, Tensor | None]:
     x = visual._embeds(images)  # [B, 1 + N, W], [CLS] first
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)
     cls, regions = _last_block(last, x, local)
-    return _project(visual, cls)[:, 0], _project(visual, regions) if local else None
+    return _project(visual, cls)[:, 0], _project(visual, regions, projected) if local else None
 
 
-def _project(visual, x: Tensor) -> Tensor:
+def _project(visual, x: Tensor, projected: bool = True) -> Tensor:
     x = visual.ln_post(x)
-    return x if visual.proj is None else x @ visual.proj
+    return x @ visual.proj if projected and visual.proj is not None else x
 
 
 def _last_block(

@@ -222,10 +222,10 @@ class Detector:
         """Return the rank of the class `label` in every region of an image, 1 where it is the most
         similar class: int32 `[h, w]`, on the CPU."""
         pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
-        text = self.model.features["text"]
         with self._precision.context(self.device):
-            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
-        ranks = label_ranks(local_cosines[0].cpu(), label)  # [N]
+            encoded = self.model.image_features(pixels, local=True)
+            inputs = self.model.inputs(*encoded, self.model.features, {"local_cosines"})
+        ranks = label_ranks(inputs["local_cosines"][0].cpu(), label)  # [N]
         return ranks.reshape(self.model.clip.grid)
 
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
@@ -307,7 +307,7 @@ class Detector:
         scores = offered_scores(names, self.model.provides)
         params = {k: v for name in names for k, v in self.spec.parameters[name].items()}
         images = torch.stack(list(pixels)).to(self.device)  # [B, 3, H, W]
-        local = "local_cosines" in required_inputs(scores)
+        local = self.model.reads_regions(required_inputs(scores))
         with self._precision.context(self.device):
             features, regions = self.model.image_features(images, local)
             batch = Batch(features, regions, images)

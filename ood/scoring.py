@@ -13,7 +13,8 @@ from torch import Tensor
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
 from ood import word_scores  # noqa: F401 (registers its scores)
-from ood.scores import SCORES, Score, check_temperature
+from ood.registry import Score
+from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ INPUT_DIMS = {
     "neglabel_negatives_logits": 2,
     "csp_negatives_logits": 2,
     "eoe_outliers_cosines": 2,
+    "frozen_cosines": 2,
+    "frozen_local_cosines": 3,
+    "frozen_copies": 1,
 }
 # Inputs with a width of their own, where others have one column a class.
 OWN_WIDTH = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
@@ -40,6 +44,7 @@ ABSENCE = {
     "neglabel_logits": _NO_WORDS,
     "csp_logits": _NO_WORDS,
     "eoe_cosines": "no names of outliers: {score} needs --outliers FILE, with a name a line",
+    "frozen_cosines": "the model has no frozen prompts: {score} is for FA, --trainer FA",
 }
 
 

@@ -31,15 +31,14 @@ def mixture_sizes(inside: int, outside: int, ratio: float | None) -> tuple[int, 
     """
     if ratio is None:
         return inside, outside
-    # Within rounding: 0.1 and 900 ID images are 1000 images, not 999.
-    length = int(min(inside / (1 - ratio), outside / ratio) + 1e-9)
-    chosen = round(ratio * length)
-    if not 0 < chosen < length:
+    odds = ratio / (1 - ratio)
+    sizes = min(inside, round(outside / odds)), min(outside, round(inside * odds))
+    if 0 in sizes:
         raise InputError(
             f"a stream with a share of {ratio:g} OOD images has none of one kind: {inside} ID and "
             f"{outside} OOD images are too few. Name a --stream-ratio nearer to 0.5"
         )
-    return length - chosen, chosen
+    return sizes
 
 
 def mixture(inside: int, outside: int, ratio: float | None, seed: int) -> np.ndarray:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dassl.utils.errors import InputError
-from ood.scores import check_temperature, compute_dtype, gap_to_peak, score
+from ood.registry import score
+from ood.scores import check_temperature, compute_dtype, gap_to_peak
 
 GROUPS = 100
 GROUPS_SEED = 0

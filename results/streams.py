@@ -20,11 +20,12 @@ FILES = ("streams.json", "streams.csv")
 KIND = "test-time: has seen the mixture"
 COLUMNS = {"FPR95": PRIMARY, "AUROC": "auroc", "FPR95 (OOD pos.)": "fpr95_ood_first"}
 NOTE = """\
-Streams, {kind}. ID and one OOD set come in batches, mixed in the order of seed {seed}; a
-method starts afresh for each set. Its figures depend on the mixture, batch and order, and are not
-comparable with those of scores that see one image at a time. In percent. FPR95: ID positive,
-nearest to 95 %; FPR95 (OOD pos.): first threshold that catches 95 %. Last two columns: {base},
-one image at a time, on the same images. Average: unweighted mean over the OOD sets."""
+Streams, {kind}. ID and one OOD set come in batches, mixed in the
+order of seed {seed}; a method starts afresh for each set. Its figures depend on mixture, batch and
+order, and do not compare with those of scores that see one image at a time. In percent.
+FPR95: ID positive, nearest to 95 %. FPR95 (OOD pos.): first threshold that catches 95 %.
+{base} FPR95, AUROC: that score, one image at a time, on the same images.
+Average: unweighted mean over the OOD sets."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
-from ood.scores import Score
+from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
@@ -81,9 +81,9 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
-    every, store = {ID: trainer.dm.dataset.test, **sets}, feature_store(cfg, trainer)
+    every = {ID: trainer.dm.dataset.test, **sets}
     check_stream_sets(cfg, trainer, every, scores)
-    evaluation = score(cfg, trainer, every, scores, store)
+    evaluation = score(cfg, trainer, every, scores)
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
@@ -104,7 +104,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
+    evaluate_streams(cfg, trainer, every, evaluation, feature_store(cfg, trainer), provenance)
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:
@@ -148,28 +148,11 @@ def recorded(cfg: CfgNode) -> str:
     return cfg.dump(sort_keys=False)
 
 
-def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
-    """Return where image features are kept, None to keep none."""
-    if _keeps_nothing(cfg):
-        return None
-    return FeatureStore(
-        cfg.EVAL.FEATURES,
-        trainer.image_encoding(),
-        cfg.DATASET.ROOT,
-        cfg.EVAL.FEATURES_LIMIT,
-        cfg.EVAL.FEATURES_LOCAL,
-        skips_bad_images(cfg),
-    )
-
-
 def score(
-    cfg: CfgNode,
-    trainer: ClipTrainer,
-    sets: Mapping[str, list],
-    scores: list[Score],
-    store: FeatureStore | None,
+    cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
 ) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
+    store = feature_store(cfg, trainer)
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
@@ -183,6 +166,20 @@ def score(
             trainer.autocast,
             store,
         )
+
+
+def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
+    """Return where the features of the trainer's image tower are kept, None for nowhere."""
+    if _keeps_nothing(cfg):
+        return None
+    return FeatureStore(
+        cfg.EVAL.FEATURES,
+        trainer.image_encoding(),
+        cfg.DATASET.ROOT,
+        cfg.EVAL.FEATURES_LIMIT,
+        cfg.EVAL.FEATURES_LOCAL,
+        skips_bad_images(cfg),
+    )
 
 
 def _keeps_nothing(cfg: CfgNode) -> bool:

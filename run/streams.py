@@ -119,32 +119,35 @@ def evaluate_streams(
     Args:
         sets: the ID set, then the OOD sets, as they were evaluated. store: of their features.
 
-    Raises:
-        InputError: features that could not be kept, too few images.
+    Where that fails, the log says why: a refusal would take the results that are written with it.
     """
     for name in FILES:  # of an earlier evaluation
         Path(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
     if not _methods(cfg):
         return
-    base = base_score(cfg)
-    images = {
-        name: StreamImages(_features(store, name, items), evaluation.sets[name].scores[base])
-        for name, items in sets.items()
-    }
-    streams = with_averages(list(_streams(cfg, trainer, images, evaluation.classes)))
-    about = {"base": base, "seed": cfg.EVAL.STREAM_SEED}
+    about = {"base": base_score(cfg), "seed": cfg.EVAL.STREAM_SEED}
+    try:
+        images = {
+            name: StreamImages(
+                _features(store, name, items), evaluation.sets[name].scores[about["base"]]
+            )
+            for name, items in sets.items()
+        }
+        streams = with_averages(list(_streams(cfg, trainer, images, evaluation.classes)))
+    except InputError as error:
+        logger.error("No streams: %s", error)
+        return
     write_streams(cfg.OUTPUT_DIR, streams, about, provenance)
-    logger.info(
-        "%s\n\n%s are in %s", format_streams(streams, about), " and ".join(FILES), cfg.OUTPUT_DIR
-    )
+    table = format_streams(streams, about)
+    logger.info("%s\n\n%s are in %s", table, " and ".join(FILES), cfg.OUTPUT_DIR)
 
 
 def _features(store: FeatureStore, name: str, items: Sequence[Datum]) -> np.ndarray:
     kept = store.read(name, items, False)
     if kept is None:
         raise InputError(
-            f"--streams: the image features of {name} could not be kept in {store.folder}; the log "
-            "says why. Mend that, or name another folder by --features"
+            f"the image features of {name} could not be kept in {store.folder}; the log above says why. "
+            "Mend that, or name another folder by --features"
         )
     return kept.features
 

@@ -28,11 +28,13 @@ class PromptLearner(nn.Module):
         model: the CLIP whose token embeddings surround the context.
         n_ctx: M, the number of context vectors.
         csc: one context per class instead of a shared one.
-        ctx_init: words to start from; they override `n_ctx` and `csc`.
+        ctx_init: words to start from; they override `n_ctx` and, without `copies`, `csc`.
         position: where the class name stands: "end" (after the context),
             "middle" (after its first half) or "front" (before it). The full
             stop stays last in all three.
         generator: draws the random start N(0, 0.02); None for the global one.
+        copies: `csc` with `ctx_init` is a copy of the words' context for each class.
+        stop: what stands behind the class name.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`). CoOp's files hold the embeddings of their
     class names too, `token_prefix` and `token_suffix`: CoOp drops them on loading, and so do we.
@@ -51,6 +53,8 @@ class PromptLearner(nn.Module):
         ctx_init: str = "",
         position: str = "end",
         generator: torch.Generator | None = None,
+        copies: bool = False,
+        stop: str = ".",
     ):
         super().__init__()
         if n_ctx < 1:
@@ -67,7 +71,9 @@ class PromptLearner(nn.Module):
         if ctx_init:
             ids = encode(ctx_init)
             n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))
-            if csc:
+            if csc and copies:
+                ctx = ctx.expand(len(names), -1, -1)  # [C, M, W]
+            elif csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
             shape = (len(names), n_ctx) if csc else (n_ctx,)
@@ -78,7 +84,7 @@ class PromptLearner(nn.Module):
         self.ctx = nn.Parameter(ctx.float().clone())
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s", %d tokens', start, n_ctx)
-        prompts = [f"{start} {name}." for name in names]
+        prompts = [f"{start} {name}{stop}" for name in names]
         tokens = tokenize_prompts(prompts, names, model.context_length)
         self._place(tokens, names, n_ctx, position)
         self.register_load_state_dict_pre_hook(_drop_names)
@@ -118,26 +124,29 @@ class PromptLearner(nn.Module):
     def n_cls(self) -> int:
         return len(self.eot)
 
-    def packed(self) -> tuple[Tensor, Tensor, Packing]:
+    def packed(self, ctx: Tensor | None = None) -> tuple[Tensor, Tensor, Packing]:
         """Return the prompts as `ClipModel.encode_packed` wants them, without building them.
+
+        Args:
+            ctx: context vectors in the place of the learner's own, of the same shape.
 
         Returns:
             What all prompts begin with, `[P, W]`: [SOS] and the shared context as far as
             no class name stands before it; and the rest of each prompt up to [EOT], in
             rows `[rows, R, W]`, with their packing.
         """
-        ahead = self.shared - 1
-        if self.ctx.dim() == 2:
-            prefix = torch.cat([self.sos, self.ctx[:ahead]])
-            behind = self.ctx[ahead:].expand(self.n_cls, -1, -1)
+        ahead, ctx = self.shared - 1, self.ctx if ctx is None else ctx
+        if ctx.dim() == 2:
+            prefix = torch.cat([self.sos, ctx[:ahead]])
+            behind = ctx[ahead:].expand(self.n_cls, -1, -1)
         else:
-            prefix, behind = self.sos, self.ctx
+            prefix, behind = self.sos, ctx
         if len(self.own_places) == 0:
             return prefix, self.fixed, self.packing
         rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
         return prefix, rows.view_as(self.fixed), self.packing  # [P, W], [rows, R, W]
 
-    def forward(self) -> Tensor:
+    def forward(self, ctx: Tensor | None = None) -> Tensor:
         """Return prompt embeddings `[C, L, W]`, L the length of the longest prompt.
 
         The obvious form of what `packed` gives, many times its size: for reference, and for
@@ -145,7 +154,8 @@ class PromptLearner(nn.Module):
         """
         prompts = self._embed(self.tokens)  # [C, L, W]
         places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
-        return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
+        ctx = self.ctx if ctx is None else ctx
+        return prompts.scatter(1, places, ctx.expand(self.n_cls, -1, -1))
 
 
 def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:

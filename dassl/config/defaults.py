@@ -19,6 +19,15 @@ INPUT = {
     "PIXEL_STD": [0.229, 0.224, 0.225],
     # random_resized_crop
     "RRCROP_SCALE": (0.08, 1.0),
+    # Ours: random_rotation, by at most so many degrees either way
+    "ROTATION": 5.0,
+    # colorjitter: brightness, contrast, saturation, hue
+    "COLORJITTER_B": 0.4,
+    "COLORJITTER_C": 0.4,
+    "COLORJITTER_S": 0.4,
+    "COLORJITTER_H": 0.1,
+    # randomgrayscale: probability
+    "RGS_P": 0.2,
 }
 
 DATASET = {
@@ -32,6 +41,12 @@ DATASET = {
     # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
     # follow the sorted folder names, not the list
     "CLASSES": "",
+    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them,
+    # CoOp's split_zhou_*.json, in FOLDER or a path of yours
+    "IMAGES": "",
+    "SPLIT_FILE": "",
+    # Ours: the hand-written prompt that goes with the data set, with {} for the class name
+    "TEMPLATE": "a photo of a {}.",
     # Ours: a file of lines `n01440764 tench`, instead of the built-in names
     "CLASSNAMES_FILE": "",
     # Ours: where the data set can be had, or the command that makes it, for the data check;
@@ -80,12 +95,20 @@ DATALOADER = {
     # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
     # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
-    "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
+    # DROP_LAST (ours): leave the last batch of an epoch out if it is not whole
+    "TRAIN_X": {
+        "SAMPLER": "RandomSampler",
+        "BATCH_SIZE": 32,
+        "DROP_LAST": True,
+        "N_DOMAIN": 0,
+        "N_INS": 16,
+    },
     "TRAIN_U": {
         # True: TRAIN_X's settings count
         "SAME_AS_X": True,
         "SAMPLER": "RandomSampler",
         "BATCH_SIZE": 32,
+        "DROP_LAST": True,
         "N_DOMAIN": 0,
         "N_INS": 16,
     },
