@@ -18,7 +18,7 @@ from dassl.utils.names import check_availability
 from ood.evaluation import Evaluation
 from ood.features import FeatureStore
 from ood.negatives import NEGLABEL
-from ood.scores import Score
+from ood.registry import Score
 from ood.stream_methods import STREAMS
 from ood.streams import StreamImages, mixture, mixture_sizes, noise_images, run_stream
 from ood.words import read_lists
@@ -146,8 +146,8 @@ def _features(store: FeatureStore, name: str, items: Sequence[Datum]) -> np.ndar
     kept = store.read(name, items, False)
     if kept is None:
         raise InputError(
-            f"the image features of {name} could not be kept in {store.folder}; the log above says why. "
-            "Mend that, or name another folder by --features"
+            f"the image features of {name} could not be kept in {store.folder}, the log above says "
+            "why. Mend that, or name another folder by --features"
         )
     return kept.features
 
