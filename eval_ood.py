@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger
 from ood.scores import SCORES
+from ood.stream_methods import STREAMS
 from run.command import run
 from run.config import build_cfg
 from run.evaluation import LOG, check_settings, evaluate
@@ -30,6 +31,14 @@ HELP = {
     "with this repository",
     "NEGATIVES_SHARE": "share of these words, the farthest from the classes, that is used",
     "OUTLIERS": "a .txt file with the name of an outlier a line, for EOE",
+    "STREAMS": "test-time methods, which learn from the images they score: "
+    f"{', '.join(STREAMS)}, separated by commas. They need kept features, and have a table of "
+    "their own",
+    "STREAM_RATIO": "shares of OOD images in their streams, as 0.01,0.1,0.5; none takes all images "
+    "of both sets",
+    "STREAM_BATCH": "images a batch; 0 is each method's own: "
+    f"{', '.join(f'{name} {kind.batch}' for name, kind in STREAMS.items())}",
+    "STREAM_SEED": "seed of the order of the images",
     "TPR": "share of ID images that the saved detector keeps",
     "FEATURES": "folder of image features that later evaluations read; none to keep none",
     "FEATURES_LIMIT": "GiB that this folder may come to hold",

@@ -14,6 +14,7 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,17 @@ class Recipe:
             else word
             for word in words
         ]
+
+    @staticmethod
+    def kinds(words: Sequence[Word]) -> list[list[Word]]:
+        """Return the nouns, and the adjectives."""
+        return [[word for word in words if word.kind == kind] for kind in KINDS]
+
+    def features(self, model: ClipModel, words: Sequence[Word]) -> np.ndarray:
+        """Return the features of words of one kind, `[W, D]`, as `word_features` keeps them."""
+        adjectives = words[0].kind == "adj"
+        templates = self.adjective_templates if adjectives else self.templates
+        return word_features(model, [word.text for word in words], templates)
 
     def closeness(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return how close words `[W, D]` are to classes `[C, D]`: `[W]`, small = far."""
@@ -150,11 +162,10 @@ def mine(
     candidates = recipe.candidates(lists)
     classes = template_features(model, _spaced(classnames), recipe.templates)  # [C, D]
     words, closeness, features = [], [], []
-    for kind, templates in zip(KINDS, (recipe.templates, recipe.adjective_templates), strict=True):
-        own = [word for word in candidates if word.kind == kind]
+    for own in recipe.kinds(candidates):
         if not int(share * len(own)):
             continue
-        kept = word_features(model, [word.text for word in own], templates)  # [W, D], on disk
+        kept = recipe.features(model, own)  # [W, D], on disk
         parts = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(own), CHUNK))
         close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in parts])
         chosen = close.argsort(stable=True)[: int(share * len(own))]

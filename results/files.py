@@ -113,7 +113,7 @@ def _write_figures(path: Path, figures: Figures) -> None:
         for score, sets in figures.items()
         for name, row in sets.items()
     )
-    _write_csv(path, ["score", "set", *metrics], rows)
+    write_csv(path, ["score", "set", *metrics], rows)
 
 
 def _write_set(path: Path, s: SetScores) -> None:
@@ -124,10 +124,11 @@ def _write_set(path: Path, s: SetScores) -> None:
         **{name: map(str, np.asarray(v, dtype=np.float32)) for name, v in s.scores.items()},
         **{f"{REJECTED}{name}": np.asarray(v, dtype=np.int64) for name, v in s.rejected.items()},
     }
-    _write_csv(path, columns, zip(*columns.values(), strict=True))
+    write_csv(path, columns, zip(*columns.values(), strict=True))
 
 
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file atomically."""
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

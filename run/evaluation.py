@@ -32,6 +32,7 @@ from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives
+from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,12 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, or "all"."""
-    given = cfg.EVAL.SCORES
-    return "all" if given == "all" else [name.strip() for name in given.split(",")]
+    """Return the names of the scores to compute, with the one that streams start from; or "all"."""
+    if cfg.EVAL.SCORES == "all":
+        return "all"
+    names = listed(cfg.EVAL.SCORES)
+    base = [base_score(cfg)] if cfg.EVAL.STREAMS else []
+    return names + [name for name in base if name not in names]
 
 
 def score_params(cfg: CfgNode) -> dict[str, float]:
@@ -59,6 +63,7 @@ def check_settings(cfg: CfgNode) -> None:
         raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
     if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none keeps none: choose")
+    check_streams(cfg, _keeps_nothing(cfg))
 
 
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
@@ -76,7 +81,9 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
-    evaluation = score(cfg, trainer, {ID: trainer.dm.dataset.test, **sets}, scores)
+    every = {ID: trainer.dm.dataset.test, **sets}
+    check_stream_sets(cfg, trainer, every, scores)
+    evaluation = score(cfg, trainer, every, scores)
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
@@ -97,6 +104,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
+    evaluate_streams(cfg, trainer, every, evaluation, feature_store(cfg, trainer), provenance)
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from clip import load, resolve_precision
+from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
@@ -31,12 +31,10 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
 
     A method that learns its class texts keeps them; of zero-shot CLIP the recipe's own count.
     """
-    needs, backbone = required_inputs(get_scores(scores)), cfg.MODEL.BACKBONE
-    model, device = trainer.model.clip, trainer.device
+    needs = required_inputs(get_scores(scores))
     named = cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
-    if named and not needs.isdisjoint(OWN_WIDTH) and trainer.precision.name != "fp32":
-        # In float32, so that the words are the same for runs in all precisions.
-        model = load(backbone.NAME, device, "fp32", backbone.ACTIVATION or None)[0]
+    used = named and not needs.isdisjoint(OWN_WIDTH)
+    model = text_model(trainer) if used else trainer.model.clip
     source = under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
@@ -46,6 +44,14 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
         for name, features in words.texts.items()
     }
     return words
+
+
+def text_model(trainer: ClipTrainer) -> ClipModel:
+    """Return the trainer's CLIP in float32: its words are the same for runs in all precisions."""
+    if trainer.precision.name == "fp32":
+        return trainer.model.clip
+    backbone = trainer.cfg.MODEL.BACKBONE
+    return load(backbone.NAME, trainer.device, "fp32", backbone.ACTIVATION or None)[0]
 
 
 def under_root(cfg: CfgNode, source: str) -> str:

@@ -183,6 +183,14 @@ EVAL = {
     "NEGATIVES_SHARE": 0.15,
     # A .txt file with the name of an outlier a line, for EOE; empty: none
     "OUTLIERS": "",
+    # Test-time methods (OODD, AdaNeg, TANL), separated by commas; empty: none
+    "STREAMS": "",
+    # Shares of OOD images in their streams, separated by commas; empty: all images of both sets
+    "STREAM_RATIO": "",
+    # Images a batch; 0: as each method was published
+    "STREAM_BATCH": 0,
+    # Of the order (OODD's)
+    "STREAM_SEED": 110,
     # Share of ID images that the saved detector keeps
     "TPR": 0.95,
     # Folder of image features that later evaluations, and runs with DATALOADER.VIEWS, read; none:

@@ -27,12 +27,17 @@ def test_flags_set_keys_and_pairs_win():
         "NEGATIVES": "generated/words",  # of the data set's YAML
         "NEGATIVES_SHARE": 0.15,
         "OUTLIERS": "",
+        "STREAMS": "",
+        "STREAM_RATIO": "",
+        "STREAM_BATCH": 0,
+        "STREAM_SEED": 110,
         "TPR": 0.9,
         "FEATURES": "kept",
         "FEATURES_LIMIT": 3.0,
         "FEATURES_LOCAL": True,
     }
     assert score_names(cfg) == ["MCM", "Energy"]
+    assert score_names(settings(*flags, "--streams", "OODD")) == ["MCM", "Energy", "NegLabel"]
     assert settings("--temperature", "2").EVAL.TEMPERATURE == 2
     assert settings().EVAL.SCORES == "all" and settings().EVAL.TPR == 0.95
 
@@ -45,6 +50,15 @@ def test_flags_set_keys_and_pairs_win():
         (("EVAL.TPR", "95"), r"in \(0, 1\]"),
         (("EVAL.FEATURES", "none", "EVAL.FEATURES_LOCAL", "True"), "choose"),
         (("EVAL.LOCAL_WEIGHT", "nan"), "finite"),
+        (("--streams", "ODD"), "Did you mean 'OODD'"),
+        (("--streams", "OODD,OODD"), "each method once"),
+        (("--streams", "OODD", "--stream-ratio", "0.1,1"), "between 0 and 1"),
+        (("--streams", "OODD", "--stream-ratio", "half"), "between 0 and 1"),
+        (("--streams", "OODD", "--stream-ratio", "0.1,0.1"), "each named once"),
+        (("--streams", "OODD", "--stream-batch", "-1"), "a number of images"),
+        (("--streams", "OODD", "--stream-seed", "-1"), "a seed lies in"),
+        (("--streams", "OODD", "--features", "none"), "none keeps none"),
+        (("--streams", "AdaNeg", "EVAL.NEGATIVES", ""), "AdaNeg: no words .* by --negatives"),
     ],
 )
 def test_impossible_settings_are_refused(pairs, words):

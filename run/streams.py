@@ -1,0 +1,201 @@
+"""Test-time methods in an evaluation: their settings, their texts, and their runs over streams."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.data.datasets import Datum
+from dassl.utils.errors import InputError
+from dassl.utils.names import check_availability
+from ood.evaluation import Evaluation
+from ood.features import FeatureStore
+from ood.negatives import NEGLABEL
+from ood.registry import Score
+from ood.stream_methods import STREAMS
+from ood.streams import StreamImages, mixture, mixture_sizes, noise_images, run_stream
+from ood.words import read_lists
+from results.streams import FILES, Stream, format_streams, with_averages, write_streams
+from run.negatives import text_model, under_root
+from trainers.base import ClipTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def listed(text: str) -> list[str]:
+    """Return what `text` lists, separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def base_score(cfg: CfgNode) -> str:
+    """Return the score of single images that streams start from, and are set beside."""
+    return NEGLABEL.score if cfg.EVAL.NEGATIVES else "MCM"
+
+
+def _methods(cfg: CfgNode) -> list[str]:
+    names = listed(cfg.EVAL.STREAMS) if cfg.EVAL.STREAMS else []
+    for name in names:
+        check_availability(name, STREAMS, "test-time method")
+        if STREAMS[name].needs and not cfg.EVAL.NEGATIVES:
+            raise InputError(
+                f"--streams {name}: no words that are not classes, and it needs some. Name them by "
+                "--negatives, a folder of word lists or wordnet"
+            )
+    if len(set(names)) < len(names):
+        raise InputError(f"--streams {cfg.EVAL.STREAMS}: name each method once")
+    return names
+
+
+def _ratios(cfg: CfgNode) -> list[float | None]:
+    if not cfg.EVAL.STREAM_RATIO:
+        return [None]
+    try:
+        ratios = [float(text) for text in listed(cfg.EVAL.STREAM_RATIO)]
+    except ValueError:
+        ratios = [0.0]
+    if not all(0 < ratio < 1 for ratio in ratios) or len(set(ratios)) < len(ratios):
+        raise InputError(
+            f"--stream-ratio {cfg.EVAL.STREAM_RATIO}: shares of OOD images lie between 0 and 1, "
+            "each named once, as 0.01,0.1,0.5"
+        )
+    return ratios
+
+
+def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
+    """Raise InputError for unknown methods, impossible values, and streams without features."""
+    if not _methods(cfg):
+        return
+    _ratios(cfg)
+    if cfg.EVAL.STREAM_BATCH < 0 or not 0 <= cfg.EVAL.STREAM_SEED < 2**32:
+        raise InputError(
+            f"--stream-batch {cfg.EVAL.STREAM_BATCH} --stream-seed {cfg.EVAL.STREAM_SEED}: a batch "
+            "is a number of images, 0 for the method's own; a seed lies in 0 to 2^32 - 1"
+        )
+    if keeps_nothing:
+        raise InputError(
+            "--streams reads kept image features, --features none keeps none: name a folder"
+        )
+
+
+def check_stream_sets(
+    cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, Sequence[Datum]], scores: list[Score]
+) -> None:
+    """Raise InputError where a set is too small for a stream, or a score keeps no features.
+
+    Args:
+        sets: the ID set, then the OOD sets.
+    """
+    if not _methods(cfg):
+        return
+    inside, *outside = map(len, sets.values())
+    for ratio in _ratios(cfg):
+        for count in outside:
+            mixture_sizes(inside, count, ratio)
+    for score in scores:
+        if trainer.model.FROM_IMAGES.intersection(score.needs):
+            raise InputError(
+                f"--streams reads kept image features, {score.name} keeps none, as it needs the "
+                "images themselves: evaluate it apart"
+            )
+
+
+def evaluate_streams(
+    cfg: CfgNode,
+    trainer: ClipTrainer,
+    sets: Mapping[str, Sequence[Datum]],
+    evaluation: Evaluation,
+    store: FeatureStore | None,
+    provenance: Mapping[str, object],
+) -> None:
+    """Run the methods that EVAL.STREAMS names over their streams; write and show the results.
+
+    Args:
+        sets: the ID set, then the OOD sets, as they were evaluated. store: of their features.
+
+    Where that fails, the log says why: a refusal would take the results that are written with it.
+    """
+    for name in FILES:  # of an earlier evaluation
+        Path(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
+    if not _methods(cfg):
+        return
+    about = {"base": base_score(cfg), "seed": cfg.EVAL.STREAM_SEED}
+    try:
+        images = {
+            name: StreamImages(
+                _features(store, name, items), evaluation.sets[name].scores[about["base"]]
+            )
+            for name, items in sets.items()
+        }
+        streams = with_averages(list(_streams(cfg, trainer, images, evaluation.classes)))
+    except InputError as error:
+        logger.error("No streams: %s", error)
+        return
+    write_streams(cfg.OUTPUT_DIR, streams, about, provenance)
+    table = format_streams(streams, about)
+    logger.info("%s\n\n%s are in %s", table, " and ".join(FILES), cfg.OUTPUT_DIR)
+
+
+def _features(store: FeatureStore, name: str, items: Sequence[Datum]) -> np.ndarray:
+    kept = store.read(name, items, False)
+    if kept is None:
+        raise InputError(
+            f"the image features of {name} could not be kept in {store.folder}, the log above says "
+            "why. Mend that, or name another folder by --features"
+        )
+    return kept.features
+
+
+def _streams(
+    cfg: CfgNode,
+    trainer: ClipTrainer,
+    images: Mapping[str, StreamImages],
+    classes: Mapping[str, Tensor],
+) -> Iterator[Stream]:
+    inside, *outside = images
+    known = _known(cfg, trainer, classes)
+    for ratio in _ratios(cfg):
+        for name in _methods(cfg):
+            kind = STREAMS[name]
+            batch = cfg.EVAL.STREAM_BATCH or kind.batch
+            for other in outside:
+                method = kind(**{need: known[need]() for need in kind.needs})
+                parts = images[inside], images[other]
+                order = mixture(*(len(p.base) for p in parts), ratio, cfg.EVAL.STREAM_SEED)
+                figures = run_stream(method, *parts, order, batch, trainer.device)
+                yield Stream(name, other, ratio, batch, *figures)
+
+
+def _known(
+    cfg: CfgNode, trainer: ClipTrainer, classes: Mapping[str, Tensor]
+) -> dict[str, Callable[[], Tensor]]:
+    """Return what methods may need, by name, computed when it is first asked for."""
+
+    @functools.cache
+    @torch.inference_mode()
+    def words() -> Tensor:
+        candidates = NEGLABEL.candidates(read_lists(under_root(cfg, cfg.EVAL.NEGATIVES)))
+        kinds, model = filter(None, NEGLABEL.kinds(candidates)), text_model(trainer)
+        parts = [torch.from_numpy(np.array(NEGLABEL.features(model, own))) for own in kinds]
+        return torch.cat(parts).to(trainer.device)  # [A, D]
+
+    @functools.cache
+    @torch.inference_mode()
+    def noise() -> Tensor:
+        images = noise_images(trainer.model.clip.image_size).to(trainer.device)
+        with trainer.autocast():
+            return trainer.model.image_features(images, local=False)[0]  # [15, D]
+
+    return {
+        "classes": lambda: classes[NEGLABEL.name],
+        "negatives": lambda: classes[f"{NEGLABEL.name}_negatives"],
+        "scale": lambda: trainer.model.scale.detach().float(),
+        "words": words,
+        "noise": noise,
+    }
