@@ -1,6 +1,6 @@
 """The generated benchmark: few-shot OOD detection end to end without data or a GPU.
 
-Every image is drawn by code (numpy, Pillow), 64 x 64 RGB. It is **synthetic**: its figures say
+Every image is drawn by code (numpy, Pillow), 96 x 96 RGB. It is **synthetic**: its figures say
 nothing about ImageNet or any photographs, and are never to be quoted as if they did.
 
     python -m generated --root data
