@@ -127,7 +127,7 @@ class Pen:
         self.line(arc(x, y, rx, ry, start, end), width, fill)
 
     def rgba(self) -> np.ndarray:
-        """Return what was drawn, antialiased: float32 [SIZE, SIZE, 4], colour 0..255, alpha 0..1."""
+        """Return the antialiased drawing: float32 [SIZE, SIZE, 4], colour 0..255, alpha 0..1."""
         pixels = np.zeros((SIZE, SIZE, 4), np.float32)
         box = self._layer.getbbox()
         if box is not None:  # only the part that was drawn on: most things are small

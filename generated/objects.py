@@ -1,4 +1,4 @@
-"""Objects, all of them in-distribution classes, one small drawing each, within about [-1, 1] x [-1, 1]."""
+"""Draw the objects that are ID classes, each within about [-1, 1] x [-1, 1]."""
 
 from __future__ import annotations
 

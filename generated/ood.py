@@ -32,7 +32,10 @@ def _draw(rng: np.random.Generator, kind: Thing | View) -> np.ndarray:
 
 
 def ood_sample(name: str, index: int, seed: int = SEED) -> tuple[np.ndarray, str]:
-    """Return image `index` of the OOD set `name`, uint8 [S, S, 3], and its kind; kinds take turns."""
+    """Return image `index` of the OOD set `name`, uint8 [S, S, 3], and its kind.
+
+    Kinds take turns.
+    """
     kinds = list(OOD_SETS[name].values())
     kind = kinds[index % len(kinds)]
     rng = stream_rng(f"ood/{name}", index, seed)

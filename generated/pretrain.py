@@ -39,9 +39,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
 from clip.image import encode_image
+from dassl.utils.console import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
 from generated.canvas import SIZE
@@ -108,6 +108,8 @@ def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
                 f"--{name.replace('_', '-')} {getattr(args, name)} is not a multiple "
                 f"of {HEAD_WIDTH}, the width of an attention head."
             )
+    if SIZE % args.patch:
+        raise InputError(f"Images of {SIZE} pixels are not a multiple of --patch {args.patch}.")
     vision = open_clip.CLIPVisionCfg(
         layers=args.layers, width=args.width, patch_size=args.patch, image_size=SIZE
     )
@@ -122,11 +124,14 @@ def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
 
 
 def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str, str]:
-    """Load an earlier file of this module into `model`; words it does not have keep their random
-    start. Returns the metadata that tell of the earlier training."""
+    """Load an earlier file of this module into `model` and return metadata about its training.
+
+    Words that the file does not have keep their random start.
+    """
     try:
         with safe_open(path, "pt") as file:
-            state, metadata = {k: file.get_tensor(k).float() for k in file.keys()}, file.metadata()
+            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata()
         known = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
         rows = model.token_embedding.weight.detach().clone()
         for row, token in enumerate(token_ids.tolist()):
@@ -236,6 +241,44 @@ def scale_at(progress: float) -> float:
     return math.log(FIRST_SCALE) + share * math.log(LAST_SCALE / FIRST_SCALE)
 
 
+def random_loss(
+    model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace, precision: str
+) -> Tensor:
+    """Return the loss of a random batch of augmented images and their captions, a scalar."""
+    device = next(model.parameters()).device
+    picked = torch.randint(len(pairs), (args.batch_size,))
+    rows = pairs.rows[picked]
+    texts = tokens[rows]
+    texts = texts[:, : int((texts != 0).sum(1).max())].to(device)  # [B, L]
+    images = augment(prepare(pairs.images[picked].to(device)))
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # On a CPU the fused attention's backward pass is the slower one at these short lengths.
+    with half, sdpa_kernel(SDPBackend.MATH):
+        features = (
+            *encode_image(model.visual, images, local=args.local_weight > 0),
+            encode_text(model, texts),
+        )
+    return batch_loss(*features, model.logit_scale.exp(), rows.to(device), args.local_weight)
+
+
+def faster_precision(
+    model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace
+) -> str:
+    """Return "bf16" or "fp32", whichever takes a step faster on this device.
+
+    A CPU without bfloat16 units emulates them, 20 times slower than float32.
+    """
+    state, seconds = torch.get_rng_state(), {}
+    for precision in ("fp32", "bf16"):
+        for _ in range(2):  # the first warms up
+            started = time.perf_counter()
+            random_loss(model, pairs, tokens, args, precision).backward()
+            seconds[precision] = time.perf_counter() - started
+    model.zero_grad()
+    torch.set_rng_state(state)
+    return min(seconds, key=seconds.get)
+
+
 def train(
     model: open_clip.CLIP,
     pairs: Pairs,
@@ -244,26 +287,17 @@ def train(
     checkpoint=lambda: None,
 ) -> list[float]:
     """Train in place; `checkpoint` is called four times on the way. Returns each step's loss."""
-    device = next(model.parameters()).device
-    half = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
     model.logit_scale.requires_grad_(False)
     optimizer, scheduler = build_optimizer(model, args)
     whole, dropout = model.visual.patch_dropout, PatchDropout(DROPPED)
-    lengths, losses = (tokens != 0).sum(1), []
-    for step in (progress := tqdm(range(args.steps), "training", mininterval=2)):
+    precision = args.precision
+    if precision == "auto":
+        precision = faster_precision(model, pairs, tokens, args)
+    losses = []
+    for step in (progress := progress_bar(range(args.steps), f"training, {precision}")):
         model.logit_scale.data.fill_(scale_at(step / args.steps))
         model.visual.patch_dropout = dropout if step < WHOLE_FROM * args.steps else whole
-        picked = torch.randint(len(pairs), (args.batch_size,))
-        rows = pairs.rows[picked]
-        images = augment(prepare(pairs.images[picked].to(device)))
-        # On a CPU the fused attention's backward pass is the slower one at these short lengths.
-        with half, sdpa_kernel(SDPBackend.MATH):
-            features = (
-                *encode_image(model.visual, images, local=args.local_weight > 0),
-                encode_text(model, tokens[rows, : int(lengths[rows].max())].to(device)),
-            )
-        scale = model.logit_scale.exp()
-        loss = batch_loss(*features, scale, rows.to(device), args.local_weight)
+        loss = random_loss(model, pairs, tokens, args, precision)
         if not loss.isfinite():
             raise InputError(
                 f"The loss is {loss.item()} at step {step}: lower --lr (now {args.lr:g})."
@@ -277,6 +311,7 @@ def train(
         progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         if (step + 1) % max(1, args.steps // 5) == 0 and step + 1 < args.steps:
             checkpoint()
+            progress.write(f"step {step + 1}: loss {np.mean(losses[-50:]):.3f}")
     model.visual.patch_dropout = whole
     model.logit_scale.data.fill_(math.log(LAST_SCALE))
     return losses
@@ -345,9 +380,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.1, help="of matrices")
     parser.add_argument(
         "--precision",
-        choices=["fp32", "bf16"],
-        default="fp32",
-        help="bf16 is faster where the processor has it",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto: the faster of the two, by a step of each",
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help="default: %(default)s")
