@@ -22,6 +22,7 @@ from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
+from results.files import AVERAGE
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
 
@@ -91,7 +92,7 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     waiting = groups.items() if resamples else ()
     for name, runs in progress_bar(waiting, "resampling images", "method", leave=False):
         try:
-            resampled |= _resample(name, runs, sets[:-1], resamples)
+            resampled |= _resample(name, runs, resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
     blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
@@ -99,14 +100,15 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
 
-def _resample(name: str, runs: Sequence[Run], ood_sets: Sequence[str], resamples: int) -> Resampled:
+def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     """Return the mean over a method's runs in every resample, for each of its scores."""
     scores = list(runs[0].figures)
     columns = {
         s: [run.images[s].scores[score] for run in runs for score in scores]
-        for s in (runs[0].id_set, *ood_sets)
+        for s in (runs[0].id_set, *runs[0].ood_sets)
     }
-    figures = resample(columns.pop(runs[0].id_set), columns, resamples)
+    means = [*runs[0].means.values()]
+    figures = resample(columns.pop(runs[0].id_set), columns, resamples, means=means)
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
     return {(name, score): own for score, own in zip(scores, means, strict=True)}
 
@@ -161,10 +163,9 @@ def overview(summary: Summary) -> str:
     for method, runs in summary.groups.items():
         accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
         accuracy = "-" if None in accuracies else Figure(accuracies)
-        for score, sets in runs[0].figures.items():
-            average = list(sets)[-1]
+        for score in runs[0].figures:
             means = [
-                Figure([run.figures[score][average][metric] for run in runs])
+                Figure([run.figures[score][AVERAGE][metric] for run in runs])
                 for metric in (PRIMARY, "auroc")
             ]
             rows.append((method, len(runs), score, *means, accuracy))

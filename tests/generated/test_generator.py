@@ -11,9 +11,9 @@ from generated import captions, streams
 from generated.backgrounds import BACKGROUNDS
 from generated.canvas import CLEAR, COLOUR_NAMES, SIZE, Pen, Pose
 from generated.clutter import CLUTTER
+from generated.creatures import CREATURES
 from generated.drawing import fit
 from generated.further import FURTHER_OBJECTS
-from generated.creatures import CREATURES
 from generated.kinds import ID_OBJECTS, NAMED_THINGS, NAMED_VIEWS, NEVER_NAMED, OOD_SETS
 from generated.ood import ood_sample
 
