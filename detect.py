@@ -107,11 +107,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("regions", "FOLDER", "draw the region map of every image there"),
     ):
         add(f"--{flag}", default="", metavar=metavar, help=text)
-    add(
-        "--tpr",
-        type=float,
-        help=f"share of ID images to keep (default: that of the evaluation, usually {TPR:g})",
-    )
+    add("--tpr", type=float, help=f"share of ID images to keep (default: the run's, else {TPR:g})")
     add(
         "--exif",
         action="store_true",

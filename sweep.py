@@ -67,7 +67,7 @@ def main() -> None:
         raise type(stop)(
             f"{first}. Every run keeps its newest checkpoint; the same command goes on from there"
         ) from None
-    report(runs, evaluated, args, failed)
+    save_table(runs, evaluated, args, failed)
     if failed:
         reasons = [f"  {name}: {why}" for name, why in failed.items()]
         total = counted(len(runs), "run")
@@ -79,11 +79,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
     add("--trainers", type=words, required=True, help=f"separated by commas, of {known}")
-    add(
-        "--shots",
-        type=whole_numbers,
-        help="images a class, separated by commas; -1 for all (default: all)",
-    )
+    add("--shots", type=whole_numbers, help="images a class, by commas; -1 for all (default: all)")
     add("--seeds", type=whole_numbers, default=[1], help="separated by commas (default: 1)")
     add(
         "--set",
@@ -95,11 +91,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_data_flags(parser)
     add("--output-dir", default="output", help="folder of all runs (default: output)")
-    add(
-        "--name",
-        default="sweep",
-        help="of the table's folder, OUTPUT_DIR/DATASET/NAME (default: sweep)",
-    )
+    add("--name", default="sweep", help="of the table's folder beside the runs (default: sweep)")
     add("--scores", default="all", help="to evaluate, separated by commas (default: all)")
     add("--features-local", action="store_true", help="as of eval_ood.py (default: no)")
     add("--no-eval", action="store_true", help="only train")
@@ -175,7 +167,7 @@ def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> boo
     return False
 
 
-def report(
+def save_table(
     runs: list[PlannedRun], evaluated: list[PlannedRun], args: argparse.Namespace, failed: Failures
 ) -> None:
     """Write the list of the runs and, if any were evaluated, print and write their table."""

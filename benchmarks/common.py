@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import open_clip
@@ -20,6 +21,8 @@ from benchmarks import plain
 from clip import ClipModel, resolve_precision
 from clip.facts import OPENAI_TRANSFORM
 from clip.prompted import PromptedCLIP, cosines
+from dassl.utils.files import write_json
+from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
@@ -56,7 +59,8 @@ def class_names(count: int) -> list[str]:
 
 
 class Bench:
-    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, and CoOp.
+    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, and CoOp; and both methods'
+    without the image tower, "kept" and "kept_coop", as where views are kept.
 
     Weights, context and batch are the same on every device: all are drawn on the CPU.
     """
@@ -89,15 +93,32 @@ class Bench:
         return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, self.k, LAMBDA)
 
     def fast(self) -> Tensor:
-        with torch.no_grad():
-            features, regions = self.model.image_features(self.images, local=True)
+        return self.locoop(*self.encoded(local=True))
+
+    def kept(self) -> Tensor:
+        return self.locoop(*self.held)
+
+    def coop(self) -> Tensor:
+        return self.coop_of(self.encoded(local=False)[0])
+
+    def kept_coop(self) -> Tensor:
+        return self.coop_of(self.held[0])
+
+    @cached_property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Encode the batch, once."""
+        return self.encoded(local=True)
+
+    @torch.no_grad()
+    def encoded(self, local: bool) -> tuple[Tensor, Tensor | None]:
+        return self.model.image_features(self.images, local)
+
+    def locoop(self, features: Tensor, regions: Tensor) -> Tensor:
         text, scale = self.model.text_features(), self.clip.scale
         loss_id = F.cross_entropy(scale * cosines(features, text), self.labels)
         return loss_id + LAMBDA * ood_regularisation(regions, text, self.labels, scale, self.k)
 
-    def coop(self) -> Tensor:
-        with torch.no_grad():
-            features, _ = self.model.image_features(self.images, local=False)
+    def coop_of(self, features: Tensor) -> Tensor:
         logits = self.clip.scale * cosines(features, self.model.text_features())
         return F.cross_entropy(logits, self.labels)
 
@@ -162,16 +183,10 @@ def machine() -> dict:
     }
 
 
-def print_table(rows: list[list[str]], head: list[str] = HEAD) -> None:
-    for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(row) + " |")
-
-
 def save(name: str, about: dict, folder: Path = RESULTS, **content: object) -> None:
     """Write a benchmark's figures, with the machine, to FOLDER/NAME.json, and say so."""
     path = folder / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": about, **content}, indent=1) + "\n")
+    write_json({"machine": about, **content}, path, indent=1)
     print(f"\n{json.dumps(about)}\nsaved to {path}")
 
 
@@ -195,5 +210,5 @@ def run_rows(
     for row in args.rows:
         lines, raw[row] = rows[row](args)
         table += lines
-    print_table(table)
+    print(markdown_table(table, HEAD))
     save(name, {**machine(), "threads": args.threads}, rows=table, raw=raw)

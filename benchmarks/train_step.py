@@ -5,7 +5,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, huge
+    python benchmarks/train_step.py                # all rows: small, large, views
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
 
 On a machine with other work to do, `--threads 1` and the ratio of CPU times say more than the
@@ -85,14 +85,18 @@ def large(args: argparse.Namespace) -> Rows:
     ], raw
 
 
-def huge(args: argparse.Namespace) -> Rows:
-    found = apart(args, 21000, 4, ["fast"], 1)
-    fast = f"{seconds(found, 'fast'):.0f} s, {found['peak'] / GIB:.1f} GiB"
-    where = "21000 classes, batch 4"
-    return [["LoCoOp step, fast", where, "does not fit", fast, "", "", "fits 24 GiB"]], found
+def views(args: argparse.Namespace) -> Rows:
+    """Compare steps with those whose views are kept, which see no image."""
+    rows, raw = [], {}
+    for classes in (100, 1000):
+        found = raw[classes] = apart(args, classes, 32, ["fast", "kept", "coop", "kept_coop"], 2)
+        for name, kinds in (("LoCoOp", ("fast", "kept")), ("CoOp", ("coop", "kept_coop"))):
+            what, where = f"{name} step, over one on kept views", f"{classes} classes, batch 32"
+            rows.append(compared(what, where, found, *kinds, ""))
+    return rows, raw
 
 
-ROWS = {"small": small, "large": large, "huge": huge}
+ROWS = {"small": small, "large": large, "views": views}
 
 
 def main() -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import torch
 
@@ -18,7 +21,7 @@ from clip.building import build_model, model_config
 from clip.facts import ACTIVATIONS, OPENAI, OPENAI_TRANSFORM
 from clip.model import ClipModel
 from clip.precision import resolve_precision
-from clip.weights import VOCABULARY, ClipWeights, read_weights, weights_hash
+from clip.weights import IN_FOLDER, VOCABULARY, ClipWeights, read_weights, weights_hash
 from dassl.data.transforms import RESIZE_MODES, Preprocess
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
@@ -167,6 +170,8 @@ def _download(name: str, architecture: str, tag: str) -> str:
         config.pop("hf_hub", None)
     source = config.get("url") or config.get("hf_hub")
     try:
+        if not config.get("url"):
+            _ask_hub(source)
         path = open_clip.download_pretrained(config)
     except Exception as error:  # the hub's client raises classes of several packages
         raise InputError(
@@ -177,6 +182,29 @@ def _download(name: str, architecture: str, tag: str) -> str:
     if not path:
         raise InputError(f"open_clip has no weights of {name} to download: give a file's path")
     return path
+
+
+def _ask_hub(place: str) -> None:
+    """Raise at once if the hub cannot be reached: its client goes on trying for most of a minute.
+
+    Args:
+        place: `owner/repository/`, and a file where that has another name than usual.
+    """
+    repository = "/".join(place.split("/")[:2])
+    if any(huggingface_hub.try_to_load_from_cache(repository, name) for name in IN_FOLDER):
+        return
+    with suppress(huggingface_hub.utils.HfHubHTTPError):  # an answer, whatever it says
+        page = huggingface_hub.hf_hub_url(repository, "README.md")
+        huggingface_hub.get_hf_file_metadata(page, timeout=10)
+
+
+def _nearest(name: str, pairs: list[tuple[str, str]]) -> str:
+    """Return the known name that `name` is most like; it may be one of Hugging Face's."""
+    hubs = {open_clip.get_pretrained_cfg(*pair).get("hf_hub", ""): "/".join(pair) for pair in pairs}
+    # openai/clip-vit-base-patch16 is their ViT-B/16.
+    plain = re.sub(r"^openai/clip-vit-(.)\w*-patch", r"ViT-\1/", name)
+    known = [*available_models(), *hubs.values()]
+    return hubs.get(f"{name}/") or nearest_name(plain, known)
 
 
 def _open_clip_pair(name: str) -> tuple[str, str]:
@@ -190,10 +218,9 @@ def _open_clip_pair(name: str) -> tuple[str, str]:
     architecture, _, tag = name.rpartition("/")
     pairs = open_clip.list_pretrained(as_str=False)
     if (architecture, tag) not in pairs:
-        known = [*available_models(), *("/".join(pair) for pair in pairs)]
         raise InputError(
             f"unknown CLIP model {name!r}: it is neither a file nor a name. "
-            f"Nearest name: {nearest_name(name, known)!r}. OpenAI's names: "
+            f"Nearest name: {_nearest(name, pairs)!r}. OpenAI's names: "
             f"{', '.join(OPENAI_MODELS)}; open_clip's are written model/tag, such as "
             "ViT-B-16/laion2b_s34b_b88k"
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,16 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
         if name == "tf32" or precision.needs_scaler:
             logger.info("precision %s needs a GPU: on the CPU fp32 is used", name)
             return PRECISIONS["fp32"]
+        if precision.autocast:
+            _warn_if_emulated()
         return precision
     torch.backends.cudnn.allow_tf32 = name == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     return precision
+
+
+@functools.cache
+def _warn_if_emulated() -> None:
+    """Warn, once, of bfloat16 on a CPU without units for it (as far as Linux says)."""
+    if CPU_FACTS.exists() and "bf16" not in CPU_FACTS.read_text():
+        logger.warning("this CPU emulates bfloat16, many times slower than float32: fp32 is faster")

@@ -215,7 +215,8 @@ def _check_layout(path: Path, state: dict[str, Tensor]) -> None:
         raise InputError(
             f"{path} holds no CLIP model in OpenAI's or Hugging Face's layout: "
             f"{', '.join(missing)} not found among its {len(state)} weights (first: "
-            f"{', '.join(list(state)[:3]) or 'none'})"
+            f"{', '.join(list(state)[:3]) or 'none'}). If they are there under longer names, or "
+            "in a dict of the file, save them alone: torch.save(model.state_dict(), FILE)"
         )
 
 

@@ -189,9 +189,9 @@ def broadcast_state(module: nn.Module) -> None:
 def seed_other_ranks() -> None:
     """Seed the generators of ranks above 0 from rank 0's state and their rank.
 
-    Ranks that draw the same numbers would augment their images alike. What rank 0 draws stays as
-    in a single process, and as a checkpoint restores it: called at the start of each epoch, this
-    makes a resumed run equal an uninterrupted one.
+    Ranks that draw the same numbers in a step would drop the same units of all images. What rank 0
+    draws stays as in a single process, and as a checkpoint restores it: called at the start of each
+    epoch, this makes a resumed run equal an uninterrupted one.
     """
     if world_size() == 1:
         return

@@ -1,19 +1,20 @@
-"""Image-caption pairs in plain files: a table, a folder, or an ID data set with its class names."""
+"""Image-caption pairs in plain files: a table, or an ID data set with its class names."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
+from yacs.config import CfgNode
 
 from dassl.data.datasets import build_dataset
+from dassl.data.samplers import SeededBatch
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
-from datasets.folders import absolute, contents, image_names, some
+from datasets.folders import absolute, some
 from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 # So many pairs in a row that cannot be read are no accident.
@@ -25,14 +26,23 @@ class CaptionedImages(Dataset):
 
     Args:
         images: paths of the images.
-        caption_of: (index, epoch) -> caption; raises BadPair where there is none.
+        captions: what takes the place of {} in a template, for each image.
         transform: PIL image -> tensor `[3, H, W]`.
+        templates: one is drawn, by `seed`, for each image and epoch.
     """
 
+    seed = 0  # of the augmentations; a loader sets its own
+
     def __init__(
-        self, images: Sequence[str], caption_of: Callable[[int, int], str], transform: Callable
+        self,
+        images: Sequence[str],
+        captions: Sequence[str],
+        transform: Callable,
+        templates: Sequence[str] = ("{}",),
+        seed: int = 0,
     ) -> None:
-        self.images, self.caption_of, self.transform = images, caption_of, transform
+        self.images, self.captions, self.transform = images, captions, transform
+        self.templates, self.seed = list(templates), seed
         self.count, self.epoch = len(images), 0
 
     def __len__(self) -> int:
@@ -40,7 +50,8 @@ class CaptionedImages(Dataset):
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> dict[str, Any]:
         number, indices = batch
-        return fill_batch(map(self._pair, indices), len(indices), number)
+        seeded_indices = SeededBatch(indices, self.seed, self.epoch)
+        return fill_batch(map(self._pair, seeded_indices), len(indices), number)
 
     def _pair(self, index: int) -> dict[str, Any]:
         """Return the pair, or the next one that can be read; "bad" names those passed over."""
@@ -48,7 +59,7 @@ class CaptionedImages(Dataset):
         for position in range(index, index + min(MOST_BAD_IN_A_ROW, self.count)):
             i = position % self.count
             try:
-                image, caption = read_pair(self.images[i], self.caption_of(i, self.epoch))
+                image, caption = read_pair(self.images[i], self._caption(i))
             except BadPair as error:
                 bad.append(f"{self.images[i]} ({error})")
                 continue
@@ -57,6 +68,11 @@ class CaptionedImages(Dataset):
             f"{len(bad)} image-caption pairs in a row cannot be read, such as {bad[0]}. Check "
             "DATASET.PAIRS.PATH and the files."
         )
+
+    def _caption(self, index: int) -> str:
+        template = seeded(self.seed, self.epoch, index).choice(self.templates)
+        # Not str.format, to which the braces that a template holds beside its {} mean something.
+        return template.replace("{}", self.captions[index])
 
 
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
@@ -80,25 +96,12 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
             f"None of the first {len(first)} images of {absolute(path)} exists, such as "
             f"{absolute(first[0])}. Paths are relative to the table's own folder, or absolute."
         )
-    return CaptionedImages(images, partial(_of_list, [text for _, text in rows]), transform)
+    return CaptionedImages(images, [text for _, text in rows], transform)
 
 
-def folder_pairs(folder: Path, transform: Callable) -> CaptionedImages:
-    """Return all images below a folder, each with its caption in `<same name>.txt`.
-
-    Raises:
-        InputError: no such folder, no images in it, or no caption beside any of the first.
-    """
-    images = [folder / name for name in image_names(folder)]
-    if not any(image.with_suffix(".txt").is_file() for image in images[:MOST_BAD_IN_A_ROW]):
-        raise InputError(
-            f"The folder {absolute(folder)} holds {len(images)} images and no captions beside "
-            f"them. Found in it: {contents(folder)}. Put the caption of x.jpg into x.txt."
-        )
-    return CaptionedImages([str(image) for image in images], partial(_beside, images), transform)
-
-
-def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -> CaptionedImages:
+def class_pairs(
+    cfg: CfgNode, templates: Sequence[str], transform: Callable, seed: int
+) -> CaptionedImages:
     """Return the training images of the ID data set, captioned with its class names.
 
     A template is drawn for each image and epoch. **Not the setting of CLIPN's paper**: see the
@@ -114,9 +117,8 @@ def class_pairs(cfg, templates: Sequence[str], transform: Callable, seed: int) -
             "hold {} once, where the class name goes, and there must be one."
         )
     items = build_dataset(cfg).train_x
-    names = [item.classname for item in items]
-    caption_of = partial(_of_template, names, list(templates), seed)
-    return CaptionedImages([item.impath for item in items], caption_of, transform)
+    images, names = [item.impath for item in items], [item.classname for item in items]
+    return CaptionedImages(images, names, transform, templates, seed)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
@@ -146,19 +148,3 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
             "Name its columns in DATASET.PAIRS.COLUMNS, such as ('filepath', 'title')."
         )
     return rows
-
-
-def _of_list(captions: list[str], index: int, epoch: int) -> str:
-    return captions[index]
-
-
-def _of_template(names: list[str], templates: list[str], seed: int, index: int, epoch: int) -> str:
-    # Not str.format, to which the braces that a template holds beside its {} mean something.
-    return seeded(seed, epoch, index).choice(templates).replace("{}", names[index])
-
-
-def _beside(images: list[Path], index: int, epoch: int) -> bytes:
-    try:
-        return images[index].with_suffix(".txt").read_bytes()
-    except OSError as error:
-        raise BadPair(f"no caption: {error.strerror}") from error

@@ -1,10 +1,9 @@
 """Image-caption pairs: what CLIPN is trained on.
 
-Four sources (DATASET.PAIRS.SOURCE), one kind of batch:
+Three sources (DATASET.PAIRS.SOURCE), one kind of batch:
 
 - `shards`: webdataset tars of images and .txt captions, as img2dataset writes CC3M.
 - `csv`: a table of image paths and captions.
-- `folder`: images, each with a .txt of the same name beside it.
 - `classnames`: the images of the ID data set, few-shot or all, with captions made from its class
   names. **Not the setting of CLIPN's paper**, which trains on web captions and never sees the ID
   classes. Captions of one class match each other, which the image-text loss counts as mismatches:
@@ -12,8 +11,8 @@ Four sources (DATASET.PAIRS.SOURCE), one kind of batch:
 
 A pair that cannot be read is skipped, and another one takes its place: every rank has the same
 number of full batches. The incomplete batch at the end of an epoch is left out. Order and
-augmentation of an epoch depend on the seed, the epoch and the numbers of ranks and workers, on
-nothing before it, so that a run resumes at any epoch.
+augmentation of an epoch depend on the seed and the epoch (of shards on the numbers of ranks and
+workers, too), on nothing before it, so that a run resumes at any epoch.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
+from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.data.workers import worker_settings
 from dassl.utils import check_availability
 from dassl.utils.errors import InputError
-from datasets.caption_files import CaptionedImages, class_pairs, csv_pairs, folder_pairs
+from datasets.caption_files import CaptionedImages, class_pairs, csv_pairs
 from datasets.caption_shards import ShardPairs
 from datasets.classfolders import data_root
 from datasets.pairs import seeded
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Tensor]
 Texts = Callable[[list[str], int], dict[str, Any]]
-SOURCES = ("shards", "csv", "folder", "classnames")
+SOURCES = ("shards", "csv", "classnames")
 PREFETCH = 1  # batches that each worker makes ahead: the trainer's next one is enough
 
 
@@ -72,6 +72,7 @@ class PairsLoader(DataLoader):
             **kwargs,
         )
         self.batches, self.seed = batches, seed
+        self.dataset.seed = seed
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -123,7 +124,7 @@ class _WithTexts:
 
 
 def build_pairs_loader(
-    cfg, transform: Transform, seed: int | None = None, texts: Texts | None = None
+    cfg: CfgNode, transform: Transform, seed: int | None = None, texts: Texts | None = None
 ) -> PairsLoader:
     """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes.
 
@@ -182,12 +183,12 @@ def from_bytes(images: Tensor, table: Tensor) -> Tensor:
     )  # [B, 3, H, W]
 
 
-def check_source(cfg) -> None:
+def check_source(cfg: CfgNode) -> None:
     """Raise an InputError unless DATASET.PAIRS.SOURCE is one of SOURCES."""
     check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
 
 
-def pairs_path(cfg) -> Path:
+def pairs_path(cfg: CfgNode) -> Path:
     """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
@@ -197,19 +198,17 @@ def pairs_path(cfg) -> Path:
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _pairs(cfg, transform: Transform, seed: int) -> CaptionedImages | ShardPairs:
+def _pairs(cfg: CfgNode, transform: Transform, seed: int) -> CaptionedImages | ShardPairs:
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
         return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
     path = pairs_path(cfg)
     if pairs.SOURCE == "csv":
         return csv_pairs(path, pairs.COLUMNS, transform)
-    if pairs.SOURCE == "folder":
-        return folder_pairs(path, transform)
     return ShardPairs(path, transform, seed, pairs.SHUFFLE)
 
 
-def _used(cfg, count: int) -> tuple[int, int]:
+def _used(cfg: CfgNode, count: int) -> tuple[int, int]:
     """Return the pairs used in an epoch and the size of a batch, of all ranks."""
     wanted, batch_size = cfg.DATASET.PAIRS.NUM_PAIRS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     if not 0 <= wanted <= count:

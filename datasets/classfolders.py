@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
 from datasets.classnames import report_classnames
@@ -27,14 +29,11 @@ class ClassFolders(DatasetBase):
             there counts.
         dataset_dir: the data set's folder.
         splits: the folders of `train`, `val` and `test`, of those that are there.
-        class_folders: folder names in label order (ImageNet: WordNet ids).
-        held_out: images set apart for testing where no split is; empty otherwise.
     """
 
     default_folders: Sequence[str] = ("",)
-    held_out: Sequence[Datum] = ()
 
-    def __init__(self, cfg, images: bool = True):
+    def __init__(self, cfg: CfgNode, images: bool = True):
         folder = self.locate(cfg)
         if images:
             require_root(data_root(cfg), [cfg.DATASET.FOLDER])
@@ -53,7 +52,7 @@ class ClassFolders(DatasetBase):
         super().__init__(**lists, classnames=own)
 
     @classmethod
-    def without_images(cls, cfg) -> ClassFolders:
+    def without_images(cls, cfg: CfgNode) -> ClassFolders:
         """Return the data set with its class names alone, which DATASET.CLASSES must tell."""
         if not cls.knows_classes(cfg):
             raise InputError(
@@ -63,12 +62,12 @@ class ClassFolders(DatasetBase):
         return cls(cfg, images=False)
 
     @classmethod
-    def knows_classes(cls, cfg) -> bool:
+    def knows_classes(cls, cfg: CfgNode) -> bool:
         """Return whether the config says which classes there are, whatever folders are there."""
         return cfg.DATASET.CLASSES not in ("", "present")
 
     @classmethod
-    def locate(cls, cfg) -> Path:
+    def locate(cls, cfg: CfgNode) -> Path:
         """Return the data set's folder, or where it should be."""
         names = [cfg.DATASET.FOLDER] if cfg.DATASET.FOLDER else cls.default_folders
         found = (find_folder(data_root(cfg), name) for name in names)
@@ -80,12 +79,12 @@ class ClassFolders(DatasetBase):
         return find_splits(folder)
 
     @classmethod
-    def deciding_splits(cls, cfg, splits: dict[str, Path]) -> list[Path]:
+    def deciding_splits(cls, cfg: CfgNode, splits: dict[str, Path]) -> list[Path]:
         """Return the splits whose class folders decide which classes there are."""
         return list(splits.values())
 
     @classmethod
-    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+    def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
         """Return the class folders in label order.
 
         Args:
@@ -103,11 +102,11 @@ class ClassFolders(DatasetBase):
         """Raise a DataError if a split lacks class folders."""
         require_folders(split, wanted, found)
 
-    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+    def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
         """Return the class names of the folders, and where they come from, for the log."""
         raise NotImplementedError
 
-    def _images(self, cfg, folders: list[str], names: list[str], part: range) -> dict:
+    def _images(self, cfg: CfgNode, folders: list[str], names: list[str], part: range) -> dict:
         def train() -> list[Datum]:
             everything = self._read_all_train(folders, names)
             # Drawn of all classes before a part is kept, as CoOp does.
@@ -132,7 +131,7 @@ class ClassFolders(DatasetBase):
         return self._read(self.splits.get("train", missing), folders, names)
 
 
-def data_root(cfg) -> Path:
+def data_root(cfg: CfgNode) -> Path:
     """Return DATASET.ROOT, with `~` spelled out; a relative root stays relative."""
     return Path(cfg.DATASET.ROOT).expanduser()
 

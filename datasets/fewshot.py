@@ -35,11 +35,22 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     one), classes go in label order (upstream: by first appearance, the same for sorted
     listings), and 0 shots are refused (upstream takes all).
     """
-    _check_request(num_shots, seed)
+    if num_shots == 0 or num_shots < -1:
+        raise InputError(
+            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "
+            "whole training set."
+        )
     if num_shots == -1:
         return list(items)
+    if seed < 0:  # Python seeds with the absolute value: -1, "no seed", would be seed 1
+        raise InputError(f"Few-shot sampling needs a seed, --seed 0 or more; SEED is {seed}.")
     by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
-    _warn_of_small_classes(by_label, num_shots)
+    counts = Counter(f"{item.label} ({item.classname})" for item in by_label)
+    if few := [name for name, count in counts.items() if count < num_shots]:
+        logger.warning(
+            f"{len(few)} of {len(counts)} classes have fewer than {num_shots} training images and "
+            f"are taken whole, such as {few[0]} with {counts[few[0]]}"
+        )
     sampler = DatasetBase(classnames=())
     return sampler.generate_fewshot_dataset(by_label, num_shots=num_shots, rng=random.Random(seed))
 
@@ -70,30 +81,6 @@ def keep_classes(items: Sequence[Datum], part: range) -> list[Datum]:
         for item in items
         if item.label in part
     ]
-
-
-def _warn_of_small_classes(items: Sequence[Datum], num_shots: int) -> None:
-    counts = Counter(f"{item.label} ({item.classname})" for item in items)
-    few = [name for name, count in counts.items() if count < num_shots]
-    if few:
-        logger.warning(
-            f"{len(few)} of {len(counts)} classes have fewer than {num_shots} training images and "
-            f"are taken whole, such as {few[0]} with {counts[few[0]]}"
-        )
-
-
-def _check_request(num_shots: int, seed: int) -> None:
-    if num_shots == 0 or num_shots < -1:
-        raise InputError(
-            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "
-            "whole training set."
-        )
-    # Python seeds with the absolute value: -1, Dassl's "no seed", would silently be seed 1.
-    if num_shots != -1 and seed < 0:
-        raise InputError(
-            f"Few-shot sampling was asked for with seed {seed}. Allowed: 0 or more. Choose one "
-            "with --seed (SEED in the config)."
-        )
 
 
 def split_record(

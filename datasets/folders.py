@@ -27,12 +27,7 @@ MACHINE_MADE = frozenset(
 
 
 class DataError(InputError):
-    """A fault of a data set, raised by what reads it.
-
-    Attributes:
-        kind: one or two words for the table of the data check: missing, flat, ...
-        names: all files or folders it is about, where the message names a few.
-    """
+    """A fault of a data set, raised by what reads it."""
 
     def __init__(self, message: str, kind: str = "refused", names: Sequence[str] = ()):
         super().__init__(message)

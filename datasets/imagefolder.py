@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
@@ -26,7 +28,7 @@ class ImageFolder(ClassFolders):
     with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
     """
 
-    def __init__(self, cfg, images: bool = True):
+    def __init__(self, cfg: CfgNode, images: bool = True):
         self._share, self._kept = cfg.DATASET.VAL_PERCENT, []
         super().__init__(cfg, images)
 
@@ -52,14 +54,14 @@ class ImageFolder(ClassFolders):
         return self._kept or super()._read_all_train(folders, names)
 
     @classmethod
-    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+    def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
         if cfg.DATASET.CLASSES == "":
             return sorted(set().union(*found.values()))  # all of which each split must have
         if cfg.DATASET.CLASSES == "present":
             return in_all(found)
         return sorted(read_class_list(cfg.DATASET.CLASSES))
 
-    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+    def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
         path = cfg.DATASET.CLASSNAMES_FILE
         if path:
             return names_from_file(path, folders), absolute(path)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.classfolders import ClassFolders
 from datasets.classnames import (
@@ -47,24 +49,24 @@ class ImageNet(ClassFolders):
         "ILSVRC2012",
     )
 
-    def __init__(self, cfg, images: bool = True):
+    def __init__(self, cfg: CfgNode, images: bool = True):
         super().__init__(cfg, images)
         expected = self.expected_images("val", len(self.class_folders))
         if images and len(self.test) != expected:
             logger.warning("%s", wrong_count("ImageNet's val", len(self.test), expected))
 
     @classmethod
-    def knows_classes(cls, cfg) -> bool:
+    def knows_classes(cls, cfg: CfgNode) -> bool:
         return cfg.DATASET.CLASSES != "present"
 
     @classmethod
-    def deciding_splits(cls, cfg, splits: dict[str, Path]) -> list[Path]:
+    def deciding_splits(cls, cfg: CfgNode, splits: dict[str, Path]) -> list[Path]:
         # An evaluation of all classes needs no training folders; "present" asks what is there.
         everything = cfg.DATASET.CLASSES == "present"
         return [path for name, path in splits.items() if everything or name != "train"]
 
     @classmethod
-    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+    def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
         classes = cfg.DATASET.CLASSES
         if classes in ("", "present"):
             for path, folders in found.items():
@@ -88,7 +90,7 @@ class ImageNet(ClassFolders):
             _require_ids(found, absolute(split))
         require_folders(split, wanted, found)
 
-    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+    def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
         path = self._names_file(cfg)
         if path:
             return names_from_file(path, folders), absolute(path)
@@ -96,12 +98,12 @@ class ImageNet(ClassFolders):
         return [names[wnid] for wnid in folders], "open_clip (built in)"
 
     @classmethod
-    def _names_file(cls, cfg) -> Path | None:
+    def _names_file(cls, cfg: CfgNode) -> Path | None:
         path = Path(cfg.DATASET.CLASSNAMES_FILE or cls.locate(cfg) / "classnames.txt")
         return path if cfg.DATASET.CLASSNAMES_FILE or path.is_file() else None
 
     @classmethod
-    def _listed(cls, cfg, found: dict[Path, list[str]]) -> set[str]:
+    def _listed(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> set[str]:
         """Return the ids in the user's class names, if the folders are just these."""
         path = cls._names_file(cfg)
         listed = {wnid for wnid, _ in read_classnames_file(path)} if path else set()

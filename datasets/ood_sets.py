@@ -32,7 +32,7 @@ TAKEN = (AVERAGE, "ID")  # names that the results give to rows of their own
 GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
 
 
-def load_ood_sets(cfg) -> dict[str, list[Datum]]:
+def load_ood_sets(cfg: CfgNode) -> dict[str, list[Datum]]:
     """List every OOD set of `cfg.OOD.SETS`, in its order, images sorted by path, label -1.
 
     A set with no FOLDERS is left out. A count other than IMAGES is warned of: Places365, for one,
@@ -47,7 +47,7 @@ def load_ood_sets(cfg) -> dict[str, list[Datum]]:
     return {name: _read(cfg, name, folder) for name, folder in found.items()}
 
 
-def ood_set_names(cfg) -> list[str]:
+def ood_set_names(cfg: CfgNode) -> list[str]:
     """Return the names of the OOD sets that have FOLDERS.
 
     Raises:
@@ -98,7 +98,7 @@ def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
     return means
 
 
-def find_ood_set(cfg, name: str) -> Path:
+def find_ood_set(cfg: CfgNode, name: str) -> Path:
     """Return the folder of an OOD set.
 
     The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
@@ -141,7 +141,7 @@ def no_images(name: str, folder: Path) -> DataError:
     )
 
 
-def _read(cfg, name: str, folder: Path) -> list[Datum]:
+def _read(cfg: CfgNode, name: str, folder: Path) -> list[Datum]:
     others: list[str] = []
     images, expected = image_names(folder, others), cfg.OOD.SETS[name].get("IMAGES", 0)
     if not images:

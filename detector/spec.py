@@ -8,7 +8,6 @@ and the hash, not the weights.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from dassl.data.transforms import Preprocess
 from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, read_json
+from dassl.utils.files import atomic_write, plain, read_json, write_json
 from dassl.utils.names import classnames_hash
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
 
@@ -118,9 +117,7 @@ def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
     (folder / FILE).unlink(missing_ok=True)
     with atomic_write(folder / TENSORS, "wb") as file:
         file.write(content)
-    with atomic_write(folder / FILE) as file:
-        json.dump(plain(_describe(spec, content)), file, indent=1, allow_nan=False)
-        file.write("\n")
+    write_json(plain(_describe(spec, content)), folder / FILE, indent=1)
     return folder / FILE
 
 

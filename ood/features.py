@@ -5,6 +5,9 @@
         local.f16    float16 [n, N, D], of the N regions of each; only where asked for
         about.json   what they are of, and the checksums
 
+A run that repeats its augmentations (`trainers.views`) keeps those of its training images here,
+too, unnormalised and in the precision they were computed in: a file's ending says which.
+
 A set's folder gets its name when it is whole, so a pass that dies leaves none, and of two passes
 that write the same at once the later one's stays. Nothing is used without comparing all that could
 have changed: weights, transform, versions, and path, size and time of every image file.
@@ -42,8 +45,10 @@ from dassl.utils.files import remove_leftovers, temporary_beside
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
-ABOUT, GLOBAL, LOCAL = "about.json", "global.f32", "local.f16"
-TORCH_DTYPES = {GLOBAL: torch.float32, LOCAL: torch.float16}
+ABOUT, GLOBAL, LOCAL = "about.json", "global", "local"
+ENDINGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<i2"}  # numpy has no bfloat16: its bits
+OF_TESTS = {GLOBAL: torch.float32, LOCAL: torch.float16}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class KeptFeatures:
 
     Attributes:
         index: [n], which images of the set they are of; the others could not be read.
-        features: memory map float32 [n, D]. regions: float16 [n, N, D], or None.
+        features: memory map [n, D], float32 unless they were kept otherwise. regions: [n, N, D],
+            float16 unless they were kept otherwise, or None.
     """
 
     index: np.ndarray
@@ -116,15 +122,17 @@ class FeatureStore:
         if about["schema"] != SCHEMA or about["images"] != self.files_hash(items):
             raise ValueError("of another version, or of other images")
         index = np.delete(np.arange(len(items)), about["unreadable"])
-        wanted = [GLOBAL, LOCAL] if local and LOCAL in about["files"] else [GLOBAL]
-        for name in wanted:
-            if _checksum(place / name) != about["files"][name]:
-                raise ValueError(f"{name} is damaged")
-        features = np.memmap(place / GLOBAL, "<f4", mode="r").reshape(len(index), -1)  # [n, D]
-        if LOCAL not in wanted:
-            return KeptFeatures(index, features, None)
-        regions = np.memmap(place / LOCAL, "<f2", mode="r")
-        regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
+        found = {}
+        for name, checksum in about["files"].items():
+            kind, ending = name.split(".")
+            if kind == GLOBAL or local:
+                if _checksum(place / name) != checksum:
+                    raise ValueError(f"{name} is damaged")
+                found[kind] = np.memmap(place / name, NUMPY[ending], mode="r")
+        features = found[GLOBAL].reshape(len(index), -1)  # [n, D]
+        regions = found.get(LOCAL)
+        if regions is not None:
+            regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
         return KeptFeatures(index, features, regions)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
@@ -152,12 +160,8 @@ class FeatureStore:
         try:
             remove_leftovers(self.folder, ABANDONED)
             check_room(self.folder, needed, self.limit, "--features-limit")
-            writers = {
-                name: FeatureWriter(
-                    self._place(name, items), self.files_hash(items), len(items), regions > 0
-                )
-                for name, items in sets.items()
-            }
+            kinds = OF_TESTS if regions else {GLOBAL: OF_TESTS[GLOBAL]}
+            writers = {name: self.writer(name, items, kinds) for name, items in sets.items()}
         except (InputError, OSError) as reason:
             logger.warning(
                 "Image features are not kept in %s, and the evaluation goes on without: %s. "
@@ -174,6 +178,12 @@ class FeatureStore:
         )
         return writers
 
+    def writer(
+        self, name: str, items: Sequence[Datum], kinds: Mapping[str, torch.dtype]
+    ) -> FeatureWriter:
+        """Make a writer of a set's features of some `kinds`, each in a precision."""
+        return FeatureWriter(self._place(name, items), self.files_hash(items), len(items), kinds)
+
 
 class FeatureWriter:
     """Writes the features of a set batch by batch, in order; `finish` puts them in their place.
@@ -182,26 +192,27 @@ class FeatureWriter:
 
     Args:
         images: what `FeatureStore.files_hash` says of the set's `count` images.
-        local: write features of the regions, too.
+        kinds: what is written, GLOBAL and LOCAL or the former alone, and in which precision.
     """
 
-    def __init__(self, place: Path, images: str, count: int, local: bool):
-        self.place, self.images, self.count = place, images, count
+    def __init__(self, place: Path, images: str, count: int, kinds: Mapping[str, torch.dtype]):
+        self.place, self.images, self.count, self.kinds = place, images, count, kinds
         self.index: list[int] = []
         self.temporary = temporary_beside(place)
         self.temporary.mkdir(parents=True)
-        names = [GLOBAL, LOCAL] if local else [GLOBAL]
-        opened = (open(self.temporary / name, "wb") for name in names)  # noqa: SIM115 (until `finish`)
-        self.files = dict(zip(names, opened, strict=True))
+        self.names = {kind: f"{kind}.{ENDINGS[dtype]}" for kind, dtype in kinds.items()}
+        opened = (open(self.temporary / name, "wb") for name in self.names.values())  # noqa: SIM115 (until `finish`)
+        self.files = dict(zip(kinds, opened, strict=True))
 
     def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
         """Append features `[B, D]`, and `[B, N, D]` if these are kept, of the images `index`."""
         self.index += index.tolist()
         parts = {GLOBAL: features, LOCAL: regions}
         with self._or_stop():
-            for name, file in self.files.items():
+            for kind, file in self.files.items():
                 # Rounded on the device: half as many bytes of local features are copied.
-                file.write(parts[name].to(TORCH_DTYPES[name]).cpu().numpy().tobytes())
+                values = parts[kind].to(self.kinds[kind]).cpu().contiguous()
+                file.write(values.view(torch.uint8).numpy().tobytes())
 
     def finish(self) -> None:
         """Move the features to their place; another pass may have been quicker."""
@@ -215,7 +226,7 @@ class FeatureWriter:
                 "schema": SCHEMA,
                 "images": self.images,
                 "unreadable": [i for i in range(self.count) if i not in read],
-                "files": {name: _checksum(self.temporary / name) for name in self.files},
+                "files": {name: _checksum(self.temporary / name) for name in self.names.values()},
             }
             (self.temporary / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
@@ -234,10 +245,14 @@ class FeatureWriter:
         try:
             yield
         except OSError as error:
-            logger.warning(
-                "Image features are not kept in %s (%s): the evaluation goes on", self.place, error
-            )
+            logger.warning("Image features are not kept in %s (%s)", self.place, error)
             self.discard()
+
+
+def as_tensor(values: np.ndarray) -> Tensor:
+    """Return the features that were mapped from a file, in the precision they were kept in."""
+    tensor = torch.from_numpy(values)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
 def _checksum(path: Path) -> int:

@@ -8,9 +8,7 @@ last, so its presence says that the folder is complete.
 from __future__ import annotations
 
 import csv
-import json
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, read_json
+from dassl.utils.files import atomic_write, plain, read_json, write_json
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
@@ -49,15 +47,10 @@ def evaluate_sets(
         n_ood the number of OOD images of its sets.
 
     Raises:
-        InputError: no OOD set, a name that cannot be one, a set that lacks a score, empty scores.
+        InputError: no OOD set, a set that lacks a score, empty scores.
     """
     if not ood_scores:
         raise InputError("there is no OOD set to evaluate on: name at least one")
-    check_distinct(ood_scores)
-    if AVERAGE in ood_scores:
-        raise InputError(
-            f'an OOD set may not be called "{AVERAGE}": the tables use that name; rename it'
-        )
     for name, scores in ood_scores.items():
         if set(scores) != set(id_scores):
             raise InputError(f"{name} has scores {sorted(scores)}, ID has {sorted(id_scores)}")
@@ -79,20 +72,6 @@ def _average(rows: list[dict[str, float]]) -> dict[str, float]:
     return {**average, "n_id": rows[0]["n_id"], "n_ood": sum(row["n_ood"] for row in rows)}
 
 
-def check_distinct(names: Iterable[str]) -> None:
-    """Raise InputError if two image sets would share one file on a disk that ignores case."""
-    seen: dict[str, str] = {}
-    for name in names:
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in seen:
-            raise InputError(
-                f'image sets "{seen[key]}" and "{name}": each is written to a file of its name, '
-                "and where upper and lower case are one (macOS, Windows) one would overwrite the "
-                "other; rename one"
-            )
-        seen[key] = name
-
-
 def write_results(
     folder: str | os.PathLike,
     figures: Figures,
@@ -112,11 +91,7 @@ def write_results(
             JSON does not know are written as text, NaN and infinity as null.
         decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
         means: which sets each mean in `figures` is over. None: "average", over all.
-
-    Raises:
-        InputError: two sets whose names differ by case alone.
     """
-    check_distinct(s.name for s in sets)
     folder = Path(folder)
     path = folder / "results.json"
     # The old results would otherwise stand beside new scores if this run dies on the way.
@@ -135,9 +110,7 @@ def write_results(
         **({"decisions": decisions} if decisions else {}),
         "provenance": provenance,
     }
-    with atomic_write(path) as file:
-        json.dump(plain(content), file, indent=1, allow_nan=False)
-        file.write("\n")
+    write_json(plain(content), path, indent=1)
     return path
 
 

@@ -17,8 +17,8 @@ def usual_folder(cfg: CfgNode, dataset: str, config: str, promised: str, trains:
     """Return the folder of a run, in LoCoOp's layout.
 
     It is called after the config file `config` as long as the run is what that file says, of which
-    `promised` is the `model_name`; with another backbone or number of epochs it is called after
-    these. Results of a model that no run has trained never go to a run's folder.
+    `promised` is the `model_name`; with another backbone, number of epochs or of views it is called
+    after these. Results of a model that no run has trained never go to a run's folder.
     """
     kind, name = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), model_name(cfg)
     name = config if name == promised else name
@@ -37,8 +37,8 @@ def usual_folder(cfg: CfgNode, dataset: str, config: str, promised: str, trains:
 
 
 def model_name(cfg: CfgNode) -> str:
-    """Return model, pairs and epochs, as far as the method has them, in the way of config files:
-    vit_b16_ep50."""
+    """Return model, pairs, epochs and views, as far as the method has them, in the way of config
+    files: vit_b16_ep50."""
     kind, pairs = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg.DATASET.PAIRS
     parts = [_slug(cfg.MODEL.BACKBONE.NAME)]
     if kind.READS_PAIRS:  # cc3m for cc3m/{00000..00331}.tar
@@ -46,6 +46,7 @@ def model_name(cfg: CfgNode) -> str:
         parts.append(pairs.SOURCE if pairs.SOURCE == "classnames" else _slug(path))
     if kind.LEARNS:
         parts.append(f"ep{cfg.OPTIM.MAX_EPOCH}")
+        parts.append(f"views{cfg.DATALOADER.VIEWS}" if cfg.DATALOADER.VIEWS else "")
     return "_".join(filter(None, parts))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from yacs.config import CfgNode
+
 from dassl.engine import TRAINER_REGISTRY
 from datasets.needs import Needs, missing_images, names_known
 
 
-def training_needs(cfg) -> Needs:
+def training_needs(cfg: CfgNode) -> Needs:
     """Return what a training reads: ID images, or image-caption pairs, and images to test on.
 
     A trainer of pairs that are not the ID set's own images needs no more of the ID set than the

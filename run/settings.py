@@ -27,6 +27,7 @@ LOWEST = {
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
     "DATALOADER.TEST.BATCH_SIZE": 1,
     "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.VIEWS": 0,
 }
 
 
@@ -168,6 +169,12 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.SEED >= 2**32:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
+    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
+        raise InputError(
+            f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: it keeps the features of a frozen image "
+            f"tower, and steps of {cfg.TRAINER.NAME} read the images themselves; leave it 0"
+        )
     build_preprocess(cfg, normalize=True)  # refuses what no image could be prepared by
 
 

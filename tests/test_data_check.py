@@ -94,6 +94,7 @@ def plant(data: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_planted_faults_are_all_named_by_the_script(data, tmp_path):
     planted = plant(data)
     out = tmp_path / "found.json"
@@ -157,6 +158,7 @@ def test_a_clean_folder_passes(data, exit_code, capsys):
     assert out.count("  ok\n") == 6 and "warning" not in out
 
 
+@pytest.mark.slow
 def test_training_counts_when_it_is_asked_for(data, exit_code, capsys):
     shutil.rmtree(data / "imagenet/images/train")
     evaluate = [flag for flag in FLAGS if flag not in ("--shots", "2")]
@@ -184,15 +186,15 @@ def test_clipn_needs_its_pairs_and_no_training_images(data, exit_code, capsys):
     assert "error: DATASET.PAIRS" in out and "332 of 332 shards" in out
     assert "evaluation: can go ahead training: cannot go ahead before 1 is mended" in out
     _images(data / "web", ["0.jpg", "1.jpg"], np.random.default_rng(1))
-    for name in ("0.txt", "1.txt"):
-        (data / "web" / name).write_text("a caption", encoding="utf-8")
+    table = "path,caption\n0.jpg,a caption\n1.jpg,a caption\n"
+    (data / "web/pairs.csv").write_text(table, encoding="utf-8")
     assert (
         exit_code(
             *clipn,
             "DATASET.PAIRS.SOURCE",
-            "folder",
+            "csv",
             "DATASET.PAIRS.PATH",
-            "web",
+            "web/pairs.csv",
             "DATALOADER.TRAIN_X.BATCH_SIZE",
             "2",
         )

@@ -55,6 +55,7 @@ def flags_of(entry: str) -> set[str]:
     return set(re.findall(r"--[A-Za-z][\w-]*", done.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_can_be_typed(command):
     words = [

@@ -25,6 +25,8 @@ from results.files import evaluate_sets, read_results, read_scores, write_result
 from run import config, flags
 from run.settings import default_cfg, keys
 
+pytestmark = pytest.mark.slow  # hundreds of examples
+
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

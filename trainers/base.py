@@ -239,8 +239,9 @@ class ClipTrainer(TrainerX):
     def record_split(self) -> None:
         """Write down which images of the ID dataset are trained on, and which were held out."""
         given, data = self.cfg.DATASET, self.dm.dataset
-        held_out = getattr(data, "held_out", ())
-        record = split_record(data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, held_out)
+        record = split_record(
+            data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, data.held_out
+        )
         if distributed.is_main():
             write_json(record, Path(self.output_dir, "split.json"))
 
@@ -303,6 +304,8 @@ class ClipTrainer(TrainerX):
             "transforms": list(cfg.INPUT.TRANSFORMS),
             "init_weights": cfg.MODEL.INIT_WEIGHTS,
         }
+        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation came twice
+            training["views"] = cfg.DATALOADER.VIEWS
         return {
             "comparable": {
                 "trainer": meta["trainer"],

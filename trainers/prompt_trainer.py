@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from clip import ClipModel, weights_hash
 from clip.prefix import CHUNK
-from clip.prompted import PromptedCLIP, cosines
+from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import plain_names
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
 from trainers.base import ClipTrainer
 from trainers.prompt_learner import PromptLearner
+from trainers.views import KeptViews, check_views
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,12 @@ class PromptTrainer(ClipTrainer):
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
-    (`trainers.side_by_side`).
+    (`trainers.side_by_side`), and where augmentations are repeated it is kept (`trainers.views`).
     """
 
     LOCAL: ClassVar[bool] = False
     INCIDENTAL = ("TEXT_CHUNK",)
+    KEEPS_VIEWS = True
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
@@ -63,9 +67,39 @@ class PromptTrainer(ClipTrainer):
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = super().parse_batch_train(batch)
-        with self.autocast():
-            features, regions = self.model.image_features(images, local)
-        return {**rest, "features": features, "regions": regions, "label": labels}
+        return {**rest, **self.encoded(*self.tower(images, local)), "label": labels}
+
+    def tower(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+        """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device:
+        `[B, D]` and, if `local`, `[B, N, D]`, in its own precision and not normalised."""
+        with torch.no_grad(), self.autocast():
+            found = self.model.clip.encode_image(images, local)
+        return found if local else (found, None)
+
+    def encoded(self, features: Tensor, regions: Tensor | None) -> dict[str, Tensor | None]:
+        """Return the entries of an encoded batch, of what `tower` gave."""
+        regions = None if regions is None else normalised(regions)
+        return {"features": normalised(features), "regions": regions}
+
+    @cached_property
+    def views(self) -> KeptViews | None:
+        """Make the views that the epochs repeat; None if they repeat none (DATALOADER.VIEWS 0)."""
+        return KeptViews(self) if self.cfg.DATALOADER.VIEWS else None
+
+    def before_train(self) -> None:
+        if self.cfg.DATALOADER.VIEWS:
+            check_views(self)
+        super().before_train()
+
+    def train_batches(self, local: bool | None = None) -> Iterable[dict]:
+        """Return the batches of an epoch, encoded where its views are kept.
+
+        Args:
+            local: whether those have regions; None: if this trainer reads them.
+        """
+        if self.views is None:
+            return super().train_batches()
+        return self.views.batches(self.epoch, self.LOCAL if local is None else local)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
         batch = self.encode(batch, self.LOCAL)

@@ -1,10 +1,10 @@
 """Prompt learners trained side by side: a batch is loaded and encoded once for all of them.
 
-Exact, not alike. A run alone draws its images from the global random generators, which a
-checkpoint holds and a resumed run restores. Here every run keeps a state of these generators of
-its own, and in each epoch those runs share a pass over the loader whose states are the same:
-they would have drawn the same images alone. Each run then takes its own step, in turn, by the
-code that a run alone takes it by, from the very features it would have computed.
+Exact, not alike. Which images make a batch, and how each is augmented, are functions of the seed
+and the epoch, so that in an epoch all runs see the images they would have seen alone. Each then
+takes its own step, in turn, by the code that a run alone takes it by, from the very features it
+would have computed. What a step itself draws comes from a state of the global random generators
+that each run keeps of its own, as a checkpoint does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import contextmanager
 
 from yacs.config import CfgNode
 
-from dassl.data.ahead import batches_for
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
 from dassl.engine.simple import has_images
@@ -27,7 +26,6 @@ from dassl.utils import (
     get_rng_state,
     plain,
     progress_bar,
-    same_rng_state,
     set_rng_state,
 )
 from dassl.utils.errors import InputError
@@ -158,16 +156,30 @@ class SideBySide(TrainerBase):
         self._all(self.now, "before_epoch")
 
     def run_epoch(self) -> None:
-        passes: list[list[Member]] = []  # of members in the same random state
-        for member in self.now:
-            same = (part for part in passes if same_rng_state(part[0].rng, member.rng))
-            part = next(same, None)
-            if part is None:
-                passes.append([member])
-            else:
-                part.append(member)
-        for members in passes:
-            self._share_pass(members)
+        """Run an epoch of all members that have it before them, on one pass over the images."""
+        members = self.now
+        if not members:  # all have failed
+            return
+        first = members[0].trainer
+        local = any(member.trainer.LOCAL for member in members)
+        self._all(members, "begin_epoch")
+        bar = progress_bar(
+            timed(first.train_batches(local)),
+            f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}",
+            "batch",
+            total=first.num_batches,
+            leave=False,
+        )
+        with self._failing_together(members):
+            for number, (batch, waited) in enumerate(bar):
+                batch = _encode(first, batch, "a training step", "TRAIN_X", local)
+                for member in self._well(members):
+                    with self._acting(member):
+                        member.trainer.batch_idx = number
+                        member.trainer.run_batch(batch, waited)
+                if not self._well(members):
+                    return
+        self._all(members, "end_epoch")
 
     def after_epoch(self) -> None:
         self._all(self.now, "after_epoch")
@@ -189,46 +201,6 @@ class SideBySide(TrainerBase):
             member.trainer.close_writer()
         for member in self.members:
             member.log.close()
-
-    def _share_pass(self, members: list[Member]) -> None:
-        """Run one epoch of members that are about to draw the same images."""
-        start, first = members[0].rng, members[0].trainer
-        local = any(member.trainer.LOCAL for member in members)
-        self._all(members, "begin_epoch")
-        set_rng_state(start)
-        bar = progress_bar(
-            timed(batches_for(first.train_loader_x, first.device)),
-            f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}",
-            "batch",
-            total=first.num_batches,
-            leave=False,
-        )
-        with self._failing_together(members):
-            for number, (batch, waited) in enumerate(bar):
-                batch = _encode(first, batch, "a training step", "TRAIN_X", local)
-                self._step(members, number, batch, waited)
-                if not self._well(members):
-                    return
-        end = get_rng_state()
-        for member in members:
-            member.rng = end
-        self._all(members, "end_epoch")
-
-    def _step(self, members: list[Member], number: int, batch: dict, waited: float) -> None:
-        """Take a step of every member on an encoded batch."""
-        state = get_rng_state()
-        for member in self._well(members):
-            member.rng = state
-            with self._acting(member):
-                member.trainer.batch_idx = number
-                member.trainer.run_batch(batch, waited)
-                if not same_rng_state(get_rng_state(), state):
-                    # Alone, this run's next batch would have been another than the others'.
-                    raise RuntimeError(
-                        "this trainer's step draws random numbers: it cannot share images; train "
-                        "it alone"
-                    )
-        set_rng_state(state)
 
 
 def _encode(trainer: PromptTrainer, batch: dict, what: str, loader: str, local: bool) -> dict:

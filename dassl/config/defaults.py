@@ -45,9 +45,9 @@ DATASET = {
     "SUBSAMPLE_CLASSES": "all",
     # Ours: the image-caption pairs that CLIPN learns from
     "PAIRS": {
-        # shards | csv | folder | classnames (see datasets/captions.py)
+        # shards | csv | classnames (see datasets/captions.py)
         "SOURCE": "",
-        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` or a folder of tars, a table, a folder
+        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` a folder of tars, or a table
         "PATH": "",
         # Pairs an epoch, another choice of them in each; 0: all
         "NUM_PAIRS": 0,
@@ -70,8 +70,11 @@ OOD = {
 }
 
 DATALOADER = {
-    # Processes that read images, for each rank. Augmentations depend on their number
+    # Processes that read images, for each rank
     "NUM_WORKERS": 4,
+    # Ours: V, epoch e has the augmentations of epoch e mod V, and the features of the images are
+    # kept in EVAL.FEATURES; 0: each epoch has its own (as published)
+    "VIEWS": 0,
     # Extension of ours: stop | skip, when an image cannot be read
     "BAD_IMAGES": "stop",
     # Extension of ours: training images are decoded once and their pixels kept, bit-identical to
@@ -152,7 +155,8 @@ EVAL = {
     "LOCAL_WEIGHT": 1.0,
     # Share of ID images that the saved detector keeps
     "TPR": 0.95,
-    # Folder of image features that later evaluations read; none: they are not kept
+    # Folder of image features that later evaluations, and runs with DATALOADER.VIEWS, read; none:
+    # they are not kept
     "FEATURES": "output/features",
     # GiB that this folder may come to hold
     "FEATURES_LIMIT": 20.0,

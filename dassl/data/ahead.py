@@ -15,9 +15,8 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
     """Iterate over the batches of `loader`, for a GPU with the next images already on their way.
 
     Images ("img", "img2", ...) arrive on `device`, what else is in a batch
-    stays where the loader put it. On the CPU, or where the loader has no workers, these are simply
-    the loader's batches: without workers it draws from the global generators when it is asked for
-    a batch, and asking sooner would change what a step draws.
+    stays where the loader put it. On the CPU, or where the loader has no workers to read meanwhile,
+    these are simply the loader's batches.
     """
     if device.type != "cuda" or not getattr(loader, "num_workers", 0):
         return iter(loader)

@@ -17,7 +17,7 @@ from dassl.utils.tables import RULE, text_table
 
 from .datasets import Datum, build_dataset
 from .decoded import image_reader
-from .samplers import RankBatches, SeededBatches, build_sampler
+from .samplers import EpochBatches, RankBatches, build_sampler
 from .transforms.transforms import build_transform
 from .workers import worker_settings
 
@@ -102,9 +102,11 @@ def build_data_loader(
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
 
-    The order depends on the global generators alone, and so do the augmentations: workers are
-    seeded (Python, numpy, torch) in each epoch from torch's global generator. In training they
-    stay alive, unless `dataset_wrapper` is another than ours: its state may change.
+    In training the order is a function of SEED and the epoch, and the augmentation of an image of
+    these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
+    Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
+
+    Differs from upstream: there, augmentations depend on the number of workers.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
     """
@@ -121,8 +123,10 @@ def build_data_loader(
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = _order(sampler, batch_size, workers, is_train)
-    return DataLoader(
+        order = {"batch_size": batch_size, "sampler": sampler}
+        if is_train:
+            order = _epochs(cfg, sampler, batch_size)
+    return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
         **worker_settings(cfg),
@@ -131,17 +135,22 @@ def build_data_loader(
     )
 
 
-def _order(sampler: Sampler, batch_size: int, workers: int, is_train: bool) -> dict[str, Any]:
-    """Return the arguments of a DataLoader that say which images make a batch."""
-    drop_last = is_train and len(sampler) >= batch_size
-    ranks = distributed.world_size() if is_train else 1
-    if ranks == 1 and not (is_train and workers):
-        return {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
-    batches = (RankBatches if ranks > 1 else BatchSampler)(sampler, batch_size, drop_last)
-    if not workers:
-        return {"batch_sampler": batches}
-    # Its own generator: the workers' seeds come with the batches, none is drawn for them beside.
-    return {"batch_sampler": SeededBatches(batches, workers), "generator": torch.Generator()}
+class TrainLoader(DataLoader):
+    """A loader of `EpochBatches`."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next pass is."""
+        self.batch_sampler.epoch = epoch
+
+
+def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int) -> dict[str, Any]:
+    """Return the arguments of a `TrainLoader` that say which images make a batch."""
+    whole = RankBatches if distributed.world_size() > 1 else BatchSampler
+    batches = whole(sampler, batch_size, drop_last=len(sampler) >= batch_size)
+    seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
+    views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
+    # Its own generator: the seeds come with the batches, none is drawn for workers beside.
+    return {"batch_sampler": EpochBatches(batches, seed, views), "generator": torch.Generator()}
 
 
 class DataManager:

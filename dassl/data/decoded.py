@@ -1,7 +1,7 @@
 """Training images decoded once: their RGB pixels kept on disk as they were decoded.
 
 Few-shot images are read in every epoch, and decoding is about half of the work on a JPEG: with 8
-workers a loader gives 1.6 times the images per second (benchmarks/data.py). The pixels are kept
+workers a loader gives 1.6 times the images per second (docs/training.md). The pixels are kept
 uncropped, so that the same transforms draw from the same pixels: batches are bit-identical to those
 of images decoded in every epoch.
 

@@ -1,4 +1,4 @@
-"""Samplers of images by name, their batches shared out over ranks, and the workers' seeds."""
+"""Samplers of images by name, their batches shared out over ranks, and what seeds them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from dassl import distributed
-from dassl.utils import InputError, check_availability
+from dassl.utils import InputError, check_availability, get_rng_state, seed_cpu, set_rng_state
 
 from .datasets import Datum
 
@@ -71,38 +70,54 @@ class RankBatches(Sampler[list[int]]):
 
 
 @dataclass(frozen=True)
-class FirstBatch:
-    """Indices of an epoch's first batch for a worker, which is seeded when it begins to read them.
+class SeededBatch:
+    """Indices of a batch; whoever reads their images augments each from a seed of its own.
 
-    The seed travels with the batch, so it does not matter whether the worker is new.
+    A loader takes the indices one by one, and with each come generators that are seeded from the
+    run's seed, the number of the view and the index: neither workers nor batches matter.
     """
 
     indices: list[int]
     seed: int
+    view: int
 
     def __iter__(self) -> Iterator[int]:
-        random.seed(self.seed)
-        np.random.seed(self.seed % 2**32)
-        torch.manual_seed(self.seed)
-        return iter(self.indices)
+        state = get_rng_state(cuda=False)
+        for index in self.indices:
+            seed_cpu(random.Random(f"{self.seed} {self.view} {index}").getrandbits(63))
+            yield index
+        set_rng_state(state)
 
 
-class SeededBatches(Sampler):
-    """`batches` for a number of workers, who augment each epoch from a seed of its own.
+class EpochBatches(Sampler[SeededBatch]):
+    """The batches of each epoch, functions of `seed` and the epoch alone.
 
-    The seed is drawn from torch's global generator where a DataLoader whose workers start anew in
-    every epoch draws its own, and worker w gets seed + w as there. Workers may therefore stay
-    alive, and a resumed run still equals an uninterrupted one.
+    Every pass is an epoch; `epoch` is the next one's. The order is the one that a DataLoader's
+    sampler draws in its (epoch + 1)-th pass after torch's generator was seeded with `seed`.
+
+    Args:
+        batches: made by a sampler that draws from the global generators.
+        views: V; epoch e has the augmentations of epoch e mod V. 0: each epoch has its own.
     """
 
-    def __init__(self, batches: Collection[list[int]], workers: int) -> None:
-        self.batches, self.workers = batches, workers
+    def __init__(self, batches: Collection[list[int]], seed: int, views: int = 0) -> None:
+        self.batches, self.seed, self.views, self.epoch = batches, seed, views, 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int] | FirstBatch]:
-        seed = int(torch.empty((), dtype=torch.int64).random_())
-        for number, batch in enumerate(self.batches):
-            # A DataLoader hands batches to its workers in turn.
-            yield FirstBatch(batch, seed + number) if number < self.workers else batch
+    def __iter__(self) -> Iterator[SeededBatch]:
+        # Not before the first batch is asked for: a DataLoader may begin twice.
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        yield from self.of(epoch)
+
+    def of(self, epoch: int) -> list[SeededBatch]:
+        """Return the batches of an epoch."""
+        state = get_rng_state(cuda=False)
+        seed_cpu(self.seed)
+        for _ in range(2 * epoch + 1):  # before each order a DataLoader draws its workers' seed
+            torch.empty((), dtype=torch.int64).random_()
+        order = list(self.batches)
+        set_rng_state(state)
+        view = epoch % self.views if self.views else epoch
+        return [SeededBatch(indices, self.seed, view) for indices in order]

@@ -16,7 +16,7 @@ def worker_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of a DataLoader for its workers and for pinned memory.
 
     Each rank has DATALOADER.NUM_WORKERS workers. They are as many as asked for, also on fewer
-    cores, as augmentations depend on their number: PyTorch's warning of it is left out.
+    cores: PyTorch's warning of it is left out.
     """
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     return {

@@ -29,6 +29,8 @@ class TrainerBase(Models):
         FLAGS: command-line flags of its own, flag -> key of that node.
         INCIDENTAL: keys of that node that change time and memory, not figures.
         LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        KEEPS_VIEWS: True where a step reads features of the images that a frozen tower gives, so
+            that they may be kept (DATALOADER.VIEWS).
         READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
         SCORE: the score its paper stands for, a detector's default.
     """
@@ -38,6 +40,7 @@ class TrainerBase(Models):
     FLAGS: ClassVar[Mapping[str, str]] = {}
     INCIDENTAL: ClassVar[tuple[str, ...]] = ()
     LEARNS: ClassVar[bool] = True
+    KEEPS_VIEWS: ClassVar[bool] = False
     READS_PAIRS: ClassVar[bool] = False
     SCORE: ClassVar[str] = "MCM"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -123,6 +124,12 @@ class TrainerXU(TrainerX):
         counts = {"train_x": labelled, "train_u": unlabelled, "smaller_one": smaller}
         check_availability(self.cfg.TRAIN.COUNT_ITER, counts, what="TRAIN.COUNT_ITER")
         return counts[self.cfg.TRAIN.COUNT_ITER]
+
+    def begin_epoch(self) -> None:
+        super().begin_epoch()
+        for loader in (self.train_loader_x, self.train_loader_u):
+            if hasattr(loader, "set_epoch"):  # each of its passes, of several an epoch, is its own
+                loader.set_epoch(self.epoch * math.ceil(self.num_batches / len(loader)))
 
     def train_batches(self) -> Iterable[tuple[Any, Any]]:
         pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=True)

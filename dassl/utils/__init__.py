@@ -26,7 +26,7 @@ from .meters import AverageMeter, MetricMeter
 from .names import check_availability, get_most_similar_str_to_a_from_b, nearest_name
 from .provenance import collect_env_info, versions
 from .registry import Registry
-from .rng import get_rng_state, same_rng_state, set_rng_state
+from .rng import get_rng_state, seed_cpu, set_rng_state
 from .tools import as_rgb, flatten, read_image, set_random_seed, tolist_if_not
 from .torchtools import (
     count_num_param,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,7 +16,14 @@ class InputError(ValueError):
 
     The message says what was asked, what was found, what is allowed and how to
     mend it. Entry points print it without a traceback and exit non-zero.
+
+    Attributes:
+        kind: one or two words for the table of the data check: missing, flat, ...
+        names: all files or folders it is about, where the message names a few.
     """
+
+    kind: str = "refused"
+    names: Sequence[str] = ()
 
 
 class UnknownNameError(InputError, KeyError):

@@ -133,10 +133,10 @@ def read_json(fpath: str | os.PathLike) -> Any:
         ) from error
 
 
-def write_json(obj: Any, fpath: str | os.PathLike) -> None:
+def write_json(obj: Any, fpath: str | os.PathLike, indent: int = 4) -> None:
     """Write `obj` as indented JSON, atomically."""
     with atomic_write(fpath) as handle:
-        json.dump(obj, handle, indent=4)
+        json.dump(obj, handle, indent=indent)
         handle.write("\n")
 
 

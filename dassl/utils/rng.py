@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 
-def get_rng_state() -> dict[str, Any]:
+def seed_cpu(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators of the CPU alone."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+def get_rng_state(cuda: bool = True) -> dict[str, Any]:
     """Return the states of the global generators: Python, numpy, torch, CUDA if in use."""
     version, words, gauss = random.getstate()
     key, position, has_gauss, cached = np.random.get_state()[1:]
@@ -22,7 +29,7 @@ def get_rng_state() -> dict[str, Any]:
             "cached": float(cached),
         },
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_initialized() else [],
     }
 
 
@@ -35,13 +42,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda_state.cpu(), device)
-
-
-def same_rng_state(one: Any, other: Any) -> bool:
-    """Return True if two states that `get_rng_state` returned are the same on the CPU.
-
-    CUDA's generators are left out: no image depends on them, and kernels may move them.
-    """
-    if isinstance(one, dict):
-        return all(same_rng_state(one[name], other[name]) for name in one if name != "cuda")
-    return torch.equal(one, other) if torch.is_tensor(one) else one == other

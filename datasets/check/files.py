@@ -19,7 +19,7 @@ from datasets.needs import NOTHING
 
 DECODED = 100  # images of each set, without --full
 STATTED = 100_000  # files of each set of which the size is asked, without --full
-CHUNK = 64  # files a job of a thread
+PER_JOB = 64  # files that a thread takes at a time
 
 ADVICE = "Fetch them again, or leave such images out: add DATALOADER.BAD_IMAGES skip."
 FAULTS = {  # kind -> what is said of the files
@@ -116,7 +116,7 @@ def _digest(path: str) -> bytes | None:
 def _in_threads(function: Callable, paths: Sequence[str], title: str) -> list:
     """Return `function` of every path, in order; a bar appears when it takes long."""
     with ThreadPool(min(32, os.cpu_count() or 1)) as pool:
-        results = pool.imap(function, paths, chunksize=CHUNK)
+        results = pool.imap(function, paths, chunksize=PER_JOB)
         return list(
             progress_bar(results, total=len(paths), desc=title, unit="file", delay=2, leave=False)
         )

@@ -10,6 +10,8 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.errors import InputError
 from datasets.caption_shards import find_shards
@@ -38,15 +40,17 @@ class Layout:
     ood: dict[str, Path] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, cfg, error: InputError, where: str, stops: Needs, source: str = "") -> None:
+    def add(
+        self, cfg: CfgNode, error: InputError, where: str, stops: Needs, source: str = ""
+    ) -> None:
         """Add what a loader refuses; `source` says where a set that is not there can be had."""
         more = ""
-        if source and getattr(error, "kind", "") in NOT_THERE:
+        if source and error.kind in NOT_THERE:
             more = f"Get it: {source.replace('{root}', absolute(data_root(cfg)))}"
         self.problems.append(Problem.of(error, where, stops, more))
 
 
-def require_data(cfg, needs: Needs) -> None:
+def require_data(cfg: CfgNode, needs: Needs) -> None:
     """Raise an InputError that names all at once what keeps a run from its data.
 
     Reads folders, writes nothing.
@@ -64,7 +68,7 @@ def require_data(cfg, needs: Needs) -> None:
         )
 
 
-def check_layout(cfg, needs: Needs) -> Layout:
+def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
     """Find the sets that runs need, and what is wrong with their folders.
 
     Raises:
@@ -91,7 +95,7 @@ def row_name(split: str) -> str:
     return f"ID {split}"
 
 
-def _check_id_set(cfg, layout: Layout) -> None:
+def _check_id_set(cfg: CfgNode, layout: Layout) -> None:
     """Ask the ID set's loader, step by step, so that all faults are found, not the first."""
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if not issubclass(kind, ClassFolders):
@@ -132,7 +136,7 @@ def _check_id_set(cfg, layout: Layout) -> None:
         add(DataError(text, "missing"), row_name("train"), Needs.TRAIN)
 
 
-def _check_ood_sets(cfg, layout: Layout) -> None:
+def _check_ood_sets(cfg: CfgNode, layout: Layout) -> None:
     try:
         names = ood_set_names(cfg)
     except DataError as error:
@@ -146,8 +150,8 @@ def _check_ood_sets(cfg, layout: Layout) -> None:
             layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
 
 
-def _check_pairs(cfg, layout: Layout) -> None:
-    """Look whether the shards, the table or the folder of the pairs are there."""
+def _check_pairs(cfg: CfgNode, layout: Layout) -> None:
+    """Look whether the shards or the table of the pairs are there."""
     check_source(cfg)
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
@@ -159,7 +163,7 @@ def _check_pairs(cfg, layout: Layout) -> None:
             find_shards(path)
         elif not path.exists():
             raise DataError(
-                f"The {pairs.SOURCE} of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not "
+                f"The table of pairs {absolute(path)} (DATASET.PAIRS.PATH) does not "
                 f"exist. Found beside it: {contents(path.parent)}.",
                 "missing",
             )

@@ -34,8 +34,7 @@ class Problem:
     @classmethod
     def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
         """Make a problem of what a loader refuses; `more` is added to its message."""
-        kind, files = getattr(error, "kind", "refused"), getattr(error, "names", ())
-        return cls(where, kind, f"{error} {more}".rstrip(), stops, files)
+        return cls(where, error.kind, f"{error} {more}".rstrip(), stops, error.names)
 
 
 @dataclass

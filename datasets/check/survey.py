@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 
+from yacs.config import CfgNode
+
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
@@ -22,7 +24,7 @@ from datasets.needs import Needs
 
 
 def check(
-    cfg, title: str, runs: Mapping[str, Needs], asked: Sequence[str], full: bool = False
+    cfg: CfgNode, title: str, runs: Mapping[str, Needs], asked: Sequence[str], full: bool = False
 ) -> Report:
     """Look at every set of a config.
 
@@ -79,7 +81,7 @@ def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
     return sets
 
 
-def _expected_images(cfg, layout: Layout, images: ImageSet) -> int | None:
+def _expected_images(cfg: CfgNode, layout: Layout, images: ImageSet) -> int | None:
     """Return the images that the protocol has in a set, None where it says nothing."""
     if images.stops == Needs.OOD:
         return cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
@@ -105,7 +107,7 @@ def _list(report: Report, images: ImageSet, expected: int | None, shots: int) ->
         report.problems.append(Problem.of(fault, images.name))
 
 
-def _add_pairs(cfg, report: Report) -> None:
+def _add_pairs(cfg: CfgNode, report: Report) -> None:
     """Add the row of the image-caption pairs, and what their loader alone refuses."""
     own = cfg.DATASET.PAIRS.SOURCE == "classnames"  # the ID set's, which has rows of its own
     part = Needs.TEST | Needs.TRAIN | Needs.PAIRS if own else Needs.PAIRS
@@ -119,7 +121,7 @@ def _add_pairs(cfg, report: Report) -> None:
     report.rows.append(row)
 
 
-def _in_order(cfg, report: Report) -> list[Row]:
+def _in_order(cfg: CfgNode, report: Report) -> list[Row]:
     """Return the rows, with those of sets not found: the ID set, then the config's order."""
     rows = {row.name: row for row in report.rows}
     for problem in report.problems:
@@ -129,7 +131,7 @@ def _in_order(cfg, report: Report) -> list[Row]:
     return [rows[name] for name in [*own, *cfg.OOD.SETS] if name in rows]
 
 
-def _refusals(cfg, report: Report, imagenet: bool) -> list[Problem]:
+def _refusals(cfg: CfgNode, report: Report, imagenet: bool) -> list[Problem]:
     """Return what the ID set's loader refuses where nothing above says why, and equal prompts."""
     if any(problem.stops & Needs.TEST for problem in report.problems):
         return []
@@ -140,6 +142,6 @@ def _refusals(cfg, report: Report, imagenet: bool) -> list[Problem]:
     shared = shared_prompts(data.classnames)
     if imagenet or not shared:  # ImageNet's own names hold two such pairs, in every paper alike
         return []
-    shared = shared_prompts(getattr(data, "class_folders", ())) or shared
+    shared = shared_prompts(data.class_folders) or shared
     row = next((row.name for row in report.rows), "ID")
     return [Problem(row, "equal prompts", f"{shared}.")]

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import clip
 from clip.building import build_model
 from clip.facts import OPENAI_TRANSFORM
-from clip.precision import resolve_precision
+from clip.precision import _warn_if_emulated, resolve_precision
 from clip.prompted import PromptedCLIP, cosines, exact
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
@@ -122,3 +122,13 @@ def test_scores_are_float32_in_tf32(switches):
 def test_tf32_on_a_cpu_is_fp32(caplog):
     caplog.set_level("INFO")
     assert resolve_precision("tf32", "cpu").name == "fp32" and "fp32 is used" in caplog.text
+
+
+def test_emulated_bfloat16_is_warned_of_once(monkeypatch, caplog, tmp_path):
+    (tmp_path / "cpuinfo").write_text("flags : avx2 avx512f")
+    monkeypatch.setattr("clip.precision.CPU_FACTS", tmp_path / "cpuinfo")
+    _warn_if_emulated.cache_clear()
+    for _ in range(2):
+        assert resolve_precision("amp_bf16", "cpu").name == "amp_bf16"
+    assert caplog.text.count("emulates bfloat16") == 1
+    _warn_if_emulated.cache_clear()

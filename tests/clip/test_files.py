@@ -176,6 +176,7 @@ def test_config_of_another_model_is_not_read(generated_weights, tmp_path, caplog
     assert "is of another model" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, heads", [(1280, 16), (1408, 16), (1664, 16)])
 def test_wide_public_image_towers_have_their_own_heads(width, heads, tmp_path):
     """ViT-H, g and bigG: their shapes would agree with heads of 64, their features would not."""

@@ -116,6 +116,9 @@ def test_hash_tells_weights_apart(generated_weights):
         ("ViT-B/61", "Nearest name: 'ViT-B/16'"),
         ("ViT-B-16/laion2b_s34b", "Nearest name: 'ViT-B-16/laion2b_s34b_b88k'"),
         ("no/such/file.pt", "neither a file nor a name"),
+        ("openai/clip-vit-base-patch16", "Nearest name: 'ViT-B/16'"),
+        ("openai/clip-vit-large-patch14-336", "Nearest name: 'ViT-L/14@336px'"),
+        ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "Nearest name: 'ViT-B-16/laion2b_s34b_b88k'"),
     ],
 )
 def test_unknown_names(name, words):
@@ -128,15 +131,34 @@ def test_activation_mismatch_of_a_pair_is_refused_before_downloading():
         clip.load("ViT-B-16/openai")
 
 
-def _cut_off(config, cache_dir=None):
+def _cut_off(*_, **__):
     raise OSError("no route to host")
+
+
+def _answer(*_, **__):
+    """Stand in for the hub, which is there."""
 
 
 @pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16/laion2b_s34b_b88k"])
 def test_without_a_connection_the_error_names_the_flag(name, monkeypatch):
     monkeypatch.setattr("open_clip.download_pretrained", _cut_off)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _answer)
     with pytest.raises(InputError, match=r"cannot download .*give its path as --backbone"):
         clip.load(name)
+
+
+def test_the_hub_is_asked_once_before_its_client_retries(monkeypatch):
+    """The client retries for most of a minute."""
+    begun = []
+    monkeypatch.setattr("open_clip.download_pretrained", lambda *_: begun.append(1))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _cut_off)
+    with pytest.raises(InputError, match=r"cannot download .*no route to host"):
+        clip.load("ViT-B-16/laion2b_s34b_b88k")
+    assert not begun
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _answer)
+    with pytest.raises(InputError, match=r"no weights of .* to download"):
+        clip.load("ViT-B-16/laion2b_s34b_b88k")
+    assert begun
 
 
 @pytest.mark.parametrize("source", ["url", "hf_hub"])
@@ -146,7 +168,10 @@ def test_openai_weights_come_through_open_clips_download(
     """open_clip 3 names OpenAI's own archives (and copies on the hub), 4 only the copies."""
     save_file(generated_weights("tiny-vit"), tmp_path / "copy.safetensors")
     found = {"url": clip_file("tiny-vit"), "hf_hub": str(tmp_path / "copy.safetensors")}
-    configs = {"url": {"url": "https://x/ViT-B-16.pt", "hf_hub": "y/"}, "hf_hub": {"hf_hub": "y/"}}
+    configs = {
+        "url": {"url": "https://x/ViT-B-16.pt", "hf_hub": "y/x/"},
+        "hf_hub": {"hf_hub": "y/x/"},
+    }
     asked = []
 
     def download(config, cache_dir=None):
@@ -155,6 +180,7 @@ def test_openai_weights_come_through_open_clips_download(
 
     monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *pair: configs[source])
     monkeypatch.setattr("open_clip.download_pretrained", download)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _answer)
     model, _ = clip.load("ViT-B/16")
     assert _same(model, reference) and model.activation == "quick_gelu" and model.transform_known
     assert [list(config) for config in asked] == [[source]]
@@ -205,10 +231,12 @@ def test_damaged_files_are_told(content, words, tmp_path):
             clip.load(str(tmp_path / name))
 
 
-def test_file_without_a_clip(tmp_path):
-    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="holds no CLIP model"):
-        read_weights(tmp_path / "other.safetensors")
+@pytest.mark.parametrize("wrap", ["net.{}", "ema.{}", "params", "weight"])
+def test_file_without_a_clip_that_is_found(wrap, generated_weights, tmp_path):
+    state = {wrap.format(key): value for key, value in generated_weights("tiny-vit").items()}
+    torch.save({"params": state} if wrap == "params" else state, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"holds no CLIP model .*save them alone: torch.save"):
+        read_weights(tmp_path / "other.pt")
 
 
 def test_half_precision_on_cpu_says_that_it_is_not(clip_file, caplog):

@@ -19,7 +19,7 @@ from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import AVAI_CHOICES
-from dassl.utils import BadImageError, InputError, read_image, set_random_seed
+from dassl.utils import BadImageError, InputError, get_rng_state, read_image, set_random_seed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEWSHOT = json.loads((GOLDEN / "fewshot_dassl.json").read_text())
@@ -165,32 +165,54 @@ class IndexOnly(torch.utils.data.Dataset):
 def test_loader_order_equals_the_public_code(key):
     seed, n = (int(part.removeprefix("seed").removeprefix("n")) for part in key.split("_"))
     cfg = get_cfg_default()
-    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.NUM_WORKERS, cfg.SEED = 0, seed
     loader = build_data_loader(
         cfg, "RandomSampler", items_of([n]), batch_size=32, dataset_wrapper=IndexOnly
     )
-    set_random_seed(seed)
+    torch.rand(1)  # nothing else that draws, and no later epoch, makes a difference
     assert [[b.tolist() for b in loader] for _ in range(2)] == FEWSHOT["loader"][key]
+    loader.set_epoch(1)
+    assert [b.tolist() for b in loader] == FEWSHOT["loader"][key][1]
 
 
 class Noise(IndexOnly):
-    """An item is what the three generators of its worker give."""
+    """An item is what the three generators give."""
 
     def __getitem__(self, idx):
         return torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()])
 
 
-def test_workers_draw_from_restored_generators():
+@pytest.mark.parametrize("workers, size", [(0, 2), (0, 3), (2, 2)])
+def test_what_an_image_draws_depends_on_seed_epoch_and_index(workers, size):
+    """Not on workers and batches, nor on what else draws, which in turn notices nothing."""
     cfg = get_cfg_default()
-    cfg.DATALOADER.NUM_WORKERS = 2
-    loader = build_data_loader(
-        cfg, "SequentialSampler", items_of([6]), batch_size=2, dataset_wrapper=Noise
-    )
+    cfg.DATALOADER.NUM_WORKERS = 0
+    source = items_of([6])
+    plain = build_data_loader(cfg, "SequentialSampler", source, 6, dataset_wrapper=Noise)
+    expected = [torch.cat(list(plain)) for _ in range(3)]
+    assert torch.unique(torch.cat(expected)).numel() == 3 * 6 * 3
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = build_data_loader(cfg, "SequentialSampler", source, size, dataset_wrapper=Noise)
     set_random_seed(3)
-    first, second = torch.cat(list(loader)), torch.cat(list(loader))
-    assert torch.unique(torch.cat([first, second])).numel() == 36
-    set_random_seed(3)
-    assert torch.equal(torch.cat(list(loader)), first)
+    state = get_rng_state()
+    for epoch in (2, 0, 1):
+        loader.set_epoch(epoch)
+        assert torch.equal(torch.cat(list(loader)), expected[epoch])
+    assert str(state) == str(get_rng_state())
+    cfg.SEED = 7
+    other = build_data_loader(cfg, "SequentialSampler", source, size, dataset_wrapper=Noise)
+    assert not torch.isin(torch.cat(list(other)), torch.cat(expected)).any()
+
+
+def test_epochs_repeat_the_augmentations_of_as_many_views_and_not_the_order():
+    cfg = get_cfg_default()
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.VIEWS = 0, 2
+    drawn = build_data_loader(cfg, "SequentialSampler", items_of([6]), 2, dataset_wrapper=Noise)
+    first, second, third, fourth = (torch.cat(list(drawn)) for _ in range(4))
+    assert torch.equal(first, third) and torch.equal(second, fourth)
+    assert not torch.isin(first, second).any()
+    order = build_data_loader(cfg, "RandomSampler", items_of([40]), 40, dataset_wrapper=IndexOnly)
+    assert len({tuple(next(iter(order)).tolist()) for _ in range(4)}) == 4
 
 
 def test_empty_set_unknown_sampler_and_dropped_rest():

@@ -93,3 +93,6 @@ def test_labelled_and_unlabelled_batches_come_in_pairs(make_cfg, monkeypatch, co
     trainer.__dict__["train_loader_u"] = torch.utils.data.DataLoader(dataset, batch_size=5)
     trainer.train()
     assert len(trainer.seen) == batches and trainer.seen[0] == 10
+    trainer.epoch = 1
+    trainer.begin_epoch()  # passes of an epoch have augmentations of their own
+    assert trainer.train_loader_x.batch_sampler.epoch == (2 if batches == 4 else 1)

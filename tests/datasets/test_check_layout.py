@@ -191,7 +191,6 @@ def test_shards_that_are_lost_or_empty(clipn):
     "source, place, words",
     [
         ("csv", "web/pairs.csv", "web/pairs.csv .* does not exist"),
-        ("folder", "web", r"web \(DATASET.PAIRS.PATH\) does not exist"),
         ("shards", "web/{0..1}.tar", "2 of 2 shards"),
     ],
 )

@@ -161,6 +161,7 @@ FAULTS = {  # of the ID set's folder and one of its two classes
 CLASSES = {"ImageFolder": ("pets", "cat", "dog"), "ImageNet": ("imagenet", TENCH, GOLDFISH)}
 
 
+@pytest.mark.slow
 @settings(SLOW, max_examples=100)
 @given(
     st.sampled_from(sorted(CLASSES)),

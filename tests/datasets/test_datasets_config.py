@@ -81,6 +81,7 @@ def test_every_registered_data_set_builds_from_a_tiny_tree(cfg, tree, name):
         assert item.classname == dataset.classnames[item.label]
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_model_library():
     code = (
         "import sys, datasets, datasets.ood_sets\n"

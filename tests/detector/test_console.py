@@ -16,6 +16,7 @@ from run.folder import check_model_dir
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_gets_every_verdict(clip_file, tmp_path):
     names = ("caf\u00e9.png", "\u732b.png", "plain.png")
     for name in names:

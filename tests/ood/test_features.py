@@ -20,7 +20,7 @@ from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
 from ood.evaluation import score_sets
-from ood.features import FeatureStore, FeatureWriter, KeptFeatures
+from ood.features import GLOBAL, FeatureStore, FeatureWriter, KeptFeatures
 from ood.scoring import get_scores
 from run.settings import default_cfg
 
@@ -299,7 +299,8 @@ def test_a_pass_that_dies_leaves_only_what_is_whole(evaluate, model, tmp_path):
 
 def test_two_passes_at_once(tmp_path):
     """Both write the same set, batch by batch in turn; whole features remain, of the later one."""
-    writers = [FeatureWriter(tmp_path / "x", "images", 4, local=False) for _ in range(2)]
+    kinds = {GLOBAL: torch.float32}
+    writers = [FeatureWriter(tmp_path / "x", "images", 4, kinds) for _ in range(2)]
     for i in range(4):
         for k, writer in enumerate(writers):
             writer.append(np.array([i]), torch.full((1, 2), float(10 * k + i)), None)

@@ -101,6 +101,7 @@ def test_a_stray_run_of_a_side_is_set_apart(study, write_run, gather):
     assert "seed4: scores found" in note
 
 
+@pytest.mark.slow
 def test_equal_methods_differ_as_often_as_the_level_says():
     """Simulate runs of equal quality on new images: p < 5 % in about 5 % of the trials.
 

@@ -66,8 +66,6 @@ def test_decisions_are_kept_image_by_image(tmp_path):
 def test_what_cannot_be_evaluated():
     with pytest.raises(InputError, match="no OOD set"):
         evaluate_sets(ID, {})
-    with pytest.raises(InputError, match='called "average"'):
-        evaluate_sets(ID, {"average": OOD["SUN"]})
     with pytest.raises(InputError, match="SUN has scores"):
         evaluate_sets(ID, {"SUN": {"MCM": OOD["SUN"]["MCM"]}})
     with pytest.raises(InputError, match="MCM on OOD set SUN: OOD scores are empty"):
@@ -210,20 +208,6 @@ def test_printed_decisions():
     text = format_rates({"CTW": {"id_acceptance": 0.75, "sets": {"near": row, "average": row}}})
     assert re.search(r"CTW +near +75.00 +50.00 +66.67\n", text) and "average" in text
     assert format_rates({}) == ""
-
-
-@pytest.mark.parametrize("names", [("a", "A"), ("Straße", "STRASSE"), ("caf\u00e9", "cafe\u0301")])
-def test_names_that_one_file_would_serve(tmp_path, names):
-    """On macOS and Windows they are one file: the second would overwrite the first."""
-    outside = {name: OOD["SUN"] for name in names}
-    with pytest.raises(InputError, match="would overwrite the other; rename one"):
-        evaluate_sets(ID, outside)
-    write(tmp_path)
-    before = (tmp_path / "results.json").read_bytes()
-    sets = [SetScores(name, ["x"], {}) for name in ("SUN", "sun")]
-    with pytest.raises(InputError, match='image sets "SUN" and "sun"'):
-        write_results(tmp_path, evaluate_sets(ID, OOD), sets, {})
-    assert (tmp_path / "results.json").read_bytes() == before  # nothing was touched
 
 
 def test_git_state(tmp_path):

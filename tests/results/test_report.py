@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -104,6 +105,7 @@ def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
     assert "<b>&\"' · MCM" in text_of(checker) and r"\xff\xfe" in text_of(checker)
 
 
+@pytest.mark.slow
 def test_images_are_shown_where_they_are_and_named_where_not(write_run, tmp_path):
     data = tmp_path / "data"
     config = yaml.safe_dump({"DATASET": {"ROOT": str(data)}})
@@ -214,6 +216,7 @@ def test_no_images_no_curves(study):
     assert "img" not in checker.counts
 
 
+@pytest.mark.slow
 def test_the_script_writes_beside_the_runs(study, tmp_path):
     def script(*arguments):
         return subprocess.run(

@@ -187,6 +187,7 @@ def script(folder, *arguments):
     ).stdout
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_saves(study, tmp_path, write_run):
     shutil.rmtree(study / "CoOp/16shots/seed2")
     write_run(study / "CoOp/stray/seed1", 1, "CoOp", sets=("other",))
@@ -201,6 +202,7 @@ def test_the_script_prints_and_saves(study, tmp_path, write_run):
     assert (tmp_path / "c.csv").read_text(encoding="utf-8").startswith("metric,method,")
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_comparison_and_nothing_before_it(study, tmp_path):
     options = ("--resamples", "100", "--compare", "LoCoOp:MCM", "ZeroshotCLIP")
     text = script(tmp_path, study, *options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,13 @@ import eval_ood
 from dassl.config.defaults import EVAL
 from run import command
 from tests.worlds import SEED1, flags, pets_world, script
+
+
+def pytest_collection_modifyitems(items):
+    """Mark whatever needs the trained run as slow: a process trains it."""
+    for item in items:
+        if "trained" in item.fixturenames and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

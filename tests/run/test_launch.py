@@ -53,6 +53,7 @@ def start(command, cwd, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safe", ["", "1"])
 @pytest.mark.parametrize("script", STARTED)
 def test_scripts_start_our_packages_wherever_they_are_called(foreign, stub, script, safe):
@@ -72,6 +73,7 @@ def test_no_script_starts_python_otherwise():
                 raise AssertionError(f"{script}: {line}")
 
 
+@pytest.mark.slow
 def test_the_check_runs_among_anothers_packages(foreign):
     command = ["bash", str(ROOT / "scripts/check.sh"), "--root", "nowhere", "--dataset", "imagenet"]
     done = start(command, foreign, PYTHON=sys.executable, PYTHONSAFEPATH="1")

@@ -147,7 +147,6 @@ def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
 
 
 def test_workers_change_nothing_in_it(world, call, tmp_path):
-    """Workers draw their seeds from the generators that each run has a state of."""
     settings = [*SETTINGS, "DATALOADER.NUM_WORKERS", 2]
     call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 3, "--no-eval", *settings)
     for row in listed(tmp_path / "out"):
@@ -374,12 +373,9 @@ def test_a_stopped_sweep_goes_on_where_each_run_was(world, call, tmp_path, monke
     ]
     assert sorted(notes) == ["model.pth.tar-1", "model.pth.tar-1", "model.pth.tar-2"]
 
-    passes = []
-    shared = SideBySide._share_pass
+    passes, run_epoch = [], SideBySide.run_epoch
     monkeypatch.setattr(
-        SideBySide,
-        "_share_pass",
-        lambda self, members: (passes.append(len(members)), shared(self, members)),
+        SideBySide, "run_epoch", lambda self: (passes.append(len(self.now)), run_epoch(self))
     )
     call(sweep, *arguments)
     assert passes == [2, 3]  # epochs 2 and 3
@@ -387,36 +383,20 @@ def test_a_stopped_sweep_goes_on_where_each_run_was(world, call, tmp_path, monke
         assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / str(number)))
 
 
-def test_runs_in_other_random_states_share_no_pass(world, call, tmp_path, monkeypatch):
-    """A run that draws between two epochs sees, alone, other images from then on."""
-    kind, passes, shared = TRAINER_REGISTRY.get("LoCoOp"), [], SideBySide._share_pass
-
-    def draw(self):
-        if self.epoch == 1:
-            torch.rand(1)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, "before_epoch", draw)
-        patch.setattr(
-            SideBySide,
-            "_share_pass",
-            lambda self, members: (passes.append(len(members)), shared(self, members)),
-        )
-        call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
-        assert passes == [2, 1, 1, 1, 1]
-        for row in listed(tmp_path / "out"):
-            assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
-
-
-def test_a_step_that_draws_cannot_share(world, told, tmp_path, monkeypatch):
+def test_what_a_run_draws_is_its_own(world, call, tmp_path, monkeypatch):
+    """Between epochs and in its steps: every run still sees the images it would see alone."""
     kind = TRAINER_REGISTRY.get("LoCoOp")
-    loss = kind.loss
-    monkeypatch.setattr(kind, "loss", lambda *args: (torch.rand(1), loss(*args))[1])
-    message = told(
-        sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS
-    )
-    assert "1 of 2 runs failed" in message
-    assert "LoCoOp, seed 1: this trainer's step draws" in message
+    before_epoch, loss = kind.before_epoch, kind.loss
+
+    def noisy(self, *args):
+        cosines, parts = loss(self, *args)
+        return cosines, {**parts, "loss": parts["loss"] * (1 + 0.1 * torch.rand(()))}
+
+    monkeypatch.setattr(kind, "before_epoch", lambda self: (torch.rand(1), before_epoch(self)))
+    monkeypatch.setattr(kind, "loss", noisy)
+    call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *SETTINGS)
+    for row in listed(tmp_path / "out"):
+        assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
 
 
 def test_clipn_shares_nothing(world, call, tmp_path, capsys):

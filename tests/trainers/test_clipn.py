@@ -332,6 +332,7 @@ def _captioned(steps=4, size=4):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_is_the_uninterrupted_one(variant, make_trainer):
     case = {**TRAIN["A"], "variant": variant, "epochs": 3}
@@ -399,10 +400,11 @@ def pairs_cfg(tmp_path):
     for number in range(9):
         pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        (tmp_path / f"{number}.txt").write_text(f"caption {number}")
+    rows = [f"{number}.png,caption {number}" for number in range(9)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["path,caption", *rows]))
     cfg = default_cfg()
-    cfg.DATASET.ROOT, cfg.DATASET.PAIRS.SOURCE = str(tmp_path), "folder"
-    cfg.DATASET.PAIRS.PATH, cfg.INPUT.SIZE, cfg.SEED = ".", (64, 64), 1
+    cfg.DATASET.ROOT, cfg.DATASET.PAIRS.SOURCE = str(tmp_path), "csv"
+    cfg.DATASET.PAIRS.PATH, cfg.INPUT.SIZE, cfg.SEED = "pairs.csv", (64, 64), 1
     cfg.INPUT.TRANSFORMS = ("random_resized_crop", "normalize")
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
     return cfg

@@ -53,6 +53,7 @@ def _gradient(features, learner):
     return torch.autograd.grad((F.normalize(features, dim=-1) * direction).sum(), learner.ctx)[0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=7),

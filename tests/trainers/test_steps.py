@@ -198,6 +198,7 @@ def half_on_the_cpu(monkeypatch):
         monkeypatch.setattr(module, "resolve_precision", lambda name, device: PRECISIONS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["amp", "fp16"])
 @pytest.mark.parametrize("name", LEARNING)
 def test_training_in_float16(make, half_on_the_cpu, name, precision):
@@ -284,6 +285,7 @@ def rates(trainer):
     return used
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

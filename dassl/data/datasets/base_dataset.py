@@ -50,6 +50,8 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # the folder of the dataset under DATASET.ROOT
+    class_folders: Sequence[str] = ()  # their names in label order, where classes are folders
+    held_out: Source = ()  # images set apart for testing where no split is
 
     def __init__(
         self,

@@ -1,0 +1,191 @@
+"""Runs whose augmentations come again, from kept features: what they share; it is exact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import sweep
+import train
+from dassl.config.defaults import EVAL
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from run.config import build_cfg
+from run.flags import make_parser
+from tests.run.test_sweep import metrics, same, stopped_at
+from tests.worlds import CLASSES
+from trainers.prompt_trainer import PromptTrainer
+from trainers.side_by_side import SideBySide
+
+pytestmark = pytest.mark.slow  # trains
+
+KEEPING = [n for n in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(n).KEEPS_VIEWS]
+EPOCHS, SHOTS, BATCH = 3, 3, 5
+IMAGES = SHOTS * len(CLASSES)  # 2 batches and 2 images that they leave out
+
+
+def flags(world: Path, output: Path, trainer: str, views: int, *more) -> list:
+    config = world / trainer / "run.yaml"
+    words = ["--root", world / "data", "--dataset-config-file", world / "pets.yaml"]
+    words += ["--config-file", config if config.exists() else world / "CoOp/run.yaml"]
+    words += ["--trainer", trainer, "--shots", SHOTS, "--output-dir", output]
+    settings = ["DATALOADER.TRAIN_X.BATCH_SIZE", BATCH, "TRAIN.PRINT_FREQ", 1]
+    return [*words, *settings, "DATALOADER.VIEWS", views, *more]
+
+
+@pytest.fixture
+def run(world, call, tmp_path):
+    """run("CoOp", V, "KEY", value, ...) -> the folder of a run, its last checkpoint and metrics."""
+    numbers = iter(range(99))
+
+    def trained(trainer, views, *more, output=None):
+        output = output or tmp_path / f"{trainer}{views}-{next(numbers)}"
+        call(train, *flags(world, output, trainer, views, *more))
+        return output
+
+    return trained
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Lists (images, with regions) of each batch that the image tower encodes in training."""
+    calls, tower = [], PromptTrainer.tower
+
+    def counted(self, images, local, *more):
+        calls.append((len(images), local))
+        return tower(self, images, local, *more)
+
+    monkeypatch.setattr(PromptTrainer, "tower", counted)
+    return calls
+
+
+def in_training(calls: list) -> int:
+    """The images that were encoded but for those of the final test."""
+    return sum(count for count, _ in calls) - 3 * len(CLASSES)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    states = [
+        torch.load(next(path.glob(f"*/model.pth.tar-{EPOCHS}")), weights_only=True)
+        for path in (one, other)
+    ]
+    assert same(*states) and metrics(one) == metrics(other) and len(metrics(one)) >= 6
+
+
+@pytest.mark.parametrize("trainer", KEEPING)
+def test_with_a_view_for_each_epoch_it_is_the_plain_run(run, encoded, trainer):
+    """With and without workers, while features are encoded and when they are read."""
+    plain = run(trainer, 0)
+    assert_same(run(trainer, 0, "DATALOADER.NUM_WORKERS", 2), plain)
+    encoded.clear()
+    assert_same(run(trainer, EPOCHS, "DATALOADER.NUM_WORKERS", 2), plain)
+    assert in_training(encoded) == EPOCHS * IMAGES
+    encoded.clear()
+    assert_same(run(trainer, 2 * EPOCHS), plain)
+    assert in_training(encoded) == 0
+
+
+def test_half_precision_is_kept_as_it_is(run, encoded):
+    settings = ["TRAINER.LOCOOP.PREC", "amp_bf16"]
+    plain = run("LoCoOp", 0, *settings)
+    for images in (EPOCHS * IMAGES, 0):
+        encoded.clear()
+        assert_same(run("LoCoOp", EPOCHS, *settings), plain)
+        assert in_training(encoded) == images
+    names = {path.name for path in Path(EVAL["FEATURES"]).rglob("training-*/*")}
+    assert names == {"about.json", "global.bf16", "local.bf16"}
+
+
+def test_side_by_side_and_stopped_in_between(world, call, run, encoded, tmp_path, monkeypatch):
+    arguments = flags(world, tmp_path / "out", "CoOp", EPOCHS)
+    arguments[arguments.index("--trainer")] = "--trainers"
+    arguments[arguments.index("CoOp")] = "CoOp,LoCoOp"
+    arguments.insert(0, "--no-eval")
+    plain = [
+        run(trainer, 0, "TRAINER.LOCOOP.TOPK", 2) if trainer == "LoCoOp" else run(trainer, 0)
+        for trainer in ("CoOp", "LoCoOp")
+    ]
+    encoded.clear()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        stopped_at(2, patch, SideBySide)
+        call(sweep, *arguments, "TRAINER.LOCOOP.TOPK", 2)
+    call(sweep, *arguments, "TRAINER.LOCOOP.TOPK", 2)
+    assert in_training(encoded) == EPOCHS * IMAGES and {True} == {
+        local for _, local in encoded[:-1]
+    }
+    rows = json.loads(next((tmp_path / "out").rglob("runs.json")).read_text())
+    for row, reference in zip(rows, plain, strict=True):
+        assert_same(Path(row["folder"]), reference)
+
+
+def test_fewer_views_are_encoded_once_for_all_runs(run, encoded):
+    """Of other learning rates and methods; a method that reads regions encodes them, once."""
+    first = run("CoOp", 2)
+    assert in_training(encoded) == 2 * IMAGES
+    for trainer, more, images in (
+        ("CoOp", [], 0),
+        ("CoOp", ["OPTIM.LR", 0.1], 0),
+        ("CoOp", ["OPTIM.MAX_EPOCH", 5, "DATALOADER.VIEWS", 1], 0),
+        ("CoOp", ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "OPTIM.MAX_EPOCH", 2], 2 * IMAGES),
+        ("LoCoOp", [], 2 * IMAGES),
+        ("LoCoOp", [], 0),
+        ("CoOp", [], 0),
+    ):
+        encoded.clear()
+        last = run(trainer, 2, *more)
+        assert in_training(encoded) == images, (trainer, more)
+    assert_same(last, first)
+    with pytest.raises(AssertionError):
+        assert_same(run("CoOp", 0), first)
+
+
+def test_a_resumed_run_does_not_depend_on_what_is_still_kept(run, tmp_path, monkeypatch):
+    whole = run("CoOp", 1)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        stopped_at(2, patch)
+        run("CoOp", 1, output=tmp_path / "parts")
+    shutil.rmtree(EVAL["FEATURES"])
+    assert_same(run("CoOp", 1, output=tmp_path / "parts"), whole)
+
+
+def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(world / "data", root)
+    for path in sorted((root / "pets/train/cat").iterdir())[:2]:
+        path.write_bytes(b"no image")
+    settings = ["DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip"]
+    plain = run("CoOp", 0, *settings)
+    for _ in range(2):
+        assert_same(run("CoOp", EPOCHS, *settings), plain)
+
+
+@pytest.mark.parametrize(
+    "trainer, settings, words",
+    [
+        ("CoOp", ["DATALOADER.VIEWS", -1], "DATALOADER.VIEWS is -1, it must be at least 0"),
+        ("CLIPN", [], "steps of CLIPN read the images themselves"),
+        (
+            "CoOp",
+            ["SEED", -1, "DATASET.NUM_SHOTS", -1],
+            "without a seed no two runs see the same views",
+        ),
+        ("CoOp", ["EVAL.FEATURES", "none"], "EVAL.FEATURES names no folder"),
+        ("LoCoOp", ["EVAL.FEATURES_LIMIT", 1e-6], "no room for the features of 2 views: about"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(world, told, tmp_path, trainer, settings, words):
+    assert words in told(train, *flags(world, tmp_path / "run", trainer, 2, *settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_results_say_how_many_views_came_again(world):
+    def training(views):
+        args = map(str, flags(world, world / "unused", "CoOp", views))
+        trainer = build_trainer(build_cfg(make_parser("").parse_args(list(args))))
+        return trainer.provenance()["comparable"]["training"]
+
+    assert training(2) == training(0) | {"views": 2}
+    assert training(EPOCHS) == training(0)  # bit by bit, as the tests above show
