@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 from dassl.engine import build_trainer
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
+from dassl.utils.files import file_name
 from datasets.classnames import read_names
-from datasets.folders import absolute, is_image, walk_images
+from datasets.folders import absolute, images_of, is_image
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
 from detector.of_trainer import detector_of
 from detector.spec import FILE
 from detector.verdicts import VerdictFile
-from ood.regions import file_name
 from ood.scores import SCORES
 from ood.scoring import get_scores
 from run.command import run
@@ -223,15 +223,6 @@ def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
             f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
         )
     return iter(progress_bar(itertools.chain([first], images), what, "image"))
-
-
-def images_of(paths: Sequence[str]) -> Iterator[str]:
-    """Yield files as they are named, whatever their ending, and all images under folders."""
-    for path in paths:
-        if os.path.isdir(path):
-            yield from (os.path.join(path, name) for name in walk_images(path))
-        else:
-            yield path
 
 
 def note(text: str) -> None:

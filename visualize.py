@@ -1,24 +1,32 @@
-"""Draw an image's region map: visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
+"""Draw region maps: visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
+from dassl.data.datasets import DatasetBase
 from dassl.engine import build_trainer
 from dassl.utils import nearest_name, setup_logger
 from dassl.utils.errors import InputError
+from dassl.utils.figures import FORMATS
+from dassl.utils.files import file_name
 from datasets.check.layout import require_data
+from datasets.classfolders import ClassFolders
+from datasets.folders import images_of
 from datasets.needs import Needs, names_known
 from detector import Detector
 from detector.of_trainer import detector_of
 from detector.spec import DetectorSpec
 from generated.agreement import compare_with_masks
-from ood.regions import check_top_k, file_name
+from ood.region_maps import DPI, MOST, save_region_maps
+from ood.regions import check_top_k
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
@@ -29,25 +37,11 @@ FEW = 10  # class names that a message lists
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("--image", "--image_path", default="", help="any image file (default: none)")
-    add("--label", default="", help="name or index of the image's class (default: none)")
-    add(
-        "--masks",
-        default="",
-        help="instead of one image: compare the regions of all test images with the object "
-        "masks in this folder (CLASS/NAME.png, white where the object is; default: none)",
-    )
-    args = parser.parse_args()
-    if not args.masks and not (args.image and args.label):
-        raise InputError("give --image FILE and --label NAME_OR_INDEX, or --masks FOLDER")
-    if not (args.trainer or args.model_dir):
-        args.trainer = "ZeroshotCLIP"
+    args = parse_args()
     top_k, args.topk = args.topk, None  # of the map, whether or not the trainer has a K
     cfg = build_cfg(args)
     setup_logger()
-    names_suffice = not args.masks and names_known(cfg)
+    names_suffice = bool(args.image) and names_known(cfg)
     if not names_suffice:
         require_data(cfg, Needs.TEST)
     trainer = build_trainer(cfg, images=not names_suffice)
@@ -57,8 +51,8 @@ def main() -> None:
     k = choose_k(top_k, detector.spec)
     detector = Detector(replace(detector.spec, top_k=k), trainer.model.clip)
     folder = Path(cfg.OUTPUT_DIR, "visualization")
-    if not args.masks:
-        draw(detector, args.image, args.label, folder)
+    if args.image:
+        draw(detector, args, class_keys(trainer.dm.dataset), folder)
         return
     compare_with_masks(
         trainer.dm.dataset.test,
@@ -70,6 +64,47 @@ def main() -> None:
     )
 
 
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--image",
+        "--image_path",
+        action="append",
+        default=[],
+        metavar="FILE_OR_FOLDER",
+        help="an image, or a folder with all below; give it several times for one figure of all "
+        f"(at most {MOST}; default: none)",
+    )
+    add(
+        "--label",
+        action="append",
+        default=[],
+        help="name, folder or index of the image's class; once for all images, or once for each "
+        "(default: the class that the image's folder is named after, else the predicted one)",
+    )
+    add(
+        "--masks",
+        default="",
+        metavar="FOLDER",
+        help="object masks (CLASS/NAME.png, white where the object is). With --image: draws the "
+        "object's outline. Without: compares the regions of all test images with the masks "
+        "(default: none)",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help=f"of the figure (default: {FORMATS[0]}, {DPI} dots per inch)",
+    )
+    args = parser.parse_args()
+    if not (args.masks or args.image):
+        raise InputError("give --image FILE and --label NAME_OR_INDEX, or --masks FOLDER")
+    if not (args.trainer or args.model_dir):
+        args.trainer = "ZeroshotCLIP"
+    return args
+
+
 def choose_k(asked: str | None, spec: DetectorSpec) -> int:
     """Return K as asked, else the trainer's, else the paper's ratio."""
     if asked is not None and not asked.isdecimal():
@@ -79,27 +114,68 @@ def choose_k(asked: str | None, spec: DetectorSpec) -> int:
     return k
 
 
-def draw(detector: Detector, path: str, label: str, folder: Path) -> None:
-    """Save the region map of one image in `folder`."""
-    index = find_label(label, detector.spec.classnames)
-    image = file_name(f"{Path(path).absolute().parent.name}_{Path(path).stem}")
-    output = folder / f"{image}_class{index}_k{detector.spec.top_k}.png"
-    logger.info("%s\nregion map: %s", detector.save_regions(path, output, index), output)
+def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], folder: Path) -> None:
+    """Save one figure of the region maps of all images in `folder`."""
+    images = [Path(path).absolute() for path in images_of(args.image)]
+    if not 1 <= len(images) <= MOST:
+        raise InputError(f"--image names {len(images)} images; a figure shows 1 to {MOST}")
+    labels = find_labels(args.label, images, known)
+    maps = []
+    for image, label in zip(images, labels, strict=True):
+        mask = Path(args.masks, image.parent.name, f"{image.stem}.png")
+        found = str(mask) if args.masks and mask.is_file() else ""
+        maps.append(detector.region_map(image, label, found))
+        logger.info("%s\n%s", image, maps[-1].caption)
+    name = file_name(f"{images[0].parent.name}_{images[0].stem}")
+    name += f"_and_{len(images) - 1}_more" if len(images) > 1 else _class_part(labels[0])
+    output = folder / f"{name}_k{detector.spec.top_k}.{args.format}"
+    logger.info("region maps: %s", save_region_maps(output, maps))
 
 
-def find_label(asked: str, names: list[str]) -> int:
-    """Return the index of the class that `asked` names or numbers."""
-    plain = [name.replace("_", " ").lower() for name in names]
-    wanted = asked.replace("_", " ").lower()
-    if wanted in plain:  # before the index: a class may be called 2
-        return plain.index(wanted)
-    if asked.isdecimal() and int(asked) < len(names):
+def _class_part(label: int | None) -> str:
+    return "_predicted" if label is None else f"_class{label}"
+
+
+def class_keys(dataset: DatasetBase) -> dict[str, int]:
+    """Return the label of every class name and, where there are some, class folder."""
+    folders = dataset.class_folders if isinstance(dataset, ClassFolders) else []
+    return {
+        _plain(name): label
+        for names in (folders, dataset.classnames)
+        for label, name in enumerate(names)
+    }
+
+
+def find_labels(
+    asked: Sequence[str], images: Sequence[Path], known: dict[str, int]
+) -> list[int | None]:
+    """Return the label of every image: as asked, else of its folder; None where neither says."""
+    if not asked:
+        return [known.get(_plain(image.parent.name)) for image in images]
+    if len(asked) not in (1, len(images)):
+        raise InputError(
+            f"{len(asked)} --label for {len(images)} images: give one for all, or one for each"
+        )
+    labels = [find_label(each, known) for each in asked]
+    return labels * len(images) if len(labels) == 1 else labels
+
+
+def find_label(asked: str, known: dict[str, int]) -> int:
+    """Return the label of the class that `asked` names or numbers."""
+    wanted, count = _plain(asked), 1 + max(known.values())
+    if wanted in known:  # before the index: a class may be called 2
+        return known[wanted]
+    if asked.isdecimal() and int(asked) < count:
         return int(asked)
-    known = f"The classes: {', '.join(plain)}. " if len(names) <= FEW else ""
+    classes = f"The classes: {', '.join(known)}. " if len(known) <= FEW else ""
     raise InputError(
-        f"--label {asked!r} is neither a class name nor an index from 0 to {len(names) - 1}. "
-        f"{known}Nearest name: {nearest_name(wanted, plain)!r}"
+        f"--label {asked!r} is neither a class name nor an index from 0 to {count - 1}. "
+        f"{classes}Nearest name: {nearest_name(wanted, list(known))!r}"
     )
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").lower()
 
 
 if __name__ == "__main__":

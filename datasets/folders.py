@@ -93,6 +93,15 @@ def walk_images(
         pending += sorted(f"{prefix}{name}/" for name, is_dir in entries.items() if is_dir)
 
 
+def images_of(paths: Sequence[str]) -> Iterator[str]:
+    """Yield files as they are named, whatever their ending, and all images under folders."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from (os.path.join(path, name) for name in walk_images(path))
+        else:
+            yield path
+
+
 def identity(folder: str | Path) -> tuple[int, int]:
     """Return device and inode of a folder: the same under every name that leads to it."""
     found = os.stat(folder)

@@ -34,7 +34,8 @@ from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
-from ood.regions import id_irrelevant_regions, region_caption, save_region_map
+from ood.region_maps import RegionMap, save_region_maps
+from ood.regions import label_ranks
 from ood.scoring import offered_scores, required_inputs
 
 logger = logging.getLogger(__name__)
@@ -210,28 +211,31 @@ class Detector:
         return write_spec(folder, self.spec)
 
     @torch.inference_mode()
+    def label_ranks(self, image: Image.Image, label: int) -> Tensor:
+        """Return the rank of the class `label` in every region of an image, 1 where it is the most
+        similar class: int32 `[h, w]`, on the CPU."""
+        pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
+        text = self.model.features["text"]
+        with self._precision.context(self.device):
+            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
+        ranks = label_ranks(local_cosines[0].cpu(), label)  # [N]
+        return ranks.reshape(self.model.clip.grid)
+
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
         """Return where the regions of an image are ID-irrelevant if it shows the class `label`:
         bool `[h, w]`, on the CPU."""
-        pixels, text = (
-            self.spec.preprocess(image)[None].to(self.device),
-            self.model.features["text"],
-        )
-        with self._precision.context(self.device):
-            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
-        irrelevant = id_irrelevant_regions(local_cosines[0].cpu(), label, self.spec.top_k)  # [N]
-        return irrelevant.reshape(self.model.clip.grid)
+        return self.label_ranks(image, label) > self.spec.top_k
 
-    def save_regions(
-        self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
-    ) -> str:
-        """Draw an image's ID-irrelevant regions as PNG at `path`, and return the caption below.
+    def region_map(
+        self, image: str | os.PathLike, of: Verdict | int | None = None, mask: str = ""
+    ) -> RegionMap:
+        """Return what a region map shows of an image file.
 
         Args:
             of: the image's class; or a verdict on it, which the caption repeats. Made if not given.
+            mask: an image file of the same size, white where the object is; "" if not known.
         """
-        spec, said = self.spec, ""
-        label = of
+        spec, label, said = self.spec, of, ""
         if not isinstance(of, int):
             verdict = of or self(image)
             label = verdict.label
@@ -240,12 +244,32 @@ class Detector:
                 sign = ">=" if verdict.score >= verdict.threshold else "<"
                 said += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
         original = read_image(image, spec.exif)
-        irrelevant = self.irrelevant_regions(original, label)
-        name = spec.classnames[label] + (" (predicted)" if said else "")
-        caption = region_caption(name, spec.top_k, len(spec.classnames), irrelevant, said)
-        seen = spec.preprocess.view(original)
-        save_region_map(path, image, original, seen, irrelevant, caption)
-        return caption
+        shape = read_image(mask) if mask else None
+        if shape and shape.size != original.size:
+            raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
+        return RegionMap(
+            Path(image),
+            original,
+            spec.preprocess.box(*original.size),
+            self.label_ranks(original, label).numpy(),
+            spec.top_k,
+            len(spec.classnames),
+            spec.classnames[label] + (" (predicted)" if said else ""),
+            said,
+            shape,
+        )
+
+    def save_regions(
+        self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
+    ) -> str:
+        """Draw an image's region map at `path` (PNG, PDF or SVG), and return its caption.
+
+        Args:
+            of: as for `region_map`.
+        """
+        drawn = self.region_map(image, of)
+        save_region_maps(path, [drawn])
+        return drawn.caption
 
     # What every image passes
 

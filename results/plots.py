@@ -1,4 +1,4 @@
-"""Score histograms and ROC curves, as PNG files and as SVG for a page.
+"""Score histograms and ROC curves.
 
 Figures are built without pyplot: nothing global is touched and no display is needed.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write
-from ood.metrics import auroc, fpr_at_tpr, roc_points, threshold_at_tpr
+from ood.metrics import PRIMARY, auroc, fpr_at_tpr, roc_points, threshold_at_tpr
 
 DPI = 130
 BINS, FEW_IMAGES = 60, 500  # of a set smaller than that, half the bins are drawn
@@ -30,6 +27,7 @@ OOD_COLOUR, ID_COLOUR = SET_COLOURS[:2]
 TEXT_COLOUR, LINE_COLOUR = "#444444", "#777777"
 # Extreme scores beyond these percentiles would squeeze everything else into a few bins.
 RANGE_PERCENTILES = (0.05, 99.95)
+METHOD_METRICS = {PRIMARY: "FPR95 (%), ID positive; lower is better", "auroc": "AUROC (%)"}
 
 
 def histograms(
@@ -103,7 +101,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     """
     if not curves:
         raise InputError("no OOD set to plot against: name at least one")
-    figure = Figure(figsize=(6.4, 6.0), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(5.2, 5.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
@@ -126,6 +124,45 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     return figure
 
 
+def over_methods(
+    figures: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
+    ood_sets: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draw FPR95 and AUROC of several methods: a dot a run and OOD set, a bar at the runs' mean.
+
+    Args:
+        figures: method -> of each run: OOD set or mean over sets -> metric -> fraction.
+        ood_sets: which of these are sets; the means are drawn in black.
+        title: of the figure.
+    """
+    names = list(next(iter(figures.values()))[0])
+    height = 1.4 + len(figures) * (0.15 + 0.11 * len(names))
+    figure = Figure(figsize=(7, height), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (metric, label) in zip(panels, METHOD_METRICS.items(), strict=True):
+        for i, name in enumerate(names):
+            colour = SET_COLOURS[i % len(SET_COLOURS)] if name in ood_sets else "black"
+            for row, runs in enumerate(figures.values()):
+                x, y = [100 * run[name][metric] for run in runs], row + 0.8 * _middle(i, len(names))
+                marks = axes.plot(x, [y] * len(x), "o", color=colour, alpha=0.6, markersize=4)
+                marks[0].set_label("" if row else name)
+                axes.plot(np.mean(x), y, "|", color=colour, markersize=9, markeredgewidth=1.6)
+        axes.set_xlabel(label, color=TEXT_COLOUR, fontsize=9)
+        axes.set_yticks(range(len(figures)), figures)
+        _tidy(axes)
+    panels[0].invert_yaxis()
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    return figure
+
+
+def _middle(i: int, parts: int) -> float:
+    """Return where the middle of part `i` lies when -0.5 to 0.5 is divided into `parts`."""
+    return (i + 0.5) / parts - 0.5
+
+
 def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
     """Return AUROC and FPR95 (ID positive, nearest) in percent, as text."""
     return (
@@ -140,13 +177,6 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(color=LINE_COLOUR, labelcolor=TEXT_COLOUR, labelsize=9)
     axes.grid(alpha=0.25, linewidth=0.6, color=LINE_COLOUR)
     axes.set_axisbelow(True)
-
-
-def save_png(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the figure as a PNG file, atomically, and return its path."""
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="png")
-    return Path(path)
 
 
 def as_svg(figure: Figure) -> str:

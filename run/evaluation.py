@@ -13,6 +13,7 @@ from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
+from dassl.utils.figures import save_figure
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
@@ -27,7 +28,7 @@ from ood.scores import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
-from results.plots import histograms, roc, save_png
+from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
 from run.folder import MARKER, held_out_record
 from trainers.base import ClipTrainer
@@ -204,9 +205,9 @@ def report(
         old.unlink()  # of scores or sets that are not asked for this time
     for name, values in inside.scores.items():
         others = {set_name: columns[name] for set_name, columns in outside.items()}
-        save_png(histograms(values, others, name), plots / f"{name}_histogram.png")
+        save_figure(histograms(values, others, name), plots / f"{name}_histogram.png")
         curves = {set_name: (values, other) for set_name, other in others.items()}
-        save_png(roc(curves, f"{name}: ROC"), plots / f"{name}_roc.png")
+        save_figure(roc(curves, f"{name}: ROC"), plots / f"{name}_roc.png")
     write_results(folder, figures, list(sets.values()), provenance, decisions, means)
     parts = [
         format_figures(figures),

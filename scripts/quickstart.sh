@@ -33,11 +33,10 @@ step() {
 make_benchmark() { (launch -m generated --root data); }
 
 draw() {
-    for image in teapot/00004 turtle/00005 kite/00000; do
-        bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --label "${image%/*}" \
-            --image "data/generated/images/val/$image.png"
-    done
-    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks data/generated/masks/val
+    local images=data/generated/images/val masks=data/generated/masks/val
+    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks $masks \
+        --image $images/teapot/00004.png --image $images/turtle/00005.png --image $images/kite/00000.png
+    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks $masks
 }
 
 LOCOOP=$OUT/LoCoOp/generated_16shots/nctx16_cscFalse_ctpend/seed1

@@ -56,6 +56,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
+def file_name(text: str) -> str:
+    """Return `text` as part of a file name: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
     """Remove the temporary files and folders below `folder` that killed processes have left.
 

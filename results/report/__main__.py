@@ -6,8 +6,12 @@ import argparse
 import os
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from dassl.utils.errors import in_a_sentence
-from dassl.utils.files import atomic_write
+from dassl.utils.figures import FORMATS, save_figure
+from dassl.utils.files import atomic_write, file_name
+from results.plots import as_svg
 from results.report.page import report_page
 from results.summary import add_arguments, summary_of
 
@@ -24,12 +28,24 @@ def main() -> None:
     parser.add_argument(
         "--root", type=Path, help="folder of the datasets (default: where the evaluation had it)"
     )
+    parser.add_argument(
+        "--plots", type=Path, help="folder to write every plot into as well (default: none)"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="pdf", help="of --plots (default: %(default)s)"
+    )
     args = parser.parse_args()
+
+    def draw(figure: Figure, name: str) -> str:
+        if args.plots:
+            save_figure(figure, args.plots / f"{file_name(name)}.{args.format}")
+        return as_svg(figure)
+
     with in_a_sentence():
         summary = summary_of(args)
         shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
         path = args.output or Path(os.path.relpath(shared), "report.html")
-        page = report_page(summary, args.root)
+        page = report_page(summary, args.root, draw)
         with atomic_write(path) as file:
             file.write(page)
     print("\n".join([*summary.notes, f"{path} ({len(page.encode()) / 1e6:.1f} MB)"]))

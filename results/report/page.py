@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
 from ood.metrics import CONVENTIONS
-from results.plots import as_svg, histograms, roc
+from results.plots import as_svg, histograms, over_methods, roc
 from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id, thumbnail
 from results.runs import Groups, Run
 from results.summary import Summary
 
-MAPS, MAP_SIZE = 6, 900  # region maps a method, and their longer side in pixels
+MAPS, MAP_SIZE = 6, 1600  # region maps a method, and their longer side in pixels
 UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
 ELSEWHERE = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
 # What a method is trained with comes first in the settings, after the method's own numbers.
@@ -27,8 +28,18 @@ LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim
            "training.batch_size", "backbone", "precision")  # fmt: skip
 
 
-def report_page(summary: Summary, root: Path | None = None) -> str:
-    """Return the HTML page; `root`: folder of the datasets, if not where the evaluation had it."""
+Draw = Callable[[Figure, str], str]  # from a plot and its name to an address for the page
+
+
+def report_page(
+    summary: Summary, root: Path | None = None, draw: Draw = lambda figure, name: as_svg(figure)
+) -> str:
+    """Return the HTML page.
+
+    Args:
+        root: folder of the datasets, if not where the evaluation had it.
+        draw: may keep the plots, besides.
+    """
     shown = {name: runs[0] for name, runs in summary.groups.items()}
     drawable = {name: run for name, run in shown.items() if _has_scores(run)}
     scores = list(dict.fromkeys(s for run in drawable.values() for s in run.figures))
@@ -45,7 +56,8 @@ def report_page(summary: Summary, root: Path | None = None) -> str:
         title=f"OOD detection: {', '.join(summary.groups)}",
         facts=_facts(summary.groups),
         undrawn=[name for name in shown if name not in drawable],
-        sections={score: _score_section(score, drawable, root) for score in scores},
+        methods=_methods(summary.groups, draw),
+        sections={score: _score_section(score, drawable, root, draw) for score in scores},
         maps={name: _region_maps(runs) for name, runs in summary.groups.items()},
         settings=_settings(summary.groups),
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
@@ -94,7 +106,24 @@ def _facts_of(run: Run) -> dict[str, str]:
     }
 
 
-def _score_section(score: str, runs: Mapping[str, Run], root: Path | None) -> dict[str, Any]:
+def _methods(groups: Groups, draw: Draw) -> dict[str, str]:
+    """Return a plot over the methods for each score that several of them have."""
+    charts = {}
+    for score in dict.fromkeys(score for runs in groups.values() for score in runs[0].figures):
+        figures = {
+            name: [run.figures[score] for run in runs]
+            for name, runs in groups.items()
+            if score in runs[0].figures
+        }
+        if len(figures) > 1:
+            sets = next(iter(groups.values()))[0].ood_sets
+            charts[score] = draw(over_methods(figures, sets, score), f"{score}_methods")
+    return charts
+
+
+def _score_section(
+    score: str, runs: Mapping[str, Run], root: Path | None, draw: Draw
+) -> dict[str, Any]:
     """Return the curves of one score, and the histograms and mistakes of each method."""
     runs = {name: run for name, run in runs.items() if score in run.figures}
     curves: dict[str, dict[str, tuple]] = {}  # a panel for each OOD set; of one method for all
@@ -104,16 +133,23 @@ def _score_section(score: str, runs: Mapping[str, Run], root: Path | None) -> di
             panel, line = (method, part.name) if len(runs) == 1 else (part.name, method)
             curves.setdefault(panel, {})[line] = inside.scores[score], part.scores[score]
     return {
-        "roc": {panel: as_svg(roc(lines, panel)) for panel, lines in curves.items()},
-        "histograms": {method: _histograms(score, run, method) for method, run in runs.items()},
+        "roc": {
+            panel: draw(roc(lines, panel), f"{score}_roc_{panel}")
+            for panel, lines in curves.items()
+        },
+        "histograms": {
+            method: _histograms(score, run, method, draw) for method, run in runs.items()
+        },
         "mistakes": {method: _mistakes(score, run, root) for method, run in runs.items()},
     }
 
 
-def _histograms(score: str, run: Run, method: str) -> dict[str, str]:
+def _histograms(score: str, run: Run, method: str, draw: Draw) -> dict[str, str]:
     inside, *outside = (part.scores[score] for part in run.images.values())
     return {
-        name: as_svg(histograms(inside, {name: values}, score, method))
+        name: draw(
+            histograms(inside, {name: values}, score, method), f"{score}_histogram_{method}_{name}"
+        )
         for name, values in zip(run.ood_sets, outside, strict=True)
     }
 

@@ -78,11 +78,12 @@ def test_a_calibration_counts_what_its_images_are_called(detector, photograph, c
 def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path, monkeypatch):
     captions = []
 
-    def save(path, source, original, seen, irrelevant, caption):
-        captions.append(caption)
-        assert original.size == (90, 60) and seen.size == (64, 64) and irrelevant.shape == (4, 4)
+    def save(path, maps):
+        captions.append(maps[0].caption)
+        assert maps[0].original.size == (90, 60) and maps[0].box == (15, 0, 75, 60)
+        assert maps[0].ranks.shape == (4, 4) and maps[0].source == photograph
 
-    monkeypatch.setattr("detector.detector.save_region_map", save)
+    monkeypatch.setattr("detector.detector.save_region_maps", save)
     detector.save_regions(photograph, tmp_path / "map.png")
     detector.save_regions(photograph, tmp_path / "map.png", 0)
     calibrated = detector.calibrate([photograph] * 3)
@@ -93,9 +94,17 @@ def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path,
     plain, of_a_class, with_verdict, of_a_rejected = captions
     assert "label: cat   |" in of_a_class and "MCM" not in of_a_class
     assert f"MCM {verdict.score:.6g} < {verdict.score + 1:.6g}: OOD" in of_a_rejected
-    assert f"\nMCM {verdict.score:.6g}\n" in plain
+    assert f"\nMCM {verdict.score:.6g}" in plain
     assert f"MCM {verdict.score:.6g} >= {verdict.threshold:.6g}: ID" in with_verdict
-    assert "in colour: the ID-irrelevant regions" in plain
+
+
+def test_a_mask_has_its_images_size(detector, photograph, tmp_path):
+    mask = str(tmp_path / "mask.png")
+    Image.new("L", (90, 60)).save(mask)
+    assert detector.region_map(photograph, 0, mask).mask.size == (90, 60)
+    Image.new("L", (60, 90)).save(mask)
+    with pytest.raises(InputError, match=r"mask.png is \(60, 90\), its image \(90, 60\)"):
+        detector.region_map(photograph, 0, mask)
 
 
 def test_a_list_of_class_names_may_have_their_folders(tmp_path):

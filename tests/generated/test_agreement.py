@@ -25,7 +25,7 @@ def test_a_region_half_covered_is_background():
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(5, 13), st.integers(5, 13), st.randoms())
 def test_against_counting_pixels(rows, columns, height, width, random):
     """Any size, divisible by the grid or not; the cells are those that are drawn."""
-    from ood.regions import _to_pixels
+    from ood.region_maps import _to_pixels
 
     grid = np.array([[random.random() < 0.5 for _ in range(columns)] for _ in range(rows)])
     objects = np.array([[random.random() < 0.5 for _ in range(width)] for _ in range(height)])

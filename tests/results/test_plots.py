@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from dassl.utils.errors import InputError
+from dassl.utils.figures import save_figure
+from ood.metrics import PRIMARY
 from results import plots
-from results.plots import as_svg, histograms, roc, save_png
+from results.plots import as_svg, histograms, over_methods, roc
 
 RNG = np.random.default_rng(2)
 ID = RNG.normal(1, 1, 300).astype(np.float32)
@@ -28,14 +30,30 @@ def size(path):
 
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (2, 2, 1), (4, 2, 2), (5, 3, 2)])
 def test_a_panel_per_set(tmp_path, count, columns, rows):
-    path = save_png(histograms(ID, sets(count), "MCM"), tmp_path / "plots" / "MCM.png")
+    path = save_figure(histograms(ID, sets(count), "MCM"), tmp_path / "plots" / "MCM.png")
     assert size(path) == (round(4.2 * columns * plots.DPI), int((3.1 * rows + 0.7) * plots.DPI))
 
 
 def test_roc(tmp_path):
     curves = {name: (ID, values) for name, values in sets(9).items()}
-    path = save_png(roc(curves, "zero-shot, $not_math"), tmp_path / "roc.png")
-    assert size(path) == (832, 780)
+    path = save_figure(roc(curves, "zero-shot, $not_math"), tmp_path / "roc.png")
+    assert size(path) == (676, 650)
+
+
+def test_over_methods_every_run_is_a_dot_and_the_mean_a_bar():
+    run = {"SUN": {PRIMARY: 0.25, "auroc": 0.5}, "average": {PRIMARY: 0.375, "auroc": 0.75}}
+    other = {"SUN": {PRIMARY: 0.75, "auroc": 1.0}, "average": {PRIMARY: 0.625, "auroc": 0.75}}
+    figure = over_methods({"CoOp": [run, other], "a $method": [other]}, ["SUN"], "MCM")
+    for axes, sun in zip(figure.axes, ((25, 75, 50), (50, 100, 75)), strict=True):
+        dots, bars = axes.lines[::2], axes.lines[1::2]
+        assert dots[0].get_xdata() == pytest.approx(sun[:2])
+        assert bars[0].get_xdata() == pytest.approx(sun[2:]) and len(dots) == len(bars) == 4
+    rows = [np.mean([line.get_ydata()[0] for line in bars[i::2]]) for i in (0, 1)]
+    assert rows == pytest.approx([0, 1])
+    figure.draw_without_rendering()
+    for text in (*figure.axes[0].get_yticklabels(), *figure.legends[0].get_texts()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
 
 
 @pytest.mark.parametrize(
@@ -48,8 +66,8 @@ def test_roc(tmp_path):
     ],
 )
 def test_odd_scores(tmp_path, inside, outside):
-    size(save_png(histograms(inside, {"x": outside}, "Energy"), tmp_path / "h.png"))
-    size(save_png(roc({"x": (inside, outside)}, "Energy"), tmp_path / "r.png"))
+    size(save_figure(histograms(inside, {"x": outside}, "Energy"), tmp_path / "h.png"))
+    size(save_figure(roc({"x": (inside, outside)}, "Energy"), tmp_path / "r.png"))
 
 
 def test_no_set():
@@ -66,7 +84,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     figure = roc({"x": (ID, ID)}, "MCM")
     monkeypatch.setattr(plots.Figure, "savefig", die)
     with pytest.raises(KeyboardInterrupt):
-        save_png(figure, tmp_path / "roc.png")
+        save_figure(figure, tmp_path / "roc.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -86,11 +86,11 @@ def test_a_comparison_stands_alone(study):
         "no test is implied",
     ):
         assert words.replace("&middot;", "·") in text
-    # Per score: a ROC panel for each of 2 sets, 3 methods x 2 histograms.
+    # Of 2 scores: over the methods; then a ROC panel for each of 2 sets, 3 methods x 2 histograms.
     charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
-    assert len(charts) == 2 * (2 + 3 * 2)
+    assert len(charts) == 2 * (1 + 2 + 3 * 2)
     run = gather([study])["LoCoOp"][0].result["figures"]["MCM"]["nature"]
-    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[0]).decode()
+    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[2]).decode()
 
 
 def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):
@@ -213,7 +213,7 @@ def test_no_images_no_curves(study):
     for folder in study.rglob("scores"):
         shutil.rmtree(folder)
     _page, checker = page_of(study)
-    assert "img" not in checker.counts
+    assert checker.counts["img"] == 2  # over the methods, of the figures alone
 
 
 @pytest.mark.slow
@@ -228,8 +228,14 @@ def test_the_script_writes_beside_the_runs(study, tmp_path):
             timeout=120,
         )
 
-    done = script(study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
+    runs = (study / "CoOp", study / "LoCoOp", "--scores", "MCM", "--resamples", "100")
+    done = script(*runs, "--plots", tmp_path / "figures")
     assert done.returncode == 0 and done.stdout.startswith("report.html (")  # study is the folder
+    plots = {"methods", *(f"roc_{name}" for name in ("nature", "indoor"))}
+    plots |= {f"histogram_{m}_{name}" for m in ("CoOp", "LoCoOp") for name in ("nature", "indoor")}
+    drawn = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in drawn] == sorted(f"MCM_{plot}.pdf" for plot in plots)
+    assert all(path.read_bytes().startswith(b"%PDF") for path in drawn)
     Checker((study / "report.html").read_text(encoding="utf-8"))
     refused = script(study / "nothing")
     assert refused.returncode == 1 and "there are no results" in refused.stderr

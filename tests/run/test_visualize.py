@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -100,6 +101,24 @@ def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path)
     assert figures["images"] == 12 and figures["background"] == 0.75
 
 
+def test_a_sheet_of_images_with_outlines_as_pdf(world, trained, call, tmp_path, caplog):
+    """Labels are those of the folders; an image without a mask has no outline."""
+    caplog.set_level("INFO")
+    Image.new("L", (80, 72), 255).save(tmp_path / "0.png")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "0.png").rename(tmp_path / "cat/0.png")
+    (tmp_path / "unknown").mkdir()
+    shutil.copy(world / "data/pets/val/crane/1.jpg", tmp_path / "unknown")
+    images = [f"{world}/data/pets/val/{name}" for name in ("cat/0.jpg", "crane")]
+    images.append(f"{tmp_path}/unknown/1.jpg")
+    flags = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path]
+    named = [word for image in images for word in ("--image", image)]
+    call(visualize, *flags, *named, "--masks", tmp_path, "--format", "pdf")
+    assert (tmp_path / "visualization/cat_0_and_4_more_k2.pdf").read_bytes()[:4] == b"%PDF"
+    assert caplog.text.count("label: cat   |") == 1 and caplog.text.count("label: crane   |") == 3
+    assert caplog.text.count("(predicted)") == 1
+
+
 @pytest.mark.parametrize(
     "extra, words",
     [
@@ -108,10 +127,13 @@ def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path)
         (["--label", "9"], "index from 0 to 3"),
         (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
         (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
+        (["--label", "0", "--label", "1"], "2 --label for 1 images: give one for all"),
+        (["--image", "{world}/data"] * 2, "--image names 77 images; a figure shows 1 to 40"),
     ],
 )
 def test_bad_drawing_input_is_told_in_a_sentence(world, trained, told, extra, words):
     image = world / "data/pets/val/cat/0.jpg"
+    extra = [word.format(world=world) for word in extra]
     assert words in told(
         visualize, "--root", f"{world}/data", "--model-dir", trained, "--image", image, *extra
     )

@@ -73,6 +73,19 @@ class Preprocess:
             return F.resize(image, [height, width], mode)
         return F.center_crop(F.resize(image, [max(height, width)], mode), [height, width])
 
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the part of a `width` x `height` image that `view` shows: left, top, right,
+        bottom in its pixels, rounded."""
+        if self.resize_mode == "squash":
+            return 0, 0, width, height
+        scale = min(width, height) / max(self.size)
+        sides = ((width, self.size[1]), (height, self.size[0]))
+        (left, right), (top, bottom) = (
+            (round((side - seen * scale) / 2), round((side + seen * scale) / 2))
+            for side, seen in sides
+        )
+        return left, top, right, bottom
+
     @cached_property
     def _normalize(self) -> Normalize:
         return Normalize(self.mean, self.std)
