@@ -99,7 +99,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "score",
             None,
             f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
-            "GL-MCM for LoCoOp, ATD for CLIPN, else MCM)",
+            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM)",
         ),
         ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),

@@ -8,9 +8,11 @@ without the attention that would mix regions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.blocks import (
@@ -61,6 +63,49 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
         )
     features = visual(images)
     return features[0] if isinstance(features, tuple) else features, None
+
+
+@contextmanager
+def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the attention of the regions of all images encoded meanwhile, `[b, N]` a part.
+
+    Raises:
+        InputError: the tower is no ViT that pools its class token.
+    """
+    if not _has_value_path(visual):
+        raise InputError(
+            f"the image tower {type(visual).__name__} has no attention of patches and a class "
+            "token, which FoBoR weighs regions by: use a ViT, as --backbone ViT-B/16"
+        )
+    last, found = visual.transformer.resblocks[-1], []
+
+    def collect(_, __, normed: Tensor) -> None:
+        found.append(_attention(last.attn, normed))
+
+    hook = last.ln_1.register_forward_hook(collect)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
+    """Return how much [CLS] is attended to by each region `[B, N]`, of the last block's `normed`
+    tokens `[B, 1 + N, W]`: all channels at once, in float32.
+
+    FoBoR's: with `q = W_o (W_q y + b_q) + b_o` of each region and k the like of [CLS], the softmax
+    over regions of `q.k / sqrt(W)`. What the biases add to q.k is the same for all regions and
+    leaves the softmax as it is, so that y meets `W_q^T W_o^T k`, one vector an image.
+    """
+    with torch.autocast(normed.device.type, enabled=False):
+        y, out = normed.float(), attn.out_proj
+        weights, biases = attn.in_proj_weight.float().chunk(3), attn.in_proj_bias.float().chunk(3)
+        key = F.linear(
+            F.linear(y[:, :1], weights[1], biases[1]), out.weight.float(), out.bias.float()
+        )
+        towards = key @ out.weight.float() @ weights[0]  # [B, 1, W]
+        scores = (y[:, 1:] @ towards.transpose(1, 2)).squeeze(-1)  # [B, N]
+        return (scores / y.shape[-1] ** 0.5).softmax(dim=-1)
 
 
 def _in_parts(

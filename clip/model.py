@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from clip.blocks import ModifiedResNet, TextTransformer
-from clip.image import encode_image, grid_of
+from clip.image import collected_attention, encode_image, grid_of
 from clip.prefix import CHUNK, Packing, can_share, encode_packed
 from dassl.utils.errors import InputError
 
@@ -168,6 +168,11 @@ class ClipModel(nn.Module):
         with self._autocast(images):
             features, regions = encode_image(self.visual, images.to(self.dtype), local)
         return (features, regions) if local else features
+
+    def collected_attention(self) -> AbstractContextManager[list[Tensor]]:
+        """Collect the attention of the regions, FoBoR's, of all images encoded meanwhile: in
+        parts `[b, N]`. InputError for a tower that has none."""
+        return collected_attention(self.visual)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return unnormalised text features `[T, D]` of token ids `[T, L]`, padded as need be."""

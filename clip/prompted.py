@@ -64,6 +64,7 @@ class PromptedCLIP(nn.Module):
 
     FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features
     has_no = False  # whether there is a "no" text encoder
+    has_frozen = False  # whether frozen prompts stand beside the learned ones, as FA's
 
     @property
     def num_regions(self) -> int:
@@ -75,6 +76,9 @@ class PromptedCLIP(nn.Module):
         """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
         names = {"cosines", "logits", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
+        if self.has_frozen:
+            names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
+            names |= {"frozen_copies"}
         return names | ({"no_cosines", "no_logits"} if self.has_no else set())
 
     def class_features(self) -> dict[str, Tensor]:
@@ -92,7 +96,8 @@ class PromptedCLIP(nn.Module):
         """Return the inputs `needs` of scores, and "cosines", by name.
 
         Cosines and logits are `[B, C]`, of the regions `[B, N, C]`; "head_norm" `[B]` is the L1
-        norm of what enters the cosine head, exp(logit_scale) * f.
+        norm of what enters the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how
+        often each frozen prompt stands in FA's classifier.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
@@ -110,8 +115,13 @@ class PromptedCLIP(nn.Module):
             if "no" in classes:
                 found["no_cosines"] = features @ classes["no"].T
                 found["no_logits"] = self.scale * found["no_cosines"]
+            if "frozen" in classes:
+                found["frozen_cosines"] = features @ classes["frozen"].T
+                found["frozen_copies"] = classes["copies"].expand(len(features))
             if regions is not None:
                 found["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
+                if "frozen_local_cosines" in needs:
+                    found["frozen_local_cosines"] = regions @ classes["frozen"].T
         return {name: x for name, x in found.items() if name in needs or name == "cosines"}
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
@@ -182,7 +192,8 @@ class DescribedCLIP(PromptedCLIP):
 
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
         super().__init__(clip, lambda: features["text"])
-        self.features, self._scale, self.has_no = features, scale, "no" in features
+        self.features, self._scale = features, scale
+        self.has_no, self.has_frozen = "no" in features, "frozen" in features
 
     @property
     def scale(self) -> Tensor:

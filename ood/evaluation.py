@@ -23,7 +23,7 @@ from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
 from ood.decisions import NEEDS, decide
 from ood.features import FeatureStore
-from ood.scores import Score
+from ood.registry import Score
 from ood.scoring import compute_scores, required_inputs
 from ood.set_scores import SetScores
 

@@ -14,6 +14,8 @@ Inputs (any floating type; half precision is computed in float32, float64 stays 
 - `no_logits` [B, C]: the same with the texts of CLIPN's "no" text encoder.
 - `odin_logits` [B, C]: logits of the images after ODIN's step towards their class.
 - `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, what enters the cosine head.
+- `frozen_cosines` [B, C], `frozen_local_cosines` [B, N, C]: with the frozen prompts of FA, and
+  `frozen_copies` [B], K: how many of each stand in its classifier.
 
 Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
 cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
@@ -22,58 +24,14 @@ softmax runs in the model's precision, which in float16 leaves some 200 distinct
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from dassl.utils.errors import InputError
+from ood.registry import SCORES, score  # noqa: F401 (SCORES: filled here)
 
 # Beyond these, 1/T or T itself leaves float32's normal range.
 TEMPERATURE_RANGE = (1e-30, 1e30)
-
-
-@dataclass(frozen=True)
-class Score:
-    """A registered score: `function(*needs, **parameters) -> [B]`, higher = more ID."""
-
-    name: str
-    needs: tuple[str, ...]
-    function: Callable[..., Tensor]
-    parameters: dict[str, float]  # name -> default
-    title: str
-    paper: str
-    usual: bool = True  # part of "all"
-
-
-SCORES: dict[str, Score] = {}
-
-
-def score(
-    name: str, needs: tuple[str, ...], title: str, paper: str, usual: bool = True
-) -> Callable:
-    """Register a score function under `name`; one that is not `usual` must be asked for by it.
-
-    `needs` must repeat the function's positional arguments; every keyword-only argument must
-    have a numeric default. Breaking either rule is a TypeError when the module is imported.
-    """
-
-    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        arguments = inspect.signature(function).parameters.values()
-        positional = tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY)
-        parameters = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
-        if positional != tuple(needs):
-            raise TypeError(f"score {name}: needs={needs}, but the function takes {positional}")
-        if any(default is inspect.Parameter.empty for default in parameters.values()):
-            raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
-        if name in SCORES:
-            raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, tuple(needs), function, parameters, title, paper, usual)
-        return function
-
-    return register
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -138,8 +96,21 @@ def gl_mcm(
 
     `w` is 1 in LoCoOp; GL-MCM's own ImageNet script uses 0.5.
     """
-    best_region = _max_softmax(local_cosines, temperature).amax(dim=-1)  # [B, N] -> [B]
+    best_region = l_mcm(local_cosines, temperature=temperature)
     return mcm(cosines, temperature=temperature) + local_weight * best_region
+
+
+@score(
+    "L-MCM",
+    needs=("local_cosines",),
+    title="local maximum concept matching",
+    paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
+    "out-of-distribution detection, IJCV 2025",
+    usual=False,  # GL-MCM's local part alone
+)
+def l_mcm(local_cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Return `max_{i,c} softmax_c(local_cosines / T)`: [B, N, C] -> [B]."""
+    return _max_softmax(local_cosines, temperature).amax(dim=-1)
 
 
 @score(
@@ -292,3 +263,63 @@ def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
     """
     p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
     return (p - 1 / p.shape[-1]).abs().sum(dim=-1) * head_norm.to(p.dtype)
+
+
+FA_PAPER = (
+    "Lu et al., FA: forced prompt learning of vision-language models for out-of-distribution "
+    "detection, ICCV 2025"
+)
+
+
+def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: float) -> Tensor:
+    """Return the largest probability in a softmax over `x` [..., C] and `copies` [...] times
+    `frozen` [..., C], both divided by T: -> [...]. No copies: of `x` alone."""
+    check_temperature(temperature)
+    dtype, there = _compute_dtype(x), copies > 0
+    rival = frozen.amax(dim=-1).to(dtype).where(there, -torch.inf)
+    peak = torch.maximum(x.amax(dim=-1).to(dtype), rival)
+    own, others = (
+        (entries - peak[..., None]).div_(temperature).exp_().sum(dim=-1) for entries in (x, frozen)
+    )
+    return (own + (copies * others).where(there, 0)).reciprocal()
+
+
+@score(
+    "FA-MCM",
+    needs=("cosines", "frozen_cosines", "frozen_copies"),
+    title="maximum concept matching of learned and frozen prompts",
+    paper=FA_PAPER,
+)
+def fa_mcm(
+    cosines: Tensor, frozen_cosines: Tensor, frozen_copies: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """Return the largest entry of the softmax over FA's classifier: [B, C], [B, C], [B] -> [B].
+
+    With cf the cosines, co the frozen ones, K copies, all divided by T:
+    `exp(max(max_c cf, max_c co)) / (sum_c exp cf + K sum_c exp co)`; K = 0 is MCM.
+    """
+    return _max_forced_softmax(cosines, frozen_cosines, frozen_copies, temperature)
+
+
+@score(
+    "FA-GL-MCM",
+    needs=("cosines", "local_cosines", "frozen_cosines", "frozen_local_cosines", "frozen_copies"),
+    title="global-local maximum concept matching of learned and frozen prompts",
+    paper=FA_PAPER,
+)
+def fa_gl_mcm(
+    cosines: Tensor,
+    local_cosines: Tensor,
+    frozen_cosines: Tensor,
+    frozen_local_cosines: Tensor,
+    frozen_copies: Tensor,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Return `FA-MCM + max_i` of the same on region i: [B, C], [B, N, C], ... -> [B]."""
+    regions = _max_forced_softmax(
+        local_cosines, frozen_local_cosines, frozen_copies[:, None], temperature
+    )  # [B, N]
+    return fa_mcm(cosines, frozen_cosines, frozen_copies, temperature=temperature) + regions.amax(
+        dim=-1
+    )

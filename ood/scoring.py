@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
-from ood.scores import SCORES, Score, check_temperature
+from ood.registry import Score
+from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,15 @@ INPUT_DIMS = {
     "no_logits": 2,
     "odin_logits": 2,
     "head_norm": 1,
+    "frozen_cosines": 2,
+    "frozen_local_cosines": 3,
+    "frozen_copies": 1,
 }
 # What goes wrong when an input is absent, for the inputs a model may be unable to give.
 ABSENCE = {
     "local_cosines": "no local features: {score} would silently equal MCM",
     "no_logits": 'the model has no "no" text encoder: {score} is for a CLIPN, --trainer CLIPN',
+    "frozen_cosines": "the model has no frozen prompts: {score} is for FA, --trainer FA",
 }
 
 

@@ -24,7 +24,7 @@ from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import FeatureStore
-from ood.scores import Score
+from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results

@@ -15,7 +15,7 @@ DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/train
 DEFAULT_DATASET = "generated"
 OWN_DATASET = "imagefolder"  # that --id-data fills in
 # Where a dataset has no config of its own name.
-DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16", "vit_b16_cc3m")
+DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16_ep25", "vit_b16_ep30", "vit_b16", "vit_b16_cc3m")
 
 COMMON_FLAGS = {  # of entry points of one run and of many
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",

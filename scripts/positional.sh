@@ -1,4 +1,4 @@
-# Sourced by scripts/locoop, coop and clipn, which take the published positional arguments. Behind
+# Sourced by scripts/locoop, coop, clipn, sct and fobor, which take the published positional arguments. Behind
 # these, the flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow.
 
 # usage N "NAMES" "$@": stops with the names of the arguments unless N of them come first.
@@ -38,4 +38,21 @@ evaluate() {
 visualize() {
     bash "$REPOSITORY/scripts/demo_visualization.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
         --model-dir "$5" --image "$6" --label "$7" "${@:8}"
+}
+
+# fobor_arguments TRAINER... DATASET CONFIG CTP NCTX SHOTS CSC ALPHA BETA ETA CLASSES PATCHES FUSE K
+# [--FLAG ... KEY VALUE ...]: sets the arrays trainers and more, and a variable for each other argument.
+fobor_arguments() {
+    local words=() last
+    while [ $# -gt 0 ] && [[ $1 != --* && $1 != [A-Z]*.* ]]; do words+=("$1"); shift; done
+    more=("$@")
+    last=$((${#words[@]} - 13))
+    if [ "$last" -lt 1 ] || [ "${words[last+9]} ${words[last+10]}" != "1 1" ]; then
+        echo "usage: bash $0 TRAINER [TRAINER ...] DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" \
+            "ALPHA BETA ETA 1 1 FUSE K [--FLAG VALUE ...] [KEY VALUE ...]" >&2
+        echo "1 1: one confusable class and one patch of it, as in every published command" >&2
+        exit 2
+    fi
+    trainers=("${words[@]:0:last}")
+    read -r dataset config ctp nctx shots csc alpha beta eta _ _ fuse k <<<"${words[*]:last}"
 }

@@ -64,9 +64,9 @@ def clip_file(generated_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
 
     @functools.cache
-    def write(arch: str) -> str:
-        path = folder / f"{arch}.safetensors"
-        save_file(generated_weights(arch), path, {"activation": "quick_gelu"})
+    def write(arch: str, seed: int = 1001) -> str:
+        path = folder / (f"{arch}.safetensors" if seed == 1001 else f"{arch}-{seed}.safetensors")
+        save_file(generated_weights(arch, seed), path, {"activation": "quick_gelu"})
         return str(path)
 
     return write

@@ -34,6 +34,30 @@ def gl_mcm(cosines, local_cosines, temperature=1.0, local_weight=1.0):
     return scores
 
 
+def l_mcm(local_cosines, temperature=1.0):
+    return [max(max(softmax(r, temperature)) for r in regions) for regions in local_cosines]
+
+
+def _forced(row, frozen, copies, temperature):
+    """The largest entry of FA's classifier: `row`, and so many copies of `frozen`."""
+    return max(softmax([*row, *list(frozen) * int(copies)], temperature))
+
+
+def fa_mcm(cosines, frozen, copies, temperature=1.0):
+    return [
+        _forced(row, f, k, temperature) for row, f, k in zip(cosines, frozen, copies, strict=True)
+    ]
+
+
+def fa_gl_mcm(cosines, local, frozen, frozen_local, copies, temperature=1.0):
+    best = [
+        max(_forced(r, f, k, temperature) for r, f in zip(regions, others, strict=True))
+        for regions, others, k in zip(local, frozen_local, copies, strict=True)
+    ]
+    whole = fa_mcm(cosines, frozen, copies, temperature)
+    return [a + b for a, b in zip(whole, best, strict=True)]
+
+
 def msp(logits):
     return [max(softmax(row)) for row in logits]
 

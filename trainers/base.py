@@ -19,7 +19,6 @@ from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
-from dassl.engine.models import model_file
 from dassl.metrics import compute_accuracy
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
@@ -51,11 +50,13 @@ class ClipTrainer(TrainerX):
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
         top_k: K of region maps; 0: the paper's ratio.
+        BY_STEP: the schedule is stepped after every batch, not once an epoch.
     """
 
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
     top_k: int = 0
+    BY_STEP: ClassVar[bool] = False
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
@@ -156,7 +157,7 @@ class ClipTrainer(TrainerX):
         self.scaled(summary["loss"]).backward()
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         numbers = self.take_step(summary)
-        if self.batch_idx + 1 == self.num_batches:
+        if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return numbers
 
@@ -256,7 +257,9 @@ class ClipTrainer(TrainerX):
         super().load_model(directory, epoch)
         self._text = None
         if directory:
-            self._loaded_from = str(model_file(Path(directory, self.get_model_names()[0]), epoch))
+            self._loaded_from = str(
+                self.checkpoint_file(directory, self.get_model_names()[0], epoch)
+            )
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """Return what a checkpoint must fit to be used again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
 from clip import NoTextEncoder, build_no_encoder, tokenize
@@ -26,7 +24,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, as_bytes, build_pairs_loader, from_bytes, value_table
-from trainers.base import ClipTrainer
+from trainers.by_step import StepSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ ADAM_EPS = 1e-6  # published; the config, as Dassl's, has no key for it
 
 
 @TRAINER_REGISTRY.register()
-class CLIPN(ClipTrainer):
+class CLIPN(StepSchedule):
     """Teaching CLIP to say no (Wang et al., ICCV 2023).
 
     Only the "no" text encoder learns. Every step needs the whole batch of pairs, as each caption
@@ -80,26 +78,16 @@ class CLIPN(ClipTrainer):
         self.encoder: NoTextEncoder = encoder
         self.model = TwoBranchCLIP(clip, encoder, self.dm.dataset.classnames, self.pairs)
         self.optim = build_optimizer(encoder, cfg.OPTIM, param_groups(encoder, cfg.OPTIM))
-        self.sched = LambdaLR(self.optim, self.learning_rate)
+        self.sched = self.build_scheduler()
         self.register_model("no_encoder", encoder, self.optim, self.sched)
         self.ready_to_train()
 
-    def schedule_steps(self, epochs: int) -> int:
-        return epochs * len(self.train_loader_x)
+    @property
+    def warmup_steps(self) -> int:
+        return self.settings.WARMUP_STEPS
 
     def optim_settings(self) -> dict[str, object]:
-        warmup, steps = self.settings.WARMUP_STEPS, len(self.train_loader_x)
-        return {**super().optim_settings(), "WARMUP_STEPS": warmup, "steps of an epoch": steps}
-
-    def learning_rate(self, step: int) -> float:
-        """Return the share of LR of a step: linear warm-up for WARMUP_STEPS, then a cosine to 0."""
-        warmup = self.settings.WARMUP_STEPS
-        if step < warmup:
-            return (step + 1) / warmup
-        if step == warmup:
-            return 1.0  # without asking for the training data, which an evaluation has none of
-        total = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        return {**super().optim_settings(), "WARMUP_STEPS": self.warmup_steps}
 
     # Data
 

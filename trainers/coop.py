@@ -37,5 +37,10 @@ class CoOp(PromptTrainer):
         self, features: Tensor, regions: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         similarity = cosines(features, self.model.text_features())
-        losses = F.cross_entropy(self.model.scale * similarity, labels, reduction="none")  # [B]
+        logits = self.with_rivals(self.model.scale * similarity, features)
+        losses = F.cross_entropy(logits, labels, reduction="none")  # [B]
         return similarity, {"loss": mean_over_ranks(losses)}
+
+    def with_rivals(self, logits: Tensor, features: Tensor) -> Tensor:
+        """Return the logits `[B, C + more]` of a softmax in which others compete with the C."""
+        return logits

@@ -43,20 +43,26 @@ class LoCoOp(PromptTrainer):
     WEIGHTS = ("LAMBDA",)
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        if not 0 <= cfg.TRAINER.LOCOOP.LAMBDA < float("inf"):
-            raise InputError(
-                f"TRAINER.LOCOOP.LAMBDA (--lambda_value) is {cfg.TRAINER.LOCOOP.LAMBDA}: the "
-                "weight of the OOD regularisation must be 0 or more; 0 is CoOp"
-            )
+        flags = {key: f" (--{flag})" for flag, key in self.FLAGS.items()}
+        for key in self.WEIGHTS:
+            value = cfg.TRAINER[self.CONFIG_KEY][key]
+            if not 0 <= value < float("inf"):
+                raise InputError(
+                    f"TRAINER.{self.CONFIG_KEY}.{key}{flags.get(key, '')} is {value}: the weight "
+                    "of a part of the loss must be 0 or more; 0 leaves it out"
+                )
 
     def build_model(self) -> None:
         if self.settings.TOPK == 0:
             logger.info(
                 "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for "
-                "this data (--topk); lambda = %g (the paper: 0.25, --lambda_value)",
+                "this data (--topk); %s",
                 self.top_k,
                 self.num_classes,
-                self.settings.LAMBDA,
+                ", ".join(
+                    f"{key} = {self.settings[key]:g} (the paper: {self.CONFIG[key]:g})"
+                    for key in self.WEIGHTS
+                ),
             )
         super().build_model()
 
@@ -74,8 +80,9 @@ class LoCoOp(PromptTrainer):
         check_top_k(self.top_k, self.num_classes)
         if self.top_k == self.num_classes:
             logger.warning(
-                "K = %d is the number of classes: no region is ID-irrelevant, and LoCoOp is CoOp. "
-                "Choose a smaller K (--topk); the paper's ratio gives %d",
+                "K = %d is the number of classes: no region is ID-irrelevant, and the loss has no "
+                "term of regions (LoCoOp is CoOp). Choose a smaller K (--topk); the paper's ratio "
+                "gives %d",
                 self.top_k,
                 suggest_top_k(self.num_classes),
             )
@@ -84,23 +91,51 @@ class LoCoOp(PromptTrainer):
     def loss(
         self, features: Tensor, regions: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        text, scale = self.model.text_features(), self.model.scale
-        similarity = cosines(features, text)
-        loss_id = mean_over_ranks(F.cross_entropy(scale * similarity, labels, reduction="none"))
-        loss_en = ood_regularisation(regions, text, labels, scale, self.top_k)
+        text = self.model.text_features()
+        similarity, loss_id, loss_en = self.terms(text, features, regions, labels)
         total = loss_id + self.settings.LAMBDA * loss_en
         return similarity, {"loss": total, "loss_id": loss_id, "loss_en": loss_en}
 
+    def terms(
+        self, text: Tensor, features: Tensor, regions: Tensor, labels: Tensor, *more: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cosines `[B, C]`, the loss of the images and the regularisation of their regions.
+
+        Args:
+            text: text features `[C, D]`. more: what else `region_weights` reads.
+        """
+        scale = self.model.scale
+        similarity = cosines(features, text)
+        losses = F.cross_entropy(scale * similarity, labels, reduction="none")  # [B]
+        weights = self.region_weights(losses, *more)
+        loss_en = ood_regularisation(regions, text, labels, scale, self.top_k, weights=weights)
+        return similarity, mean_over_ranks(self.image_losses(losses)), loss_en
+
+    def image_losses(self, losses: Tensor) -> Tensor:
+        """Return what is averaged of the images' cross entropies `[B]`."""
+        return losses
+
+    def region_weights(self, losses: Tensor) -> Tensor | None:
+        """Return weights of the regions `[B, N]`, or `[B, 1]`, by the images' cross entropies
+        `[B]`; None: all weigh the same."""
+        return None
+
 
 def ood_regularisation(
-    regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int, chunk: int | None = None
+    regions: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    k: int,
+    chunk: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Return minus the mean entropy of the batch's ID-irrelevant regions.
+    """Return minus the mean entropy of the batch's ID-irrelevant regions, each with its weight.
 
     With `p = softmax(scale * regions @ text.T)` and J the regions whose label is not among their
     K most probable classes (LoCoOp, equations 4 to 6):
 
-        1/|J| sum_{j in J} sum_c p_jc log(p_jc + 1e-5)
+        1/|J| sum_{j in J} w_j sum_c p_jc log(p_jc + 1e-5)
 
     Args:
         regions: local features `[B, N, D]`, normalised; no gradient reaches them.
@@ -109,16 +144,22 @@ def ood_regularisation(
         scale: of the softmax, fixed.
         k: K.
         chunk: similarities of regions and classes computed at once; None for the device's usual.
+        weights: w, `[B, N]` or `[B, 1]`; a gradient reaches them. None: all 1. The mean is over
+            the regions, not over their weights.
 
     Returns:
         A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
         over the regions of all ranks.
     """
     with exact(text):
+        if weights is not None:
+            weights = weights.expand(regions.shape[:2]).flatten()  # [B N]
         labels = labels.repeat_interleave(regions.shape[1])  # [B N]
         regions = regions.detach().flatten(0, 1)  # [B N, D]
         size = max(1, (chunk or CHUNK[text.device.type]) // len(text))
-        total, count = _SumOfNegativeEntropies.apply(text, regions, labels, scale.detach(), k, size)
+        total, count = _SumOfNegativeEntropies.apply(
+            text, weights, regions, labels, scale.detach(), k, size
+        )
     return mean_of_sums(total, count)
 
 
@@ -126,35 +167,41 @@ class _SumOfNegativeEntropies(torch.autograd.Function):
     """Compute similarities of one chunk of regions at a time, and each of them once.
 
     The result is a sum over regions, so a chunk's share of the gradient with respect to the
-    text features is known as soon as the chunk is: it is taken at once, in the forward pass.
+    text features is known as soon as the chunk is: it is taken at once, in the forward pass. That
+    with respect to a region's weight is the region's own value.
     """
 
     @staticmethod
-    def forward(ctx, text, regions, labels, scale, k, size):
+    def forward(ctx, text, weights, regions, labels, scale, k, size):
         total, count, grad = text.new_zeros(()), text.new_zeros(()), torch.zeros_like(text)
-        for part, of in zip(regions.split(size), labels.split(size), strict=True):
+        every = [None] * len(regions.split(size)) if weights is None else weights.split(size)
+        found = []
+        for part, of, weight in zip(regions.split(size), labels.split(size), every, strict=True):
             with torch.enable_grad():
                 leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
-                summed, irrelevant = _sum_of_negative_entropies(part, leaf, of, scale, k)
+                values, irrelevant = _negative_entropies(part, leaf, of, scale, k)
+                summed = (values if weight is None else values * weight).sum()
             if summed.requires_grad:
                 grad += torch.autograd.grad(summed, leaf)[0]
             total += summed.detach()
             count += irrelevant
-        ctx.save_for_backward(grad)
+            found.append(values.detach())
+        ctx.save_for_backward(grad, torch.cat(found))
         ctx.mark_non_differentiable(count)
         return total, count
 
     @staticmethod
     def backward(ctx, grad_output, _):
-        return grad_output * ctx.saved_tensors[0], None, None, None, None, None
+        of_text, of_weights = (grad_output * saved for saved in ctx.saved_tensors)
+        return of_text, of_weights if ctx.needs_input_grad[1] else None, *[None] * 5
 
 
-def _sum_of_negative_entropies(
+def _negative_entropies(
     regions: Tensor, text: Tensor, labels: Tensor, scale: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Return sum_c p log(p + 1e-5) of the ID-irrelevant of regions `[n, D]`, and their number.
+    """Return sum_c p log(p + 1e-5) `[n]` of regions `[n, D]`, and how many are ID-irrelevant.
 
-    The others are masked, not left out: to select would make the host wait for the device.
+    The others are 0, not left out: to select would make the host wait for the device.
     """
     similarity = regions @ text.T  # [n, C]
     irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]  # [n]
@@ -162,4 +209,4 @@ def _sum_of_negative_entropies(
     p = log_p.exp()
     # log(p + 1e-5) and not log_p: the published objective, bounded where p vanishes.
     values = (p * torch.log(p + 1e-5)).sum(dim=-1)  # [n]
-    return values.masked_fill(~irrelevant, 0).sum(), irrelevant.sum()
+    return values.masked_fill(~irrelevant, 0), irrelevant.sum()

@@ -28,11 +28,12 @@ class PromptLearner(nn.Module):
         model: the CLIP whose token embeddings surround the context.
         n_ctx: M, the number of context vectors.
         csc: one context per class instead of a shared one.
-        ctx_init: words to start from; they override `n_ctx` and `csc`.
+        ctx_init: words to start from; they override `n_ctx` and, without `copies`, `csc`.
         position: where the class name stands: "end" (after the context),
             "middle" (after its first half) or "front" (before it). The full
             stop stays last in all three.
         generator: draws the random start N(0, 0.02); None for the global one.
+        copies: `csc` with `ctx_init` is a copy of the words' context for each class.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`). CoOp's files hold the embeddings of their
     class names too, `token_prefix` and `token_suffix`: CoOp drops them on loading, and so do we.
@@ -51,6 +52,7 @@ class PromptLearner(nn.Module):
         ctx_init: str = "",
         position: str = "end",
         generator: torch.Generator | None = None,
+        copies: bool = False,
     ):
         super().__init__()
         if n_ctx < 1:
@@ -67,7 +69,9 @@ class PromptLearner(nn.Module):
         if ctx_init:
             ids = encode(ctx_init)
             n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))
-            if csc:
+            if csc and copies:
+                ctx = ctx.expand(len(names), -1, -1)  # [C, M, W]
+            elif csc:
                 logger.warning("CTX_INIT starts a context shared by all classes: CSC is ignored")
         else:
             shape = (len(names), n_ctx) if csc else (n_ctx,)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from clip import ClipModel, weights_hash
 from clip.prefix import CHUNK
@@ -28,7 +31,8 @@ logger = logging.getLogger(__name__)
 class PromptTrainer(ClipTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, True if their loss reads local features, and define `loss`.
+    Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
+    reads FoBoR's attention of the regions too, and define `loss`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
@@ -36,6 +40,8 @@ class PromptTrainer(ClipTrainer):
     """
 
     LOCAL: ClassVar[bool] = False
+    ATTENTION: ClassVar[bool] = False
+    COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     INCIDENTAL = ("TEXT_CHUNK",)
     KEEPS_VIEWS = True
 
@@ -50,24 +56,37 @@ class PromptTrainer(ClipTrainer):
             ctx_init=settings.CTX_INIT,
             position=settings.CLASS_TOKEN_POSITION,
             generator=torch.Generator().manual_seed(cfg.SEED) if cfg.SEED >= 0 else None,
+            copies=self.COPIES,
         ).to(self.device)
+        self.model = self.build_prompted(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.model = PromptedCLIP(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.sched = self.build_scheduler()
         self.register_model("prompt_learner", learner, self.optim, self.sched)
         self.ready_to_train()
 
+    def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
+        """Return the model of the prompts, whose context is at its start."""
+        return PromptedCLIP(clip, prompts)
+
+    def build_scheduler(self) -> LRScheduler:
+        return build_lr_scheduler(self.optim, self.cfg.OPTIM)
+
     @torch.no_grad()
-    def encode(self, batch: dict, local: bool) -> dict:
-        """Return `batch` with "features" `[B, D]` and "regions" (`[B, N, D]` if `local`, else
-        None) in the place of its images "img". An encoded batch is returned as it is."""
+    def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
+        """Return `batch` with "features" `[B, D]`, "regions" (`[B, N, D]` if `local`, else None)
+        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch is
+        returned as it is."""
         if "features" in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = super().parse_batch_train(batch)
-        return {**rest, **self.encoded(*self.tower(images, local)), "label": labels}
+        collected = self.model.clip.collected_attention() if attention else nullcontext()
+        with collected as parts:
+            found = self.encoded(*self.tower(images, local))
+        found |= {"attention": torch.cat(parts)} if attention else {}
+        return {**rest, **found, "label": labels}
 
     def tower(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
         """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device:
@@ -128,16 +147,28 @@ class PromptTrainer(ClipTrainer):
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
         return super().provenance() | {"context": context}
 
+    def checkpoint_file(
+        self, directory: str | os.PathLike, name: str, epoch: int | None = None
+    ) -> Path:
+        """Find a context in published files of whole models, too: FoBoR's in the folder `model`,
+        FA's model.pth."""
+        folder = Path(directory)
+        if not (folder / name).is_dir():
+            if (folder / "model").is_dir():
+                name = "model"
+            elif epoch is None and (folder / "model.pth").is_file():
+                return folder / "model.pth"
+        return super().checkpoint_file(folder, name, epoch)
+
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
         """Refuse a context that was learned for something else than the config describes.
 
         A shared context may move to other classes, which is only warned of.
         """
-        # As other training code wraps it: module.ctx, prompt_learner.ctx, without "state_dict".
-        state = checkpoint["state_dict"] = {
-            name.removeprefix("prompt_learner."): value
-            for name, value in plain_names(checkpoint).items()
-        }
+        # As other training code wraps it: module.ctx, without "state_dict", or in a whole model.
+        named, prefix = plain_names(checkpoint), "prompt_learner."
+        state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
+        state = checkpoint["state_dict"] = state or named
         ctx = state.get("ctx")
         if ctx is None or not ctx.isfinite().all():
             raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")

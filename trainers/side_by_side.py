@@ -161,7 +161,9 @@ class SideBySide(TrainerBase):
         if not members:  # all have failed
             return
         first = members[0].trainer
-        local = any(member.trainer.LOCAL for member in members)
+        local, attention = (
+            any(getattr(m.trainer, what) for m in members) for what in ("LOCAL", "ATTENTION")
+        )
         self._all(members, "begin_epoch")
         bar = progress_bar(
             timed(first.train_batches(local)),
@@ -172,7 +174,7 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                batch = _encode(first, batch, "a training step", "TRAIN_X", local)
+                batch = _encode(first, batch, "a training step", "TRAIN_X", local, attention)
                 for member in self._well(members):
                     with self._acting(member):
                         member.trainer.batch_idx = number
@@ -191,7 +193,7 @@ class SideBySide(TrainerBase):
             first, shared = going[0].trainer, []
             with self._failing_together(going):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
-                    shared.append(_encode(first, batch, "a test batch", "TEST", local=False))
+                    shared.append(_encode(first, batch, "a test batch", "TEST"))
             for member in going:
                 member.trainer.test_loader = shared
         self._all(going, "after_train")
@@ -203,9 +205,16 @@ class SideBySide(TrainerBase):
             member.log.close()
 
 
-def _encode(trainer: PromptTrainer, batch: dict, what: str, loader: str, local: bool) -> dict:
+def _encode(
+    trainer: PromptTrainer,
+    batch: dict,
+    what: str,
+    loader: str,
+    local: bool = False,
+    attention: bool = False,
+) -> dict:
     """Return `PromptTrainer.encode` of a batch, if any of its images could be read."""
     if not has_images(batch):
         return batch
     with trainer.memory_of(what, loader):
-        return trainer.encode(batch, local)
+        return trainer.encode(batch, local, attention)

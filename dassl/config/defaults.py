@@ -19,6 +19,15 @@ INPUT = {
     "PIXEL_STD": [0.229, 0.224, 0.225],
     # random_resized_crop
     "RRCROP_SCALE": (0.08, 1.0),
+    # Ours: random_rotation, by at most so many degrees either way
+    "ROTATION": 5.0,
+    # colorjitter: brightness, contrast, saturation, hue
+    "COLORJITTER_B": 0.4,
+    "COLORJITTER_C": 0.4,
+    "COLORJITTER_S": 0.4,
+    "COLORJITTER_H": 0.1,
+    # randomgrayscale: probability
+    "RGS_P": 0.2,
 }
 
 DATASET = {
@@ -81,12 +90,20 @@ DATALOADER = {
     # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
     # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
-    "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
+    # DROP_LAST (ours): leave the last batch of an epoch out if it is not whole
+    "TRAIN_X": {
+        "SAMPLER": "RandomSampler",
+        "BATCH_SIZE": 32,
+        "DROP_LAST": True,
+        "N_DOMAIN": 0,
+        "N_INS": 16,
+    },
     "TRAIN_U": {
         # True: TRAIN_X's settings count
         "SAME_AS_X": True,
         "SAMPLER": "RandomSampler",
         "BATCH_SIZE": 32,
+        "DROP_LAST": True,
         "N_DOMAIN": 0,
         "N_INS": 16,
     },

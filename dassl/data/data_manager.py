@@ -96,8 +96,9 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
     batches: Sequence[Sequence[int]] | None = None,
+    drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; in training an incomplete last batch is left out.
+    """Build a loader over `data_source`; `drop_last` in training: without an incomplete last batch.
 
     In training `batch_size` is that of all ranks together, and this rank gets its slice of each
     batch; every rank evaluates the whole set.
@@ -105,7 +106,6 @@ def build_data_loader(
     In training the order is a function of SEED and the epoch, and the augmentation of an image of
     these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
     Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
-
     Differs from upstream: there, augmentations depend on the number of workers.
 
     `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
@@ -115,17 +115,14 @@ def build_data_loader(
         raise InputError(
             f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
-    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, tfm, is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
     order = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = {"batch_size": batch_size, "sampler": sampler}
-        if is_train:
-            order = _epochs(cfg, sampler, batch_size)
+        order = _order(cfg, sampler, batch_size, is_train, drop_last)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
         **order,
@@ -143,10 +140,14 @@ class TrainLoader(DataLoader):
         self.batch_sampler.epoch = epoch
 
 
-def _epochs(cfg: CfgNode, sampler: Sampler, batch_size: int) -> dict[str, Any]:
-    """Return the arguments of a `TrainLoader` that say which images make a batch."""
+def _order(
+    cfg: CfgNode, sampler: Sampler, batch_size: int, is_train: bool, drop_last: bool
+) -> dict[str, Any]:
+    """Return the arguments of a loader that say which images make a batch."""
+    if not is_train:
+        return {"batch_size": batch_size, "sampler": sampler}
     whole = RankBatches if distributed.world_size() > 1 else BatchSampler
-    batches = whole(sampler, batch_size, drop_last=len(sampler) >= batch_size)
+    batches = whole(sampler, batch_size, drop_last and len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
     views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
     # Its own generator: the seeds come with the batches, none is drawn for workers beside.
@@ -222,7 +223,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
-        own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS} if is_train else {}
+        own = {}
+        if is_train:
+            own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            own["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,

@@ -202,13 +202,19 @@ class Models:
             logger.info("load_model() is skipped as no pretrained model is given")
             return
         for name in self.get_model_names():
-            path = model_file(Path(directory, name), epoch)
+            path = self.checkpoint_file(directory, name, epoch)
             checkpoint = load_checkpoint(path)
             self.check_checkpoint(checkpoint, path)
             load_weights_into(self._models[name], checkpoint["state_dict"], path)
             result = checkpoint.get("val_result")
             shown = "" if result is None else f", val_result = {result:.1f}"
             logger.info("Load %s to %s (epoch = %s%s)", path, name, checkpoint.get("epoch"), shown)
+
+    def checkpoint_file(
+        self, directory: str | os.PathLike, name: str, epoch: int | None = None
+    ) -> Path:
+        """Return the file that `load_model` reads the model `name` from."""
+        return model_file(Path(directory, name), epoch)
 
     def _optims_of(self, names: Names) -> list[Optimizer]:
         optims = [self._optims[name] for name in self.get_model_names(names)]

@@ -141,6 +141,36 @@ def test_every_transform_gives_the_size_asked_for(choice, interpolation):
         assert build_transform(cfg, is_train, choices=[choice])(image).shape == (3, 24, 32)
 
 
+def test_augmentations_are_applied_in_fas_order():
+    """Whatever order they are named in; both flips and a rotation before the colours."""
+    names = sorted(AVAI_CHOICES)
+    found = [
+        type(step).__name__ for step in build_transform(clip_input(TRANSFORMS=names)).transforms
+    ]
+    assert found == [
+        "RandomResizedCrop",
+        "RandomHorizontalFlip",
+        "RandomVerticalFlip",
+        "RandomRotation",
+        "ColorJitter",
+        "RandomGrayscale",
+        "ToTensor",
+        "Normalize",
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_smaller_last_batch_is_kept_if_asked(workers):
+    cfg = get_cfg_default()
+    cfg.DATALOADER.NUM_WORKERS = workers
+    own = {"data_source": items_of([10]), "batch_size": 4, "dataset_wrapper": IndexOnly}
+    assert len(build_data_loader(cfg, **own)) == 2
+    loader = build_data_loader(cfg, **own, drop_last=False)
+    assert len(loader) == 3
+    if not workers:
+        assert [len(batch) for batch in loader] == [4, 4, 2]
+
+
 def test_unknown_transform_and_interpolation():
     with pytest.raises(InputError, match="Did you mean 'random_flip'"):
         build_transform(clip_input(TRANSFORMS=("random_flp",)))

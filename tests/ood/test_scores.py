@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.utils.errors import InputError
-from ood import scores as scores_module
-from ood import scoring
+from ood import registry, scoring
 from ood.metrics import ood_metrics
 from ood.scores import SCORES, score
 from ood.scoring import (
@@ -25,9 +24,13 @@ from tests import oracles
 
 with np.load(Path(__file__).parents[1] / "golden" / "ood_scores.npz") as arrays:
     GOLDEN = dict(arrays)  # inputs and scores of the public code; its sign where a test says so
+FA_INPUTS, FA_GL_INPUTS = (SCORES[name].needs for name in ("FA-MCM", "FA-GL-MCM"))
 ORACLES = {
     "MCM": lambda x, p: oracles.mcm(x["cosines"], p.get("temperature", 1.0)),
     "GL-MCM": lambda x, p: oracles.gl_mcm(x["cosines"], x["local_cosines"], **p),
+    "L-MCM": lambda x, p: oracles.l_mcm(x["local_cosines"], **p),
+    "FA-MCM": lambda x, p: oracles.fa_mcm(*map(x.get, FA_INPUTS), **p),
+    "FA-GL-MCM": lambda x, p: oracles.fa_gl_mcm(*map(x.get, FA_GL_INPUTS), **p),
     "MSP": lambda x, p: oracles.msp(x["logits"]),
     "MaxLogit": lambda x, p: oracles.maxlogit(x["logits"]),
     "Energy": lambda x, p: oracles.energy(x["logits"], p.get("energy_temperature", 1.0)),
@@ -62,6 +65,9 @@ def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.
         "no_logits": scale * no,
         "odin_logits": scale * cosines.flip(0),
         "head_norm": scale * (1 + 7 * torch.rand(batch, generator=generator)),
+        "frozen_cosines": cosines.flip(1) * 0.9,
+        "frozen_local_cosines": local.flip(2) * 0.9,
+        "frozen_copies": torch.arange(batch) % 4,  # none of the first image
     }
     return {name: x.to(dtype) for name, x in inputs.items()}
 
@@ -131,6 +137,9 @@ def test_higher_is_more_in_distribution(name):
             "no_logits": 100 * no,
             "odin_logits": 100 * x,
             "head_norm": torch.full((len(x),), 5.0),
+            "frozen_cosines": x - 0.05,
+            "frozen_local_cosines": local - 0.05,
+            "frozen_copies": torch.full((len(x),), 3.0),
         }
 
     assert (one(name, inputs(confident)) > one(name, inputs(uniform))).all()
@@ -141,7 +150,8 @@ def test_class_and_region_order_do_not_matter(name):
     inputs = make_inputs(seed=3, dtype=torch.float64)
     classes, regions = torch.randperm(7), torch.randperm(4)
     shuffled = {key: x[..., classes] if x.dim() > 1 else x for key, x in inputs.items()}
-    shuffled["local_cosines"] = shuffled["local_cosines"][:, regions]
+    for key in ("local_cosines", "frozen_local_cosines"):
+        shuffled[key] = shuffled[key][:, regions]
     torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=1e-13)
 
 
@@ -162,6 +172,16 @@ def test_empty_batch(name):
 def test_gl_mcm_with_zero_weight_is_mcm():
     inputs = make_inputs(seed=5)
     assert torch.equal(one("GL-MCM", inputs, local_weight=0.0), one("MCM", inputs))
+
+
+def test_fa_scores_without_copies_are_mcms():
+    """K = 0: the frozen cosines count nowhere, however large they are."""
+    inputs = make_inputs(seed=6)
+    inputs["frozen_copies"] = torch.zeros(5)
+    for key in ("frozen_cosines", "frozen_local_cosines"):
+        inputs[key] = inputs[key] + 200
+    for name in ("MCM", "GL-MCM"):
+        torch.testing.assert_close(one(f"FA-{name}", inputs), one(name, inputs))
 
 
 def test_half_precision_keeps_distinct_scores():
@@ -294,7 +314,7 @@ def test_all_means_what_the_model_can_give():
 def test_get_scores():
     assert [s.name for s in get_scores(["GL-MCM", "MCM"])] == ["GL-MCM", "MCM"]
     assert [s.name for s in get_scores("all")] == [s.name for s in SCORES.values() if s.usual]
-    assert not {"ODIN", "CTW-public", "ATD-public"} & {s.name for s in get_scores("all")}
+    assert not {"ODIN", "L-MCM", "CTW-public", "ATD-public"} & {s.name for s in get_scores("all")}
     assert [s.name for s in get_scores("MCM")] == ["MCM"]
     assert required_inputs(get_scores(["MCM"])) == {"cosines"}
     assert required_inputs(get_scores(["GL-MCM", "MSP"])) == {"cosines", "local_cosines", "logits"}
@@ -319,7 +339,7 @@ def test_parameters_reach_only_those_who_declare_them():
     cold = compute_scores(get_scores("all"), inputs, {"temperature": 0.1})
     plain = compute_scores(get_scores("all"), inputs)
     changed = {name for name in cold if not torch.equal(cold[name], plain[name])}
-    assert changed == {"MCM", "GL-MCM"}
+    assert changed == {"MCM", "GL-MCM", "FA-MCM", "FA-GL-MCM"}
     assert score_parameters(get_scores(["MSP", "GL-MCM"]), {"temperature": 0.1}) == {
         "MSP": {},
         "GL-MCM": {"temperature": 0.1, "local_weight": 1.0},
@@ -389,7 +409,7 @@ def test_single_class_is_warned_of_once(caplog):
 
 
 def test_registration_rules(monkeypatch):
-    monkeypatch.setattr(scores_module, "SCORES", {})
+    monkeypatch.setattr(registry, "SCORES", {})
 
     def register(function, needs):
         return score("New", needs=needs, title="t", paper="p")(function)
@@ -401,7 +421,7 @@ def test_registration_rules(monkeypatch):
     register(lambda cosines, *, power=2.0: cosines.sum(-1), ("cosines",))
     with pytest.raises(TypeError, match="twice"):
         register(lambda cosines: cosines, ("cosines",))
-    assert scores_module.SCORES["New"].parameters == {"power": 2.0}
+    assert registry.SCORES["New"].parameters == {"power": 2.0}
 
 
 def test_scores_can_be_differentiated():

@@ -71,28 +71,34 @@ def test_clipns_positional_scripts(world, trained, tmp_path):
     assert "ATD" in json.loads((run / "results.json").read_text(encoding="utf-8"))["figures"]
 
 
+@pytest.fixture
+def echo(tmp_path, monkeypatch):
+    """Puts a Python in place that prints its arguments."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("SEEDS", "7")
+
+
 @pytest.mark.parametrize(
     "name, positional",
     [
         ("locoop/train", ["end", 16, 1, "False", 0.25, 200]),
         ("coop/train", ["end", 16, -1, "False"]),
         ("clipn/train", ["learnable", -1]),
+        ("sct/train", ["end", 16, 1, "False", 0.25, 200]),
         ("locoop/eval", [1, "run"]),
+        ("sct/eval", [1, "run"]),
         ("coop/eval", [1, "run"]),
         ("clipn/eval", ["imagenet80", "run"]),
         ("locoop/demo_visualization", ["run", "image.jpg", 3]),
         ("coop/demo_visualization", ["run", "image.jpg", 3]),
+        ("sct/demo_visualization", ["run", "image.jpg", 3]),
     ],
 )
-def test_flags_and_pairs_may_follow_the_positional_arguments(
-    world, tmp_path, monkeypatch, name, positional
-):
+def test_flags_and_pairs_may_follow_the_positional_arguments(world, echo, name, positional):
     """What the scripts hand on, to a Python that prints its arguments."""
-    echo = tmp_path / "python"
-    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    echo.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(echo))
-    monkeypatch.setenv("SEEDS", "7")
     more = ["DATASET.CLASSES", "present", "--backbone", "RN50", "OPTIM.LR", "0.1"]
     done = script(world, f"{name}.sh", "data", "imagenet", "vit_b16_ep50", *positional, *more)
     words = done.stdout.split("\n")
@@ -104,3 +110,22 @@ def test_flags_and_pairs_may_follow_the_positional_arguments(
         assert str(value) in words
     done = script(world, f"{name}.sh", "data", "imagenet", "--backbone", "RN50", check=False)
     assert done.returncode == 2 and "usage:" in done.stderr
+
+
+FOBOR = ["imagenet", "vit_b16_ep30", "end", 16, 16, "False", 0.2, 3.0, 5.0, 1, 1, 0.17, 200]
+
+
+def test_fobors_positional_arguments(world, echo):
+    """Trainers first, as many as one likes; one confusable class and one patch of it."""
+    trainers, more = ["LoCoOpFoBoR", "SCTFoBoR"], ["--root", "data", "OPTIM.LR", "0.1"]
+    done = script(world, "fobor/train.sh", *trainers, *FOBOR, *more)
+    words = done.stdout.split("\n")
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--trainer"] == trainers
+    for pair in ("SCTFOBOR.ALPHA\n0.2", "SCTFOBOR.FUSE\n0.17", "--topk\n200", "OPTIM.LR\n0.1"):
+        assert pair in done.stdout
+    done = script(world, "fobor/eval.sh", *trainers, *FOBOR, *more)
+    run = "output/imagenet/SCTFoBoR/vit_b16_ep30_16shots/nctx16_cscFalse_ctpend/seed7"
+    assert run in done.stdout and "--root\ndata" in done.stdout
+    for wrong in (FOBOR, ["SCTFoBoR", *FOBOR[:9], 3, *FOBOR[10:]]):
+        done = script(world, "fobor/train.sh", *wrong, check=False)
+        assert done.returncode == 2 and "usage:" in done.stderr and "one patch" in done.stderr

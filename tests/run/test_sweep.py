@@ -109,6 +109,20 @@ def assert_is_the_run_alone(folder: Path, reference: Path) -> None:
     assert configs[0] | {"OUTPUT_DIR": ""} == configs[1] | {"OUTPUT_DIR": ""}
 
 
+def test_the_successors_share_images_with_locoop(world, call, tmp_path, capsys):
+    """One pass over the images for six methods, whatever each reads of them; FA steps its rate in
+    every batch."""
+    names = "CoOp,LoCoOp,SCT,FA,LoCoOpFoBoR,SCTFoBoR"
+    settings = [*SETTINGS[:2], *SETTINGS[4:]]
+    call(sweep, *sweep_flags(world, tmp_path / "out", names), "--shots", 2, *settings)
+    assert "6 runs in 1 group" in capsys.readouterr().out
+    rows = listed(tmp_path / "out")
+    assert {row["state"] for row in rows} == {"finished"} and all(row["evaluated"] for row in rows)
+    for row in rows[1:5]:
+        reference = alone(call, row, tmp_path / "alone" / row["method"])
+        assert_is_the_run_alone(Path(row["folder"]), reference)
+
+
 def test_every_run_is_the_run_alone(world, call, tmp_path, capsys):
     """Methods, shared and class-wise contexts, lambdas, Ks, learning rates and seeds, in two
     groups; each run trained again by train.py."""

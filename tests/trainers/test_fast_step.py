@@ -131,12 +131,13 @@ def test_loaded_context_keeps_the_class_names(models):
     assert torch.equal(ours.ctx, theirs.ctx) and torch.equal(ours.fixed, fixed)
 
 
-def _obvious_regularisation(regions, text, labels, scale, k):
+def _obvious_regularisation(regions, text, labels, scale, k, weights=None):
     probabilities = (scale * regions @ text.T).softmax(dim=-1)  # [B, N, C]
     top = probabilities.topk(k, dim=-1).indices
     irrelevant = (top != labels[:, None, None]).all(dim=-1)
     p = probabilities[irrelevant]
-    return (p * torch.log(p + 1e-5)).sum() / max(1, len(p))
+    values = (p * torch.log(p + 1e-5)).sum(dim=-1)
+    return (values if weights is None else values * weights[irrelevant]).sum() / max(1, len(p))
 
 
 @settings(deadline=None, max_examples=40)
@@ -178,6 +179,30 @@ def test_regularisation_in_float64(k, chunk):
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-14)
     grads = [torch.autograd.grad(loss, text)[0] for loss in losses]
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 7 * 13, 1])
+def test_regularisation_with_weights_that_learn(chunk):
+    """Value, gradient of the texts and of the weights; weights of 1 change no bit."""
+    wide = {"generator": torch.Generator().manual_seed(0), "dtype": torch.float64}
+    local = F.normalize(torch.randn(4, 25, 16, **wide), dim=-1)
+    text = F.normalize(torch.randn(7, 16, **wide), dim=-1).requires_grad_()
+    given = [local, text, torch.tensor([0, 6, 3, 3]), torch.tensor(30.0, dtype=torch.float64), 3]
+    for shape in ((4, 25), (4, 1)):  # of every region, of every image
+        weights = torch.rand(shape, **wide).requires_grad_()
+        losses = [
+            ood_regularisation(*given, chunk, weights=weights),
+            _obvious_regularisation(*given, weights=weights.expand(4, 25)),
+        ]
+        torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-14)
+        both = [torch.autograd.grad(loss, (text, weights)) for loss in losses]
+        for grads in zip(*both, strict=True):
+            torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-12)
+    plain, ones = (
+        ood_regularisation(*given, chunk, weights=w)
+        for w in (None, torch.ones(4, 1, dtype=torch.float64))
+    )
+    assert torch.equal(plain, ones)
 
 
 def test_no_region_gives_zero_and_a_gradient():

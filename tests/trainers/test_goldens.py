@@ -56,10 +56,11 @@ def make_trainer(
     seed=-1,
     device="cpu",
     precision="fp32",
+    **own,
 ):
-    """The real trainer on recorded batches."""
+    """The real trainer on recorded batches; `own`: settings of its node, or of groups."""
     cfg = default_cfg()
-    node = {"CoOp": "COOP", "LoCoOp": "LOCOOP"}[name]
+    node = TRAINER_REGISTRY.get(name).CONFIG_KEY
     settings = {
         **GOLDEN_CONFIG,
         "TRAINER.NAME": name,
@@ -75,17 +76,19 @@ def make_trainer(
         f"TRAINER.{node}.CLASS_TOKEN_POSITION": case["class_token_position"],
     }
     if name == "LoCoOp":
-        settings |= {"TRAINER.LOCOOP.TOPK": k, "TRAINER.LOCOOP.LAMBDA": lam}
+        own = {"TOPK": k, "LAMBDA": lam, **own}
+    settings |= {key if "." in key else f"TRAINER.{node}.{key}": own[key] for key in own}
     for key, value in settings.items():
         cfg.merge_from_list([key, value])
 
     class Recorded(TRAINER_REGISTRY.get(name)):
         def build_data_loader(self):
-            dataset = SimpleNamespace(classnames=classnames, train_x=[], lab2cname={})
+            dataset = SimpleNamespace(classnames=classnames, train_x=[], held_out=[], lab2cname={})
             self.dm = SimpleNamespace(dataset=dataset, lab2cname=dict(enumerate(classnames)))
             self.train_loader_x = loader
             self.num_classes, self.lab2cname = len(classnames), self.dm.lab2cname
 
+    Recorded.__name__ = name  # as checkpoints record it
     return Recorded(cfg)
 
 

@@ -28,7 +28,7 @@ from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ("CoOp", "LoCoOp", "CLIPN")
+LEARNING = ("CoOp", "LoCoOp", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def world(tmp_path_factory, clip_file):
                 Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
     data = {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
-    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16"}
+    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
+    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30"}
     for name in TRAINER_REGISTRY.registered_names():
         kind = TRAINER_REGISTRY.get(name)
         if not issubclass(kind, ClipTrainer):
@@ -58,8 +59,8 @@ def world(tmp_path_factory, clip_file):
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
             "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
         }
-        if name == "LoCoOp":
-            settings["TRAINER"]["LOCOOP"]["TOPK"] = 2
+        if "TOPK" in kind.CONFIG:
+            settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -150,7 +151,7 @@ def waits(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", ["CoOp", "LoCoOp", "CLIPN"])
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_step_waits_for_the_device_once(make, waits, name):
     """At its end."""
     assert waits(make(name)) == ["tolist"]
@@ -311,6 +312,22 @@ def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
     found = rates(resumed)
     assert found == expected[len(expected) - len(found) :] and 0 < len(found) < len(expected)
     assert _options(resumed) == _options(fresh)
+
+
+@pytest.mark.parametrize("name", ["SCT", "FA", "SCTFoBoR"])
+def test_a_stopped_run_ends_as_an_undisturbed_one(make, name):
+    """Bit by bit, with FA's rate by step."""
+    pairs = ["TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 3]
+    whole = make(name, *pairs, folder="whole")
+    whole.train()
+    stopped = make(name, *pairs, folder="stopped")
+    stopped.max_epoch = 2
+    stopped.train()
+    resumed = make(name, *pairs, folder="stopped")
+    resumed.train()
+    assert resumed.start_epoch == 2
+    assert all(map(torch.equal, learned(resumed), learned(whole)))
+    assert resumed.get_current_lr() == whole.get_current_lr()
 
 
 def _options(trainer):

@@ -6,10 +6,14 @@ import logging
 from collections.abc import Callable, Iterable
 
 from torchvision.transforms import (
+    ColorJitter,
     Compose,
     Normalize,
+    RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
     Resize,
     ToTensor,
 )
@@ -23,7 +27,16 @@ logger = logging.getLogger(__name__)
 
 # Applied in this order, whatever order the configuration names them in. center_crop is always part
 # of the test transform; naming it changes nothing, as upstream.
-AVAI_CHOICES = ["random_resized_crop", "random_flip", "center_crop", "normalize"]
+AVAI_CHOICES = [
+    "random_resized_crop",
+    "random_flip",
+    "random_vertical_flip",
+    "random_rotation",
+    "colorjitter",
+    "randomgrayscale",
+    "center_crop",
+    "normalize",
+]
 
 
 def build_transform(
@@ -70,4 +83,14 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
         resize = RandomResizedCrop(size, scale=scale, interpolation=mode)
     else:
         resize = Resize(size, interpolation=mode)
-    return [resize] + [RandomHorizontalFlip()] * ("random_flip" in choices)
+    given = cfg.INPUT
+    further = {
+        "random_flip": RandomHorizontalFlip,
+        "random_vertical_flip": RandomVerticalFlip,
+        "random_rotation": lambda: RandomRotation(given.ROTATION),
+        "colorjitter": lambda: ColorJitter(
+            given.COLORJITTER_B, given.COLORJITTER_C, given.COLORJITTER_S, given.COLORJITTER_H
+        ),
+        "randomgrayscale": lambda: RandomGrayscale(given.RGS_P),
+    }
+    return [resize, *(make() for name, make in further.items() if name in choices)]

@@ -1,0 +1,38 @@
+"""A learning rate that follows a cosine by step, not by epoch."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainers.base import ClipTrainer
+
+
+class StepSchedule(ClipTrainer):
+    """A trainer whose rate changes in every step: LR (1 + cos(pi step / all steps)) / 2.
+
+    Of OPTIM's settings of a schedule it reads LR and MAX_EPOCH alone.
+    """
+
+    BY_STEP = True
+    warmup_steps = 0  # linear, before the cosine
+
+    def build_scheduler(self) -> LambdaLR:
+        return LambdaLR(self.optim, self.learning_rate)
+
+    def schedule_steps(self, epochs: int) -> int:
+        return epochs * len(self.train_loader_x)
+
+    def optim_settings(self) -> dict[str, object]:
+        return {**super().optim_settings(), "steps of an epoch": len(self.train_loader_x)}
+
+    def learning_rate(self, step: int) -> float:
+        """Return the share of LR of a step: linear warm-up, then a cosine to 0."""
+        warmup = self.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        if step == warmup:
+            return 1.0  # without asking for the training data, which an evaluation has none of
+        total = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
