@@ -50,7 +50,7 @@ from generated.parallel import captioned_images
 CONTEXT_LENGTH = 77
 FIRST_SCALE, LAST_SCALE = 14.0, 100.0
 RISE = (0.05, 0.6)  # shares of the steps between which the logit scale rises
-DROPPED, WHOLE_FROM = 2 / 3, 0.93  # share of the patches left out, up to this share of the steps
+WHOLE_FROM = 0.93  # share of the steps after which no patch is left out
 LOCAL_SHARPNESS = 30.0
 HEAD_WIDTH = 64
 
@@ -234,11 +234,11 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def scale_at(progress: float) -> float:
+def scale_at(progress: float, start: float = FIRST_SCALE) -> float:
     """Return the logarithm of the logit scale at a share `progress` of the steps."""
     first, last = RISE
     share = min(max((progress - first) / (last - first), 0), 1)
-    return math.log(FIRST_SCALE) + share * math.log(LAST_SCALE / FIRST_SCALE)
+    return math.log(start) + share * math.log(LAST_SCALE / start)
 
 
 def random_loss(
@@ -289,13 +289,14 @@ def train(
     """Train in place; `checkpoint` is called four times on the way. Returns each step's loss."""
     model.logit_scale.requires_grad_(False)
     optimizer, scheduler = build_optimizer(model, args)
-    whole, dropout = model.visual.patch_dropout, PatchDropout(DROPPED)
+    whole, dropout = model.visual.patch_dropout, PatchDropout(args.patch_dropout)
+    start = model.logit_scale.exp().item() if args.init else FIRST_SCALE
     precision = args.precision
     if precision == "auto":
         precision = faster_precision(model, pairs, tokens, args)
     losses = []
     for step in (progress := progress_bar(range(args.steps), f"training, {precision}")):
-        model.logit_scale.data.fill_(scale_at(step / args.steps))
+        model.logit_scale.data.fill_(scale_at(step / args.steps, start))
         model.visual.patch_dropout = dropout if step < WHOLE_FROM * args.steps else whole
         loss = random_loss(model, pairs, tokens, args, precision)
         if not loss.isfinite():
@@ -370,6 +371,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ("seed", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument(
+        "--patch-dropout",
+        type=float,
+        default=2 / 3,
+        help="share of the patches left out, but in the last steps",
+    )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument(
         "--local-weight",
