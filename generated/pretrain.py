@@ -13,6 +13,9 @@ Differs from CLIP's training:
 - A second InfoNCE (`--local-weight`) makes the *local* features, those of the value path that
   GL-MCM and LoCoOp read, agree with the captions: large CLIPs have meaningful ones without being
   trained for it, one this small has not. No masks or places are used.
+- Label smoothing (`--label-smoothing`, in the last phase): it asks that all captions which do not
+  fit an image lie equally far from it, as CLIP's batches of 32,768 do. A batch of 128 does not ask:
+  once the right caption stands well above the rest, nothing moves the rest.
 - Most steps see a third of each image's patches, drawn at random (Li et al., FLIP, CVPR 2023),
   which makes a step nearly three times as fast. The last steps see all of them.
 """
@@ -180,12 +183,16 @@ def augment(images: Tensor) -> Tensor:
     return images * gain + torch.empty(n, 1, 1, 1, device=device).uniform_(-0.15, 0.15)
 
 
-def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor) -> Tensor:
-    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target."""
+def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target.
+
+    `smoothing`: share of the target spread over the whole batch (label smoothing).
+    """
     matches = (groups[:, None] == groups[None]).float()
     target = matches / matches.sum(1, keepdim=True)  # symmetric [B, B]
     logits = scale * cosines
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    both = (F.cross_entropy(x, target, label_smoothing=smoothing) for x in (logits, logits.T))
+    return sum(both) / 2
 
 
 def local_cosines(local: Tensor, texts: Tensor) -> Tensor:
@@ -205,15 +212,16 @@ def batch_loss(
     scale: Tensor,
     groups: Tensor,
     local_weight: float,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """InfoNCE of image [B, D] and text [B, D] features, plus `local_weight` times that of the
     regions [B, N, D]."""
     texts = F.normalize(texts.float(), dim=-1)
-    loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups)
+    loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups, smoothing)
     if local_weight == 0:
         return loss
     regions = local_cosines(F.normalize(local.float(), dim=-1), texts)
-    return loss + local_weight * info_nce(regions, scale, groups)
+    return loss + local_weight * info_nce(regions, scale, groups, smoothing)
 
 
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
@@ -258,7 +266,8 @@ def random_loss(
             *encode_image(model.visual, images, local=args.local_weight > 0),
             encode_text(model, texts),
         )
-    return batch_loss(*features, model.logit_scale.exp(), rows.to(device), args.local_weight)
+    scale, weights = model.logit_scale.exp(), (args.local_weight, args.label_smoothing)
+    return batch_loss(*features, scale, rows.to(device), *weights)
 
 
 def faster_precision(
@@ -383,6 +392,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         default=0.5,
         help="weight of the loss of the best regions; 0 is plain CLIP",
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        help="share of the target that is spread over all captions of a batch",
     )
     parser.add_argument("--weight-decay", type=float, default=0.1, help="of matrices")
     parser.add_argument(
