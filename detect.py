@@ -36,13 +36,16 @@ from detector.spec import FILE
 from detector.verdicts import VerdictFile
 from ood.scores import SCORES
 from ood.scoring import get_scores
+from ood.words import BUNDLED
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
+from run.negatives import add_words
 
 # Flags that a saved detector, or one of class names, reads of those that all entry points have.
 READ_BY_ALL = ("backbone", "model_dir")
+OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
@@ -99,8 +102,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "score",
             None,
             f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
-            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM)",
+            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM; with --classes "
+            "and --negatives NegLabel, with --outliers EOE)",
         ),
+        (
+            "negatives",
+            "DIR",
+            "with --classes or a run that was not evaluated: words that are not classes, for "
+            f"NegLabel: a folder of lists, or {BUNDLED} (default: none)",
+        ),
+        ("outliers", "FILE", "the same, for EOE: a .txt file, a name a line (default: none)"),
         ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),
         ("csv", "FILE", "write the verdicts there"),
@@ -136,13 +147,15 @@ def check_paths(args: argparse.Namespace) -> None:
 def find_detector(args: argparse.Namespace) -> Detector:
     """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
     if args.classes:
-        refuse_idle_flags(args, "--classes", ("template", "activation"))
+        refuse_idle_flags(args, "--classes", ("template", *OWN_FLAGS))
         return Detector.zero_shot(
             read_names(args.classes),
             args.backbone or DEFAULT_BACKBONE,
             args.template or DEFAULT_TEMPLATE,
             args.activation,
             args.score,
+            negatives=args.negatives,
+            outliers=args.outliers,
         )
     check_model_dir(args.model_dir)
     if not Path(args.model_dir, FILE).exists():
@@ -153,7 +166,7 @@ def find_detector(args: argparse.Namespace) -> Detector:
 
 def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
     """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
-    unset = {**vars(make_parser("", pairs=False).parse_args([])), "activation": ""}
+    unset = {**vars(make_parser("", pairs=False).parse_args([])), **dict.fromkeys(OWN_FLAGS, "")}
     read += READ_BY_ALL
     for flag, no in sorted(unset.items()):
         if flag not in read and getattr(args, flag) != no:
@@ -165,11 +178,13 @@ def uncalibrated(args: argparse.Namespace) -> Detector:
 
     No image of the ID set is read, and none need be there where the class names are known.
     """
-    if args.activation:
-        args.opts = ["MODEL.BACKBONE.ACTIVATION", args.activation]
+    keys = ("MODEL.BACKBONE.ACTIVATION", "EVAL.NEGATIVES", "EVAL.OUTLIERS")
+    given = zip(keys, (getattr(args, flag) for flag in OWN_FLAGS), strict=True)
+    args.opts = [word for key, value in given if value for word in (key, value)]
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
+    add_words(cfg, trainer, args.score or trainer.SCORE)
     return detector_of(trainer, args.score)
 
 

@@ -25,6 +25,11 @@ HELP = {
     f"{', '.join(SCORES)}",
     "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
     "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
+    "NEGATIVES": "words that are not classes, for NegLabel and CSP: a folder of lists "
+    "(noun.NAME.txt, adj.NAME.txt) or of WordNet's data files; or wordnet, the words of which come "
+    "with this repository",
+    "NEGATIVES_SHARE": "share of these words, the farthest from the classes, that is used",
+    "OUTLIERS": "a .txt file with the name of an outlier a line, for EOE",
     "TPR": "share of ID images that the saved detector keeps",
     "FEATURES": "folder of image features that later evaluations read; none to keep none",
     "FEATURES_LIMIT": "GiB that this folder may come to hold",
@@ -53,7 +58,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         name = f"--{key.lower().replace('_', '-')}"
         names = ("--T", name) if key == "TEMPERATURE" else (name,)
         kind = {"action": "store_true"} if usual is False else {"type": type(usual)}
-        text = f"{HELP[key]} (default: {usual})"
+        text = f"{HELP[key]} (default: {'none' if usual == '' else usual})"
         parser.add_argument(*names, dest=key, default=None, help=text, **kind)
     args = parser.parse_args(arguments)
     if not (args.trainer or args.model_dir):

@@ -24,6 +24,7 @@ from clip.prompted import PromptedCLIP, cosines
 from dassl.utils.files import write_json
 from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
+from trainers.gallop import PromptSets, PromptSetsCLIP, gallop_losses
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
@@ -59,8 +60,8 @@ def class_names(count: int) -> list[str]:
 
 
 class Bench:
-    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, and CoOp; and both methods'
-    without the image tower, "kept" and "kept_coop", as where views are kept.
+    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, CoOp and GalLoP; and both of
+    the former without the image tower, "kept" and "kept_coop", as where views are kept.
 
     Weights, context and batch are the same on every device: all are drawn on the CPU.
     """
@@ -117,6 +118,16 @@ class Bench:
         text, scale = self.model.text_features(), self.clip.scale
         loss_id = F.cross_entropy(scale * cosines(features, text), self.labels)
         return loss_id + LAMBDA * ood_regularisation(regions, text, self.labels, scale, self.k)
+
+    def gallop(self) -> Tensor:
+        kept = torch.zeros(len(self.images), 1, dtype=torch.int64, device=self.device)
+        return gallop_losses(self.sets, self.images, self.labels, kept)[1]["loss"]
+
+    @cached_property
+    def sets(self) -> PromptSetsCLIP:
+        """Return GalLoP's model as published: 4 global and 4 local prompts."""
+        learner = PromptSets(class_names(len(self.learner.eot)), self.clip, "A photo of a", 4, 4)
+        return PromptSetsCLIP(self.clip, learner.to(self.device), (5, 10, 15, 20))
 
     def coop_of(self, features: Tensor) -> Tensor:
         logits = self.clip.scale * cosines(features, self.model.text_features())

@@ -6,7 +6,7 @@ float32. Every size runs in a process of its own; what is compared takes turns w
 and ratios are medians over the turns. (The plain step of 1000 classes has its own, for its memory,
 and is left out where it does not fit.)
 
-    python benchmarks/train_step.py                # all rows: small, large, views, methods
+    python benchmarks/train_step.py                # all rows: small, large, views, methods, gallop
     python benchmarks/train_step.py --rows small   # 100 classes, batch 4
     python benchmarks/train_step.py --rows methods --classes 100   # batch 32
 
@@ -146,6 +146,12 @@ def views(args: argparse.Namespace) -> Rows:
     return rows, raw
 
 
+def gallop(args: argparse.Namespace) -> Rows:
+    found, where = apart(args, 1000, 32, ["gallop"], 1), "1000 classes, batch 32"
+    ours = f"{seconds(found, 'gallop'):.0f} s, {found['peak'] / GIB:.2f} GiB"
+    return [["GalLoP step, peak memory", where, "", ours, "", "", "< 8 GiB"]], found
+
+
 def methods(args: argparse.Namespace) -> Rows:
     rows, raw = [], {}
     for classes in args.classes:
@@ -158,7 +164,7 @@ def methods(args: argparse.Namespace) -> Rows:
     return rows, raw
 
 
-ROWS = {"small": small, "large": large, "views": views, "methods": methods}
+ROWS = {"small": small, "large": large, "views": views, "methods": methods, "gallop": gallop}
 
 
 def main() -> None:

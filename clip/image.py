@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,18 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
     return tuple(visual.grid_size) if _has_value_path(visual) else None
 
 
-def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+def region_projection(visual: nn.Module) -> Tensor | None:
+    """Return what projects a ViT's regions, `[W, D]`; None for a tower without such a matrix."""
+    return visual.proj if _has_value_path(visual) else None
+
+
+def encode_image(
+    visual: nn.Module, images: Tensor, local: bool, projected: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
-    Regions are in row-major order. Without `local` the second value is None.
+    Regions are in row-major order. Without `local` the second value is None. With `projected`
+    False, which needs a `region_projection`, the local features `[B, N, W]` are those before it.
 
     Raises:
         InputError: local features were asked of a tower that has none.
@@ -54,7 +63,8 @@ def encode_image(visual: nn.Module, images: Tensor, local: bool) -> tuple[Tensor
     if _has_value_path(visual):
         hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
         largest = (1 + math.prod(visual.grid_size)) * hidden  # an MLP's
-        return _in_parts(_encode_vit, largest, visual, images, local)
+        encode = partial(_encode_vit, projected=projected)
+        return _in_parts(encode, largest, visual, images, local)
     if local:
         raise InputError(
             f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
@@ -133,18 +143,20 @@ def _has_value_path(visual: nn.Module) -> bool:
     )
 
 
-def _encode_vit(visual, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
+def _encode_vit(
+    visual, images: Tensor, local: bool, projected: bool = True
+) -> tuple[Tensor, Tensor | None]:
     x = visual._embeds(images)  # [B, 1 + N, W], [CLS] first
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)
     cls, regions = _last_block(last, x, local)
-    return _project(visual, cls)[:, 0], _project(visual, regions) if local else None
+    return _project(visual, cls)[:, 0], _project(visual, regions, projected) if local else None
 
 
-def _project(visual, x: Tensor) -> Tensor:
+def _project(visual, x: Tensor, projected: bool = True) -> Tensor:
     x = visual.ln_post(x)
-    return x if visual.proj is None else x @ visual.proj
+    return x @ visual.proj if projected and visual.proj is not None else x
 
 
 def _last_block(

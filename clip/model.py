@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.blocks import ModifiedResNet, TextTransformer
-from clip.image import collected_attention, encode_image, grid_of
+from clip.image import collected_attention, encode_image, grid_of, region_projection
 from clip.prefix import CHUNK, Packing, can_share, encode_packed
 from dassl.utils.errors import InputError
 
@@ -110,6 +110,11 @@ class ClipModel(nn.Module):
         return self.text.token_embedding
 
     @property
+    def region_projection(self) -> Tensor | None:
+        """Return what projects regions, `[W, D]`; None for a tower without such a matrix."""
+        return region_projection(self.visual)
+
+    @property
     def scale(self) -> Tensor:
         """Return the factor between cosine similarities and logits, exp(logit_scale)."""
         return self.logit_scale.exp()
@@ -148,12 +153,13 @@ class ClipModel(nn.Module):
         """Stay in evaluation mode: the towers are frozen, batch statistics included."""
         return super().train(False)
 
-    def encode_image(self, images: Tensor, local: bool = False):
+    def encode_image(self, images: Tensor, local: bool = False, projected: bool = True):
         """Return unnormalised features of images `[B, 3, H, W]`.
 
         Returns:
             Global features `[B, D]`; with `local` a pair of global `[B, D]` and
-            local `[B, N, D]` features, regions in row-major order.
+            local `[B, N, D]` features, regions in row-major order. With `projected`
+            False these are of before the `region_projection`, `[B, N, W]`.
 
         Raises:
             InputError: images of another size than the model's, or local
@@ -166,7 +172,7 @@ class ClipModel(nn.Module):
                 f"got {height} x {width}: set INPUT.SIZE to the model's size"
             )
         with self._autocast(images):
-            features, regions = encode_image(self.visual, images.to(self.dtype), local)
+            features, regions = encode_image(self.visual, images.to(self.dtype), local, projected)
         return (features, regions) if local else features
 
     def collected_attention(self) -> AbstractContextManager[list[Tensor]]:
@@ -197,6 +203,7 @@ class ClipModel(nn.Module):
         packing: Packing,
         chunk: int = CHUNK,
         over_ranks: bool = False,
+        again: bool = False,
     ) -> Tensor:
         """Return unnormalised text features `[T, D]` of a prefix and suffixes, see `clip.prefix`.
 
@@ -204,7 +211,7 @@ class ClipModel(nn.Module):
         """
         prefix, suffixes = prefix.to(self.dtype), suffixes.to(self.dtype)
         with self._autocast(prefix):
-            return encode_packed(self.text, prefix, suffixes, packing, chunk, over_ranks)
+            return encode_packed(self.text, prefix, suffixes, packing, chunk, over_ranks, again)
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:

@@ -124,20 +124,20 @@ def encode_packed(
     packing: Packing,
     chunk: int = CHUNK,
     over_ranks: bool = False,
+    again: bool = False,
 ) -> Tensor:
     """Return unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
     Args:
         prefix: embeddings `[P, W]` that every text begins with, P >= 0.
         suffixes: embeddings `[rows, R, W]` as `packing` places them.
-        chunk: tokens encoded at once. More suffixes than that are encoded chunk
-            by chunk, and with a gradient once more on the way back, so that
-            memory is a chunk's however many classes there are.
+        chunk: tokens encoded at once, 1 or more. More suffixes are encoded chunk by chunk, and
+            with a gradient once more on the way back, so that memory is a chunk's.
         over_ranks: under torchrun, each rank encodes its part of the rows, and has the features
             of all, in float32, with their gradients. All ranks must call it.
+        again: encode a single chunk once more on the way back, too: one of several calls.
 
-    Raises:
-        InputError: `chunk` is not positive.
+    Raises InputError for another `chunk`.
     """
     if chunk < 1:
         raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {chunk}")
@@ -145,7 +145,7 @@ def encode_packed(
     # So few rows that some rank would have none are not worth a gather.
     share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
-    again = len(parts) > 1 and torch.is_grad_enabled()
+    again = (again or len(parts) > 1) and torch.is_grad_enabled()
     features = []
     for rows, texts in parts:
         eot = packing.eot[texts] - rows.start * suffixes.shape[1]

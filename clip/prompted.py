@@ -18,6 +18,7 @@ from clip.templates import classifier
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
 ODIN_TEMPERATURE = 1000.0
 ODIN_MAGNITUDE = 0.0014  # of pixel values in [0, 1]
+KINDS = ("cosines", "logits")  # of inputs, for each text
 
 
 class PromptedCLIP(nn.Module):
@@ -25,11 +26,16 @@ class PromptedCLIP(nn.Module):
 
     Args:
         prompts: returns unnormalised text features `[C, D]`; a module if learned.
+
+    Attributes:
+        texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
+            inputs of scores by that name; None: the class texts under another name.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
         super().__init__()
         self.clip, self.prompts = clip, prompts
+        self.texts: dict[str, Tensor | None] = {}
 
     @property
     def scale(self) -> Tensor:
@@ -44,7 +50,10 @@ class PromptedCLIP(nn.Module):
         """Return normalised global `[B, D]` and local `[B, N, D]` (or None) features, float32."""
         if not local:
             return normalised(self.clip.encode_image(images)), None
-        features, regions = self.clip.encode_image(images, local=True)
+        mapped = self.local_map
+        features, regions = self.clip.encode_image(images, local=True, projected=mapped is None)
+        if mapped is not None:
+            regions = regions.float() @ mapped
         return normalised(features), normalised(regions)
 
     def forward(
@@ -65,6 +74,12 @@ class PromptedCLIP(nn.Module):
     FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features
     has_no = False  # whether there is a "no" text encoder
     has_frozen = False  # whether frozen prompts stand beside the learned ones, as FA's
+    # GalLoP's `[W, D]` in the place of the regions' projection; its regions also vote on the class.
+    local_map: Tensor | None = None
+
+    def reads_regions(self, needs: Collection[str]) -> bool:
+        """Return whether the inputs `needs` of scores, or the class, follow from regions too."""
+        return "local_cosines" in needs or self.local_map is not None
 
     @property
     def num_regions(self) -> int:
@@ -79,11 +94,18 @@ class PromptedCLIP(nn.Module):
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
             names |= {"frozen_copies"}
-        return names | ({"no_cosines", "no_logits"} if self.has_no else set())
+        more = [*self.texts, "no"] if self.has_no else self.texts
+        return names | {f"{name}_{kind}" for name in more for kind in KINDS}
 
     def class_features(self) -> dict[str, Tensor]:
-        """Encode what describes the classes, `[C, D]` each: once, then it is given to `inputs`."""
-        return {"text": self.text_features()}
+        """Encode the classes, "text" `[C, D]`, and all `texts`: once, then they are given to
+        `inputs`."""
+        return self.with_texts(self.text_features())
+
+    def with_texts(self, text: Tensor) -> dict[str, Tensor]:
+        """Return class texts `[C, D]` as "text", and all `texts`."""
+        more = {name: text.clone() if x is None else x for name, x in self.texts.items()}
+        return {"text": text, **more}
 
     def inputs(
         self,
@@ -95,34 +117,40 @@ class PromptedCLIP(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the inputs `needs` of scores, and "cosines", by name.
 
-        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`; "head_norm" `[B]` is the L1
-        norm of what enters the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how
-        often each frozen prompt stands in FA's classifier.
+        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
+        "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
+        "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier. Where
+        regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
                 only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        found = {}
+        found, has_sets = {}, "local_text" in classes
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
                 found["odin_logits"] = self.scale * moved @ classes["text"].T
         with exact(features):
-            found["cosines"] = features @ classes["text"].T
-            found["logits"] = self.scale * found["cosines"]
+            for name, text in classes.items():
+                kinds = [kind if name == "text" else f"{name}_{kind}" for kind in KINDS]
+                if name == "text" or not set(kinds).isdisjoint(needs):
+                    cosines = features @ text.T
+                    found |= zip(kinds, (cosines, self.scale * cosines), strict=True)
             found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
-            if "no" in classes:
-                found["no_cosines"] = features @ classes["no"].T
-                found["no_logits"] = self.scale * found["no_cosines"]
             if "frozen" in classes:
-                found["frozen_cosines"] = features @ classes["frozen"].T
                 found["frozen_copies"] = classes["copies"].expand(len(features))
-            if regions is not None:
-                found["local_cosines"] = regions @ classes["text"].T  # [B, N, C]
-                if "frozen_local_cosines" in needs:
-                    found["frozen_local_cosines"] = regions @ classes["frozen"].T
-        return {name: x for name, x in found.items() if name in needs or name == "cosines"}
+            if regions is not None and "local_cosines" in needs:
+                text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
+                found["local_cosines"] = regions @ text.T  # [B, N, C]
+            if regions is not None and "frozen_local_cosines" in needs:
+                found["frozen_local_cosines"] = regions @ classes["frozen"].T
+            if regions is not None and has_sets:
+                ks = classes["local_k"].tolist()
+                best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
+                found["class_cosines"] = (found["cosines"] + best.mean(dim=1)) / 2
+        given = {*needs, "cosines", "class_cosines"}
+        return {name: x for name, x in found.items() if name in given}
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
@@ -194,10 +222,16 @@ class DescribedCLIP(PromptedCLIP):
         super().__init__(clip, lambda: features["text"])
         self.features, self._scale = features, scale
         self.has_no, self.has_frozen = "no" in features, "frozen" in features
+        own = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")
+        self.texts = {name: x for name, x in features.items() if name not in own}
 
     @property
     def scale(self) -> Tensor:
         return self._scale
+
+    @property
+    def local_map(self) -> Tensor | None:
+        return self.features.get("local_map")
 
     def class_features(self) -> dict[str, Tensor]:
         return self.features
@@ -228,3 +262,19 @@ def cosines(features: Tensor, text: Tensor) -> Tensor:
     """Return cosines `[..., C]` of normalised features `[..., D]` with `text` `[C, D]`."""
     with exact(features):
         return features @ text.T
+
+
+def top_region_cosines(regions: Tensor, texts: Tensor, ks: Sequence[int]) -> Tensor:
+    """Return the mean cosine of the regions most like each class, `[B, n, C]` (GalLoP, 3.2).
+
+    One set of texts at a time, so that `[B, N, C]` is held once, on the way back too.
+
+    Args:
+        regions: normalised, `[B, N, D]`. texts: n sets of text features, `[n, C, D]`.
+        ks: for each set how many regions of an image count; above N: all of them.
+    """
+    means = [
+        cosines(regions, text).topk(min(k, regions.shape[1]), dim=1).values.mean(dim=1)
+        for text, k in zip(texts, ks, strict=True)
+    ]
+    return torch.stack(means, dim=1)

@@ -28,10 +28,8 @@ class CaptionedImages(Dataset):
         images: paths of the images.
         captions: what takes the place of {} in a template, for each image.
         transform: PIL image -> tensor `[3, H, W]`.
-        templates: one is drawn, by `seed`, for each image and epoch.
+        templates: one is drawn for each image and epoch, by `seed`, as augmentations are.
     """
-
-    seed = 0  # of the augmentations; a loader sets its own
 
     def __init__(
         self,

@@ -35,6 +35,15 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     one), classes go in label order (upstream: by first appearance, the same for sorted
     listings), and 0 shots are refused (upstream takes all).
     """
+    by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
+    rng = random.Random(seed)
+    return list(items) if num_shots == -1 else draw_as_listed(by_label, num_shots, seed, rng)
+
+
+def draw_as_listed(
+    items: Sequence[Datum], num_shots: int, seed: int, rng: random.Random
+) -> list[Datum]:
+    """Draw as `few_shot`, classes as they first appear, with the generator of that `seed`."""
     if num_shots == 0 or num_shots < -1:
         raise InputError(
             f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "
@@ -44,15 +53,14 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
         return list(items)
     if seed < 0:  # Python seeds with the absolute value: -1, "no seed", would be seed 1
         raise InputError(f"Few-shot sampling needs a seed, --seed 0 or more; SEED is {seed}.")
-    by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
-    counts = Counter(f"{item.label} ({item.classname})" for item in by_label)
+    counts = Counter(f"{item.label} ({item.classname})" for item in items)
     if few := [name for name, count in counts.items() if count < num_shots]:
         logger.warning(
             f"{len(few)} of {len(counts)} classes have fewer than {num_shots} training images and "
             f"are taken whole, such as {few[0]} with {counts[few[0]]}"
         )
     sampler = DatasetBase(classnames=())
-    return sampler.generate_fewshot_dataset(by_label, num_shots=num_shots, rng=random.Random(seed))
+    return sampler.generate_fewshot_dataset(items, num_shots=num_shots, rng=rng)
 
 
 def part_of_classes(count: int, part: str) -> range:

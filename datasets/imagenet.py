@@ -52,7 +52,7 @@ class ImageNet(ClassFolders):
     def __init__(self, cfg: CfgNode, images: bool = True):
         super().__init__(cfg, images)
         expected = self.expected_images("val", len(self.class_folders))
-        if images and len(self.test) != expected:
+        if images and expected and len(self.test) != expected:
             logger.warning("%s", wrong_count("ImageNet's val", len(self.test), expected))
 
     @classmethod
@@ -108,6 +108,44 @@ class ImageNet(ClassFolders):
         path = cls._names_file(cfg)
         listed = {wnid for wnid, _ in read_classnames_file(path)} if path else set()
         return listed if all(listed == set(folders) for folders in found.values()) else set()
+
+
+@DATASET_REGISTRY.register()
+class ShiftedImageNet(ImageNet):
+    """A test set of ImageNet's classes: V2, Sketch, A, R (DATASET.FOLDER holds the class folders).
+
+    Folders are WordNet ids, or labels as in ImageNet-V2. What is learned is learned on ImageNet:
+    there is nothing to train on.
+    """
+
+    @classmethod
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
+        # Without class folders, the faults of a test set are those of this folder.
+        return {"test": folder}
+
+    @classmethod
+    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
+        ids = {path: _wnids(own) for path, own in found.items()}
+        named = {
+            id_: name
+            for path, own in found.items()
+            for id_, name in zip(ids[path], own, strict=True)
+        }
+        return [named.get(wnid, wnid) for wnid in super().choose_classes(cfg, ids)]
+
+    @classmethod
+    def expected_images(cls, split: str, classes: int) -> int | None:
+        return None
+
+    def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
+        return super().name_classes(cfg, _wnids(folders))
+
+
+def _wnids(folders: Sequence[str]) -> list[str]:
+    """Return the WordNet ids of class folders that may be called by their label, 0 to 999."""
+    ids = imagenet_wnids()
+    labels = dict(zip(map(str, range(len(ids))), ids, strict=True))
+    return [labels.get(folder, folder) for folder in folders]
 
 
 def _require_known(folders: Sequence[str], where: str) -> None:

@@ -111,13 +111,20 @@ class Detector:
         activation: str = "",
         score: str = "",
         device: torch.device | str = "",
+        negatives: str = "",
+        outliers: str = "",
     ) -> Detector:
         """Make a detector of CLIP as it comes, or of CLIPN as published (a file with a "no" text
-        encoder), for classes by name; it gives no verdicts before `calibrate`."""
+        encoder), for classes by name; it gives no verdicts before `calibrate`.
+
+        Args:
+            negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
+            outliers: a .txt file with the name of an outlier a line, for EOE.
+        """
         device = torch.device(device or local_device())
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
-        spec = spec_of_classes(model, preprocess, classnames, template)
-        return cls(spec.choose(score), model)
+        words = (negatives, outliers)
+        return cls(spec_of_classes(model, preprocess, classnames, template, score, *words), model)
 
     @cached_property
     def threshold(self) -> Threshold | None:
@@ -215,10 +222,10 @@ class Detector:
         """Return the rank of the class `label` in every region of an image, 1 where it is the most
         similar class: int32 `[h, w]`, on the CPU."""
         pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
-        text = self.model.features["text"]
         with self._precision.context(self.device):
-            _, local_cosines = self.model(pixels, text, local=True)  # [1, N, C]
-        ranks = label_ranks(local_cosines[0].cpu(), label)  # [N]
+            encoded = self.model.image_features(pixels, local=True)
+            inputs = self.model.inputs(*encoded, self.model.features, {"local_cosines"})
+        ranks = label_ranks(inputs["local_cosines"][0].cpu(), label)  # [N]
         return ranks.reshape(self.model.clip.grid)
 
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
@@ -300,7 +307,7 @@ class Detector:
         scores = offered_scores(names, self.model.provides)
         params = {k: v for name in names for k, v in self.spec.parameters[name].items()}
         images = torch.stack(list(pixels)).to(self.device)  # [B, 3, H, W]
-        local = "local_cosines" in required_inputs(scores)
+        local = self.model.reads_regions(required_inputs(scores))
         with self._precision.context(self.device):
             features, regions = self.model.image_features(images, local)
             batch = Batch(features, regions, images)

@@ -43,7 +43,8 @@ class DetectorSpec:
 
     Attributes:
         classnames: C names in label order.
-        features: "text" `[C, D]` and, of a CLIPN, "no" `[C, D]`: normalised, float32.
+        features: "text" `[C, D]`, of a CLIPN "no" `[C, D]`, and those of words that are not
+            classes (`PromptedCLIP.texts`): normalised, float32.
         scale: the factor between cosine similarities and logits, a scalar tensor.
         clip: "name", "weights_hash" and "activation".
         preprocess: from an image to the model's input.

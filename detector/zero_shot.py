@@ -13,25 +13,37 @@ from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
 from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec
+from ood.negatives import find_words
 from ood.regions import suggest_top_k
-from ood.scoring import offered_scores, score_parameters
+from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 
 
 @torch.inference_mode()
 def spec_of_classes(
-    model: clip.ClipModel, preprocess: Preprocess, classnames: Sequence[str], template: str
+    model: clip.ClipModel,
+    preprocess: Preprocess,
+    classnames: Sequence[str],
+    template: str,
+    score: str = "",
+    negatives: str = "",
+    outliers: str = "",
 ) -> DetectorSpec:
-    """Return what a detector of these classes needs, in float32, not calibrated yet."""
-    device, pairs = next(model.parameters()).device, template_pairs(template)
-    if model.has_negation:
-        encoder = clip.build_no_encoder(model, "").to(device)
-        described = TwoBranchCLIP(model, encoder, classnames, pairs)
-    else:
-        standard = [plain for plain, _ in pairs]
-        described = PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
-    features = described.class_features()
+    """Return what a detector of these classes needs, in float32, not calibrated yet.
+
+    Args:
+        score: the one in use; "": that of what is given, NegLabel for `negatives`, EOE for
+            `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
+    """
+    described, names = _prompted(model, classnames, template), score or "all"
+    needs = required_inputs([*get_scores("all"), *get_scores(names)])
+    words = find_words(model, classnames, needs, negatives, outliers)
+    described.texts = words.texts
+    features, provides = described.class_features(), described.provides
+    offered = offered_scores("all", provides)
+    offered += [s for s in offered_scores(names, provides) if not s.usual]
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
+    score = score or ("NegLabel" if negatives else "EOE" if outliers else usual)
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
@@ -39,11 +51,26 @@ def spec_of_classes(
         clip=describe_clip(model),
         precision="fp32",
         preprocess=preprocess,
-        parameters=score_parameters(offered_scores("all", described.provides)),
-        score=usual,
+        parameters=score_parameters(offered),
+        score=score,
         top_k=suggest_top_k(len(classnames)),
-        origin={"trainer": "zero-shot", "template": template, "versions": versions()},
+        origin={
+            "trainer": "zero-shot",
+            "template": template,
+            "words": words.facts,
+            "versions": versions(),
+        },
     )
+
+
+def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:
+    """Return the model with prompts of the classes, and of a CLIPN with the "no" branch's."""
+    device, pairs = next(model.parameters()).device, template_pairs(template)
+    if model.has_negation:
+        encoder = clip.build_no_encoder(model, "").to(device)
+        return TwoBranchCLIP(model, encoder, classnames, pairs)
+    standard = [plain for plain, _ in pairs]
+    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

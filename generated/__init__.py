@@ -46,6 +46,7 @@ the pairs; all other images are those of version 1.)
     data/generated/masks/val/<class>/00000.png     0 or 255, 255 where the object shows
     data/generated/captions.csv                    path, caption, class, background
     data/generated/pairs/00000.png, pairs.csv      the pairs, and their captions
+    data/generated/words/noun.thing.txt, ...       words for NegLabel and CSP (`words.py`)
     data/generated/generated.json                  version, seed, counts, hash of all pixels
     data/generated_ood/<set>/<concept>/00000.png
 """

@@ -19,12 +19,14 @@ from generated.kinds import ID_OBJECTS, OOD_SETS
 from generated.ood import ood_sample
 from generated.parallel import in_processes
 from generated.streams import SEED, captioned_sample, id_sample
+from generated.words import write_lists
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3
 MARKER = "generated.json"
 ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
+WORDS = "words"  # lists of words in NegLabel's format
 PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
 
 
@@ -99,6 +101,8 @@ def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool
             return False
         if {key: found.get(key) for key in wanted} != wanted:
             return False
+    if not (root / ID_FOLDER / WORDS).is_dir():
+        return False
     pictures = sum(
         1
         for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS, root / OOD_FOLDER)
@@ -132,6 +136,7 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
         digests += hashes
     for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
         _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
+    write_lists(folder / ID_FOLDER / WORDS)
     content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     marker = {
         "version": VERSION,

@@ -71,7 +71,7 @@ class BatchScores:
     """The scores of B images by a model.
 
     Attributes:
-        scores: name -> `[B]`. cosines: with every class, `[B, C]`.
+        scores: name -> `[B]`. cosines: with every class, `[B, C]`, which predict it.
         rejected: name of a threshold-free decision -> bool `[B]`; none without a "no" encoder.
     """
 
@@ -96,7 +96,8 @@ def score_batch(
     decides = set(NEEDS) if model.provides.issuperset(NEEDS) else set()
     inputs = model.inputs(batch.features, batch.regions, classes, needs | decides, batch.images)
     values = compute_scores(scores, {name: inputs.get(name) for name in needs}, params)
-    return BatchScores(values, inputs["cosines"], decide(inputs))
+    predicted = inputs.get("class_cosines", inputs["cosines"])
+    return BatchScores(values, predicted, decide(inputs))
 
 
 def score_sets(
@@ -217,7 +218,7 @@ class FeatureSource:
         self.cfg, self.model, self.sets = cfg, model, sets
         self.device, self.autocast = device, autocast
         self.size = cfg.DATALOADER.TEST.BATCH_SIZE
-        self.local = "local_cosines" in needs
+        self.local = model.reads_regions(needs)
         self.rounds = store is not None and store.local
         if store is not None and needs & model.FROM_IMAGES:
             logger.info("A score needs the images themselves: no kept image features are read")

@@ -45,7 +45,7 @@ from dassl.utils.files import remove_leftovers, temporary_beside
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
-ABOUT, GLOBAL, LOCAL = "about.json", "global", "local"
+ABOUT, GLOBAL, LOCAL, ATTENTION = "about.json", "global", "local", "attention"
 ENDINGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<i2"}  # numpy has no bfloat16: its bits
 OF_TESTS = {GLOBAL: torch.float32, LOCAL: torch.float16}
@@ -58,12 +58,14 @@ class KeptFeatures:
     Attributes:
         index: [n], which images of the set they are of; the others could not be read.
         features: memory map [n, D], float32 unless they were kept otherwise. regions: [n, N, D],
-            float16 unless they were kept otherwise, or None.
+            float16 unless they were kept otherwise, or None. attention: of the regions [n, N], kept
+            for training alone, or None.
     """
 
     index: np.ndarray
     features: np.ndarray
     regions: np.ndarray | None
+    attention: np.ndarray | None = None
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Yield index and features of the batches that a loader of `size` makes of the set."""
@@ -126,14 +128,16 @@ class FeatureStore:
         for name, checksum in about["files"].items():
             kind, ending = name.split(".")
             if kind == GLOBAL or local:
-                if _checksum(place / name) != checksum:
+                if file_checksum(place / name) != checksum:
                     raise ValueError(f"{name} is damaged")
                 found[kind] = np.memmap(place / name, NUMPY[ending], mode="r")
         features = found[GLOBAL].reshape(len(index), -1)  # [n, D]
-        regions = found.get(LOCAL)
+        regions, attention = found.get(LOCAL), found.get(ATTENTION)
         if regions is not None:
             regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
-        return KeptFeatures(index, features, regions)
+        if attention is not None:
+            attention = attention.reshape(len(index), -1)  # [n, N]
+        return KeptFeatures(index, features, regions, attention)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)
@@ -192,7 +196,7 @@ class FeatureWriter:
 
     Args:
         images: what `FeatureStore.files_hash` says of the set's `count` images.
-        kinds: what is written, GLOBAL and LOCAL or the former alone, and in which precision.
+        kinds: what is written, GLOBAL alone or with LOCAL and ATTENTION, and in which precision.
     """
 
     def __init__(self, place: Path, images: str, count: int, kinds: Mapping[str, torch.dtype]):
@@ -204,10 +208,17 @@ class FeatureWriter:
         opened = (open(self.temporary / name, "wb") for name in self.names.values())  # noqa: SIM115 (until `finish`)
         self.files = dict(zip(kinds, opened, strict=True))
 
-    def append(self, index: np.ndarray, features: Tensor, regions: Tensor | None) -> None:
-        """Append features `[B, D]`, and `[B, N, D]` if these are kept, of the images `index`."""
+    def append(
+        self,
+        index: np.ndarray,
+        features: Tensor,
+        regions: Tensor | None,
+        attention: Tensor | None = None,
+    ) -> None:
+        """Append features `[B, D]` of the images `index`; and those of regions `[B, N, D]` and
+        their attention `[B, N]`, if these are kept."""
         self.index += index.tolist()
-        parts = {GLOBAL: features, LOCAL: regions}
+        parts = {GLOBAL: features, LOCAL: regions, ATTENTION: attention}
         with self._or_stop():
             for kind, file in self.files.items():
                 # Rounded on the device: half as many bytes of local features are copied.
@@ -226,7 +237,9 @@ class FeatureWriter:
                 "schema": SCHEMA,
                 "images": self.images,
                 "unreadable": [i for i in range(self.count) if i not in read],
-                "files": {name: _checksum(self.temporary / name) for name in self.names.values()},
+                "files": {
+                    name: file_checksum(self.temporary / name) for name in self.names.values()
+                },
             }
             (self.temporary / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
             shutil.rmtree(self.place, ignore_errors=True)
@@ -255,7 +268,8 @@ def as_tensor(values: np.ndarray) -> Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
-def _checksum(path: Path) -> int:
+def file_checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(2**24):

@@ -16,6 +16,7 @@ Inputs (any floating type; half precision is computed in float32, float64 stays 
 - `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, what enters the cosine head.
 - `frozen_cosines` [B, C], `frozen_local_cosines` [B, N, C]: with the frozen prompts of FA, and
   `frozen_copies` [B], K: how many of each stand in its classifier.
+- those of words that are not classes: `ood.word_scores`.
 
 Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
 cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
@@ -34,7 +35,8 @@ from ood.registry import SCORES, score  # noqa: F401 (SCORES: filled here)
 TEMPERATURE_RANGE = (1e-30, 1e30)
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return what a score is computed in: float32, or float64 of float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -47,7 +49,7 @@ def check_temperature(temperature: float) -> None:
         )
 
 
-def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return `((x - max) / T [..., C], max [..., 1])` in float32 or float64.
 
     The one fresh tensor is worked on in place; the caller may do so too. Half-precision `x`
@@ -55,7 +57,7 @@ def _gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     change its type.
     """
     check_temperature(temperature)
-    peak = x.amax(dim=-1, keepdim=True).to(_compute_dtype(x))
+    peak = x.amax(dim=-1, keepdim=True).to(compute_dtype(x))
     gap = x - peak
     return (gap if temperature == 1 else gap.div_(temperature)), peak
 
@@ -66,7 +68,7 @@ def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
     `max_c softmax(x/T) = 1 / sum_c exp((x_c - max)/T)`, exactly; unlike
     `exp(max/T - logsumexp(x/T))` it does not lose digits when T is small.
     """
-    gap, _ = _gap_to_peak(x, temperature)
+    gap, _ = gap_to_peak(x, temperature)
     return gap.exp_().sum(dim=-1).reciprocal()
 
 
@@ -134,7 +136,7 @@ def msp(logits: Tensor) -> Tensor:
 )
 def max_logit(logits: Tensor) -> Tensor:
     """Return `max_c logits`: [B, C] -> [B]."""
-    return logits.amax(dim=-1).to(_compute_dtype(logits))
+    return logits.amax(dim=-1).to(compute_dtype(logits))
 
 
 @score(
@@ -145,7 +147,7 @@ def max_logit(logits: Tensor) -> Tensor:
 )
 def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
     """Return `T logsumexp_c(logits / T)`: [B, C] -> [B]; the paper's energy, negated."""
-    gap, peak = _gap_to_peak(logits, energy_temperature)
+    gap, peak = gap_to_peak(logits, energy_temperature)
     return peak.squeeze(-1) + energy_temperature * gap.exp_().sum(dim=-1).log()
 
 
@@ -158,7 +160,7 @@ def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
 )
 def entropy(logits: Tensor) -> Tensor:
     """Return `sum_c p_c log p_c` with `p = softmax(logits)`: [B, C] -> [B], in [-log C, 0]."""
-    log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    log_p = torch.log_softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (log_p.exp() * log_p).sum(dim=-1)
 
 
@@ -170,13 +172,13 @@ def yes_no_log_odds(logits: Tensor, no_logits: Tensor) -> Tensor:
 
     `p_no = exp(no) / (exp(yes) + exp(no))` is the probability that the class is absent.
     """
-    return logits.to(_compute_dtype(logits)) - no_logits.to(_compute_dtype(no_logits))
+    return logits.to(compute_dtype(logits)) - no_logits.to(compute_dtype(no_logits))
 
 
 def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return ATD's log-probabilities: of the classes [B, C], `log((1 - p_no_c) p_c)`, and of the
     unknown class [B], `log sum_c p_no_c p_c`."""
-    log_p = torch.log_softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    log_p = torch.log_softmax(logits, dim=-1, dtype=compute_dtype(logits))
     odds = yes_no_log_odds(logits, no_logits)
     known = log_p + torch.nn.functional.logsigmoid(odds)
     return known, torch.logsumexp(log_p + torch.nn.functional.logsigmoid(-odds), dim=-1)
@@ -225,7 +227,7 @@ def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
 )
 def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return `sum_c (1 - p_no_c) p_c`, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
-    p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    p = torch.softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (torch.sigmoid(yes_no_log_odds(logits, no_logits)) * p).sum(dim=-1)
 
 
@@ -261,7 +263,7 @@ def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
     CLIP's own parameters), input `x = exp(logit_scale) f`. The gradient is
     `(softmax(W x) - u) x^T`, so its norm is `||softmax(W x) - u||_1 ||x||_1`.
     """
-    p = torch.softmax(logits, dim=-1, dtype=_compute_dtype(logits))
+    p = torch.softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (p - 1 / p.shape[-1]).abs().sum(dim=-1) * head_norm.to(p.dtype)
 
 
@@ -275,7 +277,7 @@ def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: 
     """Return the largest probability in a softmax over `x` [..., C] and `copies` [...] times
     `frozen` [..., C], both divided by T: -> [...]. No copies: of `x` alone."""
     check_temperature(temperature)
-    dtype, there = _compute_dtype(x), copies > 0
+    dtype, there = compute_dtype(x), copies > 0
     rival = frozen.amax(dim=-1).to(dtype).where(there, -torch.inf)
     peak = torch.maximum(x.amax(dim=-1).to(dtype), rival)
     own, others = (

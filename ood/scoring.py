@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
+from ood import word_scores  # noqa: F401 (registers its scores)
 from ood.registry import Score
 from ood.scores import SCORES, check_temperature
 
@@ -24,14 +25,25 @@ INPUT_DIMS = {
     "no_logits": 2,
     "odin_logits": 2,
     "head_norm": 1,
+    "neglabel_negatives_logits": 2,
+    "csp_negatives_logits": 2,
+    "eoe_outliers_cosines": 2,
     "frozen_cosines": 2,
     "frozen_local_cosines": 3,
     "frozen_copies": 1,
 }
+# Inputs with a width of their own, where others have one column a class.
+OWN_WIDTH = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
+_NO_WORDS = (
+    "no words that are not classes: {score} needs --negatives, a folder of word lists or wordnet"
+)
 # What goes wrong when an input is absent, for the inputs a model may be unable to give.
 ABSENCE = {
     "local_cosines": "no local features: {score} would silently equal MCM",
     "no_logits": 'the model has no "no" text encoder: {score} is for a CLIPN, --trainer CLIPN',
+    "neglabel_logits": _NO_WORDS,
+    "csp_logits": _NO_WORDS,
+    "eoe_cosines": "no names of outliers: {score} needs --outliers FILE, with a name a line",
     "frozen_cosines": "the model has no frozen prompts: {score} is for FA, --trainer FA",
 }
 
@@ -120,7 +132,8 @@ def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
             raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
         _check_tensor(name, need, inputs[need])
     images = {need: inputs[need].shape[0] for need in user}
-    classes = {need: inputs[need].shape[-1] for need in user if inputs[need].dim() > 1}
+    per_class = [need for need in user if inputs[need].dim() > 1 and need not in OWN_WIDTH]
+    classes = {need: inputs[need].shape[-1] for need in per_class}
     if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
         raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")
 

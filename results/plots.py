@@ -124,6 +124,30 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     return figure
 
 
+def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Figure:
+    """Draw a figure over the number of training images a class, one line a method.
+
+    Args:
+        lines: method -> shots -> the fractions of its runs.
+    """
+    figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for i, (label, runs) in enumerate(lines.items()):
+        shots = sorted(runs)
+        means = [100 * np.mean(runs[n]) for n in shots]
+        spread = [100 * np.std(runs[n], ddof=1) if len(runs[n]) > 1 else 0 for n in shots]
+        style = {"color": SET_COLOURS[i % len(SET_COLOURS)], "marker": "o", "capsize": 3}
+        axes.errorbar(shots, means, spread, label=label, linewidth=1.8, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({n for runs in lines.values() for n in runs}))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlabel("training images a class", color=TEXT_COLOUR)
+    axes.set_title(title, fontsize=12, fontweight="bold", pad=12)
+    axes.legend(fontsize=8.5, framealpha=0.9, edgecolor="none")
+    _tidy(axes)
+    return figure
+
+
 def over_methods(
     figures: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]],
     ood_sets: Sequence[str],

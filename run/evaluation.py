@@ -31,6 +31,7 @@ from results.files import evaluate_sets, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
 from run.folder import MARKER, held_out_record
+from run.negatives import add_words, record_negatives
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def check_settings(cfg: CfgNode) -> None:
     """Raise InputError for unknown scores and impossible values under EVAL."""
     check_tpr(cfg.EVAL.TPR)
     score_parameters(get_scores(score_names(cfg)), score_params(cfg))
+    if not 0 < (share := cfg.EVAL.NEGATIVES_SHARE) <= 1:
+        raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
     if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none keeps none: choose")
 
@@ -64,21 +67,19 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     require_data(cfg, EVALUATION)
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
+    words = add_words(cfg, trainer, score_names(cfg))
     scores = offered_scores(score_names(cfg), trainer.model.provides)
     parameters = score_parameters(scores, score_params(cfg))
     provenance = trainer.provenance()
-    provenance["comparable"] |= {"scores": parameters, "load_epoch": load_epoch}
+    facts = {name: {**own, **words.facts.get(name, {})} for name, own in parameters.items()}
+    provenance["comparable"] |= {"scores": facts, "load_epoch": load_epoch}
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     evaluation = score(cfg, trainer, {ID: trainer.dm.dataset.test, **sets}, scores)
     inside = evaluation.sets[ID]
-    of = held_out_record(
-        model_dir or cfg.OUTPUT_DIR,
-        inside.images,
-        cfg.DATASET.ROOT,
-        f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip(),
-    )
+    what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
+    of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
     uncalibrated = spec_of(trainer, evaluation.classes, parameters)
     spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
     # From here on the old results are half replaced.
@@ -93,7 +94,9 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "git": git_state(),
     }
     table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance, ood_means(cfg))
-    logger.info("%s\n\n%s", table, describe_detector(cfg.OUTPUT_DIR, spec))
+    overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
+    detector = describe_detector(cfg.OUTPUT_DIR, spec)
+    logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:
@@ -141,16 +144,7 @@ def score(
     cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
 ) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
-    store = None
-    if not _keeps_nothing(cfg):
-        store = FeatureStore(
-            cfg.EVAL.FEATURES,
-            trainer.image_encoding(),
-            cfg.DATASET.ROOT,
-            cfg.EVAL.FEATURES_LIMIT,
-            cfg.EVAL.FEATURES_LOCAL,
-            skips_bad_images(cfg),
-        )
+    store = feature_store(cfg, trainer)
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
@@ -164,6 +158,20 @@ def score(
             trainer.autocast,
             store,
         )
+
+
+def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
+    """Return where the features of the trainer's image tower are kept, None for nowhere."""
+    if _keeps_nothing(cfg):
+        return None
+    return FeatureStore(
+        cfg.EVAL.FEATURES,
+        trainer.image_encoding(),
+        cfg.DATASET.ROOT,
+        cfg.EVAL.FEATURES_LIMIT,
+        cfg.EVAL.FEATURES_LOCAL,
+        skips_bad_images(cfg),
+    )
 
 
 def _keeps_nothing(cfg: CfgNode) -> bool:

@@ -81,6 +81,22 @@ def entropy(logits):
     return [math.fsum(p * math.log(p) for p in softmax(row) if p > 0) for row in logits]
 
 
+def neg_label(logits, negatives):
+    """The softmax mass on the classes, beside all negatives: for fewer of them than groups."""
+    return [
+        math.fsum(softmax([*inside, *outside])[: len(inside)])
+        for inside, outside in zip(logits, negatives, strict=True)
+    ]
+
+
+def eoe(cosines, outliers, weight=0.25):
+    scores = []
+    for inside, outside in zip(cosines, outliers, strict=True):
+        p = softmax([*inside, *outside])
+        scores.append(max(p[: len(inside)]) - weight * max(p[len(inside) :]))
+    return scores
+
+
 def ctw_probability(logits, no_logits):
     scores = []
     for yes, no in zip(logits, no_logits, strict=True):

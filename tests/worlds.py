@@ -40,8 +40,12 @@ def pets_world(folder: Path, clip_file) -> Path:
         {"DATASET": {"NAME": "ImageFolder", "FOLDER": "pets"}, "OOD": {"SETS": sets}},
     )
     write(folder / "loop.yaml", {"_BASE_": "loop.yaml"})
-    for trainer in ("CoOp", "LoCoOp"):
-        node = {"TRAINER": {"LOCOOP": {"TOPK": 2}}} if trainer == "LoCoOp" else {}
+    own = {
+        "CoOp": {},
+        "LoCoOp": {"LOCOOP": {"TOPK": 2}},
+        "GalLoP": {"GALLOP": {"N_GLOBAL": 2, "N_LOCAL": 2, "TOPK": [1, 3]}},
+    }
+    for trainer, node in own.items():
         write(
             folder / trainer / "run.yaml",
             {
@@ -50,7 +54,7 @@ def pets_world(folder: Path, clip_file) -> Path:
                 "DATALOADER": {"NUM_WORKERS": 0},
                 "OPTIM": {"MAX_EPOCH": 3},
                 "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-                **node,
+                "TRAINER": node,
             },
         )
     write(

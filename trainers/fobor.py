@@ -38,7 +38,6 @@ class FoBoR(LoCoOp):
         }
     )
     ATTENTION = True
-    KEEPS_VIEWS = False  # kept features have no attention beside them
     FLAGS: ClassVar = {"topk": "TOPK"}
     WEIGHTS = ("ALPHA", "BETA")
 

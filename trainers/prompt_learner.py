@@ -34,6 +34,7 @@ class PromptLearner(nn.Module):
             stop stays last in all three.
         generator: draws the random start N(0, 0.02); None for the global one.
         copies: `csc` with `ctx_init` is a copy of the words' context for each class.
+        stop: what stands behind the class name.
 
     State dict: `ctx` `[M, W]` (`[C, M, W]` with `csc`). CoOp's files hold the embeddings of their
     class names too, `token_prefix` and `token_suffix`: CoOp drops them on loading, and so do we.
@@ -53,6 +54,7 @@ class PromptLearner(nn.Module):
         position: str = "end",
         generator: torch.Generator | None = None,
         copies: bool = False,
+        stop: str = ".",
     ):
         super().__init__()
         if n_ctx < 1:
@@ -82,7 +84,7 @@ class PromptLearner(nn.Module):
         self.ctx = nn.Parameter(ctx.float().clone())
         start = ctx_init or " ".join(["X"] * n_ctx)  # X: one token, overwritten by the context
         logger.info('Initial context: "%s", %d tokens', start, n_ctx)
-        prompts = [f"{start} {name}." for name in names]
+        prompts = [f"{start} {name}{stop}" for name in names]
         tokens = tokenize_prompts(prompts, names, model.context_length)
         self._place(tokens, names, n_ctx, position)
         self.register_load_state_dict_pre_hook(_drop_names)
@@ -122,26 +124,29 @@ class PromptLearner(nn.Module):
     def n_cls(self) -> int:
         return len(self.eot)
 
-    def packed(self) -> tuple[Tensor, Tensor, Packing]:
+    def packed(self, ctx: Tensor | None = None) -> tuple[Tensor, Tensor, Packing]:
         """Return the prompts as `ClipModel.encode_packed` wants them, without building them.
+
+        Args:
+            ctx: context vectors in the place of the learner's own, of the same shape.
 
         Returns:
             What all prompts begin with, `[P, W]`: [SOS] and the shared context as far as
             no class name stands before it; and the rest of each prompt up to [EOT], in
             rows `[rows, R, W]`, with their packing.
         """
-        ahead = self.shared - 1
-        if self.ctx.dim() == 2:
-            prefix = torch.cat([self.sos, self.ctx[:ahead]])
-            behind = self.ctx[ahead:].expand(self.n_cls, -1, -1)
+        ahead, ctx = self.shared - 1, self.ctx if ctx is None else ctx
+        if ctx.dim() == 2:
+            prefix = torch.cat([self.sos, ctx[:ahead]])
+            behind = ctx[ahead:].expand(self.n_cls, -1, -1)
         else:
-            prefix, behind = self.sos, self.ctx
+            prefix, behind = self.sos, ctx
         if len(self.own_places) == 0:
             return prefix, self.fixed, self.packing
         rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
         return prefix, rows.view_as(self.fixed), self.packing  # [P, W], [rows, R, W]
 
-    def forward(self) -> Tensor:
+    def forward(self, ctx: Tensor | None = None) -> Tensor:
         """Return prompt embeddings `[C, L, W]`, L the length of the longest prompt.
 
         The obvious form of what `packed` gives, many times its size: for reference, and for
@@ -149,7 +154,8 @@ class PromptLearner(nn.Module):
         """
         prompts = self._embed(self.tokens)  # [C, L, W]
         places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
-        return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
+        ctx = self.ctx if ctx is None else ctx
+        return prompts.scatter(1, places, ctx.expand(self.n_cls, -1, -1))
 
 
 def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:

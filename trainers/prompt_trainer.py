@@ -21,14 +21,14 @@ from clip.weights import plain_names
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
-from trainers.base import ClipTrainer
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
+from trainers.words import ContextTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class PromptTrainer(ClipTrainer):
+class PromptTrainer(ContextTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
     Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
@@ -82,23 +82,28 @@ class PromptTrainer(ClipTrainer):
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = super().parse_batch_train(batch)
+        return {**rest, **self.encoded(*self.tower(images, local, attention)), "label": labels}
+
+    @torch.no_grad()
+    def tower(
+        self, images: Tensor, local: bool, attention: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device, in
+        its own precision and not normalised: features `[B, D]`, regions `[B, N, D]` if `local`, and
+        their attention `[B, N]` if asked; else None."""
         collected = self.model.clip.collected_attention() if attention else nullcontext()
-        with collected as parts:
-            found = self.encoded(*self.tower(images, local))
-        found |= {"attention": torch.cat(parts)} if attention else {}
-        return {**rest, **found, "label": labels}
-
-    def tower(self, images: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
-        """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device:
-        `[B, D]` and, if `local`, `[B, N, D]`, in its own precision and not normalised."""
-        with torch.no_grad(), self.autocast():
+        with self.autocast(), collected as parts:
             found = self.model.clip.encode_image(images, local)
-        return found if local else (found, None)
+        features, regions = found if local else (found, None)
+        return features, regions, torch.cat(parts) if attention else None
 
-    def encoded(self, features: Tensor, regions: Tensor | None) -> dict[str, Tensor | None]:
+    def encoded(self, *found: Tensor | None) -> dict[str, Tensor | None]:
         """Return the entries of an encoded batch, of what `tower` gave."""
+        features, regions, attention = found
         regions = None if regions is None else normalised(regions)
-        return {"features": normalised(features), "regions": regions}
+        return {"features": normalised(features), "regions": regions} | (
+            {} if attention is None else {"attention": attention}
+        )
 
     @cached_property
     def views(self) -> KeptViews | None:
@@ -110,15 +115,15 @@ class PromptTrainer(ClipTrainer):
             check_views(self)
         super().before_train()
 
-    def train_batches(self, local: bool | None = None) -> Iterable[dict]:
+    def train_batches(self, *reads: bool) -> Iterable[dict]:
         """Return the batches of an epoch, encoded where its views are kept.
 
         Args:
-            local: whether those have regions; None: if this trainer reads them.
+            reads: whether those have regions, and attention; none: what this trainer reads.
         """
         if self.views is None:
             return super().train_batches()
-        return self.views.batches(self.epoch, self.LOCAL if local is None else local)
+        return self.views.batches(self.epoch, *(reads or (self.LOCAL, self.ATTENTION)))
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
         batch = self.encode(batch, self.LOCAL)
@@ -142,6 +147,11 @@ class PromptTrainer(ClipTrainer):
         """Return `ClipTrainer.loss` of normalised image features `[B, D]` and, with LOCAL, those
         of the regions `[B, N, D]`; without it regions may be there all the same."""
         raise NotImplementedError
+
+    def contexts(self) -> dict[str, Tensor]:
+        ctx = self.learner.ctx
+        names = ["shared"] if ctx.dim() == 2 else self.dm.dataset.classnames
+        return dict(zip(names, ctx.view(len(names), -1, ctx.shape[-1]), strict=True))  # [M, W] each
 
     def provenance(self) -> dict[str, object]:
         context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
@@ -197,13 +207,21 @@ class LearnedPrompts(torch.nn.Module):
 
     def forward(self) -> Tensor:
         """Return unnormalised text features `[C, D]`."""
+        return self.encode()
+
+    def encode(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
+        """Return text features `[C, D]` with the context `ctx`, the learner's own by default.
+
+        Args:
+            again: encode once more on the way back, to hold none of it in between.
+        """
         clip = self._clip[0]
         if clip.shares_prefix:
             # A gradient is wanted in training steps, which all ranks take together.
             return clip.encode_packed(
-                *self.learner.packed(), self.chunk, over_ranks=torch.is_grad_enabled()
+                *self.learner.packed(ctx), self.chunk, torch.is_grad_enabled(), again
             )
-        return clip.encode_prompts(self.learner(), self.learner.eot)
+        return clip.encode_prompts(self.learner(ctx), self.learner.eot)
 
 
 def _describe(shape: torch.Size) -> str:

@@ -161,12 +161,10 @@ class SideBySide(TrainerBase):
         if not members:  # all have failed
             return
         first = members[0].trainer
-        local, attention = (
-            any(getattr(m.trainer, what) for m in members) for what in ("LOCAL", "ATTENTION")
-        )
+        reads = [any(getattr(m.trainer, what) for m in members) for what in ("LOCAL", "ATTENTION")]
         self._all(members, "begin_epoch")
         bar = progress_bar(
-            timed(first.train_batches(local)),
+            timed(first.train_batches(*reads)),
             f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}",
             "batch",
             total=first.num_batches,
@@ -174,7 +172,7 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                batch = _encode(first, batch, "a training step", "TRAIN_X", local, attention)
+                batch = _encode(first, batch, "a training step", "TRAIN_X", *reads)
                 for member in self._well(members):
                     with self._acting(member):
                         member.trainer.batch_idx = number

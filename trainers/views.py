@@ -27,7 +27,15 @@ from dassl.data.samplers import SeededBatch
 from dassl.utils import progress_bar
 from dassl.utils.cache import check_room
 from dassl.utils.errors import InputError
-from ood.features import GLOBAL, LOCAL, FeatureStore, FeatureWriter, KeptFeatures, as_tensor
+from ood.features import (
+    ATTENTION,
+    GLOBAL,
+    LOCAL,
+    FeatureStore,
+    FeatureWriter,
+    KeptFeatures,
+    as_tensor,
+)
 
 if TYPE_CHECKING:
     from trainers.prompt_trainer import PromptTrainer
@@ -78,26 +86,26 @@ class KeptViews:
             self.store.folder,
         )
 
-    def batches(self, epoch: int, local: bool) -> Iterator[dict]:
-        """Yield the encoded batches of an epoch; regions are in them if `local`."""
+    def batches(self, epoch: int, *reads: bool) -> Iterator[dict]:
+        """Yield the encoded batches of an epoch; `reads`: with regions, with attention."""
         view = epoch % self.views
-        order, kept = self._order(view), self._kept(view, local)
+        order, kept = self._order(view), self._kept(view, *reads)
         row_of = np.full(len(order), -1)  # [n], -1: the image could not be read
         row_of[order[kept.index]] = np.arange(len(kept.index))
         for batch in self.loader.batch_sampler.of(epoch):
             index = np.array(batch.indices)
             rows = row_of[index]
-            yield self._batch(index[rows >= 0], kept, rows[rows >= 0], local) | self._bad(
+            yield self._batch(index[rows >= 0], kept, rows[rows >= 0], *reads) | self._bad(
                 index[rows < 0]
             )
 
-    def _batch(self, index: np.ndarray, kept: KeptFeatures, rows: np.ndarray, local: bool) -> dict:
+    def _batch(self, index: np.ndarray, kept: KeptFeatures, rows: np.ndarray, *reads: bool) -> dict:
         if not len(rows):
             return {}
-        features = self._tensor(kept.features, rows)
-        regions = self._tensor(kept.regions, rows) if local else None
+        parts = zip((kept.features, kept.regions, kept.attention), (True, *reads), strict=True)
+        found = [self._tensor(part, rows) if wanted else None for part, wanted in parts]
         labels = self.labels[index].to(self.trainer.device, non_blocking=True)
-        return {**self.trainer.encoded(features, regions), "label": labels}
+        return {**self.trainer.encoded(*found), "label": labels}
 
     def _tensor(self, kept: np.ndarray, rows: np.ndarray) -> Tensor:
         return as_tensor(np.asarray(kept)[rows]).to(self.trainer.device, non_blocking=True)
@@ -111,25 +119,26 @@ class KeptViews:
         seen = np.array(list(chain.from_iterable(batches)))
         return np.append(seen, np.setdiff1d(np.arange(len(self.items)), seen))
 
-    def _kept(self, view: int, local: bool) -> KeptFeatures:
+    def _kept(self, view: int, *reads: bool) -> KeptFeatures:
         """Return the features of a view, which are encoded first if they are not there."""
         kept = self.opened.get(view)
-        if kept is None or (local and kept.regions is None):
+        if not _has(kept, *reads):
             name = f"training-seed{self.loader.batch_sampler.seed}-view{view}"
             items = [self.items[i] for i in self._order(view)]
-            kept = self.store.read(name, items, local)
-            if kept is None or (local and kept.regions is None):
-                self._encode(view, name, items, local)
-                kept = self.store.read(name, items, local)
-            if kept is None:
+            kept = self.store.read(name, items, reads[0])
+            if not _has(kept, *reads):
+                self._encode(view, name, items, *reads)
+                kept = self.store.read(name, items, reads[0])
+            if not _has(kept, *reads):
                 raise InputError(
                     f"the features of view {view + 1} could not be kept in {self.store.folder}; "
-                    "the log says why. Mend that, or name another folder as EVAL.FEATURES"
+                    "the log says why, or another run wrote them at the same time. Start again, "
+                    "or name another folder as EVAL.FEATURES"
                 )
             self.opened[view] = kept
         return kept
 
-    def _encode(self, view: int, name: str, items: list, local: bool) -> None:
+    def _encode(self, view: int, name: str, items: list, *reads: bool) -> None:
         place = np.argsort(self._order(view))  # [n], where an image stands in the order
         writer = None
         try:
@@ -138,7 +147,7 @@ class KeptViews:
                     continue
                 images = batch["img"].to(self.trainer.device, non_blocking=True)
                 with self.trainer.memory_of("a training step", "TRAIN_X"):
-                    found = self.trainer.tower(images, local)
+                    found = self.trainer.tower(images, *reads)
                 writer = writer or self._writer(view, name, items, *found)
                 writer.append(place[batch["index"]], *found)
             if writer is not None:
@@ -163,11 +172,10 @@ class KeptViews:
             batch = SeededBatch(left.tolist(), loader.batch_sampler.seed, view)
             yield loader.collate_fn([loader.dataset[i] for i in batch])
 
-    def _writer(
-        self, view: int, name: str, items: list, features: Tensor, regions: Tensor | None
-    ) -> FeatureWriter:
+    def _writer(self, view: int, name: str, items: list, *found: Tensor | None) -> FeatureWriter:
         """Make the writer of a view whose first batch is given, if all that follow have room."""
-        parts = {GLOBAL: features} | ({} if regions is None else {LOCAL: regions})
+        named = zip((GLOBAL, LOCAL, ATTENTION), found, strict=True)
+        parts = {kind: part for kind, part in named if part is not None}
         image = sum(part[0].numel() * part.element_size() for part in parts.values())
         left = self.total - view
         try:
@@ -179,3 +187,12 @@ class KeptViews:
                 "DATALOADER.VIEWS, 0 to keep none, or a larger limit"
             ) from error
         return self.store.writer(name, items, {kind: part.dtype for kind, part in parts.items()})
+
+
+def _has(kept: KeptFeatures | None, local: bool, attention: bool) -> bool:
+    """Return whether a view is there with all that is asked for."""
+    return (
+        kept is not None
+        and not (local and kept.regions is None)
+        and not (attention and kept.attention is None)
+    )

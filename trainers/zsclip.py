@@ -24,15 +24,27 @@ class ZeroshotCLIP(ClipTrainer):
     CONFIG = CfgNode(
         {
             "PREC": "amp",
-            # A template with {} for the class name, several separated by "|", or
-            # "imagenet80": the 80 of CLIP's paper. Normalised features are averaged over them.
-            "TEMPLATE": "a photo of a {}.",
+            # "dataset": the data set's own, DATASET.TEMPLATE; a template with {} for the class
+            # name; several separated by "|", or "imagenet80", the 80 of CLIP's paper, over which
+            # normalised features are averaged.
+            "TEMPLATE": "dataset",
         }
     )
 
+    @property
+    def template(self) -> str:
+        """Return the templates in use, the data set's where none of its own is set."""
+        own = self.settings.TEMPLATE
+        return self.cfg.DATASET.TEMPLATE if own == "dataset" else own
+
+    def provenance(self) -> dict[str, object]:
+        facts = super().provenance()
+        facts["comparable"]["settings"]["TEMPLATE"] = self.template
+        return facts
+
     def build_model(self) -> None:
         clip = self.load_clip()
-        templates = [template for template, _ in template_pairs(self.settings.TEMPLATE)]
+        templates = [template for template, _ in template_pairs(self.template)]
         names = self.dm.dataset.classnames
         logger.info(
             "Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0])

@@ -41,6 +41,12 @@ DATASET = {
     # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
     # follow the sorted folder names, not the list
     "CLASSES": "",
+    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them,
+    # CoOp's split_zhou_*.json, in FOLDER or a path of yours
+    "IMAGES": "",
+    "SPLIT_FILE": "",
+    # Ours: the hand-written prompt that goes with the data set, with {} for the class name
+    "TEMPLATE": "a photo of a {}.",
     # Ours: a file of lines `n01440764 tench`, instead of the built-in names
     "CLASSNAMES_FILE": "",
     # Ours: where the data set can be had, or the command that makes it, for the data check;
@@ -170,6 +176,14 @@ EVAL = {
     "TEMPERATURE": 1.0,
     # Of the regions in GL-MCM
     "LOCAL_WEIGHT": 1.0,
+    # Words that are not classes, for NegLabel and CSP: a folder of lists or of WordNet's data
+    # files (from here, or under DATASET.ROOT); or wordnet: its words as they come with this
+    # repository. Empty: none
+    "NEGATIVES": "",
+    # Of these words, the share farthest from the classes that is used
+    "NEGATIVES_SHARE": 0.15,
+    # A .txt file with the name of an outlier a line, for EOE; empty: none
+    "OUTLIERS": "",
     # Share of ID images that the saved detector keeps
     "TPR": 0.95,
     # Folder of image features that later evaluations, and runs with DATALOADER.VIEWS, read; none:

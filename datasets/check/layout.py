@@ -19,6 +19,7 @@ from datasets.captions import check_source, pairs_path
 from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
 from datasets.folders import DataError, absolute, contents, counted, walk_images
+from datasets.imagelist import ImageList
 from datasets.needs import Needs
 from datasets.ood_sets import find_ood_set, no_images, ood_set_names
 from datasets.splits import class_folders
@@ -98,6 +99,8 @@ def row_name(split: str) -> str:
 def _check_id_set(cfg: CfgNode, layout: Layout) -> None:
     """Ask the ID set's loader, step by step, so that all faults are found, not the first."""
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if issubclass(kind, ImageList):
+        return _check_list(cfg, layout, kind)
     if not issubclass(kind, ClassFolders):
         return  # others keep their images as they like
     both, found = Needs.TEST | Needs.TRAIN, {}
@@ -134,6 +137,13 @@ def _check_id_set(cfg: CfgNode, layout: Layout) -> None:
         train = next(iter(layout.splits.values())).with_name("train")
         text = f"There is no {absolute(train)}: nothing can be trained on this set."
         add(DataError(text, "missing"), row_name("train"), Needs.TRAIN)
+
+
+def _check_list(cfg: CfgNode, layout: Layout, kind: type[ImageList]) -> None:
+    try:
+        kind.read(cfg)
+    except InputError as error:
+        layout.add(cfg, error, "ID", Needs.TEST | Needs.TRAIN, cfg.DATASET.DOWNLOAD)
 
 
 def _check_ood_sets(cfg: CfgNode, layout: Layout) -> None:

@@ -18,7 +18,8 @@ from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
 from datasets.classnames import shared_prompts
-from datasets.folders import absolute, subfolders, wrong_count
+from datasets.folders import absolute, counted, some, subfolders, wrong_count
+from datasets.imagelist import ImageList
 from datasets.imagenet import ImageNet
 from datasets.needs import Needs
 
@@ -52,6 +53,8 @@ def check(
         _list(report, images, expected, shots if images.name == row_name("train") else 0)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
+    if issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageList):
+        _add_lists(cfg, report)
     if needs & Needs.PAIRS:
         _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
@@ -105,6 +108,20 @@ def _list(report: Report, images: ImageSet, expected: int | None, shots: int) ->
     if expected and row.images not in (0, expected):
         fault = wrong_count(images.name, row.images, expected)
         report.problems.append(Problem.of(fault, images.name))
+
+
+def _add_lists(cfg: CfgNode, report: Report) -> None:
+    """Add a row for each split that files list, and the listed images that are not there."""
+    if any(problem.stops & Needs.TEST for problem in report.problems):
+        return  # the lists cannot be read
+    for split, items in ImageList.read(cfg)[1].items():
+        row = Row(row_name(split), cfg.DATASET.SPLIT_FILE, len({x.label for x in items}))
+        row.images = len(items)
+        report.rows.append(row)
+        if missing := [x.impath for x in items if not os.path.isfile(x.impath)]:
+            text = f"{counted(len(missing), 'listed image')} not there: {some(missing, 3)}."
+            stops = Needs.TEST if split == "test" else Needs.TRAIN
+            report.problems.append(Problem(row.name, "missing", text, stops, missing))
 
 
 def _add_pairs(cfg: CfgNode, report: Report) -> None:

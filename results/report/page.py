@@ -12,15 +12,18 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from dassl.utils import read_json
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
 from ood.metrics import CONVENTIONS
-from results.plots import as_svg, histograms, over_methods, roc
+from results.plots import as_svg, histograms, over_methods, roc, shots_plot
 from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id, thumbnail
 from results.runs import Groups, Run
+from results.shots import over_shots
 from results.summary import Summary
 
 MAPS, MAP_SIZE = 6, 1600  # region maps a method, and their longer side in pixels
+CONTEXTS = 8  # learned contexts a method whose words are shown
 UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
 ELSEWHERE = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
 # What a method is trained with comes first in the settings, after the method's own numbers.
@@ -58,6 +61,8 @@ def report_page(
         undrawn=[name for name in shown if name not in drawable],
         methods=_methods(summary.groups, draw),
         sections={score: _score_section(score, drawable, root, draw) for score in scores},
+        shots=_shots_sections(summary.groups, draw),
+        words={name: _context_words(run) for name, run in shown.items()},
         maps={name: _region_maps(runs) for name, runs in summary.groups.items()},
         settings=_settings(summary.groups),
         configs={name: run.provenance.get("config", "") for name, run in shown.items()},
@@ -171,6 +176,22 @@ def data_root(run: Run) -> Path | None:
     config = yaml.safe_load(run.provenance.get("config") or "{}") or {}
     root = (config.get("DATASET") or {}).get("ROOT")
     return Path(root).expanduser() if root else None
+
+
+def _context_words(run: Run) -> dict[str, list]:
+    """Return the words that a run's learned contexts are like: context -> rows of words."""
+    path = run.folder / "context_words.json"
+    found = read_json(path)["contexts"] if path.is_file() else {}
+    return dict(list(found.items())[:CONTEXTS])
+
+
+def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
+    """Return plots of figures over shots by title; none where all runs have as many."""
+    charts = {}
+    for title, lines in over_shots(groups).items():
+        name = title.partition(" (")[0].replace(" ", "_").lower()
+        charts[title] = draw(shots_plot(lines, title), f"{name}_over_shots")
+    return charts
 
 
 def _region_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the dataset)
 from dassl.config import get_cfg_default
@@ -141,9 +142,24 @@ def test_every_transform_gives_the_size_asked_for(choice, interpolation):
         assert build_transform(cfg, is_train, choices=[choice])(image).shape == (3, 24, 32)
 
 
+def test_random_translation_crops_half_of_the_images_from_larger_ones():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
+    cfg = clip_input(SIZE=(24, 32), TRANSFORMS=("random_translation",))
+    moved = build_transform(cfg, is_train=True)
+    plain = build_transform(clip_input(SIZE=(24, 32), TRANSFORMS=()), is_train=True)(image)
+    small = transforms.ToPILImage()(plain)
+    larger = transforms.ToTensor()(transforms.Resize([27, 36])(small))
+    places = [(y, x) for y in range(4) for x in range(5)]
+    crops = {larger[:, y : y + 24, x : x + 32].numpy().tobytes() for y, x in places}
+    torch.manual_seed(0)
+    found = [moved(image).numpy().tobytes() for _ in range(60)]
+    unmoved = plain.numpy().tobytes()
+    assert 15 < found.count(unmoved) < 45 and set(found) <= crops | {unmoved}
+
+
 def test_augmentations_are_applied_in_fas_order():
     """Whatever order they are named in; both flips and a rotation before the colours."""
-    names = sorted(AVAI_CHOICES)
+    names = sorted({*AVAI_CHOICES} - {"random_translation"})
     found = [
         type(step).__name__ for step in build_transform(clip_input(TRANSFORMS=names)).transforms
     ]

@@ -13,9 +13,11 @@ from dassl.utils.errors import InputError
 from generated import __main__ as entry
 from generated import build as room
 from generated.build import Counts, build
-from generated.kinds import ID_OBJECTS, OOD_SETS
+from generated.kinds import ID_OBJECTS, NEVER_NAMED, OOD_SETS
 from generated.parallel import in_processes
 from generated.streams import captioned_sample, id_sample
+from generated.words import word_lists
+from ood.words import distinct_words, read_lists
 
 TINY = Counts(train=1, val=1, ood=2, pairs=2)
 
@@ -55,6 +57,16 @@ def test_files_hold_what_the_streams_give(tree):
     assert row["caption"] == sample.caption and row["class"] == "hot air balloon"
     assert row["background"] == sample.background
     assert len(rows) == 2 * len(ID_OBJECTS)
+
+
+def test_words_are_those_that_captions_name(tree):
+    lists = read_lists(str(tree / "generated/words"))
+    assert lists == word_lists()
+    words = {word.text for word in distinct_words(lists)}
+    assert {"umbrella", "red umbrella", "beach", "truck", "stripes", "medium sized"} <= words
+    caption = captioned_sample("clip-train", 0).caption
+    assert any(word in caption for word in words)
+    assert words.isdisjoint(NEVER_NAMED)
 
 
 def test_pairs_are_a_stream_of_their_own(tree):

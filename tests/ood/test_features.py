@@ -281,7 +281,7 @@ def test_a_disk_that_fills_up_on_the_way_stops_nothing(evaluate, caplog, tmp_pat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features_module, "_checksum", full)
+        patch.setattr(features_module, "file_checksum", full)
         assert same(evaluate(), evaluate(store=False))
     assert "No space left" in caplog.text and entries(tmp_path) == {}
 
@@ -311,7 +311,7 @@ def test_two_passes_at_once(tmp_path):
     found = np.fromfile(tmp_path / "x/global.f32", np.float32).reshape(4, 2)
     assert found[:, 0].tolist() == [10, 11, 12, 13]
     files = json.loads((tmp_path / "x/about.json").read_text())["files"]
-    assert files == {"global.f32": features_module._checksum(tmp_path / "x/global.f32")}
+    assert files == {"global.f32": features_module.file_checksum(tmp_path / "x/global.f32")}
 
 
 def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):

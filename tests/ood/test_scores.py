@@ -14,6 +14,7 @@ from ood import registry, scoring
 from ood.metrics import ood_metrics
 from ood.scores import SCORES, score
 from ood.scoring import (
+    OWN_WIDTH,
     compute_scores,
     get_scores,
     offered_scores,
@@ -41,6 +42,11 @@ ORACLES = {
     "ATD-public": lambda x, p: oracles.atd_probability(x["logits"], x["no_logits"]),
     "ODIN": lambda x, p: oracles.odin(x["odin_logits"], p.get("odin_temperature", 1000.0)),
     "GradNorm": lambda x, p: oracles.grad_norm(x["logits"], x["head_norm"]),
+    "NegLabel": lambda x, p: oracles.neg_label(
+        x["neglabel_logits"], x["neglabel_negatives_logits"]
+    ),
+    "CSP": lambda x, p: oracles.neg_label(x["csp_logits"], x["csp_negatives_logits"]),
+    "EOE": lambda x, p: oracles.eoe(x["eoe_cosines"], x["eoe_outliers_cosines"]),
 }
 # Scores that pass through 0, in a difference of numbers as large as the logits.
 SLACK = {
@@ -50,6 +56,9 @@ SLACK = {
     "CTW-public": 1e-6,
     "ATD-public": 1e-6,
     "GradNorm": 1e-5,
+    "NegLabel": 1e-6,
+    "CSP": 1e-6,
+    "EOE": 1e-6,
 }
 
 
@@ -69,6 +78,10 @@ def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.
         "frozen_local_cosines": local.flip(2) * 0.9,
         "frozen_copies": torch.arange(batch) % 4,  # none of the first image
     }
+    words = 0.5 * torch.rand(batch, 3 + classes, generator=generator)  # as many as there may be
+    for name in ("neglabel", "csp"):
+        inputs |= {f"{name}_logits": scale * cosines, f"{name}_negatives_logits": scale * words}
+    inputs |= {"eoe_cosines": cosines, "eoe_outliers_cosines": words}
     return {name: x.to(dtype) for name, x in inputs.items()}
 
 
@@ -137,6 +150,10 @@ def test_higher_is_more_in_distribution(name):
             "no_logits": 100 * no,
             "odin_logits": 100 * x,
             "head_norm": torch.full((len(x),), 5.0),
+            **{f"{own}_logits": 100 * x for own in ("neglabel", "csp")},
+            **{f"{own}_negatives_logits": 100 * no for own in ("neglabel", "csp")},
+            "eoe_cosines": x,
+            "eoe_outliers_cosines": no,
             "frozen_cosines": x - 0.05,
             "frozen_local_cosines": local - 0.05,
             "frozen_copies": torch.full((len(x),), 3.0),
@@ -149,7 +166,11 @@ def test_higher_is_more_in_distribution(name):
 def test_class_and_region_order_do_not_matter(name):
     inputs = make_inputs(seed=3, dtype=torch.float64)
     classes, regions = torch.randperm(7), torch.randperm(4)
-    shuffled = {key: x[..., classes] if x.dim() > 1 else x for key, x in inputs.items()}
+    shuffled = {
+        key: x[..., classes] if x.dim() > 1 and x.shape[-1] == 7 else x for key, x in inputs.items()
+    }
+    for key in OWN_WIDTH:  # fewer than a group each: one group, in which no order counts
+        shuffled[key] = inputs[key].flip(-1)
     for key in ("local_cosines", "frozen_local_cosines"):
         shuffled[key] = shuffled[key][:, regions]
     torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=1e-13)

@@ -24,6 +24,9 @@ def test_flags_set_keys_and_pairs_win():
         "SCORES": "MCM, Energy",
         "TEMPERATURE": 0.25,
         "LOCAL_WEIGHT": 2.0,
+        "NEGATIVES": "generated/words",  # of the data set's YAML
+        "NEGATIVES_SHARE": 0.15,
+        "OUTLIERS": "",
         "TPR": 0.9,
         "FEATURES": "kept",
         "FEATURES_LIMIT": 3.0,

@@ -59,7 +59,6 @@ def make_trainer(
     **own,
 ):
     """The real trainer on recorded batches; `own`: settings of its node, or of groups."""
-    cfg = default_cfg()
     node = TRAINER_REGISTRY.get(name).CONFIG_KEY
     settings = {
         **GOLDEN_CONFIG,
@@ -78,6 +77,12 @@ def make_trainer(
     if name == "LoCoOp":
         own = {"TOPK": k, "LAMBDA": lam, **own}
     settings |= {key if "." in key else f"TRAINER.{node}.{key}": own[key] for key in own}
+    return recorded_trainer(name, settings, classnames, loader)
+
+
+def recorded_trainer(name, settings, classnames, loader):
+    """The trainer of a config, its data the recorded batches of `loader`."""
+    cfg = default_cfg()
     for key, value in settings.items():
         cfg.merge_from_list([key, value])
 

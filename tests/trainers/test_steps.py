@@ -28,7 +28,7 @@ from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ("CoOp", "LoCoOp", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
+LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,14 @@ def test_a_loss_of_nan_changes_no_weight(make, name):
 def test_a_weight_out_of_all_proportion_is_named_first(make, name, key):
     assert f"a smaller {key} (now 1e+30), " in make(name, key, 1e30).advice()
     assert key not in make(name).advice()
+
+
+def test_zero_shot_reads_the_data_sets_prompt(make):
+    trainer = make("ZeroshotCLIP", "DATASET.TEMPLATE", "{} texture.")
+    own = make("ZeroshotCLIP", "TRAINER.ZSCLIP.TEMPLATE", "{} texture.")
+    assert torch.equal(trainer.text_features(), own.text_features())
+    assert trainer.provenance()["comparable"] == own.provenance()["comparable"]
+    assert make("ZeroshotCLIP").template == "a photo of a {}."
 
 
 def test_k_of_all_classes_is_warned_of(make, caplog):

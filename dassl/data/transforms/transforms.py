@@ -9,6 +9,8 @@ from torchvision.transforms import (
     ColorJitter,
     Compose,
     Normalize,
+    RandomApply,
+    RandomCrop,
     RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 # Applied in this order, whatever order the configuration names them in. center_crop is always part
 # of the test transform; naming it changes nothing, as upstream.
 AVAI_CHOICES = [
+    "random_translation",
     "random_resized_crop",
     "random_flip",
     "random_vertical_flip",
@@ -83,6 +86,9 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
         resize = RandomResizedCrop(size, scale=scale, interpolation=mode)
     else:
         resize = Resize(size, interpolation=mode)
+    moves = [random_translation(size)] * ("random_translation" in choices)
+    cropped = "random_resized_crop" in choices
+    first = [*moves, resize] if cropped else [resize, *moves]  # as upstream
     given = cfg.INPUT
     further = {
         "random_flip": RandomHorizontalFlip,
@@ -93,4 +99,13 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
         ),
         "randomgrayscale": lambda: RandomGrayscale(given.RGS_P),
     }
-    return [resize, *(make() for name, make in further.items() if name in choices)]
+    return [*first, *(make() for name, make in further.items() if name in choices)]
+
+
+def random_translation(size: tuple[int, int]) -> RandomApply:
+    """Enlarge half of the images by an eighth and crop (H, W) = `size` anywhere in them.
+
+    Differs from upstream: every place is as likely as any other (there those at the rim half so).
+    """
+    larger = [round(1.125 * side) for side in size]
+    return RandomApply([Resize(larger), RandomCrop(size)], p=0.5)

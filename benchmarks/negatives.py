@@ -1,0 +1,120 @@
+"""Time words that are not classes: encoding them packed or padded, and scoring with them.
+
+ViT-B/16 with random weights (nothing is downloaded), WordNet's words in NegLabel's templates,
+float32. Both ways of encoding take turns in one process.
+
+    python benchmarks/negatives.py                # both rows: words, scores
+    python benchmarks/negatives.py --rows scores
+
+words: `encode_texts` (the template's beginning shared, words packed) against CLIP's own encoding
+of all 77 places; extrapolated to all 69,978 words and 1000 classes.
+scores: NegLabel on kept features of 85,640 images with 1000 classes and 10,499 negatives, the peak
+of memory above what the process held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.common import (
+    GIB,
+    Rows,
+    build_clip,
+    compared,
+    in_turns,
+    largest_difference,
+    make_parser,
+    run_rows,
+    seconds,
+)
+from clip.prompted import PromptedCLIP
+from clip.texts import encode_texts
+from clip.tokenizer import tokenize
+from ood.evaluation import Batch, score_batch
+from ood.negatives import NEGLABEL
+from ood.scoring import get_scores
+from ood.words import distinct_words, read_lists
+
+CLASSES, NEGATIVES = 1000, 10_499
+PADDED = 64  # texts that plain CLIP encodes at once
+
+
+def words(args: argparse.Namespace) -> Rows:
+    """Measure words a second, packed and padded."""
+    model, (template,) = build_clip(), NEGLABEL.templates
+    nouns = [w.text for w in distinct_words(read_lists("wordnet")) if w.kind == "noun"]
+    picked = nouns[:: len(nouns) // args.words][: args.words]
+    texts = [template.replace("{}", word) for word in picked]
+    few = texts[: args.padded]
+
+    @torch.no_grad()
+    def padded() -> torch.Tensor:
+        parts = tokenize(few, truncate=True).split(PADDED)
+        return torch.cat([model.encode_text(part) for part in parts])
+
+    difference = largest_difference(encode_texts(model, few), padded())
+    found = in_turns({"padded": padded, "packed": lambda: encode_texts(model, texts)}, args.repeats)
+    # A turn of each is of another number of words: seconds for a thousand.
+    for clock in found.values():
+        clock["padded"] = [1000 * t / len(few) for t in clock["padded"]]
+        clock["packed"] = [1000 * t / len(texts) for t in clock["packed"]]
+    total = (69_978 + CLASSES) / 1000
+    minutes = {kind: f"{total * seconds(found, kind) / 60:.1f} min" for kind in found["wall"]}
+    row = compared(
+        "1000 words, padded over packed", "1 template", found, "padded", "packed", ">= 5"
+    )
+    whole = ["all 69,978 words and 1000 classes", "extrapolated", *minutes.values(), "", "", ""]
+    return [row, whole], {**found, "difference": difference}
+
+
+def scores(args: argparse.Namespace) -> Rows:
+    """Measure NegLabel on kept features, batch by batch as an evaluation does."""
+    text, others = (F.normalize(torch.randn(n, 512), dim=-1) for n in (CLASSES, NEGATIVES))
+    model = PromptedCLIP(build_clip(), lambda: text)
+    classes = {"text": text, "neglabel": text, "neglabel_negatives": others}
+    kept, neglabel = F.normalize(torch.randn(args.images, 512), dim=-1), get_scores(["NegLabel"])
+    before, start, cpu = _peak(), time.perf_counter(), time.process_time()
+    with torch.inference_mode():
+        for part in kept.split(args.batch):
+            score_batch(model, Batch(part, None), classes, neglabel, {})
+    taken, more = time.perf_counter() - start, _peak() - before
+    cpu = time.process_time() - cpu  # of all threads
+    where = f"{args.images:,} images, {CLASSES} classes, {NEGATIVES:,} negatives"
+    row = [
+        "NegLabel on kept features",
+        where,
+        f"{taken:.1f} s",
+        f"+{more:.2f} GiB",
+        "",
+        "",
+        "< 120 s",
+    ]
+    return [row], {"seconds": taken, "cpu": cpu, "gib": more}
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+def main() -> None:
+    parser = make_parser(__doc__, repeats=3)
+    parser.add_argument("--words", type=int, default=2048, help="packed, a turn (%(default)s)")
+    parser.add_argument("--padded", type=int, default=128, help="padded, a turn (%(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=85_640, help="with kept features (%(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
+    run_rows("negatives", parser, {"words": words, "scores": scores})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Text features of very many short texts: what they begin with is encoded once, the rest packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clip.model import ClipModel
+from clip.prefix import Packing
+from clip.tokenizer import cut_to_longest, tokenize
+
+BATCH = 512  # texts at once of towers that cannot share a beginning
+
+
+@torch.no_grad()
+def encode_texts(model: ClipModel, texts: Sequence[str]) -> Tensor:
+    """Return unnormalised features `[T, D]` of texts, float32, on the model's device.
+
+    The fewer texts begin otherwise, the more of them is shared: texts of one template, the
+    words not sorted by their beginnings, share all before the word. Memory is that of the
+    embeddings of all `texts`: give some thousands at a time. A text longer than the tower reads
+    is cut.
+    """
+    device = model.logit_scale.device
+    tokens = cut_to_longest(tokenize(list(texts), model.context_length, truncate=True))  # [T, L]
+    if not model.shares_prefix:
+        parts = (cut_to_longest(part).to(device) for part in tokens.split(BATCH))
+        return torch.cat([model.encode_text(part).float() for part in parts])
+    eot = tokens.argmax(dim=-1)  # [T]
+    alike = (tokens == tokens[0]).all(dim=0)  # [L]
+    shared = min(int(alike.long().cumprod(dim=0).sum()), int(eot.min()))  # [EOT] is each text's own
+    packing = Packing((eot + 1 - shared).tolist())
+    rows = model.token_embedding(packing.pack(tokens[:, shared:]).to(device))  # [rows, R, W]
+    prefix = model.token_embedding(tokens[0, :shared].to(device))  # [P, W]
+    return model.encode_packed(prefix, rows, packing.to(device)).float()

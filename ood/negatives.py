@@ -1,0 +1,287 @@
+"""Negatives: words far from all classes, which become further classes of a softmax.
+
+A recipe says which words are candidates, in which templates they and the classes are encoded, and
+how close to the classes a word is. The farthest share of the nouns and of the adjectives are the
+negatives. No image is looked at, so they are the same for all methods on the same text tower and
+class list. Recipes: NegLabel (Jiang et al., ICLR 2024), CSP (Chen et al., NeurIPS 2024). EOE (Cao
+et al., ICML 2024) takes a user's list of outlier names as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from clip import ClipModel
+from dassl.config.defaults import EVAL
+from dassl.utils.errors import InputError
+from datasets.classnames import read_names
+from datasets.folders import some
+from ood.word_features import template_features, word_features
+from ood.word_scores import GROUPS
+from ood.words import KINDS, Lists, Word, distinct_words, read_lists, words_hash
+
+logger = logging.getLogger(__name__)
+
+SHARE = EVAL["NEGATIVES_SHARE"]
+CHUNK = 4096  # words compared with the classes at once
+PHRASES = (
+    *("environment", "space", "object", "scene", "place", "item", "area"),
+    *("view", "thing", "pattern", "structure", "landscape", "vista", "creature"),
+)
+OUTLIER_TEMPLATE = ("a photo of a {}",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How words become negatives.
+
+    Attributes:
+        score: the score that they are for; in small letters the name of the texts.
+        templates: of classes and nouns. adjective_templates: of adjectives, or their phrases.
+        left_out: lists that are not read.
+        phrases: an adjective is followed by one of PHRASES, drawn by Python's generator from
+            `seed`; underscores are read as spaces.
+        quantile: of a word's cosines with the classes, which is its closeness.
+        near_copy: a word with a larger cosine than this with some class comes last.
+    """
+
+    score: str
+    templates: tuple[str, ...]
+    adjective_templates: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
+    phrases: bool = False
+    seed: int = 0
+    quantile: float = 0.95
+    near_copy: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.score.lower()
+
+    def candidates(self, lists: Lists) -> list[Word]:
+        """Return all words that may become negatives, in reading order."""
+        words = distinct_words(lists, self.left_out, spaces=self.phrases)
+        if not self.phrases:
+            return words
+        draw = random.Random(self.seed)
+        return [
+            word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
+            if word.kind == "adj"
+            else word
+            for word in words
+        ]
+
+    def closeness(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return how close words `[W, D]` are to classes `[C, D]`: `[W]`, small = far."""
+        cosines = features @ classes.T  # [W, C]
+        place = self.quantile * (cosines.shape[1] - 1)
+        top = cosines.topk(cosines.shape[1] - int(place), dim=1).values  # the largest first
+        low, high = top[:, -1], top[:, -2] if top.shape[1] > 1 else top[:, -1]
+        closeness = low + (place - int(place)) * (high - low)
+        if self.near_copy is not None:
+            closeness = closeness.masked_fill(top[:, 0] > self.near_copy, 1.0)
+        return closeness
+
+
+NEGLABEL = Recipe("NegLabel", ("the nice {}",), ("This is a {} photo",))
+CSP = Recipe(
+    "CSP",
+    (
+        "a close-up photo of the nice {}.",
+        "a photo with the nice {}.",
+        "a good photo with the nice {}.",
+        "a photo of the nice {}.",
+        "{}",
+        "the {}",
+        "the good {}",
+        "the nice {}",
+    ),
+    ("{}", "a nice photo of {}", "a good photo of {}", "a close-up photo of {}"),
+    frozenset({"noun.person.txt", "noun.quantity.txt", "noun.group.txt", "adj.pert.txt"}),
+    phrases=True,
+    near_copy=0.95,
+)
+RECIPES = (NEGLABEL, CSP)
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """The M negatives of a recipe, nouns first, each kind from far to near.
+
+    Attributes:
+        words: the words. closeness: of each. features: normalised, float32 `[M, D]`.
+        classes: features of the classes in the recipe's templates, `[C, D]`.
+        facts: what else could change them, for a results file.
+    """
+
+    recipe: Recipe
+    words: list[Word]
+    closeness: list[float]
+    features: Tensor
+    classes: Tensor
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def prompt(self, word: Word) -> str:
+        """Return the text that a word is encoded as, in the first of its templates."""
+        adjective = word.kind == "adj"
+        templates = self.recipe.adjective_templates if adjective else self.recipe.templates
+        return templates[0].replace("{}", word.text)
+
+
+@torch.no_grad()
+def mine(
+    model: ClipModel, classnames: Sequence[str], lists: Lists, recipe: Recipe, share: float = SHARE
+) -> Negatives:
+    """Return the `share` of the words that are farthest from the classes, nouns and adjectives
+    apart.
+
+    Args:
+        model: in float32.
+
+    Raises:
+        InputError: nothing is left to choose of, or nothing chosen.
+    """
+    candidates = recipe.candidates(lists)
+    classes = template_features(model, _spaced(classnames), recipe.templates)  # [C, D]
+    words, closeness, features = [], [], []
+    for kind, templates in zip(KINDS, (recipe.templates, recipe.adjective_templates), strict=True):
+        own = [word for word in candidates if word.kind == kind]
+        if not int(share * len(own)):
+            continue
+        kept = word_features(model, [word.text for word in own], templates)  # [W, D], on disk
+        parts = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(own), CHUNK))
+        close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in parts])
+        chosen = close.argsort(stable=True)[: int(share * len(own))]
+        words += [own[i] for i in chosen]
+        closeness.append(close[chosen])
+        features.append(torch.from_numpy(kept[chosen.numpy()]))
+    _check(words, candidates, classnames, share, recipe)
+    facts = {"words": words_hash(lists), "candidates": len(candidates), "negatives": len(words)}
+    return Negatives(
+        recipe,
+        words,
+        torch.cat(closeness).tolist(),
+        torch.cat(features).to(classes.device),
+        classes,
+        {**facts, "share": share},
+    )
+
+
+def _check(
+    words: list[Word], candidates: list[Word], names: Sequence[str], share: float, recipe: Recipe
+) -> None:
+    if not words:
+        raise InputError(
+            f"no negative is left for {recipe.score}: the share {share:g} of {len(candidates)} "
+            "words is none. Name a folder of more words (--negatives), or a larger "
+            "--negatives-share"
+        )
+    if len(words) < GROUPS:
+        logger.warning(
+            "%s: %d negatives are fewer than its %d groups: they make one group",
+            recipe.score,
+            len(words),
+            GROUPS,
+        )
+    if same := [word.text for word in words if _plain(word.text) in set(map(_plain, names))]:
+        logger.warning(
+            "%s: %d of %d negatives are class names (%s): the share %g takes words that are not far"
+            " from the classes. Lower --negatives-share, or leave these words out",
+            recipe.score,
+            len(same),
+            len(words),
+            some(same),
+            share,
+        )
+
+
+def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
+    """Read names of outliers, one a line; those that are class names are left out, and named.
+
+    Raises:
+        InputError: no .txt file, one that cannot be read, or no name left.
+    """
+    if not path.lower().endswith(".txt"):
+        raise InputError(f"--outliers {path}: name a .txt file, with the name of an outlier a line")
+    names, known = read_names(path), set(map(_plain, classnames))
+    if same := [name for name in names if _plain(name) in known]:
+        logger.warning("--outliers %s: left out, as they are classes: %s", path, some(same))
+    left = [name for name in names if _plain(name) not in known]
+    if not left:
+        raise InputError(
+            f"--outliers {path} names nothing but classes: name what is no class, a name a line"
+        )
+    return left
+
+
+@dataclass(frozen=True)
+class Words:
+    """All texts beside the classes' own that scores need.
+
+    Attributes:
+        texts: name -> features `[*, D]`, for `PromptedCLIP.texts`. negatives: of each recipe.
+        facts: score -> what could change its figures.
+    """
+
+    texts: dict[str, Tensor]
+    negatives: list[Negatives]
+    facts: dict[str, dict[str, object]]
+
+
+def find_words(
+    model: ClipModel,
+    classnames: Sequence[str],
+    needs: Collection[str],
+    negatives: str = "",
+    outliers: str = "",
+    share: float = SHARE,
+) -> Words:
+    """Return the words that the inputs `needs` of scores are computed from.
+
+    Args:
+        model: in float32. negatives: as `read_lists`; "" for none. outliers: a file; "" for none.
+
+    Raises:
+        InputError: as `read_lists`, `mine` and `read_outliers`.
+    """
+    found = Words({}, [], {})
+    for recipe in RECIPES:
+        if negatives and f"{recipe.name}_negatives_logits" in needs:
+            own = mine(model, classnames, read_lists(negatives), recipe, share)
+            found.negatives.append(own)
+            found.texts[recipe.name] = own.classes
+            found.texts[f"{recipe.name}_negatives"] = own.features
+            found.facts[recipe.score] = own.facts
+    if outliers and "eoe_outliers_cosines" in needs:
+        names = read_outliers(outliers, classnames)
+        found.texts["eoe"] = template_features(model, _spaced(classnames), OUTLIER_TEMPLATE)
+        found.texts["eoe_outliers"] = template_features(model, _spaced(names), OUTLIER_TEMPLATE)
+        found.facts["EOE"] = {"words": words_hash({"outliers": names}), "outliers": len(names)}
+    return found
+
+
+def overlaps(
+    words: Sequence[Word], names: Mapping[str, Collection[str]]
+) -> Iterator[tuple[Word, list[str]]]:
+    """Yield each word with the OOD sets that have it as the name of something they show.
+
+    Args:
+        names: OOD set -> names in it.
+    """
+    known = {name: set(map(_plain, own)) for name, own in names.items()}
+    for word in words:
+        yield word, [name for name, own in known.items() if _plain(word.text) in own]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def _spaced(names: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]

@@ -1,0 +1,134 @@
+"""Text features of lists of words, on disk: encoded once for all class lists, runs and scores.
+
+    <folder>/<hash of all that could change them>.f32     float32 [W, D], normalised
+    <folder>/<the same>.json                              what they are of, and their checksum
+
+The folder is `promptood/texts` in the user's cache folder. Encoding 70,000 to 420,000 prompts
+takes minutes on a GPU and hours on a CPU, so words are written in blocks as they are encoded: a
+process that dies loses a block, and the next one goes on behind the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor
+
+from clip import ClipModel
+from clip.templates import fill
+from clip.texts import encode_texts
+from dassl.utils import progress_bar, read_json, versions, write_json
+from dassl.utils.cache import cache_folder, check_room
+from dassl.utils.errors import InputError
+from ood.features import file_checksum
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 2048  # words encoded, and written, at a time
+LIMIT = 10.0  # GiB that the folder may come to hold
+PACKAGES = ("torch", "open_clip_torch")  # that tokenise and encode
+
+
+def template_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Return features `[W, D]`: the mean over templates of unnormalised ones, normalised.
+
+    CSP's way (its public code); of one template it is everybody's.
+    """
+    return F.normalize(
+        sum(
+            encode_texts(model, [fill(template, word) for word in words]) for template in templates
+        ),
+        dim=-1,
+    )
+
+
+def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    """Return `template_features` of many words, float32 `[W, D]`, read from disk if they are there.
+
+    Without room on the disk they are encoded all the same, and not kept.
+
+    Args:
+        model: in float32, whatever the precision of a run: what is kept serves all runs.
+    """
+    about = _description(model, words, templates)
+    width = template_features(model, words[:1], templates[:1]).shape[-1]
+    try:
+        place = cache_folder("texts") / f"{_hash(json.dumps(about, sort_keys=True))}.f32"
+        check_room(place.parent, 4 * width * len(words), LIMIT, "the limit of kept word features")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_suffix(".lock")):  # who comes second reads what the first wrote
+            if not _is_whole(place, about):
+                _write(place, width, model, words, templates)
+                write_json({**about, "checksum": file_checksum(place)}, place.with_suffix(".json"))
+            return np.memmap(place, "<f4", mode="r").reshape(len(words), width)  # [W, D]
+    except (InputError, OSError) as reason:
+        logger.warning("The features of %d words are not kept: %s", len(words), reason)
+        return np.concatenate(list(_encoded(model, words, templates, 0)))
+
+
+def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> dict:
+    """Return all that could change the features."""
+    return {
+        "weights": model.weights_hash,
+        "activation": model.activation,
+        "device": model.logit_scale.device.type,
+        "words": _hash("\n".join(words)),
+        "count": len(words),
+        "templates": list(templates),
+        "versions": {name: versions()[name] for name in PACKAGES},
+    }
+
+
+def _is_whole(place: Path, about: dict) -> bool:
+    """Return whether the features of `about` are there to their end; damaged ones are removed."""
+    note = place.with_suffix(".json")
+    if not note.exists():
+        return False
+    try:
+        if read_json(note) == {**about, "checksum": file_checksum(place)}:
+            return True
+    except (InputError, OSError):
+        pass
+    logger.warning(
+        "The word features in %s are damaged, or of other words or another model. They are "
+        "made anew",
+        place,
+    )
+    place.unlink(missing_ok=True)
+    note.unlink()
+    return False
+
+
+def _write(
+    place: Path, width: int, model: ClipModel, words: Sequence[str], templates: Sequence[str]
+) -> None:
+    """Write the blocks that are not there yet."""
+    size = 4 * width * BLOCK
+    with open(place, "ab") as file:
+        done = file.tell() // size  # whole blocks
+        file.truncate(done * size)
+        for block in _encoded(model, words, templates, done * BLOCK):
+            file.write(block.tobytes())
+            file.flush()
+
+
+def _encoded(
+    model: ClipModel, words: Sequence[str], templates: Sequence[str], start: int
+) -> Iterator[np.ndarray]:
+    title = f"encoding words in {len(templates)} template(s)"
+    with progress_bar(total=len(words), initial=start, desc=title, unit="word") as bar:
+        for begin in range(start, len(words), BLOCK):
+            block = words[begin : begin + BLOCK]
+            yield template_features(model, block, templates).cpu().numpy()
+            bar.update(len(block))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,112 @@
+"""Scores that compare the classes with words that are not classes (`ood.negatives`).
+
+Inputs beside those of `ood.scores`:
+
+- `neglabel_logits`, `csp_logits`, `eoe_cosines` [B, C]: with the class texts beside the words.
+- `neglabel_negatives_logits`, `csp_negatives_logits` [B, M]: with the negatives.
+- `eoe_outliers_cosines` [B, L]: with the names of outliers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dassl.utils.errors import InputError
+from ood.registry import score
+from ood.scores import check_temperature, compute_dtype, gap_to_peak
+
+GROUPS = 100
+GROUPS_SEED = 0
+
+
+def grouping(negatives: int, groups: int) -> Tensor:
+    """Return which of M negatives each group holds: int64 [G, M // G], on the CPU.
+
+    The last `M mod G` are in none; the others are shuffled by a generator of their own. Fewer
+    negatives than groups make one group.
+
+    Differs from upstream: there the shuffle is the GPU's, and fewer negatives than groups are
+    dropped, which scores every image 1.
+    """
+    if groups < 1:
+        raise InputError(f"groups is {groups}: negatives are shared out to at least one group")
+    if negatives < groups:
+        return torch.arange(negatives)[None]  # [1, M]
+    generator = torch.Generator().manual_seed(GROUPS_SEED)
+    order = torch.randperm(negatives - negatives % groups, generator=generator)
+    return order.view(groups, -1)  # [G, M // G]
+
+
+def _share_of_classes(logits: Tensor, negatives: Tensor, groups: float, t: float) -> Tensor:
+    """Return the mean over groups of the softmax mass on the classes beside a group's negatives:
+    [B, C], [B, M] -> [B]. As a sigmoid of log-sums it cannot overflow."""
+    check_temperature(t)
+    logits, negatives = (x.to(compute_dtype(x)) for x in (logits, negatives))
+    members = grouping(negatives.shape[-1], int(groups)).to(negatives.device)
+    grouped = negatives[:, members.flatten()].view(-1, *members.shape)  # [B, G, M // G]
+    outside = (grouped / t).logsumexp(dim=-1)  # [B, G]
+    return torch.sigmoid((logits / t).logsumexp(dim=-1, keepdim=True) - outside).mean(dim=-1)
+
+
+@score(
+    "NegLabel",
+    needs=("neglabel_logits", "neglabel_negatives_logits"),
+    title="negative labels",
+    paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language "
+    "models, ICLR 2024",
+)
+def neg_label(
+    neglabel_logits: Tensor,
+    neglabel_negatives_logits: Tensor,
+    *,
+    groups: float = GROUPS,
+    negatives_temperature: float = 1.0,
+) -> Tensor:
+    """Return `mean_g sum_c e^{l_c/T} / (sum_c e^{l_c/T} + sum_{k in g} e^{n_k/T})`:
+    [B, C], [B, M] -> [B], in [0, 1]."""
+    return _share_of_classes(
+        neglabel_logits, neglabel_negatives_logits, groups, negatives_temperature
+    )
+
+
+@score(
+    "CSP",
+    needs=("csp_logits", "csp_negatives_logits"),
+    title="conjugated semantic pool",
+    paper="Chen et al., Conjugated semantic pool improves OOD detection with pre-trained "
+    "vision-language models, NeurIPS 2024",
+    usual=False,  # six times as many prompts as NegLabel's
+)
+def csp(
+    csp_logits: Tensor,
+    csp_negatives_logits: Tensor,
+    *,
+    groups: float = GROUPS,
+    negatives_temperature: float = 1.0,
+) -> Tensor:
+    """Return NegLabel's score with CSP's class texts and negatives: [B, C], [B, M] -> [B]."""
+    return _share_of_classes(csp_logits, csp_negatives_logits, groups, negatives_temperature)
+
+
+@score(
+    "EOE",
+    needs=("eoe_cosines", "eoe_outliers_cosines"),
+    title="envisioning outlier exposure",
+    paper="Cao et al., Envisioning outlier exposure by large language models for "
+    "out-of-distribution detection, ICML 2024",
+)
+def eoe(
+    eoe_cosines: Tensor,
+    eoe_outliers_cosines: Tensor,
+    *,
+    outlier_temperature: float = 1.0,
+    outlier_weight: float = 0.25,
+) -> Tensor:
+    """Return `max_c p_c - w max_k p_k`, `p` the softmax of `cosines / T` over the C classes and
+    the L outlier names: [B, C], [B, L] -> [B]."""
+    both = torch.cat([eoe_cosines, eoe_outliers_cosines], dim=-1)  # [B, C + L]
+    gap, _ = gap_to_peak(both, outlier_temperature)
+    p = gap.softmax(dim=-1)
+    inside, outside = p.split([eoe_cosines.shape[-1], eoe_outliers_cosines.shape[-1]], dim=-1)
+    return inside.amax(dim=-1) - outlier_weight * outside.amax(dim=-1)

@@ -1,0 +1,166 @@
+"""Lists of words that are not classes, in NegLabel's format or out of WordNet's own files.
+
+A folder of lists holds UTF-8 files `noun.NAME.txt` and `adj.NAME.txt`, a word or phrase a line;
+other files are ignored. A folder `dict` of WordNet (`data.noun`, `data.adj`) stands for the lists
+that NegLabel derived from WordNet, and "wordnet" for those of WordNet 3.1, which come with this
+repository (`ood/wordnet`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dassl.utils.errors import InputError
+from datasets.folders import absolute
+
+BUNDLED = "wordnet"
+BUNDLED_FILE = Path(__file__).parent / "wordnet/words.zip"
+KINDS = ("noun", "adj")
+LIST = re.compile(r"(noun|adj)\..+\.txt")
+# WordNet's lexicographer files that NegLabel's lists are made of: all of nouns and adjectives
+# but 05 animal and 13 food.
+LEXICOGRAPHER_FILES = {
+    **{0: "adj.all", 1: "adj.pert", 3: "noun.Tops", 4: "noun.act", 6: "noun.artifact"},
+    **{7: "noun.attribute", 8: "noun.body", 9: "noun.cognition", 10: "noun.communication"},
+    **{11: "noun.event", 12: "noun.feeling", 14: "noun.group", 15: "noun.location"},
+    **{16: "noun.motive", 17: "noun.object", 18: "noun.person", 19: "noun.phenomenon"},
+    **{20: "noun.plant", 21: "noun.possession", 22: "noun.process", 23: "noun.quantity"},
+    **{24: "noun.relation", 25: "noun.shape", 26: "noun.state", 27: "noun.substance"},
+    **{28: "noun.time", 44: "adj.ppl"},
+}
+CLUSTERS = 0  # the file of adjectives that come in clusters of antonyms
+
+Lists = Mapping[str, list[str]]  # file name -> its lines
+
+
+class Word(NamedTuple):
+    """A word or phrase, "noun" or "adj", and the list it is from."""
+
+    text: str
+    kind: str
+    file: str
+
+
+def read_lists(source: str) -> Lists:
+    """Read the lists of a folder, sorted by name, which makes the order the same everywhere.
+
+    Args:
+        source: a folder of lists, or of WordNet's `data.noun` and `data.adj`; or "wordnet".
+
+    Raises:
+        InputError: no such folder, no lists in it, a list that is not UTF-8, or no word at all.
+    """
+    folder = zipfile.Path(BUNDLED_FILE) if source == BUNDLED else Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"--negatives {source}: there is no such folder ({absolute(source)}). Name a folder of "
+            f"lists (noun.NAME.txt, adj.NAME.txt), or {BUNDLED} for WordNet's words"
+        )
+    if (folder / "data.noun").is_file():
+        lists = derive_lists(folder)
+    else:
+        files = {file.name: file for file in folder.iterdir() if LIST.fullmatch(file.name)}
+        lists = {name: _lines(files[name]) for name in sorted(files)}
+    if not any(any(map(str.strip, lines)) for lines in lists.values()):
+        found = f"its lists ({', '.join(lists)}) are empty" if lists else "there is no list in it"
+        raise InputError(
+            f"--negatives {source} names no words: {found}. A list is a UTF-8 file called "
+            "noun.NAME.txt or adj.NAME.txt, with a word a line"
+        )
+    return lists
+
+
+def distinct_words(
+    lists: Lists, left_out: Collection[str] = (), spaces: bool = False
+) -> list[Word]:
+    """Return all words once, in the order of the lists.
+
+    Args:
+        left_out: names of lists that are not read. spaces: read underscores as spaces.
+    """
+    found: dict[str, Word] = {}
+    for name, lines in lists.items():
+        if name in left_out:
+            continue
+        for line in lines:
+            text = line.replace("_", " ") if spaces else line
+            if text := text.strip():
+                found.setdefault(text, Word(text, name.partition(".")[0], name))
+    return list(found.values())
+
+
+def words_hash(lists: Lists) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 over names and lines of all lists."""
+    lines = [line for name, own in lists.items() for line in (name, *own)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _lines(file: Path | zipfile.Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"The list {file} is not UTF-8 (byte {error.start}): save it as UTF-8, or convert it, "
+            f"as by iconv -f LATIN1 -t UTF-8 {file.name}"
+        ) from error
+
+
+# WordNet
+
+
+def derive_lists(folder: Path) -> Lists:
+    """Derive NegLabel's lists from WordNet's `data.noun` and `data.adj`.
+
+    One word a synset, its first, in lower case with spaces; words of one letter and those that a
+    list has already are dropped. Of WordNet 3.1 that gives NegLabel's published lists but for
+    two words each way, once traces of their parsing (a leading bracket, quotes) are removed.
+    """
+    lists: dict[str, dict[str, None]] = {f"{name}.txt": {} for name in LEXICOGRAPHER_FILES.values()}
+    for part in KINDS:
+        synsets = list(_synsets(folder / f"data.{part}"))
+        clusters = {s.offset for s in synsets if s.file == CLUSTERS}
+        for synset in synsets:
+            word = re.sub(r"\((a|p|ip)\)$", "", synset.word).lower().replace("_", " ")
+            name = LEXICOGRAPHER_FILES.get(synset.file)
+            if name and len(word) > 1 and not _opens_cluster(synset, clusters):
+                lists[f"{name}.txt"].setdefault(word)
+    return {name: list(lists[name]) for name in sorted(lists)}
+
+
+class _Synset(NamedTuple):
+    offset: int
+    file: int
+    kind: str
+    word: str
+    antonyms: list[int]
+
+
+def _synsets(path: Path) -> Iterator[_Synset]:
+    """Yield the synsets of a data file; see wndb(5WN) for its format."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line.startswith("  "):  # the licence
+                continue
+            offset, file, kind, count, word, *rest = line.partition("|")[0].split()
+            pointers = rest[2 * int(count, 16) :]
+            quads = zip(*(pointers[i::4] for i in range(3)), strict=False)
+            antonyms = [int(at) for symbol, at, part in quads if symbol == "!" and part == "a"]
+            yield _Synset(int(offset), int(file), kind, word, antonyms)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a file of WordNet ({error}): name its folder dict, "
+            "with data.noun and data.adj"
+        ) from error
+
+
+def _opens_cluster(synset: _Synset, clusters: set[int]) -> bool:
+    """Return whether a synset opens a cluster of adjectives: those the published lists lack."""
+    antonyms = [at for at in synset.antonyms if at in clusters]
+    opens = synset.file == CLUSTERS and synset.kind == "a" and antonyms
+    return bool(opens) and min(antonyms) > synset.offset

@@ -1,0 +1,124 @@
+"""Fit a linear classifier to image features: python -m run.linear_probe --dataset dtd --shots 16.
+
+CoOp's linear probe (Zhou et al., IJCV 2022): logistic regression on a few images of each class, C
+chosen on validation images. For all numbers of shots up to --shots: 1, 2, 4, ...
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dassl.data.datasets import Datum
+from dassl.engine import build_trainer
+from dassl.utils import setup_logger
+from dassl.utils.errors import InputError
+from dassl.utils.files import write_json
+from dassl.utils.tables import text_table
+from datasets.check.layout import require_data
+from datasets.fewshot import few_shot
+from datasets.imagelist import VAL_SHOTS
+from datasets.needs import Needs
+from ood.evaluation import FeatureSource
+from run.command import run
+from run.config import build_cfg
+from run.evaluation import feature_store
+from run.flags import make_parser
+from trainers.base import ClipTrainer
+
+logger = logging.getLogger(__name__)
+
+GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # of C, before the binary search
+STEPS = 8
+MAX_SHOTS = 16
+Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
+
+
+def main() -> None:
+    args = make_parser(__doc__).parse_args()
+    args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
+    if shots < 1:
+        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")
+    args.shots = shots + VAL_SHOTS  # where a data set has no validation images: some of these
+    cfg = build_cfg(args)
+    setup_logger()
+    require_data(cfg, Needs.TEST | Needs.TRAIN)
+    trainer = build_trainer(cfg)
+    data = trainer.dm.dataset
+    pool, val = (data.train_x, data.val) if data.val else divide(data.train_x)
+    found = features_of(trainer, {"pool": pool, "val": val, "test": data.test})
+    rows = []
+    for count in [2**i for i in range(shots.bit_length())]:
+        chosen = few_shot(pool, count, cfg.SEED)
+        fewer = few_shot(val, min(count, VAL_SHOTS), cfg.SEED)
+        rows.append((count, *probe(*(of(found, part) for part in (chosen, fewer, data.test)))))
+    folder = Path(args.output_dir or f"{cfg.OUTPUT_DIR}_linear_probe/seed{cfg.SEED}")
+    table = [dict(zip(("shots", "accuracy", "C"), row, strict=True)) for row in rows]
+    write_json(
+        {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}, folder / "probe.json"
+    )
+    shown = [(count, f"{100 * accuracy:.2f} %", f"{c:.3g}") for count, accuracy, c in rows]
+    print(text_table(shown, ("shots", "accuracy", "C")), f"\n{folder / 'probe.json'}")
+
+
+def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
+    """Set up to 4 images of each class apart from the training images, at most half of them."""
+    classes: dict[int, list[Datum]] = {}
+    for item in items:
+        classes.setdefault(item.label, []).append(item)
+    counts = {label: min(VAL_SHOTS, len(own) // 2) for label, own in classes.items()}
+    kept = [x for label, own in classes.items() for x in own[: len(own) - counts[label]]]
+    return kept, [x for label, own in classes.items() for x in own[len(own) - counts[label] :]]
+
+
+def features_of(trainer: ClipTrainer, sets: dict[str, Sequence[Datum]]) -> dict[str, np.ndarray]:
+    """Return the normalised feature `[D]` of every image by its path; kept ones are read."""
+    model, found = trainer.model.eval(), {}
+    store = feature_store(trainer.cfg, trainer)
+    source = FeatureSource(trainer.cfg, model, sets, set(), trainer.device, trainer.autocast, store)
+    with torch.inference_mode():
+        width = trainer.text_features().shape[-1]
+        for name, index, batch in source.batches(trainer.dm.tfm_test, width):
+            rows = batch.features.cpu().numpy()
+            found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
+    return found
+
+
+def of(found: dict[str, np.ndarray], items: Sequence[Datum]) -> Features:
+    """Return features and labels of the images that could be read."""
+    items = [item for item in items if item.impath in found]
+    return np.stack([found[x.impath] for x in items]), np.array([x.label for x in items])
+
+
+def probe(train: Features, val: Features, test: Features) -> tuple[float, float]:
+    """Return the accuracy on `test`, and the C that was best on `val`."""
+    from sklearn.linear_model import LogisticRegression  # here, for it takes a second to import
+
+    def fit(c: float) -> LogisticRegression:
+        return LogisticRegression(C=c, max_iter=1000).fit(*train)
+
+    best = search_c(lambda c: fit(c).score(*val))
+    return float(fit(best).score(*test)), best
+
+
+def search_c(accuracy: Callable[[float], float]) -> float:
+    """Return the C of the best accuracy: of a grid, then 8 steps of halving around it, as CoOp.
+
+    Differs from upstream: features are normalised, so that another C is best.
+    """
+    peak = max(GRID, key=accuracy)  # of equal ones the first, the largest C
+    left, right = peak / 10, peak * 10
+    for _ in range(STEPS):
+        middle = (left * right) ** 0.5
+        better_right = accuracy(left) < accuracy(right)
+        best = right if better_right else left
+        left, right = (middle, right) if better_right else (left, middle)
+    return best
+
+
+if __name__ == "__main__":
+    run(main)

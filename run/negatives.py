@@ -1,0 +1,110 @@
+"""The words that are not classes, in an evaluation: which scores need them, and their record."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from clip import load
+from dassl.data.datasets import Datum
+from dassl.utils import atomic_write
+from datasets.folders import counted, some
+from ood.negatives import Negatives, Words, find_words, overlaps
+from ood.scoring import OWN_WIDTH, get_scores, required_inputs
+from ood.word_scores import GROUPS, grouping
+from ood.words import BUNDLED
+from trainers.base import ClipTrainer
+
+logger = logging.getLogger(__name__)
+
+FILE = "negatives.csv"
+OTHERS = ("_negatives", "_outliers")  # ends of the names of texts that are no class's
+COLUMNS = ("score", "rank", "word", "kind", "file", "prompt", "similarity", "group", "ood_sets")
+
+
+def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
+    """Give the trainer's model the words that `scores` need, of those that EVAL names.
+
+    A method that learns its class texts keeps them; of zero-shot CLIP the recipe's own count.
+    """
+    needs, backbone = required_inputs(get_scores(scores)), cfg.MODEL.BACKBONE
+    model, device = trainer.model.clip, trainer.device
+    named = cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
+    if named and not needs.isdisjoint(OWN_WIDTH) and trainer.precision.name != "fp32":
+        # In float32, so that the words are the same for runs in all precisions.
+        model = load(backbone.NAME, device, "fp32", backbone.ACTIVATION or None)[0]
+    source = under_root(cfg, cfg.EVAL.NEGATIVES)
+    share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
+    words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
+    trainer.model.texts = {
+        name: None if trainer.LEARNS and not name.endswith(OTHERS) else features
+        for name, features in words.texts.items()
+    }
+    return words
+
+
+def under_root(cfg: CfgNode, source: str) -> str:
+    """Return the folder of lists: as it is written, or under DATASET.ROOT."""
+    beside = Path(cfg.DATASET.ROOT, source)
+    given = source in ("", BUNDLED) or Path(source).is_dir() or not beside.is_dir()
+    return source if given else str(beside)
+
+
+def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datum]]) -> str:
+    """Write negatives.csv into a run's folder, and return the report of overlaps with OOD sets.
+
+    Args:
+        sets: the OOD sets. What they show is called after the folders that their images lie in.
+    """
+    path = Path(folder, FILE)
+    path.unlink(missing_ok=True)
+    if not words.negatives:
+        return ""
+    names = {name: names_in(name, items) for name, items in sets.items()}
+    lines = []
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for negatives in words.negatives:
+            found = list(overlaps(negatives.words, names))
+            writer.writerows(_rows(negatives, [own for _, own in found]))
+            lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
+    return "\n".join(lines)
+
+
+def names_in(name: str, items: Sequence[Datum]) -> set[str]:
+    """Return the names of the folders that a set's images lie in, and the set's own."""
+    return {name, *(Path(item.impath).parent.name for item in items)}
+
+
+def _rows(negatives: Negatives, sets: list[list[str]]):
+    groups = grouping(len(negatives.words), GROUPS)
+    group_of = {i: g for g, own in enumerate(groups.tolist()) for i in own}
+    for i, word in enumerate(negatives.words):
+        about = (word.text, word.kind, word.file, negatives.prompt(word))
+        closeness = f"{negatives.closeness[i]:.6f}"
+        row = [negatives.recipe.score, i + 1, *about, closeness, group_of.get(i, "")]
+        yield [*row, "; ".join(sets[i])]
+
+
+def _summary(negatives: Negatives) -> str:
+    facts, kinds = negatives.facts, [word.kind for word in negatives.words]
+    return (
+        f"{negatives.recipe.score}: {facts['negatives']:,} negatives of {facts['candidates']:,} "
+        f"words, {kinds.count('noun'):,} nouns and {kinds.count('adj'):,} adjectives"
+    )
+
+
+def _report(found: list, names: Mapping[str, set[str]]) -> list[str]:
+    """Return a line for each OOD set that negatives name something of, or one that none does."""
+    lines = []
+    for name, own in names.items():
+        same = [word.text for word, sets in found if name in sets]
+        if same:
+            many = counted(len(same), "negative")
+            lines.append(f"  {many} of {name}'s {len(own)} folder names: {some(same)}")
+    return lines or ["  No negative is the name of an OOD set or of a folder in one."]
