@@ -41,10 +41,12 @@ def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, fl
     """Return for each of the vectors `[M, W]` its nearest words, with their Euclidean distance.
 
     Args:
-        embedding: of the whole vocabulary, `[V, W]`.
+        embedding: of the whole vocabulary, `[V, W]`; 0 for words that the CLIP does not know.
     """
     vectors, known = context.detach().float(), embedding.detach().float()
-    found = torch.cdist(vectors, known).topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
+    unknown = known.abs().amax(dim=-1) == 0  # [V]
+    distances = torch.cdist(vectors, known).masked_fill(unknown, torch.inf)
+    found = distances.topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
     # Again: made by a matrix product, short distances lose their digits.
     distances = (vectors[:, None] - known[found]).norm(dim=-1)
     words = tokenizer().decoder

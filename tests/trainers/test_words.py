@@ -22,6 +22,14 @@ def test_the_embedding_of_a_word_is_that_word(tiny_clip):
     torch.testing.assert_close([d for _, d in found[4]], slow, atol=2e-3, rtol=0)
 
 
+def test_words_that_a_clip_does_not_know_are_never_near(tiny_clip):
+    """A small CLIP's embedding is 0 for words beyond its training captions."""
+    embedding = tiny_clip("tiny-vit").token_embedding.weight.detach().clone()
+    embedding[clip.encode("photo")] = 0
+    found = nearest_words(embedding.new_zeros(1, embedding.shape[1]), embedding)
+    assert "photo" not in [word for word, _ in found[0]]
+
+
 def test_they_are_written_and_reported(tiny_clip, tmp_path):
     model, run = tiny_clip("tiny-vit"), write_run(tmp_path / "seed1")
     contexts = {
