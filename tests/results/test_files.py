@@ -16,7 +16,7 @@ from ood.metrics import CONVENTIONS, ood_metrics
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, read_scores, write_results
 from results.runs import Run
-from results.summary import summarise
+from results.summary import overview, summarise
 from results.tables import format_figures, format_rates
 
 RNG = np.random.default_rng(5)
@@ -257,6 +257,8 @@ def test_a_mean_is_over_its_own_sets(tmp_path):
     assert run.ood_sets == [*outside] and run.means == means
     summary = summarise({"one": [run]}, resamples=100)
     assert summary.blocks[0].columns == [*outside, *means]
+    head, _, row, *_ = overview(summary).splitlines()
+    assert "AUROC near" in head and f"{100 * mcm['average near']:.2f}" in row
     for figure in summary.blocks[0].rows[0].figures:
         low, high = figure.interval
         assert low <= figure.mean <= high
