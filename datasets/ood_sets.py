@@ -26,7 +26,8 @@ from datasets.folders import (
 logger = logging.getLogger(__name__)
 
 OOD_LABEL = -1
-TAKEN = ("average", "ID")  # names that the results give to rows of their own
+AVERAGE = "average"
+TAKEN = (AVERAGE, "ID")  # names that the results give to rows of their own
 # Under the root, or under one of these in it: where the public projects gather their OOD sets.
 GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
 
@@ -63,7 +64,7 @@ def ood_set_names(cfg: CfgNode) -> list[str]:
     # Here, not when the results are written: that is hours later.
     for name in names:
         check_set_name(name)
-        if name.lower() in map(str.lower, TAKEN):
+        if name.lower() in map(str.lower, TAKEN) or name.lower().startswith(f"{AVERAGE} "):
             raise InputError(
                 f"An OOD set may not be called {name!r}: in the results {' and '.join(TAKEN)} are "
                 f"names of their own. Rename OOD.SETS.{name} in the data set's YAML."
@@ -80,6 +81,21 @@ def ood_set_names(cfg: CfgNode) -> list[str]:
             "missing",
         )
     return names
+
+
+def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
+    """Return the means that tables give: name -> OOD sets.
+
+    "average" is over the sets without a GROUP (over all, if each has one); "average GROUP" over the
+    sets of a group of two or more. Near and far sets, say, are never averaged together.
+    """
+    group = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in ood_set_names(cfg)}
+    means = {AVERAGE: [name for name in group if not group[name]] or list(group)}
+    for own in dict.fromkeys(filter(None, group.values())):
+        members = [name for name in group if group[name] == own]
+        if len(members) > 1:
+            means[f"{AVERAGE} {own}"] = members
+    return means
 
 
 def find_ood_set(cfg: CfgNode, name: str) -> Path:

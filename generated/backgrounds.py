@@ -1,6 +1,6 @@
 """The backgrounds shared by the ID sets, the training stream and the living-looking OOD set.
 
-Each is a function rng -> float32 [64, 64, 3] (0..255), registered with the words captions use.
+Each is a function rng -> float32 [S, S, 3] (0..255), registered with the words captions use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sky(rng: np.random.Generator, clouds: float = 0.5) -> np.ndarray:
 
 
 def ground(rng: np.random.Generator, first, second, rows: int = 16, columns: int = 6):
-    """Mottled ground that darkens towards the viewer: [64, 64, 3]."""
+    """Mottled ground that darkens towards the viewer: [S, S, 3]."""
     field = mix(tint(rng, first), tint(rng, second), fractal(rng, rows, columns))
     y, _ = grid()
     return field * (1.05 - 0.2 * y)[..., None]
@@ -95,7 +95,7 @@ def snowy_hill(rng):
 
 
 def _courses(rng, rows: int, columns: int, gap: float, shift: float = 0.5):
-    """Running bond: (share of gap [64, 64], a random number for each brick [64, 64])."""
+    """Running bond: (share of gap [S, S], a random number for each brick [S, S])."""
     y, x = grid()
     row = np.floor(y * rows)
     along = x * columns + shift * (row % 2) + rng.random()

@@ -15,14 +15,15 @@ import numpy as np
 from PIL import Image
 
 from dassl.utils.errors import InputError
-from generated.ood import OOD_SETS, ood_sample
+from generated.kinds import ID_OBJECTS, OOD_SETS
+from generated.ood import ood_sample
 from generated.parallel import in_processes
-from generated.streams import ID_OBJECTS, SEED, captioned_sample, id_sample
+from generated.streams import SEED, captioned_sample, id_sample
 from generated.words import write_lists
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 MARKER = "generated.json"
 ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
 WORDS = "words"  # lists of words in NegLabel's format
@@ -35,8 +36,8 @@ class Counts:
 
     train: int = 32
     val: int = 50
-    ood: int = 300
-    pairs: int = 4000
+    ood: int = 240
+    pairs: int = 2000
 
     def images(self) -> int:
         return (self.train + self.val) * len(ID_OBJECTS) + self.ood * len(OOD_SETS) + self.pairs

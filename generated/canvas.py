@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 64
+SIZE = 96
 """Side of every generated image in pixels."""
 
-SUPERSAMPLE = 4
+SUPERSAMPLE = 3
 CLEAR = (0, 0, 0, 0)
 
 # name -> (hue, saturation, value) in [0, 1]
@@ -127,9 +127,15 @@ class Pen:
         self.line(arc(x, y, rx, ry, start, end), width, fill)
 
     def rgba(self) -> np.ndarray:
-        """What was drawn, antialiased: float32 [SIZE, SIZE, 4], colour 0..255, alpha 0..1."""
-        layer = self._layer.reduce(self.supersample) if self.supersample > 1 else self._layer
-        pixels = np.asarray(layer, dtype=np.float32).copy()
+        """Return the antialiased drawing: float32 [SIZE, SIZE, 4], colour 0..255, alpha 0..1."""
+        pixels = np.zeros((SIZE, SIZE, 4), np.float32)
+        box = self._layer.getbbox()
+        if box is not None:  # only the part that was drawn on: most things are small
+            step = self.supersample
+            left, top = box[0] // step, box[1] // step
+            right, bottom = -(-box[2] // step), -(-box[3] // step)
+            part = self._layer.crop((left * step, top * step, right * step, bottom * step))
+            pixels[top:bottom, left:right] = np.asarray(part.reduce(step) if step > 1 else part)
         pixels[..., 3] /= 255
         return pixels
 

@@ -41,11 +41,36 @@ PAIR_TEMPLATES = (
     "a photo of {first} next to {second} {place}",
     "{background} with {first} and {second}",
 )
+VIEW_TEMPLATES = (
+    "a photo of {view}.",
+    "{view}",
+    "a picture of {view}",
+    "an image of {view}",
+    "a photo of {view}, nothing else.",
+)
+TEXTURE_TEMPLATES = (
+    "a texture of {texture}.",
+    "{texture}",
+    "a photo of {texture}.",
+    "a pattern of {first} and {second} {name}",
+    "{first} and {second} {name}",
+    "a close photo of {first} {texture}",
+)
 NUISANCE_ENDINGS = (" next to {clutter}", " with {clutter}", " and {clutter}")
 
 
+# Names that take no article.
+_WITHOUT_ARTICLE = {
+    *("mountains", "farmland", "shelves", "scissors", "sunglasses"),
+    *("stripes", "dots", "checks", "plaid", "marble", "cracks", "cells", "scales", "swirls"),
+    *("speckles", "fibres", "zigzag", "honeycomb"),
+}
+
+
 def with_article(name: str) -> str:
-    """ "umbrella" -> "an umbrella"; names of several words take the article of the first."""
+    """Return "an umbrella" for "umbrella"; plurals and materials stay without an article."""
+    if name.split()[-1] in _WITHOUT_ARTICLE:
+        return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -88,3 +113,15 @@ def background_caption(rng: np.random.Generator, background, clutter: list[str])
     if clutter and rng.random() < 0.5:
         return f"{with_article(choose(rng, clutter))} {background.place}"
     return choose(rng, BACKGROUND_TEMPLATES).format(background=background.name)
+
+
+def view_caption(
+    rng: np.random.Generator, name: str, texture: bool, colours: tuple[str, str]
+) -> str:
+    """Return a caption of a scene, a place or a texture; `colours`: names of a texture's two."""
+    if not texture:
+        return choose(rng, VIEW_TEMPLATES).format(view=with_article(name))
+    first, second = colours
+    return choose(rng, TEXTURE_TEMPLATES).format(
+        texture=with_article(name), name=name, first=first, second=second
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generated.canvas import SIZE, Pen, Pose
+from generated.canvas import SIZE, SUPERSAMPLE, Pen, Pose
 
 Paint = tuple[int, int, int]
 
@@ -42,8 +42,10 @@ def random_pose(rng: np.random.Generator, thing: Thing) -> Pose:
     )
 
 
-def render(thing: Thing, paint: Paint, pose: Pose, seed: int, supersample: int = 4) -> np.ndarray:
-    """The thing on a clear layer, float32 [64, 64, 4]; the same `seed` gives the same thing."""
+def render(
+    thing: Thing, paint: Paint, pose: Pose, seed: int, supersample: int = SUPERSAMPLE
+) -> np.ndarray:
+    """The thing on a clear layer, float32 [S, S, 4]; the same `seed` gives the same thing."""
     pen = Pen(pose, supersample)
     thing.draw(pen, np.random.default_rng(seed), paint)
     return pen.rgba()
@@ -56,7 +58,7 @@ def fit(
     coverage: float,
     at: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw `thing` so that it covers about `coverage` of the image, float32 [64, 64, 4].
+    """Draw `thing` so that it covers about `coverage` of the image, float32 [S, S, 4].
 
     A thin thing that would outgrow the image is made as large as fits. It lies anywhere inside
     the image, or has its middle `at` (x, y) in pixels.

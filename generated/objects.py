@@ -1,4 +1,4 @@
-"""The in-distribution classes, one small drawing each, within about [-1, 1] x [-1, 1]."""
+"""Draw the objects that are ID classes, each within about [-1, 1] x [-1, 1]."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from generated.canvas import CLEAR, any_colour, arc, shade
 from generated.drawing import Things
 
-ID_OBJECTS = Things()
+OBJECTS = Things()
 
 STEEL, WOOD, DARK, CREAM = (150, 155, 165), (150, 100, 55), (35, 35, 42), (245, 240, 225)
 
 
-@ID_OBJECTS("umbrella", tilt=20)
+@OBJECTS("umbrella", tilt=20)
 def umbrella(pen, rng, paint):
     pen.line([(0, -0.9), (0, 0.75)], 0.06, DARK)
     pen.ring(0.16, 0.75, 0.16, 0.17, 0.07, WOOD, 0, 180)
@@ -26,7 +26,7 @@ def umbrella(pen, rng, paint):
     pen.line([(0, -0.12), (0, 0.75)], 0.05, DARK)
 
 
-@ID_OBJECTS("sailboat", tilt=8)
+@OBJECTS("sailboat", tilt=8)
 def sailboat(pen, rng, paint):
     hull = shade(any_colour(rng), 0.8)
     pen.line([(0, -0.95), (0, 0.55)], 0.06, WOOD)
@@ -38,7 +38,7 @@ def sailboat(pen, rng, paint):
     pen.line([(-0.85, 0.54), (0.9, 0.54)], 0.07, shade(hull, 1.6))
 
 
-@ID_OBJECTS("teapot", tilt=10)
+@OBJECTS("teapot", tilt=10)
 def teapot(pen, rng, paint):
     pen.ring(-0.62, 0.1, 0.34, 0.36, 0.12, shade(paint, 0.75), 60, 300)
     pen.polygon(
@@ -61,7 +61,7 @@ def teapot(pen, rng, paint):
     pen.box(-0.38, 0.62, 0.38, 0.74, shade(paint, 0.65))
 
 
-@ID_OBJECTS("mug", tilt=10)
+@OBJECTS("mug", tilt=10)
 def mug(pen, rng, paint):
     pen.ring(0.52, 0.05, 0.32, 0.36, 0.14, shade(paint, 0.8), -100, 100)
     taper = rng.uniform(0, 0.1)
@@ -74,7 +74,7 @@ def mug(pen, rng, paint):
     pen.ellipse(-0.025, -0.58, 0.48, 0.11, (70, 40, 25) if rng.random() < 0.6 else CREAM)
 
 
-@ID_OBJECTS("bicycle", tilt=8)
+@OBJECTS("bicycle", tilt=8)
 def bicycle(pen, rng, paint):
     for x in (-0.58, 0.58):
         pen.ring(x, 0.35, 0.38, 0.38, 0.085, DARK)
@@ -94,7 +94,7 @@ def bicycle(pen, rng, paint):
     pen.ellipse(*crank, 0.1, 0.1, STEEL)
 
 
-@ID_OBJECTS("guitar", tilt=50)
+@OBJECTS("guitar", tilt=50)
 def guitar(pen, rng, paint):
     waist = rng.uniform(0.24, 0.32)
     right = [(0.0, 0.95), (0.4, 0.85), (0.48, 0.52), (waist, 0.27), (0.36, 0.02), (0.22, -0.14)]
@@ -109,7 +109,7 @@ def guitar(pen, rng, paint):
         pen.line([(x, -0.75), (x, 0.62)], 0.012, CREAM)
 
 
-@ID_OBJECTS("airplane", tilt=15)
+@OBJECTS("airplane", tilt=15)
 def airplane(pen, rng, paint):
     wing = shade(paint, 0.7)
     pen.polygon([(0.05, 0), (-0.2, -0.5), (-0.36, -0.5), (-0.22, 0)], shade(paint, 0.55))
@@ -135,7 +135,7 @@ def airplane(pen, rng, paint):
     pen.polygon([(-0.7, 0.0), (-0.98, 0.2), (-1.06, 0.2), (-0.92, 0.0)], wing)
 
 
-@ID_OBJECTS("hot air balloon", tilt=6)
+@OBJECTS("hot air balloon", tilt=6)
 def hot_air_balloon(pen, rng, paint):
     second = any_colour(rng)
     for x in (-0.13, 0.13):
@@ -158,7 +158,7 @@ def hot_air_balloon(pen, rng, paint):
     pen.polygon([(-0.17, 0.75), (0.17, 0.75), (0.13, 1.0), (-0.13, 1.0)], WOOD)
 
 
-@ID_OBJECTS("key", tilt=70)
+@OBJECTS("key", tilt=70)
 def key(pen, rng, paint):
     metal = paint if rng.random() < 0.5 else [(200, 165, 70), STEEL][rng.integers(2)]
     pen.line([(-0.3, 0), (0.95, 0)], 0.17, metal)
@@ -172,7 +172,7 @@ def key(pen, rng, paint):
     pen.line([(-0.15, -0.04), (0.9, -0.04)], 0.04, shade(metal, 1.5))
 
 
-@ID_OBJECTS("alarm clock", tilt=12)
+@OBJECTS("alarm clock", tilt=12)
 def alarm_clock(pen, rng, paint):
     for side in (-1, 1):
         pen.line([(side * 0.3, 0.5), (side * 0.58, 0.95)], 0.13, shade(paint, 0.6))
@@ -187,7 +187,7 @@ def alarm_clock(pen, rng, paint):
         pen.line([(0, 0.05), (length * np.cos(turn), 0.05 + length * np.sin(turn))], width, DARK)
 
 
-@ID_OBJECTS("car", tilt=6)
+@OBJECTS("car", tilt=6)
 def car(pen, rng, paint):
     back, roof = rng.uniform(-0.85, -0.5), rng.uniform(-0.55, -0.42)
     pen.polygon([(back, -0.05), (back + 0.2, roof), (0.25, roof), (0.6, -0.05)], paint)
@@ -217,7 +217,7 @@ def car(pen, rng, paint):
         pen.ellipse(x, 0.36, 0.12, 0.12, STEEL)
 
 
-@ID_OBJECTS("duck", tilt=8)
+@OBJECTS("duck", tilt=8)
 def duck(pen, rng, paint):
     bill = (240, 150, 40)
     pen.polygon([(0.62, -0.5), (1.0, -0.42), (0.98, -0.32), (0.62, -0.3)], bill)
@@ -244,7 +244,7 @@ def duck(pen, rng, paint):
     pen.ellipse(0.52, -0.52, 0.06, 0.06, DARK)
 
 
-@ID_OBJECTS("turtle", tilt=12)
+@OBJECTS("turtle", tilt=12)
 def turtle(pen, rng, paint):
     skin = shade((120, 150, 70), rng.uniform(0.7, 1.2))
     pen.blob(
@@ -260,7 +260,7 @@ def turtle(pen, rng, paint):
     pen.line([(-0.76, 0.37), (0.76, 0.37)], 0.1, shade(paint, 1.4))
 
 
-@ID_OBJECTS("rocket", tilt=25)
+@OBJECTS("rocket", tilt=25)
 def rocket(pen, rng, paint):
     trim = any_colour(rng)
     pen.polygon([(-0.16, 0.6), (0, 1.05), (0.16, 0.6)], (255, 150, 40))
@@ -288,7 +288,7 @@ def rocket(pen, rng, paint):
     pen.ellipse(0, -0.25, 0.13, 0.13, (90, 160, 215))
 
 
-@ID_OBJECTS("boot", tilt=12)
+@OBJECTS("boot", tilt=12)
 def boot(pen, rng, paint):
     top = rng.uniform(-0.95, -0.6)
     pen.polygon([(-0.5, top), (0.12, top), (0.14, 0.1), (-0.5, 0.5)], paint)
@@ -311,7 +311,7 @@ def boot(pen, rng, paint):
         pen.line([(-0.02, y), (0.14, y + 0.05)], 0.05, CREAM)
 
 
-@ID_OBJECTS("kite", tilt=25)
+@OBJECTS("kite", tilt=25)
 def kite(pen, rng, paint):
     second = any_colour(rng)
     pen.curve([(0, 0.4), (0.12, 0.6), (-0.1, 0.78), (0.06, 1.0)], 0.035, DARK)

@@ -47,7 +47,7 @@ def _captioned_chunk(job: tuple[str, int, int, int]) -> tuple[np.ndarray, list[s
 def captioned_images(
     stream: str, count: int, seed: int = streams.SEED, workers: int | None = None, chunk: int = 250
 ):
-    """The first `count` samples of a captioned stream: (uint8 [count, 64, 64, 3], captions)."""
+    """The first `count` samples of a captioned stream: (uint8 [count, S, S, 3], captions)."""
     jobs = [(stream, first, min(first + chunk, count), seed) for first in range(0, count, chunk)]
     images, captions = [], []
     for some, texts in in_processes(_captioned_chunk, jobs, workers, f"drawing {stream}"):

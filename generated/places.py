@@ -1,4 +1,4 @@
-"""Indoor compositions: the OOD set generated-places (Places' part). rng -> [64, 64, 3]."""
+"""Indoor compositions: the OOD set generated-places (Places' part). rng -> [S, S, 3]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from generated.canvas import Pen, any_colour, shade
+from generated.canvas import SIZE, Pen, any_colour, shade
 from generated.noise import fractal, tint
 
 PLACES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
@@ -66,11 +66,11 @@ def _rgb(values) -> tuple[int, int, int]:
 
 
 def draw_place(rng: np.random.Generator, name: str) -> np.ndarray:
-    """The place under soft light: float32 [64, 64, 3]."""
+    """The place under soft light: float32 [S, S, 3]."""
     pen, room = Pen(), Room(rng)
     room.draw(pen)
     PLACES[name](pen, rng, room)
-    image = pen.over(np.full((64, 64, 3), 40, np.float32))
+    image = pen.over(np.full((SIZE, SIZE, 3), 40, np.float32))
     return np.clip(image * (0.75 + 0.4 * fractal(rng, 2, 2, 2))[..., None], 0, 255)
 
 

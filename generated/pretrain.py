@@ -1,22 +1,28 @@
-"""Train a small CLIP from scratch on captioned images: `python -m generated.pretrain --help`.
+"""Train the small CLIP of the generated benchmark: `python -m generated.pretrain --help`.
 
-Symmetric InfoNCE (Radford et al. 2021), AdamW, warm-up and cosine. Three sources of pairs: the
-generated benchmark's own training stream, a CSV of captions, or class folders with templates. The
-file is OpenAI's state-dict layout in fp16 safetensors; it holds only the rows of the token
-embedding that the training captions use, and `token_ids` saying which.
+Symmetric InfoNCE (Radford et al. 2021) on the generator's own captioned stream, AdamW, warm-up and
+cosine. The file is OpenAI's state-dict layout in fp16 safetensors; it holds only the rows of the
+token embedding that the training captions use, and `token_ids` saying which.
 
-Differs from upstream: samples of a batch that share their caption (or their class, for class
-folders) count as matches of each other. With few concepts a batch repeats captions, and plain
-InfoNCE would push an image away from its own caption. And a second InfoNCE (`--local-weight`) makes
-the *local* features, those of the value path that GL-MCM and LoCoOp read, agree with the captions:
-large CLIPs have meaningful ones without being trained for it, one this small has not. No masks or
-places are used.
+Differs from CLIP's training:
+
+- Samples of a batch that share their caption count as matches of each other. With few kinds of
+  thing a batch repeats captions, and plain InfoNCE would push an image away from its own caption.
+- The logit scale follows a schedule (`scale_at`) and ends at 100, where CLIP's ends by itself. It
+  fixes how far apart cosines lie, which scores on cosines at temperature 1 depend on.
+- A second InfoNCE (`--local-weight`) makes the *local* features, those of the value path that
+  GL-MCM and LoCoOp read, agree with the captions: large CLIPs have meaningful ones without being
+  trained for it, one this small has not. No masks or places are used.
+- Label smoothing (`--label-smoothing`, in the last phase): it asks that all captions which do not
+  fit an image lie equally far from it, as CLIP's batches of 32,768 do. A batch of 128 does not ask:
+  once the right caption stands well above the rest, nothing moves the rest.
+- Most steps see a third of each image's patches, drawn at random (Li et al., FLIP, CVPR 2023),
+  which makes a step nearly three times as fast. The last steps see all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import shlex
@@ -31,129 +37,58 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from PIL import Image
+from open_clip.transformer import PatchDropout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
 from clip.image import encode_image
+from dassl.utils.console import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
+from generated.canvas import SIZE
 from generated.parallel import captioned_images
 
 CONTEXT_LENGTH = 77
-MAX_LOGIT_SCALE = math.log(100)
-LOCAL_SHARPNESS = 20.0
+FIRST_SCALE, LAST_SCALE = 14.0, 100.0
+RISE = (0.05, 0.6)  # shares of the steps between which the logit scale rises
+WHOLE_FROM = 0.93  # share of the steps after which no patch is left out
+LOCAL_SHARPNESS = 30.0
 HEAD_WIDTH = 64
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-TEMPLATES = (
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a picture of a {}",
-    "a {}",
-    "an image of one {}.",
-    "a close photo of a {}.",
-    "a blurry photo of a {}.",
-    "a small photo of a {}.",
-    "{}",
-)
 
 
 @dataclass
 class Pairs:
-    """Captioned images: images uint8 [N, 3, S, S]; texts: T different captions; choices [N, M]:
-    the rows of texts that describe each image; groups [N]: images of one group match each
-    other's captions."""
+    """Captioned images: images uint8 [N, 3, S, S]; texts: T different captions; rows [N]: the row
+    of texts that describes each image. Images with equal captions match each other's."""
 
     images: Tensor
     texts: list[str]
-    choices: Tensor
-    groups: Tensor
+    rows: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def split(self, count: int, seed: int) -> tuple[Pairs, Pairs]:
-        """(all but `count`, `count` of them at random)."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return tuple(
-            Pairs(self.images[part], self.texts, self.choices[part], self.groups[part])
-            for part in (order[count:], order[:count])
-        )
 
-
-def captioned(images: np.ndarray, captions: Sequence[str]) -> Pairs:
-    """Pairs of images uint8 [N, S, S, 3] with one caption each; equal captions are one group."""
-    texts = sorted(set(captions))
-    row = {text: index for index, text in enumerate(texts)}
-    rows = torch.tensor([row[caption] for caption in captions])
-    return Pairs(
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, rows[:, None], rows
-    )
-
-
-def read_square(path: Path, size: int) -> np.ndarray:
-    """The central square of an image, resized: uint8 [size, size, 3]. InputError if unreadable."""
-    try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except OSError as error:
-        raise InputError(
-            f"Cannot read the training image {path}: {error}. Mend or remove it."
-        ) from error
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return np.asarray(
-        image.resize(
-            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
-    )
-
-
-def csv_pairs(table: Path, root: Path, size: int) -> Pairs:
-    """Pairs of a CSV with the columns path (under `root`) and caption."""
-    if not table.is_file():
-        raise InputError(
-            f"--pairs {table} is not a file. It must be a CSV with the columns path and caption."
-        )
-    with open(table, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        if not {"path", "caption"} <= set(reader.fieldnames or ()):
-            raise InputError(
-                f"{table} has the columns {reader.fieldnames}; path and caption are "
-                "needed in its first line."
-            )
-        rows = list(reader)
-    images = [read_square(root / row["path"], size) for row in tqdm(rows, "reading", leave=False)]
-    return captioned(np.stack(images), [row["caption"] for row in rows])
-
-
-def folder_pairs(root: Path, templates: Sequence[str], size: int) -> Pairs:
-    """Pairs of class folders; a caption is a template with the folder's name (_ is a space)."""
-    folders = sorted(path for path in root.glob("*") if path.is_dir())
-    if not folders:
-        raise InputError(
-            f"--folders {root} holds no class folders. Each class needs a folder of "
-            "images, named after it."
-        )
-    texts = [t.format(f.name.replace("_", " ")) for f in folders for t in templates]
-    files = [
-        (path, label)
-        for label, folder in enumerate(folders)
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES
+def generated_pairs(
+    training: int, held_out: int, workers: int | None = None
+) -> tuple[Pairs, Pairs]:
+    """Return pairs of the streams clip-train and clip-held-out over one common table of texts."""
+    parts = [
+        captioned_images(stream, count, workers=workers)
+        for stream, count in (("clip-train", training), ("clip-held-out", held_out))
     ]
-    images = np.stack([read_square(path, size) for path, _ in tqdm(files, "reading", leave=False)])
-    groups = torch.tensor([label for _, label in files])
-    choices = groups[:, None] * len(templates) + torch.arange(len(templates))
-    return Pairs(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), texts, choices, groups)
-
-
-def generated_pairs(count: int, stream: str, workers: int | None = None) -> Pairs:
-    """The first `count` samples of a captioned stream of the generated benchmark."""
-    return captioned(*captioned_images(stream, count, workers=workers))
+    texts = sorted({caption for _, captions in parts for caption in captions})
+    row = {text: index for index, text in enumerate(texts)}
+    return tuple(
+        Pairs(
+            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            texts,
+            torch.tensor([row[caption] for caption in captions]),
+        )
+        for images, captions in parts
+    )
 
 
 def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -163,8 +98,7 @@ def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """
     tokens = open_clip.tokenize(list(texts), context_length=CONTEXT_LENGTH)
     token_ids, rows = torch.unique(tokens, return_inverse=True)
-    if token_ids[0] != 0:
-        raise InputError("A caption fills all 77 tokens; shorten the captions.")
+    assert token_ids[0] == 0, "captions are short"
     longest = int((tokens != 0).sum(1).max())
     return rows[:, :longest], token_ids
 
@@ -177,12 +111,10 @@ def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
                 f"--{name.replace('_', '-')} {getattr(args, name)} is not a multiple "
                 f"of {HEAD_WIDTH}, the width of an attention head."
             )
-    if args.image_size % args.patch:
-        raise InputError(
-            f"--image-size {args.image_size} is not a multiple of --patch {args.patch}."
-        )
+    if SIZE % args.patch:
+        raise InputError(f"Images of {SIZE} pixels are not a multiple of --patch {args.patch}.")
     vision = open_clip.CLIPVisionCfg(
-        layers=args.layers, width=args.width, patch_size=args.patch, image_size=args.image_size
+        layers=args.layers, width=args.width, patch_size=args.patch, image_size=SIZE
     )
     text = open_clip.CLIPTextCfg(
         context_length=CONTEXT_LENGTH,
@@ -195,12 +127,14 @@ def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
 
 
 def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str, str]:
-    """Load an earlier file of this module into `model`; words it does not have keep their random
-    start. Returns the metadata that tell of the earlier training."""
+    """Load an earlier file of this module into `model` and return metadata about its training.
+
+    Words that the file does not have keep their random start.
+    """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
             state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata()
         known = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
         rows = model.token_embedding.weight.detach().clone()
         for row, token in enumerate(token_ids.tolist()):
@@ -249,12 +183,16 @@ def augment(images: Tensor) -> Tensor:
     return images * gain + torch.empty(n, 1, 1, 1, device=device).uniform_(-0.15, 0.15)
 
 
-def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor) -> Tensor:
-    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target."""
+def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target.
+
+    `smoothing`: share of the target spread over the whole batch (label smoothing).
+    """
     matches = (groups[:, None] == groups[None]).float()
     target = matches / matches.sum(1, keepdim=True)  # symmetric [B, B]
     logits = scale * cosines
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    both = (F.cross_entropy(x, target, label_smoothing=smoothing) for x in (logits, logits.T))
+    return sum(both) / 2
 
 
 def local_cosines(local: Tensor, texts: Tensor) -> Tensor:
@@ -274,30 +212,26 @@ def batch_loss(
     scale: Tensor,
     groups: Tensor,
     local_weight: float,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """InfoNCE of image [B, D] and text [B, D] features, plus `local_weight` times that of the
     regions [B, N, D]."""
     texts = F.normalize(texts.float(), dim=-1)
-    loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups)
+    loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups, smoothing)
     if local_weight == 0:
         return loss
     regions = local_cosines(F.normalize(local.float(), dim=-1), texts)
-    return loss + local_weight * info_nce(regions, scale, groups)
+    return loss + local_weight * info_nce(regions, scale, groups, smoothing)
 
 
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
-    """AdamW with decay on matrices only, and the factor of warm-up and cosine for each step."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": args.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=args.lr,
-        betas=(0.9, 0.98),
-        eps=1e-6,
-    )
+    """Return AdamW with decay on matrices only, and its schedule of warm-up and cosine."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": args.weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-6)
     warmup = max(1, args.steps // 20)
 
     def factor(step: int) -> float:
@@ -308,29 +242,36 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def scale_at(progress: float, start: float = FIRST_SCALE) -> float:
+    """Return the logarithm of the logit scale at a share `progress` of the steps."""
+    first, last = RISE
+    share = min(max((progress - first) / (last - first), 0), 1)
+    return math.log(start) + share * math.log(LAST_SCALE / start)
+
+
 def random_loss(
-    model: open_clip.CLIP, pairs: Pairs, rows: Tensor, args: argparse.Namespace, precision: str
+    model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace, precision: str
 ) -> Tensor:
     """Return the loss of a random batch of augmented images and their captions, a scalar."""
     device = next(model.parameters()).device
     picked = torch.randint(len(pairs), (args.batch_size,))
-    column = torch.randint(pairs.choices.shape[1], (args.batch_size,))
-    texts = pairs.choices[picked, column]
-    tokens = rows[texts, : int((rows[texts] != 0).sum(1).max())].to(device)
+    rows = pairs.rows[picked]
+    texts = tokens[rows]
+    texts = texts[:, : int((texts != 0).sum(1).max())].to(device)  # [B, L]
     images = augment(prepare(pairs.images[picked].to(device)))
     half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    # On CPU the fused attention's backward pass is the slower one at these short lengths.
+    # On a CPU the fused attention's backward pass is the slower one at these short lengths.
     with half, sdpa_kernel(SDPBackend.MATH):
         features = (
             *encode_image(model.visual, images, local=args.local_weight > 0),
-            encode_text(model, tokens),
+            encode_text(model, texts),
         )
-    groups = pairs.groups[picked].to(device)
-    return batch_loss(*features, model.logit_scale.exp(), groups, args.local_weight)
+    scale, weights = model.logit_scale.exp(), (args.local_weight, args.label_smoothing)
+    return batch_loss(*features, scale, rows.to(device), *weights)
 
 
 def faster_precision(
-    model: open_clip.CLIP, pairs: Pairs, rows: Tensor, args: argparse.Namespace
+    model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace
 ) -> str:
     """Return "bf16" or "fp32", whichever takes a step faster on this device.
 
@@ -340,7 +281,7 @@ def faster_precision(
     for precision in ("fp32", "bf16"):
         for _ in range(2):  # the first warms up
             started = time.perf_counter()
-            random_loss(model, pairs, rows, args, precision).backward()
+            random_loss(model, pairs, tokens, args, precision).backward()
             seconds[precision] = time.perf_counter() - started
     model.zero_grad()
     torch.set_rng_state(state)
@@ -350,18 +291,23 @@ def faster_precision(
 def train(
     model: open_clip.CLIP,
     pairs: Pairs,
-    rows: Tensor,
+    tokens: Tensor,
     args: argparse.Namespace,
     checkpoint=lambda: None,
 ) -> list[float]:
     """Train in place; `checkpoint` is called four times on the way. Returns each step's loss."""
+    model.logit_scale.requires_grad_(False)
+    optimizer, scheduler = build_optimizer(model, args)
+    whole, dropout = model.visual.patch_dropout, PatchDropout(args.patch_dropout)
+    start = model.logit_scale.exp().item() if args.init else FIRST_SCALE
     precision = args.precision
     if precision == "auto":
-        precision = faster_precision(model, pairs, rows, args)
-    optimizer, scheduler = build_optimizer(model, args)
+        precision = faster_precision(model, pairs, tokens, args)
     losses = []
-    for step in (progress := tqdm(range(args.steps), f"training, {precision}", mininterval=2)):
-        loss = random_loss(model, pairs, rows, args, precision)
+    for step in (progress := progress_bar(range(args.steps), f"training, {precision}")):
+        model.logit_scale.data.fill_(scale_at(step / args.steps, start))
+        model.visual.patch_dropout = dropout if step < WHOLE_FROM * args.steps else whole
+        loss = random_loss(model, pairs, tokens, args, precision)
         if not loss.isfinite():
             raise InputError(
                 f"The loss is {loss.item()} at step {step}: lower --lr (now {args.lr:g})."
@@ -371,17 +317,19 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-        model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
         losses.append(loss.item())
         progress.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         if (step + 1) % max(1, args.steps // 5) == 0 and step + 1 < args.steps:
             checkpoint()
+            progress.write(f"step {step + 1}: loss {np.mean(losses[-50:]):.3f}")
+    model.visual.patch_dropout = whole
+    model.logit_scale.data.fill_(math.log(LAST_SCALE))
     return losses
 
 
 @torch.no_grad()
 def retrieval_accuracy(
-    model: open_clip.CLIP, pairs: Pairs, rows: Tensor, batch: int = 128
+    model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, batch: int = 128
 ) -> float:
     """Share of images whose nearest caption, among those of their batch, is of their group."""
     device, right = next(model.parameters()).device, 0
@@ -389,8 +337,8 @@ def retrieval_accuracy(
         part = slice(first, first + batch)
         pixels = prepare(pairs.images[part].to(device))
         images, _ = encode_image(model.visual, pixels, local=False)
-        texts = F.normalize(encode_text(model, rows[pairs.choices[part, 0]].to(device)), dim=-1)
-        groups = pairs.groups[part]
+        texts = F.normalize(encode_text(model, tokens[pairs.rows[part]].to(device)), dim=-1)
+        groups = pairs.rows[part]
         nearest = (F.normalize(images, dim=-1) @ texts.T).argmax(1).cpu()
         right += (groups[nearest] == groups).sum().item()
     return right / len(pairs)
@@ -412,44 +360,44 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--source", choices=["generated"], help="the generator's training stream")
-    source.add_argument("--pairs", type=Path, help="CSV with the columns path, caption")
-    source.add_argument("--folders", type=Path, help="folder of class folders")
-    parser.add_argument(
-        "--root",
-        type=Path,
-        default=Path("."),
-        help="folder that the paths of --pairs are relative to",
-    )
-    parser.add_argument(
-        "--templates",
-        nargs="+",
-        default=list(TEMPLATES),
-        help="captions of --folders, {} is the class name",
-    )
     parser.add_argument("--init", type=Path, help="go on from an earlier file of the same sizes")
-    parser.add_argument("--images", type=int, default=40000, help="how many to draw (generated)")
-    parser.add_argument("--held-out", type=int, default=512, help="pairs kept for the final check")
+    parser.add_argument("--images", type=int, default=50000, help="how many to draw")
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=1024,
+        help="pairs of the stream clip-held-out, for the final check",
+    )
     for name, default in (
-        ("image-size", 64),
         ("patch", 8),
         ("width", 192),
-        ("layers", 4),
+        ("layers", 5),
         ("text-width", 128),
-        ("text-layers", 2),
+        ("text-layers", 3),
         ("embed-dim", 128),
-        ("steps", 3000),
-        ("batch-size", 256),
+        ("steps", 4000),
+        ("batch-size", 128),
         ("seed", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument(
+        "--patch-dropout",
+        type=float,
+        default=2 / 3,
+        help="share of the patches left out, but in the last steps",
+    )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument(
         "--local-weight",
         type=float,
         default=0.5,
         help="weight of the loss of the best regions; 0 is plain CLIP",
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        help="share of the target that is spread over all captions of a batch",
     )
     parser.add_argument("--weight-decay", type=float, default=0.1, help="of matrices")
     parser.add_argument(
@@ -465,69 +413,33 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load_pairs(args: argparse.Namespace) -> tuple[Pairs, Pairs, str]:
-    """(training pairs, held-out pairs, what they are, in words)."""
-    if args.source == "generated":
-        # One table of texts for both streams: the held-out captions come last and are split off.
-        every = _joined(
-            generated_pairs(args.images, "clip-train", args.workers),
-            generated_pairs(args.held_out, "clip-held-out", args.workers),
-        )
-        return (*every, f"generated (synthetic) images, stream clip-train, {args.images}")
-    pairs = (
-        csv_pairs(args.pairs, args.root, args.image_size)
-        if args.pairs
-        else folder_pairs(args.folders, args.templates, args.image_size)
-    )
-    held_out = min(args.held_out, len(pairs) // 10)
-    training, rest = pairs.split(held_out, args.seed)
-    return training, rest, f"{len(training)} images of {(args.pairs or args.folders).name}"
-
-
-def _joined(training: Pairs, other: Pairs) -> tuple[Pairs, Pairs]:
-    """The same pairs over one common table of texts."""
-    texts = sorted({*training.texts, *other.texts})
-    row = {text: index for index, text in enumerate(texts)}
-
-    def moved(pairs: Pairs) -> Pairs:
-        rows = torch.tensor([row[text] for text in pairs.texts])
-        return Pairs(pairs.images, texts, rows[pairs.choices], rows[pairs.groups])
-
-    return moved(training), moved(other)
-
-
 def main(arguments: Sequence[str] | None = None) -> list[float]:
     """Train and write the file; returns the losses."""
     args = parse(arguments)
     started = time.time()
     torch.manual_seed(args.seed)
-    training, held_out, trained_on = load_pairs(args)
-    if args.source and args.image_size != training.images.shape[-1]:
-        raise InputError(
-            f"--image-size {args.image_size}: generated images are "
-            f"{training.images.shape[-1]} x {training.images.shape[-1]}."
-        )
-    rows, token_ids = tokenise(training.texts)
+    training, held_out = generated_pairs(args.images, args.held_out, args.workers)
+    tokens, token_ids = tokenise(training.texts)
     model = build_model(args, len(token_ids))
     earlier = start_from(args.init, model, token_ids) if args.init else {}
     model.to(args.device)
     command = shlex.join(["python", "-m", "generated.pretrain", *(arguments or sys.argv[1:])])
     metadata = {
         "name": args.output.stem,
-        "trained_on": trained_on,
+        "trained_on": f"generated (synthetic) images, stream clip-train, {args.images}",
         "command": command,
         "versions": json.dumps({"torch": torch.__version__}),
         **earlier,
     }
     losses = train(
-        model, training, rows, args, lambda: save(model, token_ids, args.output, metadata)
+        model, training, tokens, args, lambda: save(model, token_ids, args.output, metadata)
     )
     save(model, token_ids, args.output, metadata)
     model.eval()
     print(
         f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, loss {losses[0]:.3f} -> "
         f"{np.mean(losses[-50:]):.3f}, held-out retrieval among 128 captions "
-        f"{100 * retrieval_accuracy(model, held_out, rows):.1f} %, "
+        f"{100 * retrieval_accuracy(model, held_out, tokens):.1f} %, "
         f"{(time.time() - started) / 60:.1f} minutes"
     )
     return losses

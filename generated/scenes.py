@@ -1,4 +1,4 @@
-"""Outdoor compositions: the OOD set generated-scenes (SUN's part). rng -> [64, 64, 3]."""
+"""Outdoor compositions: the OOD set generated-scenes (SUN's part). rng -> [S, S, 3]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from generated.backgrounds import ground, sky
-from generated.canvas import Pen, shade
+from generated.canvas import SIZE, Pen, shade
 from generated.noise import below, fractal, gradient, grid, mix, ridge, tint
 
 SCENES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
@@ -28,7 +28,7 @@ def mountains(rng):
     field, height = sky(rng), rng.uniform(0.2, 0.4)
     for layer in range(int(rng.integers(2, 4))):
         x, peaks = np.linspace(0, 1, int(rng.integers(5, 9))), rng.normal(0, 0.12, 9)
-        edge = np.interp(np.linspace(0, 1, 64), x, height + peaks[: len(x)])
+        edge = np.interp(np.linspace(0, 1, SIZE), x, height + peaks[: len(x)])
         rocks = mix(tint(rng, (95, 100, 120)), tint(rng, (60, 65, 70)), fractal(rng, 8, 10))
         if layer == 0:
             rocks = mix((240, 243, 248), rocks, below(edge + rng.uniform(0.05, 0.2), 0.08))
@@ -87,7 +87,7 @@ def lake(rng):
     hills = mix(tint(rng, (55, 85, 60)), tint(rng, (90, 115, 75)), fractal(rng, 8, 10))
     field = mix(field, hills, below(ridge(rng, shore - 0.15, 0.25), 0.02))
     y, _ = grid()
-    mirrored = np.clip((2 * shore - y[:, 0]) * 64, 0, 63).astype(int)
+    mirrored = np.clip((2 * shore - y[:, 0]) * SIZE, 0, SIZE - 1).astype(int)
     ripple = fractal(rng, 40, 3, 2)
     water = mix(field[mirrored] * 0.75, tint(rng, (70, 110, 135)), 0.3 + 0.4 * ripple)
     field = mix(field, water, below(shore, 0.01))
@@ -148,11 +148,12 @@ def canyon(rng):
     for depth, light in ((0.15, 0.85), (0.3, 1.0), (0.5, 1.15)):
         wall = mix(tint(rng, (190, 105, 65)), tint(rng, (225, 160, 110)), 0.5 + 0.5 * bands)
         wall = np.minimum(wall * light * (0.8 + 0.3 * fractal(rng, 3, 16))[..., None], 255)
-        steps = np.repeat(rng.uniform(-0.08, 0.08, 8), 8)
+        steps = np.repeat(rng.uniform(-0.08, 0.08, 8), SIZE // 8)
         bowl = (
             depth
             + steps
-            + rng.uniform(0.1, 0.6) * (0.25 - (np.linspace(0, 1, 64) - rng.uniform(0.3, 0.7)) ** 2)
+            + rng.uniform(0.1, 0.6)
+            * (0.25 - (np.linspace(0, 1, SIZE) - rng.uniform(0.3, 0.7)) ** 2)
         )
         field = mix(field, wall, below(bowl, 0.02))
     return field
@@ -173,7 +174,7 @@ def farmland(rng):
 def volcano(rng):
     dusk = gradient(tint(rng, (60, 55, 85)), tint(rng, (210, 120, 85)))
     middle, top = rng.uniform(0.35, 0.65), rng.uniform(0.25, 0.4)
-    x = np.linspace(0, 1, 64)
+    x = np.linspace(0, 1, SIZE)
     slope = np.maximum(top, top + (np.abs(x - middle) - 0.08) * rng.uniform(0.8, 1.4))
     y, columns = grid()
     plume = np.exp(

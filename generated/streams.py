@@ -16,11 +16,11 @@ from PIL import Image, ImageFilter
 from generated import captions
 from generated.backgrounds import BACKGROUNDS, Background
 from generated.canvas import COLOUR_NAMES, SIZE, any_colour, colour, composite
+from generated.captions import choose
 from generated.clutter import CLUTTER
 from generated.drawing import Thing, fit
-from generated.further import FURTHER_OBJECTS
-from generated.noise import gradient
-from generated.objects import ID_OBJECTS
+from generated.kinds import ID_OBJECTS, NAMED_THINGS, NAMED_VIEWS, View
+from generated.noise import gradient, grid
 
 SEED = 20250517
 """Chosen before the first image was scored and never changed since."""
@@ -31,15 +31,18 @@ COVERAGE = (0.08, 0.35)
 _LARGE, _SMALL = 0.22, 0.12
 _OCCLUDED = 0.25
 
+_CONTRAST = 70
+"""Least distance of a texture's two colours in RGB."""
+
 # The training stream alone: closer views, and objects before a plain background, as the web has
 # them too; without them a small CLIP learns backgrounds and colours long before objects.
 _TRAINING_COVERAGE = (0.08, 0.6)
-_PAIRS, _BARE, _PLAIN = 0.14, 0.10, 0.25
+_PAIRS, _VIEWS, _BARE, _PLAIN = 0.12, 0.22, 0.08, 0.25
 
 
 @dataclass(frozen=True)
 class Sample:
-    """image uint8 [64, 64, 3]; mask bool [64, 64], true where the (first) object shows; label and
+    """image uint8 [S, S, 3]; mask bool [S, S], true where the (first) object shows; label and
     background: names without article ("" = none)."""
 
     image: np.ndarray
@@ -55,12 +58,12 @@ def stream_rng(stream: str, index: int, seed: int = SEED) -> np.random.Generator
 
 
 def any_background(rng: np.random.Generator) -> Background:
-    return captions.choose(rng, list(BACKGROUNDS.values()))
+    return choose(rng, list(BACKGROUNDS.values()))
 
 
 def scatter_clutter(rng: np.random.Generator, image: np.ndarray, most: int = 2):
     """`image` with 0..most small nuisances on it, and their names."""
-    names = [captions.choose(rng, list(CLUTTER)) for _ in range(rng.integers(0, most + 1))]
+    names = [choose(rng, list(CLUTTER)) for _ in range(rng.integers(0, most + 1))]
     for name in names:
         layer = fit(rng, CLUTTER[name], any_colour(rng), rng.uniform(0.006, 0.03))
         image = place(rng, image, layer)
@@ -70,10 +73,10 @@ def scatter_clutter(rng: np.random.Generator, image: np.ndarray, most: int = 2):
 def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.ndarray:
     """`layer` lit from one side and with a soft shadow, over `image`."""
     alpha = Image.fromarray((layer[..., 3] * 255).astype(np.uint8))
-    soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(2)), np.float32) / 255
-    shift = (int(rng.integers(1, 4)), int(rng.integers(-3, 4)))
+    soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(SIZE / 32)), np.float32) / 255
+    shift = (int(rng.integers(1, SIZE // 16)), int(rng.integers(-SIZE // 20, SIZE // 20)))
     image = image * (1 - rng.uniform(0.15, 0.5) * np.roll(soft, shift, (0, 1)))[..., None]
-    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
+    y, x = (2 * axis - 1 for axis in grid())
     turn, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     light = rng.uniform(0.75, 1.1) + strength * (x * np.cos(turn) + y * np.sin(turn))
     lit = layer.copy()
@@ -82,11 +85,11 @@ def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Exposure, colour cast, contrast, a little blur and sensor noise: uint8 [64, 64, 3]."""
+    """Exposure, colour cast, contrast, a little blur and sensor noise: uint8 [S, S, 3]."""
     image = (image - 128) * rng.uniform(0.75, 1.1) + 128 + rng.normal(0, 10)
     image = np.clip(image * rng.normal(1, 0.04, 3), 0, 255)
     if rng.random() < 0.5:
-        blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8))
+        blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * SIZE / 64)
         image = np.asarray(Image.fromarray(image.astype(np.uint8)).filter(blur), np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(1, 7)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -94,7 +97,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def _occlude(rng, image, mask):
     """A nuisance in front of a part of the object; the mask loses what it hides."""
-    name = captions.choose(rng, list(CLUTTER))
+    name = choose(rng, list(CLUTTER))
     ys, xs = np.nonzero(mask)
     pick = int(rng.integers(len(xs)))
     layer = fit(
@@ -136,7 +139,7 @@ def object_sample(
 ) -> Sample:
     """One object over `background`, or over a random one."""
     background = background or any_background(rng)
-    colour_name = captions.choose(rng, COLOUR_NAMES)
+    colour_name = choose(rng, COLOUR_NAMES)
     image, mask, clutter = object_image(
         rng, thing, colour(rng, colour_name), background.draw(rng), coverages
     )
@@ -152,8 +155,8 @@ def pair_sample(rng: np.random.Generator, things: list[Thing]) -> Sample:
     background = any_background(rng)
     image, named, masks = background.draw(rng), [], []
     for side in rng.permutation(2):
-        name = captions.choose(rng, COLOUR_NAMES)
-        at = SIZE * np.array([0.27 + 0.46 * side, 0.5]) + rng.normal(0, 5, 2)
+        name = choose(rng, COLOUR_NAMES)
+        at = SIZE * np.array([0.27 + 0.46 * side, 0.5]) + rng.normal(0, SIZE / 13, 2)
         layer = fit(rng, things[len(named)], colour(rng, name), rng.uniform(0.06, 0.14), at)
         image = place(rng, image, layer)
         masks.append(layer[..., 3] > 0.5)
@@ -172,23 +175,44 @@ def bare_sample(rng: np.random.Generator) -> Sample:
     return Sample(image, np.zeros((SIZE, SIZE), bool), caption, "", background.name)
 
 
+def view_sample(rng: np.random.Generator, view: View) -> Sample:
+    """A scene, a place or a texture with its caption."""
+    first, second = two_colours(rng)
+    image = photograph(rng, view.draw(rng, first, second))
+    caption = captions.view_caption(rng, view.name, view.texture, (first[0], second[0]))
+    return Sample(image, np.zeros((SIZE, SIZE), bool), caption, "", view.name)
+
+
+def two_colours(rng: np.random.Generator):
+    """Two named colours that differ clearly: (name, RGB) twice."""
+    names = [choose(rng, COLOUR_NAMES) for _ in range(2)]
+    first, second = (colour(rng, name) for name in names)
+    while np.linalg.norm(np.subtract(first, second)) < _CONTRAST:
+        names[1] = choose(rng, COLOUR_NAMES)
+        second = colour(rng, names[1])
+    return (names[0], first), (names[1], second)
+
+
 def id_sample(split: str, name: str, index: int, seed: int = SEED) -> Sample:
     """Image `index` of the ID class `name` in `split` ("train": few-shot pool, or "val")."""
     return object_sample(stream_rng(f"id-{split}/{name}", index, seed), ID_OBJECTS[name])
 
 
-TRAINING_THINGS: tuple[Thing, ...] = (*ID_OBJECTS.values(), *FURTHER_OBJECTS.values())
-
-
 def captioned_sample(stream: str, index: int, seed: int = SEED) -> Sample:
-    """Image `index` of a captioned stream ("clip-train", "clip-held-out", "web"): objects of the ID
-    classes and others, some before a plain background, pairs of them, and bare backgrounds."""
+    """Image `index` of a captioned stream ("clip-train", "clip-held-out", "web").
+
+    It shows everything the generator can draw except the kinds in `kinds.NEVER_NAMED`: objects and
+    creatures alone (some before a plain background) and in pairs, scenes, places, textures, and
+    backgrounds without anything on them.
+    """
     rng = stream_rng(stream, index, seed)
     kind = rng.random()
     if kind < _BARE:
         return bare_sample(rng)
-    if kind < _BARE + _PAIRS:
-        first, second = rng.choice(len(TRAINING_THINGS), 2, replace=False)
-        return pair_sample(rng, [TRAINING_THINGS[first], TRAINING_THINGS[second]])
+    if kind < _BARE + _VIEWS:
+        return view_sample(rng, choose(rng, NAMED_VIEWS))
+    if kind < _BARE + _VIEWS + _PAIRS:
+        first, second = rng.choice(len(NAMED_THINGS), 2, replace=False)
+        return pair_sample(rng, [NAMED_THINGS[first], NAMED_THINGS[second]])
     background = PLAIN if rng.random() < _PLAIN else any_background(rng)
-    return object_sample(rng, captions.choose(rng, TRAINING_THINGS), background, _TRAINING_COVERAGE)
+    return object_sample(rng, choose(rng, NAMED_THINGS), background, _TRAINING_COVERAGE)

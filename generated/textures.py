@@ -1,4 +1,4 @@
-"""The OOD set generated-textures (DTD's part): functions (rng, first, second) -> [64, 64, 3].
+"""The OOD set generated-textures (DTD's part): functions (rng, first, second) -> [S, S, 3].
 
 They are computed at twice the size and averaged down; `first` and `second` are colours.
 """
@@ -27,7 +27,7 @@ def texture(name: str):
 
 
 def draw_texture(rng: np.random.Generator, name: str, first, second) -> np.ndarray:
-    """The texture in two colours, unevenly lit: float32 [64, 64, 3]."""
+    """The texture in two colours, unevenly lit: float32 [S, S, 3]."""
     field = mix(first, second, TEXTURES[name](rng))
     field = field * (0.75 + 0.4 * fractal(rng, 2, 2, 2, FINE))[..., None]
     return field.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3))

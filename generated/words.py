@@ -13,8 +13,7 @@ from pathlib import Path
 from generated.backgrounds import BACKGROUNDS
 from generated.canvas import COLOUR_NAMES
 from generated.clutter import CLUTTER
-from generated.further import FURTHER_OBJECTS
-from generated.objects import ID_OBJECTS
+from generated.kinds import NAMED_THINGS, NAMED_VIEWS
 
 SIZES = ("large", "medium sized", "small")  # as `streams` says them
 ARTICLES = ("a ", "an ", "the ")
@@ -22,7 +21,7 @@ ARTICLES = ("a ", "an ", "the ")
 
 def word_lists() -> dict[str, list[str]]:
     """Return the lists: file name -> its words."""
-    things = [*ID_OBJECTS, *FURTHER_OBJECTS]
+    things = [thing.name for thing in NAMED_THINGS]
     return {
         "adj.colour.txt": list(COLOUR_NAMES),
         "adj.size.txt": list(SIZES),
@@ -30,6 +29,7 @@ def word_lists() -> dict[str, list[str]]:
         "noun.clutter.txt": list(CLUTTER),
         "noun.coloured.txt": [f"{colour} {name}" for name in things for colour in COLOUR_NAMES],
         "noun.thing.txt": things,
+        "noun.view.txt": [view.name for view in NAMED_VIEWS],
     }
 
 

@@ -8,7 +8,7 @@ Differs from upstream: the public code has the scores of CTW and ATD only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -64,17 +64,20 @@ def warn_if_few_classes(classes: int) -> None:
 
 
 def decision_rates(
-    inside: Mapping[str, np.ndarray], outside: Mapping[str, Mapping[str, np.ndarray]]
+    inside: Mapping[str, np.ndarray],
+    outside: Mapping[str, Mapping[str, np.ndarray]],
+    means: Mapping[str, Sequence[str]] | None = None,
 ) -> Rates:
     """Return the rates of every decision, as fractions.
 
     Args:
         inside: decision -> bool [n], which ID images are rejected. outside: set -> the same.
+        means: name -> the sets it is over. None: "average", over all.
 
     Returns:
         decision -> {"id_acceptance": share of ID images kept, "sets": set -> {"ood_rejection":
         share of its images rejected, "accuracy": share of its and the ID images that are decided
-        rightly}}, with the further set "average", the unweighted mean over the sets.
+        rightly}}, after the sets their unweighted means.
     """
     rates: Rates = {}
     for name, rejected in inside.items():
@@ -84,9 +87,10 @@ def decision_rates(
             caught = np.asarray(decisions[name])
             right = (kept.sum() + caught.sum()) / (len(kept) + len(caught))
             rows[set_name] = {"ood_rejection": float(caught.mean()), "accuracy": float(right)}
-        rows["average"] = {
-            key: float(np.mean([row[key] for row in rows.values()]))
-            for key in ("ood_rejection", "accuracy")
-        }
+        for mean, sets in (means or {"average": list(outside)}).items():
+            rows[mean] = {
+                key: float(np.mean([rows[s][key] for s in sets]))
+                for key in ("ood_rejection", "accuracy")
+            }
         rates[name] = {"id_acceptance": float(kept.mean()), "sets": rows}
     return rates

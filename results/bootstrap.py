@@ -42,16 +42,18 @@ def resample(
     outside: Mapping[str, Sequence[np.ndarray]],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    means: Sequence[Sequence[str]] | None = None,
 ) -> np.ndarray:
     """Compute the figures of several scores of the same images in each resample of these images.
 
     Args:
         inside: a score of the ID images, [n], for each of k scores.
         outside: OOD set -> the same k scores of its images, [m] each.
+        means: the OOD sets of each mean. None: one mean, over all.
 
     Returns:
-        [k, resamples, sets + 1, 2] float64: METRICS as fractions, exactly those that `ood.metrics`
-        gives on the resampled images; last, their mean over the sets.
+        [k, resamples, sets + means, 2] float64: METRICS as fractions, exactly those that
+        `ood.metrics` gives on the resampled images; last, the means over sets.
     """
     sizes = {"": len(inside[0])} | {name: len(scores[0]) for name, scores in outside.items()}
     draws = [(np.random.default_rng([seed, *name.encode()]), n) for name, n in sizes.items()]
@@ -65,7 +67,11 @@ def resample(
         id_counts = np.bincount(drawn_id, minlength=len(inside[0]))
         for sample, own in zip(samples, figures, strict=True):
             own[row] = sample.figures(id_counts, drawn_ood)
-    return np.concatenate([figures, figures.mean(axis=2, keepdims=True)], axis=2)
+    names = list(outside)
+    columns = [[names.index(name) for name in sets] for sets in means or [names]]
+    return np.stack(
+        [*np.moveaxis(figures, 2, 0), *(figures[:, :, c].mean(axis=2) for c in columns)], axis=2
+    )
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

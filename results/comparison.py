@@ -22,7 +22,6 @@ from dassl.utils.names import check_availability
 from dassl.utils.tables import text_table
 from datasets.folders import counted
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
-from results.files import AVERAGE
 from results.runs import Groups, Run, comparable_runs
 from results.tables import percent
 
@@ -108,7 +107,8 @@ def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Diffe
     """
     check_resamples(resamples)
     inside, outside = _same_images(first, second)
-    figures = resample(inside, outside, resamples)
+    means = first.runs[0].means
+    figures = resample(inside, outside, resamples, means=[*means.values()])
     split = len(first.runs)
     differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
     return [
@@ -121,7 +121,7 @@ def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Diffe
             two_sided_p(differences[:, column, k]),
         )
         for k, metric in enumerate(METRICS)
-        for column, name in enumerate([*outside, AVERAGE])
+        for column, name in enumerate([*outside, *means])
     ]
 
 

@@ -26,21 +26,25 @@ COUNTS = ("n_id", "n_ood")
 REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
 CLASSES = ("label", "prediction")  # columns of class indices
 
-Figures = dict[str, dict[str, dict[str, float]]]  # score -> set -> metric -> value
+Figures = dict[str, dict[str, dict[str, float]]]  # score -> set or mean -> metric -> value
+Means = Mapping[str, Sequence[str]]  # name of a mean -> the OOD sets it is over
 
 
 def evaluate_sets(
-    id_scores: Mapping[str, np.ndarray], ood_scores: Mapping[str, Mapping[str, np.ndarray]]
+    id_scores: Mapping[str, np.ndarray],
+    ood_scores: Mapping[str, Mapping[str, np.ndarray]],
+    means: Means | None = None,
 ) -> Figures:
-    """Compute the metrics of every score on every OOD set, and their mean over the sets.
+    """Compute the metrics of every score on every OOD set, and their means over sets.
 
     Args:
         id_scores: score -> [n].
         ood_scores: set -> score -> [m].
+        means: of `datasets.ood_sets.ood_means`. None: "average", over all sets.
 
     Returns:
-        score -> set -> metrics as fractions, with the further set "average": the unweighted mean,
-        whose n_ood is the number of OOD images of all sets.
+        score -> set -> metrics as fractions, after the sets a row for each mean: unweighted, its
+        n_ood the number of OOD images of its sets.
 
     Raises:
         InputError: no OOD set, a set that lacks a score, empty scores.
@@ -58,7 +62,8 @@ def evaluate_sets(
                 rows[name] = ood_metrics(inside, scores[score])
             except InputError as error:
                 raise InputError(f"{score} on OOD set {name}: {error}") from error
-        figures[score] = {**rows, AVERAGE: _average(list(rows.values()))}
+        chosen = (means or {AVERAGE: list(rows)}).items()
+        figures[score] = rows | {name: _average([rows[s] for s in sets]) for name, sets in chosen}
     return figures
 
 
@@ -73,6 +78,7 @@ def write_results(
     sets: Sequence[SetScores],
     provenance: Mapping[str, Any],
     decisions: Mapping[str, Any] | None = None,
+    means: Means | None = None,
 ) -> Path:
     """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
@@ -84,6 +90,7 @@ def write_results(
             in runs that are averaged (class list, transform, score parameters, ...). Values that
             JSON does not know are written as text, NaN and infinity as null.
         decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
+        means: which sets each mean in `figures` is over. None: "average", over all.
     """
     folder = Path(folder)
     path = folder / "results.json"
@@ -97,6 +104,7 @@ def write_results(
         "primary": PRIMARY,
         "conventions": CONVENTIONS,
         "figures": figures,
+        "means": means or {AVERAGE: [s.name for s in sets[1:]]},
         "accuracy": {s.name: s.accuracy for s in sets if s.accuracy is not None},
         "images": {s.name: len(s.images) for s in sets},
         **({"decisions": decisions} if decisions else {}),

@@ -16,7 +16,7 @@ from typing import Any
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten
 from ood.set_scores import SetScores
-from results.files import AVERAGE, read_results, read_scores
+from results.files import AVERAGE, Means, read_results, read_scores
 
 NAMED = 3  # runs or differences that one sentence names
 
@@ -48,12 +48,18 @@ class Run:
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-        """Return score -> OOD set or "average" -> metric -> fraction."""
+        """Return score -> OOD set or mean over sets -> metric -> fraction."""
         return self.result["figures"]
 
     @property
+    def means(self) -> Means:
+        """Return the OOD sets of each mean; results of older versions have one, over all."""
+        names = [name for name in next(iter(self.figures.values())) if name != AVERAGE]
+        return self.result.get("means") or {AVERAGE: names}
+
+    @property
     def ood_sets(self) -> list[str]:
-        return [name for name in next(iter(self.figures.values())) if name != AVERAGE]
+        return [name for name in next(iter(self.figures.values())) if name not in self.means]
 
     @property
     def id_set(self) -> str:

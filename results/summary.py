@@ -22,6 +22,7 @@ from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
+from results.files import AVERAGE
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
 
@@ -40,8 +41,8 @@ CAPTION = (
     "column; no test is implied."
 )
 OVERVIEW_NOTE = (
-    "Percent, mean over the OOD sets ± standard deviation over the runs. FPR95: ID positive, "
-    "lower is better."
+    "Percent, mean over the OOD sets, but for those with a column, ± standard deviation over the "
+    "runs. FPR95: ID positive, lower is better."
 )
 INTERVAL_NOTE = "Intervals: other images of the same kind, by bootstrap; not other seeds."
 
@@ -91,7 +92,7 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     waiting = groups.items() if resamples else ()
     for name, runs in progress_bar(waiting, "resampling images", "method", leave=False):
         try:
-            resampled |= _resample(name, runs, sets[:-1], resamples)
+            resampled |= _resample(name, runs, resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
     blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
@@ -99,14 +100,15 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
 
-def _resample(name: str, runs: Sequence[Run], ood_sets: Sequence[str], resamples: int) -> Resampled:
+def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     """Return the mean over a method's runs in every resample, for each of its scores."""
     scores = list(runs[0].figures)
     columns = {
         s: [run.images[s].scores[score] for run in runs for score in scores]
-        for s in (runs[0].id_set, *ood_sets)
+        for s in (runs[0].id_set, *runs[0].ood_sets)
     }
-    figures = resample(columns.pop(runs[0].id_set), columns, resamples)
+    means = [*runs[0].means.values()]
+    figures = resample(columns.pop(runs[0].id_set), columns, resamples, means=means)
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
     return {(name, score): own for score, own in zip(scores, means, strict=True)}
 
@@ -156,19 +158,23 @@ def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
 
 
 def overview(summary: Summary) -> str:
-    """Return one short table: averages over the OOD sets, a row a method and score."""
+    """Return one short table: averages over the OOD sets, a row a method and score.
+
+    Groups of sets that the average leaves out, near ones say, have a column of AUROC each.
+    """
+    some = next(iter(summary.groups.values()))[0]
+    averaged = {name for sets in some.means.values() for name in sets}
+    apart = [name for name in (*some.means, *some.ood_sets) if name not in {*averaged, AVERAGE}]
+    columns = [(AVERAGE, PRIMARY), (AVERAGE, "auroc"), *((name, "auroc") for name in apart)]
     rows = []
     for method, runs in summary.groups.items():
         accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
         accuracy = "-" if None in accuracies else Figure(accuracies)
-        for score, sets in runs[0].figures.items():
-            average = list(sets)[-1]
-            means = [
-                Figure([run.figures[score][average][metric] for run in runs])
-                for metric in (PRIMARY, "auroc")
-            ]
-            rows.append((method, len(runs), score, *means, accuracy))
-    header = ("method", "runs", "score", "FPR95", "AUROC", "ID accuracy")
+        for score in runs[0].figures:
+            figures = [Figure([r.figures[score][name][key] for r in runs]) for name, key in columns]
+            rows.append((method, len(runs), score, *figures, accuracy))
+    more = (f"AUROC {name.removeprefix(f'{AVERAGE} ')}" for name in apart)
+    header = ("method", "runs", "score", "FPR95", "AUROC", *more, "ID accuracy")
     return "\n\n".join([text_table(rows, header), OVERVIEW_NOTE, *summary.notes])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -17,7 +17,7 @@ from dassl.utils.figures import save_figure
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
-from datasets.ood_sets import load_ood_sets
+from datasets.ood_sets import load_ood_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
@@ -100,7 +100,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance)
+    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance, ood_means(cfg))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
@@ -204,13 +204,15 @@ def check_same_model(folder: str, comparable: dict) -> None:
         )
 
 
-def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
+def report(
+    folder: str, sets: Mapping[str, SetScores], provenance: dict, means: Mapping[str, Sequence[str]]
+) -> str:
     """Write results and plots into `folder`, and return the table and where everything lies."""
     inside = sets[ID]
     outside = {name: part.scores for name, part in sets.items() if name != ID}
-    figures = evaluate_sets(inside.scores, outside)
+    figures = evaluate_sets(inside.scores, outside, means)
     decisions = decision_rates(
-        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}
+        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}, means
     )
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
@@ -222,7 +224,7 @@ def report(folder: str, sets: Mapping[str, SetScores], provenance: dict) -> str:
         save_figure(histograms(values, others, name), plots / f"{name}_histogram.png")
         curves = {set_name: (values, other) for set_name, other in others.items()}
         save_figure(roc(curves, f"{name}: ROC"), plots / f"{name}_roc.png")
-    write_results(folder, figures, list(sets.values()), provenance, decisions)
+    write_results(folder, figures, list(sets.values()), provenance, decisions, means)
     parts = [
         format_figures(figures),
         format_rates(decisions),

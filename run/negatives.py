@@ -38,7 +38,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     source = under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
-    resolve_precision(trainer.precision.name, device)  # `load` has set the switches of fp32
+    resolve_precision(trainer.precision.name, trainer.device)  # `load` has set the switches of fp32
     trainer.model.texts = {
         name: None if trainer.LEARNS and not name.endswith(OTHERS) else features
         for name, features in words.texts.items()

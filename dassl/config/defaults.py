@@ -79,7 +79,8 @@ DATASET = {
 # Ours: the out-of-distribution sets
 OOD = {
     # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
-    #        IMAGES: the number that the protocol expects; 0: unknown}
+    #        IMAGES: the number that the protocol expects; 0: unknown,
+    #        GROUP: such as near; averaged with its like, and left out of "average"; "": none}
     "SETS": {}
 }
 

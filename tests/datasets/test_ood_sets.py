@@ -2,7 +2,7 @@ import pytest
 from yacs.config import CfgNode as CN
 
 from dassl.utils.errors import InputError
-from datasets.ood_sets import load_ood_sets
+from datasets.ood_sets import load_ood_sets, ood_means
 
 
 @pytest.fixture
@@ -98,6 +98,24 @@ def test_no_set_is_refused(load):
 def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
     with pytest.raises(InputError, match=message):
         load(SUN=entry("nowhere"), **{name: entry("nowhere")})
+
+
+@pytest.mark.parametrize(
+    "groups, means",
+    [
+        ({"a": "", "b": ""}, {"average": ["a", "b"]}),
+        ({"a": "", "b": "near"}, {"average": ["a"]}),
+        ({"a": "", "b": "near", "c": "near"}, {"average": ["a"], "average near": ["b", "c"]}),
+        (
+            {"a": "far", "b": "near", "c": "far"},
+            {"average": ["a", "b", "c"], "average far": ["a", "c"]},
+        ),
+    ],
+)
+def test_groups_are_averaged_apart(cfg, groups, means):
+    sets = {name: CN({"FOLDERS": [name], "GROUP": group}) for name, group in groups.items()}
+    cfg.OOD.SETS = CN(sets, new_allowed=True)
+    assert ood_means(cfg) == means
 
 
 @pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3}), CN({"FOLDERS": "SUN"})])

@@ -69,3 +69,5 @@ def test_rates():
             },
         }
     }
+    rows = decision_rates(inside, outside, {"average": ["far"]})["CTW"]["sets"]
+    assert rows["average"] == rows["far"]

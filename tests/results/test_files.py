@@ -15,6 +15,8 @@ from dassl.utils.provenance import git_state, versions
 from ood.metrics import CONVENTIONS, ood_metrics
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, read_scores, write_results
+from results.runs import Run
+from results.summary import overview, summarise
 from results.tables import format_figures, format_rates
 
 RNG = np.random.default_rng(5)
@@ -237,3 +239,26 @@ def test_without_git(monkeypatch, tmp_path):
 def test_versions():
     found = versions()
     assert found["numpy"] == np.__version__ and found["python"].startswith("3.")
+
+
+def test_a_mean_is_over_its_own_sets(tmp_path):
+    """Near and far sets are not averaged together; files, intervals and tables agree on it."""
+    outside = {name: {s: RNG.normal(size=50) for s in ID} for name in ("SUN", "NINCO", "SSB")}
+    means = {"average": ["SUN"], "average near": ["NINCO", "SSB"]}
+    figures = evaluate_sets(ID, outside, means)
+    assert list(figures["MCM"]) == ["SUN", "NINCO", "SSB", *means]
+    mcm = {name: row["auroc"] for name, row in figures["MCM"].items()}
+    assert mcm["average"] == mcm["SUN"]
+    assert mcm["average near"] == pytest.approx((mcm["NINCO"] + mcm["SSB"]) / 2)
+    sets = [SetScores(n, [f"{i}.jpg" for i in range(len(s["MCM"]))], s) for n, s in outside.items()]
+    inside = SetScores("ID", [f"{i}.jpg" for i in range(len(ID["MCM"]))], ID)
+    write_results(tmp_path, figures, [inside, *sets], {"comparable": {}}, means=means)
+    run = Run(tmp_path, read_results(tmp_path))
+    assert run.ood_sets == [*outside] and run.means == means
+    summary = summarise({"one": [run]}, resamples=100)
+    assert summary.blocks[0].columns == [*outside, *means]
+    head, _, row, *_ = overview(summary).splitlines()
+    assert "AUROC near" in head and f"{100 * mcm['average near']:.2f}" in row
+    for figure in summary.blocks[0].rows[0].figures:
+        low, high = figure.interval
+        assert low <= figure.mean <= high
