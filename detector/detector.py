@@ -210,8 +210,8 @@ class Detector:
         if not labels:
             raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
         self._warn_if_one_sided(labels)
-        record = {"images": of, "unreadable": unreadable}
-        return Detector(self.spec.calibrate(columns, tpr, record), self.model.clip)
+        calibrated = self.spec.calibrate(columns, tpr, {"images": of, "unreadable": unreadable})
+        return Detector(calibrated, self.model.clip)
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the detector, for `load`; CLIP's weights stay where they are."""
@@ -219,8 +219,7 @@ class Detector:
 
     @torch.inference_mode()
     def label_ranks(self, image: Image.Image, label: int) -> Tensor:
-        """Return the rank of the class `label` in every region of an image, 1 where it is the most
-        similar class: int32 `[h, w]`, on the CPU."""
+        """Return the rank of the class `label` in every region: int32 `[h, w]`, on the CPU."""
         pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
         with self._precision.context(self.device):
             encoded = self.model.image_features(pixels, local=True)
@@ -229,8 +228,7 @@ class Detector:
         return ranks.reshape(self.model.clip.grid)
 
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
-        """Return where the regions of an image are ID-irrelevant if it shows the class `label`:
-        bool `[h, w]`, on the CPU."""
+        """Return where the class `label` is not among the K most similar: bool `[h, w]`, CPU."""
         return self.label_ranks(image, label) > self.spec.top_k
 
     def region_map(
@@ -250,8 +248,7 @@ class Detector:
             if verdict.verdict:
                 sign = ">=" if verdict.score >= verdict.threshold else "<"
                 said += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
-        original = read_image(image, spec.exif)
-        shape = read_image(mask) if mask else None
+        original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
             raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
         return RegionMap(
@@ -269,11 +266,7 @@ class Detector:
     def save_regions(
         self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
     ) -> str:
-        """Draw an image's region map at `path` (PNG, PDF or SVG), and return its caption.
-
-        Args:
-            of: as for `region_map`.
-        """
+        """Draw a `region_map` at `path` (PNG, PDF or SVG), and return its caption."""
         drawn = self.region_map(image, of)
         save_region_maps(path, [drawn])
         return drawn.caption
