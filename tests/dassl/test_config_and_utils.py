@@ -79,7 +79,8 @@ def test_config_keys_and_defaults():
     expected = {key: eval(value, {}) for key, value in pairs}
     cfg = get_cfg_default()
     del cfg["OOD"], cfg["EVAL"], cfg.DATASET["PAIRS"]
-    for key in ("FOLDER", "CLASSES", "CLASSNAMES_FILE", "DOWNLOAD"):
+    ours = ("FOLDER", "CLASSES", "CLASSNAMES_FILE", "DOWNLOAD", "IMAGES", "SPLIT_FILE", "TEMPLATE")
+    for key in ours:
         del cfg.DATASET[key]
     del cfg.MODEL.BACKBONE["ACTIVATION"]
     assert dict(flat(cfg)) == expected
