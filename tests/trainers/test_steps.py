@@ -59,7 +59,7 @@ def world(tmp_path_factory, clip_file):
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
             "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
         }
-        if "TOPK" in kind.CONFIG:
+        if isinstance(kind.CONFIG.get("TOPK"), int):
             settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
     return folder
