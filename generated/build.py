@@ -92,7 +92,7 @@ def build(
 
 
 def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool:
-    """Whether both folders' markers say this version, seed and counts, and no image is missing."""
+    """Return whether both markers say this version, seed and counts, and no image is missing."""
     wanted = {"version": VERSION, "seed": seed, "counts": asdict(counts)}
     for name in (ID_FOLDER, OOD_FOLDER):
         try:

@@ -55,7 +55,7 @@ def shade(rgb: tuple[int, ...], factor: float) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where drawing coordinates land: pixel centre, pixels a unit, stretch, degrees, mirror."""
+    """Place drawing coordinates: pixel centre, pixels a unit, stretch, degrees, mirror."""
 
     x: float = 0.0
     y: float = 0.0

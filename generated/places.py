@@ -42,7 +42,7 @@ class Room:
         )
 
     def at(self, x: float, y: float, depth: float) -> tuple[float, float]:
-        """Where the point (x, y) of the front opening lies when moved to `depth` (0..1) inside."""
+        """Return the point (x, y) of the front opening moved to `depth` (0..1) inside."""
         shrink = 1 - depth * (1 - self.scale * 0.55)
         vx, vy = self.vanish
         return vx + (x - vx) * shrink, vy + (y - vy) * shrink

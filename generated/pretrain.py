@@ -196,7 +196,7 @@ def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor, smoothing: float = 
 
 
 def local_cosines(local: Tensor, texts: Tensor) -> Tensor:
-    """How well the best regions of images (local [B, N, D]) fit texts [T, D]: [B, T].
+    """Return how well the best regions of images (local [B, N, D]) fit texts [T, D]: [B, T].
 
     A soft maximum over regions, as the object of a caption fills only some of them; in the manner
     of FILIP's token-wise maximum (Yao et al. 2022). Features are normalised.

@@ -40,7 +40,7 @@ OUTLIER_TEMPLATE = ("a photo of a {}",)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How words become negatives.
+    """Describe how words become negatives.
 
     Attributes:
         score: the score that they are for; in small letters the name of the texts.

@@ -41,7 +41,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 @dataclass(frozen=True)
 class RegionMap:
-    """What is drawn of one image.
+    """Hold what is drawn of one image.
 
     Attributes:
         source: its file. original: the image.

@@ -50,7 +50,7 @@ step "Verdicts on five ducks and five textures, by Energy" verdicts bash scripts
     --model-dir "$LOCOOP" --score Energy data/generated/images/val/duck/0000[0-4].png \
     data/generated_ood/generated-textures/*/0000[0-4].png
 step "Table of averages" table bash scripts/results.sh "$OUT" --resamples 0 \
-    --overview --scores MCM,GL-MCM,Energy,NegLabel,CTW,ATD
+    --overview --scores MCM,GL-MCM,Energy,MaxLogit,NegLabel,CTW,ATD
 step "All scores on all OOD sets" summary bash scripts/results.sh "$OUT" --resamples 0 \
     --markdown "$OUT/summary.md"
 step "Report" report bash scripts/report.sh "$OUT"
