@@ -40,7 +40,8 @@ def arguments(tmp_path_factory, clip_file):
                 "_BASE_": str(ROOT / "configs/trainers/LoCoOp/generated.yaml"),
                 "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
                 "OPTIM": {"MAX_EPOCH": EPOCHS},
-                "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 8}},
+                "INPUT": {"SIZE": [64, 64]},
+                "DATALOADER": {"VIEWS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
             }
         ),
         encoding="utf-8",
@@ -172,7 +173,7 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "largest, name", [(1_000, "config.yaml"), (4_500, "prompt_learner/model.pth.tar-1")]
+    "largest, name", [(1_000, "config.yaml"), (10_000, "prompt_learner/model.pth.tar-1")]
 )
 def test_a_full_disk_is_a_sentence(arguments, processes, tmp_path, largest, name):
     """No file may grow beyond `largest` bytes: `name` is the first that has to."""

@@ -139,14 +139,15 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     """Words are encoded in float32, and images after them in the run's own precision."""
     monkeypatch.setattr(negatives, "load", lambda *_: [resolve_precision("fp32", "cuda")])
     monkeypatch.setattr(negatives, "find_words", lambda *_: Words({}, [], {}))
+    cfg = get_cfg_default()
+    cfg.EVAL.NEGATIVES = "wordnet"
     trainer = SimpleNamespace(
+        cfg=cfg,
         model=SimpleNamespace(clip=None),
         device=torch.device("cuda"),
         precision=resolve_precision("tf32", "cuda"),
         dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
     )
-    cfg = get_cfg_default()
-    cfg.EVAL.NEGATIVES = "wordnet"
     negatives.add_words(cfg, trainer, "NegLabel")
     assert all(switch.allow_tf32 for switch in switches)
 
