@@ -60,7 +60,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
             )
     cfg.OUTPUT_DIR = ""
     if dataset_file:
-        cfg.OOD.SETS = CfgNode(new_allowed=True)
+        cfg.OOD = default_cfg().OOD
         merge(cfg, read_config_file(dataset_file), dataset_file)
     if trainer_file:
         merge(cfg, read_config_file(trainer_file), trainer_file)
@@ -139,7 +139,7 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.id_data:
         use_id_folder(cfg, args.id_data)
         if not (args.model_dir or args.dataset or args.dataset_config_file):
-            cfg.OOD.SETS = CfgNode(new_allowed=True)
+            cfg.OOD = default_cfg().OOD
             # What paths in the results are relative to, wherever a command is started.
             cfg.DATASET.ROOT = args.root or os.path.dirname(cfg.DATASET.FOLDER)
     if args.ood_data:

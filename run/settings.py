@@ -17,6 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import flatten
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability, suggest
+from ood.metrics import OPENOOD, PRIMARY
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -169,6 +170,7 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.SEED >= 2**32:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
+    check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
         raise InputError(

@@ -41,8 +41,8 @@ DATASET = {
     # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
     # follow the sorted folder names, not the list
     "CLASSES": "",
-    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them,
-    # CoOp's split_zhou_*.json, in FOLDER or a path of yours
+    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them, in
+    # FOLDER or a path of yours: CoOp's split_zhou_*.json, or lists with {} for train, val and test
     "IMAGES": "",
     "SPLIT_FILE": "",
     # Ours: the hand-written prompt that goes with the data set, with {} for the class name
@@ -76,12 +76,21 @@ DATASET = {
     },
 }
 
-# Ours: the out-of-distribution sets
+# Ours: the benchmark, which sets the ID set is measured against, and how
 OOD = {
     # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
+    #        LIST: a list of images in that folder, under DATASET.ROOT; without: all in it,
+    #        CLASSES: the folders in it that count, as DATASET.CLASSES; without: all,
     #        IMAGES: the number that the protocol expects; 0: unknown,
+    #        MD5: of the protocol's list; "": unknown,
     #        GROUP: such as near; averaged with its like, and left out of "average"; "": none}
-    "SETS": {}
+    "SETS": {},
+    # Shifted ID sets, in the same form, each with a LIST whose labels are the ID set's
+    "SHIFTED": {},
+    # What the protocol's list of ID test images holds (ImageList)
+    "ID": {"IMAGES": 0, "MD5": ""},
+    # The FPR95 that tables show first: fpr95_id_nearest (MCM, LoCoOp) | fpr95_ood_first (OpenOOD)
+    "FPR95": "fpr95_id_nearest",
 }
 
 DATALOADER = {
