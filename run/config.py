@@ -31,6 +31,7 @@ from run.naming import model_name, usual_folder
 from run.settings import (
     HERE,
     check_values,
+    config_files,
     default_cfg,
     in_pairs,
     merge,
@@ -95,7 +96,7 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
-    names = [Path(dataset).stem, *DEFAULT_CONFIGS]
+    names = [*(file.stem for file in config_files(dataset)), *DEFAULT_CONFIGS]
     usual = next((n for n in names if (HERE / configs / f"{n}.yaml").exists()), names[0])
     return dataset, _named(configs, args.config or usual, "config")
 

@@ -77,16 +77,22 @@ def read_yaml(path: str | Path) -> dict:
 
 def read_config_file(path: str | Path) -> dict:
     """Return the settings of a YAML file on top of those of its `_BASE_`, a file beside it."""
+    content: dict = {}
+    for own in config_files(path).values():
+        content = _over(own, content)
+    return content
+
+
+def config_files(path: str | Path) -> dict[Path, dict]:
+    """Return what a YAML file sets, what its `_BASE_` sets, and so on, by file."""
     # Names are looked up beside the code, so that the commands run from any folder.
     file = Path(path) if Path(path).exists() else HERE / path
-    content, seen = {}, set()
-    while file.resolve() not in seen:
-        seen.add(file.resolve())
-        own = read_yaml(file)
+    found: dict[Path, dict] = {}
+    while file.resolve() not in found:
+        own = found[file.resolve()] = read_yaml(file)
         base = own.pop("_BASE_", None)
-        content = _over(own, content)
         if base is None:
-            return content
+            return found
         file = file.parent / base
     raise InputError(
         f"config file {path} is its own _BASE_: leave that line out, or name another file"
