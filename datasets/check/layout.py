@@ -160,7 +160,8 @@ def _check_list(cfg: CfgNode, layout: Layout, kind: type[ImageList]) -> None:
                 listed = Listed(items, images, kind.list_file(cfg, split))
                 layout.lists[row_name(split)] = listed
         except InputError as error:
-            return layout.add(cfg, error, "ID", stops, cfg.DATASET.DOWNLOAD)
+            row = row_name("train") if stops == Needs.TRAIN else "ID"
+            return layout.add(cfg, error, row, stops, cfg.DATASET.DOWNLOAD)
 
 
 def _check_ood_sets(cfg: CfgNode, layout: Layout) -> None:

@@ -88,7 +88,7 @@ def test_shifted_images_are_corrupted_test_images(tree):
     assert len(lines) == len(list((folder / "shifted").rglob("*.png"))) == len(ID_OBJECTS)
     for line in lines:
         path, label = line.split(" ")
-        corruption, severity, name = path.split("/")
+        corruption, _, name = path.split("/")
         assert name.rpartition("_")[0] == classes[int(label)]
         with Image.open(folder / "shifted" / path) as image:
             pixels = np.asarray(image, float)
