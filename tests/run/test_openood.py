@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluated(data, call, clip_file, tmp_path, capsys, caplog):
+def evaluated(data, call, clip_file, tmp_path, caplog):
     """What is said, results.json and the scores of every set."""
     call(
         eval_ood,
@@ -56,7 +56,7 @@ def evaluated(data, call, clip_file, tmp_path, capsys, caplog):
     )
     results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
     scores = {name: read_scores(tmp_path / f"out/scores/{name}.csv") for name in results["images"]}
-    return capsys.readouterr().out + caplog.text, results, scores
+    return caplog.text, results, scores
 
 
 def test_the_tables(evaluated):
