@@ -47,7 +47,8 @@ DATASET = {
     "SPLIT_FILE": "",
     # Ours: the hand-written prompt that goes with the data set, with {} for the class name
     "TEMPLATE": "a photo of a {}.",
-    # Ours: a file of lines `n01440764 tench`, instead of the built-in names
+    # Ours: a file of lines `n01440764 tench`, instead of the built-in names; of ImageList, a name a
+    # line in label order, or names separated by commas
     "CLASSNAMES_FILE": "",
     # Ours: where the data set can be had, or the command that makes it, for the data check;
     # {root} stands for ROOT. OOD sets and pairs have such a line of their own
