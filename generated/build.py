@@ -44,7 +44,7 @@ class Counts:
     shifted: int = 10
 
     def images(self) -> int:
-        own = (self.train + self.val + self.shifted) * len(ID_OBJECTS)
+        own = (self.train + self.val + min(self.val, self.shifted)) * len(ID_OBJECTS)
         return own + self.ood * len(OOD_SETS) + self.pairs
 
 
