@@ -28,17 +28,18 @@ OTHER_FPR95 = {
     PRIMARY: {"FPR95 (OOD pos.)": "fpr95_ood_nearest"},
     OPENOOD: {"FPR95 (ID pos.)": PRIMARY},
 }
-EVALUATION_NOTES = {
-    PRIMARY: """\
+EVALUATION_NOTE = """\
 ID images: {n_id:,}. All figures in percent. Higher score = in-distribution.
+{fpr95}
+Average: unweighted mean over the OOD sets."""
+FPR95_NOTES = {
+    PRIMARY: """\
 FPR95: OOD images kept when 95 % of ID images are kept (ID positive; MCM, LoCoOp, CLIPN)
 FPR95 (OOD pos.): ID images rejected when 95 % of OOD images are caught (OpenOOD)
-Threshold: rate nearest to 95 %. Average: unweighted mean over the OOD sets.""",
+Threshold: rate nearest to 95 %.""",
     OPENOOD: """\
-ID images: {n_id:,}. All figures in percent. Higher score = in-distribution.
 FPR95: ID images rejected when at least 95 % of OOD images are caught (OOD positive; OpenOOD)
-FPR95 (ID pos.): OOD images kept when 95 % of ID images are kept (MCM, LoCoOp; nearest rate)
-Average: unweighted mean over the OOD sets.""",
+FPR95 (ID pos.): OOD images kept when 95 % of ID images are kept (MCM, LoCoOp; nearest rate)""",
 }
 
 
@@ -57,7 +58,8 @@ def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
         primary: the FPR95 that comes first.
     """
     some = next(iter(next(iter(figures.values())).values()))
-    return f"{EVALUATION_NOTES[primary].format(**some)}\n\n{figures_table(figures, primary)}"
+    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **some)
+    return f"{note}\n\n{figures_table(figures, primary)}"
 
 
 def figures_table(figures: Figures, primary: str = PRIMARY) -> str:

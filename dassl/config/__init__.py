@@ -10,7 +10,7 @@ from .defaults import DEFAULTS
 def get_cfg_default() -> CfgNode:
     """Return a fresh copy of the default configuration."""
     cfg = CfgNode(DEFAULTS).clone()
-    for sets in (cfg.OOD.SETS, cfg.OOD.SHIFTED):
+    for sets in (cfg.OOD.SETS, cfg.OOD.SHIFTED, cfg.OOD.ID):
         sets.set_new_allowed(True)
     return cfg
 

@@ -88,8 +88,8 @@ OOD = {
     "SETS": {},
     # Shifted ID sets, in the same form, each with a LIST whose labels are the ID set's
     "SHIFTED": {},
-    # What the protocol's list of ID test images holds (ImageList)
-    "ID": {"IMAGES": 0, "MD5": ""},
+    # IMAGES and MD5 of the protocol's list of ID test images (ImageList)
+    "ID": {},
     # The FPR95 that tables show first: fpr95_id_nearest (MCM, LoCoOp) | fpr95_ood_first (OpenOOD)
     "FPR95": "fpr95_id_nearest",
 }
