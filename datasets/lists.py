@@ -44,14 +44,13 @@ def read_list(
         DataError: the list is missing, empty, no UTF-8, or names paths outside `images` or labels
             that are no class. Whether the images are there is not looked at.
     """
-    known = None if names is None else {name: label for label, name in enumerate(names)}
     items, faults = [], defaultdict(list)
     for number, path, text in _rows(file):
-        label = OOD_LABEL if known is None else _label(text, known)
+        label = OOD_LABEL if names is None else _label(text, names)
         if not inside(path):
             faults[OUTSIDE.format(absolute(images))].append(f"line {number}, {path}")
         elif label is None:
-            faults[NO_CLASS.format(len(known))].append(f"line {number}, {path} {text}".rstrip())
+            faults[NO_CLASS.format(len(names))].append(f"line {number}, {path} {text}".rstrip())
         else:
             own = "" if names is None else names[label]
             items.append(Datum(os.path.join(images, path + ending), label, classname=own))
@@ -105,10 +104,11 @@ def inside(path: str) -> bool:
     return bool(path) and not absolute_ and ".." not in PurePath(path).parts
 
 
-def _label(text: str, known: Mapping[str, int]) -> int | None:
+def _label(text: str, names: Sequence[str]) -> int | None:
     if text.isascii() and text.isdigit():
-        return int(text) if int(text) < len(known) else None
-    return known.get(text)
+        return int(text) if int(text) < len(names) else None
+    # Two classes may share a name, as two pairs of ImageNet's do: their images need numbers.
+    return names.index(text) if names.count(text) == 1 else None
 
 
 def missing_images(items: Sequence[Datum]) -> list[str]:

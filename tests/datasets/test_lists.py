@@ -88,6 +88,13 @@ def test_what_is_refused_of_tables(listed, tmp_path):
         read_list(tmp_path / "none.txt", tmp_path)
 
 
+def test_classes_that_share_a_name_have_numbers(listed):
+    names = ["crane", "ant", "crane"]
+    assert [x.label for x in listed(b"a 2\nb 0\nc ant\n", names=names)] == [2, 0, 1]
+    with pytest.raises(InputError, match="outside the 3 classes .*line 1, a crane"):
+        listed(b"a crane\n", names=names)
+
+
 def test_missing_images(listed, tree):
     root = tree({"a": 2})
     items = listed(b"a/0.png 0\na/2.png 0\nb/0.png 0\na/1.png 1\n")
@@ -209,9 +216,11 @@ def test_an_ood_set_of_some_classes(cfg, tree):
         load_ood_sets(cfg)
 
 
-def test_names_of_imagenets_lists_are_built_in(world):
+def test_names_of_imagenets_lists_are_built_in(world, tmp_path):
     world.DATASET.NAME, world.DATASET.CLASSNAMES_FILE = "ImageNetList", ""
     assert build_dataset(world).classnames == imagenet_classnames()
+    (tmp_path / "lists/test_id.txt").write_text("id/0.png 999\n")
+    assert build_dataset(world).test[0].label == 999
 
 
 def test_the_check_knows_lists(world, tmp_path):
