@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
@@ -105,7 +106,7 @@ def inside(path: str) -> bool:
 
 
 def _label(text: str, names: Sequence[str]) -> int | None:
-    if text.isascii() and text.isdigit():
+    if re.fullmatch("[0-9]{1,9}", text):
         return int(text) if int(text) < len(names) else None
     # Two classes may share a name, as two pairs of ImageNet's do: their images need numbers.
     return names.index(text) if names.count(text) == 1 else None

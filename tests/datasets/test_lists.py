@@ -60,6 +60,7 @@ def test_ood_lists_need_no_label(listed, tmp_path):
         (b"a/0.png 0\n../a.png 1\nb/../../a.png 1\n", "2 lines with a path .*: line 2, ../a.png"),
         (b"a/0.png 3\n", "1 line with a label outside the 3 classes .*line 1, a/0.png 3"),
         (b"a/0.png -1\na/0.png 0.7\na/0.png\na/0.png tea\n", "4 lines with a label"),
+        (b"a/0.png " + b"9" * 5000, "label outside"),
         (b"a/0.png \xc2\xb2\n", "label outside"),  # a digit for Python, no number
         (b"a/\xff.png 0\n", "is no UTF-8 text"),
         (b"\n \n", "lists no image"),
@@ -91,7 +92,7 @@ def test_what_is_refused_of_tables(listed, tmp_path):
 def test_classes_that_share_a_name_have_numbers(listed):
     names = ["crane", "ant", "crane"]
     assert [x.label for x in listed(b"a 2\nb 0\nc ant\n", names=names)] == [2, 0, 1]
-    with pytest.raises(InputError, match="outside the 3 classes .*line 1, a crane"):
+    with pytest.raises(InputError, match=r"outside the 3 classes .*line 1, a crane"):
         listed(b"a crane\n", names=names)
 
 
