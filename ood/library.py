@@ -11,6 +11,7 @@ Higher = more OOD there; `LibraryScore.fitted` turns the sign, and nothing else 
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -132,6 +133,7 @@ def _detectors() -> dict[str, Any]:
             f"scores {PREFIX}NAME are those of a library that is not installed ({error}): "
             "pip install -r requirements-baselines.txt"
         ) from error
+    logging.getLogger("pytorch_ood").setLevel(logging.WARNING)
     found = {name: getattr(detector, name) for name in detector.__all__}
     return {name: kind for name, kind in found.items() if inspect.isclass(kind)}
 

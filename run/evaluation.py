@@ -43,14 +43,14 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, with the one that streams start from, and that
-    stands beside those of pytorch-ood; or "all"."""
+    """Return the names of the scores to compute, or "all": with the one that streams start from,
+    and MCM where all are of pytorch-ood, which a detector's files cannot hold."""
     if cfg.EVAL.SCORES == "all":
         return "all"
     names = listed(cfg.EVAL.SCORES)
-    fitted_alone = all(name.startswith(PREFIX) for name in names)  # and no detector's files have it
-    base = [base_score(cfg)] if cfg.EVAL.STREAMS or fitted_alone else []
-    return names + [name for name in base if name not in names]
+    more = [base_score(cfg)] if cfg.EVAL.STREAMS else []
+    more += ["MCM"] if all(name.startswith(PREFIX) for name in [*names, *more]) else []
+    return names + [name for name in more if name not in names]
 
 
 def score_params(cfg: CfgNode) -> dict[str, float]:

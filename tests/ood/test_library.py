@@ -99,7 +99,7 @@ def test_scores_that_are_ours_too_agree(name, ours, theirs):
 
 @pytest.mark.parametrize("name, gamma, top", [("GEN", 0.1, C), ("GEN:gamma=0.5:M=2", 0.5, 2)])
 def test_gen_is_its_papers_equation(name, gamma, top, theirs):
-    """Liu et al., CVPR 2023, eq. 3: minus sum_c (p_c (1 - p_c))^gamma of the M largest, there / M."""
+    """Liu et al., CVPR 2023: minus sum_c (p_c (1 - p_c))^gamma of the M largest; there over M."""
     p = torch.softmax(inputs(World.inside)["logits"], dim=-1).clamp(1e-7, 1 - 1e-7).double()
     p = p.sort(dim=-1).values[:, -top:].numpy()
     expected = -((p * (1 - p)) ** gamma).mean(axis=-1)
