@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass, replace
-from importlib import metadata
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -62,17 +62,21 @@ class LibraryScore(Score):
             return features if self.needs == ("features",) else scale * cosines(features, text)
 
         arguments, count = self._arguments(text, scale), len(train[1]) if train else 0
+        facts = {name: arguments.get(name, usual) for name, usual in numbers(self.kind).items()}
         try:
             detector = self.kind(**arguments)
             if self.kind.requires_fit:
-                getattr(detector, f"fit_{self.needs[0]}")(read(train[0]), train[1])
+                seen = read(train[0]), train[1]
+                if self.kind.__name__ == "KNN":
+                    seen = [x.cpu() for x in seen]  # scikit-learn's
+                getattr(detector, f"fit_{self.needs[0]}")(*seen)
             predict = getattr(detector, f"predict_{self.needs[0]}")
-            predict(read(text))  # some numbers are refused as late as here
+            predict(read(text[:1]))  # some numbers are refused as late as here
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             why = str(error) or "a class has no image"
             raise InputError(
                 f"{self.name} on {count} training images: {why}. Its numbers "
-                f"({', '.join(numbers(self.kind)) or 'none'}) are set as in {PREFIX}KNN:k=10"
+                f"({', '.join(facts) or 'none'}) are set as in {PREFIX}KNN:k=10"
             ) from error
 
         def score(inputs: Tensor) -> Tensor:
@@ -82,10 +86,8 @@ class LibraryScore(Score):
                 raise InputError(f"{self.name} is NaN or infinite for some images: leave it out")
             return values
 
-        facts = {name: arguments.get(name, usual) for name, usual in numbers(self.kind).items()}
         facts |= {"fitted_images": count} if self.kind.requires_fit else {}
-        facts["version"] = metadata.version("pytorch-ood")
-        return replace(self, function=score, facts=facts)
+        return replace(self, function=score, facts=facts | {"version": version("pytorch-ood")})
 
     def _arguments(self, text: Tensor, scale: Tensor) -> dict[str, Any]:
         """Return what the detector is made with: what it has no default for, and `chosen`."""

@@ -134,6 +134,17 @@ def test_mahalanobis_is_that_to_the_nearest_class(theirs):
     assert values("Mahalanobis") == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_same(name, theirs):
+    (score,) = get_scores([f"pytorch-ood:{name}"])
+    train = World.train.cuda(), World.labels.cuda()
+    score = score.fitted(World.text.cuda(), SCALE.cuda(), train)
+    given = {need: x.cuda() for need, x in inputs(World.inside).items()}
+    found = compute_scores([score], given)[score.name]
+    assert found.is_cuda and found.cpu().numpy() == pytest.approx(values(name), rel=1e-2, abs=1e-3)
+
+
 def test_results_name_hyper_parameters_and_images(theirs):
     version = {"version": theirs.__version__}
     assert fit("KNN:k=3").facts == {"k": 3, "normalize": True, "fitted_images": 100, **version}
