@@ -55,14 +55,16 @@ class LibraryScore(Score):
             train: features `[n, D]` and labels `[n]`; None where nothing is fitted.
 
         Raises:
-            InputError: the detector cannot be fitted to these images, or refuses its numbers.
+            InputError: the detector cannot be fitted to these images, or refuses its hyper-parameters.
         """
 
         def read(features: Tensor) -> Tensor:
             return features if self.needs == ("features",) else scale * cosines(features, text)
 
         arguments, count = self._arguments(text, scale), len(train[1]) if train else 0
-        facts = {name: arguments.get(name, usual) for name, usual in numbers(self.kind).items()}
+        facts = {
+            name: arguments.get(name, usual) for name, usual in hyperparameters(self.kind).items()
+        }
         try:
             detector = self.kind(**arguments)
             if self.kind.requires_fit:
@@ -71,11 +73,11 @@ class LibraryScore(Score):
                     seen = [x.cpu() for x in seen]  # scikit-learn's
                 getattr(detector, f"fit_{self.needs[0]}")(*seen)
             predict = getattr(detector, f"predict_{self.needs[0]}")
-            predict(read(text[:1]))  # some numbers are refused as late as here
+            predict(read(text[:1]))  # some hyper-parameters are refused here
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             why = str(error) or "a class has no image"
             raise InputError(
-                f"{self.name} on {count} training images: {why}. Its numbers "
+                f"{self.name} on {count} training images: {why}. Its hyper-parameters "
                 f"({', '.join(facts) or 'none'}) are set as in {PREFIX}KNN:k=10"
             ) from error
 
@@ -100,10 +102,10 @@ class LibraryScore(Score):
 
 
 def library_score(name: str) -> LibraryScore:
-    """Return the score `pytorch-ood:DETECTOR`, or `pytorch-ood:DETECTOR:NUMBER=VALUE`, unfitted.
+    """Return the score `pytorch-ood:DETECTOR`, or `pytorch-ood:DETECTOR:NAME=VALUE`, unfitted.
 
     Raises:
-        InputError: pytorch-ood is missing, has no such detector or number, or the detector needs
+        InputError: pytorch-ood is missing, has no such detector or hyper-parameter, or the detector needs
             what the features of an image do not give.
     """
     kinds, (wanted, *pairs) = _detectors(), name.removeprefix(PREFIX).split(":")
@@ -117,7 +119,7 @@ def library_score(name: str) -> LibraryScore:
         raise InputError(f"{name} needs {lacking}; here it gets an image's features alone.{ours}")
     chosen = {}
     for key, _, value in (pair.partition("=") for pair in pairs):
-        check_availability(key, numbers(kind), f"number of {wanted}")
+        check_availability(key, hyperparameters(kind), f"hyper-parameter of {wanted}")
         try:
             chosen[key] = int(value) if value.isdecimal() else float(value)
         except ValueError as error:
@@ -157,7 +159,7 @@ def required(kind: Any) -> list[str]:
     return [p.name for p in named if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-def numbers(kind: Any) -> dict[str, float | None]:
+def hyperparameters(kind: Any) -> dict[str, float | None]:
     """Return the hyper-parameters of a detector with their defaults, None where it has none."""
     named = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
     found = {name: usual for name, usual in named.items() if isinstance(usual, int | float)}

@@ -163,7 +163,7 @@ def test_results_name_hyper_parameters_and_images(theirs):
         ("Gram", "needs the features of several layers"),
         ("MCD", "needs passes of the images"),
         ("WeightedEBO", "needs weights of its own training"),
-        ("KNN:l=3", "Unknown number of KNN 'l'. Known: k, normalize"),
+        ("KNN:l=3", "Unknown hyper-parameter of KNN 'l'. Known: k, normalize"),
         ("KNN:k=three", "k must be a number, not 'three'"),
     ],
 )
@@ -176,11 +176,11 @@ def test_what_cannot_be_a_score_is_refused_by_name(name, words, theirs):
     "name, words",
     [
         ("KNN:k=101", "pytorch-ood:KNN:k=101 on 100 training images: k=101 exceeds"),
-        ("KNN:k=0", "on 100 training images: .*Its numbers .k, normalize. are set as in"),
+        ("KNN:k=0", "on 100 training images: .*Its hyper-parameters .k, normalize. are set as in"),
         ("DICE:p=70", "p must be a fraction"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused_before_an_image_is_scored(name, words, theirs):
+def test_impossible_hyper_parameters_are_refused_before_an_image_is_scored(name, words, theirs):
     with pytest.raises(InputError, match=words):
         fit(name)
 
