@@ -55,7 +55,7 @@ class LibraryScore(Score):
             train: features `[n, D]` and labels `[n]`; None where nothing is fitted.
 
         Raises:
-            InputError: the detector cannot be fitted to these images, or refuses its hyper-parameters.
+            InputError: the detector refuses these images, or its hyper-parameters.
         """
 
         def read(features: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ def library_score(name: str) -> LibraryScore:
     """Return the score `pytorch-ood:DETECTOR`, or `pytorch-ood:DETECTOR:NAME=VALUE`, unfitted.
 
     Raises:
-        InputError: pytorch-ood is missing, has no such detector or hyper-parameter, or the detector needs
-            what the features of an image do not give.
+        InputError: pytorch-ood is missing, has no such detector or hyper-parameter, or the detector
+            needs what the features of an image do not give.
     """
     kinds, (wanted, *pairs) = _detectors(), name.removeprefix(PREFIX).split(":")
     known = f"Known: {', '.join(other for other, kind in kinds.items() if not lacks(kind))}."
