@@ -34,9 +34,8 @@ INPUT_DIMS = {
     "frozen_local_cosines": 3,
     "frozen_copies": 1,
 }
-# Inputs with a width of their own, where others have one column a class.
-OF_WORDS = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
-OWN_WIDTH = {*OF_WORDS, "features"}
+# Inputs from words, with a width of their own; others but `features` have one column a class.
+OWN_WIDTH = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
 _NO_WORDS = (
     "no words that are not classes: {score} needs --negatives, a folder of word lists or wordnet"
 )
@@ -141,7 +140,9 @@ def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
             raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
         _check_tensor(name, need, inputs[need])
     images = {need: inputs[need].shape[0] for need in user}
-    per_class = [need for need in user if inputs[need].dim() > 1 and need not in OWN_WIDTH]
+    per_class = [
+        need for need in user if inputs[need].dim() > 1 and need not in {*OWN_WIDTH, "features"}
+    ]
     classes = {need: inputs[need].shape[-1] for need in per_class}
     if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
         raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")

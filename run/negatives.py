@@ -14,7 +14,7 @@ from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
 from ood.negatives import Negatives, Words, find_words, overlaps
-from ood.scoring import OF_WORDS, get_scores, required_inputs
+from ood.scoring import OWN_WIDTH, get_scores, required_inputs
 from ood.word_scores import GROUPS, grouping
 from ood.words import BUNDLED
 from trainers.base import ClipTrainer
@@ -33,7 +33,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     """
     needs = required_inputs(get_scores(scores))
     named = cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
-    used = named and not needs.isdisjoint(OF_WORDS)
+    used = named and not needs.isdisjoint(OWN_WIDTH)
     model = text_model(trainer) if used else trainer.model.clip
     source = under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
