@@ -32,7 +32,7 @@ from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
 from detector.of_trainer import detector_of
-from detector.spec import FILE
+from detector.spec import FILE, refuse_fitted
 from detector.verdicts import VerdictFile
 from detector.zero_shot import usual_score
 from ood.scores import SCORES
@@ -80,6 +80,7 @@ def parse_args() -> argparse.Namespace:
     if args.save and not args.calibrate:
         raise InputError("--save keeps a calibration: add --calibrate FOLDER_OF_ID_IMAGES")
     if args.score:
+        refuse_fitted(args.score)
         get_scores(args.score)
     if args.tpr is not None:
         check_tpr(args.tpr)

@@ -89,7 +89,7 @@ class PromptedCLIP(nn.Module):
     @property
     def provides(self) -> set[str]:
         """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
-        names = {"cosines", "logits", "head_norm", "odin_logits"}
+        names = {"cosines", "logits", "features", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
@@ -118,6 +118,7 @@ class PromptedCLIP(nn.Module):
         """Return the inputs `needs` of scores, and "cosines", by name.
 
         Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
+        "features" `[B, D]` are the images' own;
         "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
         "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier. Where
         regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
@@ -126,7 +127,7 @@ class PromptedCLIP(nn.Module):
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
                 only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        found, has_sets = {}, "local_text" in classes
+        found, has_sets = {"features": features}, "local_text" in classes
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
