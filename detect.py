@@ -31,6 +31,7 @@ from datasets.folders import absolute, images_of, is_image
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
+from detector.export import GRAPH, check_export, export
 from detector.of_trainer import detector_of
 from detector.spec import FILE
 from detector.verdicts import VerdictFile
@@ -53,6 +54,8 @@ DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 def main() -> None:
     args = parse_args()
     detector = find_detector(args)
+    if args.export:
+        check_export(detector.spec, args.export)  # before hours of calibration
     if args.exif:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
@@ -62,6 +65,9 @@ def main() -> None:
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
     if args.save:
         note(f"saved: {detector.save(args.save)}")
+    if args.export:
+        difference = export(detector, args.export)
+        note(f"exported: {Path(args.export, GRAPH)}, whose scores differ by {difference:.1g}")
     unreadable = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
     if unreadable:
@@ -73,7 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
     args = parser.parse_intermixed_args()
-    if not (args.images or args.calibrate):
+    if not (args.images or args.calibrate or args.export):
         raise InputError("which images? Name files or folders, or --calibrate FOLDER")
     if bool(args.classes) == bool(args.model_dir):
         raise InputError('give either --model-dir DIR, an evaluated run, or --classes "cat,dog"')
@@ -115,6 +121,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("outliers", "FILE", "the same, for EOE: a .txt file, a name a line (default: none)"),
         ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),
+        ("export", "DIR", "write it there as ONNX, with a program that needs no PyTorch"),
         ("csv", "FILE", "write the verdicts there"),
         ("regions", "FOLDER", "draw the region map of every image there"),
     ):

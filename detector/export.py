@@ -1,0 +1,193 @@
+"""A detector as ONNX, with all that a program without PyTorch needs to use it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import clip
+from clip.prompted import DescribedCLIP, PromptedCLIP
+from dassl.data.transforms import Preprocess
+from dassl.utils.errors import InputError
+from dassl.utils.files import atomic_write, plain, write_json
+from detector.detector import Detector
+from detector.spec import FILE, TENSORS, DetectorSpec
+from ood.registry import SCORES
+
+GRAPH, PROGRAM = "detector.onnx", "verdict.py"
+SOURCE = Path(__file__).with_name("exported.py")  # of PROGRAM
+OUTPUTS = ("score", "prediction", "probabilities")
+OPSET = 17  # the first with LayerNormalization
+MOST = 2 << 30  # bytes of one ONNX file
+TOLERANCE = 1e-4  # between scores, relative to those above 1
+
+MEANING = (
+    "pixels [B, 3, H, W], float32 -> score [B], prediction [B] (index of a class), probabilities "
+    "[B, C] (softmax at CLIP's temperature). ID at score >= threshold; null: not calibrated."
+)
+
+
+class Graph(nn.Module):
+    """From pixels to a verdict without its threshold: the module that is exported."""
+
+    def __init__(self, model: DescribedCLIP, spec: DetectorSpec):
+        super().__init__()
+        self.model, self.score = model, SCORES[spec.score]
+        self.settings = spec.parameters[spec.score]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `OUTPUTS` of pixels `[B, 3, H, W]`: `[B]`, `[B]`, `[B, C]`."""
+        model, needs = self.model, self.score.needs
+        features, regions = model.image_features(pixels, model.reads_regions(needs))
+        inputs = model.inputs(features, regions, model.features, needs)
+        score = self.score.function(*(inputs[name] for name in needs), **self.settings)
+        cosines = inputs.get("class_cosines", inputs["cosines"])
+        return score, cosines.argmax(dim=-1), (model.scale * cosines).softmax(dim=-1)
+
+
+def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
+    """Raise InputError where a detector cannot be exported, or not into `folder`."""
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        raise InputError(
+            "--export needs onnx and onnxruntime: python -m pip install -r requirements-export.txt"
+        )
+    if not PromptedCLIP.FROM_IMAGES.isdisjoint(SCORES[spec.score].needs):
+        able = [s.name for s in SCORES.values() if PromptedCLIP.FROM_IMAGES.isdisjoint(s.needs)]
+        raise InputError(
+            f"{spec.score} needs gradients, which ONNX does not compute: choose another --score of "
+            f"{', '.join(name for name in able if name in spec.parameters)}"
+        )
+    if Path(folder, TENSORS).exists():
+        raise InputError(
+            f"{folder} holds a detector of this project, whose {FILE} an export would replace: "
+            "name another folder for --export"
+        )
+
+
+def export(detector: Detector, folder: str | os.PathLike) -> float:
+    """Write the detector with its score in use, in float32, into `folder`: an ONNX graph, its
+    facts and a program.
+
+    Returns:
+        The largest difference between scores of ONNX Runtime and of PyTorch on random pixels,
+        relative to scores above 1.
+
+    Raises:
+        InputError: as `check_export`; or the two disagree, or the graph is too large.
+    """
+    check_export(detector.spec, folder)
+    spec, folder, source = detector.spec, Path(folder), detector.model.clip
+    model, _ = clip.load(source.name, "cpu", "fp32", source.activation)
+    features = {name: x.cpu() for name, x in spec.features.items()}
+    graph = Graph(DescribedCLIP(model, features, spec.scale.cpu()), spec).eval()
+    size = sum(x.numel() * x.element_size() for x in model.visual.parameters())
+    if size > MOST:
+        raise InputError(f"an ONNX file holds 2 GiB, the image tower of {source.name} is larger")
+    content = _trace(graph, spec.preprocess.size)
+    difference = _compare(graph, content, spec.preprocess.size)
+    (folder / FILE).unlink(missing_ok=True)
+    for name, data in ((GRAPH, content), (PROGRAM, SOURCE.read_bytes())):
+        with atomic_write(folder / name, "wb") as file:
+            file.write(data)
+    write_json(plain(_describe(spec)), folder / FILE, indent=1)
+    return difference
+
+
+def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
+    """Return the ONNX file, whose number of images is free.
+
+    Traced, because PyTorch 2.6's other exporter cannot export attention.
+    """
+    file, names = io.BytesIO(), ("pixels", *OUTPUTS)
+    pixels = torch.zeros(1, 3, *size)
+    with warnings.catch_warnings(), torch.no_grad(), _operators_of_onnx():
+        warnings.simplefilter("ignore")  # what depends on the model's own sizes may be constant
+        graph(pixels)  # draws NegLabel's groups, which a trace must find drawn
+        torch.onnx.export(
+            graph,
+            (pixels,),
+            file,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "batch"} for name in names},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+@contextmanager
+def _operators_of_onnx() -> Iterator[None]:
+    """Compute attention by plain operators, and log sigmoid as ONNX can without cancellation.
+
+    ONNX Runtime's sigmoid is 1.5e-8 from -18 on, of which the exporter would take the logarithm.
+    """
+    fused, mha = "aten::log_sigmoid", torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    torch.onnx.register_custom_op_symbolic(
+        fused, lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))), OPSET
+    )
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic(fused, OPSET)
+        mha.set_fastpath_enabled(before)
+
+
+@torch.inference_mode()
+def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> float:
+    import onnxruntime
+
+    pixels = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    expected = graph(pixels)[0].numpy()
+    session = onnxruntime.InferenceSession(content)
+    (found,) = session.run(["score"], {"pixels": pixels.numpy()})
+    difference = float(np.abs(found - expected).max() / max(1, np.abs(expected).max()))
+    if not difference <= TOLERANCE:
+        raise InputError(f"ONNX Runtime's scores differ by {difference:.2g}: nothing was exported")
+    return difference
+
+
+def _describe(spec: DetectorSpec) -> dict[str, object]:
+    limit = spec.threshold()
+    return {
+        "schema": "ONNX export 1",
+        "meaning": MEANING,
+        "score": spec.score,
+        "parameters": spec.parameters[spec.score],
+        "threshold": limit and limit.value,
+        "about_threshold": str(limit or "not calibrated: detect.py --calibrate FOLDER"),
+        "preprocessing": {
+            "in_words": _in_words(spec.preprocess, spec.exif),
+            **asdict(spec.preprocess),
+            "exif": spec.exif,
+        },
+        "classes": spec.classnames,
+        "clip": spec.clip,
+        "origin": spec.origin,
+    }
+
+
+def _in_words(seen: Preprocess, exif: bool) -> list[str]:
+    height, width = seen.size
+    edges = f"to {width} x {height} pixels, whatever its ratio"
+    if seen.resize_mode == "shortest":
+        edges = f"until its shorter edge is {max(height, width)} pixels, the longer rounded down"
+    return [
+        "Turn the image as its EXIF orientation says." if exif else "Ignore the EXIF orientation.",
+        "Convert it to RGB of 8 bits.",
+        f"Resize it with Pillow's {seen.interpolation} filter {edges}.",
+        f"Crop {width} x {height} pixels from its centre.",
+        "Divide by 255, subtract mean and divide by std, channel by channel.",
+    ]

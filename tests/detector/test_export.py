@@ -1,0 +1,106 @@
+"""An exported detector says what the detector says, by ONNX Runtime, NumPy and Pillow alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+import detect
+from dassl.data.transforms import Preprocess
+from dassl.utils.errors import InputError
+from detector import Detector, export
+from ood.registry import SCORES
+from ood.scoring import score_parameters
+from run import command
+
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+CLASSES = ["cat", "dog", "tea pot"]
+PLAIN = [name for name, s in SCORES.items() if "odin_logits" not in s.needs]
+
+
+def further_features(width: int) -> dict[str, torch.Tensor]:
+    """Return what CLIPN, FA, NegLabel, CSP and EOE add to the class texts, random."""
+    generator = torch.Generator().manual_seed(0)
+    widths = {"no": 3, "frozen": 3, "neglabel": 3, "csp": 3, "eoe": 3, "eoe_outliers": 7}
+    widths |= {"neglabel_negatives": 230, "csp_negatives": 40}  # in groups of 2, and in one
+    features = {
+        name: normalize(torch.randn(count, width, generator=generator), dim=-1)
+        for name, count in widths.items()
+    }
+    return {**features, "copies": torch.tensor(3.0)}
+
+
+def gallop_features(width: int, inner: int) -> dict[str, torch.Tensor]:
+    """Return what GalLoP adds: its regions vote on the class."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "local_text": normalize(torch.randn(2, 3, width, generator=generator), dim=-1),
+        "local_k": torch.tensor([1, 3]),
+        "local_map": torch.randn(inner, width, generator=generator),
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Image files of all kinds and shapes, odd ones among them."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i, (height, width) in enumerate([(90, 61), (61, 90), (64, 64), (7, 9), (300, 33), (65, 640)]):
+        small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i}.png")
+        image.convert(("L", "CMYK")[i % 2]).save(folder / f"{i}.jpg", quality=90)
+        image.quantize(16).save(folder / f"{i}.gif")
+    deep = rng.integers(0, 65536, (70, 80)).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "0.png").convert("RGBA").save(folder / "turned.png", exif=exif)
+    return sorted(folder.iterdir())
+
+
+def with_all_inputs(clip_file, arch: str = "tiny-vit", score: str = "MCM") -> Detector:
+    plain = Detector.zero_shot(CLASSES, clip_file(arch), score="MCM", device="cpu")
+    features = plain.spec.features | further_features(plain.spec.features["text"].shape[1])
+    spec = replace(plain.spec, features=features, parameters=score_parameters(SCORES.values()))
+    return Detector(spec.choose(score), plain.model.clip)
+
+
+def graph_and_detector(detector: Detector, folder, pictures) -> tuple[list, list]:
+    """Return the outputs of the exported graph on all pictures at once, and the verdicts."""
+    assert export.export(detector, folder) < 1e-4
+    session = onnxruntime.InferenceSession(str(folder / "detector.onnx"))
+    pixels = np.stack([detector.preprocess(path).numpy() for path in pictures])
+    return session.run(None, {"pixels": pixels}), detector(pictures)
+
+
+@pytest.mark.parametrize("score", PLAIN)
+def test_every_score_that_is_a_function_of_the_outputs(score, clip_file, pictures, tmp_path):
+    detector = with_all_inputs(clip_file, score=score)
+    (scores, labels, p), verdicts = graph_and_detector(detector, tmp_path, pictures)
+    np.testing.assert_allclose(scores, [v.score for v in verdicts], rtol=1e-4, atol=1e-4)
+    assert labels.tolist() == [v.label for v in verdicts]
+    np.testing.assert_allclose(p.max(axis=1), [v.probability for v in verdicts], atol=1e-5)
+    assert p.shape == (len(pictures), 3)
+
+
+def test_a_resnet_and_gallop(clip_file, pictures, tmp_path):
+    resnet = with_all_inputs(clip_file, "tiny-rn", "GL-MCM")
+    plain = with_all_inputs(clip_file)
+    extra = gallop_features(plain.spec.features["text"].shape[1], plain.model.clip.visual.proj.shape[0])
+    features = {"text": plain.spec.features["text"], **extra}
+    gallop = Detector(replace(plain.spec, features=features, score="GL-MCM"), plain.model.clip)
+    for name, detector in (("resnet", resnet), ("gallop", gallop)):
+        (scores, labels, _), verdicts = graph_and_detector(detector, tmp_path / name, pictures)
+        np.testing.assert_allclose(scores, [v.score for v in verdicts], rtol=1e-4, atol=1e-4)
+        assert labels.tolist() == [v.label for v in verdicts]
