@@ -67,7 +67,7 @@ def main() -> None:
         note(f"saved: {detector.save(args.save)}")
     if args.export:
         difference = export(detector, args.export)
-        note(f"exported: {Path(args.export, GRAPH)}, whose scores differ by {difference:.1g}")
+        note(f"exported: {Path(args.export, GRAPH)} (scores off by {difference:.1g} at most)")
     unreadable = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
     if unreadable:
