@@ -41,6 +41,7 @@ from ood.scoring import get_scores
 from ood.words import BUNDLED
 from run.command import run
 from run.config import build_cfg
+from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 from run.negatives import add_words
@@ -56,6 +57,8 @@ def main() -> None:
     detector = find_detector(args)
     if args.export:
         check_export(detector.spec, args.export)  # before hours of calibration
+    if args.demo:
+        check_demo()
     if args.exif:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
@@ -70,6 +73,8 @@ def main() -> None:
         note(f"exported: {Path(args.export, GRAPH)} (scores off by {difference:.1g} at most)")
     unreadable = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
+    if args.demo:
+        serve(detector, args.port)
     if unreadable:
         sys.exit(1)
 
@@ -79,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
     args = parser.parse_intermixed_args()
-    if not (args.images or args.calibrate or args.export):
+    if not (args.images or args.calibrate or args.export or args.demo):
         raise InputError("which images? Name files or folders, or --calibrate FOLDER")
     if bool(args.classes) == bool(args.model_dir):
         raise InputError('give either --model-dir DIR, an evaluated run, or --classes "cat,dog"')
@@ -126,6 +131,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("regions", "FOLDER", "draw the region map of every image there"),
     ):
         add(f"--{flag}", default="", metavar=metavar, help=text)
+    add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
+    add("--port", type=int, default=PORT, help="of that page (default: %(default)s)")
     add("--tpr", type=float, help=f"share of ID images to keep (default: the run's, else {TPR:g})")
     add(
         "--exif",

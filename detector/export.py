@@ -93,7 +93,11 @@ def export(detector: Detector, folder: str | os.PathLike) -> float:
     size = sum(x.numel() * x.element_size() for x in model.visual.parameters())
     if size > MOST:
         raise InputError(f"an ONNX file holds 2 GiB, the image tower of {source.name} is larger")
-    content = _trace(graph, spec.preprocess.size)
+    try:
+        content = _trace(graph, spec.preprocess.size)
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        why = str(error).strip().split("\n")[0]
+        raise InputError(f"PyTorch cannot write {spec.score} on {source.name}: {why}") from error
     difference = _compare(graph, content, spec.preprocess.size)
     (folder / FILE).unlink(missing_ok=True)
     for name, data in ((GRAPH, content), (PROGRAM, SOURCE.read_bytes())):
