@@ -28,9 +28,7 @@ GRAPH, PROGRAM = "detector.onnx", "verdict.py"
 SOURCE = Path(__file__).with_name("exported.py")  # of PROGRAM
 OUTPUTS = ("score", "prediction", "probabilities")
 OPSET = 17  # the first with LayerNormalization
-MOST = 2 << 30  # bytes of one ONNX file
 TOLERANCE = 1e-4  # between scores, relative to those above 1
-
 MEANING = (
     "pixels [B, 3, H, W], float32 -> score [B], prediction [B] (index of a class), probabilities "
     "[B, C] (softmax at CLIP's temperature). ID at score >= threshold; null: not calibrated."
@@ -38,7 +36,7 @@ MEANING = (
 
 
 class Graph(nn.Module):
-    """From pixels to a verdict without its threshold: the module that is exported."""
+    """From pixels `[B, 3, H, W]` to `OUTPUTS`, `[B]`, `[B]` and `[B, C]`: what is exported."""
 
     def __init__(self, model: DescribedCLIP, spec: DetectorSpec):
         super().__init__()
@@ -46,7 +44,6 @@ class Graph(nn.Module):
         self.settings = spec.parameters[spec.score]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `OUTPUTS` of pixels `[B, 3, H, W]`: `[B]`, `[B]`, `[B, C]`."""
         model, needs = self.model, self.score.needs
         features, regions = model.image_features(pixels, model.reads_regions(needs))
         inputs = model.inputs(features, regions, model.features, needs)
@@ -61,17 +58,21 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
         raise InputError(
             "--export needs onnx and onnxruntime: python -m pip install -r requirements-export.txt"
         )
-    if not PromptedCLIP.FROM_IMAGES.isdisjoint(SCORES[spec.score].needs):
-        able = [s.name for s in SCORES.values() if PromptedCLIP.FROM_IMAGES.isdisjoint(s.needs)]
+    able = [name for name in spec.parameters if _is_plain(name)]
+    if spec.score not in able:
         raise InputError(
-            f"{spec.score} needs gradients, which ONNX does not compute: choose another --score of "
-            f"{', '.join(name for name in able if name in spec.parameters)}"
+            f"{spec.score} needs more than one pass through the image tower, which an ONNX graph "
+            f"does not do: choose another --score of {', '.join(able)}"
         )
     if Path(folder, TENSORS).exists():
         raise InputError(
             f"{folder} holds a detector of this project, whose {FILE} an export would replace: "
             "name another folder for --export"
         )
+
+
+def _is_plain(score: str) -> bool:
+    return PromptedCLIP.FROM_IMAGES.isdisjoint(SCORES[score].needs)
 
 
 def export(detector: Detector, folder: str | os.PathLike) -> float:
@@ -83,16 +84,13 @@ def export(detector: Detector, folder: str | os.PathLike) -> float:
         relative to scores above 1.
 
     Raises:
-        InputError: as `check_export`; or the two disagree, or the graph is too large.
+        InputError: as `check_export`; the graph is impossible or above 2 GiB; the two disagree.
     """
     check_export(detector.spec, folder)
     spec, folder, source = detector.spec, Path(folder), detector.model.clip
     model, _ = clip.load(source.name, "cpu", "fp32", source.activation)
     features = {name: x.cpu() for name, x in spec.features.items()}
     graph = Graph(DescribedCLIP(model, features, spec.scale.cpu()), spec).eval()
-    size = sum(x.numel() * x.element_size() for x in model.visual.parameters())
-    if size > MOST:
-        raise InputError(f"an ONNX file holds 2 GiB, the image tower of {source.name} is larger")
     try:
         content = _trace(graph, spec.preprocess.size)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -110,10 +108,9 @@ def export(detector: Detector, folder: str | os.PathLike) -> float:
 def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
     """Return the ONNX file, whose number of images is free.
 
-    Traced, because PyTorch 2.6's other exporter cannot export attention.
+    Traced, because the other exporter of PyTorch 2.6 knows no attention.
     """
-    file, names = io.BytesIO(), ("pixels", *OUTPUTS)
-    pixels = torch.zeros(1, 3, *size)
+    file, names, pixels = io.BytesIO(), ("pixels", *OUTPUTS), torch.zeros(1, 3, *size)
     with warnings.catch_warnings(), torch.no_grad(), _operators_of_onnx():
         warnings.simplefilter("ignore")  # what depends on the model's own sizes may be constant
         graph(pixels)  # draws NegLabel's groups, which a trace must find drawn
@@ -132,9 +129,9 @@ def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
 
 @contextmanager
 def _operators_of_onnx() -> Iterator[None]:
-    """Compute attention by plain operators, and log sigmoid as ONNX can without cancellation.
+    """Compute attention by plain operators, and log sigmoid without a logarithm of 0.
 
-    ONNX Runtime's sigmoid is 1.5e-8 from -18 on, of which the exporter would take the logarithm.
+    ONNX Runtime's sigmoid is 1.5e-8 from -18 on, whose logarithm the exporter would take.
     """
     fused, mha = "aten::log_sigmoid", torch.backends.mha
     before = mha.get_fastpath_enabled()
@@ -155,8 +152,7 @@ def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> float:
 
     pixels = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = graph(pixels)[0].numpy()
-    session = onnxruntime.InferenceSession(content)
-    (found,) = session.run(["score"], {"pixels": pixels.numpy()})
+    (found,) = onnxruntime.InferenceSession(content).run(["score"], {"pixels": pixels.numpy()})
     difference = float(np.abs(found - expected).max() / max(1, np.abs(expected).max()))
     if not difference <= TOLERANCE:
         raise InputError(f"ONNX Runtime's scores differ by {difference:.2g}: nothing was exported")
@@ -164,7 +160,7 @@ def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> float:
 
 
 def _describe(spec: DetectorSpec) -> dict[str, object]:
-    limit = spec.threshold()
+    limit, seen = spec.threshold(), spec.preprocess
     return {
         "schema": "ONNX export 1",
         "meaning": MEANING,
@@ -173,8 +169,8 @@ def _describe(spec: DetectorSpec) -> dict[str, object]:
         "threshold": limit and limit.value,
         "about_threshold": str(limit or "not calibrated: detect.py --calibrate FOLDER"),
         "preprocessing": {
-            "in_words": _in_words(spec.preprocess, spec.exif),
-            **asdict(spec.preprocess),
+            "in_words": _in_words(seen, spec.exif),
+            **asdict(seen),
             "exif": spec.exif,
         },
         "classes": spec.classnames,
@@ -190,8 +186,7 @@ def _in_words(seen: Preprocess, exif: bool) -> list[str]:
         edges = f"until its shorter edge is {max(height, width)} pixels, the longer rounded down"
     return [
         "Turn the image as its EXIF orientation says." if exif else "Ignore the EXIF orientation.",
-        "Convert it to RGB of 8 bits.",
-        f"Resize it with Pillow's {seen.interpolation} filter {edges}.",
-        f"Crop {width} x {height} pixels from its centre.",
+        f"Make it RGB of 8 bits, and resize it with Pillow's {seen.interpolation} filter {edges}.",
+        f"Cut {width} x {height} pixels out of its centre.",
         "Divide by 255, subtract mean and divide by std, channel by channel.",
     ]
