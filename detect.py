@@ -31,7 +31,7 @@ from datasets.folders import absolute, images_of, is_image
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
-from detector.export import GRAPH, check_export, export
+from detector.export import check_export, export
 from detector.of_trainer import detector_of
 from detector.spec import FILE
 from detector.verdicts import VerdictFile
@@ -69,8 +69,7 @@ def main() -> None:
     if args.save:
         note(f"saved: {detector.save(args.save)}")
     if args.export:
-        difference = export(detector, args.export)
-        note(f"exported: {Path(args.export, GRAPH)} (scores off by {difference:.1g} at most)")
+        note(f"exported: {export(detector, args.export)}")
     unreadable = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
     if args.demo:

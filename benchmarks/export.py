@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.common import Rows, compared, in_turns, make_parser, run_rows
 from detector import Detector
-from detector.export import GRAPH, Graph, export
+from detector.export import Graph, export
 from generated.kinds import ID_OBJECTS
 
 IMAGES = 64  # a turn
@@ -35,8 +35,7 @@ def measure(args: argparse.Namespace) -> Rows:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     with tempfile.TemporaryDirectory() as folder:
-        export(detector, folder)
-        session = onnxruntime.InferenceSession(f"{folder}/{GRAPH}", options)
+        session = onnxruntime.InferenceSession(str(export(detector, folder)), options)
     pixels, rows, raw = torch.randn(IMAGES, 3, *detector.spec.preprocess.size), [], {}
     for size in (1, 32):
         parts = pixels.split(size)

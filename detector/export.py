@@ -58,7 +58,8 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
         raise InputError(
             "--export needs onnx and onnxruntime: python -m pip install -r requirements-export.txt"
         )
-    able = [name for name in spec.parameters if _is_plain(name)]
+    hard = PromptedCLIP.FROM_IMAGES
+    able = [name for name in spec.parameters if hard.isdisjoint(SCORES[name].needs)]
     if spec.score not in able:
         raise InputError(
             f"{spec.score} needs more than one pass through the image tower, which an ONNX graph "
@@ -71,20 +72,13 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
         )
 
 
-def _is_plain(score: str) -> bool:
-    return PromptedCLIP.FROM_IMAGES.isdisjoint(SCORES[score].needs)
-
-
-def export(detector: Detector, folder: str | os.PathLike) -> float:
-    """Write the detector with its score in use, in float32, into `folder`: an ONNX graph, its
-    facts and a program.
-
-    Returns:
-        The largest difference between scores of ONNX Runtime and of PyTorch on random pixels,
-        relative to scores above 1.
+def export(detector: Detector, folder: str | os.PathLike) -> Path:
+    """Write the detector with its score in use, in float32, into `folder`: an ONNX graph, whose
+    path is returned, its facts and a program.
 
     Raises:
-        InputError: as `check_export`; the graph is impossible or above 2 GiB; the two disagree.
+        InputError: as `check_export`; the graph is impossible or above 2 GiB, or it disagrees with
+            PyTorch.
     """
     check_export(detector.spec, folder)
     spec, folder, source = detector.spec, Path(folder), detector.model.clip
@@ -96,13 +90,13 @@ def export(detector: Detector, folder: str | os.PathLike) -> float:
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         why = str(error).strip().split("\n")[0]
         raise InputError(f"PyTorch cannot write {spec.score} on {source.name}: {why}") from error
-    difference = _compare(graph, content, spec.preprocess.size)
+    _compare(graph, content, spec.preprocess.size)
     (folder / FILE).unlink(missing_ok=True)
     for name, data in ((GRAPH, content), (PROGRAM, SOURCE.read_bytes())):
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
     write_json(plain(_describe(spec)), folder / FILE, indent=1)
-    return difference
+    return folder / GRAPH
 
 
 def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
@@ -147,20 +141,19 @@ def _operators_of_onnx() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> float:
+def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> None:
     import onnxruntime
 
     pixels = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = graph(pixels)[0].numpy()
     (found,) = onnxruntime.InferenceSession(content).run(["score"], {"pixels": pixels.numpy()})
-    difference = float(np.abs(found - expected).max() / max(1, np.abs(expected).max()))
+    difference = np.abs(found - expected).max() / max(1, np.abs(expected).max())
     if not difference <= TOLERANCE:
         raise InputError(f"ONNX Runtime's scores differ by {difference:.2g}: nothing was exported")
-    return difference
 
 
 def _describe(spec: DetectorSpec) -> dict[str, object]:
-    limit, seen = spec.threshold(), spec.preprocess
+    limit = spec.threshold()
     return {
         "schema": "ONNX export 1",
         "meaning": MEANING,
@@ -169,8 +162,8 @@ def _describe(spec: DetectorSpec) -> dict[str, object]:
         "threshold": limit and limit.value,
         "about_threshold": str(limit or "not calibrated: detect.py --calibrate FOLDER"),
         "preprocessing": {
-            "in_words": _in_words(seen, spec.exif),
-            **asdict(seen),
+            "in_words": _in_words(spec.preprocess, spec.exif),
+            **asdict(spec.preprocess),
             "exif": spec.exif,
         },
         "classes": spec.classnames,
@@ -179,14 +172,13 @@ def _describe(spec: DetectorSpec) -> dict[str, object]:
     }
 
 
-def _in_words(seen: Preprocess, exif: bool) -> list[str]:
+def _in_words(seen: Preprocess, exif: bool) -> str:
     height, width = seen.size
     edges = f"to {width} x {height} pixels, whatever its ratio"
     if seen.resize_mode == "shortest":
-        edges = f"until its shorter edge is {max(height, width)} pixels, the longer rounded down"
-    return [
-        "Turn the image as its EXIF orientation says." if exif else "Ignore the EXIF orientation.",
-        f"Make it RGB of 8 bits, and resize it with Pillow's {seen.interpolation} filter {edges}.",
-        f"Cut {width} x {height} pixels out of its centre.",
-        "Divide by 255, subtract mean and divide by std, channel by channel.",
-    ]
+        edges = f"until its shorter edge is {max(seen.size)} pixels, the longer one rounded down"
+    return (
+        f"{'Heed' if exif else 'Ignore'} the EXIF orientation. Make the image RGB of 8 bits. "
+        f"Resize it with Pillow's {seen.interpolation} filter {edges}. Cut {width} x {height} "
+        "pixels out of its centre. Divide by 255, subtract mean, divide by std of each channel."
+    )

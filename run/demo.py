@@ -27,10 +27,7 @@ BADGE = (
     '<div id="verdict" style="border-left: 8px solid {0}; padding: 2px 14px">'
     '<div style="color: {0}; font-size: 1.6em; font-weight: bold">{1}</div>{2}</div>'
 )
-NO_THRESHOLD = (
-    "There is no verdict before a threshold was found: stop the page and start it again with "
-    "--calibrate FOLDER, images of these classes."
-)
+NO_THRESHOLD = "No verdict without a threshold: start the page with --calibrate FOLDER."
 
 
 def check_demo() -> None:
@@ -68,12 +65,6 @@ class Page:
         # As few digits as make the same float32.
         self.limit = detector.threshold and float(str(np.float32(detector.threshold.value)))
 
-    @property
-    def title(self) -> str:
-        names, more = self.spec.classnames, len(self.spec.classnames) - NAMED
-        listed = html.escape(", ".join(names[:NAMED])) + (f" and {more:,} more" if more > 0 else "")
-        return f"## Is it one of the classes?\n{listed}"
-
     def look(self, path: str | None, limit: float) -> tuple:
         """Return the verdict on an image, its badge and histogram, probabilities, region map."""
         if not path:
@@ -81,15 +72,13 @@ class Page:
         detector = self.detector
         ((_, (error,), found),) = detector._score([path], [self.spec.score])
         if error:
-            badge = BADGE.format(
-                COLOURS[""], "No image", html.escape(error.replace(path, Path(path).name))
-            )
+            said = html.escape(error.replace(path, Path(path).name))
+            badge = BADGE.format(COLOURS[""], "No image", said)
             return None, badge, self.judge(None, limit)[1], None, None
         (verdict,) = detector._verdicts([path], found)
         p = (detector.model.scale * found.cosines[0]).softmax(dim=-1).tolist()
-        drawn = None
-        if detector.model.clip.grid:
-            drawn = region_figure([detector.region_map(path, verdict.label)])
+        has_regions = bool(detector.model.clip.grid)
+        drawn = region_figure([detector.region_map(path, verdict.label)]) if has_regions else None
         probabilities = dict(zip(self.spec.classnames, p, strict=True))
         return verdict, *self.judge(verdict, limit), probabilities, drawn
 
@@ -145,12 +134,12 @@ class Page:
 
 def _layout(gr, page: Page):
     """Lay the page out and say what follows from what."""
-
-    low, high, step = page.slider
+    names, (low, high, step) = page.spec.classnames, page.slider
+    listed = [*names[:NAMED], f"and {len(names) - NAMED:,} more"] if names[NAMED:] else names
     badge, histogram = page.judge(None, page.limit)
     with gr.Blocks(title="ID or OOD?", analytics_enabled=False) as blocks:
         seen = gr.State()
-        gr.Markdown(page.title)
+        gr.Markdown("## Is it one of the classes?\n" + html.escape(", ".join(listed)))
         with gr.Row():
             with gr.Column():
                 sources = ["upload", "clipboard"]
