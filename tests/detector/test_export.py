@@ -140,10 +140,13 @@ def test_the_program_says_what_the_detector_says_without_pytorch(
         capture_output=True,
         text=True,
     )
-    *lines, last = done.stdout.splitlines()
-    assert lines == [str(verdict) for verdict in calibrated(new)], done.stderr
-    assert {line.split("\t")[-1] for line in lines} == {"ID", "OOD"}
-    assert done.returncode == 1 and last.split("\t")[1] == "unreadable"
+    *rows, last = (line.split("\t") for line in done.stdout.splitlines())
+    for (path, *said), verdict in zip(rows, calibrated(new), strict=True):
+        theirs = [verdict.classname, f"{verdict.probability:.1%}", verdict.verdict]
+        assert path == verdict.image and [said[0], said[1], said[3]] == theirs
+        assert float(said[2]) == pytest.approx(verdict.score, abs=1e-5)
+    assert {row[-1] for row in rows} == {"ID", "OOD"}
+    assert done.returncode == 1 and last[1] == "unreadable"
 
 
 @pytest.mark.parametrize("exif", [False, True])
