@@ -65,11 +65,9 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
             f"{spec.score} needs more than one pass through the image tower, which an ONNX graph "
             f"does not do: choose another --score of {', '.join(able)}"
         )
-    if Path(folder, TENSORS).exists():
-        raise InputError(
-            f"{folder} holds a detector of this project, whose {FILE} an export would replace: "
-            "name another folder for --export"
-        )
+    inside = os.listdir(folder) if os.path.isdir(folder) else []
+    if TENSORS in inside or (inside and GRAPH not in inside):
+        raise InputError(f"{folder} holds other files: name a new folder for --export")
 
 
 def export(detector: Detector, folder: str | os.PathLike) -> Path:

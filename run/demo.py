@@ -7,7 +7,8 @@ import importlib.util
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class Page:
         return round(low - margin, digits), round(high + margin, digits), 10.0**-digits
 
 
-def _layout(gr, page: Page):
+def _layout(gr: ModuleType, page: Page) -> Any:
     """Lay the page out and say what follows from what."""
     names, (low, high, step) = page.spec.classnames, page.slider
     listed = [*names[:NAMED], f"and {len(names) - NAMED:,} more"] if names[NAMED:] else names

@@ -207,7 +207,7 @@ def test_what_cannot_be_exported_is_said(call, clip_file, tmp_path, monkeypatch)
         call(*flags, "--score", "ODIN", "--export", "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/detector.safetensors").write_text("", encoding="utf-8")
-    with pytest.raises(SystemExit, match="name another folder"):
+    with pytest.raises(SystemExit, match="name a new folder"):
         call(*flags, "--export", "out")
 
     def too_large(*_, **__):
