@@ -51,7 +51,7 @@ def serve(detector: Detector, port: int = PORT) -> None:
     how = {"quiet": True, "prevent_thread_lock": True, "footer_links": []}
     try:
         _, url, _ = page.launch(server_port=port, theme=theme, **how)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(f"port {port} is taken or not allowed: choose another --port") from error
     print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
     page.block_thread()
