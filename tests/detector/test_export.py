@@ -101,6 +101,7 @@ def test_every_score_that_is_a_function_of_the_outputs(score, clip_file, picture
     assert p.shape == (len(pictures), 3)
 
 
+@pytest.mark.slow
 def test_a_resnet_and_gallop(clip_file, pictures, tmp_path):
     resnet = with_all_inputs(clip_file, "tiny-rn", "GL-MCM")
     plain = with_all_inputs(clip_file)
@@ -187,6 +188,7 @@ def call(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_by_command_of_names_and_of_a_saved_detector(call, clip_file, pictures, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     for path in pictures[::2]:
