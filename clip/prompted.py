@@ -161,11 +161,12 @@ class PromptedCLIP(nn.Module):
         """
         # Within inference mode nothing can be differentiated, nor can tensors made in it.
         with torch.inference_mode(False), torch.enable_grad():
-            pixels, text = images.clone().requires_grad_(), text.clone()
+            pixels = images.clone().requires_grad_()
+            text, scale = text.clone(), self.scale.clone()
             features, _ = self.image_features(pixels, local=False)
             with exact(images):
                 # The factor T keeps the gradient's size; only its sign is used.
-                log_p = (self.scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
+                log_p = (scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
                 confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
             (gradient,) = torch.autograd.grad(confidence, pixels)
         std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)  # [3, 1, 1]
