@@ -17,8 +17,8 @@ from datasets.fewshot import draw_as_listed, few_shot, keep_classes, part_of_cla
 from datasets.folders import DataError, absolute, contents, find_folder, no_folder, some
 from datasets.lists import (
     OUTSIDE,
+    absent_images,
     inside,
-    missing_images,
     not_there,
     protocol_faults,
     read_list,
@@ -60,7 +60,7 @@ class ImageList(DatasetBase):
         shots, seed = cfg.DATASET.NUM_SHOTS, cfg.SEED
 
         def kept(items: list[Datum]) -> list[Datum]:
-            if not skips_bad_images(cfg) and (missing := missing_images(items)):
+            if not skips_bad_images(cfg) and (missing := absent_images(items)):
                 raise not_there(file, missing)
             return keep_classes(items, part)
 

@@ -112,7 +112,7 @@ def _label(text: str, names: Sequence[str]) -> int | None:
     return names.index(text) if names.count(text) == 1 else None
 
 
-def missing_images(items: Sequence[Datum]) -> list[str]:
+def absent_images(items: Sequence[Datum]) -> list[str]:
     """Return the paths of images that are not there; each folder is listed once, for a million
     questions take minutes on network drives."""
 

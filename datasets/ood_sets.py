@@ -16,7 +16,7 @@ from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import read_class_list
 from datasets.folders import DataError, absolute, contents, find_folder, image_names, not_images
-from datasets.lists import OOD_LABEL, missing_images, not_there, protocol_faults, read_list
+from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.splits import class_folders, class_images, require_folders
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _read(
     entry, _ = set_entry(cfg, name)
     file = list_file(cfg, name)
     items = read_list(file, folder, classnames) if file else _in_folder(cfg, name, folder)
-    if file and not skips_bad_images(cfg) and (missing := missing_images(items)):
+    if file and not skips_bad_images(cfg) and (missing := absent_images(items)):
         raise not_there(absolute(file), missing)
     logger.info("%s: %d images in %s", name, len(items), absolute(file or folder))
     for fault in protocol_faults(name, items, entry, file):

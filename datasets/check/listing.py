@@ -12,7 +12,7 @@ from pathlib import Path
 from dassl.data.datasets import Datum
 from datasets.check.report import Problem
 from datasets.folders import absolute, counted, entries_of, image_names, is_image, not_images, some
-from datasets.lists import Listed, missing_images
+from datasets.lists import Listed, absent_images
 from datasets.needs import Needs
 from datasets.splits import class_images, empty_classes, loose_images
 
@@ -64,7 +64,7 @@ class ImageSet:
         self.images.sort()
 
     def _from_list(self, items: Sequence[Datum]) -> None:
-        self.missing = missing_images(items)
+        self.missing = absent_images(items)
         gone = set(self.missing)
         for item in items:
             name = item.impath.removeprefix(f"{self.folder}/")

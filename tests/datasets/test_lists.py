@@ -10,7 +10,7 @@ from dassl.utils.errors import InputError
 from datasets.check.layout import check_layout
 from datasets.check.survey import check
 from datasets.classnames import imagenet_classnames
-from datasets.lists import OOD_LABEL, missing_images, protocol_faults, read_list
+from datasets.lists import OOD_LABEL, absent_images, protocol_faults, read_list
 from datasets.needs import EVALUATION, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 
@@ -99,7 +99,7 @@ def test_classes_that_share_a_name_have_numbers(listed):
 def test_missing_images(listed, tree):
     root = tree({"a": 2})
     items = listed(b"a/0.png 0\na/2.png 0\nb/0.png 0\na/1.png 1\n")
-    assert missing_images(items) == [f"{root}/a/2.png", f"{root}/b/0.png"]
+    assert absent_images(items) == [f"{root}/a/2.png", f"{root}/b/0.png"]
 
 
 def test_what_differs_from_the_protocol(listed, tmp_path):
