@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clip import ClipModel
+from clip.captions import Captioner
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 from datasets.classnames import read_names
@@ -288,6 +289,28 @@ def overlaps(
     known = {name: set(map(_plain, own)) for name, own in names.items()}
     for word in words:
         yield word, [name for name, own in known.items() if _plain(word.text) in own]
+
+
+def candidate_texts(
+    model: ClipModel, captioner: Captioner, classnames: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the features of all texts that may be a caption's candidates, `[S, D]`, and which of
+    them each of the decoder's V tokens is, S for none, `[V]`.
+
+    A token stands for what it says alone. None is a class name; tokens are in lower case, and
+    names are compared so.
+
+    Args:
+        model: in float32. captioner: its decoder and template count.
+    """
+    said = captioner.decoder.texts()
+    every = list(dict.fromkeys(said))  # whatever the classes: kept on disk for all of them
+    names = {name.lower() for name in _spaced(classnames)}
+    left = [i for i, text in enumerate(every) if text not in names]
+    row = {every[i]: place for place, i in enumerate(left)}
+    features = torch.from_numpy(word_features(model, every, (captioner.template,))[left])
+    of = torch.tensor([row.get(text, len(row)) for text in said])
+    return features.to(captioner.rule.device), of.to(captioner.rule.device)
 
 
 def _plain(name: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
@@ -23,7 +22,7 @@ from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
-from ood.features import FeatureStore
+from ood.features import feature_store, keeps_nothing
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
@@ -61,9 +60,9 @@ def check_settings(cfg: CfgNode) -> None:
     score_parameters(get_scores(score_names(cfg)), score_params(cfg))
     if not 0 < (share := cfg.EVAL.NEGATIVES_SHARE) <= 1:
         raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
-    if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
+    if cfg.EVAL.FEATURES_LOCAL and keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none keeps none: choose")
-    check_streams(cfg, _keeps_nothing(cfg))
+    check_streams(cfg, keeps_nothing(cfg))
 
 
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
@@ -104,7 +103,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    evaluate_streams(cfg, trainer, every, evaluation, feature_store(cfg, trainer), provenance)
+    store = feature_store(cfg, trainer.image_encoding())
+    evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:
@@ -152,7 +152,7 @@ def score(
     cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
 ) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
-    store = feature_store(cfg, trainer)
+    store = feature_store(cfg, trainer.image_encoding())
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
@@ -166,24 +166,6 @@ def score(
             trainer.autocast,
             store,
         )
-
-
-def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
-    """Return where the features of the trainer's image tower are kept, None for nowhere."""
-    if _keeps_nothing(cfg):
-        return None
-    return FeatureStore(
-        cfg.EVAL.FEATURES,
-        trainer.image_encoding(),
-        cfg.DATASET.ROOT,
-        cfg.EVAL.FEATURES_LIMIT,
-        cfg.EVAL.FEATURES_LOCAL,
-        skips_bad_images(cfg),
-    )
-
-
-def _keeps_nothing(cfg: CfgNode) -> bool:
-    return cfg.EVAL.FEATURES.lower() in ("", "none")
 
 
 def check_same_model(folder: str, comparable: dict) -> None:

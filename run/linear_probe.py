@@ -23,12 +23,10 @@ from datasets.check.layout import require_data
 from datasets.fewshot import few_shot
 from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
-from ood.evaluation import FeatureSource
 from run.command import run
 from run.config import build_cfg
-from run.evaluation import feature_store
 from run.flags import make_parser
-from trainers.base import ClipTrainer
+from trainers.features import features_of
 
 logger = logging.getLogger(__name__)
 
@@ -84,19 +82,6 @@ def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
     counts = {label: min(VAL_SHOTS, len(own) // 2) for label, own in classes.items()}
     kept = [x for label, own in classes.items() for x in own[: len(own) - counts[label]]]
     return kept, [x for label, own in classes.items() for x in own[len(own) - counts[label] :]]
-
-
-def features_of(trainer: ClipTrainer, sets: dict[str, Sequence[Datum]]) -> dict[str, np.ndarray]:
-    """Return the normalised feature `[D]` of every image by its path; kept ones are read."""
-    model, found = trainer.model.eval(), {}
-    store = feature_store(trainer.cfg, trainer)
-    source = FeatureSource(trainer.cfg, model, sets, set(), trainer.device, trainer.autocast, store)
-    with torch.inference_mode():
-        width = trainer.text_features().shape[-1]
-        for name, index, batch in source.batches(trainer.dm.tfm_test, width):
-            rows = batch.features.cpu().numpy()
-            found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
-    return found
 
 
 def of(found: dict[str, np.ndarray], items: Sequence[Datum]) -> Features:
