@@ -41,6 +41,8 @@ class CaptionDecoder(nn.Module):
         place = torch.full_like(every[:, 0], len(ids), dtype=torch.int64)
         place[ids] = torch.arange(len(ids), device=ids.device)
         self.image = nn.Linear(width, every.shape[1], device=every.device)
+        nn.init.zeros_(self.image.weight)  # the start is drawn by no generator
+        nn.init.zeros_(self.image.bias)
         self.bias = nn.Parameter(every.new_zeros(len(ids)))
         for name, value in (
             ("ids", ids),  # [V], of CLIP's tokenizer

@@ -295,22 +295,24 @@ def candidate_texts(
     model: ClipModel, captioner: Captioner, classnames: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Return the features of all texts that may be a caption's candidates, `[S, D]`, and which of
-    them each of the decoder's V tokens is, S for none, `[V]`.
-
-    A token stands for what it says alone. None is a class name; tokens are in lower case, and
-    names are compared so.
+    them each of the decoder's V tokens is, S for a class name, `[V]`.
 
     Args:
         model: in float32. captioner: its decoder and template count.
     """
     said = captioner.decoder.texts()
     every = list(dict.fromkeys(said))  # whatever the classes: kept on disk for all of them
+    columns = candidate_columns(every, classnames)
+    features = word_features(model, every, (captioner.template,))
+    found = torch.from_numpy(features[[text in columns for text in every]])  # [S, D]
+    text_of = torch.tensor([columns.get(text, len(columns)) for text in said])
+    return found.to(captioner.rule.device), text_of.to(captioner.rule.device)
+
+
+def candidate_columns(said: Sequence[str], classnames: Sequence[str]) -> dict[str, int]:
+    """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are)."""
     names = {name.lower() for name in _spaced(classnames)}
-    left = [i for i, text in enumerate(every) if text not in names]
-    row = {every[i]: place for place, i in enumerate(left)}
-    features = torch.from_numpy(word_features(model, every, (captioner.template,))[left])
-    of = torch.tensor([row.get(text, len(row)) for text in said])
-    return features.to(captioner.rule.device), of.to(captioner.rule.device)
+    return {text: i for i, text in enumerate(dict.fromkeys(t for t in said if t not in names))}
 
 
 def _plain(name: str) -> str:
