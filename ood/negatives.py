@@ -214,7 +214,7 @@ def _check(
 
 
 def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
-    """Read names of outliers, one a line; those that are class names are left out, and named.
+    """Read names of outliers, one a line; those that are class names, or come again, are left out.
 
     Raises:
         InputError: no .txt file, one that cannot be read, or no name left.
@@ -222,9 +222,14 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     if not path.lower().endswith(".txt"):
         raise InputError(f"--outliers {path}: name a .txt file, with the name of an outlier a line")
     names, known = read_names(path), set(map(_plain, classnames))
-    if same := [name for name in names if _plain(name) in known]:
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_plain(name), name)
+    if len(first) < len(names):
+        logger.warning("--outliers %s: of names that are alike the first counts", path)
+    if same := [name for plain, name in first.items() if plain in known]:
         logger.warning("--outliers %s: left out, as they are classes: %s", path, some(same))
-    left = [name for name in names if _plain(name) not in known]
+    left = [name for plain, name in first.items() if plain not in known]
     if not left:
         raise InputError(
             f"--outliers {path} names nothing but classes: name what is no class, a name a line"

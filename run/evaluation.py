@@ -30,7 +30,7 @@ from results.files import evaluate_sets, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
 from run.folder import MARKER, held_out_record
-from run.negatives import add_words, record_negatives
+from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
 from trainers.base import ClipTrainer
 
@@ -135,7 +135,7 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
         return False
     found = read_results(folder)["provenance"]
     same = found["comparable"].get("load_epoch") == load_epoch
-    return same and found.get("config") == recorded(cfg)
+    return same and found.get("config") == recorded(cfg) and same_words(cfg, found)
 
 
 def recorded(cfg: CfgNode) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer

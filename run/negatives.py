@@ -13,10 +13,10 @@ from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
-from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps
+from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
 from ood.scoring import OWN_WIDTH, get_scores, required_inputs
 from ood.word_scores import GROUPS, grouping
-from ood.words import BUNDLED
+from ood.words import BUNDLED, read_lists, words_hash
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,20 @@ def text_model(trainer: ClipTrainer) -> ClipModel:
         return trainer.model.clip
     backbone = trainer.cfg.MODEL.BACKBONE
     return load(backbone.NAME, trainer.device, "fp32", backbone.ACTIVATION or None)[0]
+
+
+def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
+    """Return whether lists of words and outliers still say what was read for a results file."""
+    for name, facts in provenance["comparable"].get("scores", {}).items():
+        if "words" in facts:
+            lists = (
+                {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
+                if name == "EOE"
+                else read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
+            )
+            if words_hash(lists) != facts["words"]:
+                return False
+    return True
 
 
 def under_root(cfg: CfgNode, source: str) -> str:

@@ -63,7 +63,7 @@ class ZOC(PairTrainer):
 
     def build_model(self) -> None:
         cfg, own, clip = self.cfg, self.settings, self.load_clip()
-        if own.STEPS > clip.context_length:
+        if clip.context_length < own.STEPS:
             raise InputError(
                 f"TRAINER.ZOC.STEPS is {own.STEPS}: the text tower of {clip.name}, which the "
                 f"decoder starts from, reads {clip.context_length} tokens at most"
