@@ -100,6 +100,12 @@ def test_every_state_is_contiguous(make, name):
             assert tensor.is_contiguous(), key
 
 
+@pytest.mark.parametrize("name", ours())
+def test_who_learns_class_texts(make, name):
+    """Those that learn none have the texts of a score's own templates beside words."""
+    assert make(name).model.learns_texts == (name not in ("ZeroshotCLIP", "CLIPN", "ZOC"))
+
+
 class Waits(TorchDispatchMode):
     """Counts what makes the host wait for a GPU; the optimiser's own steps are left out."""
 
