@@ -13,6 +13,7 @@ from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.figures import save_figure
+from dassl.utils.files import file_name
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
@@ -23,12 +24,14 @@ from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import feature_store, keeps_nothing
+from ood.library import PREFIX
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
+from run.features import data_needs, fit_scores
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
@@ -41,12 +44,14 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, with the one that streams start from; or "all"."""
+    """Return the names of the scores to compute, or "all": with the one that streams start from,
+    and MCM where all are of pytorch-ood, which a detector's files cannot hold."""
     if cfg.EVAL.SCORES == "all":
         return "all"
     names = listed(cfg.EVAL.SCORES)
-    base = [base_score(cfg)] if cfg.EVAL.STREAMS else []
-    return names + [name for name in base if name not in names]
+    more = [base_score(cfg)] if cfg.EVAL.STREAMS else []
+    more += ["MCM"] if all(name.startswith(PREFIX) for name in [*names, *more]) else []
+    return names + [name for name in more if name not in names]
 
 
 def score_params(cfg: CfgNode) -> dict[str, float]:
@@ -68,14 +73,16 @@ def check_settings(cfg: CfgNode) -> None:
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
     """Score the sets of `cfg` by the run in `model_dir`, or by a model that nothing was trained
     for, and write the results to OUTPUT_DIR."""
-    require_data(cfg, EVALUATION)
+    require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
     words = add_words(cfg, trainer, score_names(cfg))
-    scores = offered_scores(score_names(cfg), trainer.model.provides)
+    scores = fit_scores(trainer, offered_scores(score_names(cfg), trainer.model.provides))
     parameters = score_parameters(scores, score_params(cfg))
     provenance = trainer.provenance()
-    facts = {name: {**own, **words.facts.get(name, {})} for name, own in parameters.items()}
+    facts = {
+        s.name: {**parameters[s.name], **s.facts, **words.facts.get(s.name, {})} for s in scores
+    }
     provenance["comparable"] |= {"scores": facts, "load_epoch": load_epoch}
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
@@ -86,7 +93,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
-    uncalibrated = spec_of(trainer, evaluation.classes, parameters)
+    carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
+    uncalibrated = spec_of(trainer, evaluation.classes, carried)
     spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
@@ -203,9 +211,9 @@ def report(
         old.unlink()  # of scores or sets that are not asked for this time
     for name, values in inside.scores.items():
         others = {set_name: columns[name] for set_name, columns in outside.items()}
-        save_figure(histograms(values, others, name), plots / f"{name}_histogram.png")
+        save_figure(histograms(values, others, name), plots / f"{file_name(name)}_histogram.png")
         curves = {set_name: (values, other) for set_name, other in others.items()}
-        save_figure(roc(curves, f"{name}: ROC"), plots / f"{name}_roc.png")
+        save_figure(roc(curves, f"{name}: ROC"), plots / f"{file_name(name)}_roc.png")
     write_results(folder, figures, list(sets.values()), provenance, decisions, means)
     parts = [
         format_figures(figures),

@@ -10,8 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from dassl.utils import setup_logger
@@ -24,6 +22,7 @@ from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.command import run
 from run.config import build_cfg
+from run.features import Features, of
 from run.flags import make_parser
 from trainers.features import features_of
 
@@ -32,11 +31,15 @@ logger = logging.getLogger(__name__)
 GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # of C, before the binary search
 STEPS = 8
 MAX_SHOTS = 16
-Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
 
 
 def main() -> None:
     args = make_parser(__doc__).parse_args()
+    if args.trainer not in (None, "", "ZeroshotCLIP"):
+        raise InputError(
+            f"--trainer {args.trainer}: a linear probe reads the image tower's features, the same "
+            "under every trainer; leave the flag out"
+        )
     args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
     if shots < 1:
         raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")
@@ -81,12 +84,6 @@ def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
     counts = {label: min(VAL_SHOTS, len(own) // 2) for label, own in classes.items()}
     kept = [x for label, own in classes.items() for x in own[: len(own) - counts[label]]]
     return kept, [x for label, own in classes.items() for x in own[len(own) - counts[label] :]]
-
-
-def of(found: dict[str, np.ndarray], items: Sequence[Datum]) -> Features:
-    """Return features and labels of the images that could be read."""
-    items = [item for item in items if item.impath in found]
-    return np.stack([found[x.impath] for x in items]), np.array([x.label for x in items])
 
 
 def probe(train: Features, val: Features, test: Features) -> tuple[float, float]:
