@@ -17,7 +17,7 @@ from dassl.utils.files import file_name
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
-from datasets.ood_sets import load_ood_sets, ood_means
+from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
@@ -29,6 +29,7 @@ from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
+from results.full_spectrum import format_full_spectrum, full_spectrum
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
 from run.features import data_needs, fit_scores
@@ -88,8 +89,9 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     every = {ID: trainer.dm.dataset.test, **sets}
+    shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
     check_stream_sets(cfg, trainer, every, scores)
-    evaluation = score(cfg, trainer, every, scores)
+    evaluation = score(cfg, trainer, {**every, **shifted}, scores)
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
@@ -107,7 +109,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance, ood_means(cfg))
+    table = report(cfg, evaluation.sets, provenance, list(shifted))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
@@ -195,29 +197,37 @@ def check_same_model(folder: str, comparable: dict) -> None:
 
 
 def report(
-    folder: str, sets: Mapping[str, SetScores], provenance: dict, means: Mapping[str, Sequence[str]]
+    cfg: CfgNode, sets: Mapping[str, SetScores], provenance: dict, shifted: Sequence[str] = ()
 ) -> str:
-    """Write results and plots into `folder`, and return the table and where everything lies."""
-    inside = sets[ID]
-    outside = {name: part.scores for name, part in sets.items() if name != ID}
+    """Write results and plots into OUTPUT_DIR, and return the tables and where everything lies.
+
+    Args:
+        shifted: names of the shifted ID sets among `sets`.
+    """
+    folder, means, primary = cfg.OUTPUT_DIR, ood_means(cfg), cfg.OOD.FPR95
+    inside, spectrum = sets[ID], [sets[name] for name in (ID, *shifted)]
+    others = [part for name, part in sets.items() if name not in (ID, *shifted)]
+    outside = {part.name: part.scores for part in others}
     figures = evaluate_sets(inside.scores, outside, means)
-    decisions = decision_rates(
-        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}, means
-    )
+    full = full_spectrum(spectrum, outside, means) if shifted else None
+    rejected = {part.name: part.rejected for part in others}
+    decisions = decision_rates(inside.rejected, rejected, means)
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
     for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
         old.unlink()  # of scores or sets that are not asked for this time
     for name, values in inside.scores.items():
-        others = {set_name: columns[name] for set_name, columns in outside.items()}
-        save_figure(histograms(values, others, name), plots / f"{file_name(name)}_histogram.png")
-        curves = {set_name: (values, other) for set_name, other in others.items()}
+        columns = {set_name: own[name] for set_name, own in outside.items()}
+        save_figure(histograms(values, columns, name), plots / f"{file_name(name)}_histogram.png")
+        curves = {set_name: (values, other) for set_name, other in columns.items()}
         save_figure(roc(curves, f"{name}: ROC"), plots / f"{file_name(name)}_roc.png")
-    write_results(folder, figures, list(sets.values()), provenance, decisions, means)
+    every = list(sets.values())
+    write_results(folder, figures, every, provenance, decisions, means, primary, full)
     parts = [
-        format_figures(figures),
+        format_figures(figures, primary),
         format_rates(decisions),
+        format_full_spectrum(full, spectrum, primary) if full else "",
         f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
         f"results.json, results.csv, scores/ and plots/ are in {folder}",
     ]
