@@ -127,17 +127,16 @@ class PromptedCLIP(nn.Module):
         """Return the inputs `needs` of scores, and "cosines", by name.
 
         Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
-        "features" `[B, D]` are the images' own;
-        "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
-        "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier;
-        "candidate_lse" `[B]` is `Captioner.candidate_lse`. Where
-        regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
+        "features" `[B, D]` are the images' own; "head_norm" `[B]` is the L1 norm of what enters
+        the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how often each frozen prompt
+        stands in FA's classifier; "candidate_lse" `[B]` is `Captioner.candidate_lse`. Where regions
+        vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
                 only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        found, has_sets = {"features": features}, "local_text" in classes
+        found = {"features": features}
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
@@ -153,17 +152,27 @@ class PromptedCLIP(nn.Module):
                 found["candidate_lse"] = self.captioner.candidate_lse(features, self.scale)
             if "frozen" in classes:
                 found["frozen_copies"] = classes["copies"].expand(len(features))
-            if regions is not None and "local_cosines" in needs:
-                text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
-                found["local_cosines"] = regions @ text.T  # [B, N, C]
-            if regions is not None and "frozen_local_cosines" in needs:
-                found["frozen_local_cosines"] = regions @ classes["frozen"].T
-            if regions is not None and has_sets:
-                ks = classes["local_k"].tolist()
-                best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
-                found["class_cosines"] = (found["cosines"] + best.mean(dim=1)) / 2
+            if regions is not None:
+                found |= self._of_regions(regions, classes, needs, found["cosines"])
         given = {*needs, "cosines", "class_cosines"}
         return {name: x for name, x in found.items() if name in given}
+
+    @staticmethod
+    def _of_regions(
+        regions: Tensor, classes: dict[str, Tensor], needs: Collection[str], cosines: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the `inputs` that follow from regions `[B, N, D]`; cosines: the image's own."""
+        found, has_sets = {}, "local_text" in classes
+        if "local_cosines" in needs:
+            text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
+            found["local_cosines"] = regions @ text.T  # [B, N, C]
+        if "frozen_local_cosines" in needs:
+            found["frozen_local_cosines"] = regions @ classes["frozen"].T
+        if has_sets:
+            ks = classes["local_k"].tolist()
+            best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
+            found["class_cosines"] = (cosines + best.mean(dim=1)) / 2
+        return found
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
