@@ -114,8 +114,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "score",
             None,
             f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
-            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, else MCM; with "
-            "--negatives NegLabel, with --outliers EOE)",
+            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; "
+            "with --negatives NegLabel, with --outliers EOE)",
         ),
         (
             "negatives",

@@ -3,13 +3,15 @@
 ViT-B/16 with random weights (nothing is downloaded), WordNet's words in NegLabel's templates,
 float32. Both ways of encoding take turns in one process.
 
-    python benchmarks/negatives.py                # both rows: words, scores
+    python benchmarks/negatives.py                # all rows: words, scores, candidates
     python benchmarks/negatives.py --rows scores
 
 words: `encode_texts` (the template's beginning shared, words packed) against CLIP's own encoding
 of all 77 places; extrapolated to all 69,978 words and 1000 classes.
 scores: NegLabel on kept features of 85,640 images with 1000 classes and 10,499 negatives, the peak
 of memory above what the process held before.
+candidates: how many texts ZOC encodes for these images, counted, not timed: 315 an image, or each
+text that a token of CLIP says once.
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ from benchmarks.common import (
 )
 from clip.prompted import PromptedCLIP
 from clip.texts import encode_texts
-from clip.tokenizer import tokenize
+from clip.tokenizer import decode, tokenize
 from ood.evaluation import Batch, score_batch
 from ood.negatives import NEGLABEL
 from ood.scoring import get_scores
 from ood.words import distinct_words, read_lists
+from trainers.zoc import ZOC
 
 CLASSES, NEGATIVES = 1000, 10_499
+VOCABULARY = 49_408  # tokens of CLIP
 PADDED = 64  # texts that plain CLIP encodes at once
 
 
@@ -101,6 +105,15 @@ def scores(args: argparse.Namespace) -> Rows:
     return [row], {"seconds": taken, "cpu": cpu, "gib": more}
 
 
+def candidates(args: argparse.Namespace) -> Rows:
+    """Count the texts of ZOC's candidates: of each image, and distinct ones."""
+    own = args.images * ZOC.CONFIG.STEPS * ZOC.CONFIG.TOP
+    once = len({decode(token) for token in range(VOCABULARY)})
+    row = ["ZOC's candidate texts, of each image over once", f"{args.images:,} images"]
+    counts = [f"{own:,}", f"{once:,}", f"{own / once:.0f}"]
+    return [[*row, *counts, "", ""]], {"of_each_image": own, "distinct": once}
+
+
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
@@ -113,7 +126,7 @@ def main() -> None:
         "--images", type=int, default=85_640, help="with kept features (%(default)s)"
     )
     parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
-    run_rows("negatives", parser, {"words": words, "scores": scores})
+    run_rows("negatives", parser, {"words": words, "scores": scores, "candidates": candidates})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip.captions import KEPT, Captioner
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder
 from clip.templates import classifier
@@ -30,12 +31,14 @@ class PromptedCLIP(nn.Module):
     Attributes:
         texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
             inputs of scores by that name; None: the class texts under another name.
+        captioner: what writes captions (ZOC), or None.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
         super().__init__()
         self.clip, self.prompts = clip, prompts
         self.texts: dict[str, Tensor | None] = {}
+        self.captioner: Captioner | None = None
 
     @property
     def scale(self) -> Tensor:
@@ -77,6 +80,11 @@ class PromptedCLIP(nn.Module):
     # GalLoP's `[W, D]` in the place of the regions' projection; its regions also vote on the class.
     local_map: Tensor | None = None
 
+    @property
+    def learns_texts(self) -> bool:
+        """Return whether the class texts are learned, and not those of templates."""
+        return isinstance(self.prompts, nn.Module)
+
     def reads_regions(self, needs: Collection[str]) -> bool:
         """Return whether the inputs `needs` of scores, or the class, follow from regions too."""
         return "local_cosines" in needs or self.local_map is not None
@@ -91,6 +99,7 @@ class PromptedCLIP(nn.Module):
         """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
         names = {"cosines", "logits", "features", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
+        names |= {"candidate_lse"} if self.captioner else set()
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
             names |= {"frozen_copies"}
@@ -118,16 +127,16 @@ class PromptedCLIP(nn.Module):
         """Return the inputs `needs` of scores, and "cosines", by name.
 
         Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
-        "features" `[B, D]` are the images' own;
-        "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
-        "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier. Where
-        regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
+        "features" `[B, D]` are the images' own; "head_norm" `[B]` is the L1 norm of what enters
+        the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how often each frozen prompt
+        stands in FA's classifier; "candidate_lse" `[B]` is `Captioner.candidate_lse`. Where regions
+        vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
 
         Args:
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
                 only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        found, has_sets = {"features": features}, "local_text" in classes
+        found = {"features": features}
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
@@ -139,19 +148,31 @@ class PromptedCLIP(nn.Module):
                     cosines = features @ text.T
                     found |= zip(kinds, (cosines, self.scale * cosines), strict=True)
             found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
+            if "candidate_lse" in needs:
+                found["candidate_lse"] = self.captioner.candidate_lse(features, self.scale)
             if "frozen" in classes:
                 found["frozen_copies"] = classes["copies"].expand(len(features))
-            if regions is not None and "local_cosines" in needs:
-                text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
-                found["local_cosines"] = regions @ text.T  # [B, N, C]
-            if regions is not None and "frozen_local_cosines" in needs:
-                found["frozen_local_cosines"] = regions @ classes["frozen"].T
-            if regions is not None and has_sets:
-                ks = classes["local_k"].tolist()
-                best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
-                found["class_cosines"] = (found["cosines"] + best.mean(dim=1)) / 2
+            if regions is not None:
+                found |= self._of_regions(regions, classes, needs, found["cosines"])
         given = {*needs, "cosines", "class_cosines"}
         return {name: x for name, x in found.items() if name in given}
+
+    @staticmethod
+    def _of_regions(
+        regions: Tensor, classes: dict[str, Tensor], needs: Collection[str], cosines: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the `inputs` that follow from regions `[B, N, D]`; cosines: the image's own."""
+        found, has_sets = {}, "local_text" in classes
+        if "local_cosines" in needs:
+            text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
+            found["local_cosines"] = regions @ text.T  # [B, N, C]
+        if "frozen_local_cosines" in needs:
+            found["frozen_local_cosines"] = regions @ classes["frozen"].T
+        if has_sets:
+            ks = classes["local_k"].tolist()
+            best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
+            found["class_cosines"] = (cosines + best.mean(dim=1)) / 2
+        return found
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
@@ -216,12 +237,16 @@ class DescribedCLIP(PromptedCLIP):
     """A frozen CLIP whose class features are known: no prompt is encoded again.
 
     Args:
-        features: what `class_features` of some `PromptedCLIP` returned, on the device of `clip`.
+        features: what `class_features` of some `PromptedCLIP` returned, on the device of `clip`,
+            and what its captioner, if any, kept.
         scale: that model's factor between cosine similarities and logits.
     """
 
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
         super().__init__(clip, lambda: features["text"])
+        kept = {name: x for name, x in features.items() if name.startswith(KEPT)}
+        self.captioner = Captioner.restored(clip, kept) if kept else None
+        features = {name: x for name, x in features.items() if name not in kept}
         self.features, self._scale = features, scale
         self.has_no, self.has_frozen = "no" in features, "frozen" in features
         own = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")

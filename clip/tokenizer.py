@@ -39,6 +39,12 @@ def encode(text: str) -> list[int]:
     return tokenizer().encode(text)
 
 
+def decode(token: int) -> str:
+    """Return what a token says alone, without blanks around it; "" of [SOT] and [EOT]."""
+    bpe = tokenizer()
+    return "" if token in bpe.all_special_ids else bpe.decode([token]).strip()
+
+
 def tokenize(
     texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False
 ) -> torch.Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
@@ -15,7 +16,7 @@ from dassl.data.samplers import SeededBatch
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
 from datasets.folders import absolute, some
-from datasets.pairs import BadPair, fill_batch, read_pair, seeded
+from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
 # So many pairs in a row that cannot be read are no accident.
 MOST_BAD_IN_A_ROW = 100
@@ -29,6 +30,9 @@ class CaptionedImages(Dataset):
         captions: what takes the place of {} in a template, for each image.
         transform: PIL image -> tensor `[3, H, W]`.
         templates: one is drawn for each image and epoch, by `seed`, as augmentations are.
+
+    Attributes:
+        encoded: path -> features `[D]` of the images that can be read: given in their place.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class CaptionedImages(Dataset):
     ) -> None:
         self.images, self.captions, self.transform = images, captions, transform
         self.templates, self.seed = list(templates), seed
+        self.encoded: Mapping[str, Tensor] | None = None
         self.count, self.epoch = len(images), 0
 
     def __len__(self) -> int:
@@ -57,15 +62,24 @@ class CaptionedImages(Dataset):
         for position in range(index, index + min(MOST_BAD_IN_A_ROW, self.count)):
             i = position % self.count
             try:
-                image, caption = read_pair(self.images[i], self._caption(i))
+                image, caption = self._read(i)
             except BadPair as error:
                 bad.append(f"{self.images[i]} ({error})")
                 continue
-            return {"img": self.transform(image), "caption": caption, "bad": bad}
+            return {"img": image, "caption": caption, "bad": bad}
         raise BadImageError(
             f"{len(bad)} image-caption pairs in a row cannot be read, such as {bad[0]}. Check "
             "DATASET.PAIRS.PATH and the files."
         )
+
+    def _read(self, index: int) -> tuple[Tensor, str]:
+        path, caption = self.images[index], self._caption(index)
+        if self.encoded is None:
+            image, text = read_pair(path, caption)
+            return self.transform(image), text
+        if path not in self.encoded:
+            raise BadPair("no readable image")
+        return self.encoded[path], read_caption(caption)
 
     def _caption(self, index: int) -> str:
         template = seeded(self.seed, self.epoch, index).choice(self.templates)

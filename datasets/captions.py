@@ -1,4 +1,4 @@
-"""Image-caption pairs: what CLIPN is trained on.
+"""Image-caption pairs: what CLIPN and ZOC are trained on.
 
 Three sources (DATASET.PAIRS.SOURCE), one kind of batch:
 
@@ -18,7 +18,7 @@ workers, too), on nothing before it, so that a run resumes at any epoch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Tensor]
 Texts = Callable[[list[str], int], dict[str, Any]]
+Encode = Callable[[list[str]], Mapping[str, Tensor]]
 SOURCES = ("shards", "csv", "classnames")
 PREFETCH = 1  # batches that each worker makes ahead: the trainer's next one is enough
 
@@ -124,7 +125,11 @@ class _WithTexts:
 
 
 def build_pairs_loader(
-    cfg: CfgNode, transform: Transform, seed: int | None = None, texts: Texts | None = None
+    cfg: CfgNode,
+    transform: Transform,
+    seed: int | None = None,
+    texts: Texts | None = None,
+    encode: Encode | None = None,
 ) -> PairsLoader:
     """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes.
 
@@ -132,6 +137,8 @@ def build_pairs_loader(
         transform: PIL image -> tensor `[3, H, W]`.
         seed: of the order; None for `cfg.SEED`. Below 0 one is drawn, the same on all ranks.
         texts: see `PairsLoader`; steps are counted from 0, epoch by epoch.
+        encode: paths -> features `[D]` of each image that can be read. Where the images are files
+            it is called once, and batches hold features, "img" `[b, D]`; not of shards.
 
     Raises:
         InputError: an unknown source, files that are missing or hold no pairs, or fewer pairs
@@ -149,6 +156,7 @@ def build_pairs_loader(
     if isinstance(pairs, ShardPairs):
         pairs.batches, pairs.share = batches, share
     else:
+        pairs.encoded = encode(list(dict.fromkeys(pairs.images))) if encode else None
         sampler = PairBatches(pairs.count, batches, batch_size, seed)
     workers = worker_settings(cfg)
     if workers["num_workers"]:

@@ -124,7 +124,7 @@ def read_names(text: str) -> list[str]:
     """
     names = _entries(text)
     if not names:
-        raise InputError(f"{text} names no class: give names such as cat,dog")
+        raise InputError(f"{text} holds no name: give some, such as cat,dog")
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):

@@ -26,15 +26,26 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
     """
     if image is None:
         raise BadPair("no image")
+    text = read_caption(caption)
     try:
-        text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
-        if not text:
-            raise BadPair("no caption")
         return read_image(io.BytesIO(image) if isinstance(image, bytes) else image), text
-    except UnicodeDecodeError as error:
-        raise BadPair("the caption is not UTF-8") from error
     except BadImageError as error:
         raise BadPair(f"no readable image: {error.__cause__}") from error
+
+
+def read_caption(caption: str | bytes | None) -> str:
+    """Return the caption without outer blanks.
+
+    Raises:
+        BadPair: it is missing or cannot be read.
+    """
+    try:
+        text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
+    except UnicodeDecodeError as error:
+        raise BadPair("the caption is not UTF-8") from error
+    if not text:
+        raise BadPair("no caption")
+    return text
 
 
 def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> dict[str, Any]:

@@ -58,12 +58,12 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
         raise InputError(
             "--export needs onnx and onnxruntime: python -m pip install -r requirements-export.txt"
         )
-    hard = PromptedCLIP.FROM_IMAGES
+    hard = PromptedCLIP.FROM_IMAGES | {"candidate_lse"}
     able = [name for name in spec.parameters if hard.isdisjoint(SCORES[name].needs)]
     if spec.score not in able:
         raise InputError(
-            f"{spec.score} needs more than one pass through the image tower, which an ONNX graph "
-            f"does not do: choose another --score of {', '.join(able)}"
+            f"{spec.score} needs more than one pass through a tower, which an ONNX graph does not "
+            f"do: choose another --score of {', '.join(able)}"
         )
     inside = os.listdir(folder) if os.path.isdir(folder) else []
     if TENSORS in inside or (inside and GRAPH not in inside):

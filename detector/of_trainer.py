@@ -33,9 +33,10 @@ def spec_of(
         features: of its classes, as `class_features` gave them. parameters: score -> parameters.
     """
     facts, names, cfg = trainer.provenance(), list(trainer.dm.dataset.classnames), trainer.cfg
+    captioner = trainer.model.captioner
     return DetectorSpec(
         classnames=names,
-        features=features,
+        features=features | (captioner.kept() if captioner else {}),
         scale=trainer.model.scale.detach().float(),
         clip=describe_clip(trainer.model.clip),
         preprocess=build_preprocess(cfg, "normalize" in cfg.INPUT.TRANSFORMS),
@@ -49,7 +50,7 @@ def spec_of(
             "settings": facts["comparable"]["settings"],
             "dataset": cfg.DATASET.NAME,
             # Which checkpoint: its file and the hash of what was loaded.
-            **{key: facts[key] for key in ("context", "no_encoder") if key in facts},
+            **{key: facts[key] for key in ("context", "no_encoder", "decoder") if key in facts},
             "versions": versions(),
             "git": git_state(),
         },

@@ -35,7 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
+from dassl.data.data_manager import skips_bad_images
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
 from dassl.utils.cache import ABANDONED, check_room, file_state
@@ -260,6 +262,29 @@ class FeatureWriter:
         except OSError as error:
             logger.warning("Image features are not kept in %s (%s)", self.place, error)
             self.discard()
+
+
+def feature_store(cfg: CfgNode, encoding: Mapping[str, Any]) -> FeatureStore | None:
+    """Return where the features of an image tower are kept, None for nowhere.
+
+    Args:
+        encoding: all that could change them, as `ClipTrainer.image_encoding`.
+    """
+    if keeps_nothing(cfg):
+        return None
+    return FeatureStore(
+        cfg.EVAL.FEATURES,
+        encoding,
+        cfg.DATASET.ROOT,
+        cfg.EVAL.FEATURES_LIMIT,
+        cfg.EVAL.FEATURES_LOCAL,
+        skips_bad_images(cfg),
+    )
+
+
+def keeps_nothing(cfg: CfgNode) -> bool:
+    """Return whether EVAL.FEATURES names no folder."""
+    return cfg.EVAL.FEATURES.lower() in ("", "none")
 
 
 def as_tensor(values: np.ndarray) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clip import ClipModel
+from clip.captions import Captioner
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 from datasets.classnames import read_names
@@ -213,7 +214,7 @@ def _check(
 
 
 def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
-    """Read names of outliers, one a line; those that are class names are left out, and named.
+    """Read names of outliers, one a line; those that are class names, or come again, are left out.
 
     Raises:
         InputError: no .txt file, one that cannot be read, or no name left.
@@ -221,9 +222,14 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     if not path.lower().endswith(".txt"):
         raise InputError(f"--outliers {path}: name a .txt file, with the name of an outlier a line")
     names, known = read_names(path), set(map(_plain, classnames))
-    if same := [name for name in names if _plain(name) in known]:
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_plain(name), name)
+    if len(first) < len(names):
+        logger.warning("--outliers %s: of names that are alike the first counts", path)
+    if same := [name for plain, name in first.items() if plain in known]:
         logger.warning("--outliers %s: left out, as they are classes: %s", path, some(same))
-    left = [name for name in names if _plain(name) not in known]
+    left = [name for plain, name in first.items() if plain not in known]
     if not left:
         raise InputError(
             f"--outliers {path} names nothing but classes: name what is no class, a name a line"
@@ -288,6 +294,30 @@ def overlaps(
     known = {name: set(map(_plain, own)) for name, own in names.items()}
     for word in words:
         yield word, [name for name, own in known.items() if _plain(word.text) in own]
+
+
+def candidate_texts(
+    model: ClipModel, captioner: Captioner, classnames: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the features of all texts that may be a caption's candidates, `[S, D]`, and which of
+    them each of the decoder's V tokens is, S for a class name, `[V]`.
+
+    Args:
+        model: in float32. captioner: its decoder and template count.
+    """
+    said = captioner.decoder.texts()
+    every = list(dict.fromkeys(said))  # whatever the classes: kept on disk for all of them
+    columns = candidate_columns(every, classnames)
+    features = word_features(model, every, (captioner.template,))
+    found = torch.from_numpy(features[[text in columns for text in every]])  # [S, D]
+    text_of = torch.tensor([columns.get(text, len(columns)) for text in said])
+    return found.to(captioner.rule.device), text_of.to(captioner.rule.device)
+
+
+def candidate_columns(said: Sequence[str], classnames: Sequence[str]) -> dict[str, int]:
+    """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are)."""
+    names = {name.lower() for name in _spaced(classnames)}
+    return {text: i for i, text in enumerate(dict.fromkeys(t for t in said if t not in names))}
 
 
 def _plain(name: str) -> str:

@@ -30,6 +30,7 @@ INPUT_DIMS = {
     "neglabel_negatives_logits": 2,
     "csp_negatives_logits": 2,
     "eoe_outliers_cosines": 2,
+    "candidate_lse": 1,
     "frozen_cosines": 2,
     "frozen_local_cosines": 3,
     "frozen_copies": 1,
@@ -46,6 +47,7 @@ ABSENCE = {
     "neglabel_logits": _NO_WORDS,
     "csp_logits": _NO_WORDS,
     "eoe_cosines": "no names of outliers: {score} needs --outliers FILE, with a name a line",
+    "candidate_lse": "the model writes no captions: {score} is for ZOC, --trainer ZOC",
     "frozen_cosines": "the model has no frozen prompts: {score} is for FA, --trainer FA",
 }
 

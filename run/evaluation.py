@@ -23,6 +23,7 @@ from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
+from ood.features import feature_store, keeps_nothing
 from ood.library import PREFIX
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
@@ -31,9 +32,9 @@ from results.files import evaluate_sets, read_results, write_results
 from results.full_spectrum import format_full_spectrum, full_spectrum
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
-from run.features import data_needs, feature_store, fit_scores, keeps_nothing
+from run.features import data_needs, fit_scores
 from run.folder import MARKER, held_out_record
-from run.negatives import add_words, record_negatives
+from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
 from trainers.base import ClipTrainer
 
@@ -112,7 +113,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    evaluate_streams(cfg, trainer, every, evaluation, feature_store(cfg, trainer), provenance)
+    store = feature_store(cfg, trainer.image_encoding())
+    evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:
@@ -143,7 +145,7 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
         return False
     found = read_results(folder)["provenance"]
     same = found["comparable"].get("load_epoch") == load_epoch
-    return same and found.get("config") == recorded(cfg)
+    return same and found.get("config") == recorded(cfg) and same_words(cfg, found)
 
 
 def recorded(cfg: CfgNode) -> str:
@@ -160,7 +162,7 @@ def score(
     cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
 ) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
-    store = feature_store(cfg, trainer)
+    store = feature_store(cfg, trainer.image_encoding())
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(

@@ -22,8 +22,9 @@ from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.command import run
 from run.config import build_cfg
-from run.features import Features, features_of, of
+from run.features import Features, of
 from run.flags import make_parser
+from trainers.features import features_of
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
-from ood.negatives import Negatives, Words, find_words, overlaps
+from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
 from ood.scoring import OWN_WIDTH, get_scores, required_inputs
 from ood.word_scores import GROUPS, grouping
-from ood.words import BUNDLED
+from ood.words import BUNDLED, read_lists, words_hash
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -27,20 +27,23 @@ COLUMNS = ("score", "rank", "word", "kind", "file", "prompt", "similarity", "gro
 
 
 def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
-    """Give the trainer's model the words that `scores` need, of those that EVAL names.
+    """Give the trainer's model the words that `scores` need, of those that EVAL names, and the
+    texts of captions where it writes some.
 
-    A method that learns its class texts keeps them; of zero-shot CLIP the recipe's own count.
+    A method that learns its class texts keeps them; of all others the recipe's own count.
     """
-    needs = required_inputs(get_scores(scores))
-    named = cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
+    needs, named = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
+    captioner = trainer.model.captioner if "candidate_lse" in needs else None
     used = named and not needs.isdisjoint(OWN_WIDTH)
-    model = text_model(trainer) if used else trainer.model.clip
-    source = under_root(cfg, cfg.EVAL.NEGATIVES)
+    model = text_model(trainer) if used or captioner else trainer.model.clip
+    names, source = trainer.dm.dataset.classnames, under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
-    words = find_words(model, trainer.dm.dataset.classnames, needs, source, outliers, share)
+    words = find_words(model, names, needs, source, outliers, share)
+    if captioner:
+        captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
     resolve_precision(trainer.precision.name, trainer.device)  # `load` has set the switches of fp32
     trainer.model.texts = {
-        name: None if trainer.LEARNS and not name.endswith(OTHERS) else features
+        name: None if trainer.model.learns_texts and not name.endswith(OTHERS) else features
         for name, features in words.texts.items()
     }
     return words
@@ -52,6 +55,20 @@ def text_model(trainer: ClipTrainer) -> ClipModel:
         return trainer.model.clip
     backbone = trainer.cfg.MODEL.BACKBONE
     return load(backbone.NAME, trainer.device, "fp32", backbone.ACTIVATION or None)[0]
+
+
+def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
+    """Return whether lists of words and outliers still say what was read for a results file."""
+    for name, facts in provenance["comparable"].get("scores", {}).items():
+        if "words" in facts:
+            lists = (
+                {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
+                if name == "EOE"
+                else read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
+            )
+            if words_hash(lists) != facts["words"]:
+                return False
+    return True
 
 
 def under_root(cfg: CfgNode, source: str) -> str:

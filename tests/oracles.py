@@ -97,6 +97,14 @@ def eoe(cosines, outliers, weight=0.25):
     return scores
 
 
+def zoc(logits, candidate_lse):
+    """The log-odds of the classes' share of a softmax over them and the candidates."""
+    return [
+        max(row) + math.log(math.fsum(math.exp(x - max(row)) for x in row)) - outside
+        for row, outside in zip(logits, candidate_lse, strict=True)
+    ]
+
+
 def ctw_probability(logits, no_logits):
     scores = []
     for yes, no in zip(logits, no_logits, strict=True):

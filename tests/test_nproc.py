@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow  # two processes
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 25
+TEMPLATES = ["a photo of a {}.", "{}", "one {} on the grass, far away"]
 
 
 @pytest.fixture(scope="module")
@@ -147,41 +148,54 @@ def test_a_mistake_is_told_once(world):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("variant, micro_batch", [("learnable", 0), ("handcrafted", 3)])
-def test_two_processes_train_clipn_as_one(world, clip_file, variant, micro_batch):
-    """Draws, losses over all pairs and the step; four pairs a process, also in parts of three.
+CLIPN_LOSSES = ("loss", "bin_yes", "bin_no", "tso")
+
+
+@pytest.mark.parametrize(
+    "trainer, base, own, model, losses",
+    [
+        ("CLIPN", "tiny", {"VARIANT": "learnable"}, "no_encoder", CLIPN_LOSSES),
+        ("CLIPN", "tiny", {"VARIANT": "handcrafted", "MICRO_BATCH": 3}, "no_encoder", CLIPN_LOSSES),
+        ("ZOC", "vit_b32_coco", {"WARMUP_STEPS": 0}, "decoder", ("loss",)),
+    ],
+)
+def test_two_processes_train_on_pairs_as_one(world, clip_file, trainer, base, own, model, losses):
+    """CLIPN's draws and losses over all pairs, four a process, also in parts of three; ZOC's mean
+    over the tokens of both processes, which are not as many.
 
     By SGD: the gradient of a key's bias is 0, and AdamW makes whole steps of its rounding.
     """
-    (world / "clipn.yaml").write_text(
+    (world / f"{trainer}.yaml").write_text(
         yaml.safe_dump(
             {
-                "_BASE_": str(ROOT / "configs/trainers/CLIPN/tiny.yaml"),
-                "INPUT": {"TRANSFORMS": ["normalize"]},
+                "_BASE_": str(ROOT / f"configs/trainers/{trainer}/{base}.yaml"),
+                "DATASET": {"PAIRS": {"SOURCE": "classnames", "TEMPLATES": TEMPLATES}},
+                "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
                 "OPTIM": {"MAX_EPOCH": 2, "NAME": "sgd", "LR": 0.01},
                 "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
+                "TRAIN": {"PRINT_FREQ": 1},
                 "TEST": {"NO_TEST": True},
                 "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-                "TRAINER": {"CLIPN": {"VARIANT": variant, "MICRO_BATCH": micro_batch}},
+                "TRAINER": {trainer: own},
             }
         )
     )
     states, parts = [], []
     for processes in ("1", "2"):
-        run = world / f"clipn-{variant}-{processes}"
+        run = world / f"{trainer}-{len(own)}-{processes}"
         command = [
             "bash",
             str(ROOT / "scripts/train.sh"),
             "--root",
             f"{world}/data",
             "--trainer",
-            "CLIPN",
+            trainer,
             "--shots",
             "4",
             "--dataset-config-file",
             f"{world}/tiny.yaml",
             "--config-file",
-            f"{world}/clipn.yaml",
+            f"{world}/{trainer}.yaml",
             "--output-dir",
             str(run),
         ]
@@ -194,17 +208,9 @@ def test_two_processes_train_clipn_as_one(world, clip_file, variant, micro_batch
         subprocess.run(
             command, env=environment, cwd=world, check=True, capture_output=True, timeout=300
         )
-        states.append(
-            torch.load(run / "no_encoder/model.pth.tar-2", weights_only=True)["state_dict"]
-        )
+        states.append(torch.load(run / model / "model.pth.tar-2", weights_only=True)["state_dict"])
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        parts.append(
-            [
-                [r[key] for key in ("loss", "bin_yes", "bin_no", "tso")]
-                for r in records
-                if "batch" in r
-            ]
-        )
+        parts.append([[r[key] for key in losses] for r in records if "batch" in r])
     assert np.array(parts[0]) == pytest.approx(np.array(parts[1]), rel=1e-5) and len(parts[0]) == 2
     for name, alone in states[0].items():
         torch.testing.assert_close(states[1][name], alone, rtol=1e-5, atol=1e-6, msg=name)

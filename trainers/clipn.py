@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,16 +22,14 @@ from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
-from datasets.captions import PairsLoader, as_bytes, build_pairs_loader, from_bytes, value_table
-from trainers.by_step import StepSchedule
-
-logger = logging.getLogger(__name__)
+from datasets.captions import PairsLoader, as_bytes, from_bytes, value_table
+from trainers.pairs import PairTrainer
 
 ADAM_EPS = 1e-6  # published; the config, as Dassl's, has no key for it
 
 
 @TRAINER_REGISTRY.register()
-class CLIPN(StepSchedule):
+class CLIPN(PairTrainer):
     """Teaching CLIP to say no (Wang et al., ICCV 2023).
 
     Only the "no" text encoder learns. Every step needs the whole batch of pairs, as each caption
@@ -57,7 +54,6 @@ class CLIPN(StepSchedule):
     )
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
-    READS_PAIRS = True
     INCIDENTAL = ("MICRO_BATCH",)
     WEIGHTS = ("LOSS_WEIGHT",)
     # The "no" text encoder fits any class list.
@@ -82,24 +78,12 @@ class CLIPN(StepSchedule):
         self.register_model("no_encoder", encoder, self.optim, self.sched)
         self.ready_to_train()
 
-    @property
-    def warmup_steps(self) -> int:
-        return self.settings.WARMUP_STEPS
-
-    def optim_settings(self) -> dict[str, object]:
-        return {**super().optim_settings(), "WARMUP_STEPS": self.warmup_steps}
-
     # Data
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
         """Build the loader of DATASET.PAIRS; its batches are described at `parse_batch_train`."""
-        if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
-            logger.warning(
-                "Captions are made from class names: this is not the paper's setting (CC3M), and "
-                "its figures cannot be compared with CLIPN's"
-            )
-        return build_pairs_loader(self.cfg, as_bytes(self.dm.tfm_train), texts=self.texts())
+        return self.pairs_loader(as_bytes(self.dm.tfm_train), texts=self.texts())
 
     def texts(self) -> BranchTexts:
         """Return what makes the texts of a batch, in the loader's workers."""
@@ -107,11 +91,6 @@ class CLIPN(StepSchedule):
         choices = len(pairs) if pairs else self.encoder.num_choices
         context = self.encoder.context_length
         return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size(), context)
-
-    def record_split(self) -> None:
-        """Record the training images, unless the captions are not of the ID dataset's images."""
-        if self.cfg.DATASET.PAIRS.SOURCE == "classnames":
-            super().record_split()
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return images `[B, 3, H, W]`, tokens of both branches `[B, L]`, prompts drawn `[B]`.
@@ -211,7 +190,6 @@ class CLIPN(StepSchedule):
         hash_ = weights_hash(self.encoder.state_dict())
         file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
         facts = super().provenance() | {"no_encoder": {"file": file, "hash": hash_}}
-        facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
         if self._loaded_from is None:  # not one of the seeds of a training: a model of its own
             facts["comparable"]["no_encoder"] = hash_
         return facts

@@ -245,6 +245,11 @@ class PromptSetsCLIP(PromptedCLIP):
         found = cosines(features, whole.flatten(0, 1)).unflatten(1, whole.shape[:2])
         return found, top_region_cosines(regions, parts, self.ks)
 
+    def with_texts(self, text: Tensor) -> dict[str, Tensor]:
+        """Return `PromptedCLIP.with_texts`; beside words, a mean of prompts is of length 1."""
+        found = super().with_texts(text)
+        return found | {name: normalised(text) for name, x in self.texts.items() if x is None}
+
     def class_features(self) -> dict[str, Tensor]:
         """Return what scores need: "text" `[C, D]`, the mean of the normalised global prompts'
         features, "local_text" `[n, C, D]`, "local_k" `[n]` and "local_map" `[V, D]`."""

@@ -59,7 +59,7 @@ DATASET = {
     "VAL_PERCENT": 0.1,
     # all | base | new (CoOp)
     "SUBSAMPLE_CLASSES": "all",
-    # Ours: the image-caption pairs that CLIPN learns from
+    # Ours: the image-caption pairs that CLIPN and ZOC learn from
     "PAIRS": {
         # shards | csv | classnames (see datasets/captions.py)
         "SOURCE": "",

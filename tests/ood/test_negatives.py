@@ -290,6 +290,10 @@ def test_outliers_that_are_classes_are_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_outliers(str(path), CLASSES) == ["storm"]
     assert "left out, as they are classes: tea pot, Cat" in caplog.text
+    path.write_text("storm\nTram car\nStorm\ntram_car\nstorm\n")
+    with caplog.at_level(logging.WARNING):
+        assert read_outliers(str(path), CLASSES) == ["storm", "Tram car"]
+    assert "of names that are alike the first counts" in caplog.text
     path.write_text("cat\n")
     with pytest.raises(InputError, match="names nothing but classes"):
         read_outliers(str(path), CLASSES)

@@ -47,6 +47,7 @@ ORACLES = {
     ),
     "CSP": lambda x, p: oracles.neg_label(x["csp_logits"], x["csp_negatives_logits"]),
     "EOE": lambda x, p: oracles.eoe(x["eoe_cosines"], x["eoe_outliers_cosines"]),
+    "ZOC": lambda x, p: oracles.zoc(x["logits"], x["candidate_lse"]),
 }
 # Scores that pass through 0, in a difference of numbers as large as the logits.
 SLACK = {
@@ -59,6 +60,7 @@ SLACK = {
     "NegLabel": 1e-6,
     "CSP": 1e-6,
     "EOE": 1e-6,
+    "ZOC": 1e-5,
 }
 
 
@@ -82,6 +84,7 @@ def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.
     for name in ("neglabel", "csp"):
         inputs |= {f"{name}_logits": scale * cosines, f"{name}_negatives_logits": scale * words}
     inputs |= {"eoe_cosines": cosines, "eoe_outliers_cosines": words}
+    inputs |= {"candidate_lse": (scale * words).logsumexp(dim=-1)}
     return {name: x.to(dtype) for name, x in inputs.items()}
 
 
@@ -154,6 +157,7 @@ def test_higher_is_more_in_distribution(name):
             **{f"{own}_negatives_logits": 100 * no for own in ("neglabel", "csp")},
             "eoe_cosines": x,
             "eoe_outliers_cosines": no,
+            "candidate_lse": torch.full((len(x),), 20.0),
             "frozen_cosines": x - 0.05,
             "frozen_local_cosines": local - 0.05,
             "frozen_copies": torch.full((len(x),), 3.0),

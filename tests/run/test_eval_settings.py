@@ -7,6 +7,7 @@ import yaml
 
 import eval_ood
 from dassl.utils import InputError, write_json
+from ood.words import read_lists, words_hash
 from run.config import build_cfg
 from run.evaluation import check_settings, has_results, recorded, score_names
 from run.folder import _differences
@@ -87,3 +88,27 @@ def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     for other in (["--T", "2"], ["--tpr", "0.9"], ["--scores", "MCM"], ["--features-local"]):
         assert not has_results(settings(*out, *other))
     assert not has_results(settings(*out), load_epoch=3)
+
+
+def test_results_of_edited_words_are_not_up_to_date(tmp_path):
+    """Of the lists that --negatives names, and of --outliers."""
+    (tmp_path / "noun.a.txt").write_text("oak\nelm\n")
+    (tmp_path / "names.txt").write_text("storm\ncat\n")
+    given = ["--negatives", str(tmp_path), "--outliers", str(tmp_path / "names.txt")]
+    cfg = settings("--output-dir", str(tmp_path), *given)
+    lists = read_lists(str(tmp_path)), {"outliers": ["storm"]}
+    scores = {"MCM": {"temperature": 1.0}}
+    scores |= zip(["NegLabel", "EOE"], ({"words": words_hash(x)} for x in lists), strict=True)
+    provenance = {
+        "config": recorded(cfg),
+        "comparable": {"load_epoch": None, "scores": scores},
+        "classnames": ["cat"],
+    }
+    write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
+    assert has_results(cfg)
+    for name in ("noun.a.txt", "names.txt"):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before + "fog\n")
+        assert not has_results(cfg)
+        (tmp_path / name).write_text(before)
+        assert has_results(cfg)

@@ -143,7 +143,7 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     cfg.EVAL.NEGATIVES = "wordnet"
     trainer = SimpleNamespace(
         cfg=cfg,
-        model=SimpleNamespace(clip=None),
+        model=SimpleNamespace(clip=None, captioner=None, learns_texts=False),
         device=torch.device("cuda"),
         precision=resolve_precision("tf32", "cuda"),
         dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),

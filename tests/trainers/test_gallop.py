@@ -128,6 +128,19 @@ def test_scores_and_predictions(case, golden, make):
         assert predicted == arrays[f"{name}/pred_{kind}_f64"].tolist()
 
 
+def test_beside_words_its_mean_prompts_have_length_one(make):
+    """As the words and every other method's class texts; its own scores read the mean itself."""
+    trainer = make(ABOUT["cases"][0])
+    trainer.model.texts = {"neglabel": None, "neglabel_negatives": torch.ones(3, 64)}
+    with torch.no_grad():
+        torch.nn.init.normal_(trainer.learner.global_prompt)
+        classes = trainer.class_features()
+    lengths = classes["text"].norm(dim=-1)
+    assert (lengths < 0.99).any() and (lengths > 0).all()
+    torch.testing.assert_close(classes["neglabel"], classes["text"] / lengths[:, None])
+    assert classes["neglabel_negatives"].equal(torch.ones(3, 64))
+
+
 def test_steps_of_training(golden, make, monkeypatch):
     case, arrays = ABOUT["train"], golden("gallop.npz")
     name = case["id"]

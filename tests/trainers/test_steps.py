@@ -28,7 +28,7 @@ from run.flags import make_parser
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR")
+LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR", "ZOC")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def world(tmp_path_factory, clip_file):
     data = {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
     bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
-    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30"}
+    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30", "ZOC": "vit_b32_coco"}
     for name in TRAINER_REGISTRY.registered_names():
         kind = TRAINER_REGISTRY.get(name)
         if not issubclass(kind, ClipTrainer):
@@ -59,6 +59,9 @@ def world(tmp_path_factory, clip_file):
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
             "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
         }
+        if name == "ZOC":
+            settings["DATASET"] = {"PAIRS": {"SOURCE": "classnames"}}
+            settings["EVAL"] = {"FEATURES": str(folder / "features")}
         if isinstance(kind.CONFIG.get("TOPK"), int):
             settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
@@ -95,6 +98,12 @@ def test_every_state_is_contiguous(make, name):
     for model in [*trainer._models.values(), trainer.model]:
         for key, tensor in model.state_dict().items():
             assert tensor.is_contiguous(), key
+
+
+@pytest.mark.parametrize("name", ours())
+def test_who_learns_class_texts(make, name):
+    """Those that learn none have the texts of a score's own templates beside words."""
+    assert make(name).model.learns_texts == (name not in ("ZeroshotCLIP", "CLIPN", "ZOC"))
 
 
 class Waits(TorchDispatchMode):
@@ -322,7 +331,7 @@ def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
     assert _options(resumed) == _options(fresh)
 
 
-@pytest.mark.parametrize("name", ["SCT", "FA", "SCTFoBoR"])
+@pytest.mark.parametrize("name", ["SCT", "FA", "SCTFoBoR", "CLIPN", "ZOC"])
 def test_a_stopped_run_ends_as_an_undisturbed_one(make, name):
     """Bit by bit, with FA's rate by step."""
     pairs = ["TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 3]

@@ -1,0 +1,36 @@
+"""Features of lists of images by a trainer's frozen image tower, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import numpy as np
+import torch
+
+from dassl.data.datasets import Datum
+from ood.evaluation import FeatureSource
+from ood.features import feature_store
+from trainers.base import ClipTrainer
+
+
+def features_of(
+    trainer: ClipTrainer, sets: Mapping[str, Sequence[Datum]], skip_bad: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the normalised feature `[D]` of every image by its path; kept ones are read.
+
+    Args:
+        skip_bad: leave out images that cannot be read, whatever DATALOADER.BAD_IMAGES says.
+    """
+    cfg, model, found = trainer.cfg.clone(), trainer.model.eval(), {}
+    cfg.defrost()
+    cfg.DATALOADER.BAD_IMAGES = "skip" if skip_bad else cfg.DATALOADER.BAD_IMAGES
+    store = feature_store(cfg, trainer.image_encoding())
+    source = FeatureSource(cfg, model, sets, set(), trainer.device, trainer.autocast, store)
+    with torch.inference_mode():
+        width = trainer.text_features().shape[-1]
+        with closing(source.batches(trainer.dm.tfm_test, width)) as batches:
+            for name, index, batch in batches:
+                rows = batch.features.cpu().numpy()
+                found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
+    return found

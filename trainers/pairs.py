@@ -1,0 +1,52 @@
+"""What the trainers share that learn from image-caption pairs, CLIPN and ZOC."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from datasets.captions import PairsLoader, build_pairs_loader
+from trainers.by_step import StepSchedule
+
+logger = logging.getLogger(__name__)
+
+
+class PairTrainer(StepSchedule):
+    """A trainer that learns from DATASET.PAIRS, with a rate by step.
+
+    Its settings have WARMUP_STEPS. What it learns fits any class list.
+    """
+
+    READS_PAIRS = True
+
+    @property
+    def warmup_steps(self) -> int:
+        return self.settings.WARMUP_STEPS
+
+    def optim_settings(self) -> dict[str, object]:
+        return {**super().optim_settings(), "WARMUP_STEPS": self.warmup_steps}
+
+    @property
+    def of_classnames(self) -> bool:
+        """Return whether the pairs are the ID dataset's images with its class names."""
+        return self.cfg.DATASET.PAIRS.SOURCE == "classnames"
+
+    def pairs_loader(self, *args: Any, **kwargs: Any) -> PairsLoader:
+        """Return `build_pairs_loader(cfg, ...)`."""
+        if self.of_classnames:
+            logger.warning(
+                "Captions are made from class names: this is not the paper's setting, and its "
+                "figures cannot be compared with those of %s",
+                type(self).__name__,
+            )
+        return build_pairs_loader(self.cfg, *args, **kwargs)
+
+    def record_split(self) -> None:
+        """Record the training images, unless the captions are not of the ID dataset's images."""
+        if self.of_classnames:
+            super().record_split()
+
+    def provenance(self) -> dict[str, object]:
+        facts = super().provenance()
+        facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
+        return facts
