@@ -23,7 +23,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dassl.utils.errors import InputError
 
@@ -100,18 +99,27 @@ def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the chance that a random ID image scores above a random OOD image; ties count 1/2."""
+    # Here: commands that check a convention's name should not wait a second for scikit-learn.
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(*_labelled(id_scores, ood_scores)))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the average precision, ID positive: `sum_n (R_n - R_{n-1}) P_n` over thresholds."""
-    return float(average_precision_score(*_labelled(id_scores, ood_scores)))
+    return _average_precision(*_labelled(id_scores, ood_scores))
 
 
 def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the average precision with OOD positive, on the negated scores."""
     is_id, scores = _labelled(id_scores, ood_scores)
-    return float(average_precision_score(~is_id, -scores))
+    return _average_precision(~is_id, -scores)
+
+
+def _average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(positive, scores))
 
 
 def _curve(is_positive: np.ndarray, scores: np.ndarray) -> _Curve:
@@ -214,9 +222,9 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]
     is_id, scores = _labelled(id_scores, ood_scores)
     curves = {"id": _curve(is_id, scores), "ood": _curve(~is_id, -scores)}
     figures = {
-        "auroc": float(roc_auc_score(is_id, scores)),
-        "aupr_in": float(average_precision_score(is_id, scores)),
-        "aupr_out": float(average_precision_score(~is_id, -scores)),
+        "auroc": auroc(id_scores, ood_scores),
+        "aupr_in": _average_precision(is_id, scores),
+        "aupr_out": _average_precision(~is_id, -scores),
     }
     for positive, curve in curves.items():
         for rule in RULES:
