@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, read_image
 from dassl.utils.errors import InputError
-from detector.calibration import TPR, Threshold
+from detector.calibration import TPR, Threshold, warn_if_one_sided
 from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
@@ -38,14 +37,10 @@ from ood.region_maps import RegionMap, save_region_maps
 from ood.regions import label_ranks
 from ood.scoring import offered_scores, required_inputs
 
-logger = logging.getLogger(__name__)
-
 Input = str | os.PathLike | Image.Image | Tensor
 
 BATCH = 32
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's lock
-# A calibration set is remarked on where this share of it is called by half of the classes or less.
-NEARLY_ALL = 0.95
 
 
 class Detector:
@@ -209,7 +204,7 @@ class Detector:
                     columns[name] += values.tolist()
         if not labels:
             raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
-        self._warn_if_one_sided(labels)
+        warn_if_one_sided(labels, self.spec.classnames)
         calibrated = self.spec.calibrate(columns, tpr, {"images": of, "unreadable": unreadable})
         return Detector(calibrated, self.model.clip)
 
@@ -322,21 +317,6 @@ class Detector:
         }
         rows = zip(*columns.values(), strict=True)
         return [Verdict(**dict(zip(columns, row, strict=True)), threshold=limit) for row in rows]
-
-    def _warn_if_one_sided(self, labels: Counter[int]) -> None:
-        """Warn of calibration images that show few of the classes."""
-        names, total = self.spec.classnames, labels.total()
-        seen = itertools.accumulate(count for _, count in labels.most_common())
-        shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
-        if len(names) > 1 and 2 * shown <= min(len(names), total):
-            logger.warning(
-                "Nearly all of the %d images to calibrate on are called %s, %d of the %d classes: "
-                "the threshold is one for images like these. Use images of all classes",
-                total,
-                ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5))),
-                shown,
-                len(names),
-            )
 
 
 def _say(rejected: bool) -> str:
