@@ -67,11 +67,14 @@ class KeptFeatures:
     regions: np.ndarray | None
     attention: np.ndarray | None = None
 
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield index and features of the batches that a loader of `size` makes of the set."""
+    def batches(
+        self, size: int, rank: int = 0, ranks: int = 1
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield index and features of the batches that a loader of `size` makes of the set; of
+        several ranks, those of `rank`."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
-        for part in map(slice, borders[:-1], borders[1:]):
+        for part in list(map(slice, borders[:-1], borders[1:]))[rank::ranks]:
             if part.start < part.stop:
                 regions = None if self.regions is None else np.array(self.regions[part])
                 yield self.index[part], np.array(self.features[part]), regions
