@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageOps
@@ -37,7 +38,7 @@ from ood.region_maps import RegionMap, save_region_maps
 from ood.regions import label_ranks
 from ood.scoring import offered_scores, required_inputs
 
-Input = str | os.PathLike | Image.Image | Tensor
+Input = str | os.PathLike | BinaryIO | Image.Image | Tensor
 
 BATCH = 32
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's lock
@@ -157,11 +158,8 @@ class Detector:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
         time. An image that cannot be read gives a verdict that says so (`error`).
         """
-        for batch, errors, found in self._score(images, [self.spec.score]):
-            readable = [_name(x) for x, error in zip(batch, errors, strict=True) if not error]
-            rows = iter(self._verdicts(readable, found) if found else [])
-            for image, error in zip(batch, errors, strict=True):
-                yield Verdict(_name(image), error=error) if error else next(rows)
+        for scored in self.score_images(images, [self.spec.score]):
+            yield from self.judge(*scored)
 
     def preprocess(self, image: Input) -> Tensor:
         """Return what the model reads of an image, `[3, H, W]`; a prepared tensor passes through.
@@ -196,7 +194,7 @@ class Detector:
         columns: dict[str, list[float]] = {name: [] for name in self.spec.parameters}
         labels: Counter[int] = Counter()
         unreadable = 0
-        for _, errors, found in self._score(images, list(columns)):
+        for _, errors, found in self.score_images(images, list(columns)):
             unreadable += sum(map(bool, errors))
             if found:
                 labels.update(found.cosines.argmax(dim=-1).tolist())
@@ -268,7 +266,7 @@ class Detector:
 
     # What every image passes
 
-    def _score(
+    def score_images(
         self, images: Iterable[Input], scores: Sequence[str]
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
         """Yield batch by batch: images, for each why it could not be read ("": it could), and the
@@ -283,6 +281,15 @@ class Detector:
                 pixels = [x for x in read if isinstance(x, Tensor)]
                 errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
                 yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
+
+    def judge(
+        self, images: Sequence[Input], errors: Sequence[str], found: BatchScores | None
+    ) -> Iterator[Verdict]:
+        """Yield the verdicts on a batch that `score_images` scored, in its order."""
+        readable = [_name(x) for x, error in zip(images, errors, strict=True) if not error]
+        rows = iter(self._verdicts(readable, found) if found else [])
+        for image, error in zip(images, errors, strict=True):
+            yield Verdict(_name(image), error=error) if error else next(rows)
 
     def _read(self, image: Input) -> Tensor | BadImageError:
         try:

@@ -1,8 +1,4 @@
-"""The evaluation pass: every image is encoded once, every requested score comes from that.
-
-Under torchrun rank r of W has the batches r, r + W, ... of all sets, the same batches that one
-process makes, and all ranks come to have all scores.
-"""
+"""The evaluation pass: every image is encoded once, every requested score comes from that."""
 
 from __future__ import annotations
 
@@ -117,6 +113,8 @@ def score_sets(
     store: FeatureStore | None = None,
 ) -> Evaluation:
     """Score all images of all sets in one pass, the class prompts encoded once.
+
+    Of W ranks, rank r scores the batches r, r + W, ... that one makes; all get all scores.
 
     Args:
         cfg: of it DATALOADER, and DATASET.ROOT, which the paths in the result are relative to.
@@ -250,9 +248,9 @@ class FeatureSource:
             for name, features in found.items()
             if features and not (self.local and features.regions is None)
         }
-        # On several machines the folder need not be the same for all ranks.
-        everywhere = set.intersection(*map(set, distributed.from_all([*kept])))
-        self.kept = {name: kept[name] for name in kept if name in everywhere}
+        # Others may write there meanwhile: the ranks must agree.
+        agreed = set.intersection(*map(set, distributed.from_all([*kept])))
+        self.kept = {name: kept[name] for name in kept if name in agreed}
         self.unkept = [name for name in sets if name not in self.kept]
         # What has only its global features on disk is written again for its local ones alone.
         self.to_write = distributed.from_main(
@@ -268,9 +266,8 @@ class FeatureSource:
 
     def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Part]:
         """Yield all of this rank's batches that can be had; features are `width` wide."""
-        share = distributed.rank(), distributed.world_size()
         for name, kept in self.kept.items():
-            for index, features, regions in kept.batches(self.size, *share):
+            for index, features, regions in kept.batches(self.size):
                 regions = None if regions is None else self._tensor(regions)
                 yield name, index, Batch(self._tensor(features), regions)
         if not self.unkept:
@@ -298,8 +295,7 @@ class FeatureSource:
     def _encoded_by_all(
         self, transform: Callable[[Image.Image], Tensor]
     ) -> Iterator[tuple[str, np.ndarray, Batch, bool]]:
-        """Yield this rank's parts and, where features are kept, those of all ranks in order; each
-        with whether it is this rank's own."""
+        """Yield this rank's parts, marked True, and all ranks' in order where they are kept."""
         gathers = self.to_write and distributed.world_size() > 1
         for own in self._encode(transform):
             parts = distributed.from_all(own and _on_host(own)) if gathers else [own]

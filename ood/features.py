@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl import distributed
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
 from dassl.utils.cache import ABANDONED, check_room, file_state
@@ -67,14 +68,13 @@ class KeptFeatures:
     regions: np.ndarray | None
     attention: np.ndarray | None = None
 
-    def batches(
-        self, size: int, rank: int = 0, ranks: int = 1
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield index and features of the batches that a loader of `size` makes of the set; of
-        several ranks, those of `rank`."""
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Yield index and features of the batches that a loader of `size` makes of the set; to
+        each of several ranks its share."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
-        for part in list(map(slice, borders[:-1], borders[1:]))[rank::ranks]:
+        parts = list(map(slice, borders[:-1], borders[1:]))
+        for part in parts[distributed.rank() :: distributed.world_size()]:
             if part.start < part.stop:
                 regions = None if self.regions is None else np.array(self.regions[part])
                 yield self.index[part], np.array(self.features[part]), regions
