@@ -145,11 +145,13 @@ def _join(ray: Any, address: str) -> None:
         if host:  # Ray would knock for minutes where nobody answers
             socket.create_connection((host, int(port)), PATIENCE).close()
         ray.init(address or "local", logging_level="WARNING", **own)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of any class, plain ones too
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"--address {address}: no Ray cluster can be reached there ({reason}). Start one (ray "
             "start --head), or leave --address out to use this machine alone"
+            if address
+            else f"Ray did not start on this machine ({reason}). Try again, or without --engine"
         ) from error
 
 
