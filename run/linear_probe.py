@@ -40,6 +40,11 @@ Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
 
 def main() -> None:
     args = make_parser(__doc__).parse_args()
+    if args.trainer not in (None, "", "ZeroshotCLIP"):
+        raise InputError(
+            f"--trainer {args.trainer}: a linear probe reads the image tower's features, the same "
+            "under every trainer; leave the flag out"
+        )
     args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
     if shots < 1:
         raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")

@@ -79,12 +79,13 @@ class KeptViews:
             skip_bad=skips_bad_images(cfg),
         )
         self.opened: dict[int, KeptFeatures] = {}
-        logger.info(
-            "%d views of each image: augmentations come again after as many epochs, which is not "
-            "as published if there are more. Features are kept in %s",
-            self.views,
-            self.store.folder,
+        again = (
+            f"they come again after as many of the {trainer.max_epoch} epochs, which is not as "
+            "published"
+            if self.views < trainer.max_epoch
+            else f"none of the {trainer.max_epoch} epochs repeats one, as published"
         )
+        logger.info("%d views: %s. Kept in %s", self.views, again, self.store.folder)
 
     def batches(self, epoch: int, *reads: bool) -> Iterator[dict]:
         """Yield the encoded batches of an epoch; `reads`: with regions, with attention."""

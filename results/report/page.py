@@ -181,7 +181,7 @@ def data_root(run: Run) -> Path | None:
 def _context_words(run: Run) -> dict[str, list]:
     """Return the words that a run's learned contexts are like: context -> rows of words."""
     path = run.folder / "context_words.json"
-    found = read_json(path)["contexts"] if path.is_file() else {}
+    found = read_json(path).get("contexts", {}) if path.is_file() else {}
     return dict(list(found.items())[:CONTEXTS])
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dassl.utils.errors import InputError
-from generated import pretrain
+from generated import pretrain, small_clip
 from generated.kinds import ID_OBJECTS
 from generated.streams import captioned_sample, id_sample
 
@@ -139,11 +139,11 @@ def test_most_steps_see_a_part_of_the_patches(monkeypatch, tmp_path):
 def test_truncated_text_gives_the_features_of_all_77_tokens():
     args = pretrain.parse(["--output", "x", *SMALL])
     torch.manual_seed(0)
-    model = pretrain.build_model(args, 30)
+    model = small_clip.build_model(args, 30)
     rows = torch.randint(1, 29, (3, 77))
     rows[:, 6], rows[:, 7:] = 29, 0
     whole = model.encode_text(rows)
-    assert torch.allclose(pretrain.encode_text(model, rows[:, :7]), whole, atol=1e-5)
+    assert torch.allclose(small_clip.encode_text(model, rows[:, :7]), whole, atol=1e-5)
 
 
 def test_loss_equals_infonce_when_no_caption_repeats():
@@ -183,7 +183,7 @@ def test_local_loss_is_added_with_its_weight():
 def test_augmentation_keeps_shape_and_differs_between_images():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 16, 16).expand(4, -1, -1, -1)
-    out = pretrain.augment(image)
+    out = small_clip.augment(image)
     assert out.shape == image.shape and not torch.allclose(out[0], out[1])
 
 

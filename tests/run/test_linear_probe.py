@@ -58,3 +58,7 @@ def test_the_command(world, call, tmp_path, clip_file, capsys):
     assert [row["shots"] for row in rows] == [1, 2]
     assert all(0 <= row["accuracy"] <= 1 and row["C"] > 0 for row in rows)
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_trainer_is_refused(told):
+    assert "under every trainer; leave the flag out" in told(linear_probe, "--trainer", "CoOp")
