@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from PIL import Image
 
 import detect
 from detector import Detector, shards
+from ood.evaluation import Batch, score_batch
+from ood.scoring import get_scores
 from run import command
 from tests.worlds import jpeg, write_tar
 
@@ -116,6 +120,30 @@ def test_the_summary_is_that_of_all_rows(call, tmp_path, capsys):
     assert summary["edges"] == pytest.approx(edges.tolist())
     share = summary["verdicts"]["ID"] / 29
     assert f"ID: {summary['verdicts']['ID']} ({share:.2%})" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_less_than_100_mb(world, tmp_path):
+    """A twentieth of them, of random image features: noise, which no file makes smaller."""
+    rows, scorer = 50_000, shards.ShardScorer(Detector.load(world / "detector"))
+    detector, generator = scorer.detector, torch.Generator().manual_seed(0)
+    classes, scores = detector.model.features, get_scores(scorer.scores)
+    params = {k: v for own in detector.spec.parameters.values() for k, v in own.items()}
+
+    @torch.inference_mode()
+    def score_images(images, names):
+        for begin in range(0, rows, 1000):
+            features = torch.randn(1000, classes["text"].shape[1], generator=generator)
+            batch = Batch(F.normalize(features, dim=-1), None)
+            images = [io.BytesIO() for _ in range(1000)]
+            for number, image in enumerate(images, start=begin):
+                image.filename = f"{number:09d}.jpg"
+            yield images, [""] * 1000, score_batch(detector.model, batch, classes, scores, params)
+
+    detector.score_images = score_images
+    found = scorer({"shard": str(world / "000.tar"), "target": str(tmp_path / "rows.parquet")})
+    assert (found["images"], found["unreadable"]) == (rows, 0)
+    assert len(scorer.scores) >= 6 and (tmp_path / "rows.parquet").stat().st_size < 5e6
 
 
 def test_what_is_finished_is_not_repeated(world, call, tmp_path, monkeypatch):
