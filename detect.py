@@ -34,8 +34,9 @@ from datasets.folders import absolute, images_of, is_image
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
+from detector.export import check_export, export
 from detector.of_trainer import detector_of
-from detector.spec import FILE
+from detector.spec import FILE, refuse_fitted
 from detector.verdicts import VerdictFile
 from detector.zero_shot import usual_score
 from ood.scores import SCORES
@@ -43,6 +44,7 @@ from ood.scoring import get_scores
 from ood.words import BUNDLED
 from run.command import run
 from run.config import build_cfg
+from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 from run.negatives import add_words
@@ -57,6 +59,10 @@ DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 def main() -> None:
     args = parse_args()
     detector = find_detector(args)
+    if args.export:
+        check_export(detector.spec, args.export)  # before hours of calibration
+    if args.demo:
+        check_demo()
     if args.exif:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
@@ -66,8 +72,12 @@ def main() -> None:
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
     if args.save:
         note(f"saved: {detector.save(args.save)}")
+    if args.export:
+        note(f"exported: {export(detector, args.export)}")
     failed = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
+    if args.demo:
+        serve(detector, args.port)
     if args.shards:
         failed = detect_shards(detector, args.shards, args.out, args.engine, args.address)
     if failed:
@@ -80,7 +90,7 @@ def parse_args() -> argparse.Namespace:
     add_flags(parser)
     add_shard_flags(parser)
     args = parser.parse_intermixed_args()
-    if not (args.images or args.calibrate or args.shards):
+    if not (args.images or args.calibrate or args.shards or args.export or args.demo):
         raise InputError("which images? Name files or folders, --shards or --calibrate FOLDER")
     check_shard_flags(args)
     if bool(args.classes) == bool(args.model_dir):
@@ -88,6 +98,7 @@ def parse_args() -> argparse.Namespace:
     if args.save and not args.calibrate:
         raise InputError("--save keeps a calibration: add --calibrate FOLDER_OF_ID_IMAGES")
     if args.score:
+        refuse_fitted(args.score)
         get_scores(args.score)
     if args.tpr is not None:
         check_tpr(args.tpr)
@@ -123,10 +134,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("outliers", "FILE", "the same, for EOE: a .txt file, a name a line (default: none)"),
         ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
         ("save", "DIR", "keep the calibrated detector, for --model-dir"),
+        ("export", "DIR", "write it there as ONNX, with a program that needs no PyTorch"),
         ("csv", "FILE", "write the verdicts there"),
         ("regions", "FOLDER", "draw the region map of every image there"),
     ):
         add(f"--{flag}", default="", metavar=metavar, help=text)
+    add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
+    add("--port", type=int, default=PORT, help="of that page (default: %(default)s)")
     add("--tpr", type=float, help=f"share of ID images to keep (default: the run's, else {TPR:g})")
     add(
         "--exif",

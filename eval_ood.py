@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 
 from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger
+from ood.library import PREFIX
 from ood.scores import SCORES
 from ood.stream_methods import STREAMS
 from run.command import run
@@ -23,7 +24,7 @@ from run.folder import locked
 
 HELP = {
     "SCORES": "all that are usual and the model can give, or some, separated by commas: "
-    f"{', '.join(SCORES)}",
+    f"{', '.join(SCORES)}; or {PREFIX}NAME, a detector of that library (docs/methods.md)",
     "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
     "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
     "NEGATIVES": "words that are not classes, for NegLabel and CSP: a folder of lists "

@@ -222,4 +222,5 @@ def run_rows(
         lines, raw[row] = rows[row](args)
         table += lines
     print(markdown_table(table, HEAD))
-    save(name, {**machine(), "threads": args.threads}, rows=table, raw=raw)
+    part = "" if args.rows == list(rows) else f"_{'_'.join(args.rows)}"
+    save(name + part, {**machine(), "threads": args.threads}, rows=table, raw=raw)

@@ -125,7 +125,8 @@ def _in_parts(
 
     `activations`: numbers in the largest activation of one image.
     """
-    if images.device.type != "cpu":
+    # A traced graph takes any number of images: it cannot be cut into a fixed number of parts.
+    if images.device.type != "cpu" or torch.jit.is_tracing():
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
     features, regions = zip(

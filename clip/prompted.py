@@ -89,7 +89,7 @@ class PromptedCLIP(nn.Module):
     @property
     def provides(self) -> set[str]:
         """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
-        names = {"cosines", "logits", "head_norm", "odin_logits"}
+        names = {"cosines", "logits", "features", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
@@ -118,6 +118,7 @@ class PromptedCLIP(nn.Module):
         """Return the inputs `needs` of scores, and "cosines", by name.
 
         Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
+        "features" `[B, D]` are the images' own;
         "head_norm" `[B]` is the L1 norm of what enters the cosine head, exp(logit_scale) * f;
         "frozen_copies" `[B]` is how often each frozen prompt stands in FA's classifier. Where
         regions vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
@@ -126,7 +127,7 @@ class PromptedCLIP(nn.Module):
             features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
                 only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
         """
-        found, has_sets = {}, "local_text" in classes
+        found, has_sets = {"features": features}, "local_text" in classes
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
@@ -160,11 +161,12 @@ class PromptedCLIP(nn.Module):
         """
         # Within inference mode nothing can be differentiated, nor can tensors made in it.
         with torch.inference_mode(False), torch.enable_grad():
-            pixels, text = images.clone().requires_grad_(), text.clone()
+            pixels = images.clone().requires_grad_()
+            text, scale = text.clone(), self.scale.clone()
             features, _ = self.image_features(pixels, local=False)
             with exact(images):
                 # The factor T keeps the gradient's size; only its sign is used.
-                log_p = (self.scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
+                log_p = (scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
                 confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
             (gradient,) = torch.autograd.grad(confidence, pixels)
         std = torch.tensor(self.clip.std, device=images.device).view(3, 1, 1)  # [3, 1, 1]

@@ -1,21 +1,35 @@
-"""ID sets whose images are listed in files: CoOp's split_zhou_*.json, FGVC-Aircraft's lists."""
+"""ID sets whose images are listed in files: CoOp's split_zhou_*.json, OpenOOD's image lists."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from dassl.data.data_manager import skips_bad_images
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from dassl.utils import read_json
 from datasets.classfolders import data_root, require_root
-from datasets.classnames import report_classnames
-from datasets.fewshot import draw_as_listed, keep_classes, part_of_classes
+from datasets.classnames import imagenet_classnames, read_names, report_classnames
+from datasets.fewshot import draw_as_listed, few_shot, keep_classes, part_of_classes
 from datasets.folders import DataError, absolute, contents, find_folder, no_folder, some
+from datasets.lists import (
+    OUTSIDE,
+    absent_images,
+    inside,
+    not_there,
+    protocol_faults,
+    read_list,
+    read_text,
+)
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 VAL_SHOTS = 4  # images a class that CoOp validates on at most, where few are trained on
+VARIANTS = "variants.txt"  # FGVC-Aircraft's class names
 Lists = dict[str, list[Datum]]
 
 
@@ -24,35 +38,75 @@ class ImageList(DatasetBase):
     """Images of DATASET.FOLDER/IMAGES that DATASET.SPLIT_FILE, beside them or a path, divides.
 
     A `.json` file is CoOp's: {"train", "val", "test": [[path, label, class name], ...]}. A name
-    with {} is FGVC-Aircraft's lists, with train, val and test for {}: lines `1025794 707-320`, the
-    classes in the order of variants.txt.
+    with {} stands for lists (datasets/lists.py), with train, val and test for {}; a .txt or .csv
+    file without is the test list, all that an evaluation needs. Classes are those of
+    DATASET.CLASSNAMES_FILE, in the order of its lines. FGVC-Aircraft's lists, `1025794 707-320`,
+    have theirs in variants.txt.
 
-    Few-shot images of train, and at most 4 a class of val, are drawn as CoOp draws them, before
-    DATASET.SUBSAMPLE_CLASSES keeps a half of the classes.
+    Few-shot images of CoOp's data sets, of train and at most 4 a class of val, are drawn as CoOp
+    draws them, before DATASET.SUBSAMPLE_CLASSES keeps a half of the classes.
 
     Differs from upstream: seed and shots are no file of their own; the draw is made anew.
     """
 
     def __init__(self, cfg) -> None:
-        folder, lists = self.read(cfg)
-        self.dataset_dir = str(folder)
-        names = _names(lists, cfg.DATASET.SPLIT_FILE)
+        folder, names, lists = self.read(cfg)
+        self.dataset_dir, file = str(folder), self.list_file(cfg, "test")
+        for fault in protocol_faults("ID", lists["test"], cfg.OOD.ID, file):
+            logger.warning("%s", fault)
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
-        shots, rng = cfg.DATASET.NUM_SHOTS, random.Random(cfg.SEED)
-        train = draw_as_listed(lists["train"], shots, cfg.SEED, rng)
-        val = draw_as_listed(lists["val"], min(shots, VAL_SHOTS), cfg.SEED, rng)
         own = [names[label] for label in part]
-        report_classnames("ImageList", own, cfg.DATASET.SPLIT_FILE)
-        kept = (keep_classes(items, part) for items in (train, val, lists["test"]))
-        super().__init__(**dict(zip(("train_x", "val", "test"), kept, strict=True)), classnames=own)
+        report_classnames(type(self).__name__, own, cfg.DATASET.SPLIT_FILE)
+        shots, seed = cfg.DATASET.NUM_SHOTS, cfg.SEED
+
+        def kept(items: list[Datum]) -> list[Datum]:
+            if not skips_bad_images(cfg) and (missing := absent_images(items)):
+                raise not_there(file, missing)
+            return keep_classes(items, part)
+
+        def train() -> list[Datum]:
+            return kept(few_shot(self.read(cfg, ["train"])[2]["train"], shots, seed))
+
+        val = lists.get("val")
+        if "train" in lists:  # CoOp's: train and val are drawn by one generator
+            rng = random.Random(seed)
+            train = kept(draw_as_listed(lists["train"], shots, seed, rng))
+            val = draw_as_listed(val or [], min(shots, VAL_SHOTS), seed, rng)
+        val = None if val is None else kept(val)
+        super().__init__(train_x=train, val=val, test=kept(lists["test"]), classnames=own)
 
     @classmethod
-    def read(cls, cfg) -> tuple[Path, Lists]:
-        """Return the data set's folder, and what its lists say.
+    def read(cls, cfg, splits: Sequence[str] = ("val", "test")) -> tuple[Path, list[str], Lists]:
+        """Return the data set's folder, its class names, and what its lists say.
+
+        Args:
+            splits: those wanted of lists; val may be missing. CoOp's data sets are read whole.
 
         Raises:
-            DataError: a folder, list or listed image is not there, or a list is damaged.
+            DataError: a folder or list is not there, or a list is damaged. Whether the listed
+                images are there is not looked at.
         """
+        given = cfg.DATASET
+        if not given.SPLIT_FILE:
+            raise DataError(
+                f"DATASET.SPLIT_FILE is empty: {cls.__name__} reads its images from a list. Name "
+                "a CoOp split file (.json), or lists with {} for train, val and test in their name."
+            )
+        folder, images = cls.folders(cfg)
+        file = cls.list_file(cfg)
+        if "{}" in file.name or file.suffix.lower() in (".txt", ".csv"):
+            names = cls.class_names(cfg, folder, file)
+            lists = _read_lists(file, images, names, splits)
+        else:
+            names, lists = _read_json(file, images)
+        for split in ("train", "test"):
+            if split in lists and not lists[split]:
+                raise DataError(f"{absolute(file)}: there is nothing to {split} on.", "missing")
+        return folder, names, lists
+
+    @classmethod
+    def folders(cls, cfg) -> tuple[Path, Path]:
+        """Return the data set's folder, and that of its images; DataError where it is none."""
         given, root = cfg.DATASET, data_root(cfg)
         require_root(root, [given.FOLDER])
         folder = find_folder(root, given.FOLDER) or root / given.FOLDER
@@ -64,18 +118,40 @@ class ImageList(DatasetBase):
                 "DATASET.IMAGES under that.",
                 "missing",
             )
-        read = _read_texts if "{}" in given.SPLIT_FILE else _read_json
-        lists = read(_beside(folder, given.SPLIT_FILE), images)
-        for split in ("train", "test"):
-            first = next(iter(lists[split]), None)
-            if first is None or not os.path.isfile(first.impath):
-                what = f"no image {first.impath}" if first else f"nothing to {split} on"
-                raise DataError(
-                    f"{given.SPLIT_FILE} and {absolute(images)} do not belong together: there is "
-                    f"{what}. Unpack the whole data set, or set DATASET.IMAGES.",
-                    "missing",
-                )
-        return folder, lists
+        return folder, images
+
+    @classmethod
+    def list_file(cls, cfg, split: str = "{}") -> Path:
+        """Return the path of DATASET.SPLIT_FILE, or of the list of one split."""
+        file = _beside(cls.folders(cfg)[0], cfg.DATASET.SPLIT_FILE)
+        return file.with_name(file.name.replace("{}", split))
+
+    @classmethod
+    def class_names(cls, cfg, folder: Path, lists: Path) -> list[str]:
+        """Return the class names of lists, in label order."""
+        text, variants = cfg.DATASET.CLASSNAMES_FILE, lists.with_name(VARIANTS)
+        if not text and variants.is_file():
+            return [line.strip() for line in read_text(variants).splitlines() if line.strip()]
+        if not text:
+            raise DataError(
+                f"The lists {absolute(lists)} have labels, but no class names: set "
+                "DATASET.CLASSNAMES_FILE, to a .txt file with a name a line in label order."
+            )
+        return read_names(str(_beside(folder, text)) if text.endswith(".txt") else text)
+
+
+@DATASET_REGISTRY.register()
+class ImageNetList(ImageList):
+    """Lists of ImageNet-1K's images, as OpenOOD's: labels in the order of the WordNet ids.
+
+    Class names are CLIP's, built in, where DATASET.CLASSNAMES_FILE names no others.
+    """
+
+    @classmethod
+    def class_names(cls, cfg, folder: Path, lists: Path) -> list[str]:
+        if cfg.DATASET.CLASSNAMES_FILE:
+            return super().class_names(cfg, folder, lists)
+        return imagenet_classnames()
 
 
 def _beside(folder: Path, name: str) -> Path:
@@ -84,14 +160,32 @@ def _beside(folder: Path, name: str) -> Path:
     return path if path.parent.is_dir() and path.parent != Path() else folder / name
 
 
-def _read_json(path: Path, images: Path) -> Lists:
-    if not path.is_file():
-        raise _no_list(path)
-    content = read_json(path)
+def _read_lists(file: Path, images: Path, names: Sequence[str], splits: Sequence[str]) -> Lists:
+    """Return the wanted `splits` of lists with {} in their name; a list without is of test."""
+    variants, several = file.with_name(VARIANTS).is_file(), "{}" in file.name
+    if "train" in splits and not several:
+        raise DataError(
+            f"{absolute(file)} is one list, of images to test on. To train, name lists with {{}} "
+            "for train, val and test: DATASET.SPLIT_FILE lists/{}_mine.txt",
+            "missing",
+        )
+    lists: Lists = {}
+    for split in SPLITS if variants else splits:
+        path = file.with_name(file.name.replace("{}", split))
+        if split != "val" or (several and path.is_file()):
+            lists[split] = read_list(path, images, names, ".jpg" if variants else "")
+    return lists
+
+
+def _read_json(path: Path, images: Path) -> tuple[list[str], Lists]:
+    """Return the class names and lists of CoOp's split file."""
+    text = read_text(path)
     try:
-        return {
+        content = json.loads(text)
+        lists = {
             split: [
-                Datum(os.path.join(images, name), int(label), classname=str(classname))
+                # By text: int(0.7) would be class 0.
+                Datum(os.path.join(images, name), int(str(label)), classname=str(classname))
                 for name, label, classname in content[split]
             ]
             for split in SPLITS
@@ -101,41 +195,10 @@ def _read_json(path: Path, images: Path) -> Lists:
             f"{absolute(path)} is not CoOp's kind of split file ({error!r}). It must hold "
             '{"train": [["path.jpg", 0, "class name"], ...], "val": ..., "test": ...}.'
         ) from error
-
-
-def _read_texts(pattern: Path, images: Path) -> Lists:
-    classes = _lines(pattern.with_name("variants.txt"))
-    labels = {name: label for label, name in enumerate(classes)}
-    lists: Lists = {}
-    for split in SPLITS:
-        path = pattern.with_name(pattern.name.replace("{}", split))
-        pairs = [line.split(" ", 1) for line in _lines(path)]
-        unknown = [" ".join(p) for p in pairs if len(p) < 2 or p[1] not in labels]
-        if unknown:
-            raise DataError(f"{absolute(path)} names no class of variants.txt in: {some(unknown)}.")
-        lists[split] = [
-            Datum(os.path.join(images, f"{image}.jpg"), labels[name], classname=name)
-            for image, name in pairs
-        ]
-    return lists
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise _no_list(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{absolute(path)} is no UTF-8 text ({error}).") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _no_list(path: Path) -> DataError:
-    return DataError(
-        f"The list {absolute(path)} does not exist. Found beside it: {contents(path.parent)}. Put "
-        "it there, or name it: DATASET.SPLIT_FILE /its/path.",
-        "missing",
-    )
+    if outside := [row[0] for split in SPLITS for row in content[split] if not inside(row[0])]:
+        fault = OUTSIDE.format(absolute(images))
+        raise DataError(f"{absolute(path)} has images {fault}: {some(outside, 3)}.")
+    return _names(lists, str(path)), lists
 
 
 def _names(lists: Lists, source: str) -> Sequence[str]:

@@ -21,7 +21,7 @@ NAMELESS = (*SPLITS, "images")
 def use_id_folder(cfg: CfgNode, folder: str) -> None:
     """Make `folder`, relative to the working directory, the ID set."""
     cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", _existing("--id-data", folder)
-    cfg.DATASET.DOWNLOAD = ""
+    cfg.DATASET.DOWNLOAD, cfg.OOD.SHIFTED = "", CfgNode(new_allowed=True)
 
 
 def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain, read_json, write_json
 from dassl.utils.names import classnames_hash
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
+from ood.library import PREFIX
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
@@ -80,6 +81,7 @@ class DetectorSpec:
             InputError: a score that it has not, or an impossible share.
         """
         score, tpr = score or self.score, self.tpr if tpr is None else tpr
+        refuse_fitted(score)
         if score not in self.parameters:
             raise InputError(
                 f"the detector has no score {score!r}: it has {', '.join(self.parameters)}. "
@@ -105,6 +107,15 @@ class DetectorSpec:
         if not self.id_scores:
             return None
         return calibrate(self.id_scores[score or self.score], self.tpr)
+
+
+def refuse_fitted(score: str) -> None:
+    """Raise InputError for a score of pytorch-ood: no file holds what it was fitted to."""
+    if score.startswith(PREFIX):
+        raise InputError(
+            f"a detector cannot use {score}: the features that pytorch-ood is fitted to are not in "
+            f"its files. Such scores are for evaluations: eval_ood.py --scores {score}"
+        )
 
 
 def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:

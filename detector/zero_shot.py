@@ -12,7 +12,7 @@ from clip.prompted import PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
 from dassl.utils.provenance import versions
-from detector.spec import DetectorSpec
+from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
@@ -34,6 +34,7 @@ def spec_of_classes(
         score: the one in use; "": that of what is given, NegLabel for `negatives`, EOE for
             `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
     """
+    refuse_fitted(score)
     described, names = _prompted(model, classnames, template), score or "all"
     needs = required_inputs([*get_scores("all"), *get_scores(names)])
     words = find_words(model, classnames, needs, negatives, outliers)

@@ -23,20 +23,23 @@ What is drawn:
   a seed written down before training (`kinds.NEVER_NAMED`). It shares no image with the sets above.
 - *Image-caption pairs as the web has them*, 2,000 of their own, drawn like the CLIP's training
   stream: what CLIPN's "no" text encoder learns from.
+- *Shifted ID images* (`shifted.py`): 240 corruptions of test images, for full-spectrum figures.
 - *Words* that captions name (`words.py`), for NegLabel and CSP.
 
 How the small CLIP was trained, and what was decided on the way: docs/generated.md.
 
 Seeds: sample `index` of a stream depends on (`streams.SEED`, the stream's name, index) alone.
 Streams: `clip-train`, `clip-held-out`, `web` (the pairs), `id-train/<class>` (the few-shot
-pool), `id-val/<class>` (the test images), `ood/<set>`. Generator, seed and counts were fixed
-before any OOD score was computed on them, and are not tuned to a method. Any change to what is
-drawn must raise `build.VERSION`, and every published figure that rests on it is measured again.
+pool), `id-val/<class>` (the test images), `ood/<set>`, `shifted/<class>` (noise on test images).
+Generator, seed and counts were fixed before any OOD score was computed on them, and are not tuned
+to a method. Any change to what is drawn must raise `build.VERSION`, and every published figure that
+rests on it is measured again.
 
     data/generated/images/{train,val}/<class>/00000.png
     data/generated/masks/val/<class>/00000.png     0 or 255, 255 where the object shows
     data/generated/captions.csv                    path, caption, class, background
     data/generated/pairs/00000.png, pairs.csv      the pairs, and their captions
+    data/generated/shifted/<corruption>/<severity>/00000.png, shifted.txt    and their labels
     data/generated/words/noun.thing.txt, ...       words for NegLabel and CSP (`words.py`)
     data/generated/generated.json                  version, seed, counts, hash of all pixels
     data/generated_ood/<set>/<concept>/00000.png

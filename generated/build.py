@@ -18,6 +18,7 @@ from dassl.utils.errors import InputError
 from generated.kinds import ID_OBJECTS, OOD_SETS
 from generated.ood import ood_sample
 from generated.parallel import in_processes
+from generated.shifted import corrupted
 from generated.streams import SEED, captioned_sample, id_sample
 from generated.words import write_lists
 
@@ -28,24 +29,31 @@ MARKER = "generated.json"
 ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
 WORDS = "words"  # lists of words in NegLabel's format
 PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
+SHIFTED = "shifted"  # a folder of corrupted test images, and the list of their labels
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Images: `train` and `val` for each ID class, `ood` for each OOD set; captioned `pairs`."""
+    """Images: `train`, `val` and, of these, corrupted ones (`shifted`) for each ID class, `ood` for
+    each OOD set; captioned `pairs`."""
 
     train: int = 32
     val: int = 50
     ood: int = 240
     pairs: int = 2000
+    shifted: int = 10
 
     def images(self) -> int:
-        return (self.train + self.val) * len(ID_OBJECTS) + self.ood * len(OOD_SETS) + self.pairs
+        own = (self.train + self.val + min(self.val, self.shifted)) * len(ID_OBJECTS)
+        return own + self.ood * len(OOD_SETS) + self.pairs
 
 
 @dataclass(frozen=True)
 class Job:
-    """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs."""
+    """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs.
+
+    Of a class's test images, the first `shifted` are written corrupted too.
+    """
 
     folder: Path
     split: str
@@ -53,6 +61,7 @@ class Job:
     first: int
     last: int
     seed: int
+    shifted: int = 0
 
 
 def folder_name(name: str) -> str:
@@ -103,11 +112,10 @@ def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool
             return False
     if not (root / ID_FOLDER / WORDS).is_dir():
         return False
-    pictures = sum(
-        1
-        for folder in (root / ID_FOLDER / "images", root / ID_FOLDER / PAIRS, root / OOD_FOLDER)
-        for _ in folder.rglob("*.png")
-    )
+    if not (root / ID_FOLDER / f"{SHIFTED}.txt").is_file():
+        return False
+    folders = [root / ID_FOLDER / name for name in ("images", PAIRS, SHIFTED)]
+    pictures = sum(1 for folder in (*folders, root / OOD_FOLDER) for _ in folder.rglob("*.png"))
     return pictures == counts.images()
 
 
@@ -136,6 +144,7 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
         digests += hashes
     for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
         _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
+    _write_shifted(folder / ID_FOLDER / f"{SHIFTED}.txt", rows)
     write_lists(folder / ID_FOLDER / WORDS)
     content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     marker = {
@@ -157,6 +166,17 @@ def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
         writer.writerows(rows)
 
 
+def _write_shifted(path: Path, rows: list[tuple[str, ...]]) -> None:
+    """Write the list of the shifted images: `path label`, as OpenOOD's, of folders in order."""
+    labels = {name: label for label, name in enumerate(sorted(ID_OBJECTS, key=folder_name))}
+    lines = [
+        f"{row[0].removeprefix(f'{SHIFTED}/')} {labels[row[2]]}\n"
+        for row in rows
+        if row[0].startswith(f"{SHIFTED}/")
+    ]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
 def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]:
     streams = [
         (folder / ID_FOLDER, split, name, count)
@@ -166,7 +186,7 @@ def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]
     streams += [(folder / OOD_FOLDER, "", name, counts.ood) for name in OOD_SETS]
     streams.append((folder / ID_FOLDER, PAIRS, PAIRS, counts.pairs))
     return [
-        Job(where, split, name, first, min(first + chunk, count), seed)
+        Job(where, split, name, first, min(first + chunk, count), seed, counts.shifted)
         for where, split, name, count in streams
         for first in range(0, count, chunk)
     ]
@@ -184,8 +204,16 @@ def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:
             draw = _write_pair if job.split == PAIRS else _write_id_image
             path, image, row = draw(job, index)
             rows.append(row)
-        digests.append(f"{path} {hashlib.sha256(image.tobytes()).hexdigest()}")
+        if job.split == "val" and index < job.shifted:
+            digests.append(_digest(path, image))
+            path, image, row = _write_corrupted(job, index, image)
+            rows.append(row)
+        digests.append(_digest(path, image))
     return rows, digests
+
+
+def _digest(path: str, image: np.ndarray) -> str:
+    return f"{path} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
 def _write_id_image(job: Job, index: int):
@@ -203,6 +231,13 @@ def _write_pair(job: Job, index: int):
     path = f"{PAIRS}/{index:05d}.png"
     _write(job.folder / path, sample.image)
     return path, sample.image, (path, sample.caption, sample.label, sample.background)
+
+
+def _write_corrupted(job: Job, index: int, image: np.ndarray):
+    image, corruption, severity = corrupted(image, job.name, index, job.seed)
+    path = f"{SHIFTED}/{corruption}/{severity}/{folder_name(job.name)}_{index:05d}.png"
+    _write(job.folder / path, image)
+    return path, image, (path, "", job.name, "")
 
 
 def _write(path: Path, image: np.ndarray) -> None:

@@ -35,6 +35,9 @@ RULES = ("nearest", "interpolated", "first")
 PRIMARY = "fpr95_id_nearest"
 """The FPR95 of the MCM, GL-MCM and LoCoOp papers; tables show this one first."""
 
+OPENOOD = "fpr95_ood_first"
+"""OpenOOD's FPR95; first in the tables of its benchmarks."""
+
 CONVENTIONS = {
     "direction": "higher score = more in-distribution",
     "units": "fractions in [0, 1]",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Score:
-    """A registered score: `function(*needs, **parameters) -> [B]`, higher = more ID."""
+    """A registered score: `function(*needs, **parameters) -> [B]`, higher = more ID.
+
+    `facts`: what a results file says of it beside its parameters.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -20,6 +24,7 @@ class Score:
     title: str
     paper: str
     usual: bool = True  # part of "all"
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 SCORES: dict[str, Score] = {}

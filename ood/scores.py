@@ -10,7 +10,7 @@ Inputs (any floating type; half precision is computed in float32, float64 stays 
 
 - `cosines` [B, C]: cosine similarity of each image with each class text.
 - `local_cosines` [B, N, C]: the same for each of the N regions of an image.
-- `logits` [B, C]: `exp(logit_scale) * cosines`.
+- `logits` [B, C]: `exp(logit_scale) * cosines`. `features` [B, D]: of the images, normalised.
 - `no_logits` [B, C]: the same with the texts of CLIPN's "no" text encoder.
 - `odin_logits` [B, C]: logits of the images after ODIN's step towards their class.
 - `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, what enters the cosine head.

@@ -13,6 +13,7 @@ from torch import Tensor
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
 from ood import word_scores  # noqa: F401 (registers its scores)
+from ood.library import PREFIX, library_score
 from ood.registry import Score
 from ood.scores import SCORES, check_temperature
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 INPUT_DIMS = {
     "cosines": 2,
     "logits": 2,
+    "features": 2,
     "local_cosines": 3,
     "no_logits": 2,
     "odin_logits": 2,
@@ -32,7 +34,7 @@ INPUT_DIMS = {
     "frozen_local_cosines": 3,
     "frozen_copies": 1,
 }
-# Inputs with a width of their own, where others have one column a class.
+# Inputs from words, with a width of their own; others but `features` have one column a class.
 OWN_WIDTH = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
 _NO_WORDS = (
     "no words that are not classes: {score} needs --negatives, a folder of word lists or wordnet"
@@ -49,18 +51,24 @@ ABSENCE = {
 
 
 def get_scores(names: str | Iterable[str]) -> list[Score]:
-    """Return scores by name, in the order asked; "all": every usual one.
+    """Return scores by name, in the order asked; "all": every usual one. Detectors of pytorch-ood
+    (`ood.library`) are still to be fitted.
 
     Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
     """
     if names == "all":
         return [s for s in SCORES.values() if s.usual]
     names = [names] if isinstance(names, str) else list(names)
-    for name in names:
-        check_availability(name, SCORES, "score")
     if not names or len(set(names)) != len(names):
         raise InputError(f'scores {names}: name at least one, each once, or say "all"')
-    return [SCORES[name] for name in names]
+    return [_find(name) for name in names]
+
+
+def _find(name: str) -> Score:
+    if name.startswith(PREFIX):
+        return library_score(name)
+    check_availability(name, SCORES, "score")
+    return SCORES[name]
 
 
 def required_inputs(scores: Iterable[Score]) -> set[str]:
@@ -132,7 +140,9 @@ def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
             raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
         _check_tensor(name, need, inputs[need])
     images = {need: inputs[need].shape[0] for need in user}
-    per_class = [need for need in user if inputs[need].dim() > 1 and need not in OWN_WIDTH]
+    per_class = [
+        need for need in user if inputs[need].dim() > 1 and need not in {*OWN_WIDTH, "features"}
+    ]
     classes = {need: inputs[need].shape[-1] for need in per_class}
     if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
         raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")

@@ -9,6 +9,8 @@ Inputs beside those of `ood.scores`:
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ GROUPS = 100
 GROUPS_SEED = 0
 
 
+@functools.cache
 def grouping(negatives: int, groups: int) -> Tensor:
     """Return which of M negatives each group holds: int64 [G, M // G], on the CPU.
 
@@ -43,7 +46,7 @@ def _share_of_classes(logits: Tensor, negatives: Tensor, groups: float, t: float
     [B, C], [B, M] -> [B]. As a sigmoid of log-sums it cannot overflow."""
     check_temperature(t)
     logits, negatives = (x.to(compute_dtype(x)) for x in (logits, negatives))
-    members = grouping(negatives.shape[-1], int(groups)).to(negatives.device)
+    members = grouping(int(negatives.shape[-1]), int(groups)).to(negatives.device)
     grouped = negatives[:, members.flatten()].view(-1, *members.shape)  # [B, G, M // G]
     outside = (grouped / t).logsumexp(dim=-1)  # [B, G]
     return torch.sigmoid((logits / t).logsumexp(dim=-1, keepdim=True) - outside).mean(dim=-1)

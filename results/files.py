@@ -79,18 +79,22 @@ def write_results(
     provenance: Mapping[str, Any],
     decisions: Mapping[str, Any] | None = None,
     means: Means | None = None,
+    primary: str = PRIMARY,
+    full_spectrum: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
     Args:
         folder: the results folder; what it holds of the same names is replaced.
         figures: of `evaluate_sets`.
-        sets: the scores of the ID images and of each OOD set.
+        sets: the scores of the ID images, of each OOD set, and of shifted ID sets.
         provenance: all that could change the figures. Its entry "comparable", a dict, must be equal
             in runs that are averaged (class list, transform, score parameters, ...). Values that
             JSON does not know are written as text, NaN and infinity as null.
         decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
         means: which sets each mean in `figures` is over. None: "average", over all.
+        primary: the FPR95 that tables show first.
+        full_spectrum: of `results.full_spectrum`, if there are shifted ID sets.
     """
     folder = Path(folder)
     path = folder / "results.json"
@@ -101,13 +105,14 @@ def write_results(
     _write_figures(folder / "results.csv", figures)
     content = {
         "schema": SCHEMA,
-        "primary": PRIMARY,
+        "primary": primary,
         "conventions": CONVENTIONS,
         "figures": figures,
         "means": means or {AVERAGE: [s.name for s in sets[1:]]},
         "accuracy": {s.name: s.accuracy for s in sets if s.accuracy is not None},
         "images": {s.name: len(s.images) for s in sets},
         **({"decisions": decisions} if decisions else {}),
+        **({"full_spectrum": full_spectrum} if full_spectrum else {}),
         "provenance": provenance,
     }
     write_json(plain(content), path, indent=1)

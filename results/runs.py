@@ -15,6 +15,7 @@ from typing import Any
 
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten
+from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
 
@@ -65,6 +66,16 @@ class Run:
     def id_set(self) -> str:
         """Name of the in-distribution set: the one that no figures are of."""
         return next(name for name in self.result["images"] if name not in self.ood_sets)
+
+    @property
+    def primary(self) -> str:
+        """Return the FPR95 that tables show first."""
+        return self.result.get("primary", PRIMARY)
+
+    @property
+    def spectrum(self) -> list[str]:
+        """Return the ID set and the shifted ID sets of full-spectrum figures, [] without these."""
+        return self.result.get("full_spectrum", {}).get("sets", [])
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
@@ -204,8 +215,15 @@ def _images(run: Run) -> dict[str, Any]:
     """Return what must be equal in the runs of a table: ID set, OOD sets, their sizes."""
     rows = next(iter(run.figures.values()))
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
+    shifted = {f"shifted ID set {s}": run.result["images"][s] for s in run.spectrum[1:]}
     where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
-    return {"ID set": run.id_set, **where, "ID images": rows[AVERAGE]["n_id"], **ood_sets}
+    return {
+        "ID set": run.id_set,
+        **where,
+        "ID images": rows[AVERAGE]["n_id"],
+        **ood_sets,
+        **shifted,
+    }
 
 
 def _measured(run: Run) -> dict[str, Any]:

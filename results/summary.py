@@ -17,7 +17,7 @@ from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
 from dassl.utils.tables import text_table
-from ood.metrics import PRIMARY
+from ood.metrics import OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
@@ -30,19 +30,29 @@ TITLES = {
     PRIMARY: "FPR95 (%), ID positive, threshold rule: nearest. Lower is better.",
     "auroc": "AUROC (%). Higher is better.",
     "fpr95_ood_nearest": "FPR95 (%), OOD positive, threshold rule: nearest. Lower is better.",
+    OPENOOD: "FPR95 (%), OOD positive, threshold rule: first (OpenOOD). Lower is better.",
 }
+METRICS_SHOWN = {  # by the FPR95 that comes first
+    PRIMARY: (PRIMARY, "auroc", "fpr95_ood_nearest"),
+    OPENOOD: (OPENOOD, "auroc", PRIMARY),
+}
+FPR95 = {
+    PRIMARY: "ID positive, threshold rule: nearest",
+    OPENOOD: "OOD positive, threshold rule: first",
+}
+FULL_SPECTRUM = "Full spectrum, shifted ID images count as ID. "
 NOTE = (
     "Mean ± sample standard deviation over the runs; average = mean over the OOD sets. The best "
     "mean of each column is {mark}; no test is implied (`--compare A B` is the test)."
 )
 CAPTION = (
-    "FPR95 (ID positive, threshold rule: nearest) and AUROC in percent. Mean ± sample standard "
+    "FPR95 ({fpr95}) and AUROC in percent. Mean ± sample standard "
     "deviation over the runs ({runs}); average: over the OOD sets. Bold: the best mean of its "
     "column; no test is implied."
 )
 OVERVIEW_NOTE = (
     "Percent, mean over the OOD sets, but for those with a column, ± standard deviation over the "
-    "runs. FPR95: ID positive, lower is better."
+    "runs. FPR95: {fpr95}, lower is better."
 )
 INTERVAL_NOTE = "Intervals: other images of the same kind, by bootstrap; not other seeds."
 
@@ -86,7 +96,8 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     if resamples:
         check_resamples(resamples)
     groups, notes = comparable_runs(groups)
-    sets = list(next(iter(next(iter(groups.values()))[0].figures.values())))
+    some = next(iter(groups.values()))[0]
+    sets = list(next(iter(some.figures.values())))
     columns = sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
     resampled: Resampled = {}
     waiting = groups.items() if resamples else ()
@@ -95,7 +106,10 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
             resampled |= _resample(name, runs, resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
-    blocks = [_block(metric, groups, columns, resampled) for metric in TITLES]
+    metrics = METRICS_SHOWN[some.primary]
+    blocks = [_block(metric, groups, columns, resampled) for metric in metrics]
+    if some.spectrum:
+        blocks += [_block(m, groups, columns, {}, full_spectrum=True) for m in metrics[:2]]
     blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
@@ -113,9 +127,17 @@ def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     return {(name, score): own for score, own in zip(scores, means, strict=True)}
 
 
-def _block(metric: str, groups: Groups, columns: list[str], resampled: Resampled) -> Block:
+def _block(
+    metric: str,
+    groups: Groups,
+    columns: list[str],
+    resampled: Resampled,
+    full_spectrum: bool = False,
+) -> Block:
     def figure(method: str, score: str, place: int, set_name: str) -> Figure:
-        values = [run.figures[score][set_name][metric] for run in groups[method]]
+        results = [run.result for run in groups[method]]
+        results = [r["full_spectrum"] for r in results] if full_spectrum else results
+        values = [result["figures"][score][set_name][metric] for result in results]
         own = resampled.get((method, score))
         if own is None or metric not in METRICS:
             return Figure(values)
@@ -126,20 +148,26 @@ def _block(metric: str, groups: Groups, columns: list[str], resampled: Resampled
         for name, runs in groups.items()
         for score in runs[0].figures
     ]
-    block = Block(metric, TITLES[metric], columns, rows)
+    name = f"full_spectrum_{metric}" if full_spectrum else metric
+    block = Block(name, FULL_SPECTRUM * full_spectrum + TITLES[metric], columns, rows)
     return tables.mark_best(block, higher_is_better=metric == "auroc")
 
 
 def _accuracy_block(groups: Groups) -> list[Block]:
-    """Return the accuracy on the ID images, if every run has it."""
-    rows = []
+    """Return the accuracy on the ID images, shifted ones apart and all together, if every run has
+    it."""
+    rows, some = [], next(iter(groups.values()))[0]
+    columns = some.spectrum or [some.id_set]
     for method, runs in groups.items():
-        accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
-        if None in accuracies:
+        accuracies = [[r.result.get("accuracy", {}).get(name) for r in runs] for name in columns]
+        if any(None in own for own in accuracies):
             return []
-        rows.append(Row(method, "", [Figure(accuracies)]))
+        if some.spectrum:
+            accuracies.append([run.result["full_spectrum"]["accuracy"] for run in runs])
+        rows.append(Row(method, "", [Figure(own) for own in accuracies]))
     title = "Accuracy on ID images (%). Higher is better."
-    block = Block("accuracy", title, [runs[0].id_set], rows, kind="")
+    columns = [*columns, "all ID images"] if some.spectrum else columns
+    block = Block("accuracy", title, columns, rows, kind="")
     return [tables.mark_best(block, higher_is_better=True)]
 
 
@@ -165,7 +193,7 @@ def overview(summary: Summary) -> str:
     some = next(iter(summary.groups.values()))[0]
     averaged = {name for sets in some.means.values() for name in sets}
     apart = [name for name in (*some.means, *some.ood_sets) if name not in {*averaged, AVERAGE}]
-    columns = [(AVERAGE, PRIMARY), (AVERAGE, "auroc"), *((name, "auroc") for name in apart)]
+    columns = [(AVERAGE, some.primary), (AVERAGE, "auroc"), *((name, "auroc") for name in apart)]
     rows = []
     for method, runs in summary.groups.items():
         accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
@@ -175,7 +203,8 @@ def overview(summary: Summary) -> str:
             rows.append((method, len(runs), score, *figures, accuracy))
     more = (f"AUROC {name.removeprefix(f'{AVERAGE} ')}" for name in apart)
     header = ("method", "runs", "score", "FPR95", "AUROC", *more, "ID accuracy")
-    return "\n\n".join([text_table(rows, header), OVERVIEW_NOTE, *summary.notes])
+    note = OVERVIEW_NOTE.format(fpr95=FPR95[some.primary].partition(",")[0])
+    return "\n\n".join([text_table(rows, header), note, *summary.notes])
 
 
 def summary_of(args: argparse.Namespace) -> Summary:
@@ -227,9 +256,11 @@ def main() -> None:
 
 def _save(summary: Summary, args: argparse.Namespace) -> None:
     runs = ", ".join(f"{name} {len(runs)}" for name, runs in summary.groups.items())
+    primary = next(iter(summary.groups.values()))[0].primary
+    caption = CAPTION.format(fpr95=FPR95[primary], runs=runs)
     contents = {
         args.markdown: summary.as_markdown(),
-        args.latex: tables.as_latex(summary.blocks, CAPTION.format(runs=runs)) + "\n",
+        args.latex: tables.as_latex(summary.blocks, caption) + "\n",
         args.csv: tables.as_csv(summary.blocks),
     }
     for path, content in contents.items():

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from dassl.utils.tables import RULE, markdown_table, text_table
-from ood.metrics import PRIMARY
+from ood.metrics import OPENOOD, PRIMARY
 from results.files import Figures
 
 LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
@@ -22,19 +22,25 @@ LATEX_SPECIAL = {
     "±": r"$\pm$",
 }
 
-# Heading -> metric, in the table of one evaluation.
-EVALUATION_COLUMNS = {
-    "FPR95": PRIMARY,
-    "AUROC": "auroc",
-    "AUPR-in": "aupr_in",
-    "AUPR-out": "aupr_out",
-    "FPR95 (OOD pos.)": "fpr95_ood_nearest",
+# Heading -> metric, in the table of one evaluation, after FPR95; last, the other convention's.
+EVALUATION_COLUMNS = {"AUROC": "auroc", "AUPR-in": "aupr_in", "AUPR-out": "aupr_out"}
+OTHER_FPR95 = {
+    PRIMARY: {"FPR95 (OOD pos.)": "fpr95_ood_nearest"},
+    OPENOOD: {"FPR95 (ID pos.)": PRIMARY},
 }
 EVALUATION_NOTE = """\
 ID images: {n_id:,}. All figures in percent. Higher score = in-distribution.
+{fpr95}
+Average: unweighted mean over the OOD sets."""
+FPR95_NOTES = {
+    PRIMARY: """\
 FPR95: OOD images kept when 95 % of ID images are kept (ID positive; MCM, LoCoOp, CLIPN)
 FPR95 (OOD pos.): ID images rejected when 95 % of OOD images are caught (OpenOOD)
-Threshold: rate nearest to 95 %. Average: unweighted mean over the OOD sets."""
+Threshold: rate nearest to 95 %.""",
+    OPENOOD: """\
+FPR95: ID images rejected when at least 95 % of OOD images are caught (OOD positive; OpenOOD)
+FPR95 (ID pos.): OOD images kept when 95 % of ID images are kept (MCM, LoCoOp; nearest rate)""",
+}
 
 
 def percent(value: float | None) -> str:
@@ -45,17 +51,27 @@ def percent(value: float | None) -> str:
 # One evaluation
 
 
-def format_figures(figures: Figures) -> str:
-    """Return the table of one evaluation: of each score a row per OOD set, then the average."""
+def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
+    """Return the table of one evaluation, and what its columns are.
+
+    Args:
+        primary: the FPR95 that comes first.
+    """
+    some = next(iter(next(iter(figures.values())).values()))
+    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **some)
+    return f"{note}\n\n{figures_table(figures, primary)}"
+
+
+def figures_table(figures: Figures, primary: str = PRIMARY) -> str:
+    """Return the table of one evaluation: of each score a row per OOD set, then the averages."""
+    columns = {"FPR95": primary, **EVALUATION_COLUMNS, **OTHER_FPR95[primary]}
     rows: list[Sequence[str]] = []
     for score, sets in figures.items():
         rows += [RULE] if rows else []
         for name, row in sets.items():
-            cells = (percent(row[metric]) for metric in EVALUATION_COLUMNS.values())
+            cells = (percent(row[metric]) for metric in columns.values())
             rows.append([score, name, f"{row['n_ood']:,}", *cells])
-    some = next(iter(next(iter(figures.values())).values()))
-    header = ["score", "OOD set", "images", *EVALUATION_COLUMNS]
-    return f"{EVALUATION_NOTE.format(**some)}\n\n{text_table(rows, header, '<<>')}"
+    return text_table(rows, ["score", "OOD set", "images", *columns], "<<>")
 
 
 def format_rates(rates: Mapping[str, Mapping]) -> str:
@@ -164,11 +180,11 @@ def _titled(block: Block, table: Callable[..., str], best: str) -> str:
 
 
 def as_latex(blocks: Sequence[Block], caption: str) -> str:
-    """Return one `table` for the package booktabs: FPR95 and AUROC of each set side by side.
+    """Return one `table` for the package booktabs: FPR95 and AUROC, the first two of `blocks`.
 
     A row is a method, or a method with one of its scores; the average comes last.
     """
-    fpr, auroc = (next(b for b in blocks if b.metric == m) for m in (PRIMARY, "auroc"))
+    fpr, auroc = blocks[:2]
     first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
     ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
     groups = [rf"\multicolumn{{2}}{{c}}{{{latex_escape(name)}}}" for name in fpr.columns]

@@ -31,6 +31,7 @@ from run.naming import model_name, usual_folder
 from run.settings import (
     HERE,
     check_values,
+    config_files,
     default_cfg,
     in_pairs,
     merge,
@@ -60,7 +61,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
             )
     cfg.OUTPUT_DIR = ""
     if dataset_file:
-        cfg.OOD.SETS = CfgNode(new_allowed=True)
+        cfg.OOD = default_cfg().OOD
         merge(cfg, read_config_file(dataset_file), dataset_file)
     if trainer_file:
         merge(cfg, read_config_file(trainer_file), trainer_file)
@@ -95,7 +96,7 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
     if args.config_file:
         return dataset, args.config_file
     configs = TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
-    names = [Path(dataset).stem, *DEFAULT_CONFIGS]
+    names = [*(file.stem for file in config_files(dataset)), *DEFAULT_CONFIGS]
     usual = next((n for n in names if (HERE / configs / f"{n}.yaml").exists()), names[0])
     return dataset, _named(configs, args.config or usual, "config")
 
@@ -139,7 +140,7 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.id_data:
         use_id_folder(cfg, args.id_data)
         if not (args.model_dir or args.dataset or args.dataset_config_file):
-            cfg.OOD.SETS = CfgNode(new_allowed=True)
+            cfg.OOD = default_cfg().OOD
             # What paths in the results are relative to, wherever a command is started.
             cfg.DATASET.ROOT = args.root or os.path.dirname(cfg.DATASET.FOLDER)
     if args.ood_data:

@@ -10,27 +10,29 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.data.data_manager import skips_bad_images
 from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.figures import save_figure
+from dassl.utils.files import file_name
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
-from datasets.ood_sets import load_ood_sets, ood_means
+from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
-from ood.features import FeatureStore
+from ood.library import PREFIX
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, read_results, write_results
+from results.full_spectrum import format_full_spectrum, full_spectrum
 from results.plots import histograms, roc
 from results.tables import format_figures, format_rates
+from run.features import data_needs, feature_store, fit_scores, keeps_nothing
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
@@ -43,12 +45,14 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, with the one that streams start from; or "all"."""
+    """Return the names of the scores to compute, or "all": with the one that streams start from,
+    and MCM where all are of pytorch-ood, which a detector's files cannot hold."""
     if cfg.EVAL.SCORES == "all":
         return "all"
     names = listed(cfg.EVAL.SCORES)
-    base = [base_score(cfg)] if cfg.EVAL.STREAMS else []
-    return names + [name for name in base if name not in names]
+    more = [base_score(cfg)] if cfg.EVAL.STREAMS else []
+    more += ["MCM"] if all(name.startswith(PREFIX) for name in [*names, *more]) else []
+    return names + [name for name in more if name not in names]
 
 
 def score_params(cfg: CfgNode) -> dict[str, float]:
@@ -62,35 +66,39 @@ def check_settings(cfg: CfgNode) -> None:
     score_parameters(get_scores(score_names(cfg)), score_params(cfg))
     if not 0 < (share := cfg.EVAL.NEGATIVES_SHARE) <= 1:
         raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
-    if cfg.EVAL.FEATURES_LOCAL and _keeps_nothing(cfg):
+    if cfg.EVAL.FEATURES_LOCAL and keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none keeps none: choose")
-    check_streams(cfg, _keeps_nothing(cfg))
+    check_streams(cfg, keeps_nothing(cfg))
 
 
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
     """Score the sets of `cfg` by the run in `model_dir`, or by a model that nothing was trained
     for, and write the results to OUTPUT_DIR."""
-    require_data(cfg, EVALUATION)
+    require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
     words = add_words(cfg, trainer, score_names(cfg))
-    scores = offered_scores(score_names(cfg), trainer.model.provides)
+    scores = fit_scores(trainer, offered_scores(score_names(cfg), trainer.model.provides))
     parameters = score_parameters(scores, score_params(cfg))
     provenance = trainer.provenance()
-    facts = {name: {**own, **words.facts.get(name, {})} for name, own in parameters.items()}
+    facts = {
+        s.name: {**parameters[s.name], **s.facts, **words.facts.get(s.name, {})} for s in scores
+    }
     provenance["comparable"] |= {"scores": facts, "load_epoch": load_epoch}
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     every = {ID: trainer.dm.dataset.test, **sets}
+    shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
     check_stream_sets(cfg, trainer, every, scores)
-    evaluation = score(cfg, trainer, every, scores)
+    evaluation = score(cfg, trainer, {**every, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes
         return
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
-    uncalibrated = spec_of(trainer, evaluation.classes, parameters)
+    carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
+    uncalibrated = spec_of(trainer, evaluation.classes, carried)
     spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
@@ -103,7 +111,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "versions": versions(),
         "git": git_state(),
     }
-    table = report(cfg.OUTPUT_DIR, evaluation.sets, provenance, ood_means(cfg))
+    table = report(cfg, evaluation.sets, provenance, list(shifted))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     detector = describe_detector(cfg.OUTPUT_DIR, spec)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
@@ -171,24 +179,6 @@ def score(
         )
 
 
-def feature_store(cfg: CfgNode, trainer: ClipTrainer) -> FeatureStore | None:
-    """Return where the features of the trainer's image tower are kept, None for nowhere."""
-    if _keeps_nothing(cfg):
-        return None
-    return FeatureStore(
-        cfg.EVAL.FEATURES,
-        trainer.image_encoding(),
-        cfg.DATASET.ROOT,
-        cfg.EVAL.FEATURES_LIMIT,
-        cfg.EVAL.FEATURES_LOCAL,
-        skips_bad_images(cfg),
-    )
-
-
-def _keeps_nothing(cfg: CfgNode) -> bool:
-    return cfg.EVAL.FEATURES.lower() in ("", "none")
-
-
 def check_same_model(folder: str, comparable: dict) -> None:
     """Refuse to put another model's results over those in `folder`; other scores are welcome."""
     if not Path(folder, "results.json").exists():
@@ -208,29 +198,37 @@ def check_same_model(folder: str, comparable: dict) -> None:
 
 
 def report(
-    folder: str, sets: Mapping[str, SetScores], provenance: dict, means: Mapping[str, Sequence[str]]
+    cfg: CfgNode, sets: Mapping[str, SetScores], provenance: dict, shifted: Sequence[str] = ()
 ) -> str:
-    """Write results and plots into `folder`, and return the table and where everything lies."""
-    inside = sets[ID]
-    outside = {name: part.scores for name, part in sets.items() if name != ID}
+    """Write results and plots into OUTPUT_DIR, and return the tables and where everything lies.
+
+    Args:
+        shifted: names of the shifted ID sets among `sets`.
+    """
+    folder, means, primary = cfg.OUTPUT_DIR, ood_means(cfg), cfg.OOD.FPR95
+    inside, spectrum = sets[ID], [sets[name] for name in (ID, *shifted)]
+    others = [part for name, part in sets.items() if name not in (ID, *shifted)]
+    outside = {part.name: part.scores for part in others}
     figures = evaluate_sets(inside.scores, outside, means)
-    decisions = decision_rates(
-        inside.rejected, {name: part.rejected for name, part in sets.items() if name != ID}, means
-    )
+    full = full_spectrum(spectrum, outside, means) if shifted else None
+    rejected = {part.name: part.rejected for part in others}
+    decisions = decision_rates(inside.rejected, rejected, means)
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
     for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
         old.unlink()  # of scores or sets that are not asked for this time
     for name, values in inside.scores.items():
-        others = {set_name: columns[name] for set_name, columns in outside.items()}
-        save_figure(histograms(values, others, name), plots / f"{name}_histogram.png")
-        curves = {set_name: (values, other) for set_name, other in others.items()}
-        save_figure(roc(curves, f"{name}: ROC"), plots / f"{name}_roc.png")
-    write_results(folder, figures, list(sets.values()), provenance, decisions, means)
+        columns = {set_name: own[name] for set_name, own in outside.items()}
+        save_figure(histograms(values, columns, name), plots / f"{file_name(name)}_histogram.png")
+        curves = {set_name: (values, other) for set_name, other in columns.items()}
+        save_figure(roc(curves, f"{name}: ROC"), plots / f"{file_name(name)}_roc.png")
+    every = list(sets.values())
+    write_results(folder, figures, every, provenance, decisions, means, primary, full)
     parts = [
-        format_figures(figures),
+        format_figures(figures, primary),
         format_rates(decisions),
+        format_full_spectrum(full, spectrum, primary) if full else "",
         f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
         f"results.json, results.csv, scores/ and plots/ are in {folder}",
     ]

@@ -21,8 +21,8 @@ COMMON_FLAGS = {  # of entry points of one run and of many
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",
     "dataset": f"name of a file in {DATASET_CONFIGS} (default: {DEFAULT_DATASET})",
     "dataset-config-file": "path of such a file, instead of its name",
-    "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (default: the data set's name if there "
-    f"is such a file, else {DEFAULT_CONFIGS[0]})",
+    "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (default: the data set's name, or its "
+    f"_BASE_'s, if there is such a file, else {DEFAULT_CONFIGS[0]})",
     "config-file": "path of such a file, instead of its name",
     "id-data": "folder of your ID images: with train/ and val/ or test/ in it, a folder for each "
     "class in these; or of class folders alone, then a part of each class is held out "

@@ -213,7 +213,7 @@ def _known(content: dict, known: set[str], prefix: str = "") -> dict:
     for key, value in content.items():
         name = f"{prefix}{key}"
         if name in known:
-            free = name == "OOD.SETS" or not isinstance(value, dict)
+            free = name in ("OOD.SETS", "OOD.SHIFTED", "OOD.ID") or not isinstance(value, dict)
             kept[key] = value if free else _known(value, known, f"{name}.")
     return kept
 

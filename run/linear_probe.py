@@ -10,9 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from dassl.utils import setup_logger
@@ -23,19 +20,16 @@ from datasets.check.layout import require_data
 from datasets.fewshot import few_shot
 from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
-from ood.evaluation import FeatureSource
 from run.command import run
 from run.config import build_cfg
-from run.evaluation import feature_store
+from run.features import Features, features_of, of
 from run.flags import make_parser
-from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
 
 GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # of C, before the binary search
 STEPS = 8
 MAX_SHOTS = 16
-Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
 
 
 def main() -> None:
@@ -89,25 +83,6 @@ def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
     counts = {label: min(VAL_SHOTS, len(own) // 2) for label, own in classes.items()}
     kept = [x for label, own in classes.items() for x in own[: len(own) - counts[label]]]
     return kept, [x for label, own in classes.items() for x in own[len(own) - counts[label] :]]
-
-
-def features_of(trainer: ClipTrainer, sets: dict[str, Sequence[Datum]]) -> dict[str, np.ndarray]:
-    """Return the normalised feature `[D]` of every image by its path; kept ones are read."""
-    model, found = trainer.model.eval(), {}
-    store = feature_store(trainer.cfg, trainer)
-    source = FeatureSource(trainer.cfg, model, sets, set(), trainer.device, trainer.autocast, store)
-    with torch.inference_mode():
-        width = trainer.text_features().shape[-1]
-        for name, index, batch in source.batches(trainer.dm.tfm_test, width):
-            rows = batch.features.cpu().numpy()
-            found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
-    return found
-
-
-def of(found: dict[str, np.ndarray], items: Sequence[Datum]) -> Features:
-    """Return features and labels of the images that could be read."""
-    items = [item for item in items if item.impath in found]
-    return np.stack([found[x.impath] for x in items]), np.array([x.label for x in items])
 
 
 def probe(train: Features, val: Features, test: Features) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import flatten
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability, suggest
+from ood.metrics import OPENOOD, PRIMARY
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -76,16 +77,22 @@ def read_yaml(path: str | Path) -> dict:
 
 def read_config_file(path: str | Path) -> dict:
     """Return the settings of a YAML file on top of those of its `_BASE_`, a file beside it."""
+    content: dict = {}
+    for own in config_files(path).values():
+        content = _over(own, content)
+    return content
+
+
+def config_files(path: str | Path) -> dict[Path, dict]:
+    """Return what a YAML file sets, what its `_BASE_` sets, and so on, by file."""
     # Names are looked up beside the code, so that the commands run from any folder.
     file = Path(path) if Path(path).exists() else HERE / path
-    content, seen = {}, set()
-    while file.resolve() not in seen:
-        seen.add(file.resolve())
-        own = read_yaml(file)
+    found: dict[Path, dict] = {}
+    while file.resolve() not in found:
+        own = found[file.resolve()] = read_yaml(file)
         base = own.pop("_BASE_", None)
-        content = _over(own, content)
         if base is None:
-            return content
+            return found
         file = file.parent / base
     raise InputError(
         f"config file {path} is its own _BASE_: leave that line out, or name another file"
@@ -169,6 +176,7 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.SEED >= 2**32:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
+    check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
         raise InputError(

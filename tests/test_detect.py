@@ -387,6 +387,26 @@ def test_flags_without_effect_are_refused(place, call, flag):
             call(detect, *model, *words, "odd/0.png")
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_run_is_exported(place, call, tmp_path, calibrated):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    shutil.copytree(place / RUN, tmp_path / "run")
+    if not calibrated:
+        (tmp_path / "run/detector.json").unlink()
+    call(detect, "--model-dir", tmp_path / "run", "--score", "GL-MCM", "--export", tmp_path / "out")
+    detector = Detector.load(place / RUN, "GL-MCM")
+    pixels = detector.preprocess(place / "odd/0.png")[None].numpy()
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/detector.onnx"))
+    (score,), (label,), _ = session.run(None, {"pixels": pixels})
+    expected = detector(place / "odd/0.png")
+    assert score == pytest.approx(expected.score, abs=1e-5) and label == expected.label
+    facts = json.loads((tmp_path / "out/detector.json").read_text(encoding="utf-8"))
+    assert facts["threshold"] == (expected.threshold if calibrated else None)
+    with pytest.raises(SystemExit, match="name a new folder"):
+        call(detect, "--model-dir", tmp_path / "run", "--export", tmp_path / "run")
+
+
 def test_region_maps_do_not_become_images(place, call):
     with pytest.raises(SystemExit, match="lies in odd"):
         call(detect, "--model-dir", RUN, "odd", "--regions", "odd/maps")

@@ -36,6 +36,7 @@ BEHIND = {
     "eval": "eval_ood.py",
     "sweep": "sweep.py",
     "detect": "detect.py",
+    "demo": "detect.py",
     "demo_visualization": "visualize.py",
     "check": "-m run.check",
     "results": "-m results.summary",

@@ -10,7 +10,8 @@ from .defaults import DEFAULTS
 def get_cfg_default() -> CfgNode:
     """Return a fresh copy of the default configuration."""
     cfg = CfgNode(DEFAULTS).clone()
-    cfg.OOD.SETS.set_new_allowed(True)
+    for sets in (cfg.OOD.SETS, cfg.OOD.SHIFTED, cfg.OOD.ID):
+        sets.set_new_allowed(True)
     return cfg
 
 

@@ -41,13 +41,14 @@ DATASET = {
     # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
     # follow the sorted folder names, not the list
     "CLASSES": "",
-    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them,
-    # CoOp's split_zhou_*.json, in FOLDER or a path of yours
+    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them, in
+    # FOLDER or a path of yours: CoOp's split_zhou_*.json, or lists with {} for train, val and test
     "IMAGES": "",
     "SPLIT_FILE": "",
     # Ours: the hand-written prompt that goes with the data set, with {} for the class name
     "TEMPLATE": "a photo of a {}.",
-    # Ours: a file of lines `n01440764 tench`, instead of the built-in names
+    # Ours: a file of lines `n01440764 tench`, instead of the built-in names; of ImageList, a name a
+    # line in label order, or names separated by commas
     "CLASSNAMES_FILE": "",
     # Ours: where the data set can be had, or the command that makes it, for the data check;
     # {root} stands for ROOT. OOD sets and pairs have such a line of their own
@@ -76,12 +77,21 @@ DATASET = {
     },
 }
 
-# Ours: the out-of-distribution sets
+# Ours: the benchmark, which sets the ID set is measured against, and how
 OOD = {
     # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
+    #        LIST: a list of images in that folder, under DATASET.ROOT; without: all in it,
+    #        CLASSES: the folders in it that count, as DATASET.CLASSES; without: all,
     #        IMAGES: the number that the protocol expects; 0: unknown,
+    #        MD5: of the protocol's list; "": unknown,
     #        GROUP: such as near; averaged with its like, and left out of "average"; "": none}
-    "SETS": {}
+    "SETS": {},
+    # Shifted ID sets, in the same form, each with a LIST whose labels are the ID set's
+    "SHIFTED": {},
+    # IMAGES and MD5 of the protocol's list of ID test images (ImageList)
+    "ID": {},
+    # The FPR95 that tables show first: fpr95_id_nearest (MCM, LoCoOp) | fpr95_ood_first (OpenOOD)
+    "FPR95": "fpr95_id_nearest",
 }
 
 DATALOADER = {

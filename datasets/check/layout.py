@@ -20,8 +20,17 @@ from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
 from datasets.folders import DataError, absolute, contents, counted, walk_images
 from datasets.imagelist import ImageList
+from datasets.lists import Listed, read_list
 from datasets.needs import Needs
-from datasets.ood_sets import find_ood_set, no_images, ood_set_names
+from datasets.ood_sets import (
+    class_names_of,
+    find_ood_set,
+    list_file,
+    no_images,
+    ood_set_names,
+    set_entry,
+    shifted_set_names,
+)
 from datasets.splits import class_folders
 
 ROOT, PAIRS = "data root", "DATASET.PAIRS"  # rows of the table
@@ -34,11 +43,14 @@ class Layout:
 
     Attributes:
         classes: class folders that the ID set should have, None where that is not known.
+        ood: of OOD sets and of shifted ID sets.
+        lists: what lists say, by row.
     """
 
     splits: dict[str, Path] = field(default_factory=dict)
     classes: list[str] | None = None
     ood: dict[str, Path] = field(default_factory=dict)
+    lists: dict[str, Listed] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def add(
@@ -140,24 +152,35 @@ def _check_id_set(cfg: CfgNode, layout: Layout) -> None:
 
 
 def _check_list(cfg: CfgNode, layout: Layout, kind: type[ImageList]) -> None:
-    try:
-        kind.read(cfg)
-    except InputError as error:
-        layout.add(cfg, error, "ID", Needs.TEST | Needs.TRAIN, cfg.DATASET.DOWNLOAD)
+    wanted = {("val", "test"): Needs.TEST | Needs.TRAIN, ("train",): Needs.TRAIN}
+    for splits, stops in wanted.items():
+        try:
+            images = kind.folders(cfg)[1]
+            for split, items in kind.read(cfg, splits)[2].items():
+                listed = Listed(items, images, kind.list_file(cfg, split))
+                layout.lists[row_name(split)] = listed
+        except InputError as error:
+            row = row_name("train") if stops == Needs.TRAIN else "ID"
+            return layout.add(cfg, error, row, stops, cfg.DATASET.DOWNLOAD)
 
 
 def _check_ood_sets(cfg: CfgNode, layout: Layout) -> None:
     try:
-        names = ood_set_names(cfg)
+        names = [*ood_set_names(cfg), *shifted_set_names(cfg)]
     except DataError as error:
         return layout.add(cfg, error, "OOD", Needs.OOD)
     for name in names:
         try:
-            layout.ood[name] = find_ood_set(cfg, name)
-            if not any(walk_images(layout.ood[name])):  # looks no further than the first
-                raise no_images(name, layout.ood[name])
+            folder = find_ood_set(cfg, name)
+            if file := list_file(cfg, name):
+                layout.lists[name] = Listed(read_list(file, folder), folder, file)
+            classes = class_names_of(cfg, name, folder)
+            layout.ood[name] = folder
+            if not (file or classes or any(walk_images(folder))):  # no further than the first
+                raise no_images(name, folder)
         except InputError as error:
-            layout.add(cfg, error, name, Needs.OOD, cfg.OOD.SETS[name].get("DOWNLOAD", ""))
+            source = set_entry(cfg, name)[0].get("DOWNLOAD", "")
+            layout.add(cfg, error, name, Needs.OOD, source)
 
 
 def _check_pairs(cfg: CfgNode, layout: Layout) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dassl.data.datasets import Datum
 from datasets.check.report import Problem
 from datasets.folders import absolute, counted, entries_of, image_names, is_image, not_images, some
+from datasets.lists import Listed, absent_images
 from datasets.needs import Needs
 from datasets.splits import class_images, empty_classes, loose_images
 
@@ -26,8 +28,11 @@ class ImageSet:
         stops: runs that need one of these cannot go ahead with a fault in it.
         classes: the class folders that count, None where there are no classes.
         images: names relative to the folder, sorted.
-        counts: images of each class folder (OOD sets: of each folder that holds some).
+        counts: images of each class folder (OOD sets: of each folder that holds some; lists: of
+            each label).
         others: paths of files among the images that are none by their ending.
+        listed: what a list says, None where the folder is gone through.
+        missing: paths of listed images that are not there.
     """
 
     name: str
@@ -37,6 +42,8 @@ class ImageSet:
     images: list[str] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     others: list[str] = field(default_factory=list)
+    listed: Listed | None = None
+    missing: list[str] = field(default_factory=list)
 
     def list(self) -> None:
         """Go through the folder, once; of a set with classes through their folders alone.
@@ -44,6 +51,9 @@ class ImageSet:
         Raises:
             InputError: a folder cannot be listed.
         """
+        if self.listed is not None:
+            self._from_list(self.listed.items)
+            return
         if self.classes is None:
             self.images = image_names(self.folder, self.others)
             self.counts.update(os.path.dirname(name) for name in self.images)
@@ -52,6 +62,15 @@ class ImageSet:
             self.images += [f"{name}/{image}" for image in images]
             self.counts[name] = len(images)
         self.images.sort()
+
+    def _from_list(self, items: Sequence[Datum]) -> None:
+        self.missing = absent_images(items)
+        gone = set(self.missing)
+        for item in items:
+            name = item.impath.removeprefix(f"{self.folder}/")
+            self.counts[item.label if item.label >= 0 else os.path.dirname(name)] += 1
+            if item.impath not in gone:
+                self.images.append(name)
 
     def path(self, image: str) -> str:
         """Return the path of one of the images."""

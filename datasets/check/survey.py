@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -18,10 +19,12 @@ from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
 from datasets.classnames import shared_prompts
-from datasets.folders import absolute, counted, some, subfolders, wrong_count
-from datasets.imagelist import ImageList
+from datasets.folders import absolute, subfolders
+from datasets.imagelist import ImageNetList
 from datasets.imagenet import ImageNet
-from datasets.needs import Needs
+from datasets.lists import not_there, protocol_faults
+from datasets.needs import NOTHING, Needs
+from datasets.ood_sets import class_names_of, load_shifted_sets, set_entry
 
 
 def check(
@@ -43,28 +46,27 @@ def check(
     report = Report(absolute(data_root(cfg)), title, runs, asked, depth)
     needs = reduce(or_, runs.values())
     layout = check_layout(cfg, needs)
-    imagenet = issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageNet)
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    imagenet = issubclass(kind, ImageNet)
     report.problems += layout.problems
-    sets = _id_sets(layout, needs)
-    sets += [ImageSet(name, folder, Needs.OOD) for name, folder in layout.ood.items()]
+    sets = [*_id_sets(layout, needs), *_id_lists(layout), *_ood_sets(cfg, layout)]
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
+    skip = cfg.DATALOADER.BAD_IMAGES == "skip"
     for images in sets:
-        expected = _expected_images(cfg, layout, images)
-        _list(report, images, expected, shots if images.name == row_name("train") else 0)
+        own = shots if images.name == row_name("train") else 0
+        _list(report, images, _expected(cfg, layout, images), own, skip)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
-    if issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageList):
-        _add_lists(cfg, report)
     if needs & Needs.PAIRS:
         _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
     for images in sets:
-        skip = cfg.DATALOADER.BAD_IMAGES == "skip"
         report.problems += file_problems(images, full, skip)
     if full:
-        places = {images.folder.resolve(): images for images in reversed(sets)}
+        # A folder that is two sets is compared once; several lists may share one.
+        places = {(s.folder.resolve(), s.listed and s.name): s for s in reversed(sets)}
         report.problems += duplicates(list(places.values())[::-1])
-    report.problems += _refusals(cfg, report, imagenet)
+    report.problems += _refusals(cfg, report, imagenet or issubclass(kind, ImageNetList))
     return report
 
 
@@ -84,44 +86,64 @@ def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
     return sets
 
 
-def _expected_images(cfg: CfgNode, layout: Layout, images: ImageSet) -> int | None:
-    """Return the images that the protocol has in a set, None where it says nothing."""
+def _id_lists(layout: Layout) -> list[ImageSet]:
+    """Return the splits of the ID set that files list."""
+    stops = {row_name(split): Needs.TEST for split in ("test", "val")}
+    stops[row_name("train")] = Needs.TRAIN
+    return [
+        ImageSet(row, listed.folder, stops[row], listed=listed)
+        for row, listed in layout.lists.items()
+        if row in stops
+    ]
+
+
+def _ood_sets(cfg: CfgNode, layout: Layout) -> list[ImageSet]:
+    """Return the OOD sets and the shifted ID sets."""
+    return [
+        ImageSet(
+            name,
+            folder,
+            Needs.OOD,
+            class_names_of(cfg, name, folder),
+            listed=layout.lists.get(name),
+        )
+        for name, folder in layout.ood.items()
+    ]
+
+
+def _expected(cfg: CfgNode, layout: Layout, images: ImageSet) -> Mapping[str, Any]:
+    """Return what the protocol has in a set: IMAGES, and MD5 of a list; nothing if it says none."""
     if images.stops == Needs.OOD:
-        return cfg.OOD.SETS[images.name].get("IMAGES", 0) or None
+        return set_entry(cfg, images.name)[0]
     kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
-    return kind.expected_images(split, len(layout.classes or images.classes or ()))
+    if images.listed is not None:
+        return cfg.OOD.ID if split == "test" else {}
+    count = kind.expected_images(split, len(layout.classes or images.classes or ()))
+    return {"IMAGES": count or 0}
 
 
-def _list(report: Report, images: ImageSet, expected: int | None, shots: int) -> None:
+def _list(
+    report: Report, images: ImageSet, expected: Mapping[str, Any], shots: int, skip: bool
+) -> None:
     """List a set: its row in the table, and what its numbers show."""
-    path = absolute(images.folder)
+    listed = images.listed
+    path = absolute(listed.file if listed else images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
-    row = Row(images.name, found, expected=expected)
+    row = Row(images.name, found, expected=expected.get("IMAGES") or None)
     report.rows.append(row)
     try:
         images.list()
     except InputError as error:
         report.problems.append(Problem.of(error, images.name, images.stops))
         return
-    row.folders, row.images = len(images.counts), len(images.images)
+    items = listed.items if listed else images.images
+    row.folders, row.images = len(images.counts), len(items)
     report.problems += listing_problems(images, shots)
-    if expected and row.images not in (0, expected):
-        fault = wrong_count(images.name, row.images, expected)
-        report.problems.append(Problem.of(fault, images.name))
-
-
-def _add_lists(cfg: CfgNode, report: Report) -> None:
-    """Add a row for each split that files list, and the listed images that are not there."""
-    if any(problem.stops & Needs.TEST for problem in report.problems):
-        return  # the lists cannot be read
-    for split, items in ImageList.read(cfg)[1].items():
-        row = Row(row_name(split), cfg.DATASET.SPLIT_FILE, len({x.label for x in items}))
-        row.images = len(items)
-        report.rows.append(row)
-        if missing := [x.impath for x in items if not os.path.isfile(x.impath)]:
-            text = f"{counted(len(missing), 'listed image')} not there: {some(missing, 3)}."
-            stops = Needs.TEST if split == "test" else Needs.TRAIN
-            report.problems.append(Problem(row.name, "missing", text, stops, missing))
+    if images.missing:
+        stops = NOTHING if skip else images.stops
+        report.problems.append(Problem.of(not_there(path, images.missing), images.name, stops))
+    faults = protocol_faults(images.name, items, expected, listed and listed.file) if items else ()
+    report.problems += [Problem.of(fault, images.name) for fault in faults]
 
 
 def _add_pairs(cfg: CfgNode, report: Report) -> None:
@@ -156,6 +178,11 @@ def _refusals(cfg: CfgNode, report: Report, imagenet: bool) -> list[Problem]:
         data = build_dataset(cfg)
     except InputError as error:
         return [Problem.of(error, "ID", Needs.TEST | Needs.TRAIN)]
+    if not any(problem.stops & Needs.OOD for problem in report.problems):
+        try:
+            load_shifted_sets(cfg, data.classnames)
+        except InputError as error:
+            return [Problem.of(error, "shifted ID", Needs.OOD)]
     shared = shared_prompts(data.classnames)
     if imagenet or not shared:  # ImageNet's own names hold two such pairs, in every paper alike
         return []

@@ -37,6 +37,11 @@ def test_printing_a_detector_says_what_it_is(detector, photograph):
     assert f"ID at MCM >= {calibrated.threshold.value:.6g})" in repr(calibrated)
 
 
+def test_class_names_alone_give_odin_its_gradients(clip_file, photograph):
+    odin = Detector.zero_shot(["cat", "dog"], clip_file("tiny-vit"), score="ODIN")
+    assert odin.calibrate([photograph] * 2)(photograph).verdict == "ID"
+
+
 def test_exif_orientation_is_asked_for_and_kept(detector, photograph, tmp_path):
     turned = Detector(replace(detector.spec, exif=True), detector.model.clip)
     by_hand = Image.open(photograph).convert("RGB").rotate(-90, expand=True)

@@ -15,11 +15,12 @@ from generated import build as room
 from generated.build import Counts, build
 from generated.kinds import ID_OBJECTS, NEVER_NAMED, OOD_SETS
 from generated.parallel import in_processes
+from generated.shifted import CORRUPTIONS, corrupted
 from generated.streams import captioned_sample, id_sample
 from generated.words import word_lists
 from ood.words import distinct_words, read_lists
 
-TINY = Counts(train=1, val=1, ood=2, pairs=2)
+TINY = Counts(train=1, val=1, ood=2, pairs=2, shifted=1)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,46 @@ def test_pairs_are_a_stream_of_their_own(tree):
         assert row["caption"] == sample.caption
 
 
+def test_shifted_images_are_corrupted_test_images(tree):
+    folder = tree / "generated"
+    classes = sorted(path.name for path in (folder / "images/val").iterdir())
+    lines = (folder / "shifted.txt").read_text().splitlines()
+    assert len(lines) == len(list((folder / "shifted").rglob("*.png"))) == len(ID_OBJECTS)
+    for line in lines:
+        path, label = line.split(" ")
+        corruption, _, name = path.split("/")
+        assert name.rpartition("_")[0] == classes[int(label)]
+        with Image.open(folder / "shifted" / path) as image:
+            pixels = np.asarray(image, float)
+        with Image.open(folder / "images/val" / classes[int(label)] / "00000.png") as image:
+            assert corruption in CORRUPTIONS and 0 < np.abs(pixels - np.asarray(image)).mean() < 100
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_severity_grows(corruption):
+    image = id_sample("val", "umbrella", 0).image
+    function, strengths = CORRUPTIONS[corruption]
+    changes = [
+        np.abs(
+            np.asarray(function(Image.fromarray(image), s, np.random.default_rng(0)), float) - image
+        )
+        for s in strengths
+    ]
+    means = [change.mean() for change in changes]
+    assert len(means) == 5 and means == sorted(means) and means[0] > 0
+
+
+def test_classes_meet_every_corruption_and_severity():
+    image = np.zeros((4, 4, 3), np.uint8)
+    met = {(name, *corrupted(image, name, i)[1:]) for name in ID_OBJECTS for i in range(10)}
+    assert len({(name, corruption) for name, corruption, _ in met}) == 24 * 5
+    assert len({(corruption, severity) for _, corruption, severity in met}) == 5 * 5
+
+
 def test_marker_names_version_seed_and_counts(tree):
     marker = json.loads((tree / "generated/generated.json").read_text())
-    assert marker["counts"] == {"train": 1, "val": 1, "ood": 2, "pairs": 2}
-    assert marker["images"] == TINY.images() == 2 * 24 + 5 * 2 + 2
+    assert marker["counts"] == {"train": 1, "val": 1, "ood": 2, "pairs": 2, "shifted": 1}
+    assert marker["images"] == TINY.images() == 3 * 24 + 5 * 2 + 2
     assert marker["version"] == room.VERSION and len(marker["pixels_sha256"]) == 64
     assert "nothing about ImageNet" in marker["note"]
 
@@ -148,7 +185,7 @@ def test_entry_point_says_what_it_did(tmp_path, capsys, monkeypatch):
     entry.main(["--root", str(tmp_path / "new")])
     entry.main(["--root", str(tmp_path / "old")])
     made, skipped = capsys.readouterr().out.splitlines()
-    assert "5168 generated (synthetic) images" in made and "nothing to do" in skipped
+    assert "5408 generated (synthetic) images" in made and "nothing to do" in skipped
 
 
 def test_a_log_file_gets_no_bar(capfd):

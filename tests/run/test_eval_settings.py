@@ -38,6 +38,9 @@ def test_flags_set_keys_and_pairs_win():
     }
     assert score_names(cfg) == ["MCM", "Energy"]
     assert score_names(settings(*flags, "--streams", "OODD")) == ["MCM", "Energy", "NegLabel"]
+    theirs = ["--scores", "pytorch-ood:ViM"]
+    assert score_names(settings(*theirs)) == ["pytorch-ood:ViM", "MCM"]
+    assert score_names(settings(*theirs, "--streams", "OODD")) == ["pytorch-ood:ViM", "NegLabel"]
     assert settings("--temperature", "2").EVAL.TEMPERATURE == 2
     assert settings().EVAL.SCORES == "all" and settings().EVAL.TPR == 0.95
 

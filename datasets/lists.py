@@ -1,0 +1,150 @@
+"""Image lists: `path label` a line, as OpenOOD's, or a CSV with the columns path and label."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from dassl.data.datasets import Datum
+from datasets.folders import DataError, absolute, contents, counted, some, wrong_count
+
+OOD_LABEL = -1
+OUTSIDE = "with a path that is absolute or leads out of {}"
+NO_CLASS = "with a label outside the {} classes (a number from 0, or a class name)"
+
+
+class Listed(NamedTuple):
+    """What a list says: the images, the folder that its paths are under, and the list itself."""
+
+    items: list[Datum]
+    folder: Path
+    file: Path
+
+
+def read_list(
+    file: Path, images: Path, names: Sequence[str] | None = None, ending: str = ""
+) -> list[Datum]:
+    """Return the images that a list names, in its order.
+
+    A line of text is divided at its first blank. A label is a number, or a name among `names`.
+
+    Args:
+        images: the folder that paths are relative to.
+        names: class names in label order. None: labels are not read, those of the images are -1.
+        ending: what file names have behind a listed path.
+
+    Raises:
+        DataError: the list is missing, empty, no UTF-8, or names paths outside `images` or labels
+            that are no class. Whether the images are there is not looked at.
+    """
+    items, faults = [], defaultdict(list)
+    for number, path, text in _rows(file):
+        label = OOD_LABEL if names is None else _label(text, names)
+        if not inside(path):
+            faults[OUTSIDE.format(absolute(images))].append(f"line {number}, {path}")
+        elif label is None:
+            faults[NO_CLASS.format(len(names))].append(f"line {number}, {path} {text}".rstrip())
+        else:
+            own = "" if names is None else names[label]
+            items.append(Datum(os.path.join(images, path + ending), label, classname=own))
+    if faults:
+        found = "; ".join(f"{counted(len(f), 'line')} {k}: {some(f, 3)}" for k, f in faults.items())
+        raise DataError(f"{absolute(file)} has {found}. Mend them, or name another list.")
+    if not items:
+        raise DataError(f"{absolute(file)} lists no image. It must hold lines of path and label.")
+    return items
+
+
+def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, path and label of each line that is not blank."""
+    lines = io.StringIO(read_text(file), newline=None)
+    if file.suffix.lower() != ".csv":
+        for number, line in enumerate(lines, start=1):
+            path, _, label = line.strip().partition(" ")
+            if path:
+                yield number, path, label.strip()
+        return
+    table = csv.DictReader(lines)
+    if "path" not in (table.fieldnames or ()):
+        raise DataError(
+            f"{absolute(file)} has the columns {', '.join(table.fieldnames or ()) or 'none'}. Its "
+            "first line must name them: path and, of an ID set, label."
+        )
+    try:
+        for row in table:
+            yield table.line_num, (row["path"] or "").strip(), (row.get("label") or "").strip()
+    except csv.Error as error:
+        raise DataError(f"{absolute(file)} is no CSV: line {table.line_num}, {error}.") from error
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a list; DataError where it is missing or no UTF-8."""
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark in front of the first path.
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{absolute(file)} is no UTF-8 text ({error}).") from error
+    except OSError as error:
+        raise DataError(
+            f"The list {absolute(file)} cannot be read ({error.strerror}). Found beside it: "
+            f"{contents(file.parent)}. Put it there, or name another.",
+            "missing",
+        ) from error
+
+
+def inside(path: str) -> bool:
+    absolute_ = os.path.isabs(path) or PureWindowsPath(path).drive
+    return bool(path) and not absolute_ and ".." not in PurePath(path).parts
+
+
+def _label(text: str, names: Sequence[str]) -> int | None:
+    if re.fullmatch("[0-9]{1,9}", text):
+        return int(text) if int(text) < len(names) else None
+    # Two classes may share a name, as two pairs of ImageNet's do: their images need numbers.
+    return names.index(text) if names.count(text) == 1 else None
+
+
+def absent_images(items: Sequence[Datum]) -> list[str]:
+    """Return the paths of images that are not there; each folder is listed once, for a million
+    questions take minutes on network drives."""
+
+    @functools.cache
+    def names(folder: str) -> frozenset[str]:
+        return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+
+    paths = (item.impath for item in items)
+    return [p for p in paths if os.path.basename(p) not in names(os.path.dirname(p))]
+
+
+def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
+    """Return the fault of a list whose images are not there."""
+    return DataError(
+        f"{counted(len(missing), 'listed image')} not there: {some(missing, 3)}. Unpack the whole "
+        f"set, or name the folder of images that {absolute(file)} belongs to.",
+        "missing",
+        missing,
+    )
+
+
+def protocol_faults(
+    name: str, items: Sequence[Datum], expected: Mapping[str, Any], file: Path | None = None
+) -> list[DataError]:
+    """Return how a set differs from the protocol's: another count (IMAGES), or a list with another
+    MD5; 0 and "" expect nothing."""
+    faults, wanted = [], expected.get("IMAGES", 0)
+    if wanted and len(items) != wanted:
+        faults.append(wrong_count(name, len(items), wanted))
+    if file and (md5 := expected.get("MD5", "")):
+        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        if found != md5:
+            text = f"The list of {name}, {absolute(file)}, is not the protocol's: MD5 {found}, not"
+            faults.append(DataError(f"{text} {md5}. Figures are not comparable.", "checksum"))
+    return faults
