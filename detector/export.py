@@ -19,7 +19,7 @@ import clip
 from clip.prompted import DescribedCLIP, PromptedCLIP
 from dassl.data.transforms import Preprocess
 from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, write_json
+from dassl.utils.files import atomic_write, mkdir_if_missing, plain, write_json
 from detector.detector import Detector
 from detector.spec import FILE, TENSORS, DetectorSpec
 from ood.registry import SCORES
@@ -66,8 +66,8 @@ def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
             f"do: choose another --score of {', '.join(able)}"
         )
     inside = os.listdir(folder) if os.path.isdir(folder) else []
-    if TENSORS in inside or (inside and GRAPH not in inside):
-        raise InputError(f"{folder} holds other files: name a new folder for --export")
+    if os.path.isfile(folder) or TENSORS in inside or (inside and GRAPH not in inside):
+        raise InputError(f"{folder} is a file, or holds others: name a new folder for --export")
 
 
 def export(detector: Detector, folder: str | os.PathLike) -> Path:
@@ -89,6 +89,7 @@ def export(detector: Detector, folder: str | os.PathLike) -> Path:
         why = str(error).strip().split("\n")[0]
         raise InputError(f"PyTorch cannot write {spec.score} on {source.name}: {why}") from error
     _compare(graph, content, spec.preprocess.size)
+    mkdir_if_missing(folder)
     (folder / FILE).unlink(missing_ok=True)
     for name, data in ((GRAPH, content), (PROGRAM, SOURCE.read_bytes())):
         with atomic_write(folder / name, "wb") as file:

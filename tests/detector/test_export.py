@@ -211,8 +211,11 @@ def test_what_cannot_be_exported_is_said(call, clip_file, tmp_path, monkeypatch)
         call(*flags, "--score", "ODIN", "--export", "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/detector.safetensors").write_text("", encoding="utf-8")
-    with pytest.raises(SystemExit, match="name a new folder"):
-        call(*flags, "--export", "out")
+    for taken in ("out", "out/detector.safetensors"):
+        with pytest.raises(SystemExit, match="name a new folder"):
+            call(*flags, "--export", taken)
+    with pytest.raises(SystemExit, match=r"Cannot write .*: Not a directory"):
+        call(*flags, "--export", "out/detector.safetensors/new")
 
     def too_large(*_, **__):
         raise RuntimeError("The model is larger than the 2GiB limit.\nMore of it.")
