@@ -18,7 +18,7 @@ from datasets.caption_shards import find_shards
 from datasets.folders import absolute
 from detector import Detector
 from detector.shards import ShardScorer, require, score_on_ray, summarise
-from detector.spec import fingerprint, read_spec
+from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
 SUMMARY = "summary.json"
@@ -82,17 +82,22 @@ def keep_detector(detector: Detector, folder: Path) -> None:
     """Save the detector beside its verdicts: workers load it there, and so may you.
 
     Raises:
-        InputError: verdicts of another one, or of nobody knows whom, are there.
+        InputError: another one, or files in the places of those to be written, are there.
     """
-    if not any(folder.glob("*.parquet")):
+    if not (folder / FILE).exists():
+        if taken := [*folder.glob("*.parquet"), *folder.glob(SUMMARY)]:
+            raise InputError(
+                f"{folder} holds {min(taken).name}, but no {FILE} that says of which detector: "
+                "choose another --out"
+            )
         detector.save(folder)
         return
     kept, own = read_spec(folder), detector.spec
     if fingerprint(kept) != fingerprint(own):
         then, now = (f"{spec.score}, threshold {spec.threshold()}" for spec in (kept, own))
         raise InputError(
-            f"{folder} holds verdicts of another detector ({then}; now {now}): choose another "
-            f"--out, or go on with the one that is kept there, --model-dir {folder}"
+            f"{folder} is another detector's ({then}; now {now}): choose another --out, or go on "
+            f"with the one that is kept there, --model-dir {folder}"
         )
 
 
@@ -128,8 +133,9 @@ def format_summary(summary: dict[str, Any]) -> str:
     readable = summary["images"] - summary["unreadable"]
     for name, count in sorted(summary["verdicts"].items()):
         lines.append(f"{name}: {count:,} ({count / readable:.2%})")
-    for low, count in zip(summary["edges"], summary["histogram"], strict=False):  # one edge more
-        bar = "#" * (40 * count // max(1, *summary["histogram"]))
+    most = max(summary["histogram"])
+    for low, count in zip(summary["edges"], summary["histogram"] * (most > 0), strict=False):
+        bar = "#" * (40 * count // most)  # of edges there is one more
         lines.append(f"{summary['score']} from {low:<12.6g}{count:>14,}  {bar}".rstrip())
     return "\n".join(lines)
 

@@ -166,7 +166,7 @@ def test_another_detector_is_refused_and_named(call, tmp_path, change):
     assert call() == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     said = call(*change)
-    assert "holds verdicts of another detector (MCM, threshold" in said
+    assert "is another detector's (MCM, threshold" in said
     assert f"--model-dir {tmp_path / 'out'}" in said
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -205,8 +205,11 @@ def test_a_damaged_shard_is_named_and_the_others_done(world, call, tmp_path, cap
 def test_a_shard_of_unreadable_images_alone_has_rows(call, tmp_path, capsys):
     write_tar(tmp_path / "0.tar", {"a.jpg": b"", "b.png": b"?"})
     assert call(shards=tmp_path / "0.tar") == 0
-    assert [row["MCM"] for row in rows(tmp_path / "out")] == [None, None]
-    assert "1 shards, 2 images, 2 unreadable" in capsys.readouterr().out
+    found = rows(tmp_path / "out")
+    assert [row["MCM"] for row in found] == [None, None]
+    assert not any(" at 0x" in row["error"] for row in found)  # the same whenever it is written
+    said = capsys.readouterr().out
+    assert "1 shards, 2 images, 2 unreadable" in said and "MCM from" not in said
 
 
 @pytest.mark.parametrize(
@@ -244,7 +247,20 @@ def test_two_jobs_in_one_folder(call, tmp_path):
 def test_verdicts_of_nobody_knows_whom(call, tmp_path):
     assert call() == 0
     (tmp_path / "out/detector.json").unlink()
-    assert "There is no file" in call()
+    assert "holds 000.parquet, but no detector.json" in call()
+
+
+def test_a_folder_of_something_else_stays_as_it_is(world, call, tmp_path):
+    shutil.copytree(world / "detector", tmp_path / "out")  # as an evaluated run's
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "is another detector's" in call("--score", "Energy")
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == before.get(path.name, b"")  # b"": the lock
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/summary.json").write_text("mine")
+    assert "holds summary.json" in call()
+    assert (tmp_path / "out/summary.json").read_text() == "mine"
 
 
 def test_a_full_disk_ends_it_and_keeps_what_is_finished(call, tmp_path, monkeypatch):

@@ -62,8 +62,9 @@ def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Ima
             image = ImageOps.exif_transpose(image) if upright else image
             return as_rgb(image).convert("RGB")  # a copy, free of the file
     except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         name = getattr(path, "filename", path)
+        said = str(error).replace(repr(path), repr(name))  # of an open file Pillow says its address
+        reason = " ".join(said.split()) or type(error).__name__
         raise BadImageError(
             f"Cannot read the image {name} ({reason}). Replace or remove the file."
         ) from error
