@@ -95,12 +95,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     evaluation = score(cfg, trainer, {**every, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes
         return
-    inside = evaluation.sets[ID]
-    what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
-    of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
-    carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
-    uncalibrated = spec_of(trainer, evaluation.classes, carried)
-    spec = uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
+    spec = calibrated(cfg, trainer, evaluation, parameters, model_dir)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_spec(cfg.OUTPUT_DIR, spec)
@@ -118,6 +113,23 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
     store = feature_store(cfg, trainer.image_encoding())
     evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
+
+
+def calibrated(
+    cfg: CfgNode,
+    trainer: ClipTrainer,
+    evaluation: Evaluation,
+    parameters: Mapping[str, dict[str, float]],
+    model_dir: str,
+) -> DetectorSpec:
+    """Return the detector of an evaluation, calibrated on the ID test set; pytorch-ood's scores
+    are left out, as its files cannot hold them."""
+    inside = evaluation.sets[ID]
+    what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
+    of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
+    carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
+    uncalibrated = spec_of(trainer, evaluation.classes, carried)
+    return uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
 
 
 def describe_detector(folder: str, spec: DetectorSpec) -> str:
