@@ -147,8 +147,9 @@ def find_ood_set(cfg: CfgNode, name: str) -> Path:
             if found := find_folder(root / above, folder):
                 return found
     require_root(root, folders)
+    kind = "OOD" if name in cfg.OOD.SETS else "shifted ID"
     raise DataError(
-        f"The OOD set {name} was not found. Tried {', '.join(folders)} in {absolute(root)}, which "
+        f"The {kind} set {name} was not found. Tried {', '.join(folders)} in {absolute(root)}, which "
         f"holds {contents(root)}. Set DATASET.ROOT (--root), or name its folder: "
         f"{key}.FOLDERS \"['FOLDER']\"; [] leaves the set out.",
         "missing",

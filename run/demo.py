@@ -76,7 +76,7 @@ class Page:
             said = html.escape(error.replace(path, Path(path).name))
             badge = BADGE.format(COLOURS[""], "No image", said)
             return None, badge, self.judge(None, limit)[1], None, None
-        (verdict,) = detector._verdicts([path], found)
+        (verdict,) = detector.judge([path], [error], found)
         p = (detector.model.scale * found.cosines[0]).softmax(dim=-1).tolist()
         has_regions = bool(detector.model.clip.grid)
         drawn = region_figure([detector.region_map(path, verdict.label)]) if has_regions else None
