@@ -3,9 +3,12 @@
 DIR is a run that eval_ood.py has evaluated. Without any training or config:
     python detect.py --classes "cat,dog,tractor" photo.jpg
 which has no threshold, and so no verdict, before --calibrate FOLDER_OF_IMAGES_OF_THESE_CLASSES.
+On webdataset shards, a Parquet file for each, on one machine or many (docs/scale.md):
+    python detect.py --model-dir DIR --shards 'web/{00000..09999}.tar' --out FOLDER --engine ray
 
 Printed: image, class, the class's probability (among the classes), score, verdict. Exit status 1
-if an image could not be read (the others are done all the same), 2 for wrong flags.
+if an image, or a whole shard, could not be read (the others are done all the same), 2 for wrong
+flags.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 from run.negatives import add_words
+from run.shards import add_shard_flags, check_shard_flags, detect_shards
 
 # Flags that a saved detector, or one of class names, reads of those that all entry points have.
 READ_BY_ALL = ("backbone", "model_dir")
@@ -70,11 +74,13 @@ def main() -> None:
         note(f"saved: {detector.save(args.save)}")
     if args.export:
         note(f"exported: {export(detector, args.export)}")
-    unreadable = print_verdicts(detector, args) if args.images else 0
+    failed = print_verdicts(detector, args) if args.images else 0
     note(describe_threshold(detector, args))
     if args.demo:
         serve(detector, args.port)
-    if unreadable:
+    if args.shards:
+        failed = detect_shards(detector, args.shards, args.out, args.engine, args.address)
+    if failed:
         sys.exit(1)
 
 
@@ -82,9 +88,11 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
+    add_shard_flags(parser)
     args = parser.parse_intermixed_args()
-    if not (args.images or args.calibrate or args.export or args.demo):
-        raise InputError("which images? Name files or folders, or --calibrate FOLDER")
+    if not (args.images or args.calibrate or args.shards or args.export or args.demo):
+        raise InputError("which images? Name files or folders, --shards or --calibrate FOLDER")
+    check_shard_flags(args)
     if bool(args.classes) == bool(args.model_dir):
         raise InputError('give either --model-dir DIR, an evaluated run, or --classes "cat,dog"')
     if args.save and not args.calibrate:

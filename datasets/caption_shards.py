@@ -1,4 +1,4 @@
-"""Image-caption pairs in webdataset shards: tars of `<key>.jpg` and `<key>.txt`.
+"""Image-caption pairs, and images alone, in webdataset shards: tars of `<key>.jpg`, `<key>.txt`.
 
 Only images and captions are taken out of a tar, images by Pillow and captions as UTF-8:
 webdataset's decoders, which unpickle files by their suffix, are not used.
@@ -6,6 +6,7 @@ webdataset's decoders, which unpickle files by their suffix, are not used.
 
 from __future__ import annotations
 
+import io
 import logging
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from dassl import distributed
 from dassl.utils import BadImageError, progress_bar, read_json
 from dassl.utils.errors import InputError
-from datasets.folders import DataError, absolute, contents, some
+from datasets.folders import DataError, absolute, contents, is_image, some
 from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 logger = logging.getLogger(__name__)
@@ -131,8 +132,11 @@ class ShardPairs(IterableDataset):
             bad.append(f"{path} (the whole shard: {error.strerror})")
 
 
-def find_shards(pattern: Path) -> list[Path]:
+def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
     """List the files that a pattern with braces, or a folder of .tar files, stands for.
+
+    Args:
+        asked: the setting or flag that named the pattern, for messages.
 
     Raises:
         DataError: no shard at all, or some that do not exist or are empty files.
@@ -148,13 +152,42 @@ def find_shards(pattern: Path) -> list[Path]:
         why = f"{len(lost)} of {len(shards)} shards do not exist or are empty: {some(lost)}"
         folder = pattern if pattern.is_dir() else pattern.parent
         raise DataError(
-            f"DATASET.PAIRS.PATH ({absolute(pattern)}): {why if lost else 'no .tar file'}. "
+            f"{asked} ({absolute(pattern)}): {why if lost else 'no .tar file'}. "
             f"Found in {absolute(folder)}: {contents(folder)}. Give the path of local tars, such "
             "as cc3m/{00000..00331}.tar, or the folder that holds them.",
             "missing",
             lost,
         )
     return shards
+
+
+def images_in(shard: Path) -> Iterator[io.BytesIO]:
+    """Yield the image files of a plain tar in its order, undecoded, with `filename`s.
+
+    Raises:
+        InputError: no tar, one that is cut off or damaged on the way, or one without images.
+    """
+    found = None
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while (entry := tar.next()) is not None:
+                tar.members.clear()  # it would keep them all
+                name = Path(entry.name).name
+                if entry.isreg() and is_image(name) and not name.startswith("."):
+                    found = io.BytesIO(tar.extractfile(entry).read())
+                    found.filename = entry.name
+                    yield found
+            # tarfile takes a header that it cannot read for the end.
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(
+            f"{shard} is no whole tar ({error}): it was cut off or damaged on the way here, or is "
+            "compressed. Fetch it again and start the same command"
+        ) from error
+    if not found:
+        raise InputError(f"{shard} holds no image: no member ends like an image file's name")
 
 
 def count_pairs(shards: Sequence[Path]) -> list[int]:

@@ -13,7 +13,11 @@ chosen on.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +26,12 @@ from numpy.typing import ArrayLike
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 TPR = EVAL["TPR"]
 CONFIDENCE = 0.95  # of intervals
+# A calibration set is remarked on where this share of it is called by half of the classes or less.
+NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,19 @@ def check_tpr(tpr: float) -> None:
     """Raise InputError unless `tpr` is a share of images."""
     if not 0 < tpr <= 1:
         raise InputError(f"--tpr {tpr}: the share of ID images to keep lies in (0, 1], as 0.95")
+
+
+def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:
+    """Warn of calibration images that show few of the classes `names`; `labels`: how many each."""
+    total = labels.total()
+    seen = itertools.accumulate(count for _, count in labels.most_common())
+    shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
+    if len(names) > 1 and 2 * shown <= min(len(names), total):
+        logger.warning(
+            "Nearly all of the %d images to calibrate on are called %s, %d of the %d classes: "
+            "the threshold is one for images like these. Use images of all classes",
+            total,
+            ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5))),
+            shown,
+            len(names),
+        )

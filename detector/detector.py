@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageOps
@@ -28,7 +28,7 @@ from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, read_image
 from dassl.utils.errors import InputError
-from detector.calibration import TPR, Threshold
+from detector.calibration import TPR, Threshold, warn_if_one_sided
 from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
@@ -38,14 +38,10 @@ from ood.region_maps import RegionMap, save_region_maps
 from ood.regions import label_ranks
 from ood.scoring import offered_scores, required_inputs
 
-logger = logging.getLogger(__name__)
-
-Input = str | os.PathLike | Image.Image | Tensor
+Input = str | os.PathLike | BinaryIO | Image.Image | Tensor
 
 BATCH = 32
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's lock
-# A calibration set is remarked on where this share of it is called by half of the classes or less.
-NEARLY_ALL = 0.95
 
 
 class Detector:
@@ -162,11 +158,8 @@ class Detector:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
         time. An image that cannot be read gives a verdict that says so (`error`).
         """
-        for batch, errors, found in self._score(images, [self.spec.score]):
-            readable = [_name(x) for x, error in zip(batch, errors, strict=True) if not error]
-            rows = iter(self._verdicts(readable, found) if found else [])
-            for image, error in zip(batch, errors, strict=True):
-                yield Verdict(_name(image), error=error) if error else next(rows)
+        for scored in self.score_images(images, [self.spec.score]):
+            yield from self.judge(*scored)
 
     def preprocess(self, image: Input) -> Tensor:
         """Return what the model reads of an image, `[3, H, W]`; a prepared tensor passes through.
@@ -201,7 +194,7 @@ class Detector:
         columns: dict[str, list[float]] = {name: [] for name in self.spec.parameters}
         labels: Counter[int] = Counter()
         unreadable = 0
-        for _, errors, found in self._score(images, list(columns)):
+        for _, errors, found in self.score_images(images, list(columns)):
             unreadable += sum(map(bool, errors))
             if found:
                 labels.update(found.cosines.argmax(dim=-1).tolist())
@@ -209,7 +202,7 @@ class Detector:
                     columns[name] += values.tolist()
         if not labels:
             raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
-        self._warn_if_one_sided(labels)
+        warn_if_one_sided(labels, self.spec.classnames)
         calibrated = self.spec.calibrate(columns, tpr, {"images": of, "unreadable": unreadable})
         return Detector(calibrated, self.model.clip)
 
@@ -273,7 +266,7 @@ class Detector:
 
     # What every image passes
 
-    def _score(
+    def score_images(
         self, images: Iterable[Input], scores: Sequence[str]
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
         """Yield batch by batch: images, for each why it could not be read ("": it could), and the
@@ -288,6 +281,15 @@ class Detector:
                 pixels = [x for x in read if isinstance(x, Tensor)]
                 errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
                 yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
+
+    def judge(
+        self, images: Sequence[Input], errors: Sequence[str], found: BatchScores | None
+    ) -> Iterator[Verdict]:
+        """Yield the verdicts on a batch that `score_images` scored, in its order."""
+        readable = [_name(x) for x, error in zip(images, errors, strict=True) if not error]
+        rows = iter(self._verdicts(readable, found) if found else [])
+        for image, error in zip(images, errors, strict=True):
+            yield Verdict(_name(image), error=error) if error else next(rows)
 
     def _read(self, image: Input) -> Tensor | BadImageError:
         try:
@@ -322,21 +324,6 @@ class Detector:
         }
         rows = zip(*columns.values(), strict=True)
         return [Verdict(**dict(zip(columns, row, strict=True)), threshold=limit) for row in rows]
-
-    def _warn_if_one_sided(self, labels: Counter[int]) -> None:
-        """Warn of calibration images that show few of the classes."""
-        names, total = self.spec.classnames, labels.total()
-        seen = itertools.accumulate(count for _, count in labels.most_common())
-        shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
-        if len(names) > 1 and 2 * shown <= min(len(names), total):
-            logger.warning(
-                "Nearly all of the %d images to calibrate on are called %s, %d of the %d classes: "
-                "the threshold is one for images like these. Use images of all classes",
-                total,
-                ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5))),
-                shown,
-                len(names),
-            )
 
 
 def _say(rejected: bool) -> str:

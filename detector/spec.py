@@ -8,6 +8,7 @@ and the hash, not the weights.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -119,18 +120,29 @@ def refuse_fitted(score: str) -> None:
 
 def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
     """Write both files into `folder`, detector.json last, and return its path."""
-    from safetensors.torch import save
-
-    folder = Path(folder)
-    tensors = {**spec.features, "scale": spec.scale.reshape(())}
-    tensors |= {f"{ID_SCORES}{name}": torch.from_numpy(v) for name, v in spec.id_scores.items()}
-    content = save({key: x.detach().cpu().contiguous() for key, x in tensors.items()})
+    folder, content = Path(folder), _tensors(spec)
     # Without it nobody takes old thresholds for those of new tensors if this dies on the way.
     (folder / FILE).unlink(missing_ok=True)
     with atomic_write(folder / TENSORS, "wb") as file:
         file.write(content)
     write_json(plain(_describe(spec, content)), folder / FILE, indent=1)
     return folder / FILE
+
+
+def fingerprint(spec: DetectorSpec) -> str:
+    """Return a hash of all that verdicts follow from, the same for a detector that was saved."""
+    content = _describe(spec, _tensors(spec))
+    of_clip = {key: value for key, value in spec.clip.items() if key != "name"}  # files move
+    decides = {**content, "clip": of_clip, "meaning": "", "origin": ""}
+    return hashlib.sha256(json.dumps(plain(decides), sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(spec: DetectorSpec) -> bytes:
+    from safetensors.torch import save
+
+    tensors = {**spec.features, "scale": spec.scale.reshape(())}
+    tensors |= {f"{ID_SCORES}{name}": torch.from_numpy(v) for name, v in spec.id_scores.items()}
+    return save({key: x.detach().cpu().contiguous() for key, x in tensors.items()})
 
 
 def _describe(spec: DetectorSpec, tensors: bytes) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.data import build_data_loader
 from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
@@ -113,6 +114,8 @@ def score_sets(
 ) -> Evaluation:
     """Score all images of all sets in one pass, the class prompts encoded once.
 
+    Of W ranks, rank r scores the batches r, r + W, ... that one makes; all get all scores.
+
     Args:
         cfg: of it DATALOADER, and DATASET.ROOT, which the paths in the result are relative to.
         model: as `clip.prompted.PromptedCLIP`: `class_features()`, `image_features(images,
@@ -137,7 +140,10 @@ def score_sets(
                     found = score_batch(model, batch, classes, scores, params)
                 tables[name].fill(index, found)
     scored, skipped = {}, {}
+    every = distributed.from_all(tables)
     for name, items in sets.items():
+        for rank in every:
+            tables[name].add(rank[name])
         scored[name], skipped[name] = tables[name].collect(name, items, cfg.DATASET.ROOT)
     return Evaluation(scored, skipped, list(source.kept), classes)
 
@@ -164,6 +170,15 @@ class _Table:
             self._column(self.rejected, name, bool)[index] = next(rows)
         self.done[index] = True
 
+    def add(self, other: _Table) -> None:
+        """Put the rows that another rank has filled in their places."""
+        rows = other.done
+        for own, theirs in ((self.scores, other.scores), (self.rejected, other.rejected)):
+            for name, values in theirs.items():
+                self._column(own, name, values.dtype)[rows] = values[rows]
+        self.predictions[rows] = other.predictions[rows]
+        self.done |= rows
+
     def _column(self, columns: dict[str, np.ndarray], name: str, kind: type) -> np.ndarray:
         return columns.setdefault(name, np.zeros(len(self.done), kind))
 
@@ -179,7 +194,7 @@ class _Table:
         paths = [os.path.relpath(item.impath, root) for item in items]
         skipped = [path for path, there in zip(paths, read, strict=True) if not there]
         labels = np.array([item.label for item in items])[read]
-        if skipped:
+        if skipped and distributed.is_main():
             logger.warning(
                 "%s: %d of %d images could not be read and are left out: %s",
                 name,
@@ -228,14 +243,19 @@ class FeatureSource:
             name: store and store.read(name, items, self.local and self.rounds)
             for name, items in sets.items()
         }
-        self.kept = {
+        kept = {
             name: features
             for name, features in found.items()
             if features and not (self.local and features.regions is None)
         }
+        # Others may write there meanwhile: the ranks must agree.
+        agreed = set.intersection(*map(set, distributed.from_all([*kept])))
+        self.kept = {name: kept[name] for name in kept if name in agreed}
         self.unkept = [name for name in sets if name not in self.kept]
         # What has only its global features on disk is written again for its local ones alone.
-        self.to_write = [name for name in self.unkept if store and (self.rounds or not found[name])]
+        self.to_write = distributed.from_main(
+            lambda: [name for name in self.unkept if store and (self.rounds or not found[name])]
+        )
         if self.kept:
             logger.info("Image features of %s are read from %s", ", ".join(self.kept), store.folder)
         if store and not self.rounds and len(self.to_write) < len(self.unkept):
@@ -245,7 +265,7 @@ class FeatureSource:
             )
 
     def batches(self, transform: Callable[[Image.Image], Tensor], width: int) -> Iterator[Part]:
-        """Yield all batches that can be had; features are `width` wide."""
+        """Yield all of this rank's batches that can be had; features are `width` wide."""
         for name, kept in self.kept.items():
             for index, features, regions in kept.batches(self.size):
                 regions = None if regions is None else self._tensor(regions)
@@ -254,14 +274,15 @@ class FeatureSource:
             return
         regions = self.model.num_regions if self.local and self.rounds else 0
         to_write = {name: self.sets[name] for name in self.to_write}
-        writers = self.store.writers(to_write, width, regions) if to_write else {}
+        writes = to_write and distributed.is_main()
+        writers = self.store.writers(to_write, width, regions) if writes else {}
         try:
-            for name, parts in groupby(self._encode(transform), itemgetter(0)):
-                for part in parts:
+            for name, parts in groupby(self._encoded_by_all(transform), itemgetter(0)):
+                for _, index, batch, own in parts:
                     if name in writers:
-                        _, index, batch = part
                         writers[name].append(index, batch.features, batch.regions)
-                    yield part
+                    if own:
+                        yield name, index, batch
                 if name in writers:
                     writers[name].finish()
         finally:
@@ -271,15 +292,29 @@ class FeatureSource:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device).float()
 
-    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Part]:
-        """Encode the images that are not kept, set after set; one loader, whose workers start
-        once, reads them all."""
+    def _encoded_by_all(
+        self, transform: Callable[[Image.Image], Tensor]
+    ) -> Iterator[tuple[str, np.ndarray, Batch, bool]]:
+        """Yield this rank's parts, marked True, and all ranks' in order where they are kept."""
+        gathers = self.to_write and distributed.world_size() > 1
+        for own in self._encode(transform):
+            parts = distributed.from_all(own and _on_host(own)) if gathers else [own]
+            for rank, part in enumerate(parts):
+                is_own = not gathers or rank == distributed.rank()
+                if part:
+                    yield *(own if is_own else part), is_own
+
+    def _encode(self, transform: Callable[[Image.Image], Tensor]) -> Iterator[Part | None]:
+        """Encode this rank's share of the images that are not kept, set after set; None where none
+        of a batch's could be read. One loader, whose workers start once, reads them all."""
         items, parts = [], []  # of all sets; of each batch, its set, where that begins, its range
         for name in self.unkept:
             begin = len(items)
             items += self.sets[name]
             starts = range(begin, len(items), self.size)
             parts += [(name, begin, range(i, min(i + self.size, len(items)))) for i in starts]
+        ranks = distributed.world_size()
+        rounds, parts = -(-len(parts) // ranks), parts[distributed.rank() :: ranks]
         loader = build_data_loader(
             self.cfg,
             data_source=items,
@@ -287,12 +322,17 @@ class FeatureSource:
             is_train=False,
             batches=[part for _, _, part in parts],
         )
-        with progress_bar(total=len(items), desc="scoring", unit="image") as bar:
+        quiet, count = not distributed.is_main(), sum(len(part) for _, _, part in parts)
+        with progress_bar(total=count, desc="scoring", unit="image", disable=quiet) as bar:
             loaded = batches_for(loader, self.device)
             for (name, begin, part), batch in zip(parts, loaded, strict=True):
-                if "img" in batch:  # else none of them could be read
+                if "img" in batch:
                     yield name, batch["index"].numpy() - begin, self._encoded(batch["img"])
+                else:  # none of them could be read
+                    yield None
                 bar.update(len(part))
+        if len(parts) < rounds:  # the others gather once more
+            yield None
 
     def _encoded(self, images: Tensor) -> Batch:
         images = images.to(self.device, non_blocking=True)
@@ -301,3 +341,10 @@ class FeatureSource:
         if regions is not None and self.rounds:
             regions = regions.half().float()  # as they will be when they are read
         return Batch(features, regions, images)
+
+
+def _on_host(part: Part) -> Part:
+    """Return what other ranks need of a part, to write its features down."""
+    name, index, batch = part
+    regions = None if batch.regions is None else batch.regions.cpu()
+    return name, index, Batch(batch.features.cpu(), regions)

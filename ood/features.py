@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.data.data_manager import skips_bad_images
 from dassl.data.datasets import Datum
 from dassl.utils import read_json
@@ -70,10 +71,12 @@ class KeptFeatures:
     attention: np.ndarray | None = None
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield index and features of the batches that a loader of `size` makes of the set."""
+        """Yield index and features of the batches that a loader of `size` makes of the set; to
+        each of several ranks its share."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
-        for part in map(slice, borders[:-1], borders[1:]):
+        parts = list(map(slice, borders[:-1], borders[1:]))
+        for part in parts[distributed.rank() :: distributed.world_size()]:
             if part.start < part.stop:
                 regions = None if self.regions is None else np.array(self.regions[part])
                 yield self.index[part], np.array(self.features[part]), regions

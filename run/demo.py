@@ -71,7 +71,7 @@ class Page:
         if not path:
             return None, *self.judge(None, limit), None, None
         detector = self.detector
-        ((_, (error,), found),) = detector._score([path], [self.spec.score])
+        ((_, (error,), found),) = detector.score_images([path], [self.spec.score])
         if error:
             said = html.escape(error.replace(path, Path(path).name))
             badge = BADGE.format(COLOURS[""], "No image", said)

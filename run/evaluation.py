@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dassl import distributed
 from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
@@ -92,6 +93,8 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
     check_stream_sets(cfg, trainer, every, scores)
     evaluation = score(cfg, trainer, {**every, **shifted}, scores)
+    if not distributed.is_main():  # rank 0 writes
+        return
     inside = evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)

@@ -32,6 +32,7 @@ from run.settings import default_cfg, keys, read_yaml
 logger = logging.getLogger(__name__)
 
 CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
+KEPT = ("*/checkpoint", "*.parquet")  # what took long to make, in the folder of a command
 # Settings that say where and how a run computes, not what.
 INCIDENTAL = (
     "OUTPUT_DIR",
@@ -76,7 +77,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if made and distributed.is_main() and not any(folder.glob("*/checkpoint")):
+        kept = any(path for pattern in KEPT for path in folder.glob(pattern))
+        if made and distributed.is_main() and not kept:
             shutil.rmtree(made[0], ignore_errors=True)
             with suppress(OSError):  # another run has begun there
                 for path in made[1:]:
@@ -95,8 +97,8 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
             lock.acquire(blocking=False)
         except Timeout as error:
             raise InputError(
-                f"another process is training or evaluating in {folder}: wait for it, stop it, or "
-                "choose another --output-dir"
+                f"another process works in {folder}: wait for it, stop it, or choose another "
+                "output folder"
             ) from error
     remove_leftovers(folder)
     return made

@@ -19,6 +19,15 @@ sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs"))
     PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -P "$@"
 }
 
+# launch_ranks FILE [ARGUMENT ...]: the same, as NPROC processes if that is set; TORCHRUN are torchrun's
+# own arguments, for several machines.
+launch_ranks() {
+    if [ -z "${NPROC:-}" ]; then launch "$@"; fi
+    # torchrun would set 1 thread a process; share the cores instead.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
+    launch "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} --nproc-per-node "$NPROC" "$@"
+}
+
 # Install requirement files into .venv, unless $PYTHON has all they name. pip answers that offline,
 # in half a second: with no index to look in, what is missing is an error.
 require() {

@@ -8,10 +8,4 @@
 #   NPROC=4 TORCHRUN="--nnodes 2 --node-rank 0 --master-addr HOST --master-port 29500" bash scripts/train.sh ...
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-if [ -n "${NPROC:-}" ]; then
-    # torchrun would set 1 thread a process; share the cores instead.
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
-    launch "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} \
-        --nproc-per-node "$NPROC" "$REPOSITORY/train.py" "$@"
-fi
-launch "$REPOSITORY/train.py" "$@"
+launch_ranks "$REPOSITORY/train.py" "$@"

@@ -208,8 +208,8 @@ def test_one_process_a_folder(tmp_path, processes, arguments):
         process = processes(*arguments, "--output-dir", tmp_path)
         process.join()
         assert process.exitcode == 1
-        assert "error: another process is training or evaluating in" in process.told()
-        other = pytest.raises(InputError, match="another process is training or evaluating")
+        assert "error: another process works in" in process.told()
+        other = pytest.raises(InputError, match="another process works in")
         with other, locked(tmp_path):
             pass
     with locked(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,20 @@ def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
         text=True,
         timeout=300,
     )
+
+
+def jpeg(rng: np.random.Generator, edge: int = 40) -> bytes:
+    """A picture of a few colours, as a file's content."""
+    file = io.BytesIO()
+    pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((edge, edge)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    """A webdataset shard of these files."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
+from dassl import distributed
 from dassl.data.datasets import Datum
 from ood.evaluation import FeatureSource
 from ood.features import feature_store
@@ -33,4 +34,4 @@ def features_of(
             for name, index, batch in batches:
                 rows = batch.features.cpu().numpy()
                 found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
-    return found
+    return {path: row for rank in distributed.from_all(found) for path, row in rank.items()}

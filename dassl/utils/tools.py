@@ -6,7 +6,7 @@ import os
 import random
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -40,10 +40,11 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
-def read_image(path: str | os.PathLike, upright: bool = False) -> Image.Image:
+def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Image.Image:
     """Return the image at `path`, decoded whole, as RGB.
 
     Args:
+        path: or an open file, with its name as `filename`.
         upright: turn a photograph as its EXIF orientation says. Off in every benchmark, as
             upstream; `detect.py --exif` turns it on.
 
@@ -62,8 +63,9 @@ def read_image(path: str | os.PathLike, upright: bool = False) -> Image.Image:
             return as_rgb(image).convert("RGB")  # a copy, free of the file
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        name = getattr(path, "filename", path)
         raise BadImageError(
-            f"Cannot read the image {path} ({reason}). Replace or remove the file."
+            f"Cannot read the image {name} ({reason}). Replace or remove the file."
         ) from error
 
 
