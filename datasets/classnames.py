@@ -67,7 +67,7 @@ def _lines(path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
-            "a text file with one class a line."
+            "a text file with one name a line."
         ) from error
     return [line.strip() for line in text.splitlines()]
 
@@ -124,7 +124,7 @@ def read_names(text: str) -> list[str]:
     """
     names = _entries(text)
     if not names:
-        raise InputError(f"{text} holds no name: give some, such as cat,dog")
+        raise InputError(f"{text} holds no name: give some, as cat,dog or as lines of a file")
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):

@@ -221,7 +221,11 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     """
     if not path.lower().endswith(".txt"):
         raise InputError(f"--outliers {path}: name a .txt file, with the name of an outlier a line")
-    names, known = read_names(path), set(map(_plain, classnames))
+    try:
+        names = read_names(path)
+    except InputError as error:
+        raise InputError(f"--outliers: {error}") from error
+    known = set(map(_plain, classnames))
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(_plain(name), name)

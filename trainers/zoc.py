@@ -45,7 +45,7 @@ class ZOC(PairTrainer):
             "TEMPLATE": "This is a photo of a {}",  # of classes and candidates
             "STEPS": 9,  # tokens of the greedy caption of an image; 10 in the paper's text
             "TOP": 35,  # most probable tokens of each step: its candidates
-            "WARMUP_STEPS": 0,
+            "WARMUP_STEPS": 500,
         }
     )
     SCORE = "ZOC"

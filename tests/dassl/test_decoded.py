@@ -57,7 +57,7 @@ def listing(folder):
     return sorted((path, cache.file_state(path)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_are_bit_identical(make, root, folder, workers, monkeypatch):
     workers = ("DATALOADER.NUM_WORKERS", workers)
     before = listing(root)
@@ -116,7 +116,7 @@ def test_pixels_of_another_pillow_are_not_used(make, monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["stop", "skip"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_bad_images_stop_or_are_skipped_as_without(make, root, setting, workers):
     (root / "tiny/train/bee/1.png").write_bytes(b"no image")
     options = ("DATALOADER.BAD_IMAGES", setting, "DATALOADER.NUM_WORKERS", workers)

@@ -135,6 +135,7 @@ def test_resumed_run_equals_uninterrupted_one(make_cfg, tmp_path, workers, prec)
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_the_resume_test_can_fail(make_cfg, tmp_path, monkeypatch):
     """Without restored generators the resumed run is another one."""
     monkeypatch.setattr("dassl.engine.models.set_rng_state", lambda state: None)
@@ -361,6 +362,7 @@ def test_bad_image_stops_with_a_sentence(make_cfg, tmp_path, workers):
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplog):
     root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
     cfg = make_cfg(

@@ -299,6 +299,10 @@ def test_outliers_that_are_classes_are_left_out(tmp_path, caplog):
         read_outliers(str(path), CLASSES)
     with pytest.raises(InputError, match=r"--outliers storm,tram: name a \.txt file"):
         read_outliers("storm,tram", CLASSES)
+    for content in (b"", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"--outliers: .*(holds no name|one name a line)"):
+            read_outliers(str(path), CLASSES)
 
 
 def test_only_what_scores_need_is_encoded(model, kept, tmp_path):

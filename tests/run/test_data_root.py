@@ -16,6 +16,7 @@ def listing(folder):
     return sorted((path, path.stat().st_mode, file_state(path)) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer, mode", [("CoOp", 0o755), ("CLIPN", 0o555)])
 def test_training_and_evaluation_leave_the_data_root_as_it_is(
     trainer, mode, world, call, tmp_path, monkeypatch

@@ -41,6 +41,7 @@ def calibrated(zero_shot, place):
     return zero_shot.calibrate(sorted((place / "mine").iterdir()), 0.5)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_detector_says(calibrated, place):
     page = Page(calibrated)
     for path in sorted((place / "mine").iterdir()):
