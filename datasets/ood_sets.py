@@ -149,8 +149,8 @@ def find_ood_set(cfg: CfgNode, name: str) -> Path:
     require_root(root, folders)
     kind = "OOD" if name in cfg.OOD.SETS else "shifted ID"
     raise DataError(
-        f"The {kind} set {name} was not found. Tried {', '.join(folders)} in {absolute(root)}, which "
-        f"holds {contents(root)}. Set DATASET.ROOT (--root), or name its folder: "
+        f"The {kind} set {name} was not found. Tried {', '.join(folders)} in {absolute(root)}, "
+        f"which holds {contents(root)}. Set DATASET.ROOT (--root), or name its folder: "
         f"{key}.FOLDERS \"['FOLDER']\"; [] leaves the set out.",
         "missing",
     )
