@@ -49,13 +49,12 @@ draw() {
     local images=data/generated/images/val masks=data/generated/masks/val
     bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks $masks \
         --image $images/teapot/00004.png --image $images/turtle/00005.png --image $images/kite/00000.png
-    bash scripts/demo_visualization.sh --model-dir "$LOCOOP" --masks $masks
 }
 
 LOCOOP=$OUT/LoCoOp/generated_16shots/nctx16_cscFalse_ctpend/seed1
 step "Make the benchmark" data make_benchmark
 step "Train and evaluate CoOp, LoCoOp, CLIPN; zero-shot" train train
-step "Draw region maps, compare them with the masks" regions draw
+step "Draw region maps" regions draw
 step "Verdicts on five ducks and five textures, by Energy" verdicts bash scripts/detect.sh \
     --model-dir "$LOCOOP" --score Energy data/generated/images/val/duck/0000[0-4].png \
     data/generated_ood/generated-textures/*/0000[0-4].png
