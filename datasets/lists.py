@@ -22,7 +22,7 @@ NO_CLASS = "with a label outside the {} classes (a number from 0, or a class nam
 
 
 class Listed(NamedTuple):
-    """What a list says: the images, the folder that its paths are under, and the list itself."""
+    """Hold what a list says: its images, the folder that their paths are under, and its file."""
 
     items: list[Datum]
     folder: Path

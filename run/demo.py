@@ -58,7 +58,7 @@ def serve(detector: Detector, port: int = PORT) -> None:
 
 
 class Page:
-    """What the page says and draws."""
+    """Answer what the page asks: verdict, histogram, probabilities and region map of an image."""
 
     def __init__(self, detector: Detector):
         self.detector, self.spec = detector, detector.spec
