@@ -274,6 +274,8 @@ def test_squash_of_a_pair_is_known():
     "name", ["ViT-H-14-worldwide-quickgelu/metaclip2_worldwide", "ViT-B-16-SigLIP/webli"]
 )
 def test_pairs_with_another_tokenizer_are_refused_before_a_download(name, monkeypatch):
+    if tuple(name.split("/")) not in open_clip.list_pretrained():
+        pytest.skip("a model of a later open_clip")
     monkeypatch.setattr("open_clip.download_pretrained", lambda config: pytest.fail("downloads"))
     for act in (clip.load, input_settings):
         with pytest.raises(InputError, match="another tokenizer"):

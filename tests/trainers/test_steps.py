@@ -188,7 +188,11 @@ def test_the_way_to_the_step_is_short(world, tmp_path, monkeypatch):
         begin = next(i for i, frame in enumerate(stack) if frame.name == "run")
         files = [Path(frame.filename) for frame in stack[begin:-1]]
         frames.append(
-            [f for f in files if ROOT in f.parents and not {".venv", "tests"} & set(f.parts)]
+            [
+                f
+                for f in files
+                if ROOT in f.parents and not {"site-packages", "tests"} & set(f.parts)
+            ]
         )
         raise KeyboardInterrupt
 
