@@ -51,7 +51,11 @@ def shutdown() -> None:
     """Leave the process group, after the last collective of a run that went well."""
     global _store
     if dist.is_initialized():
+        # gloo's destructor joins threads that may still need the GIL, to free the tensors of their
+        # last collective. Only a reference held here is dropped without the GIL.
+        backend = dist.group.WORLD._get_backend(torch.device("cpu"))
         dist.destroy_process_group()
+        del backend
     _store = None
 
 

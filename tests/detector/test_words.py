@@ -91,7 +91,8 @@ def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path,
     detector.save_regions(photograph, tmp_path / "map.png")
     detector.save_regions(photograph, tmp_path / "map.png", 0)
     calibrated = detector.calibrate([photograph] * 3)
-    verdict = calibrated(photograph)
+    # Its score is the threshold, but for the rounding of a batch of three.
+    verdict = replace(calibrated(photograph), threshold=-1.0, verdict="ID")
     calibrated.save_regions(photograph, tmp_path / "map.png", verdict)
     rejected = replace(verdict, threshold=verdict.score + 1, verdict="OOD")
     calibrated.save_regions(photograph, tmp_path / "map.png", rejected)
