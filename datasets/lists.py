@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from dassl.data.datasets import Datum
 from datasets.folders import DataError, absolute, contents, counted, some, wrong_count
@@ -19,14 +19,6 @@ from datasets.folders import DataError, absolute, contents, counted, some, wrong
 OOD_LABEL = -1
 OUTSIDE = "with a path that is absolute or leads out of {}"
 NO_CLASS = "with a label outside the {} classes (a number from 0, or a class name)"
-
-
-class Listed(NamedTuple):
-    """Hold what a list says: its images, the folder that their paths are under, and its file."""
-
-    items: list[Datum]
-    folder: Path
-    file: Path
 
 
 def read_list(

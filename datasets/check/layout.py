@@ -5,8 +5,10 @@ Entry points run it first. The images are then listed, and counted, once: by the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.errors import InputError
 from datasets.caption_shards import find_shards
 from datasets.captions import check_source, pairs_path
+from datasets.check.listing import ImageSet
 from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
 from datasets.folders import DataError, absolute, contents, counted, walk_images
 from datasets.imagelist import ImageList
-from datasets.lists import Listed, read_list
+from datasets.lists import read_list
 from datasets.needs import Needs
 from datasets.ood_sets import (
     class_names_of,
@@ -35,32 +38,27 @@ from datasets.splits import class_folders
 
 ROOT, PAIRS = "data root", "DATASET.PAIRS"  # rows of the table
 NOT_THERE = ("missing", "no splits", "empty", "no images")  # kinds that a download mends
+BOTH = Needs.TEST | Needs.TRAIN
 
 
 @dataclass
 class Layout:
-    """Folders that are there: of the ID set's splits, of the OOD sets; and what is wrong.
+    """Sets of a config whose folders are there, and what is wrong with these or with others."""
 
-    Attributes:
-        classes: class folders that the ID set should have, None where that is not known.
-        ood: of OOD sets and of shifted ID sets.
-        lists: what lists say, by row.
-    """
-
-    splits: dict[str, Path] = field(default_factory=dict)
-    classes: list[str] | None = None
-    ood: dict[str, Path] = field(default_factory=dict)
-    lists: dict[str, Listed] = field(default_factory=dict)
+    cfg: CfgNode
+    sets: list[ImageSet] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(
-        self, cfg: CfgNode, error: InputError, where: str, stops: Needs, source: str = ""
-    ) -> None:
+    @contextmanager
+    def refusing(self, where: str, stops: Needs, source: str = "") -> Iterator[None]:
         """Add what a loader refuses; `source` says where a set that is not there can be had."""
-        more = ""
-        if source and error.kind in NOT_THERE:
-            more = f"Get it: {source.replace('{root}', absolute(data_root(cfg)))}"
-        self.problems.append(Problem.of(error, where, stops, more))
+        try:
+            yield
+        except InputError as error:
+            more = ""
+            if source and error.kind in NOT_THERE:
+                more = f"Get it: {source.replace('{root}', absolute(data_root(self.cfg)))}"
+            self.problems.append(Problem.of(error, where, stops, more))
 
 
 def require_data(cfg: CfgNode, needs: Needs) -> None:
@@ -87,18 +85,19 @@ def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
     Raises:
         InputError: the config asks for what no folder could give.
     """
-    layout = Layout()
-    if needs & (Needs.TEST | Needs.TRAIN):
-        _check_id_set(cfg, layout)
+    layout = Layout(cfg)
+    if needs & BOTH:
+        _check_id_set(layout)
     if needs & Needs.OOD:
-        _check_ood_sets(cfg, layout)
+        _check_ood_sets(layout)
     if needs & Needs.PAIRS:
-        _check_pairs(cfg, layout)
+        _check_pairs(layout)
     rootless = [problem for problem in layout.problems if problem.kind == "no data root"]
     if rootless:  # said once
         stops = reduce(or_, (problem.stops for problem in rootless))
         rest = [problem for problem in layout.problems if problem not in rootless]
         layout.problems = [replace(rootless[0], where=ROOT, stops=stops), *rest]
+    layout.sets = [images for images in layout.sets if images.stops & needs]
     layout.problems = [problem for problem in layout.problems if problem.stops & needs]
     return layout
 
@@ -108,88 +107,96 @@ def row_name(split: str) -> str:
     return f"ID {split}"
 
 
-def _check_id_set(cfg: CfgNode, layout: Layout) -> None:
-    """Ask the ID set's loader, step by step, so that all faults are found, not the first."""
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+def _check_id_set(layout: Layout) -> None:
+    """Ask the ID set's loader, step by step, so that all faults are found, not the first.
+
+    Loaders of other kinds keep their images as they like.
+    """
+    kind = DATASET_REGISTRY.get(layout.cfg.DATASET.NAME)
     if issubclass(kind, ImageList):
-        return _check_list(cfg, layout, kind)
-    if not issubclass(kind, ClassFolders):
-        return  # others keep their images as they like
-    both, found = Needs.TEST | Needs.TRAIN, {}
+        _check_lists(layout, kind)
+    elif issubclass(kind, ClassFolders):
+        _check_class_folders(layout, kind)
 
-    def add(error: InputError, where: str, stops: Needs) -> None:
-        layout.add(cfg, error, where, stops, cfg.DATASET.DOWNLOAD)
 
-    try:
+def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
+    cfg, found, classes = layout.cfg, {}, None
+    refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
+    with refusing("ID", BOTH):
         require_root(data_root(cfg), [cfg.DATASET.FOLDER])
-        layout.splits = kind.find_splits(kind.locate(cfg))
-    except InputError as error:
-        return add(error, "ID", both)
-    deciding = kind.deciding_splits(cfg, layout.splits)
-    rows = {
-        path: (row_name(name), both if path in deciding else Needs.TRAIN)
-        for name, path in layout.splits.items()
-    }
-    for path, row in rows.items():
-        try:
-            found[path] = class_folders(path)
-        except InputError as error:
-            add(error, *row)
-    if all(path in found for path in deciding):
-        try:
-            layout.classes = kind.choose_classes(cfg, {path: found[path] for path in deciding})
-        except InputError as error:
-            return add(error, rows[deciding[0]][0], both)
-        for path in found:
-            try:
-                kind.require_classes(path, layout.classes, found[path])
-            except InputError as error:
-                add(error, *rows[path])
-    if "train" not in layout.splits:
-        train = next(iter(layout.splits.values())).with_name("train")
-        text = f"There is no {absolute(train)}: nothing can be trained on this set."
-        add(DataError(text, "missing"), row_name("train"), Needs.TRAIN)
+        splits = kind.find_splits(kind.locate(cfg))
+        deciding = kind.deciding_splits(cfg, splits)
+        rows = {
+            path: (row_name(name), BOTH if path in deciding else Needs.TRAIN)
+            for name, path in splits.items()
+        }
+        for path, row in rows.items():
+            with refusing(*row):
+                found[path] = class_folders(path)
+        if all(path in found for path in deciding):
+            with refusing(*rows[deciding[0]]):
+                classes = kind.choose_classes(cfg, {path: found[path] for path in deciding})
+                for path in found:
+                    with refusing(*rows[path]):
+                        kind.require_classes(path, classes, found[path])
+        if "train" not in splits:
+            train = next(iter(splits.values())).with_name("train")
+            with refusing(row_name("train"), Needs.TRAIN):
+                text = f"There is no {absolute(train)}: nothing can be trained on this set."
+                raise DataError(text, "missing")
+        # The training set last: it is the largest.
+        for name, path in sorted(splits.items(), key=lambda split: split[0] == "train"):
+            stops = Needs.TRAIN if name == "train" else Needs.TEST
+            present = found.get(path, [])
+            own = [folder for folder in present if classes is None or folder in classes]
+            expected = {"IMAGES": kind.expected_images(name, len(classes or own)) or 0}
+            # Alone it is tested on, too. A flat split has no classes: listed as it lies.
+            stops = BOTH if len(splits) == 1 else stops
+            layout.sets.append(ImageSet(row_name(name), path, stops, own or None, expected))
 
 
-def _check_list(cfg: CfgNode, layout: Layout, kind: type[ImageList]) -> None:
-    wanted = {("val", "test"): Needs.TEST | Needs.TRAIN, ("train",): Needs.TRAIN}
-    for splits, stops in wanted.items():
-        try:
-            images = kind.folders(cfg)[1]
-            for split, items in kind.read(cfg, splits)[2].items():
-                listed = Listed(items, images, kind.list_file(cfg, split))
-                layout.lists[row_name(split)] = listed
-        except InputError as error:
-            row = row_name("train") if stops == Needs.TRAIN else "ID"
-            return layout.add(cfg, error, row, stops, cfg.DATASET.DOWNLOAD)
+def _check_lists(layout: Layout, kind: type[ImageList]) -> None:
+    cfg, lists = layout.cfg, {}
+    refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
+    with refusing("ID", BOTH):
+        folder, lists = kind.folders(cfg)[1], kind.read(cfg)[2]
+        with refusing(row_name("train"), Needs.TRAIN):
+            lists |= kind.read(cfg, ["train"])[2]
+    for split, items in lists.items():
+        stops = Needs.TRAIN if split == "train" else Needs.TEST
+        expected = cfg.OOD.ID if split == "test" else {}
+        file = kind.list_file(cfg, split)
+        layout.sets.append(ImageSet(row_name(split), folder, stops, None, expected, file, items))
 
 
-def _check_ood_sets(cfg: CfgNode, layout: Layout) -> None:
+def _check_ood_sets(layout: Layout) -> None:
+    """Find the OOD sets and the shifted ID sets."""
+    cfg = layout.cfg
     try:
         names = [*ood_set_names(cfg), *shifted_set_names(cfg)]
     except DataError as error:
-        return layout.add(cfg, error, "OOD", Needs.OOD)
+        layout.problems.append(Problem.of(error, "OOD", Needs.OOD))
+        return
     for name in names:
-        try:
-            folder = find_ood_set(cfg, name)
-            if file := list_file(cfg, name):
-                layout.lists[name] = Listed(read_list(file, folder), folder, file)
+        entry, _ = set_entry(cfg, name)
+        with layout.refusing(name, Needs.OOD, entry.get("DOWNLOAD", "")):
+            folder, file = find_ood_set(cfg, name), list_file(cfg, name)
+            items = read_list(file, folder) if file else ()
             classes = class_names_of(cfg, name, folder)
-            layout.ood[name] = folder
+            layout.sets.append(ImageSet(name, folder, Needs.OOD, classes, entry, file, items))
             if not (file or classes or any(walk_images(folder))):  # no further than the first
                 raise no_images(name, folder)
-        except InputError as error:
-            source = set_entry(cfg, name)[0].get("DOWNLOAD", "")
-            layout.add(cfg, error, name, Needs.OOD, source)
 
 
-def _check_pairs(cfg: CfgNode, layout: Layout) -> None:
+def _check_pairs(layout: Layout) -> None:
     """Look whether the shards or the table of the pairs are there."""
+    cfg, pairs = layout.cfg, layout.cfg.DATASET.PAIRS
     check_source(cfg)
-    pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
         return
-    try:
+    # The YAML's address is of the YAML's pairs, not of others named by PATH.
+    its_own = all(part in pairs.DOWNLOAD for part in Path(pairs.PATH).parts[:1])
+    with layout.refusing(PAIRS, Needs.PAIRS, pairs.DOWNLOAD if its_own else ""):
         require_root(data_root(cfg), [pairs.PATH])
         path = pairs_path(cfg)
         if pairs.SOURCE == "shards":
@@ -200,7 +207,3 @@ def _check_pairs(cfg: CfgNode, layout: Layout) -> None:
                 f"exist. Found beside it: {contents(path.parent)}.",
                 "missing",
             )
-    except InputError as error:
-        # The YAML's address is of the YAML's pairs, not of others named by PATH.
-        its_own = all(part in pairs.DOWNLOAD for part in Path(pairs.PATH).parts[:1])
-        layout.add(cfg, error, PAIRS, Needs.PAIRS, pairs.DOWNLOAD if its_own else "")

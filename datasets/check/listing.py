@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dassl.data.datasets import Datum
 from datasets.check.report import Problem
 from datasets.folders import absolute, counted, entries_of, image_names, is_image, not_images, some
-from datasets.lists import Listed, absent_images
+from datasets.lists import absent_images
 from datasets.needs import Needs
 from datasets.splits import class_images, empty_classes, loose_images
 
@@ -27,11 +28,13 @@ class ImageSet:
         name: its row in the table.
         stops: runs that need one of these cannot go ahead with a fault in it.
         classes: the class folders that count, None where there are no classes.
+        expected: what the protocol has: IMAGES, and MD5 of a list; nothing if it says none.
+        file: the list of the images, None where the folder is gone through.
+        items: what the list says.
         images: names relative to the folder, sorted.
         counts: images of each class folder (OOD sets: of each folder that holds some; lists: of
             each label).
         others: paths of files among the images that are none by their ending.
-        listed: what a list says, None where the folder is gone through.
         missing: paths of listed images that are not there.
     """
 
@@ -39,10 +42,12 @@ class ImageSet:
     folder: Path
     stops: Needs
     classes: Sequence[str] | None = None
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    items: Sequence[Datum] = ()
     images: list[str] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     others: list[str] = field(default_factory=list)
-    listed: Listed | None = None
     missing: list[str] = field(default_factory=list)
 
     def list(self) -> None:
@@ -51,8 +56,8 @@ class ImageSet:
         Raises:
             InputError: a folder cannot be listed.
         """
-        if self.listed is not None:
-            self._from_list(self.listed.items)
+        if self.file is not None:
+            self._from_list()
             return
         if self.classes is None:
             self.images = image_names(self.folder, self.others)
@@ -63,10 +68,10 @@ class ImageSet:
             self.counts[name] = len(images)
         self.images.sort()
 
-    def _from_list(self, items: Sequence[Datum]) -> None:
-        self.missing = absent_images(items)
+    def _from_list(self) -> None:
+        self.missing = absent_images(self.items)
         gone = set(self.missing)
-        for item in items:
+        for item in self.items:
             name = item.impath.removeprefix(f"{self.folder}/")
             self.counts[item.label if item.label >= 0 else os.path.dirname(name)] += 1
             if item.impath not in gone:

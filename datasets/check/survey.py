@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any
 
 from yacs.config import CfgNode
 
@@ -14,17 +13,17 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
-from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
+from datasets.check.layout import PAIRS, ROOT, check_layout, row_name
 from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
 from datasets.classnames import shared_prompts
-from datasets.folders import absolute, subfolders
+from datasets.folders import absolute
 from datasets.imagelist import ImageNetList
 from datasets.imagenet import ImageNet
 from datasets.lists import not_there, protocol_faults
 from datasets.needs import NOTHING, Needs
-from datasets.ood_sets import class_names_of, load_shifted_sets, set_entry
+from datasets.ood_sets import load_shifted_sets
 
 
 def check(
@@ -49,101 +48,46 @@ def check(
     kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     imagenet = issubclass(kind, ImageNet)
     report.problems += layout.problems
-    sets = [*_id_sets(layout, needs), *_id_lists(layout), *_ood_sets(cfg, layout)]
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     skip = cfg.DATALOADER.BAD_IMAGES == "skip"
-    for images in sets:
+    for images in layout.sets:
         own = shots if images.name == row_name("train") else 0
-        _list(report, images, _expected(cfg, layout, images), own, skip)
+        _list(report, images, own, skip)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
     if needs & Needs.PAIRS:
         _add_pairs(cfg, report)
     report.rows = _in_order(cfg, report)
-    for images in sets:
+    for images in layout.sets:
         report.problems += file_problems(images, full, skip)
     if full:
         # A folder that is two sets is compared once; several lists may share one.
-        places = {(s.folder.resolve(), s.listed and s.name): s for s in reversed(sets)}
+        places = {(s.folder.resolve(), s.file and s.name): s for s in reversed(layout.sets)}
         report.problems += duplicates(list(places.values())[::-1])
     report.problems += _refusals(cfg, report, imagenet or issubclass(kind, ImageNetList))
     return report
 
 
-def _id_sets(layout: Layout, needs: Needs) -> list[ImageSet]:
-    """Return the evaluation splits, then the training set: it is the largest. Alone it is both."""
-    sets, alone = [], len(layout.splits) == 1
-    for name, path in sorted(layout.splits.items(), key=lambda split: split[0] == "train"):
-        stops = Needs.TRAIN if name == "train" else Needs.TEST
-        if alone:
-            stops = Needs.TEST | Needs.TRAIN
-        found = subfolders(path)
-        wanted = set(found if layout.classes is None else layout.classes)
-        classes = [folder for folder in found if folder in wanted]
-        if stops & needs:
-            # A flat split has no classes: listed as it lies.
-            sets.append(ImageSet(row_name(name), path, stops, classes or None))
-    return sets
-
-
-def _id_lists(layout: Layout) -> list[ImageSet]:
-    """Return the splits of the ID set that files list."""
-    stops = {row_name(split): Needs.TEST for split in ("test", "val")}
-    stops[row_name("train")] = Needs.TRAIN
-    return [
-        ImageSet(row, listed.folder, stops[row], listed=listed)
-        for row, listed in layout.lists.items()
-        if row in stops
-    ]
-
-
-def _ood_sets(cfg: CfgNode, layout: Layout) -> list[ImageSet]:
-    """Return the OOD sets and the shifted ID sets."""
-    return [
-        ImageSet(
-            name,
-            folder,
-            Needs.OOD,
-            class_names_of(cfg, name, folder),
-            listed=layout.lists.get(name),
-        )
-        for name, folder in layout.ood.items()
-    ]
-
-
-def _expected(cfg: CfgNode, layout: Layout, images: ImageSet) -> Mapping[str, Any]:
-    """Return what the protocol has in a set: IMAGES, and MD5 of a list; nothing if it says none."""
-    if images.stops == Needs.OOD:
-        return set_entry(cfg, images.name)[0]
-    kind, split = DATASET_REGISTRY.get(cfg.DATASET.NAME), images.name.removeprefix("ID ")
-    if images.listed is not None:
-        return cfg.OOD.ID if split == "test" else {}
-    count = kind.expected_images(split, len(layout.classes or images.classes or ()))
-    return {"IMAGES": count or 0}
-
-
-def _list(
-    report: Report, images: ImageSet, expected: Mapping[str, Any], shots: int, skip: bool
-) -> None:
+def _list(report: Report, images: ImageSet, shots: int, skip: bool) -> None:
     """List a set: its row in the table, and what its numbers show."""
-    listed = images.listed
-    path = absolute(listed.file if listed else images.folder)
+    path = absolute(images.file or images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
-    row = Row(images.name, found, expected=expected.get("IMAGES") or None)
+    row = Row(images.name, found, expected=images.expected.get("IMAGES") or None)
     report.rows.append(row)
     try:
         images.list()
     except InputError as error:
         report.problems.append(Problem.of(error, images.name, images.stops))
         return
-    items = listed.items if listed else images.images
+    items = images.items or images.images
     row.folders, row.images = len(images.counts), len(items)
     report.problems += listing_problems(images, shots)
     if images.missing:
         stops = NOTHING if skip else images.stops
         report.problems.append(Problem.of(not_there(path, images.missing), images.name, stops))
-    faults = protocol_faults(images.name, items, expected, listed and listed.file) if items else ()
-    report.problems += [Problem.of(fault, images.name) for fault in faults]
+    if items:
+        faults = protocol_faults(images.name, items, images.expected, images.file)
+        report.problems += [Problem.of(fault, images.name) for fault in faults]
 
 
 def _add_pairs(cfg: CfgNode, report: Report) -> None:

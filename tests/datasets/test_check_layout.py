@@ -101,7 +101,7 @@ def test_a_good_layout_has_no_problem(tree, world):
     tree(GOOD)
     found = check_layout(world, BOTH)
     assert found.problems == []
-    assert list(found.splits) == ["train", "val"] and list(found.ood) == ["SUN"]
+    assert [images.name for images in found.sets] == ["ID val", "ID train", "SUN"]
     require_data(world, EVALUATION)
     require_data(world, training_needs(world))
 
