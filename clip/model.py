@@ -186,16 +186,6 @@ class ClipModel(nn.Module):
             # [EOT] has the highest id of the vocabulary.
             return self.text(self.token_embedding(tokens), tokens.argmax(dim=-1))
 
-    def encode_prompts(self, embeddings: Tensor, eot: Tensor) -> Tensor:
-        """Return unnormalised features `[T, D]` of prompts `[T, L, W]`, [EOT] at `eot` `[T]`."""
-        with self._autocast(embeddings):
-            return self.text(embeddings.to(self.dtype), eot)
-
-    @property
-    def shares_prefix(self) -> bool:
-        """Return whether `encode_packed` can be used: the blocks are of the usual kind."""
-        return can_share(self.text)
-
     def encode_packed(
         self,
         prefix: Tensor,
@@ -207,7 +197,7 @@ class ClipModel(nn.Module):
     ) -> Tensor:
         """Return unnormalised text features `[T, D]` of a prefix and suffixes, see `clip.prefix`.
 
-        The same as `encode_prompts` of the whole prompts, for a fraction of its cost.
+        The same as `text` of the whole prompts, for a fraction of its cost.
         """
         prefix, suffixes = prefix.to(self.dtype), suffixes.to(self.dtype)
         with self._autocast(prefix):
@@ -227,10 +217,10 @@ def _text_source(model: nn.Module, name: str) -> nn.Module:
         pool, mask = source.pool_type, source.attn_mask
     else:
         pool, mask = type(source).__name__, None
-    if pool != "argmax" or mask is None:
+    if pool != "argmax" or mask is None or not can_share(source):
         raise InputError(
             f"{name} has a text tower that prompt learning here cannot drive ({pool}): a causal "
-            "transformer read at its end-of-text token is needed, as in OpenAI's models and "
-            "open_clip's ViT and RN models"
+            "transformer of the usual blocks, read at its end-of-text token, is needed, as in "
+            "OpenAI's models and open_clip's ViT and RN models"
         )
     return source

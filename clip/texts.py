@@ -11,8 +11,6 @@ from clip.model import ClipModel
 from clip.prefix import Packing
 from clip.tokenizer import cut_to_longest, tokenize
 
-BATCH = 512  # texts at once of towers that cannot share a beginning
-
 
 @torch.no_grad()
 def encode_texts(model: ClipModel, texts: Sequence[str]) -> Tensor:
@@ -25,9 +23,6 @@ def encode_texts(model: ClipModel, texts: Sequence[str]) -> Tensor:
     """
     device = model.logit_scale.device
     tokens = cut_to_longest(tokenize(list(texts), model.context_length, truncate=True))  # [T, L]
-    if not model.shares_prefix:
-        parts = (cut_to_longest(part).to(device) for part in tokens.split(BATCH))
-        return torch.cat([model.encode_text(part).float() for part in parts])
     eot = tokens.argmax(dim=-1)  # [T]
     alike = (tokens == tokens[0]).all(dim=0)  # [L]
     shared = min(int(alike.long().cumprod(dim=0).sum()), int(eot.min()))  # [EOT] is each text's own

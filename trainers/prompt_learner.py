@@ -146,16 +146,14 @@ class PromptLearner(nn.Module):
         rows = self.fixed.flatten(0, 1).index_copy(0, self.own_places, behind.flatten(0, 1))
         return prefix, rows.view_as(self.fixed), self.packing  # [P, W], [rows, R, W]
 
-    def forward(self, ctx: Tensor | None = None) -> Tensor:
+    def forward(self) -> Tensor:
         """Return prompt embeddings `[C, L, W]`, L the length of the longest prompt.
 
-        The obvious form of what `packed` gives, many times its size: for reference, and for
-        text towers that can do nothing with a shared prefix.
+        The obvious form of what `packed` gives, many times its size: for reference.
         """
         prompts = self._embed(self.tokens)  # [C, L, W]
         places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
-        ctx = self.ctx if ctx is None else ctx
-        return prompts.scatter(1, places, ctx.expand(self.n_cls, -1, -1))
+        return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
 
 
 def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:

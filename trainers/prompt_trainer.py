@@ -215,13 +215,10 @@ class LearnedPrompts(torch.nn.Module):
         Args:
             again: encode once more on the way back, to hold none of it in between.
         """
-        clip = self._clip[0]
-        if clip.shares_prefix:
-            # A gradient is wanted in training steps, which all ranks take together.
-            return clip.encode_packed(
-                *self.learner.packed(ctx), self.chunk, torch.is_grad_enabled(), again
-            )
-        return clip.encode_prompts(self.learner(ctx), self.learner.eot)
+        # A gradient is wanted in training steps, which all ranks take together.
+        over_ranks = torch.is_grad_enabled()
+        packed = self.learner.packed(ctx)
+        return self._clip[0].encode_packed(*packed, self.chunk, over_ranks, again)
 
 
 def _describe(shape: torch.Size) -> str:

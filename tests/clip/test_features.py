@@ -97,8 +97,8 @@ def test_prompts_need_no_padding(tiny_clip):
     model = tiny_clip()
     tokens = clip.tokenize(["a cat", "a photo of a very small dog on a table."])
     eot = tokens.argmax(dim=1)
-    whole = model.encode_prompts(model.token_embedding(tokens), eot)
-    short = model.encode_prompts(model.token_embedding(tokens[:, : eot.max() + 1]), eot)
+    whole = model.text(model.token_embedding(tokens), eot)
+    short = model.text(model.token_embedding(tokens[:, : eot.max() + 1]), eot)
     assert_close(short, whole, rtol=1e-5, atol=1e-5)
     assert_close(model.encode_text(cut_to_longest(tokens)), whole, rtol=1e-5, atol=1e-5)
 

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 import clip
 from clip.facts import OPENAI_TRANSFORM
-from clip.prefix import ROW, Packing, can_share
+from clip.prefix import ROW, Packing
+from dassl.utils.errors import InputError
 
 TEXTS = [
     "a photo of a cat.",
@@ -108,7 +109,6 @@ def test_encode_text_is_the_whole_tower(texts, arch, doubles):
 @pytest.mark.parametrize("text", [{}, {"ls_init_value": 0.3}, {"layers": 1}])
 def test_every_kind_of_block(activation, text):
     model, tokens = _model(activation, **text), clip.tokenize(TEXTS)
-    assert model.shares_prefix
     _close(model.encode_text(tokens), _plain(model, tokens))
 
 
@@ -119,10 +119,9 @@ def test_texts_that_share_nothing():
     _close(model.encode_text(tokens), _plain(model, tokens))
 
 
-def test_another_kind_of_block_goes_the_plain_way():
-    model, tokens = _model(qk_norm=True), clip.tokenize(TEXTS)
-    assert not can_share(model.text)
-    _close(model.encode_text(tokens), _plain(model, tokens))
+def test_another_kind_of_block_is_refused():
+    with pytest.raises(InputError, match="of the usual blocks"):
+        _model(qk_norm=True)
 
 
 def test_autocast_reaches_the_blocks(tiny_clip):

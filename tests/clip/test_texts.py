@@ -19,11 +19,8 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize("shares", [True, False])
-def test_packed_texts_have_the_features_of_each_alone(kind, shares, tiny_clip, monkeypatch):
+def test_packed_texts_have_the_features_of_each_alone(kind, tiny_clip):
     model, texts = tiny_clip(), TEXTS[kind]
-    if not shares:
-        monkeypatch.setattr(clip.ClipModel, "shares_prefix", False)
     expected = torch.cat([model.encode_text(clip.tokenize(text)) for text in texts])
     found = encode_texts(model, texts)
     assert found.dtype == torch.float32

@@ -47,7 +47,7 @@ def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip
     content = torch.load(trained / "prompt_learner/model.pth.tar-3", weights_only=True)
     learner.load_state_dict(content["state_dict"])
     regions = model.encode_image(preprocess(Image.open(image))[None], local=True)[1][0]
-    text = model.encode_prompts(learner(), learner.eot)
+    text = model.text(learner(), learner.eot)
     order = (regions @ torch.nn.functional.normalize(text, dim=-1).T).argsort(descending=True)
     for label in range(4):
         for k in (1, 3):

@@ -78,13 +78,13 @@ def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chu
         position=position,
         generator=torch.Generator().manual_seed(seed),
     )
-    plain = double.encode_prompts(learner(), learner.eot)
+    plain = double.text(learner(), learner.eot)
     gradient = _gradient(plain, learner)
     exact = LearnedPrompts(double, learner, chunk)()
     assert _relative(exact, plain) <= 1e-12
     assert _relative(_gradient(exact, learner), gradient) <= 1e-6  # float32's, the context is
     fast = LearnedPrompts(single, learner, chunk)()
-    lost = _relative(single.encode_prompts(learner(), learner.eot), plain)
+    lost = _relative(single.text(learner(), learner.eot), plain)
     assert fast.dtype == torch.float32 and _relative(fast, plain) <= 1e-6 + lost
     assert _relative(_gradient(fast, learner), gradient) <= 1e-5
 
@@ -112,14 +112,6 @@ def test_prompts_are_not_built(models, monkeypatch):
     LearnedPrompts(models[KINDS[0]][0], learner)()
     prefix, rows, _ = learner.packed()
     assert prefix.shape[0] == 5 and rows.requires_grad is False
-
-
-def test_other_blocks_take_the_plain_path(models, monkeypatch):
-    model = models[KINDS[0]][0]
-    learner = PromptLearner(NAMES, model, n_ctx=4)
-    expected = LearnedPrompts(model, learner)()
-    monkeypatch.setattr(type(model), "shares_prefix", False)
-    assert _relative(LearnedPrompts(model, learner)(), expected) <= 1e-6
 
 
 def test_loaded_context_keeps_the_class_names(models):
