@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
+from torchvision.transforms import Compose, ConvertImageDtype, Normalize, PILToTensor, ToTensor
 from yacs.config import CfgNode
 
 from dassl import distributed
@@ -173,22 +172,10 @@ def as_bytes(transform: Compose) -> Compose:
     return Compose([*steps, PILToTensor()])
 
 
-def value_table(transform: Compose) -> Tensor:
-    """Return float32 `[3, 256]`: what ToTensor and Normalize make of each value of a channel."""
-    last = Compose([s for s in transform.transforms if isinstance(s, (ToTensor, Normalize))])
-    values = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)  # [1, 256, 3]
-    return last(values)[:, 0]
-
-
-def from_bytes(images: Tensor, table: Tensor) -> Tensor:
-    """Return the float32 images `[B, 3, H, W]` of uint8 ones, by a `value_table` on their device.
-
-    Looked up, not computed: equal, bit for bit, to ToTensor and Normalize on a CPU. (A GPU
-    multiplies by 1 / 255 where a CPU divides.)
-    """
-    return torch.stack(
-        [table[channel][images[:, channel].long()] for channel in range(3)], dim=1
-    )  # [B, 3, H, W]
+def from_bytes(transform: Compose) -> Compose:
+    """Return the rest of `transform`: uint8 `[B, 3, H, W]` -> float32, wherever they lie."""
+    last = [step for step in transform.transforms if isinstance(step, Normalize)]
+    return Compose([ConvertImageDtype(torch.float32), *last])
 
 
 def check_source(cfg: CfgNode) -> None:

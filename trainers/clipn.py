@@ -22,7 +22,7 @@ from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
-from datasets.captions import PairsLoader, as_bytes, from_bytes, value_table
+from datasets.captions import PairsLoader, as_bytes, from_bytes
 from trainers.pairs import PairTrainer
 
 ADAM_EPS = 1e-6  # published; the config, as Dassl's, has no key for it
@@ -104,11 +104,6 @@ class CLIPN(PairTrainer):
         )
         return images, tokens, denied, choices
 
-    @cached_property
-    def values(self) -> Tensor:
-        """Return what each value of a pixel becomes `[3, 256]`, see `value_table`."""
-        return value_table(self.dm.tfm_train).to(self.device)
-
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
@@ -138,7 +133,8 @@ class CLIPN(PairTrainer):
 
     def floats(self, images: Tensor) -> Tensor:
         """Return images `[B, 3, H, W]` as the tower reads them, normalised if they are uint8."""
-        return from_bytes(images, self.values) if images.dtype == torch.uint8 else images
+        is_raw = images.dtype == torch.uint8
+        return from_bytes(self.dm.tfm_train)(images) if is_raw else images
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
         """Return normalised "no" features `[T, D]`."""
