@@ -5,9 +5,9 @@ workers a loader gives 1.6 times the images per second (docs/training.md). The p
 uncropped, so that the same transforms draw from the same pixels: batches are bit-identical to those
 of images decoded in every epoch.
 
-One file an image, uint8 `[H, W, 3]` and then width and height, written by the process that first
-reads the image, and shared by all runs. It is named by a hash of the image's path, size and time of
-change and of Pillow's version: pixels of another file, or of another decoder, are never used.
+One NumPy file an image, uint8 `[H, W, 3]`, written by the process that first reads the image, and
+shared by all runs. It is named by a hash of the image's path, size and time of change and of
+Pillow's version: pixels of another file, or of another decoder, are never used.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import PIL
 from PIL import Image
 from yacs.config import CfgNode
@@ -31,7 +31,6 @@ from .datasets import Datum
 
 logger = logging.getLogger(__name__)
 
-SIZE = struct.Struct("<II")  # width and height
 SAMPLE = 256  # images whose headers tell how large a set is
 
 
@@ -44,8 +43,8 @@ class DecodedImages:
     def __call__(self, path: str) -> Image.Image:
         file = self.file_of(path)
         try:
-            return _unpacked(file.read_bytes())
-        except (OSError, ValueError, struct.error):
+            return Image.fromarray(np.load(file))
+        except (OSError, ValueError, EOFError):
             pass  # not kept yet, or cut off
         image = read_image(path)
         if self.keeps:
@@ -56,24 +55,15 @@ class DecodedImages:
         """Return the file of an image's pixels."""
         known_by = (os.path.abspath(path), *file_state(path), PIL.__version__)
         key = hashlib.sha256(os.fsencode("\0".join(map(str, known_by)))).hexdigest()
-        return self.folder / key[:2] / f"{key[2:34]}.rgb"
+        return self.folder / key[:2] / f"{key[2:34]}.npy"
 
     def _keep(self, file: Path, image: Image.Image) -> None:
         try:
             with atomic_write(file, "wb", sync=False) as handle:
-                handle.write(image.tobytes() + SIZE.pack(*image.size))
+                np.save(handle, np.asarray(image))
         except (WriteError, OSError) as error:
             self.keeps = False
             _say_why_not(error.__cause__ or error)
-
-
-def _unpacked(content: bytes) -> Image.Image:
-    """Return the image of a file's content; ValueError if the content is not whole."""
-    size = SIZE.unpack(content[-SIZE.size :])
-    pixels = memoryview(content)[: -SIZE.size]
-    if len(pixels) != 3 * size[0] * size[1]:
-        raise ValueError("cut off")
-    return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
 
 
 def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.Image]:

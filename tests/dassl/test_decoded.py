@@ -173,11 +173,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(make, root, folder, cap
 def test_another_folder_and_what_a_killed_run_left(make, folder, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
-    old, new = other / ".a.rgb.0123abcd.tmp", other / ".b.rgb.0123abce.tmp"
+    old, new = other / ".a.npy.0123abcd.tmp", other / ".b.npy.0123abce.tmp"
     old.touch(), new.touch()
     os.utime(old, (1, 1))
     batches(make("DATALOADER.DECODED.FOLDER", str(other)))
-    assert {path.suffix for path in files(other)} == {".rgb", ".tmp"}
+    assert {path.suffix for path in files(other)} == {".npy", ".tmp"}
     assert not old.exists() and new.exists() and not folder.exists()
 
 
