@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 VARIANTS = ("learnable", "handcrafted")
 NUM_PROMPTS = 16
+CHOICES = NUM_PROMPTS + 1  # of a training text: each of the prompts, and their mean (last)
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -47,11 +48,6 @@ class NoTextEncoder(TextTower):
             zeros = torch.zeros(NUM_PROMPTS, *self.positional_embedding.shape)
             self.prompt_no = nn.Parameter(zeros.to(self.positional_embedding.device))
         self.register_buffer("logit_scale", model.logit_scale.detach().clone())
-
-    @property
-    def num_choices(self) -> int:
-        """Number of choices of a training text: each of the 16 prompts, and their mean (last)."""
-        return NUM_PROMPTS + 1
 
     def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
         """Return unnormalised "no" features `[T, D]` of token ids `[T, L]`.

@@ -59,19 +59,6 @@ class PromptedCLIP(nn.Module):
             regions = regions.float() @ mapped
         return normalised(features), normalised(regions)
 
-    def forward(
-        self, images: Tensor, text: Tensor | None = None, local: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return cosines with every class, `[B, C]`, and of the regions `[B, N, C]` (or None).
-
-        Args:
-            text: text features `[C, D]` computed before, to spare encoding the
-                prompts again for every batch.
-        """
-        features, regions = self.image_features(images, local)
-        text = self.text_features() if text is None else text
-        return cosines(features, text), None if regions is None else cosines(regions, text)
-
     # What scores are computed from
 
     FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features

@@ -94,17 +94,18 @@ def local_device(use_cuda: bool = True) -> torch.device:
     return torch.device("cuda", local)
 
 
-def share_of(batch_size: int, key: str = "DATALOADER.TRAIN_X.BATCH_SIZE") -> int:
+def share_of(batch_size: int) -> int:
     """Return how many images of a global batch each rank gets.
 
     Raises:
-        InputError: the ranks do not divide the batch; `key` is the setting to change.
+        InputError: the ranks do not divide the batch.
     """
     ranks = world_size()
     if batch_size < 1 or batch_size % ranks:
         raise InputError(
-            f"{key} is {batch_size}, which {ranks} processes cannot share equally. It is the size "
-            f"of the global batch: choose a multiple of {ranks}, or another NPROC."
+            f"DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}, which {ranks} processes cannot share "
+            f"equally. It is the size of the global batch: choose a multiple of {ranks}, or "
+            "another NPROC."
         )
     return batch_size // ranks
 

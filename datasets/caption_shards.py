@@ -10,7 +10,7 @@ import io
 import logging
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,18 +218,14 @@ def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> l
         counts: pairs in each shard.
         quotas: pairs of each stretch; together at most all there are.
     """
-    pieces = ((shard, 0, counts[shard]) for shard in order)
-    shard, start, stop = 0, 0, 0  # what is left of the shard at hand
     stretches = []
-    for quota in quotas:
-        stretch = []
-        while quota:
-            if start == stop:
-                shard, start, stop = next(pieces)
-                continue
-            taken = min(quota, stop - start)
-            stretch.append((shard, start, start + taken))
-            start, quota = start + taken, quota - taken
+    for first, end in pairwise(accumulate(quotas, initial=0)):
+        stretch, before = [], 0  # pairs of the shards before
+        for shard in order:
+            start, stop = max(first - before, 0), min(end - before, counts[shard])
+            if start < stop:
+                stretch.append((shard, start, stop))
+            before += counts[shard]
         stretches.append(stretch)
     return stretches
 

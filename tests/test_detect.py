@@ -178,7 +178,8 @@ def test_any_kind_of_image_and_one_or_many(place, loaded):
 
 def test_probability_and_cosine_are_those_of_the_class(place, loaded):
     with torch.no_grad():
-        cosines, _ = loaded.model(loaded.preprocess(place / "odd/0.png")[None])
+        pixels = loaded.preprocess(place / "odd/0.png")[None]
+        cosines = loaded.model.image_features(pixels, False)[0] @ loaded.model.text_features().T
     verdict = loaded(place / "odd/0.png")
     assert verdict.label == cosines.argmax()
     assert verdict.classname == loaded.spec.classnames[verdict.label]

@@ -15,6 +15,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
+from clip.prompted import cosines
 from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
@@ -223,7 +224,8 @@ class ClipTrainer(TrainerX):
     def model_inference(self, images: Tensor) -> Tensor:
         """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
         with self.autocast():
-            return self.model(images, self.text_features())[0] * self.model.scale
+            features, _ = self.model.image_features(images, local=False)
+            return cosines(features, self.text_features()) * self.model.scale
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """Set the mode, as Dassl's; whoever does may go on to change the weights."""

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from clip import NoTextEncoder, build_no_encoder, tokenize
 from clip.loading import weights_hash
-from clip.negation import draw
+from clip.negation import CHOICES, draw
 from clip.prompted import TwoBranchCLIP, exact, normalised
 from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
@@ -88,7 +88,7 @@ class CLIPN(PairTrainer):
     def texts(self) -> BranchTexts:
         """Return what makes the texts of a batch, in the loader's workers."""
         pairs = None if self.encoder.variant == "learnable" else self.pairs
-        choices = len(pairs) if pairs else self.encoder.num_choices
+        choices = len(pairs) if pairs else CHOICES
         context = self.encoder.context_length
         return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size(), context)
 

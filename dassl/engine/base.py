@@ -75,6 +75,7 @@ class TrainerBase(Models):
         return [f"precision {safer}"] * bool(safer) + ["a smaller OPTIM.LR"]
 
     def advice(self) -> str:
+        """Return a sentence on what to do about numbers that are not finite."""
         return f"Try {', '.join(self.ways_out())}, or look for damaged images and labels."
 
     # The loop

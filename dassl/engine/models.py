@@ -214,7 +214,11 @@ class Models:
         self, directory: str | os.PathLike, name: str, epoch: int | None = None
     ) -> Path:
         """Return the file that `load_model` reads the model `name` from."""
-        return model_file(Path(directory, name), epoch)
+        folder = Path(directory, name)
+        if epoch is not None:
+            return folder / f"model.pth.tar-{epoch}"
+        best = folder / "model-best.pth.tar"
+        return best if best.is_file() else named_checkpoint(folder) or _last_epoch(folder) or best
 
     def _optims_of(self, names: Names) -> list[Optimizer]:
         optims = [self._optims[name] for name in self.get_model_names(names)]
@@ -228,18 +232,6 @@ class Models:
                     raise NonFiniteLossError(
                         f"{key} of {name} is not finite after epoch {epoch + 1}. {self.advice()}"
                     )
-
-    def advice(self) -> str:
-        """Return a sentence on what to do about numbers that are not finite."""
-        return "Try a smaller learning rate."
-
-
-def model_file(folder: Path, epoch: int | None = None) -> Path:
-    """Return the checkpoint of `epoch` in `folder`; without one the best, else the newest."""
-    if epoch is not None:
-        return folder / f"model.pth.tar-{epoch}"
-    best = folder / "model-best.pth.tar"
-    return best if best.is_file() else named_checkpoint(folder) or _last_epoch(folder) or best
 
 
 def _last_epoch(folder: Path) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -18,6 +17,7 @@ from .errors import BadImageError, InputError
 from .files import check_isfile, listdir_nohidden, mkdir_if_missing, read_json, write_json  # noqa: F401
 from .names import check_availability, get_most_similar_str_to_a_from_b  # noqa: F401
 from .provenance import collect_env_info  # noqa: F401
+from .rng import seed_cpu
 
 MAX_RATIO = 200  # of the edges of an image
 
@@ -34,9 +34,7 @@ UNREADABLE = (
 
 def set_random_seed(seed: int) -> None:
     """Seed Python's, numpy's and torch's (CPU and CUDA) global generators. 0 is a seed."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_cpu(seed)
     torch.cuda.manual_seed_all(seed)
 
 

@@ -201,7 +201,9 @@ def test_fa_training_and_scores(run, golden, clip_file, tmp_path, monkeypatch):
         found = scores_at_100(trainer.model, images, ["FA-MCM", "FA-GL-MCM"])
         close(found["FA-MCM"], arrays[f"{run['id']}/{part}_mcm_f64"], 1e-6)
         close(found["FA-GL-MCM"], arrays[f"{run['id']}/{part}_gl_f64"], 1e-6)
-    predicted = trainer.model(drawn[24:30])[0].argmax(dim=1)
+    predicted = trainer.model_inference(
+        trainer.model.image_features(drawn[24:30], False)[0]
+    ).argmax(dim=1)
     assert predicted.tolist() == arrays[f"{run['id']}/test_pred_f64"].tolist()
 
 
