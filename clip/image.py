@@ -38,12 +38,7 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
         # attnpool's position embedding has one row a cell and one for their mean.
         side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
         return side, side
-    return tuple(visual.grid_size) if _has_value_path(visual) else None
-
-
-def region_projection(visual: nn.Module) -> Tensor | None:
-    """Return what projects a ViT's regions, `[W, D]`; None for a tower without such a matrix."""
-    return visual.proj if _has_value_path(visual) else None
+    return tuple(visual.grid_size) if has_value_path(visual) else None
 
 
 def encode_image(
@@ -52,7 +47,7 @@ def encode_image(
     """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
     Regions are in row-major order. Without `local` the second value is None. With `projected`
-    False, which needs a `region_projection`, the local features `[B, N, W]` are those before it.
+    False, which needs a ViT with a projection, the local features `[B, N, W]` are those before it.
 
     Raises:
         InputError: local features were asked of a tower that has none.
@@ -60,7 +55,7 @@ def encode_image(
     if isinstance(visual, ModifiedResNet):
         largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # the stem's output
         return _in_parts(_encode_resnet, largest, visual, images, local)
-    if _has_value_path(visual):
+    if has_value_path(visual):
         hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
         largest = (1 + math.prod(visual.grid_size)) * hidden  # an MLP's
         encode = partial(_encode_vit, projected=projected)
@@ -82,7 +77,7 @@ def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         InputError: the tower is no ViT that pools its class token.
     """
-    if not _has_value_path(visual):
+    if not has_value_path(visual):
         raise InputError(
             f"the image tower {type(visual).__name__} has no attention of patches and a class "
             "token, which FoBoR weighs regions by: use a ViT, as --backbone ViT-B/16"
@@ -135,7 +130,8 @@ def _in_parts(
     return torch.cat(features), torch.cat(regions) if local else None
 
 
-def _has_value_path(visual: nn.Module) -> bool:
+def has_value_path(visual: nn.Module) -> bool:
+    """Return whether a tower is a ViT that pools its class token: its regions have features."""
     return (
         isinstance(visual, VisionTransformer)
         and visual.attn_pool is None

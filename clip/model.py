@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from clip.blocks import ModifiedResNet, TextTransformer
-from clip.image import collected_attention, encode_image, grid_of, region_projection
-from clip.prefix import CHUNK, Packing, can_share, encode_packed
+from clip.image import encode_image, grid_of, has_value_path
+from clip.prefix import can_share
 from dassl.utils.errors import InputError
 
 
@@ -112,7 +112,7 @@ class ClipModel(nn.Module):
     @property
     def region_projection(self) -> Tensor | None:
         """Return what projects regions, `[W, D]`; None for a tower without such a matrix."""
-        return region_projection(self.visual)
+        return self.visual.proj if has_value_path(self.visual) else None
 
     @property
     def scale(self) -> Tensor:
@@ -125,7 +125,7 @@ class ClipModel(nn.Module):
         self.text.to(dtype)
         return self
 
-    def store_for_autocast(self, dtype: torch.dtype) -> ClipModel:
+    def store_forautocast(self, dtype: torch.dtype) -> ClipModel:
         """Store in `dtype` the weights that autocast would cast to it anew in every step.
 
         Autocast keeps only casts of weights that are trained. The features stay bit for bit those
@@ -142,7 +142,7 @@ class ClipModel(nn.Module):
                     weight.data = weight.data.to(dtype)
         return self
 
-    def _autocast(self, inputs: Tensor) -> torch.autocast | nullcontext:
+    def autocast(self, inputs: Tensor) -> torch.autocast | nullcontext:
         """Return the context in which weights that were stored for autocast can be used."""
         device = inputs.device.type
         if self.autocast_dtype is None or torch.is_autocast_enabled(device):
@@ -171,37 +171,15 @@ class ClipModel(nn.Module):
                 f"{self.name} reads images of {self.image_size} x {self.image_size} pixels, "
                 f"got {height} x {width}: set INPUT.SIZE to the model's size"
             )
-        with self._autocast(images):
+        with self.autocast(images):
             features, regions = encode_image(self.visual, images.to(self.dtype), local, projected)
         return (features, regions) if local else features
 
-    def collected_attention(self) -> AbstractContextManager[list[Tensor]]:
-        """Collect the attention of the regions, FoBoR's, of all images encoded meanwhile: in
-        parts `[b, N]`. InputError for a tower that has none."""
-        return collected_attention(self.visual)
-
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return unnormalised text features `[T, D]` of token ids `[T, L]`, padded as need be."""
-        with self._autocast(tokens):
+        with self.autocast(tokens):
             # [EOT] has the highest id of the vocabulary.
             return self.text(self.token_embedding(tokens), tokens.argmax(dim=-1))
-
-    def encode_packed(
-        self,
-        prefix: Tensor,
-        suffixes: Tensor,
-        packing: Packing,
-        chunk: int = CHUNK,
-        over_ranks: bool = False,
-        again: bool = False,
-    ) -> Tensor:
-        """Return unnormalised text features `[T, D]` of a prefix and suffixes, see `clip.prefix`.
-
-        The same as `text` of the whole prompts, for a fraction of its cost.
-        """
-        prefix, suffixes = prefix.to(self.dtype), suffixes.to(self.dtype)
-        with self._autocast(prefix):
-            return encode_packed(self.text, prefix, suffixes, packing, chunk, over_ranks, again)
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:

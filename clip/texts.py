@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clip.model import ClipModel
-from clip.prefix import Packing
+from clip.prefix import Packing, encode_packed
 from clip.tokenizer import cut_to_longest, tokenize
 
 
@@ -29,4 +29,4 @@ def encode_texts(model: ClipModel, texts: Sequence[str]) -> Tensor:
     packing = Packing((eot + 1 - shared).tolist())
     rows = model.token_embedding(packing.pack(tokens[:, shared:]).to(device))  # [rows, R, W]
     prefix = model.token_embedding(tokens[0, :shared].to(device))  # [P, W]
-    return model.encode_packed(prefix, rows, packing.to(device)).float()
+    return encode_packed(model, prefix, rows, packing.to(device)).float()

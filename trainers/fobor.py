@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from clip.image import collected_attention
 from clip.prompted import cosines, exact
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
@@ -53,7 +54,7 @@ class FoBoR(LoCoOp):
 
     def build_model(self) -> None:
         super().build_model()
-        with self.model.clip.collected_attention():
+        with collected_attention(self.model.clip.visual):
             pass  # refuses a tower without it
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -125,7 +125,7 @@ class PromptLearner(nn.Module):
         return len(self.eot)
 
     def packed(self, ctx: Tensor | None = None) -> tuple[Tensor, Tensor, Packing]:
-        """Return the prompts as `ClipModel.encode_packed` wants them, without building them.
+        """Return the prompts as `clip.prefix.encode_packed` wants them, without building them.
 
         Args:
             ctx: context vectors in the place of the learner's own, of the same shape.

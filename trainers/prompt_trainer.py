@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from clip import ClipModel, weights_hash
-from clip.prefix import CHUNK
+from clip.image import collected_attention
+from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import plain_names
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -91,7 +92,7 @@ class PromptTrainer(ContextTrainer):
         """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device, in
         its own precision and not normalised: features `[B, D]`, regions `[B, N, D]` if `local`, and
         their attention `[B, N]` if asked; else None."""
-        collected = self.model.clip.collected_attention() if attention else nullcontext()
+        collected = collected_attention(self.model.clip.visual) if attention else nullcontext()
         with self.autocast(), collected as parts:
             found = self.model.clip.encode_image(images, local)
         features, regions = found if local else (found, None)
@@ -218,7 +219,7 @@ class LearnedPrompts(torch.nn.Module):
         # A gradient is wanted in training steps, which all ranks take together.
         over_ranks = torch.is_grad_enabled()
         packed = self.learner.packed(ctx)
-        return self._clip[0].encode_packed(*packed, self.chunk, over_ranks, again)
+        return encode_packed(self._clip[0], *packed, self.chunk, over_ranks, again)
 
 
 def _describe(shape: torch.Size) -> str:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import clip
 from clip.facts import OPENAI_TRANSFORM
-from clip.prefix import ROW, Packing
+from clip.prefix import ROW, Packing, encode_packed
 from dassl.utils.errors import InputError
 
 TEXTS = [
@@ -169,7 +169,7 @@ def test_memory_is_that_of_a_chunk():
             prefix = torch.randn(5, 64, requires_grad=True)
             encoded.clear()
             kept[count, chunk], features = _graph_bytes(
-                partial(model.encode_packed, prefix, rows, packing, chunk)
+                partial(encode_packed, model, prefix, rows, packing, chunk)
             )
             forward = len(encoded)
             features.sum().backward()
@@ -189,7 +189,7 @@ def test_repeats_are_bit_identical():
         results = []
         for _ in range(2):
             prefix = start.clone().requires_grad_()
-            features = model.encode_packed(prefix, rows, packing, chunk)
+            features = encode_packed(model, prefix, rows, packing, chunk)
             features.square().sum().backward()
             results.append((features, prefix.grad))
         assert_close(*results, rtol=0, atol=0)
@@ -198,4 +198,4 @@ def test_repeats_are_bit_identical():
 def test_a_chunk_of_no_tokens_is_told():
     packing = Packing([1])
     with pytest.raises(clip.prefix.InputError, match="TEXT_CHUNK is a number of tokens"):
-        _model().encode_packed(torch.zeros(1, 64), torch.zeros(1, 1, 64), packing, chunk=0)
+        encode_packed(_model(), torch.zeros(1, 64), torch.zeros(1, 1, 64), packing, chunk=0)
