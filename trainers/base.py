@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision, weights_hash
@@ -21,6 +22,7 @@ from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed, versions
 from dassl.utils.errors import InputError
 from dassl.utils.files import write_json
@@ -43,9 +45,8 @@ class ClipTrainer(TrainerX):
     """A Dassl trainer around a frozen CLIP.
 
     A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
-    defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, registers
-    what learns and ends with `ready_to_train`; and `loss`, or a `forward_backward` of its own that
-    ends with `take_step`.
+    defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, and ends with
+    `learn`; and `loss`, or a `forward_backward` of its own that ends with `take_step`.
 
     Methods declare the facts of `TrainerBase`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
@@ -121,8 +122,17 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
-    def ready_to_train(self) -> None:
-        """End `build_model`: make the gradient scaler and seed the order of the images."""
+    def learn(
+        self, name: str, module: nn.Module, param_groups: Iterable[dict] | None = None
+    ) -> None:
+        """End `build_model`: `module` is what learns, under this name in checkpoints.
+
+        Args:
+            param_groups: of its parameters; None for one group of all.
+        """
+        self.optim = build_optimizer(module, self.cfg.OPTIM, param_groups)
+        self.sched = self.build_scheduler()
+        self.register_model(name, module, self.optim, self.sched)
         if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
             torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
         if self.precision.needs_scaler:
@@ -131,6 +141,9 @@ class ClipTrainer(TrainerX):
             # Building a model draws random numbers, how many depends on where its
             # weights come from. The order of the images must not.
             set_random_seed(self.cfg.SEED)
+
+    def build_scheduler(self) -> LRScheduler:
+        return build_lr_scheduler(self.optim, self.cfg.OPTIM)
 
     def build_data_manager(self) -> DataManager:
         if self._beside is None:

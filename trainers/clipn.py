@@ -20,7 +20,6 @@ from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim import build_optimizer
 from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, as_bytes, from_bytes
 from trainers.pairs import PairTrainer
@@ -73,10 +72,7 @@ class CLIPN(PairTrainer):
         encoder = build_no_encoder(clip, settings.VARIANT, cfg.MODEL.INIT_WEIGHTS).to(self.device)
         self.encoder: NoTextEncoder = encoder
         self.model = TwoBranchCLIP(clip, encoder, self.dm.dataset.classnames, self.pairs)
-        self.optim = build_optimizer(encoder, cfg.OPTIM, param_groups(encoder, cfg.OPTIM))
-        self.sched = self.build_scheduler()
-        self.register_model("no_encoder", encoder, self.optim, self.sched)
-        self.ready_to_train()
+        self.learn("no_encoder", encoder, param_groups(encoder, cfg.OPTIM))
 
     # Data
 

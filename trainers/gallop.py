@@ -19,7 +19,6 @@ from clip.prompted import PromptedCLIP, cosines, exact, normalised, top_region_c
 from clip.weights import plain_names
 from dassl.distributed import mean_over_ranks, rank, total, world_size
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 from dassl.utils.checkpoint import load_weights_into
 from dassl.utils.errors import InputError
@@ -100,10 +99,7 @@ class GalLoP(ContextTrainer):
                 self.ks,
                 self.model.num_regions,
             )
-        self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("prompt_learner", learner, self.optim, self.sched)
-        self.ready_to_train()
+        self.learn("prompt_learner", learner)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `ClipTrainer.loss`, of `gallop_losses`."""

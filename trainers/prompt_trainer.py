@@ -12,14 +12,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from clip import ClipModel, weights_hash
 from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import plain_names
-from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
 from trainers.prompt_learner import PromptLearner
@@ -62,17 +60,11 @@ class PromptTrainer(ContextTrainer):
         self.model = self.build_prompted(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
-        self.optim = build_optimizer(learner, cfg.OPTIM)
-        self.sched = self.build_scheduler()
-        self.register_model("prompt_learner", learner, self.optim, self.sched)
-        self.ready_to_train()
+        self.learn("prompt_learner", learner)
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
         """Return the model of the prompts, whose context is at its start."""
         return PromptedCLIP(clip, prompts)
-
-    def build_scheduler(self) -> LRScheduler:
-        return build_lr_scheduler(self.optim, self.cfg.OPTIM)
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:

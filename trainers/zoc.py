@@ -17,7 +17,6 @@ from clip.tokenizer import cut_to_longest, tokenize
 from dassl.data.datasets import Datum
 from dassl.distributed import mean_of_sums
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim import build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader
@@ -75,10 +74,7 @@ class ZOC(PairTrainer):
         self.model = PromptedCLIP(clip, lambda: text)
         captioner = Captioner(self.decoder, own.STEPS, own.TOP, own.TEMPLATE)
         self.model.captioner = captioner.to(self.device)
-        self.optim = build_optimizer(self.decoder, cfg.OPTIM)
-        self.sched = self.build_scheduler()
-        self.register_model("decoder", self.decoder, self.optim, self.sched)
-        self.ready_to_train()
+        self.learn("decoder", self.decoder)
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
