@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
@@ -122,21 +122,16 @@ class ClipTrainer(TrainerX):
                 "Set these keys in the trainer's YAML or behind the command"
             )
 
-    def learn(
-        self, name: str, module: nn.Module, param_groups: Iterable[dict] | None = None
-    ) -> None:
-        """End `build_model`: `module` is what learns, under this name in checkpoints.
-
-        Args:
-            param_groups: of its parameters; None for one group of all.
-        """
-        self.optim = build_optimizer(module, self.cfg.OPTIM, param_groups)
+    def learn(self, name: str, module: nn.Module, groups: list[dict] | None = None) -> None:
+        """End `build_model`: `module` learns, in parameter `groups`, and has `name` in files."""
+        self.optim = build_optimizer(module, self.cfg.OPTIM, groups)
         self.sched = self.build_scheduler()
         self.register_model(name, module, self.optim, self.sched)
         if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
             torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
-        if self.precision.needs_scaler:
-            self.scaler = torch.amp.GradScaler(self.device.type)
+        # Without float16 it is no more than a name for a step.
+        enabled = self.precision.needs_scaler
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=enabled)
         if self.cfg.SEED >= 0:
             # Building a model draws random numbers, how many depends on where its
             # weights come from. The order of the images must not.
@@ -168,19 +163,15 @@ class ClipTrainer(TrainerX):
         with self.autocast():
             cosines, summary = self.loss(*inputs, labels)
         self.model_zero_grad()
-        self.scaled(summary["loss"]).backward()
+        self.scaler.scale(summary["loss"]).backward()
         summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
         numbers = self.take_step(summary)
         if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return numbers
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """Return `loss` times the gradient scaler's factor, where float16 needs one."""
-        return loss if self.scaler is None else self.scaler.scale(loss)
-
     def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
-        """Step every optimiser on the gradients of `scaled(summary["loss"])`; return the numbers.
+        """Step every optimiser on the gradients of the scaled "loss"; return the numbers.
 
         The host waits for the device once in a step, here: all numbers are read together, and a
         loss that is not finite is refused before the weights are changed.
@@ -191,12 +182,8 @@ class ClipTrainer(TrainerX):
         if not math.isfinite(numbers["loss"]):
             self.refuse_loss(numbers["loss"])
         for optimizer in self._optims_of(None):
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
+            self.scaler.step(optimizer)
+        self.scaler.update()
         return numbers
 
     def autocast(self) -> torch.autocast:

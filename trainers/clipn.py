@@ -153,12 +153,12 @@ class CLIPN(PairTrainer):
         ]
         if len(parts) == 1:
             summary = self.losses(features, text, self.no_features(*parts[0]))
-            self.scaled(summary["loss"]).backward()
+            self.scaler.scale(summary["loss"]).backward()
             return summary
         with torch.no_grad():
             negation = torch.cat([self.no_features(*part) for part in parts])
         summary = self.losses(features, text, negation.requires_grad_())
-        self.scaled(summary["loss"]).backward()
+        self.scaler.scale(summary["loss"]).backward()
         for part, gradient in zip(parts, negation.grad.split(size), strict=True):
             self.no_features(*part).backward(gradient)
         return summary

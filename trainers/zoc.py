@@ -102,7 +102,7 @@ class ZOC(PairTrainer):
             total, count = self.decoder.loss(images, tokens)
         loss = mean_of_sums(total, count)
         self.model_zero_grad()
-        self.scaled(loss).backward()
+        self.scaler.scale(loss).backward()
         numbers = self.take_step({"loss": loss})
         self.update_lr()
         return numbers

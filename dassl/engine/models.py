@@ -110,7 +110,8 @@ class Models:
         distributed.barrier()
 
     def _state(self, name: str) -> dict[str, Any]:
-        optim, sched, scaler = self._optims[name], self._scheds[name], self.scaler
+        optim, sched = self._optims[name], self._scheds[name]
+        scaler = self.scaler.state_dict() if self.scaler else {}  # nothing where none is needed
         return {
             "state_dict": self._models[name].state_dict(),
             "optimizer": None if optim is None else optim.state_dict(),
@@ -118,7 +119,7 @@ class Models:
             "rng": get_rng_state(),
             "meta": dict(self.checkpoint_meta()),
             "optim_settings": self.optim_settings(),
-        } | ({} if scaler is None else {"scaler": scaler.state_dict()})
+        } | ({"scaler": scaler} if scaler else {})
 
     def resume_model_if_exist(self, directory: str | os.PathLike) -> int:
         """Restore what the notes <directory>/<name>/checkpoint name; return the start epoch.

@@ -208,7 +208,10 @@ def test_a_gradient_scaler_changes_nothing_but_the_path(golden, clip_file, tmp_p
     about, arrays = golden("train.json"), golden("train.npz")
     run = about["runs"][0]
     contexts = []
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+    for scaler in (
+        torch.amp.GradScaler("cpu", enabled=False),
+        torch.amp.GradScaler("cpu", init_scale=1024.0),
+    ):
         images = torch.from_numpy(arrays["images_q"]).float() / 32
         loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
         trainer = make_trainer(

@@ -223,7 +223,7 @@ def test_training_in_float16(make, half_on_the_cpu, name, precision):
     if name == "CLIPN":
         settings += ["OPTIM.LR", 1e-5]  # few pairs, drawn anew in each step
     trainer = make(name, *settings)
-    assert trainer.scaler is not None and trainer.precision.name == precision
+    assert trainer.scaler.is_enabled() and trainer.precision.name == precision
     assert trainer.model.clip.visual.conv1.weight.dtype == torch.float16  # no step casts it
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
     trainer.max_epoch = 3
