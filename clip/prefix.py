@@ -9,6 +9,7 @@ prefix's keys and values and to itself. Exact, forwards and backwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,8 @@ class Packing(nn.Module):
 
         `part`: of these rows alone, that follow each other.
         """
+        if tokens < 1:
+            raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {tokens}")
         part = range(len(self.counts)) if part is None else part
         step = max(1, tokens // self.text.shape[1])
         done = sum(self.counts[: part[0]])
@@ -139,28 +142,21 @@ def encode_packed(
         over_ranks: under torchrun, each rank encodes its part of the rows, and has the features
             of all, in float32, with their gradients. All ranks must call it.
         again: encode a single chunk once more on the way back, too: one of several calls.
-
-    Raises InputError for another `chunk`.
     """
-    if chunk < 1:
-        raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {chunk}")
     ranks = distributed.world_size() if over_ranks else 1
     # So few rows that some rank would have none are not worth a gather.
     share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
-    again = (again or len(parts) > 1) and torch.is_grad_enabled()
-    prefix, suffixes = prefix.to(model.dtype), suffixes.to(model.dtype)
-    features = []
-    for rows, texts in parts:
-        eot = packing.eot[texts] - rows.start * suffixes.shape[1]
-        inputs = (model.text, prefix, suffixes[rows], packing.text[rows], packing.offset[rows], eot)
-        with model.autocast(prefix):
-            features.append(
-                # Nothing in the tower is random, so no generator has to be put back.
-                checkpoint(_encode_rows, *inputs, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else _encode_rows(*inputs)
-            )
+    encode = partial(_encode_rows, model.text)
+    if (again or len(parts) > 1) and torch.is_grad_enabled():
+        # Nothing in the tower is random, so no generator has to be put back.
+        encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+    prefix, suffixes, features = prefix.to(model.dtype), suffixes.to(model.dtype), []
+    with model.autocast(prefix):
+        for rows, texts in parts:
+            eot = packing.eot[texts] - rows.start * suffixes.shape[1]
+            where = packing.text[rows], packing.offset[rows], eot
+            features.append(encode(prefix, suffixes[rows], *where))
     features = torch.cat(features)
     if share:
         counts = [sum(packing.counts[row] for row in part) for part in share]
