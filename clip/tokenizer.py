@@ -87,12 +87,13 @@ def tokenize_prompts(
     Raises:
         InputError: a prompt does not fit. Cut off, classes could become the same text.
     """
-    try:
-        return tokenize(list(prompts), context_length)
-    except RuntimeError as error:
-        pairs = zip(prompts, names, strict=True)
-        name = next(name for text, name in pairs if len(encode(text)) + 2 > context_length)
-        raise InputError(
-            f"a prompt of class {name!r} is too long: {error}. Use fewer context tokens (N_CTX), a "
-            "shorter template or a shorter class name"
-        ) from error
+    rows = []
+    for prompt, name in zip(prompts, names, strict=True):
+        try:
+            rows.append(tokenize(prompt, context_length))
+        except RuntimeError as error:
+            raise InputError(
+                f"a prompt of class {name!r} is too long: {error}. Use fewer context tokens "
+                "(N_CTX), a shorter template or a shorter class name"
+            ) from error
+    return torch.cat(rows)
