@@ -17,7 +17,6 @@ from dassl.utils import InputError, progress_bar
 
 BATCH = 512
 TEXTS = 1 << 17  # whose features are held at once: 256 MB of ViT-B's
-SHOW_PROGRESS_FROM = 4096  # texts
 IMAGENET80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 # CLIPN's file leaves these of CLIP's 80 out ...
 _NOT_IN_CLIPN = re.compile(
@@ -135,8 +134,7 @@ def _encode_all(
 ) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
-    few = len(tokens) < SHOW_PROGRESS_FROM
-    batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", disable=few)
+    batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", delay=2, leave=False)
     parts = [
         F.normalize(encode(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
         for batch in batches
