@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import Compose, ConvertImageDtype, Normalize, PILToTensor, ToTensor
+from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 from yacs.config import CfgNode
 
 from dassl import distributed
@@ -172,10 +172,12 @@ def as_bytes(transform: Compose) -> Compose:
     return Compose([*steps, PILToTensor()])
 
 
-def from_bytes(transform: Compose) -> Compose:
-    """Return the rest of `transform`: uint8 `[B, 3, H, W]` -> float32, wherever they lie."""
-    last = [step for step in transform.transforms if isinstance(step, Normalize)]
-    return Compose([ConvertImageDtype(torch.float32), *last])
+def from_bytes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return what ToTensor and Normalize make of uint8 images `[B, 3, H, W]`, by `[3, 1, 1]` each.
+
+    Not by torchvision's own, which looks at `std` and so waits for the device.
+    """
+    return (images.float() / 255 - mean) / std
 
 
 def check_source(cfg: CfgNode) -> None:

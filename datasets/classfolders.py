@@ -9,7 +9,6 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils.errors import InputError
 from datasets.classnames import report_classnames
 from datasets.fewshot import few_shot, keep_classes, part_of_classes
 from datasets.folders import DataError, absolute, find_folder, no_folder
@@ -52,18 +51,8 @@ class ClassFolders(DatasetBase):
         super().__init__(**lists, classnames=own)
 
     @classmethod
-    def without_images(cls, cfg: CfgNode) -> ClassFolders:
-        """Return the data set with its class names alone, which DATASET.CLASSES must tell."""
-        if not cls.knows_classes(cfg):
-            raise InputError(
-                f"DATASET.CLASSES is {cfg.DATASET.CLASSES!r}: which classes {cls.__name__} has is "
-                "then known by its folders alone. Name them in DATASET.CLASSES."
-            )
-        return cls(cfg, images=False)
-
-    @classmethod
     def knows_classes(cls, cfg: CfgNode) -> bool:
-        """Return whether the config says which classes there are, whatever folders are there."""
+        """Return whether the config says which classes there are, so that `images` may be False."""
         return cfg.DATASET.CLASSES not in ("", "present")
 
     @classmethod

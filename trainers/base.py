@@ -70,8 +70,7 @@ class ClipTrainer(TrainerX):
         Args:
             beside: a trainer of the same data and the same CLIP, which are then shared.
             images: False: the classes have their names and no images, so that nothing of the data
-                set need be there (`DatasetBase.without_images`); there is nothing to train or
-                test on.
+                set need be there (see `build_dataset`); there is nothing to train or test on.
         """
         self._beside, self._images = beside, images
         super().__init__(cfg)

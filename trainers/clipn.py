@@ -100,6 +100,14 @@ class CLIPN(PairTrainer):
         )
         return images, tokens, denied, choices
 
+    @cached_property
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Return what pixels are normalised by, `[3, 1, 1]` each."""
+        seen = self.dm.tfm_test
+        return tuple(
+            torch.tensor(x, device=self.device).view(3, 1, 1) for x in (seen.mean, seen.std)
+        )
+
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
@@ -129,8 +137,7 @@ class CLIPN(PairTrainer):
 
     def floats(self, images: Tensor) -> Tensor:
         """Return images `[B, 3, H, W]` as the tower reads them, normalised if they are uint8."""
-        is_raw = images.dtype == torch.uint8
-        return from_bytes(self.dm.tfm_train)(images) if is_raw else images
+        return from_bytes(images, *self.mean_and_std) if images.dtype == torch.uint8 else images
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
         """Return normalised "no" features `[T, D]`."""

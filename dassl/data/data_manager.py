@@ -161,7 +161,7 @@ class DataManager:
     evaluation does not list or transform training images.
 
     `images` False: the dataset is its class names alone and need not be there, see
-    `DatasetBase.without_images`; there are transforms and no loaders.
+    `build_dataset`; there are transforms and no loaders.
     """
 
     num_source_domains = 0  # upstream's, for domain adaptation

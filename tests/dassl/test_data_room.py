@@ -87,11 +87,6 @@ def test_training_set_is_listed_only_when_read():
     assert len(data.train_x) == 4 and data.train_x is data.train_x and listed == [1]
 
 
-def test_a_dataset_of_its_own_kind_has_no_names_without_images():
-    with pytest.raises(InputError, match=r"class names of DatasetBase .* without its images"):
-        DatasetBase.without_images(None)
-
-
 def test_classes_from_training_images_as_upstream():
     items = [Datum("a", 2, classname="cat"), Datum("b", 0, classname="ant")]
     data = DatasetBase(train_x=items)

@@ -6,6 +6,7 @@ import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
+from datasets.needs import names_known
 
 PETS = {"train/cat": 3, "train/polar_bear": 2, "val/cat": 1, "val/polar_bear": 2}
 
@@ -233,9 +234,9 @@ def test_named_classes_need_no_folders(cfg):
     cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageFolder", "polar_bear,cat"
     dataset = build_dataset(cfg, images=False)
     assert dataset.classnames == ["cat", "polar bear"] and dataset.test is None
+    assert names_known(cfg)
     cfg.DATASET.CLASSES = ""
-    with pytest.raises(InputError, match=r"known by its folders alone"):
-        build_dataset(cfg, images=False)
+    assert not names_known(cfg)
 
 
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test"), ("train",)])

@@ -65,16 +65,6 @@ class DatasetBase:
         if classnames is not None:
             self.lab2cname = dict(enumerate(classnames))
 
-    @classmethod
-    def without_images(cls, cfg: CfgNode) -> DatasetBase:
-        """Build the dataset with its class names alone, for which nothing need be on the disk.
-
-        Its lists of images are None. InputError if only the images have the class names, as here.
-        """
-        raise InputError(
-            f"The class names of {cls.__name__} (DATASET.NAME) are not known without its images."
-        )
-
     @property
     def train_x_listed(self) -> bool:
         """Return whether the training images are listed; reading `.train_x` lists them."""
@@ -154,9 +144,10 @@ class DatasetBase:
 def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
     """Build the registered dataset cfg.DATASET.NAME.
 
-    `images` False: its class names alone, see `DatasetBase.without_images`.
+    `images` False, for kinds that take it: its class names alone, for which nothing need be on the
+    disk; its lists of images are None.
     """
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         logger.info("Loading dataset: %s", cfg.DATASET.NAME)
-    return dataset(cfg) if images else dataset.without_images(cfg)
+    return dataset(cfg) if images else dataset(cfg, images=False)
