@@ -125,7 +125,7 @@ class ClipModel(nn.Module):
         self.text.to(dtype)
         return self
 
-    def store_forautocast(self, dtype: torch.dtype) -> ClipModel:
+    def store_for_autocast(self, dtype: torch.dtype) -> ClipModel:
         """Store in `dtype` the weights that autocast would cast to it anew in every step.
 
         Autocast keeps only casts of weights that are trained. The features stay bit for bit those
