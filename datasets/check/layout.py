@@ -148,7 +148,7 @@ def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
         for name, path in sorted(splits.items(), key=lambda split: split[0] == "train"):
             stops = Needs.TRAIN if name == "train" else Needs.TEST
             present = found.get(path, [])
-            own = [folder for folder in present if classes is None or folder in classes]
+            own = present if classes is None else sorted(set(present).intersection(classes))
             expected = {"IMAGES": kind.expected_images(name, len(classes or own)) or 0}
             # Alone it is tested on, too. A flat split has no classes: listed as it lies.
             stops = BOTH if len(splits) == 1 else stops
