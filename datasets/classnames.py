@@ -16,7 +16,6 @@ from pathlib import Path
 from dassl.utils.errors import InputError
 from dassl.utils.names import classnames_hash
 from datasets.folders import absolute, counted, some
-from datasets.lists import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,15 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _lines(path: str | Path) -> list[str]:
-    return [line.strip() for line in read_text(Path(path)).splitlines()]
+    try:
+        # utf-8-sig: editors on Windows put a byte order mark in front of the first id.
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
+            "a text file with one name a line."
+        ) from error
+    return [line.strip() for line in text.splitlines()]
 
 
 def _require_once(names: Sequence[str], where: str) -> None:

@@ -76,7 +76,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none.txt cannot be read"):
         read_classnames_file(tmp_path / "none.txt")
     (tmp_path / "image.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"image.txt is no UTF-8 text"):
+    with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
         read_classnames_file(tmp_path / "image.txt")
 
 

@@ -33,11 +33,11 @@ def test_everything_a_model_provides(model):
     classes = model.class_features()
     inputs = _inputs(model, _images(), classes, model.provides)
     assert set(inputs) == model.provides
-    cosines, local = model(_images(), local=True)
+    features, regions = model.image_features(_images(), local=True)
+    cosines, local = (x @ model.text_features().T for x in (features, regions))
     assert torch.equal(inputs["cosines"], cosines)
     assert torch.equal(inputs["local_cosines"], local)
     torch.testing.assert_close(inputs["logits"], model.scale * cosines)
-    features, _ = model.image_features(_images(), local=False)
     torch.testing.assert_close(inputs["head_norm"], model.scale * features.abs().sum(dim=1))
     assert set(_inputs(model, _images(), classes, {"logits"})) == {"logits", "cosines"}
 
