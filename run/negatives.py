@@ -14,8 +14,8 @@ from dassl.data.datasets import Datum
 from dassl.utils import atomic_write
 from datasets.folders import counted, some
 from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
-from ood.scoring import OWN_WIDTH, get_scores, required_inputs
-from ood.word_scores import GROUPS, grouping
+from ood.scoring import get_scores, required_inputs
+from ood.word_scores import FROM_WORDS, GROUPS, grouping
 from ood.words import BUNDLED, read_lists, words_hash
 from trainers.base import ClipTrainer
 
@@ -34,7 +34,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     """
     needs, named = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
-    used = named and not needs.isdisjoint(OWN_WIDTH)
+    used = named and not needs.isdisjoint(FROM_WORDS)
     model = text_model(trainer) if used or captioner else trainer.model.clip
     names, source = trainer.dm.dataset.classnames, under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
