@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from dassl.utils.errors import InputError
 from ood.metrics import PRIMARY, auroc, fpr_at_tpr, roc_points, threshold_at_tpr
 
 DPI = 130
@@ -59,8 +58,6 @@ def histograms(
 
 def _shared_bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the edges of the bins in which the histograms of all sets are drawn."""
-    if not ood_sets:
-        raise InputError("no OOD set to plot against: name at least one")
     values = np.concatenate([id_scores, *ood_sets.values()]).astype(np.float64)
     low, high = np.percentile(values, RANGE_PERCENTILES)
     if not high > low:  # (nearly) all scores equal
@@ -99,8 +96,6 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
         curves: label -> (ID scores [n], OOD scores [m]).
         title: of the figure.
     """
-    if not curves:
-        raise InputError("no OOD set to plot against: name at least one")
     figure = Figure(figsize=(5.2, 5.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
