@@ -74,6 +74,12 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
     return scores
 
 
+def scores_beside_usual(name: str, provides: Iterable[str]) -> list[Score]:
+    """Return the usual scores that a model can give, and the score `name` if it is another."""
+    offered = offered_scores("all", provides)
+    return offered + [s for s in offered_scores(name or "all", provides) if not s.usual]
+
+
 def compute_scores(
     scores: Iterable[Score], inputs: Mapping[str, Tensor], params: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
