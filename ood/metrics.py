@@ -29,7 +29,6 @@ from dassl.utils.errors import InputError
 Positive = Literal["id", "ood"]
 Rule = Literal["nearest", "interpolated", "first"]
 POSITIVES = ("id", "ood")
-RULES = ("nearest", "interpolated", "first")
 
 PRIMARY = "fpr95_id_nearest"
 """The FPR95 of the MCM, GL-MCM and LoCoOp papers; tables show this one first."""
@@ -149,7 +148,7 @@ def _point(curve: Curve, i: int) -> OperatingPoint:
     return OperatingPoint(*(float(column[i]) for column in curve))
 
 
-_RULES = {"nearest": _nearest, "interpolated": _interpolated, "first": _first}
+RULES = {"nearest": _nearest, "interpolated": _interpolated, "first": _first}
 
 
 def threshold_at_tpr(
@@ -167,14 +166,14 @@ def threshold_at_tpr(
     if positive not in POSITIVES or rule not in RULES:
         raise InputError(
             f'positive = "{positive}", rule = "{rule}": positive must be one of {POSITIVES}, '
-            f"rule one of {RULES}"
+            f"rule one of {(*RULES,)}"
         )
     if not 0 < tpr <= 1:
         raise InputError(f"tpr = {tpr}: it must lie in (0, 1], for example 0.95")
     is_id, scores = _labelled(id_scores, ood_scores)
     if positive == "id":
-        return _RULES[rule](_curve(is_id, scores), tpr)
-    point = _RULES[rule](_curve(~is_id, -scores), tpr)
+        return RULES[rule](_curve(is_id, scores), tpr)
+    point = RULES[rule](_curve(~is_id, -scores), tpr)
     return point._replace(threshold=-point.threshold)
 
 
@@ -208,8 +207,8 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]
         "aupr_out": _average_precision(~is_id, -scores),
     }
     for positive, curve in curves.items():
-        for rule in RULES:
-            figures[f"fpr95_{positive}_{rule}"] = _RULES[rule](curve, 0.95).fpr
+        for rule, point in RULES.items():
+            figures[f"fpr95_{positive}_{rule}"] = point(curve, 0.95).fpr
     figures["n_id"] = int(np.count_nonzero(is_id))
     figures["n_ood"] = int(scores.size - figures["n_id"])
     return figures
