@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,6 +41,12 @@ from run.settings import default_cfg
 PROTOCOL = 85_640  # images of ImageNet's protocol: its validation set and the four OOD sets
 
 
+def decoded(images: torch.Tensor, *_: object, batches: list, **__: object) -> DataLoader:
+    """Return a loader of images that are there, in the place of the one that reads files."""
+    items = [{"img": image, "index": i} for i, image in enumerate(images)]
+    return DataLoader(items, batch_sampler=batches)
+
+
 def batch(args: argparse.Namespace) -> Rows:
     """Measure one batch: plain, here, and the image tower as open_clip runs it."""
     bench, cfg = Bench(args.classes, batch=1), default_cfg()
@@ -50,11 +57,7 @@ def batch(args: argparse.Namespace) -> Rows:
     known = encode_text()
     prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
     sets = {"ID": [Datum(f"{i}.jpg") for i in range(args.batch)]}
-    # Decoded already: in the place of the loader that reads files.
-    decoded = [{"img": image, "index": i} for i, image in enumerate(noise)]
-    evaluation.build_data_loader = lambda *_, batches, **__: DataLoader(
-        decoded, batch_sampler=batches
-    )
+    evaluation.build_data_loader = partial(decoded, noise)
 
     def score() -> dict:
         found = evaluation.score_sets(
