@@ -33,6 +33,7 @@ from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run
 from run.plan import PlannedRun, groups, listing, plan
+from run.streams import listed
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ Failures = dict[str, str]  # name of a run -> why it failed
 
 def main() -> None:
     args = parse_args()
-    get_scores(args.scores if args.scores == "all" else words(args.scores))  # before training
+    get_scores(args.scores if args.scores == "all" else listed(args.scores))  # before training
     if distributed.world_size() > 1:
         raise InputError("a sweep runs in one process: start sweep.py without torchrun")
     runs = plan(args)
@@ -78,7 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
-    add("--trainers", type=words, required=True, help=f"separated by commas, of {known}")
+    add("--trainers", type=listed, required=True, help=f"separated by commas, of {known}")
     add("--shots", type=whole_numbers, help="images a class, by commas; -1 for all (default: all)")
     add("--seeds", type=whole_numbers, default=[1], help="separated by commas (default: 1)")
     add(
@@ -99,12 +100,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
 def whole_numbers(text: str) -> list[int]:
-    return [int(word) for word in words(text)]
+    return [int(word) for word in listed(text)]
 
 
 def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:

@@ -13,10 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 
 from dassl.data.datasets import DatasetBase
 from dassl.engine import build_trainer
-from dassl.utils import nearest_name, setup_logger
+from dassl.utils import setup_logger
 from dassl.utils.errors import InputError
 from dassl.utils.figures import FORMATS
 from dassl.utils.files import file_name
+from dassl.utils.names import suggest
 from datasets.check.layout import require_data
 from datasets.classfolders import ClassFolders
 from datasets.folders import images_of
@@ -32,8 +33,6 @@ from run.config import build_cfg
 from run.flags import make_parser
 
 logger = logging.getLogger(__name__)
-
-FEW = 10  # class names that a message lists
 
 
 def main() -> None:
@@ -169,10 +168,9 @@ def find_label(asked: str, known: dict[str, int]) -> int:
         return known[wanted]
     if asked.isdecimal() and int(asked) < count:
         return int(asked)
-    classes = f"The classes: {', '.join(known)}. " if len(known) <= FEW else ""
     raise InputError(
         f"--label {asked!r} is neither a class name nor an index from 0 to {count - 1}. "
-        f"{classes}Nearest name: {nearest_name(wanted, list(known))!r}"
+        f"{suggest(wanted, known)}"
     )
 
 

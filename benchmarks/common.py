@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -14,20 +16,21 @@ from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from yacs.config import CfgNode
 
+import trainers  # noqa: F401  (registers the trainers)
 from benchmarks import plain
 from clip import ClipModel, resolve_precision
 from clip.facts import OPENAI_TRANSFORM
-from clip.prompted import PromptedCLIP, cosines
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import versions
 from dassl.utils.files import write_json
 from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
 from trainers.gallop import PromptSets, PromptSetsCLIP, gallop_losses
-from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
-from trainers.prompt_trainer import LearnedPrompts
+from trainers.prompt_trainer import LearnedPrompts, PromptTrainer
 
 GIB = 2**30
 LAMBDA = 0.25
@@ -60,78 +63,79 @@ def class_names(count: int) -> list[str]:
 
 
 class Bench:
-    """Training steps on one batch of noise: "plain" and "fast" LoCoOp, CoOp and GalLoP; and both of
-    the former without the image tower, "kept" and "kept_coop", as where views are kept.
+    """Training steps on one batch of noise, each by the trainer of that name at its own settings.
 
-    Weights, context and batch are the same on every device: all are drawn on the CPU.
+    Besides: "plain", LoCoOp's as `benchmarks.plain` takes it, "GalLoP", and with "kept " before a
+    trainer's name its step without the image tower, as where views are kept. Weights, contexts and
+    batch are the same on every device: all are drawn on the CPU.
     """
 
     def __init__(self, classes: int, batch: int, device: str = "cpu", precision: str = "fp32"):
         self.device, self.clip = torch.device(device), build_clip()
         self.precision = resolve_precision(precision, self.device)
-        self.learner = PromptLearner(class_names(classes), self.clip)
-        self.model = PromptedCLIP(self.clip, LearnedPrompts(self.clip, self.learner))
+        self.names = class_names(classes)
         self.images = torch.randn(batch, 3, 224, 224).to(self.device)
         self.labels = torch.randint(classes, (batch,)).to(self.device)
         self.clip.to(self.device)
-        self.model.to(self.device)
-        self.k = max(1, classes // 5)
+        self.trainers: dict[str, PromptTrainer] = {}
+        locoop = self.trainer("LoCoOp")
+        self.model, self.learner, self.k = locoop.model, locoop.learner, locoop.top_k
         self.optimizer = torch.optim.SGD([self.learner.ctx], lr=0.002, momentum=0.9)
         scaled = self.precision.needs_scaler
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
+    def trainer(self, name: str) -> PromptTrainer:
+        """Return a trainer without data, files and optimiser: what computes its loss."""
+        if name not in self.trainers:
+            kind = TRAINER_REGISTRY.get(name)
+            trainer, own = kind.__new__(kind), kind.CONFIG
+            trainer.cfg = CfgNode({"TRAINER": {kind.CONFIG_KEY: own}})
+            trainer.device, trainer.precision = self.device, self.precision
+            trainer.num_classes = len(self.names)
+            seeded = torch.Generator().manual_seed(0)
+            context = {"n_ctx": own.N_CTX, "ctx_init": own.CTX_INIT, "generator": seeded}
+            trainer.learner = PromptLearner(self.names, self.clip, **context).to(self.device)
+            prompts = LearnedPrompts(self.clip, trainer.learner)
+            trainer.model = trainer.build_prompted(self.clip, prompts)
+            self.trainers[name] = trainer
+        return self.trainers[name]
+
     def step(self, kind: str) -> float:
         """Take one step and return the loss it started from; waits for the device."""
         with self.precision.context(self.device):
-            loss = getattr(self, kind)()
+            loss = self.loss(kind)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.item()
 
-    def plain(self) -> Tensor:
-        return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, self.k, LAMBDA)
+    def loss(self, kind: str) -> Tensor:
+        if kind == "plain":
+            return plain.locoop_loss(
+                self.clip, self.learner, self.images, self.labels, self.k, LAMBDA
+            )
+        if kind == "GalLoP":
+            kept = torch.zeros(len(self.images), 1, dtype=torch.int64, device=self.device)
+            return gallop_losses(self.sets, self.images, self.labels, kept)[1]["loss"]
+        trainer = self.trainer(kind.removeprefix("kept "))
+        batch = self.views if kind.startswith("kept ") else self.batch
+        return trainer.loss(*trainer.parse_batch_train(batch))[1]["loss"]
 
-    def fast(self) -> Tensor:
-        return self.locoop(*self.encoded(local=True))
-
-    def kept(self) -> Tensor:
-        return self.locoop(*self.held)
-
-    def coop(self) -> Tensor:
-        return self.coop_of(self.encoded(local=False)[0])
-
-    def kept_coop(self) -> Tensor:
-        return self.coop_of(self.held[0])
+    @property
+    def batch(self) -> dict[str, Tensor]:
+        return {"img": self.images, "label": self.labels}
 
     @cached_property
-    def held(self) -> tuple[Tensor, Tensor]:
+    def views(self) -> dict[str, Tensor]:
         """Encode the batch, once."""
-        return self.encoded(local=True)
-
-    @torch.no_grad()
-    def encoded(self, local: bool) -> tuple[Tensor, Tensor | None]:
-        return self.model.image_features(self.images, local)
-
-    def locoop(self, features: Tensor, regions: Tensor) -> Tensor:
-        text, scale = self.model.text_features(), self.clip.scale
-        loss_id = F.cross_entropy(scale * cosines(features, text), self.labels)
-        return loss_id + LAMBDA * ood_regularisation(regions, text, self.labels, scale, self.k)
-
-    def gallop(self) -> Tensor:
-        kept = torch.zeros(len(self.images), 1, dtype=torch.int64, device=self.device)
-        return gallop_losses(self.sets, self.images, self.labels, kept)[1]["loss"]
+        return self.trainer("LoCoOp").encode(self.batch, local=True)
 
     @cached_property
     def sets(self) -> PromptSetsCLIP:
         """Return GalLoP's model as published: 4 global and 4 local prompts."""
-        learner = PromptSets(class_names(len(self.learner.eot)), self.clip, "A photo of a", 4, 4)
+        learner = PromptSets(self.names, self.clip, "A photo of a", 4, 4)
         return PromptSetsCLIP(self.clip, learner.to(self.device), (5, 10, 15, 20))
-
-    def coop_of(self, features: Tensor) -> Tensor:
-        logits = self.clip.scale * cosines(features, self.model.text_features())
-        return F.cross_entropy(logits, self.labels)
 
 
 def in_turns(steps: Mapping[str, Callable], repeats: int) -> dict[str, dict[str, list[float]]]:
@@ -166,17 +170,24 @@ def compared(measure: str, where: str, found: dict, over: str, under: str, goal:
     return [measure, where, *times, *ratios(found, over, under), goal]
 
 
-def median_seconds(turns: int, work: Callable[[], object]) -> float:
-    """Return the median time of `work`, which waits for the device; the first time warms up."""
-    work()
-    found = in_turns({"here": work}, turns)
-    return statistics.median(found["wall"]["here"])
-
-
 def largest_difference(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference over the largest expected value."""
     found, expected = (x.detach().double().cpu() for x in (found, expected))
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent process held before exec
+        return kib(status, "VmHWM") * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def kib(path: Path, key: str) -> int:
+    line = next(line for line in path.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])
 
 
 def machine() -> dict:
@@ -188,9 +199,7 @@ def machine() -> dict:
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
+        **versions(),
     }
 
 

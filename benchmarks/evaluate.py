@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks import plain
 from benchmarks.common import (
@@ -40,32 +41,23 @@ from run.settings import default_cfg
 PROTOCOL = 85_640  # images of ImageNet's protocol: its validation set and the four OOD sets
 
 
-class Noise(Dataset):
-    """Images of noise, as a data set of ours gives them."""
-
-    def __init__(self, count: int):
-        self.images = torch.randn(count, 3, 224, 224)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"img": self.images[index], "index": index}
+def decoded(images: torch.Tensor, *_: object, batches: list, **__: object) -> DataLoader:
+    """Return a loader of images that are there, in the place of the one that reads files."""
+    items = [{"img": image, "index": i} for i, image in enumerate(images)]
+    return DataLoader(items, batch_sampler=batches)
 
 
 def batch(args: argparse.Namespace) -> Rows:
     """Measure one batch: plain, here, and the image tower as open_clip runs it."""
-    bench, noise, cfg = Bench(args.classes, batch=1), Noise(args.batch), default_cfg()
+    bench, cfg = Bench(args.classes, batch=1), default_cfg()
+    noise = torch.randn(args.batch, 3, 224, 224)
     cfg.DATASET.ROOT, cfg.DATALOADER.TEST.BATCH_SIZE = ".", args.batch
     scores = offered_scores("all", bench.model.provides)
     encode_text = torch.inference_mode()(bench.model.text_features)
     known = encode_text()
     prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
     sets = {"ID": [Datum(f"{i}.jpg") for i in range(args.batch)]}
-    # Decoded already: in the place of the loader that reads files.
-    evaluation.build_data_loader = lambda *_, batches, **__: DataLoader(
-        noise, batch_sampler=batches
-    )
+    evaluation.build_data_loader = partial(decoded, noise)
 
     def score() -> dict:
         found = evaluation.score_sets(
@@ -75,15 +67,15 @@ def batch(args: argparse.Namespace) -> Rows:
 
     found = in_turns(
         {
-            "plain": lambda: plain.scores(bench.clip, bench.learner, noise.images),
+            "plain": lambda: plain.scores(bench.clip, bench.learner, noise),
             "here": score,
-            "encoder": torch.inference_mode()(lambda: bench.clip.visual(noise.images)),
+            "encoder": torch.inference_mode()(lambda: bench.clip.visual(noise)),
             "text": encode_text,
         },
         args.repeats,
     )
     # Both sides compute the same, or the comparison says nothing.
-    slow = plain.scores(bench.clip, bench.learner, noise.images)
+    slow = plain.scores(bench.clip, bench.learner, noise)
     for name, values in score().items():
         torch.testing.assert_close(torch.from_numpy(values), slow[name], rtol=1e-4, atol=1e-4)
     share = args.batch / PROTOCOL

@@ -17,7 +17,6 @@ text that a token of CLIP says once.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from pathlib import Path
@@ -35,6 +34,7 @@ from benchmarks.common import (
     in_turns,
     largest_difference,
     make_parser,
+    peak_bytes,
     run_rows,
     seconds,
 )
@@ -86,11 +86,11 @@ def scores(args: argparse.Namespace) -> Rows:
     model = PromptedCLIP(build_clip(), lambda: text)
     classes = {"text": text, "neglabel": text, "neglabel_negatives": others}
     kept, neglabel = F.normalize(torch.randn(args.images, 512), dim=-1), get_scores(["NegLabel"])
-    before, start, cpu = _peak(), time.perf_counter(), time.process_time()
+    before, start, cpu = peak_bytes(), time.perf_counter(), time.process_time()
     with torch.inference_mode():
         for part in kept.split(args.batch):
             score_batch(model, Batch(part, None), classes, neglabel, {})
-    taken, more = time.perf_counter() - start, _peak() - before
+    taken, more = time.perf_counter() - start, (peak_bytes() - before) / GIB
     cpu = time.process_time() - cpu  # of all threads
     where = f"{args.images:,} images, {CLASSES} classes, {NEGATIVES:,} negatives"
     row = [
@@ -112,10 +112,6 @@ def candidates(args: argparse.Namespace) -> Rows:
     row = ["ZOC's candidate texts, of each image over once", f"{args.images:,} images"]
     counts = [f"{own:,}", f"{once:,}", f"{own / once:.0f}"]
     return [[*row, *counts, "", ""]], {"of_each_image": own, "distinct": once}
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
 def main() -> None:

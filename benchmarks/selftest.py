@@ -35,10 +35,10 @@ from torchvision.transforms.functional import to_pil_image
 
 from benchmarks import common, plain
 from benchmarks.common import Bench
-from benchmarks.train_step import peak_bytes
 from clip import resolve_precision
 from dassl.utils.tables import markdown_table
-from ood.scoring import compute_scores, offered_scores, required_inputs
+from ood.evaluation import Batch, score_batch
+from ood.scoring import offered_scores
 
 # Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
 # number; 12 blocks, and a softmax of logits that are scaled by 100, leave 1e-4 of it, and TF32
@@ -96,7 +96,7 @@ def fast_values(bench: Bench) -> dict[str, Tensor]:
     """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
     bench.learner.ctx.grad = None
     with bench.precision.context(bench.device):
-        loss = bench.fast()
+        loss = bench.loss("LoCoOp")
         with torch.no_grad():
             features, regions = bench.model.image_features(bench.images, local=True)
             text = bench.model.text_features()
@@ -114,7 +114,7 @@ def plain_values(bench: Bench) -> dict[str, Tensor]:
         # the last bit of a similarity would decide.
         cosines, half = (regions @ text.T).mean(dim=1), len(features) // 2  # [B, C]
         bench.labels = torch.cat([cosines[:half].argmax(dim=1), cosines[half:].argmin(dim=1)])
-    loss = bench.plain()
+    loss = bench.loss("plain")
     (gradient,) = torch.autograd.grad(loss, bench.learner.ctx)
     return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
 
@@ -122,10 +122,9 @@ def plain_values(bench: Bench) -> dict[str, Tensor]:
 def fast_scores(bench: Bench, images: Tensor) -> dict[str, Tensor]:
     scores = offered_scores("all", bench.model.provides)
     with torch.inference_mode(), bench.precision.context(bench.device):
-        classes, needs = bench.model.class_features(), required_inputs(scores)
-        features, regions = bench.model.image_features(images, "local_cosines" in needs)
-        inputs = bench.model.inputs(features, regions, classes, needs, images)
-        return compute_scores(scores, {name: inputs[name] for name in needs})
+        features = bench.model.image_features(images, local=True)
+        batch = Batch(*features, images)
+        return score_batch(bench.model, batch, bench.model.class_features(), scores, {}).scores
 
 
 def parity(report: Report, device: str) -> None:
@@ -150,11 +149,12 @@ def precision(report: Report, device: str, name: str) -> None:
 def step(report: Report, args: argparse.Namespace, classes: int) -> None:
     """Time a LoCoOp step on images that are on the device already."""
     bench, gpu = Bench(classes, args.batch, args.device, args.precision), args.device == "cuda"
+    name = f"step, {classes} classes"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    seconds = common.median_seconds(args.turns, lambda: bench.step("fast"))
-    peak = torch.cuda.max_memory_allocated() if gpu else peak_bytes()
-    name = f"step, {classes} classes"
+    taken = common.in_turns({name: lambda: bench.step("LoCoOp")}, args.turns)
+    seconds = common.seconds(taken, name)
+    peak = torch.cuda.max_memory_allocated() if gpu else common.peak_bytes()
     report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * seconds:.0f} ms")
     report.add(name, "images a second", f"{args.batch / seconds:.1f}")
     report.add(name, "peak memory", f"{peak / common.GIB:.2f} GiB")
@@ -164,10 +164,9 @@ def evaluation(report: Report, args: argparse.Namespace) -> None:
     """Time all scores of a batch that comes from host memory."""
     bench = Bench(args.classes[0], 1, args.device, args.precision)
     images = torch.randn(4 * args.batch, 3, 224, 224)
-    seconds = common.median_seconds(
-        args.turns, lambda: fast_scores(bench, images.to(args.device))["MCM"].cpu()
-    )
     measure = f"images a second, {args.classes[0]} classes"
+    score = {measure: lambda: fast_scores(bench, images.to(args.device))["MCM"].cpu()}
+    seconds = common.seconds(common.in_turns(score, args.turns), measure)
     report.add("evaluation", measure, f"{len(images) / seconds:.1f}")
 
 
@@ -241,7 +240,7 @@ def parse_args() -> argparse.Namespace:
     add("--classes", type=int, nargs="+", help="of the steps (GPU: 100 1000; CPU: 100)")
     add("--batch", type=int, default=32 if gpu else 4, help="images a step (%(default)s)")
     args = parser.parse_args()
-    args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 1)
+    args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 2)
     args.training = args.classes or ([100, 1000] if gpu else [16])
     args.classes = args.classes or ([100, 1000] if gpu else [100])
     return args

@@ -10,16 +10,14 @@ from detector.detector import Detector
 from detector.spec import DetectorSpec
 from detector.zero_shot import describe_clip
 from ood.regions import suggest_top_k
-from ood.scoring import offered_scores, score_parameters
+from ood.scoring import score_parameters, scores_beside_usual
 from trainers.base import ClipTrainer
 
 
 def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
     """Return the trainer's model as a detector, not calibrated yet, with all usual scores, and
     `score` if it is another."""
-    provides = trainer.model.provides
-    offered = offered_scores("all", provides)
-    offered += [s for s in offered_scores(score or "all", provides) if not s.usual]
+    offered = scores_beside_usual(score, trainer.model.provides)
     spec = spec_of(trainer, trainer.class_features(), score_parameters(offered))
     return Detector(spec.choose(score), trainer.model.clip)
 

@@ -20,10 +20,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dassl.data.transforms import Preprocess
-from dassl.utils import nearest_name
 from dassl.utils.errors import InputError
 from dassl.utils.files import atomic_write, plain, read_json, write_json
-from dassl.utils.names import classnames_hash
+from dassl.utils.names import classnames_hash, suggest
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
 from ood.library import PREFIX
 
@@ -84,9 +83,8 @@ class DetectorSpec:
         refuse_fitted(score)
         if score not in self.parameters:
             raise InputError(
-                f"the detector has no score {score!r}: it has {', '.join(self.parameters)}. "
-                f"Nearest: {nearest_name(score, self.parameters)!r}. Evaluate again with the "
-                "names of others as --scores"
+                f"the detector has no score {score!r}. {suggest(score, self.parameters)} Evaluate "
+                "again with the names of others as --scores"
             )
         check_tpr(tpr)
         return replace(self, score=score, tpr=tpr)

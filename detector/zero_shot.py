@@ -15,7 +15,7 @@ from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k
-from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
+from ood.scoring import get_scores, required_inputs, score_parameters, scores_beside_usual
 
 
 @torch.inference_mode()
@@ -35,13 +35,11 @@ def spec_of_classes(
             `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
     """
     refuse_fitted(score)
-    described, names = _prompted(model, classnames, template), score or "all"
-    needs = required_inputs([*get_scores("all"), *get_scores(names)])
+    described = _prompted(model, classnames, template)
+    needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
     words = find_words(model, classnames, needs, negatives, outliers)
     described.texts = words.texts
-    features, provides = described.class_features(), described.provides
-    offered = offered_scores("all", provides)
-    offered += [s for s in offered_scores(names, provides) if not s.usual]
+    features, offered = described.class_features(), scores_beside_usual(score, described.provides)
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
     score = score or usual_score(negatives, outliers) or usual

@@ -22,7 +22,7 @@ from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
-from ood.decisions import NEEDS, decide
+from ood.decisions import DECISIONS, NEEDS, decide
 from ood.features import FeatureStore
 from ood.registry import Score
 from ood.scoring import compute_scores, required_inputs
@@ -128,7 +128,7 @@ def score_sets(
             no image of a set could be read.
     """
     source = FeatureSource(cfg, model, sets, required_inputs(scores), device, autocast, store)
-    tables = {name: _Table(len(items)) for name, items in sets.items()}
+    parts: dict[str, list] = {name: [] for name in sets}
     model.eval()
     with torch.inference_mode():
         with autocast():
@@ -138,79 +138,66 @@ def score_sets(
             for name, index, batch in batches:
                 with autocast():
                     found = score_batch(model, batch, classes, scores, params)
-                tables[name].fill(index, found)
+                parts[name].append((index, _columns(found)))
     scored, skipped = {}, {}
-    every = distributed.from_all(tables)
+    every = distributed.from_all(parts)
     for name, items in sets.items():
-        for rank in every:
-            tables[name].add(rank[name])
-        scored[name], skipped[name] = tables[name].collect(name, items, cfg.DATASET.ROOT)
+        own = [part for rank in every for part in rank[name]]
+        scored[name], skipped[name] = _collect(name, items, cfg.DATASET.ROOT, scores, own)
     return Evaluation(scored, skipped, list(source.kept), classes)
 
 
-class _Table:
-    """The columns of a set of `count` images on the host; one copy from the device a batch."""
+def _columns(found: BatchScores) -> np.ndarray:
+    """Return scores, predictions and decisions on the host, `[*, B]`, in one copy.
 
-    def __init__(self, count: int) -> None:
-        self.done = np.zeros(count, dtype=bool)
-        self.scores: dict[str, np.ndarray] = {}
-        self.rejected: dict[str, np.ndarray] = {}
-        self.predictions = np.zeros(count, dtype=np.int64)
+    Float64 holds float32 scores, and class indices, exactly.
+    """
+    columns = [*found.scores.values(), found.cosines.argmax(dim=-1), *found.rejected.values()]
+    return torch.stack([column.double() for column in columns]).cpu().numpy()
 
-    def fill(self, index: np.ndarray, found: BatchScores) -> None:
-        """Put the scores of the images `index` `[B]` in their rows."""
-        predictions = found.cosines.argmax(dim=-1)
-        columns = [*found.scores.values(), predictions, *found.rejected.values()]
-        # Float64 holds float32 scores, and class indices, exactly.
-        rows = iter(torch.stack([column.double() for column in columns]).cpu().numpy())
-        for name in found.scores:
-            self._column(self.scores, name, np.float32)[index] = next(rows)
-        self.predictions[index] = next(rows)
-        for name in found.rejected:
-            self._column(self.rejected, name, bool)[index] = next(rows)
-        self.done[index] = True
 
-    def add(self, other: _Table) -> None:
-        """Put the rows that another rank has filled in their places."""
-        rows = other.done
-        for own, theirs in ((self.scores, other.scores), (self.rejected, other.rejected)):
-            for name, values in theirs.items():
-                self._column(own, name, values.dtype)[rows] = values[rows]
-        self.predictions[rows] = other.predictions[rows]
-        self.done |= rows
+def _collect(
+    name: str,
+    items: Sequence[Datum],
+    root: str,
+    scores: Sequence[Score],
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[SetScores, list[str]]:
+    """Return the scores of the images that could be read, and the paths of the others.
 
-    def _column(self, columns: dict[str, np.ndarray], name: str, kind: type) -> np.ndarray:
-        return columns.setdefault(name, np.zeros(len(self.done), kind))
-
-    def collect(self, name: str, items: Sequence[Datum], root: str) -> tuple[SetScores, list[str]]:
-        """Return the scores of the images that could be read, and the paths of the others."""
-        read = self.done
-        if not read.any():
-            raise InputError(
-                f"{name}: none of its {len(items)} images could be read: check the files, or "
-                "leave the set out"
-            )
-        # Lists: an array of texts takes the longest one's length for each.
-        paths = [os.path.relpath(item.impath, root) for item in items]
-        skipped = [path for path, there in zip(paths, read, strict=True) if not there]
-        labels = np.array([item.label for item in items])[read]
-        if skipped and distributed.is_main():
-            logger.warning(
-                "%s: %d of %d images could not be read and are left out: %s",
-                name,
-                len(skipped),
-                len(items),
-                ", ".join(skipped[:5]),
-            )
-        scores = SetScores(
-            name=name,
-            images=[path for path, there in zip(paths, read, strict=True) if there],
-            scores={score: values[read] for score, values in self.scores.items()},
-            labels=None if (labels < 0).all() else labels,
-            predictions=self.predictions[read],
-            rejected={decision: values[read] for decision, values in self.rejected.items()},
+    Args:
+        parts: which images of the set, `[B]`, and their `_columns`; in any order.
+    """
+    if not parts:
+        raise InputError(
+            f"{name}: none of its {len(items)} images could be read: check the files, or "
+            "leave the set out"
         )
-        return scores, skipped
+    index, columns = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+    order = np.argsort(index)
+    read, columns = index[order], columns[:, order]  # [n], [*, n]
+    paths = [os.path.relpath(item.impath, root) for item in items]
+    skipped = [paths[i] for i in np.delete(np.arange(len(items)), read)]
+    labels = np.array([items[i].label for i in read])
+    if skipped and distributed.is_main():
+        logger.warning(
+            "%s: %d of %d images could not be read and are left out: %s",
+            name,
+            len(skipped),
+            len(items),
+            ", ".join(skipped[:5]),
+        )
+    of_scores, (predictions,), decisions = np.split(columns, [len(scores), len(scores) + 1])
+    found = SetScores(
+        name=name,
+        images=[paths[i] for i in read],
+        scores={s.name: x.astype(np.float32) for s, x in zip(scores, of_scores, strict=True)},
+        labels=None if (labels < 0).all() else labels,
+        predictions=predictions.astype(np.int64),
+        # None without a "no" encoder.
+        rejected={d: x.astype(bool) for d, x in zip(DECISIONS, decisions, strict=False)},
+    )
+    return found, skipped
 
 
 class FeatureSource:

@@ -86,23 +86,17 @@ class FeatureStore:
     """The features of one model's image tower, set by set.
 
     Args:
-        folder: of all models. encoding: all that could change the features of an image file.
-        root: folder that the paths of images are relative to, so that data may be moved.
-        limit: GiB that `folder` may come to hold. local: keep local features, too.
-        skip_bad: whether features may be used of a set in which images could not be read.
+        cfg: EVAL names the folder, for all models, how many GiB it may come to hold, and whether
+            local features are kept, too; DATASET.ROOT is what the paths of images are relative to,
+            so that data may be moved.
+        encoding: all that could change the features of an image file, as
+            `ClipTrainer.image_encoding`.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        encoding: Mapping[str, Any],
-        root: str,
-        limit: float,
-        local: bool = False,
-        skip_bad: bool = False,
-    ):
-        self.folder, self.encoding, self.root = Path(folder), dict(encoding), root
-        self.limit, self.local, self.skip_bad = limit, local, skip_bad
+    def __init__(self, cfg: CfgNode, encoding: Mapping[str, Any]):
+        self.folder, self.encoding, self.root = Path(cfg.EVAL.FEATURES), encoding, cfg.DATASET.ROOT
+        self.limit, self.local = cfg.EVAL.FEATURES_LIMIT, cfg.EVAL.FEATURES_LOCAL
+        self.skip_bad = skips_bad_images(cfg)
 
     def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
         """Return the features of a set, with local ones if asked and there; None if there are none
@@ -268,21 +262,8 @@ class FeatureWriter:
 
 
 def feature_store(cfg: CfgNode, encoding: Mapping[str, Any]) -> FeatureStore | None:
-    """Return where the features of an image tower are kept, None for nowhere.
-
-    Args:
-        encoding: all that could change them, as `ClipTrainer.image_encoding`.
-    """
-    if keeps_nothing(cfg):
-        return None
-    return FeatureStore(
-        cfg.EVAL.FEATURES,
-        encoding,
-        cfg.DATASET.ROOT,
-        cfg.EVAL.FEATURES_LIMIT,
-        cfg.EVAL.FEATURES_LOCAL,
-        skips_bad_images(cfg),
-    )
+    """Return the `FeatureStore` that a config asks for, None where it keeps nothing."""
+    return None if keeps_nothing(cfg) else FeatureStore(cfg, encoding)
 
 
 def keeps_nothing(cfg: CfgNode) -> bool:
@@ -297,12 +278,8 @@ def as_tensor(values: np.ndarray) -> Tensor:
 
 
 def file_checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(2**24):
-            value = zlib.crc32(block, value)
-    return value
+    """Return the CRC-32 of a file that is not empty."""
+    return zlib.crc32(np.memmap(path, mode="r"))
 
 
 def _hash(text: str) -> str:

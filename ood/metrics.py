@@ -29,7 +29,6 @@ from dassl.utils.errors import InputError
 Positive = Literal["id", "ood"]
 Rule = Literal["nearest", "interpolated", "first"]
 POSITIVES = ("id", "ood")
-RULES = ("nearest", "interpolated", "first")
 
 PRIMARY = "fpr95_id_nearest"
 """The FPR95 of the MCM, GL-MCM and LoCoOp papers; tables show this one first."""
@@ -64,14 +63,7 @@ class OperatingPoint(NamedTuple):
     fpr: float
 
 
-class _Curve(NamedTuple):
-    """Counts at every distinct threshold, strictest first; positives score higher."""
-
-    thresholds: np.ndarray
-    true_positives: np.ndarray
-    false_positives: np.ndarray
-    positives: int
-    negatives: int
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # thresholds, strictest first; TPR; FPR
 
 
 def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
@@ -122,50 +114,41 @@ def _average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(average_precision_score(positive, scores))
 
 
-def _curve(is_positive: np.ndarray, scores: np.ndarray) -> _Curve:
-    order = np.argsort(scores, kind="stable")[::-1]
-    ordered, hits = scores[order], np.cumsum(is_positive[order])
-    # A threshold can only fall after the last of equal scores.
-    ends = np.append(np.flatnonzero(np.diff(ordered)), ordered.size - 1)
-    true_positives = hits[ends]
-    positives = int(hits[-1])
-    return _Curve(
-        ordered[ends], true_positives, ends + 1 - true_positives, positives, scores.size - positives
-    )
+def _curve(is_positive: np.ndarray, scores: np.ndarray) -> Curve:
+    """Return the ROC curve at every distinct threshold, from (0, 0) on; positives score higher."""
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, thresholds = roc_curve(is_positive, scores, drop_intermediate=False)
+    thresholds[0] = thresholds[1]  # no number lies above every score
+    return thresholds, tpr, fpr
 
 
-def _nearest(curve: _Curve, tpr: float) -> OperatingPoint:
+def _nearest(curve: Curve, tpr: float) -> OperatingPoint:
     """Take the laxest of equally near thresholds, as upstream, and none past full recall.
 
     The recall at the chosen point can be shared by several thresholds which differ only in
     negatives let in: the laxest of these has the largest FPR, and published figures use it.
     """
-    last = int(np.searchsorted(curve.true_positives, curve.positives))
-    distance = np.abs(curve.true_positives[: last + 1] / curve.positives - tpr)
+    last = int(np.searchsorted(curve[1], 1.0))
+    distance = np.abs(curve[1][1 : last + 1] - tpr)  # (0, 0) is at no threshold
     return _point(curve, last - int(np.argmin(distance[::-1])))
 
 
-def _first(curve: _Curve, tpr: float) -> OperatingPoint:
-    return _point(curve, int(np.argmax(curve.true_positives / curve.positives >= tpr)))
+def _first(curve: Curve, tpr: float) -> OperatingPoint:
+    return _point(curve, int(np.argmax(curve[1] >= tpr)))
 
 
-def _interpolated(curve: _Curve, tpr: float) -> OperatingPoint:
-    # The ROC curve starts at (0, 0), above every score; its threshold there is the top score.
-    rates = np.append(0.0, curve.true_positives / curve.positives)
-    fpr = np.interp(tpr, rates, np.append(0.0, curve.false_positives / curve.negatives))
-    thresholds = np.append(curve.thresholds[0], curve.thresholds)
-    return OperatingPoint(float(np.interp(tpr, rates, thresholds)), tpr, float(fpr))
+def _interpolated(curve: Curve, tpr: float) -> OperatingPoint:
+    thresholds, rates, fpr = curve
+    threshold = float(np.interp(tpr, rates, thresholds))
+    return OperatingPoint(threshold, tpr, float(np.interp(tpr, rates, fpr)))
 
 
-def _point(curve: _Curve, i: int) -> OperatingPoint:
-    return OperatingPoint(
-        float(curve.thresholds[i]),
-        float(curve.true_positives[i] / curve.positives),
-        float(curve.false_positives[i] / curve.negatives),
-    )
+def _point(curve: Curve, i: int) -> OperatingPoint:
+    return OperatingPoint(*(float(column[i]) for column in curve))
 
 
-_RULES = {"nearest": _nearest, "interpolated": _interpolated, "first": _first}
+RULES = {"nearest": _nearest, "interpolated": _interpolated, "first": _first}
 
 
 def threshold_at_tpr(
@@ -183,14 +166,14 @@ def threshold_at_tpr(
     if positive not in POSITIVES or rule not in RULES:
         raise InputError(
             f'positive = "{positive}", rule = "{rule}": positive must be one of {POSITIVES}, '
-            f"rule one of {RULES}"
+            f"rule one of {(*RULES,)}"
         )
     if not 0 < tpr <= 1:
         raise InputError(f"tpr = {tpr}: it must lie in (0, 1], for example 0.95")
     is_id, scores = _labelled(id_scores, ood_scores)
     if positive == "id":
-        return _RULES[rule](_curve(is_id, scores), tpr)
-    point = _RULES[rule](_curve(~is_id, -scores), tpr)
+        return RULES[rule](_curve(is_id, scores), tpr)
+    point = RULES[rule](_curve(~is_id, -scores), tpr)
     return point._replace(threshold=-point.threshold)
 
 
@@ -207,11 +190,8 @@ def fpr_at_tpr(
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return (share of OOD kept, of ID kept) at every distinct threshold, (0, 0) to (1, 1)."""
-    curve = _curve(*_labelled(id_scores, ood_scores))
-    return (
-        np.append(0.0, curve.false_positives / curve.negatives),
-        np.append(0.0, curve.true_positives / curve.positives),
-    )
+    _, tpr, fpr = _curve(*_labelled(id_scores, ood_scores))
+    return fpr, tpr
 
 
 def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
@@ -227,8 +207,8 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]
         "aupr_out": _average_precision(~is_id, -scores),
     }
     for positive, curve in curves.items():
-        for rule in RULES:
-            figures[f"fpr95_{positive}_{rule}"] = _RULES[rule](curve, 0.95).fpr
+        for rule, point in RULES.items():
+            figures[f"fpr95_{positive}_{rule}"] = point(curve, 0.95).fpr
     figures["n_id"] = int(np.count_nonzero(is_id))
     figures["n_ood"] = int(scores.size - figures["n_id"])
     return figures

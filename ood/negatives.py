@@ -86,9 +86,10 @@ class Recipe:
 
     def features(self, model: ClipModel, words: Sequence[Word]) -> np.ndarray:
         """Return the features of words of one kind, `[W, D]`, as `word_features` keeps them."""
-        adjectives = words[0].kind == "adj"
-        templates = self.adjective_templates if adjectives else self.templates
-        return word_features(model, [word.text for word in words], templates)
+        return word_features(model, [word.text for word in words], self.templates_of(words[0]))
+
+    def templates_of(self, word: Word) -> tuple[str, ...]:
+        return self.adjective_templates if word.kind == "adj" else self.templates
 
     def closeness(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return how close words `[W, D]` are to classes `[C, D]`: `[W]`, small = far."""
@@ -142,9 +143,7 @@ class Negatives:
 
     def prompt(self, word: Word) -> str:
         """Return the text that a word is encoded as, in the first of its templates."""
-        adjective = word.kind == "adj"
-        templates = self.recipe.adjective_templates if adjective else self.recipe.templates
-        return templates[0].replace("{}", word.text)
+        return self.recipe.templates_of(word)[0].replace("{}", word.text)
 
 
 @torch.no_grad()

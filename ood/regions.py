@@ -35,11 +35,6 @@ def label_ranks(local_cosines: Tensor, label: Tensor | int) -> Tensor:
     equally similar, the label comes first.
     """
     label = torch.as_tensor(label, device=local_cosines.device)
-    if label.shape != local_cosines.shape[:-2]:
-        raise InputError(
-            f"labels of shape {tuple(label.shape)} do not fit local similarities of shape "
-            f"{tuple(local_cosines.shape)}: one label per image is needed"
-        )
     regions = local_cosines.shape[-2]
     index = label[..., None, None].expand(*label.shape, regions, 1)  # [..., N, 1]
     of_label = local_cosines.gather(-1, index)

@@ -30,26 +30,22 @@ class Score:
 SCORES: dict[str, Score] = {}
 
 
-def score(
-    name: str, needs: tuple[str, ...], title: str, paper: str, usual: bool = True
-) -> Callable:
+def score(name: str, title: str, paper: str, usual: bool = True) -> Callable:
     """Register a score function under `name`; one that is not `usual` must be asked for by it.
 
-    `needs` must repeat the function's positional arguments; every keyword-only argument must
-    have a numeric default. Breaking either rule is a TypeError when the module is imported.
+    Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. One
+    without a numeric default is a TypeError when the module is imported; so is a name used twice.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         arguments = inspect.signature(function).parameters.values()
-        positional = tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY)
+        needs = tuple(a.name for a in arguments if a.kind is not a.KEYWORD_ONLY)
         parameters = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
-        if positional != tuple(needs):
-            raise TypeError(f"score {name}: needs={needs}, but the function takes {positional}")
         if any(default is inspect.Parameter.empty for default in parameters.values()):
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
         if name in SCORES:
             raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, tuple(needs), function, parameters, title, paper, usual)
+        SCORES[name] = Score(name, needs, function, parameters, title, paper, usual)
         return function
 
     return register

@@ -74,7 +74,6 @@ def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
 
 @score(
     "MCM",
-    needs=("cosines",),
     title="maximum concept matching",
     paper="Ming et al., Delving into out-of-distribution detection with vision-language "
     "representations, NeurIPS 2022",
@@ -86,7 +85,6 @@ def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
 
 @score(
     "GL-MCM",
-    needs=("cosines", "local_cosines"),
     title="global-local maximum concept matching",
     paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
     "out-of-distribution detection, IJCV 2025",
@@ -104,7 +102,6 @@ def gl_mcm(
 
 @score(
     "L-MCM",
-    needs=("local_cosines",),
     title="local maximum concept matching",
     paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
     "out-of-distribution detection, IJCV 2025",
@@ -117,7 +114,6 @@ def l_mcm(local_cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
 
 @score(
     "MSP",
-    needs=("logits",),
     title="maximum softmax probability",
     paper="Hendrycks and Gimpel, A baseline for detecting misclassified and "
     "out-of-distribution examples in neural networks, ICLR 2017",
@@ -129,7 +125,6 @@ def msp(logits: Tensor) -> Tensor:
 
 @score(
     "MaxLogit",
-    needs=("logits",),
     title="maximum logit",
     paper="Hendrycks et al., Scaling out-of-distribution detection for real-world settings, "
     "ICML 2022",
@@ -141,7 +136,6 @@ def max_logit(logits: Tensor) -> Tensor:
 
 @score(
     "Energy",
-    needs=("logits",),
     title="negative free energy",
     paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, eq. 4",
 )
@@ -153,7 +147,6 @@ def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
 
 @score(
     "Entropy",
-    needs=("logits",),
     title="negative entropy",
     paper="Chan et al., Entropy maximization and meta classification for out-of-distribution "
     "detection in semantic segmentation, ICCV 2021 (there with the opposite sign)",
@@ -184,7 +177,7 @@ def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Te
     return known, torch.logsumexp(log_p + torch.nn.functional.logsigmoid(-odds), dim=-1)
 
 
-@score("CTW", needs=("logits", "no_logits"), title="competing to win", paper=CLIPN_PAPER)
+@score("CTW", title="competing to win", paper=CLIPN_PAPER)
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return the log-odds of `1 - p_no` of the class with the largest logit: [B, C], [B, C] -> [B].
 
@@ -195,7 +188,7 @@ def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
     return yes_no_log_odds(logits, no_logits).gather(-1, winner).squeeze(-1)
 
 
-@score("ATD", needs=("logits", "no_logits"), title="agreeing to differ", paper=CLIPN_PAPER)
+@score("ATD", title="agreeing to differ", paper=CLIPN_PAPER)
 def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return the log-odds of `sum_c (1 - p_no_c) p_c`, the probability of all known classes:
     [B, C], [B, C] -> [B].
@@ -208,7 +201,6 @@ def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 @score(
     "CTW-public",
-    needs=("logits", "no_logits"),
     usual=False,
     paper=CLIPN_PAPER,
     title="competing to win as the public code computes it",
@@ -220,7 +212,6 @@ def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 @score(
     "ATD-public",
-    needs=("logits", "no_logits"),
     usual=False,
     paper=CLIPN_PAPER,
     title="agreeing to differ as the public code computes it",
@@ -233,7 +224,6 @@ def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 @score(
     "ODIN",
-    needs=("odin_logits",),
     title="out-of-distribution detector for neural networks",
     paper="Liang et al., Enhancing the reliability of out-of-distribution image detection in "
     "neural networks, ICLR 2018",
@@ -251,7 +241,6 @@ def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
 
 @score(
     "GradNorm",
-    needs=("logits", "head_norm"),
     title="L1 norm of the gradient of KL(uniform || softmax)",
     paper="Huang et al., On the importance of gradients for detecting distributional shifts in "
     "the wild, NeurIPS 2021, eqs. 2 to 6 with T = 1",
@@ -286,12 +275,7 @@ def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: 
     return (own + (copies * others).where(there, 0)).reciprocal()
 
 
-@score(
-    "FA-MCM",
-    needs=("cosines", "frozen_cosines", "frozen_copies"),
-    title="maximum concept matching of learned and frozen prompts",
-    paper=FA_PAPER,
-)
+@score("FA-MCM", title="maximum concept matching of learned and frozen prompts", paper=FA_PAPER)
 def fa_mcm(
     cosines: Tensor, frozen_cosines: Tensor, frozen_copies: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
@@ -305,7 +289,6 @@ def fa_mcm(
 
 @score(
     "FA-GL-MCM",
-    needs=("cosines", "local_cosines", "frozen_cosines", "frozen_local_cosines", "frozen_copies"),
     title="global-local maximum concept matching of learned and frozen prompts",
     paper=FA_PAPER,
 )

@@ -19,24 +19,6 @@ from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
 
-INPUT_DIMS = {
-    "cosines": 2,
-    "logits": 2,
-    "features": 2,
-    "local_cosines": 3,
-    "no_logits": 2,
-    "odin_logits": 2,
-    "head_norm": 1,
-    "neglabel_negatives_logits": 2,
-    "csp_negatives_logits": 2,
-    "eoe_outliers_cosines": 2,
-    "candidate_lse": 1,
-    "frozen_cosines": 2,
-    "frozen_local_cosines": 3,
-    "frozen_copies": 1,
-}
-# Inputs from words, with a width of their own; others but `features` have one column a class.
-OWN_WIDTH = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
 _NO_WORDS = (
     "no words that are not classes: {score} needs --negatives, a folder of word lists or wordnet"
 )
@@ -92,14 +74,20 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
     return scores
 
 
+def scores_beside_usual(name: str, provides: Iterable[str]) -> list[Score]:
+    """Return the usual scores that a model can give, and the score `name` if it is another."""
+    offered = offered_scores("all", provides)
+    return offered + [s for s in offered_scores(name or "all", provides) if not s.usual]
+
+
 def compute_scores(
     scores: Iterable[Score], inputs: Mapping[str, Tensor], params: Mapping[str, float] | None = None
 ) -> dict[str, Tensor]:
     """Compute every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 
     Each function gets the inputs it needs and those of `params` which it declares. Raises
-    InputError for an absent, misshapen or non-finite input, and for a parameter that no
-    registered score declares or that is not a finite number.
+    InputError for an absent or non-finite input, and for a parameter that no registered score
+    declares or that is not a finite number.
     """
     scores = list(scores)
     params = params or {}
@@ -138,40 +126,23 @@ def _check_params(params: Mapping[str, float]) -> None:
 def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
     user = {need: s.name for s in reversed(scores) for need in s.needs}  # first score to need it
     for need, name in user.items():
-        if inputs.get(need) is None:
+        x = inputs.get(need)
+        if x is None:
             raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
-        _check_tensor(name, need, inputs[need])
-    images = {need: inputs[need].shape[0] for need in user}
-    per_class = [
-        need for need in user if inputs[need].dim() > 1 and need not in {*OWN_WIDTH, "features"}
-    ]
-    classes = {need: inputs[need].shape[-1] for need in per_class}
-    if len(set(images.values())) > 1 or len(set(classes.values())) > 1:
-        raise InputError(f"the inputs disagree on images, {images}, or classes, {classes}")
+        # aminmax passes NaN on and allocates nothing: isfinite would copy a large local tensor.
+        if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
+            bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
+            raise InputError(
+                f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} "
+                f"images (first in the batch: {bad[0]}); half precision may have overflowed: try "
+                "fp32"
+            )
 
 
 def _missing(name: str, need: str, found: list[str]) -> InputError:
     reason = ABSENCE.get(need, "{score} needs them").format(score=name)
     found = ", ".join(found) or "nothing"
     return InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
-
-
-def _check_tensor(name: str, need: str, x: Tensor) -> None:
-    if x.dim() != INPUT_DIMS.get(need, x.dim()) or not x.is_floating_point():
-        dims = INPUT_DIMS.get(need, "any number of")
-        raise InputError(
-            f"score {name}: {need} must be a floating point tensor of {dims} dimensions, "
-            f"got {x.dtype} of shape {tuple(x.shape)}"
-        )
-    if 0 in x.shape[1:]:
-        raise InputError(f"score {name}: {need} of shape {tuple(x.shape)} has no class or region")
-    # aminmax passes NaN on and allocates nothing, where isfinite would copy a large local tensor.
-    if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
-        bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
-        raise InputError(
-            f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} images "
-            f"(first in the batch: {bad[0]}); half precision may have overflowed: try fp32"
-        )
 
 
 _warn_once = functools.cache(logger.warning)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
 
 
@@ -29,17 +28,6 @@ class SetScores:
 
     def __post_init__(self) -> None:
         check_set_name(self.name)
-        columns = {
-            **self.scores,
-            **self.rejected,
-            "label": self.labels,
-            "prediction": self.predictions,
-        }
-        for name, column in columns.items():
-            if column is not None and len(column) != len(self.images):
-                raise InputError(
-                    f"{self.name}: {len(column)} values of {name} for {len(self.images)} images"
-                )
 
     @property
     def accuracy(self) -> float | None:

@@ -179,7 +179,8 @@ class TANL(StreamMethod):
         self.text, self.classes, self.scale = torch.cat([classes, words]), len(classes), scale
         self.labels, self.length, self.gap = min(labels, len(words)), length, gap
         self.weight, self.past, self.threshold = weight, past, 0.5
-        self.ends = [min(m, self.labels) - 1 for m in _steps(step or self.labels, self.labels)]
+        step = step or self.labels
+        self.ends = [min(m, self.labels) - 1 for m in range(step, self.labels + step, step)]
         draw = torch.Generator().manual_seed(seed)
         self.inside, self.outside = (
             self._activations(self._logits(x[torch.randperm(len(x), generator=draw)[-length:]]))
@@ -221,10 +222,6 @@ class TANL(StreamMethod):
         inside = logits[:, : self.classes].logsumexp(dim=1, keepdim=True)
         words = logits[:, self.classes + chosen].logcumsumexp(dim=1)  # [B, labels]
         return torch.sigmoid(inside - words[:, self.ends]).mean(dim=1)
-
-
-def _steps(step: int, end: int) -> range:
-    return range(step, end + step, step)
 
 
 def sure_above(threshold: float, gap: float) -> float:

@@ -96,7 +96,7 @@ def _is_whole(place: Path, about: dict) -> bool:
     try:
         if read_json(note) == {**about, "checksum": file_checksum(place)}:
             return True
-    except (InputError, OSError):
+    except (InputError, OSError, ValueError):  # the last of an empty file
         pass
     logger.warning(
         "The word features in %s are damaged, or of other words or another model. They are "

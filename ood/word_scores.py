@@ -19,6 +19,7 @@ from dassl.utils.errors import InputError
 from ood.registry import score
 from ood.scores import check_temperature, compute_dtype, gap_to_peak
 
+FROM_WORDS = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
 GROUPS = 100
 GROUPS_SEED = 0
 
@@ -57,7 +58,6 @@ def _share_of_classes(logits: Tensor, negatives: Tensor, groups: float, t: float
 
 @score(
     "NegLabel",
-    needs=("neglabel_logits", "neglabel_negatives_logits"),
     title="negative labels",
     paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language "
     "models, ICLR 2024",
@@ -78,7 +78,6 @@ def neg_label(
 
 @score(
     "CSP",
-    needs=("csp_logits", "csp_negatives_logits"),
     title="conjugated semantic pool",
     paper="Chen et al., Conjugated semantic pool improves OOD detection with pre-trained "
     "vision-language models, NeurIPS 2024",
@@ -97,7 +96,6 @@ def csp(
 
 @score(
     "EOE",
-    needs=("eoe_cosines", "eoe_outliers_cosines"),
     title="envisioning outlier exposure",
     paper="Cao et al., Envisioning outlier exposure by large language models for "
     "out-of-distribution detection, ICML 2024",
@@ -120,7 +118,6 @@ def eoe(
 
 @score(
     "ZOC",
-    needs=("logits", "candidate_lse"),
     title="zero-shot OOD detection by captions",
     paper="Esmaeilpour et al., Zero-shot out-of-distribution detection based on the pre-trained "
     "model CLIP, AAAI 2022",

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from dassl.utils.errors import InputError
 from ood.metrics import PRIMARY, auroc, fpr_at_tpr, roc_points, threshold_at_tpr
 
 DPI = 130
@@ -59,8 +58,6 @@ def histograms(
 
 def _shared_bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the edges of the bins in which the histograms of all sets are drawn."""
-    if not ood_sets:
-        raise InputError("no OOD set to plot against: name at least one")
     values = np.concatenate([id_scores, *ood_sets.values()]).astype(np.float64)
     low, high = np.percentile(values, RANGE_PERCENTILES)
     if not high > low:  # (nearly) all scores equal
@@ -99,8 +96,6 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
         curves: label -> (ID scores [n], OOD scores [m]).
         title: of the figure.
     """
-    if not curves:
-        raise InputError("no OOD set to plot against: name at least one")
     figure = Figure(figsize=(5.2, 5.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
@@ -164,11 +159,12 @@ def over_methods(
     height = 1.4 + len(figures) * (0.15 + 0.11 * len(names))
     figure = Figure(figsize=(7, height), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    places = 0.8 * ((np.arange(len(names)) + 0.5) / len(names) - 0.5)  # about a method's row
     for axes, (metric, label) in zip(panels, METHOD_METRICS.items(), strict=True):
         for i, name in enumerate(names):
             colour = SET_COLOURS[i % len(SET_COLOURS)] if name in ood_sets else "black"
             for row, runs in enumerate(figures.values()):
-                x, y = [100 * run[name][metric] for run in runs], row + 0.8 * _middle(i, len(names))
+                x, y = [100 * run[name][metric] for run in runs], row + places[i]
                 marks = axes.plot(x, [y] * len(x), "o", color=colour, alpha=0.6, markersize=4)
                 marks[0].set_label("" if row else name)
                 axes.plot(np.mean(x), y, "|", color=colour, markersize=9, markeredgewidth=1.6)
@@ -180,11 +176,6 @@ def over_methods(
     figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
-
-
-def _middle(i: int, parts: int) -> float:
-    """Return where the middle of part `i` lies when -0.5 to 0.5 is divided into `parts`."""
-    return (i + 0.5) / parts - 0.5
 
 
 def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:

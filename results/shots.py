@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 
 from ood.metrics import PRIMARY
 from results.files import AVERAGE
@@ -22,19 +23,18 @@ def over_shots(groups: Groups) -> Lines:
 
     A line is a method, or a method and a score. Empty where no method has several numbers.
     """
-    lines: Lines = {"ID accuracy (%)": {}, "FPR95 (%), ID positive": {}}
-    accuracy, fpr95 = lines.values()
+    accuracy, fpr95 = (defaultdict(lambda: defaultdict(list)) for _ in range(2))
     trained = [run for runs in groups.values() for run in runs if shots_of(run)]
     for run in trained:
         name, shots = method_of(run, trained), shots_of(run)
         found = run.result.get("accuracy", {}).get(run.id_set)
         if found is not None:
-            _add(accuracy, name, shots, found)
+            accuracy[name][shots].append(found)
         for score, sets in run.figures.items():
-            _add(fpr95, f"{name} {score}", shots, sets[AVERAGE][PRIMARY])
+            fpr95[f"{name} {score}"][shots].append(sets[AVERAGE][PRIMARY])
     kept = {
         title: {name: runs for name, runs in own.items() if len(runs) > 1}
-        for title, own in lines.items()
+        for title, own in (("ID accuracy (%)", accuracy), ("FPR95 (%), ID positive", fpr95))
     }
     return {title: own for title, own in kept.items() if own}
 
@@ -51,7 +51,3 @@ def _method(run: Run) -> dict:
     views = (run.comparable.get("training") or {}).get("views", 0)
     own = run.comparable.get("settings") or {}
     return {"backbone": run.provenance.get("backbone"), "views": views, **own}
-
-
-def _add(lines: Mapping[str, dict], name: str, shots: int, value: float) -> None:
-    lines.setdefault(name, {}).setdefault(shots, []).append(value)

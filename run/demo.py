@@ -112,7 +112,8 @@ class Page:
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
         axes = figure.subplots()
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.hist(self.id_scores, bins=40, color="#9fb6cd", label="held-out ID images")
+        scores = self.id_scores.astype(np.float64)  # float32 may have no room for 40 bins
+        axes.hist(scores, bins=40, color="#9fb6cd", label="held-out ID images")
         axes.axvline(limit, color="black", ls="--", label=f"threshold {limit:.6g}")
         if verdict:
             colour = COLOURS["ID" if verdict.score >= limit else "OOD"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
-from dassl.utils import atomic_write
 from datasets.folders import counted, some
 from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
-from ood.scoring import OWN_WIDTH, get_scores, required_inputs
-from ood.word_scores import GROUPS, grouping
+from ood.scoring import get_scores, required_inputs
+from ood.word_scores import FROM_WORDS, GROUPS, grouping
 from ood.words import BUNDLED, read_lists, words_hash
+from results.files import write_csv
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     """
     needs, named = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
-    used = named and not needs.isdisjoint(OWN_WIDTH)
+    used = named and not needs.isdisjoint(FROM_WORDS)
     model = text_model(trainer) if used or captioner else trainer.model.clip
     names, source = trainer.dm.dataset.classnames, under_root(cfg, cfg.EVAL.NEGATIVES)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
@@ -89,14 +88,12 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     if not words.negatives:
         return ""
     names = {name: names_in(name, items) for name, items in sets.items()}
-    lines = []
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for negatives in words.negatives:
-            found = list(overlaps(negatives.words, names))
-            writer.writerows(_rows(negatives, [own for _, own in found]))
-            lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
+    rows, lines = [], []
+    for negatives in words.negatives:
+        found = list(overlaps(negatives.words, names))
+        rows += _rows(negatives, [own for _, own in found])
+        lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
+    write_csv(path, COLUMNS, rows)
     return "\n".join(lines)
 
 

@@ -450,7 +450,7 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         lambda f, _: (f / tensors.name).write_bytes(tensors.read_bytes()[:-4])
     )
     assert "missing, damaged, or" in broken(lambda f, _: (f / tensors.name).unlink())
-    with pytest.raises(InputError, match=r"has no score 'MCN'.*Nearest: 'MCM'"):
+    with pytest.raises(InputError, match=r"has no score 'MCN'.*Did you mean 'MCM'"):
         Detector.load(place / RUN, "MCN")
     with pytest.raises(InputError, match=r"has no detector.json: run eval_ood.py"):
         Detector.load(tmp_path)

@@ -22,7 +22,7 @@ from torch import Tensor
 from dassl import distributed
 from dassl.data import DatasetWrapper
 from dassl.data.ahead import batches_for
-from dassl.data.data_manager import TrainLoader, skips_bad_images
+from dassl.data.data_manager import TrainLoader
 from dassl.data.samplers import SeededBatch
 from dassl.utils import progress_bar
 from dassl.utils.cache import check_room
@@ -71,13 +71,7 @@ class KeptViews:
             "transform": str(trainer.dm.tfm_train),
             "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
         }
-        self.store = FeatureStore(
-            cfg.EVAL.FEATURES,
-            encoding,
-            cfg.DATASET.ROOT,
-            cfg.EVAL.FEATURES_LIMIT,
-            skip_bad=skips_bad_images(cfg),
-        )
+        self.store = FeatureStore(cfg, encoding)
         self.opened: dict[int, KeptFeatures] = {}
         again = (
             f"they come again after as many of the {trainer.max_epoch} epochs, which is not as "

@@ -79,20 +79,25 @@ def test_columns_come_back_as_they_were(monkeypatch):
     """In one copy, which holds float32 scores, class indices and decisions exactly."""
     copied, copy = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(1) or copy(tensor))
-    table = evaluation._Table(5)
     values = torch.tensor([0.1, -3e-30, 1e30])
     cosines = torch.zeros(3, 70_001)
     cosines[range(3), [70_000, 0, 16_385]] = 1.0
-    table.fill(
-        np.array([4, 0, 2]),
-        BatchScores({"MCM": values}, cosines, {"CTW": torch.tensor([True, False, True])}),
-    )
+    decisions = {
+        "CTW": torch.tensor([True, False, True]),
+        "ATD": torch.tensor([False, False, True]),
+    }
+    columns = evaluation._columns(BatchScores({"MCM": values}, cosines, decisions))
     assert copied == [1]
-    assert table.scores["MCM"][[4, 0, 2]].tolist() == values.tolist()
-    assert table.scores["MCM"].dtype == np.float32
-    assert table.predictions.tolist() == [0, 0, 16_385, 0, 70_000]
-    assert table.rejected["CTW"].tolist() == [False, False, True, False, True]
-    assert table.done.tolist() == [True, False, True, False, True]
+    items = [Datum(f"/data/{i}.png", i) for i in range(5)]
+    parts = [(np.array([4, 0]), columns[:, :2]), (np.array([2]), columns[:, 2:])]
+    found, skipped = evaluation._collect("ID", items, "/data", get_scores(["MCM"]), parts)
+    assert found.images == ["0.png", "2.png", "4.png"] and skipped == ["1.png", "3.png"]
+    assert found.labels.tolist() == [0, 2, 4]
+    assert found.scores["MCM"].tolist() == values[[1, 2, 0]].tolist()
+    assert found.scores["MCM"].dtype == np.float32
+    assert found.predictions.tolist() == [0, 16_385, 70_000]
+    assert found.rejected["CTW"].tolist() == [False, True, True]
+    assert found.rejected["ATD"].tolist() == [False, True, False]
 
 
 def test_a_model_that_can_decide_always_does(model, monkeypatch):

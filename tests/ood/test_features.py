@@ -68,11 +68,19 @@ def model(tiny_clip):
 def evaluate(model, root, tmp_path):
     """`evaluate(scores=..., sets=...)`: set -> score -> values, of a pass with a store.
 
-    Keyword arguments of the store are taken, too; `store=False` for a pass without one.
+    What the store is made of may be given, too; `store=False` for a pass without one.
     """
 
     def run(
-        scores=GLOBAL_SCORES, sets=("inside", "dots"), skip=False, store=True, root=root, **how
+        scores=GLOBAL_SCORES,
+        sets=("inside", "dots"),
+        skip=False,
+        store=True,
+        root=root,
+        folder=None,
+        encoding=None,
+        limit=1.0,
+        local=False,
     ):
         cfg = default_cfg()
         cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (64, 64), ["normalize"]
@@ -84,14 +92,9 @@ def evaluate(model, root, tmp_path):
             name: [Datum(str(path), -1) for path in sorted((root / name).glob("*.png"))]
             for name in sets
         }
-        how = {
-            "folder": tmp_path / "features",
-            "encoding": {"weights": "a", "size": (64, 64)},
-            "limit": 1,
-            "skip_bad": skip,
-            "root": str(root),
-            **how,
-        }
+        cfg.EVAL.FEATURES = str(tmp_path / "features" if folder is None else folder)
+        cfg.EVAL.FEATURES_LIMIT, cfg.EVAL.FEATURES_LOCAL = limit, local
+        encoding = encoding or {"weights": "a", "size": (64, 64)}
         model.encoded = 0
         evaluation = score_sets(
             cfg,
@@ -102,7 +105,7 @@ def evaluate(model, root, tmp_path):
             {},
             torch.device("cpu"),
             nullcontext,
-            FeatureStore(**how) if store else None,
+            FeatureStore(cfg, encoding) if store else None,
         )
         run.evaluation = evaluation
         return {name: part.scores for name, part in evaluation.sets.items()}

@@ -67,9 +67,3 @@ def test_k_outside_the_classes_is_refused_with_a_suggestion(k):
 
 def test_suggested_k():
     assert [suggest_top_k(c) for c in (1, 4, 10, 100, 1000)] == [1, 1, 2, 20, 200]
-
-
-@pytest.mark.parametrize("label", [0, torch.zeros(3, dtype=torch.int64)])
-def test_one_label_per_image(label):
-    with pytest.raises(InputError, match="one label per image"):
-        id_irrelevant_regions(torch.rand(2, 4, 10), label, 2)

@@ -130,8 +130,8 @@ def test_masks_that_are_not_there_are_warned_of(world, trained, call, tmp_path, 
 @pytest.mark.parametrize(
     "extra, words",
     [
-        (["--label", "teapott"], "Nearest name: 'tea pot'"),
-        (["--label", "fox"], "The classes: cat, crane, golden retriever, tea pot."),
+        (["--label", "teapott"], "Did you mean 'tea pot'"),
+        (["--label", "fox"], "Known: cat, crane, golden retriever, tea pot."),
         (["--label", "9"], "index from 0 to 3"),
         (["--label", "0", "--image", "nowhere.jpg"], "nowhere.jpg"),
         (["--label", "0", "--topk", "9"], "between 1 and the number of classes"),
