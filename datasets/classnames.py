@@ -64,7 +64,9 @@ def _lines(path: str | Path) -> list[str]:
     try:
         # utf-8-sig: editors on Windows put a byte order mark in front of the first id.
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        if "\0" in text:  # as in UTF-16, which else would pass for names
+            raise ValueError("it holds zero bytes")
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError, too
         raise InputError(
             f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
             "a text file with one name a line."

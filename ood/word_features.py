@@ -114,7 +114,7 @@ def _write(
     """Write the blocks that are not there yet."""
     size = 4 * width * BLOCK
     with open(place, "ab") as file:
-        done = file.tell() // size  # whole blocks
+        done = min(file.tell() // size, len(words) // BLOCK)  # whole blocks, of these words
         file.truncate(done * size)
         for block in _encoded(model, words, templates, done * BLOCK):
             file.write(block.tobytes())

@@ -108,9 +108,10 @@ def _lines(file: Path | zipfile.Path) -> list[str]:
     except OSError as error:
         raise InputError(f"The list {file} cannot be read: {error}") from error
     except ValueError as error:  # a UnicodeDecodeError, too
+        likely = "UTF-16" if b"\0" in file.read_bytes() else "LATIN1"
         raise InputError(
             f"The list {file} is not UTF-8 ({error}): save it as UTF-8, or convert it, as by "
-            f"iconv -f LATIN1 -t UTF-8 {file.name}"
+            f"iconv -f {likely} -t UTF-8 {file.name}"
         ) from error
     return text.splitlines()
 

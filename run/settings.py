@@ -133,7 +133,9 @@ def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            raise InputError(f"{key} {value!r}: {error}") from error
+            mismatch, now = str(error).startswith("Type mismatch"), value_of(cfg, key)
+            why = f"give a value of the kind of {now!r}" if mismatch else error
+            raise InputError(f"{key} {value!r}: {why}") from error
 
 
 def _typed(cfg: CfgNode, key: str, value: str) -> Any:

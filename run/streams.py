@@ -71,6 +71,8 @@ def _ratios(cfg: CfgNode) -> list[float | None]:
 def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
     """Raise InputError for unknown methods, impossible values, and streams without features."""
     if not _methods(cfg):
+        if cfg.EVAL.STREAM_RATIO:
+            raise InputError("--stream-ratio is of test-time methods: name some by --streams")
         return
     _ratios(cfg)
     if cfg.EVAL.STREAM_BATCH < 0 or not 0 <= cfg.EVAL.STREAM_SEED < 2**32:

@@ -40,7 +40,7 @@ class PromptLearner(nn.Module):
     class names too, `token_prefix` and `token_suffix`: CoOp drops them on loading, and so do we.
 
     Raises:
-        InputError: unknown position, or a prompt longer than the text tower reads.
+        InputError: unknown position, {} in the words, or a prompt longer than the tower reads.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class PromptLearner(nn.Module):
         self._embedding = (model.token_embedding,)
         names = [name.replace("_", " ") for name in classnames]
         ctx_init = ctx_init.replace("_", " ").strip()
+        if "{" in ctx_init:
+            raise InputError(
+                f'"{ctx_init}": the context starts from words alone, and the class name is added. '
+                'Leave {} out, as in "a photo of a"'
+            )
         if ctx_init:
             ids = encode(ctx_init)
             n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))

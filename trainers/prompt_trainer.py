@@ -180,7 +180,7 @@ class PromptTrainer(ContextTrainer):
             raise InputError(
                 f"{path} does not fit the model: it holds {_describe(ctx.shape)}, the config asks "
                 f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
-                ".CTX_INIT (or --backbone) as they were in training"
+                ".CTX_INIT (or --backbone, or the classes) as they were in training"
             )
         super().check_checkpoint(checkpoint, path)
         message = self._mismatch(checkpoint, path, "classnames_hash")

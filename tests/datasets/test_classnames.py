@@ -75,9 +75,12 @@ def test_bad_user_files_are_refused(tmp_path, text, message):
 def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none.txt cannot be read"):
         read_classnames_file(tmp_path / "none.txt")
-    (tmp_path / "image.txt").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
-        read_classnames_file(tmp_path / "image.txt")
+    for content in (b"\xff\xd8\xff\xe0", "n01440764 tench\n".encode("utf-16-le")):
+        (tmp_path / "image.txt").write_bytes(content)
+        with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
+            read_classnames_file(tmp_path / "image.txt")
+        with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
+            read_names(str(tmp_path / "image.txt"))
 
 
 def test_names_come_in_the_order_asked_and_must_be_complete(tmp_path):

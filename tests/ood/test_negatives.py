@@ -227,6 +227,18 @@ def test_a_killed_process_goes_on_where_it_was(model, kept, bytes_left):
     assert np.array_equal(word_features(model, WORDS, TEMPLATES), whole)
 
 
+@pytest.mark.parametrize("more", [5, 64 * 4 * 40])
+def test_a_longer_file_without_its_note_is_cut(model, kept, monkeypatch, more):
+    monkeypatch.setattr(word_features_module, "BLOCK", 7)
+    whole = word_features(model, WORDS, TEMPLATES).copy()
+    (file,) = kept.glob("*.f32")
+    (note,) = kept.glob("*.json")
+    note.unlink()
+    file.write_bytes(file.read_bytes() + bytes(more))
+    assert np.array_equal(word_features(model, WORDS, TEMPLATES), whole)
+    assert file.stat().st_size == whole.nbytes and note.exists()
+
+
 @pytest.mark.parametrize("damage", ["bytes", "note", "words"])
 def test_a_cache_of_other_words_is_made_anew(model, kept, damage, caplog):
     whole = word_features(model, WORDS, TEMPLATES).copy()

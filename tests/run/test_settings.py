@@ -89,6 +89,16 @@ def test_every_number_must_be_finite(value):
         built("INPUT.PIXEL_STD", "[1.0, 1e999, 1.0]")
 
 
+@pytest.mark.parametrize(
+    "key, value, usual",
+    [("N_CTX", "1.5", "16"), ("CSC", "Maybe", "False"), ("LAMBDA", "[1]", "0.25")],
+)
+def test_a_value_of_another_kind_is_answered_with_one_that_fits(key, value, usual):
+    with pytest.raises(InputError) as caught:
+        built(f"TRAINER.LOCOOP.{key}", value)
+    assert f"LOCOOP.{key} {value!r}: give a value of the kind of {usual}" in str(caught.value)
+
+
 def test_settings_of_another_method_are_refused():
     for key in ("TRAINER.CLIPN.MICRO_BATCH", "TRAINER.COOP.N_CTX"):
         owner = {"CLIPN": "CLIPN", "COOP": "CoOp"}[key.split(".")[1]]
