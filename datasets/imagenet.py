@@ -16,6 +16,7 @@ from datasets.classnames import (
     imagenet_wnids,
     names_from_file,
     read_class_list,
+    read_classnames_file,
 )
 from datasets.folders import DataError, absolute, some, wrong_count
 from datasets.splits import in_all, require_folders
@@ -32,7 +33,8 @@ class ImageNet(ClassFolders):
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
     ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else `classnames.txt` in the data
-    set's folder where there is one, else CLIP's, built in.
+    set's folder where there is one, else CLIP's, built in. A file that lists just the class
+    folders that are there chooses the classes too.
 
     Differs from upstream: CoOp's ImageNet gives `val` as validation set too, so that its
     TEST.FINAL_MODEL best_val chose the model on the test images.
@@ -69,7 +71,7 @@ class ImageNet(ClassFolders):
         if classes in ("", "present"):
             for path, folders in found.items():
                 _require_known(folders, absolute(path))
-            wanted = in_all(found) if classes else imagenet_wnids()
+            wanted = in_all(found) if classes else cls._listed(cfg, found) or imagenet_wnids()
         else:
             wanted = read_class_list(classes)
             _require_known(wanted, "DATASET.CLASSES")
@@ -89,11 +91,23 @@ class ImageNet(ClassFolders):
         require_folders(split, wanted, found)
 
     def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
-        path = Path(cfg.DATASET.CLASSNAMES_FILE or self.locate(cfg) / "classnames.txt")
-        if cfg.DATASET.CLASSNAMES_FILE or path.is_file():
+        path = self._names_file(cfg)
+        if path:
             return names_from_file(path, folders), absolute(path)
         names = dict(zip(imagenet_wnids(), imagenet_classnames(), strict=True))
         return [names[wnid] for wnid in folders], "open_clip (built in)"
+
+    @classmethod
+    def _names_file(cls, cfg: CfgNode) -> Path | None:
+        path = Path(cfg.DATASET.CLASSNAMES_FILE or cls.locate(cfg) / "classnames.txt")
+        return path if cfg.DATASET.CLASSNAMES_FILE or path.is_file() else None
+
+    @classmethod
+    def _listed(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> set[str]:
+        """Return the ids in the user's class names, if the folders are just these."""
+        path = cls._names_file(cfg)
+        listed = {wnid for wnid, _ in read_classnames_file(path)} if path else set()
+        return listed if all(listed == set(folders) for folders in found.values()) else set()
 
 
 @DATASET_REGISTRY.register()

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
@@ -105,12 +105,17 @@ def _label(text: str, names: Sequence[str]) -> int | None:
 
 
 def absent_images(items: Sequence[Datum]) -> list[str]:
-    """Return the paths of images that are not there; each folder is listed once, for a million
-    questions take minutes on network drives."""
+    """Return the paths of images that are not there, or folders; each folder is listed once, for a
+    million questions take minutes on network drives."""
 
     @functools.cache
     def names(folder: str) -> frozenset[str]:
-        return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+        if not os.path.isdir(folder):
+            return frozenset()
+        with os.scandir(folder) as scan:  # which knows folders without asking, links to them not
+            return frozenset(
+                entry.name for entry in scan if not entry.is_dir(follow_symlinks=False)
+            )
 
     paths = (item.impath for item in items)
     return [p for p in paths if os.path.basename(p) not in names(os.path.dirname(p))]
@@ -118,8 +123,9 @@ def absent_images(items: Sequence[Datum]) -> list[str]:
 
 def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
     """Return the fault of a list whose images are not there."""
+    paths = [f"{p} (a folder)" if os.path.isdir(p) else p for p in missing[:3]] + list(missing[3:])
     return DataError(
-        f"{counted(len(missing), 'listed image')} not there: {some(missing, 3)}. Unpack the whole "
+        f"{counted(len(missing), 'listed image')} not there: {some(paths, 3)}. Unpack the whole "
         f"set, or name the folder of images that {absolute(file)} belongs to.",
         "missing",
         missing,
@@ -129,8 +135,8 @@ def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
 def protocol_faults(
     name: str, items: Sequence[Datum], expected: Mapping[str, Any], file: Path | None = None
 ) -> list[DataError]:
-    """Return how a set differs from the protocol's: another count (IMAGES), or a list with another
-    MD5; 0 and "" expect nothing."""
+    """Return how a set differs from the protocol's: another count (IMAGES), a list with another
+    MD5, images listed more than once; 0 and "" expect nothing."""
     faults, wanted = [], expected.get("IMAGES", 0)
     if wanted and len(items) != wanted:
         faults.append(wrong_count(name, len(items), wanted))
@@ -139,4 +145,8 @@ def protocol_faults(
         if found != md5:
             text = f"The list of {name}, {absolute(file)}, is not the protocol's: MD5 {found}, not"
             faults.append(DataError(f"{text} {md5}. Figures are not comparable.", "checksum"))
+    if file and (twice := [p for p, n in Counter(x.impath for x in items).items() if n > 1]):
+        text = f"{counted(len(twice), 'image')} more than once in the list of {name},"
+        text = f"{text} {absolute(file)}: {some(twice, 3)}. Each line of it counts."
+        faults.append(DataError(text, "listed twice", twice))
     return faults

@@ -28,6 +28,7 @@ BADGE = (
     '<div id="verdict" style="border-left: 8px solid {0}; padding: 2px 14px">'
     '<div style="color: {0}; font-size: 1.6em; font-weight: bold">{1}</div>{2}</div>'
 )
+WIDE = "input[type=number] { width: 9em !important }"  # the threshold has nine digits
 NO_THRESHOLD = "No verdict without a threshold: start the page with --calibrate FOLDER."
 
 
@@ -48,7 +49,7 @@ def serve(detector: Detector, port: int = PORT) -> None:
 
     page = _layout(gr, Page(detector))
     theme = gr.themes.Default(font="sans-serif", font_mono="monospace")  # fetched from nowhere
-    how = {"quiet": True, "prevent_thread_lock": True, "footer_links": []}
+    how = {"quiet": True, "prevent_thread_lock": True, "footer_links": [], "css": WIDE}
     try:
         _, url, _ = page.launch(server_port=port, theme=theme, **how)
     except (OSError, OverflowError) as error:
@@ -145,19 +146,21 @@ def _layout(gr: ModuleType, page: Page) -> Any:
         with gr.Row():
             with gr.Column():
                 sources = ["upload", "clipboard"]
-                picture = gr.Image(type="filepath", sources=sources, label="Image", height=300)
+                picture = gr.Image(type="filepath", sources=sources, label="Image", height=380)
                 # The detector reads the file, and says what is wrong with it.
                 picture.preprocess = lambda sent: sent and sent.path
-                label = "Probabilities among the classes"
-                probabilities = gr.Label(label=label, num_top_classes=MOST, show_heading=False)
+                badge = gr.HTML(badge)  # on a phone, whose columns are one, below the image
             with gr.Column():
-                badge = gr.HTML(badge)
                 with gr.Column(visible=page.limit is not None):
                     histogram = gr.Plot(histogram, show_label=False, format="png")
                     limit = gr.Slider(low, high, page.limit or 0, step=step, label="Threshold")
+                label = "Probabilities among the classes"
+                probabilities = gr.Label(label=label, num_top_classes=MOST, show_heading=False)
         has_regions = bool(page.detector.model.clip.grid)
         regions = gr.Plot(show_label=False, format="png", visible=has_regions)
         told = [badge, histogram]
-        picture.change(page.look, [picture, limit], [seen, *told, probabilities, regions])
-        limit.change(page.judge, [seen, limit], told, show_progress="hidden")
+        # In turn: a late answer to the slider would bring a removed image's verdict back.
+        one = {"concurrency_id": "page"}
+        picture.change(page.look, [picture, limit], [seen, *told, probabilities, regions], **one)
+        limit.change(page.judge, [seen, limit], told, show_progress="hidden", **one)
     return blocks

@@ -78,6 +78,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
+    shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
     words = add_words(cfg, trainer, score_names(cfg))
     scores = fit_scores(trainer, offered_scores(score_names(cfg), trainer.model.provides))
     parameters = score_parameters(scores, score_params(cfg))
@@ -90,7 +91,6 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     every = {ID: trainer.dm.dataset.test, **sets}
-    shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
     check_stream_sets(cfg, trainer, every, scores)
     evaluation = score(cfg, trainer, {**every, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes

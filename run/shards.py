@@ -13,7 +13,7 @@ from typing import Any
 
 from dassl.utils.console import LONG
 from dassl.utils.errors import InputError
-from dassl.utils.files import write_json
+from dassl.utils.files import remove_leftovers, write_json
 from datasets.caption_shards import find_shards
 from datasets.folders import absolute
 from detector import Detector
@@ -71,6 +71,7 @@ def detect_shards(detector: Detector, pattern: str, out: str, engine: str, addre
         if engine and tasks:
             results = score_on_ray(folder, detector.model.clip.name, tasks, address)
         failed = follow(results, tasks)
+        remove_leftovers(folder)  # of workers that were killed
         summary = summarise([t for t in targets if t.exists()], detector.spec.score)
         write_json(summary, folder / SUMMARY)
     print(format_summary(summary))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,19 @@ def test_a_mistake_is_told_once(world):
     told = [line for line in output.splitlines() if words in line]
     assert len(told) == 1 and told[0].startswith("error (rank ") and "of 2): " in told[0]
     assert "Traceback" not in output
+    assert re.fullmatch("stopped: rank . was the first .*", output.partition(told[0])[2].strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_both_processes_in_a_sentence(world, number):
+    stopped = start(world, f"stopped{number}")
+    while not (world / f"stopped{number}/prompt_learner/checkpoint").exists():
+        assert stopped.poll() is None, stopped.stdout.read()
+        time.sleep(0.02)
+    stopped.send_signal(number)
+    output = stopped.communicate(timeout=60)[0]
+    assert stopped.returncode == 128 + number, output
+    assert output.endswith(f"\nstopped by {number.name}\n") and "Traceback" not in output
 
 
 CLIPN_LOSSES = ("loss", "bin_yes", "bin_no", "tso")

@@ -13,7 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
-from datasets.check.layout import PAIRS, ROOT, check_layout, row_name
+from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
 from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
@@ -21,9 +21,8 @@ from datasets.classnames import shared_prompts
 from datasets.folders import absolute
 from datasets.imagelist import ImageNetList
 from datasets.imagenet import ImageNet
-from datasets.lists import not_there, protocol_faults
+from datasets.lists import not_there, protocol_faults, read_list
 from datasets.needs import NOTHING, Needs
-from datasets.ood_sets import load_shifted_sets
 
 
 def check(
@@ -64,7 +63,7 @@ def check(
         # A folder that is two sets is compared once; several lists may share one.
         places = {(s.folder.resolve(), s.file and s.name): s for s in reversed(layout.sets)}
         report.problems += duplicates(list(places.values())[::-1])
-    report.problems += _refusals(cfg, report, imagenet or issubclass(kind, ImageNetList))
+    report.problems += _refusals(cfg, report, layout, imagenet or issubclass(kind, ImageNetList))
     return report
 
 
@@ -114,22 +113,27 @@ def _in_order(cfg: CfgNode, report: Report) -> list[Row]:
     return [rows[name] for name in [*own, *cfg.OOD.SETS] if name in rows]
 
 
-def _refusals(cfg: CfgNode, report: Report, imagenet: bool) -> list[Problem]:
-    """Return what the ID set's loader refuses where nothing above says why, and equal prompts."""
+def _refusals(cfg: CfgNode, report: Report, layout: Layout, imagenet: bool) -> list[Problem]:
+    """Return what the ID set's loader refuses where nothing above says why, shifted ID sets'
+    labels that are no class, and equal prompts."""
     if any(problem.stops & Needs.TEST for problem in report.problems):
         return []
     try:
         data = build_dataset(cfg)
     except InputError as error:
         return [Problem.of(error, "ID", Needs.TEST | Needs.TRAIN)]
-    if not any(problem.stops & Needs.OOD for problem in report.problems):
+    found = []
+    shifted = cfg.OOD.SHIFTED if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else ()  # else left out
+    for images in layout.sets:
+        if images.name not in shifted or not images.file:
+            continue
         try:
-            load_shifted_sets(cfg, data.classnames)
+            read_list(images.file, images.folder, data.classnames)
         except InputError as error:
-            return [Problem.of(error, "shifted ID", Needs.OOD)]
+            found.append(Problem.of(error, images.name, Needs.OOD))
     shared = shared_prompts(data.classnames)
     if imagenet or not shared:  # ImageNet's own names hold two such pairs, in every paper alike
-        return []
+        return found
     shared = shared_prompts(data.class_folders) or shared
     row = next((row.name for row in report.rows), "ID")
-    return [Problem(row, "equal prompts", f"{shared}.")]
+    return [*found, Problem(row, "equal prompts", f"{shared}.")]

@@ -4,8 +4,9 @@ import datasets.splits as splits
 from dassl.data import DataManager
 from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
+from datasets.check.layout import require_data
 from datasets.classnames import imagenet_classnames, imagenet_wnids
-from datasets.needs import names_known
+from datasets.needs import Needs
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
 
@@ -163,7 +164,8 @@ def test_class_names_alone_follow_the_users_file(cfg, tmp_path):
 
 def test_classes_that_only_folders_tell_are_refused_without_them(cfg):
     cfg.DATASET.NAME, cfg.DATASET.CLASSES = "ImageNet", "present"
-    assert not names_known(cfg)
+    with pytest.raises(InputError, match=r"CLASSES is 'present'.*known by its folders alone. Name"):
+        build_dataset(cfg, images=False)
     cfg.DATASET.CLASSES = "n00000001"
     with pytest.raises(InputError, match="not among the 1000"):
         build_dataset(cfg, images=False)
@@ -172,6 +174,17 @@ def test_classes_that_only_folders_tell_are_refused_without_them(cfg):
 def test_folder_may_be_renamed(tree, build):
     tree({f"ILSVRC2012/val/{TENCH}": 1})
     assert build(FOLDER="ILSVRC2012", CLASSES=TENCH).classnames == ["tench"]
+
+
+def test_a_list_of_just_the_folders_is_the_class_list(tree, build, cfg, tmp_path):
+    root = tree(images("val", [SHARK, TENCH]) | images("train", [TENCH, GOLDFISH, SHARK], 2))
+    (root / "imagenet/classnames.txt").write_text(f"{SHARK} shark\n{TENCH} a fish\n")
+    data = build()
+    assert data.classnames == ["a fish", "shark"] and data.class_folders == [TENCH, SHARK]
+    assert [item.label for item in data.train_x] == [0, 0, 1, 1]
+    assert build_dataset(cfg, images=False).classnames == data.classnames
+    cfg.TRAINER.NAME = "CoOp"
+    require_data(cfg, Needs.TEST | Needs.TRAIN)
 
 
 @pytest.mark.parametrize("listed", [(TENCH,), (TENCH, SHARK, GOLDFISH)])

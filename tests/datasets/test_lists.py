@@ -10,7 +10,7 @@ from dassl.utils.errors import InputError
 from datasets.check.layout import check_layout
 from datasets.check.survey import check
 from datasets.classnames import imagenet_classnames
-from datasets.lists import OOD_LABEL, absent_images, protocol_faults, read_list
+from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.needs import EVALUATION, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 
@@ -98,8 +98,11 @@ def test_classes_that_share_a_name_have_numbers(listed):
 
 def test_missing_images(listed, tree):
     root = tree({"a": 2})
-    items = listed(b"a/0.png 0\na/2.png 0\nb/0.png 0\na/1.png 1\n")
-    assert absent_images(items) == [f"{root}/a/2.png", f"{root}/b/0.png"]
+    (root / "a/c.png").mkdir()
+    items = listed(b"a/0.png 0\na/2.png 0\nb/0.png 0\na/1.png 1\na 1\na/c.png 2\n")
+    missing = absent_images(items)
+    assert missing == [f"{root}/a/2.png", f"{root}/b/0.png", f"{root}/a", f"{root}/a/c.png"]
+    assert f"there: {root}/a (a folder), {root}/a/2.png. U" in str(not_there("l", missing[2::-2]))
 
 
 def test_what_differs_from_the_protocol(listed, tmp_path):
@@ -110,6 +113,30 @@ def test_what_differs_from_the_protocol(listed, tmp_path):
     count, checksum = protocol_faults("X", items, {"IMAGES": 2, "MD5": "0" * 32}, file)
     assert "1 image in X where the protocol has 2" in str(count)
     assert f"MD5 {md5}, not {'0' * 32}" in str(checksum) and checksum.kind == "checksum"
+
+
+def test_images_listed_twice_are_warned_of(world, tmp_path, caplog):
+    for name, row in (
+        ("near", "near/x/0.png -1"),
+        ("test_id", "id/0.png 2"),
+        ("shifted", "id/0.png 1"),
+    ):
+        with open(tmp_path / f"lists/{name}.txt", "a") as file:
+            file.write(f"{row}\n" * 2)
+    world.OOD.ID.IMAGES = world.OOD.SETS.Near.IMAGES = world.OOD.SHIFTED.V2.IMAGES = 0
+    load_shifted_sets(world, build_dataset(world).classnames)
+    load_ood_sets(world)
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [text.partition(": ")[2] for text in said] == [
+        f"{tmp_path}/large/{path}. Each line of it counts."
+        for path in ("id/0.png", "id/0.png", "near/x/0.png")
+    ]
+    report = check(world, "world", RUNS, ["evaluation"])
+    assert report.ready and {p.where for p in report.problems if p.kind == "listed twice"} == {
+        "ID test",
+        "Near",
+        "V2",
+    }
 
 
 @pytest.fixture
@@ -249,8 +276,13 @@ def test_the_check_knows_lists(world, tmp_path):
     (tmp_path / "large/id/5.png").write_bytes((tmp_path / "large/id/4.png").read_bytes())
     (tmp_path / "large/near/x/0.png").write_bytes((tmp_path / "large/id/4.png").read_bytes())
     report = check(world, "world", RUNS, ["evaluation"])
-    (problem,) = (p for p in report.problems if p.where == "shifted ID")
+    (problem,) = (p for p in report.problems if p.where == "V2" and p.stops)
     assert "label outside the 3 classes" in problem.what and problem.stops == Needs.OOD
+    (row,) = (row for row in report.record()["sets"] if row["name"] == "V2")
+    assert row["verdict"] == "refused, count"  # the table's, which said ok
+    world.DATASET.SUBSAMPLE_CLASSES = "base"  # then no evaluation reads it
+    assert check(world, "world", RUNS, ["evaluation"]).ready
+    world.DATASET.SUBSAMPLE_CLASSES = "all"
     (tmp_path / "lists/near.txt").write_text("/near/x/0.png -1\n")
     (problem,) = check_layout(world, EVALUATION).problems
     assert problem.where == "Near" and "a path that is absolute" in problem.what

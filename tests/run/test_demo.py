@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 import detect
 from detector import Detector
-from run import command
+from run import command, demo
 from run.demo import Page
 from tests.worlds import ROOT, images
 
@@ -95,6 +96,14 @@ def test_what_is_missing_is_named(clip_file, monkeypatch):
         command.run(detect.main)
 
 
+def test_events_are_answered_one_after_the_other(calibrated):
+    """Else a late answer to the slider brings the verdict on a removed image back."""
+    gradio = MagicMock()
+    demo._layout(gradio, Page(calibrated))
+    events = gradio.Image.return_value.change, gradio.Slider.return_value.change
+    assert [event.call_args.kwargs["concurrency_id"] for event in events] == ["page", "page"]
+
+
 # In a browser
 
 
@@ -152,9 +161,11 @@ def test_in_a_browser(browser, calibrated, place):
     verdict = calibrated(path)
     assert badge.inner_text().startswith(f"{verdict.verdict}: ")
     assert f"{verdict.score:.6g}" in badge.inner_text()  # of the file as it is
+    number = browser.locator("input[type=number]")  # whose digits are all seen
+    assert number.evaluate("x => x.scrollWidth <= x.clientWidth")
     low, high, _ = Page(calibrated).slider
     for limit, said in ((high, "OOD"), (low, "ID")):
-        browser.locator("input[type=number]").fill(str(limit))
+        number.fill(str(limit))
         browser.keyboard.press("Enter")
         badge.filter(has_text=re.compile(f"^{said}: ")).wait_for()
     assert browser.locator("img").count() >= 3  # the image, the histogram and the regions
@@ -163,6 +174,14 @@ def test_in_a_browser(browser, calibrated, place):
     browser.set_input_files("input[type=file]", place / "broken.png")
     badge.filter(has_text="Cannot read the image broken.png").wait_for()
     assert all(re.match(r"http://127\.0\.0\.1|data:|blob:", address) for address in asked)
+
+
+@pytest.mark.slow
+def test_on_a_phone_the_verdict_is_right_below_the_image(browser):
+    browser.set_viewport_size({"width": 390, "height": 844})
+    parts = "[data-testid=image]", "#verdict", "text=Threshold", "text=Probabilities among"
+    tops = [browser.locator(part).first.bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops)
 
 
 @pytest.mark.slow
