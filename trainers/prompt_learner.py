@@ -57,22 +57,11 @@ class PromptLearner(nn.Module):
         stop: str = ".",
     ):
         super().__init__()
-        if n_ctx < 1:
-            raise InputError(f"N_CTX is {n_ctx}: at least one context vector is needed")
-        if position not in CLASS_TOKEN_POSITIONS:
-            raise InputError(
-                f"unknown class token position {position!r}: use one of "
-                f"{', '.join(CLASS_TOKEN_POSITIONS)}"
-            )
+        _check_context(n_ctx, position, ctx_init)
         # A tuple, so that the CLIP's embedding is not registered as the learner's own.
         self._embedding = (model.token_embedding,)
         names = [name.replace("_", " ") for name in classnames]
         ctx_init = ctx_init.replace("_", " ").strip()
-        if "{" in ctx_init:
-            raise InputError(
-                f'"{ctx_init}": the context starts from words alone, and the class name is added. '
-                'Leave {} out, as in "a photo of a"'
-            )
         if ctx_init:
             ids = encode(ctx_init)
             n_ctx, ctx = len(ids), self._embed(torch.tensor(ids))
@@ -159,6 +148,21 @@ class PromptLearner(nn.Module):
         prompts = self._embed(self.tokens)  # [C, L, W]
         places = self.places.to(prompts.device)[..., None].expand(-1, -1, prompts.shape[-1])
         return prompts.scatter(1, places, self.ctx.expand(self.n_cls, -1, -1))
+
+
+def _check_context(n_ctx: int, position: str, ctx_init: str) -> None:
+    if n_ctx < 1:
+        raise InputError(f"N_CTX is {n_ctx}: at least one context vector is needed")
+    if position not in CLASS_TOKEN_POSITIONS:
+        raise InputError(
+            f"unknown class token position {position!r}: use one of "
+            f"{', '.join(CLASS_TOKEN_POSITIONS)}"
+        )
+    if "{" in ctx_init:
+        raise InputError(
+            f'"{ctx_init}": the context starts from words alone, and the class name is added. '
+            'Leave {} out, as in "a photo of a"'
+        )
 
 
 def _drop_names(learner: PromptLearner, state: dict, prefix: str, *_) -> None:
