@@ -212,17 +212,26 @@ def _draw_foot(figure: Figure, maps: Sequence[RegionMap], colours: AxesImage) ->
     _write(figure, MARGIN, FOOT - 0.3, LEGEND + "  ".join(legend), va="top", fontsize=7)
 
 
+def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Spread a mask `[h, w]` over pixels `[height, width]`, each of the cell its centre is in."""
+    rows = ((2 * np.arange(height) + 1) * mask.shape[0] - 1) // (2 * height)
+    columns = ((2 * np.arange(width) + 1) * mask.shape[1] - 1) // (2 * width)
+    return mask[rows[:, None], columns]  # [height, width]
+
+
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:
     """Grey the regions that belong to the label, so that the ID-irrelevant ones stay visible.
 
     `image` is what the model saw (after resize and crop), `irrelevant` bool [h, w], True where
-    `id_irrelevant_regions` is. A pixel belongs to the region that its centre is in, whatever the
-    image's size. Returns a new RGB image.
+    `id_irrelevant_regions` is. Cell boundaries are rounded to pixels, so every pixel belongs to
+    exactly one region, whatever the image's size. Returns a new RGB image.
 
     Differs from upstream: the public demo leaves the last column of regions ungreyed, and paints
     over the squashed input where the model saw a centre crop.
     """
+    mask = np.asarray(irrelevant, dtype=bool)
+    if mask.ndim != 2 or 0 in mask.shape:
+        raise InputError(f"the region mask must be a grid [h, w], got shape {mask.shape}")
     pixels = np.array(image.convert("RGB"))
-    mask = Image.fromarray(np.asarray(irrelevant, dtype=np.uint8))
-    pixels[~np.asarray(mask.resize(image.size, Image.Resampling.NEAREST), dtype=bool)] = GREY
+    pixels[~_to_pixels(mask, *pixels.shape[:2])] = GREY
     return Image.fromarray(pixels)

@@ -41,14 +41,11 @@ def test_every_pixel_belongs_to_the_region_around_it(width, height, columns, row
     assert drawn.shape == (height, width, 3)
     for y in range(height):
         for x in range(width):
-            # The cell that holds the pixel's centre; on a boundary, one of the cells beside it.
-            down, right = (2 * y + 1) * rows, (2 * x + 1) * columns
-            around = mask[
-                (down - 1) // (2 * height) : down // (2 * height) + 1,
-                (right - 1) // (2 * width) : right // (2 * width) + 1,
-            ]
-            drawn_as = {True: [10, 20, 30], False: [GREY] * 3}
-            assert drawn[y, x].tolist() in [drawn_as[cell] for cell in around.flat]
+            # The cell that holds the pixel's centre; on a boundary, the cell before it.
+            row = ((2 * y + 1) * rows - 1) // (2 * height)
+            column = ((2 * x + 1) * columns - 1) // (2 * width)
+            expected = [10, 20, 30] if mask[row, column] else [GREY] * 3
+            assert drawn[y, x].tolist() == expected
 
 
 @pytest.mark.parametrize("name, grid", [("vit", 14), ("rn", 7)])
@@ -68,6 +65,8 @@ def test_drawing_takes_tensors_and_leaves_its_input_alone():
     drawn = draw_regions(image, torch.tensor([[True, False]]))
     assert np.array(image).tolist() == [[100] * 8] * 8
     assert np.array(drawn)[0, :, 0].tolist() == [100] * 4 + [GREY] * 4
+    with pytest.raises(InputError, match="grid"):
+        draw_regions(image, torch.ones(4, dtype=torch.bool))
 
 
 def test_caption_says_label_k_and_share():
