@@ -115,6 +115,7 @@ def test_weights_over_a_backbone_loaded_apart(clipn_file, published, golden):
     assert_close(encoder(tokens), published(11)[1](tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weights, variant, words",
     [
@@ -173,6 +174,7 @@ def test_clean_templates_hold_no_quotes_and_deny_once():
         template_pairs("a photo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", NAMES)
 def test_classifier_is_the_public_codes(variant, published, golden):
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")

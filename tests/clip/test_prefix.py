@@ -57,6 +57,7 @@ def test_every_token_has_one_place(lengths):
     assert ends.tolist() == lengths
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(1, 8), min_size=200, max_size=400))
 def test_rows_hardly_pad(lengths):
     packing = Packing([*lengths, 14])

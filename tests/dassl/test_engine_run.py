@@ -106,6 +106,7 @@ def last_file(trainer, epoch):
     return Path(trainer.output_dir, f"prompt_learner/model.pth.tar-{epoch}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("prec", ["fp32", "amp"])
 def test_resumed_run_equals_uninterrupted_one(make_cfg, tmp_path, workers, prec):
@@ -154,6 +155,7 @@ def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
     assert (folder / "checkpoint").read_text() == "model.pth.tar-2\n"
 
 
+@pytest.mark.slow
 def test_the_checkpoint_resumed_from_goes_too_unless_it_is_elsewhere(make_cfg, tmp_path):
     def files(cfg):
         return {p.name for p in Path(cfg.OUTPUT_DIR, "prompt_learner").glob("model*")}

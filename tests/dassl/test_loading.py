@@ -107,6 +107,7 @@ def test_images_move_and_the_rest_stays():
     assert move_images([image], torch.device("meta")) == [image] and images_of([image]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device, workers", [("cpu", 2), ("cpu", 0), ("cuda", 0)])
 def test_where_nothing_is_gained_the_loader_is_read_plainly(make_cfg, device, workers):
     plain = [batch["img"] for batch in loader_of(make_cfg, workers)]

@@ -106,6 +106,7 @@ def test_image_and_caption_stay_together(shards, cfg, loader):
             torch.testing.assert_close(image, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone(shards, loader, workers):
     def epoch(number, seed=1, before=()):
@@ -138,6 +139,7 @@ def as_rank(monkeypatch):
     return be
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks, workers", [(2, 0), (4, 0), (2, 2), (1, 2)])
 def test_ranks_and_workers_share_the_pairs_out(shards, loader, as_rank, ranks, workers):
     for epoch in range(2):
@@ -322,6 +324,7 @@ LISTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", LISTED)
 def test_tables(folder, loader, source):
     made = loader(batch_size=4, **source)

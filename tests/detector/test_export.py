@@ -26,6 +26,8 @@ from ood.registry import SCORES
 from ood.scoring import score_parameters
 from run import command
 
+pytestmark = pytest.mark.slow  # many seconds
+
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 

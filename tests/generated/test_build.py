@@ -20,6 +20,8 @@ from generated.streams import captioned_sample, id_sample
 from generated.words import word_lists
 from ood.words import distinct_words, read_lists
 
+pytestmark = pytest.mark.slow  # many seconds
+
 TINY = Counts(train=1, val=1, ood=2, pairs=2, shifted=1)
 
 

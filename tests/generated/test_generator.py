@@ -78,6 +78,7 @@ def test_half_of_each_sets_kinds_is_never_named(name):
     assert len(NEVER_NAMED & {*OOD_SETS[name]}) == len(OOD_SETS[name]) // 2
 
 
+@pytest.mark.slow
 def test_training_captions_name_everything_else():
     """ID classes, further objects, creatures, views and bare backgrounds; never the other half."""
     samples = [streams.captioned_sample("clip-train", i) for i in range(400)]

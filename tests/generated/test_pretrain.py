@@ -20,6 +20,8 @@ from generated import pretrain, small_clip
 from generated.kinds import ID_OBJECTS
 from generated.streams import captioned_sample, id_sample
 
+pytestmark = pytest.mark.slow  # many seconds
+
 COMMITTED = Path(pretrain.__file__).parent / "weights/generated_vit_s8.safetensors"
 SMALL = [
     *("--patch", "32", "--width", "64", "--layers", "1", "--text-width", "64"),

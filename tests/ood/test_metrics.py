@@ -76,12 +76,14 @@ def test_roc_points_span_the_square(sets):
     assert np.trapezoid(y, x) == pytest.approx(auroc(*sets), abs=1e-12)
 
 
+@pytest.mark.slow
 @given(sets=st.tuples(tied, tied))
 def test_only_the_order_of_scores_matters(sets):
     mapped = [np.exp(3 * np.array(s)) - 7 for s in sets]
     assert ood_metrics(*mapped) == ood_metrics(*sets)
 
 
+@pytest.mark.slow
 @given(sets=st.tuples(tied, tied))
 def test_swapping_the_roles(sets):
     inside, outside = map(np.array, sets)
@@ -93,6 +95,7 @@ def test_swapping_the_roles(sets):
     assert auroc(outside, inside) == pytest.approx(1 - figures["auroc"], abs=1e-12)
 
 
+@pytest.mark.slow
 @given(sets=st.tuples(tied, tied), seed=st.integers(0, 99))
 def test_image_order_does_not_matter(sets, seed):
     shuffled = [np.random.default_rng(seed).permutation(s) for s in sets]

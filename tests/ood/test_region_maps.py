@@ -143,6 +143,7 @@ def test_the_colours_are_the_ranks_and_the_outline_is_the_mask():
             assert np.abs(border.min(0) - 10).max() < 0.5 and np.abs(border.max(0) - 20).max() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix, head", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_saved_in_every_format_the_same_each_time(tmp_path, suffix, head):
     paths = [save_region_maps(tmp_path / f"{i}.{suffix}", [region_map()]) for i in (0, 1)]

@@ -34,6 +34,7 @@ def some_scores(step):
     return arrays(np.float32, st.integers(1, 45), elements=values)
 
 
+@pytest.mark.slow
 @given(inside=some_scores(0.25), outside=some_scores(0.25), seed=st.integers(0, 2**32))
 def test_every_resample_has_the_metrics_of_its_images(inside, outside, seed):
     found = resample([inside], {"SUN": [outside]}, 4, seed)[0, :, 0]
@@ -70,6 +71,7 @@ def test_interval_is_of_the_percentiles():
     assert interval(np.arange(1001)) == pytest.approx((25, 975))
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Two normal distributions one apart: both figures are known. 95 % of 200: 190 +- 3."""
     normal, rng = NormalDist(), np.random.default_rng(11)

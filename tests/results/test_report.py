@@ -22,6 +22,8 @@ from results.report.page import report_page
 from results.runs import find_runs, group_runs
 from results.summary import summarise
 
+pytestmark = pytest.mark.slow  # many seconds
+
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "br", "line", "path", "use", "rect"}
 

@@ -50,6 +50,7 @@ def test_runs_with_other_views_are_other_lines(write_run, gather, tmp_path):
     assert lines == {"CoOp views 0": {1: [0.5], 4: [0.5]}, "CoOp views 2": {1: [0.7], 4: [0.7]}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [True, False])
 def test_the_report_shows_them(write_run, gather, tmp_path, several):
     for shots in (1, 4) if several else (4,):

@@ -243,6 +243,7 @@ def _recorded(run, arrays):
     return loader, torch.from_numpy(arrays["tokens"].astype("int64")), draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAIN)
 def test_four_steps_of_training(name, golden, make_trainer, monkeypatch):
     """C ran on two processes, with the public default, `gather_with_grad` off, which halves the
@@ -311,6 +312,7 @@ def test_groups_are_the_published(make_trainer):
     ] == [(g["n"], g["weight_decay"], g["betas"], g["eps"]) for g in run["groups"]]
 
 
+@pytest.mark.slow
 def test_only_the_no_branch_learns(make_trainer, golden):
     """And of the tokens' rows those that occur; what is not used is only decayed."""
     run = TRAIN["A"]

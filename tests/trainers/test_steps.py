@@ -333,6 +333,7 @@ def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
     assert _options(resumed) == _options(fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SCT", "FA", "SCTFoBoR", "CLIPN", "ZOC"])
 def test_a_stopped_run_ends_as_an_undisturbed_one(make, name):
     """Bit by bit, with FA's rate by step."""
