@@ -17,6 +17,8 @@ from generated.further import FURTHER_OBJECTS
 from generated.kinds import ID_OBJECTS, NAMED_THINGS, NAMED_VIEWS, NEVER_NAMED, OOD_SETS
 from generated.ood import ood_sample
 
+pytestmark = pytest.mark.slow  # many small drawings
+
 # Mean colours of one image a stream. A change here is a change of the benchmark: raise
 # build.VERSION, measure every published figure again.
 MEAN_COLOURS = {
@@ -78,7 +80,6 @@ def test_half_of_each_sets_kinds_is_never_named(name):
     assert len(NEVER_NAMED & {*OOD_SETS[name]}) == len(OOD_SETS[name]) // 2
 
 
-@pytest.mark.slow
 def test_training_captions_name_everything_else():
     """ID classes, further objects, creatures, views and bare backgrounds; never the other half."""
     samples = [streams.captioned_sample("clip-train", i) for i in range(400)]

@@ -109,6 +109,7 @@ def test_the_box_is_what_the_model_sees(size, side, mode):
     assert abs(seen[-1, -1, 1] - 255 * bottom / size[1]) <= slack[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, k", [(1, 1), (2, 1), (4, 2), (24, 4), (1000, 200), (1000, 999)])
 @pytest.mark.parametrize("size, grid", [((30, 20), (4, 4)), ((20, 96), (12, 12))])
 def test_nothing_written_is_cut_off_or_covered(size, grid, classes, k):

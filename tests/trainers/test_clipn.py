@@ -22,6 +22,8 @@ from tests.golden import weights_clipn
 from trainers import clipn
 from trainers.clipn import CLIPN, BranchTexts, clipn_losses
 
+pytestmark = pytest.mark.slow  # half a minute together
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOSS = json.loads((GOLDEN / "clipn_loss.json").read_text(encoding="utf-8"))
 TRAIN = json.loads((GOLDEN / "clipn_train.json").read_text(encoding="utf-8"))
@@ -243,7 +245,6 @@ def _recorded(run, arrays):
     return loader, torch.from_numpy(arrays["tokens"].astype("int64")), draws
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAIN)
 def test_four_steps_of_training(name, golden, make_trainer, monkeypatch):
     """C ran on two processes, with the public default, `gather_with_grad` off, which halves the
@@ -312,7 +313,6 @@ def test_groups_are_the_published(make_trainer):
     ] == [(g["n"], g["weight_decay"], g["betas"], g["eps"]) for g in run["groups"]]
 
 
-@pytest.mark.slow
 def test_only_the_no_branch_learns(make_trainer, golden):
     """And of the tokens' rows those that occur; what is not used is only decayed."""
     run = TRAIN["A"]
@@ -335,7 +335,6 @@ def _captioned(steps=4, size=4):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_is_the_uninterrupted_one(variant, make_trainer):
     case = {**TRAIN["A"], "variant": variant, "epochs": 3}
