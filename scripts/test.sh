@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run the tests, on the CPU, in a few minutes; sets up .venv if something is missing.
+# Run the tests, on the CPU, in about a quarter of an hour; sets up .venv if something is missing.
 #   bash scripts/test.sh              all but those marked gpu
-#   bash scripts/test.sh --fast       nor those marked slow: under 2 minutes
+#   bash scripts/test.sh --fast       nor those marked slow: about 2 minutes
 #   bash scripts/test.sh --lowest     all, in .venv-lowest: the lowest version of each requirement
 #   bash scripts/test.sh -m gpu       those that need a GPU
 # Other arguments are pytest's. A file's tests stay in one process, one process a core; each
