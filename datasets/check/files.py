@@ -63,11 +63,17 @@ def file_problems(images: ImageSet, full: bool, skip: bool) -> list[Problem]:
 
 def duplicates(sets: Sequence[ImageSet]) -> list[Problem]:
     """Compare all files of the sets: those that are byte for byte in two."""
-    by_digest, pairs = defaultdict(list), defaultdict(list)
-    places = [(images.name, images.path(image)) for images in sets for image in images.images]
-    digests = _in_threads(_digest, [path for _, path in places], "comparing files")
-    for place, digest in zip(places, digests, strict=True):
-        by_digest[digest].append(place)
+    by_size, by_digest, pairs = defaultdict(list), defaultdict(list), defaultdict(list)
+    for images in sets:
+        for path in map(images.path, images.images):
+            if os.path.exists(path):
+                by_size[os.path.getsize(path)].append((images.name, path))
+    by_size.pop(0, None)
+    in_two = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
+    candidates = [item for group in in_two for item in group]
+    digests = _in_threads(_digest, [path for _, path in candidates], "comparing files")
+    for item, digest in zip(candidates, digests, strict=True):
+        by_digest[digest].append(item)
     by_digest.pop(None, None)
     for group in by_digest.values():
         for (one, first), (other, second) in combinations(group, 2):
@@ -99,11 +105,10 @@ def _decodes(path: str) -> bool:
 
 
 def _digest(path: str) -> bytes | None:
-    """Return the BLAKE2b of a file, None where it cannot be read or is empty."""
+    """Return the BLAKE2b of a file, None where it cannot be read."""
     try:
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, hashlib.blake2b).digest()
-            return digest if file.tell() else None
+            return hashlib.file_digest(file, hashlib.blake2b).digest()
     except OSError:
         return None
 
