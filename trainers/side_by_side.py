@@ -196,9 +196,9 @@ class SideBySide(TrainerBase):
                 member.trainer.test_loader = shared
         self._all(going, "after_train")
 
-    def close_writer(self) -> None:
+    def close(self) -> None:
         for member in self.going:
-            member.trainer.close_writer()
+            member.trainer.close()
         for member in self.members:
             member.log.close()
 

@@ -139,6 +139,16 @@ class TrainLoader(DataLoader):
         """Choose the epoch, from 0, that the next pass is."""
         self.batch_sampler.epoch = epoch
 
+    def end_workers(self) -> None:
+        """End the workers, which stay alive between passes; another pass starts new ones.
+
+        Left to Python's garbage collection, which takes their queues first, each would be waited
+        for: 5 s.
+        """
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()
+
 
 def _order(
     cfg: CfgNode, sampler: Sampler, batch_size: int, is_train: bool, drop_last: bool

@@ -91,6 +91,10 @@ class TrainerBase(Models):
     def close_writer(self) -> None:
         self._writer = None
 
+    def close(self) -> None:
+        """Let go of what only training needs, however it ended."""
+        self.close_writer()
+
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Write a line to metrics.jsonl; nothing happens if no writer is open."""
         self.write_metrics({"epoch": self.epoch + 1, "step": global_step, tag: scalar_value})
@@ -114,7 +118,7 @@ class TrainerBase(Models):
                 self.after_epoch()
             self.after_train()
         finally:
-            self.close_writer()
+            self.close()
 
     def before_train(self) -> None:
         pass

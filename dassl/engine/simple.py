@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.data import DataManager
+from dassl.data.data_manager import TrainLoader
 from dassl.evaluation import build_evaluator
 from dassl.utils import (
     InputError,
@@ -119,6 +120,13 @@ class SimpleTrainer(TrainerBase):
         if distributed.is_main():
             self.init_writer(self.output_dir)
         self.time_start = time.time()
+
+    def close(self) -> None:
+        super().close()
+        for name in ("train_loader_x", "train_loader_u"):
+            loader = vars(self).get(name)  # not built here, if training ended before
+            if isinstance(loader, TrainLoader):
+                loader.end_workers()
 
     def after_train(self) -> None:
         logger.info("Finish training")

@@ -46,7 +46,10 @@ def batches(cfg, epochs=3):
         batch_size=5,
         tfm=build_transform(cfg, is_train=True),
     )
-    return [batch for _ in range(epochs) for batch in loader]
+    try:
+        return [batch for _ in range(epochs) for batch in loader]
+    finally:
+        loader.end_workers()
 
 
 def files(folder):

@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
+import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer)
 from dassl.data.workers import end_with_parent, worker_settings
+from dassl.engine import build_trainer
 
 pytestmark = pytest.mark.slow  # processes that are killed
 
@@ -55,3 +58,20 @@ def lives(pid: int) -> bool:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie has none
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_workers_end_with_the_training(make_cfg, monkeypatch, stops):
+    """Whether it ends well or not; then, not when the garbage is collected: that takes long."""
+    trainer = build_trainer(make_cfg("DATALOADER.NUM_WORKERS", 2, "TEST.NO_TEST", True))
+    alive = []
+
+    def after_epoch():
+        alive.extend(multiprocessing.active_children())
+        if stops:
+            raise StopIteration
+
+    monkeypatch.setattr(trainer, "after_epoch", after_epoch)
+    with pytest.raises(StopIteration) if stops else nullcontext():
+        trainer.train()
+    assert len(alive) >= 2 and not any(worker.is_alive() for worker in alive)
