@@ -11,6 +11,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from dassl.utils.errors import InputError
@@ -22,9 +23,14 @@ logger = logging.getLogger(__name__)
 
 def imagenet_wnids() -> list[str]:
     """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
+    return list(_wnids())
+
+
+@cache
+def _wnids() -> tuple[str, ...]:
     from timm.data import ImageNetInfo  # here, for it takes seconds to import
 
-    return list(ImageNetInfo("imagenet-1k").label_names())
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
 
 
 def imagenet_classnames() -> list[str]:
