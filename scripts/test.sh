@@ -23,5 +23,6 @@ if [ -n "${LOWEST:-}" ]; then
 fi
 require "${files[@]}"
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: each module is compiled once
 if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
 exec "$PYTHON" -m pytest -n auto --dist loadfile -m "$marks" "$@"

@@ -82,6 +82,14 @@ def tiny_clip(clip_file):
     )
 
 
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """Starts entry points in processes of their own: `forked("train", "--shots", 2)`."""
+    from tests.forked import Starter
+
+    return Starter(tmp_path_factory)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> str:
     """Return the device to compute on; the GPU's turn is skipped where there is none."""

@@ -173,7 +173,9 @@ CLIPN_LOSSES = ("loss", "bin_yes", "bin_no", "tso")
         ("ZOC", "vit_b32_coco", {"WARMUP_STEPS": 0}, "decoder", ("loss",)),
     ],
 )
-def test_two_processes_train_on_pairs_as_one(world, clip_file, trainer, base, own, model, losses):
+def test_two_processes_train_on_pairs_as_one(
+    world, forked, clip_file, trainer, base, own, model, losses
+):
     """CLIPN's draws and losses over all pairs, four a process, also in parts of three; ZOC's mean
     over the tokens of both processes, which are not as many.
 
@@ -195,33 +197,12 @@ def test_two_processes_train_on_pairs_as_one(world, clip_file, trainer, base, ow
         )
     )
     states, parts = [], []
-    for processes in ("1", "2"):
+    for processes in (1, 2):
         run = world / f"{trainer}-{len(own)}-{processes}"
-        command = [
-            "bash",
-            str(ROOT / "scripts/train.sh"),
-            "--root",
-            f"{world}/data",
-            "--trainer",
-            trainer,
-            "--shots",
-            "4",
-            "--dataset-config-file",
-            f"{world}/tiny.yaml",
-            "--config-file",
-            f"{world}/{trainer}.yaml",
-            "--output-dir",
-            str(run),
-        ]
-        environment = {
-            **os.environ,
-            "PYTHON": sys.executable,
-            "OMP_NUM_THREADS": "1",
-            "NPROC": processes,
-        }
-        subprocess.run(
-            command, env=environment, cwd=world, check=True, capture_output=True, timeout=300
-        )
+        words = ["--root", world / "data", "--trainer", trainer, "--shots", 4, "--output-dir", run]
+        words += ["--dataset-config-file", world / "tiny.yaml"]
+        words += ["--config-file", world / f"{trainer}.yaml"]
+        forked.ranks(processes, "train", *words, folder=world)
         states.append(torch.load(run / model / "model.pth.tar-2", weights_only=True)["state_dict"])
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         parts.append([[r[key] for key in losses] for r in records if "batch" in r])

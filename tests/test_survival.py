@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,7 +18,6 @@ import yaml
 
 from dassl.utils.errors import InputError, NonFiniteLossError
 from run.folder import LOCK, locked, what_is_kept
-from tests.survival import train_until_killed
 
 pytestmark = pytest.mark.slow  # processes that are killed
 
@@ -60,26 +58,6 @@ def arguments(tmp_path_factory, clip_file):
         "--seed",
         "3",
     ]
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.survival", "train"])
-    first = context.Process(target=int)  # waits for the imports, which no run is to be timed with
-    first.start()
-    first.join()
-
-    def start(*flags, largest=None):
-        told = tmp_path_factory.mktemp("told") / "stderr"
-        process = context.Process(
-            target=train_until_killed, args=(list(map(str, flags)), str(told), largest)
-        )
-        process.start()
-        process.told = lambda: told.read_text(encoding="utf-8")
-        return process
-
-    return start
 
 
 def spent(process) -> float:
@@ -131,7 +109,7 @@ def same(one, two) -> bool:
 
 @pytest.mark.parametrize("workers, kills", [(0, 10), (2, 5)])
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(
-    arguments, processes, tmp_path, workers, kills
+    arguments, forked, tmp_path, workers, kills
 ):
     """kill -9; context, optimiser, schedule and random state, bit by bit.
 
@@ -140,12 +118,12 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(
     """
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     flags = [*arguments, "DATALOADER.NUM_WORKERS", workers]  # KEY VALUE pairs come last
-    undisturbed = processes("--output-dir", whole, *flags)
+    undisturbed = forked("train", "--output-dir", whole, *flags)
     seconds = run_until(undisturbed, float("inf"))
     assert undisturbed.exitcode == 0, undisturbed.told()
     rng, killed = random.Random(5), 0
     while not (folder / "finished.json").exists():
-        process = processes("--output-dir", folder, *flags)
+        process = forked("train", "--output-dir", folder, *flags)
         # At times early, at times after an epoch or two, so that there is progress too.
         moment = rng.uniform(0, seconds / 2) if killed < kills else float("inf")
         run_until(process, moment, workers)
@@ -198,9 +176,9 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
 @pytest.mark.parametrize(
     "largest, name", [(1_000, "config.yaml"), (10_000, "prompt_learner/model.pth.tar-1")]
 )
-def test_a_full_disk_is_a_sentence(arguments, processes, tmp_path, largest, name):
+def test_a_full_disk_is_a_sentence(arguments, forked, tmp_path, largest, name):
     """No file may grow beyond `largest` bytes: `name` is the first that has to."""
-    process = processes(*arguments, "--output-dir", tmp_path, largest=largest)
+    process = forked("train", *arguments, "--output-dir", tmp_path, largest=largest)
     process.join()
     told = process.told().splitlines()[-1]
     assert process.exitcode == 1 and "Traceback" not in process.told()
@@ -211,13 +189,13 @@ def test_a_full_disk_is_a_sentence(arguments, processes, tmp_path, largest, name
     assert "Logging error" not in process.told() and not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_disk_that_is_full_later_on(arguments, processes, tmp_path):
+def test_a_disk_that_is_full_later_on(arguments, forked, tmp_path):
     """What was saved before is named and stays: here the log of a second start does not fit."""
     flags = [*arguments, "--output-dir", tmp_path, "OPTIM.LR", "1e38"]
-    processes(*flags).join()
+    forked("train", *flags).join()
     good = tmp_path / "prompt_learner/model.pth.tar-1"
     before = good.read_bytes()
-    process = processes(*flags, largest=(tmp_path / "log.txt").stat().st_size + 100)
+    process = forked("train", *flags, largest=(tmp_path / "log.txt").stat().st_size + 100)
     process.join()
     told = process.told().splitlines()
     assert process.exitcode == 1 and len(told) == 1
@@ -226,9 +204,9 @@ def test_a_disk_that_is_full_later_on(arguments, processes, tmp_path):
     assert good.read_bytes() == before
 
 
-def test_one_process_a_folder(tmp_path, processes, arguments):
+def test_one_process_a_folder(tmp_path, forked, arguments):
     with locked(tmp_path):
-        process = processes(*arguments, "--output-dir", tmp_path)
+        process = forked("train", *arguments, "--output-dir", tmp_path)
         process.join()
         assert process.exitcode == 1
         assert "error: another process works in" in process.told()
@@ -262,9 +240,10 @@ def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("asked, used", [("amp", "fp32"), ("amp_bf16", "amp_bf16")])
-def test_a_loss_of_nan_names_what_is_kept(arguments, processes, tmp_path, asked, used):
+def test_a_loss_of_nan_names_what_is_kept(arguments, forked, tmp_path, asked, used):
     """Where it came up, in what the CPU really computed, and what is left of the time before."""
-    process = processes(
+    process = forked(
+        "train",
         *arguments,
         "--output-dir",
         tmp_path,
@@ -289,6 +268,6 @@ def test_a_loss_of_nan_names_what_is_kept(arguments, processes, tmp_path, asked,
     good = tmp_path / f"prompt_learner/model.pth.tar-{last['epoch'] - 1}"
     assert last["epoch"] == 2 and f"Kept: {good};" in error
     assert torch.load(good, weights_only=True)["state_dict"]["ctx"].isfinite().all()
-    process = processes(*arguments[:2], "--model-dir", tmp_path, "--eval-only")
+    process = forked("train", *arguments[:2], "--model-dir", tmp_path, "--eval-only")
     process.join()
     assert process.exitcode == 0, process.told()

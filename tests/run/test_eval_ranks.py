@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_nproc import rank1_below
-from tests.worlds import ROOT, flags, script
+from tests.worlds import ROOT, flags
 
 pytestmark = pytest.mark.slow  # two processes
 
@@ -42,30 +42,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def evaluate(folder: Path, processes: str, monkeypatch, *words: str) -> list[str]:
-    """What rank 0 prints of an evaluation in `folder`."""
-    folder.mkdir(exist_ok=True)
-    monkeypatch.setenv("NPROC", processes)
-    lines = script(folder, "eval.sh", *words).stdout.splitlines()
-    return [line for line in lines if not line.startswith("[rank 1 of 2] ")]
+@pytest.fixture
+def evaluate(forked):
+    """What rank 0 of so many prints of an evaluation: `evaluate(folder, 2, "--scores", "MCM")`."""
+
+    def run(folder: Path, processes: int, *words: str) -> list[str]:
+        folder.mkdir(exist_ok=True)
+        return forked.ranks(processes, "eval_ood", *words, folder=folder).splitlines()
+
+    return run
 
 
 def test_two_ranks_evaluate_as_one_by_a_score_that_keeps_no_features(
-    world, root, tmp_path, monkeypatch
+    world, root, tmp_path, evaluate
 ):
     one, two = tmp_path / "one", tmp_path / "two"
     words = arguments(world, root, "--scores", "MCM,ODIN")
-    said = evaluate(one, "", monkeypatch, *words)
-    assert said == evaluate(two, "2", monkeypatch, *words)
+    said = evaluate(one, 1, *words)
+    assert said == evaluate(two, 2, *words)
     assert any("2 of 5 images could not be read" in line for line in said)
     assert "run/results.json" in contents(one) and contents(one) == contents(two)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds a rank in /proc")
-def test_two_ranks_evaluate_as_one_though_one_is_killed(world, root, tmp_path, monkeypatch):
+def test_two_ranks_evaluate_as_one_though_one_is_killed(world, root, tmp_path, evaluate):
     one, two = tmp_path / "one", tmp_path / "two"
     words = arguments(world, root, "--scores", "MCM,GL-MCM", "--features-local")
-    said = evaluate(one, "", monkeypatch, *words)
+    said = evaluate(one, 1, *words)
     two.mkdir()
     killed = subprocess.Popen(
         ["bash", str(ROOT / "scripts/eval.sh"), *words],
@@ -83,8 +86,8 @@ def test_two_ranks_evaluate_as_one_though_one_is_killed(world, root, tmp_path, m
     assert killed.returncode != 0 and "Traceback" not in output
     assert "stopped: rank 1 was the first to end, with SIGKILL" in output
     assert not (two / "run/results.json").exists()
-    assert evaluate(two, "2", monkeypatch, *words) == said
+    assert evaluate(two, 2, *words) == said
     assert any("global.f32" in name for name in contents(one)) and contents(one) == contents(two)
     # And from the features that are kept now.
-    assert evaluate(one, "", monkeypatch, *words) == evaluate(two, "2", monkeypatch, *words)
+    assert evaluate(one, 1, *words) == evaluate(two, 2, *words)
     assert contents(one) == contents(two)

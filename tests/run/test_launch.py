@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -82,8 +83,19 @@ def test_the_check_runs_among_anothers_packages(foreign):
     assert not (foreign / "output").exists()
 
 
+ENTRIES = sorted(path.stem for path in ROOT.glob("*.py"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ["train", "eval_ood", "detect", "visualize", "sweep"])
-def test_entry_points_start_without_the_scripts_folder_on_the_path(foreign, entry):
-    done = start([sys.executable, str(ROOT / f"{entry}.py"), "--help"], foreign, PYTHONSAFEPATH="1")
+def test_an_entry_point_starts_without_its_folder_on_the_path(foreign):
+    done = start([sys.executable, str(ROOT / "train.py"), "--help"], foreign, PYTHONSAFEPATH="1")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_point_puts_it_there_before_it_imports_of_ours(entry):
+    body = ast.parse((ROOT / f"{entry}.py").read_text(encoding="utf-8")).body
+    (found,) = (i for i, line in enumerate(body) if "sys.path.insert(0, " in ast.unparse(line))
+    before = [line for line in body[:found] if isinstance(line, (ast.Import, ast.ImportFrom))]
+    names = {getattr(line, "module", None) or line.names[0].name for line in before}
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names

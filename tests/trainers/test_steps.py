@@ -305,32 +305,33 @@ def rates(trainer):
     return used
 
 
+CHANGES = [
+    ["OPTIM.MAX_EPOCH", 5],
+    ["OPTIM.LR", 0.01],
+    ["OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (1,)],
+    ["OPTIM.WARMUP_EPOCH", 3],
+    ["OPTIM.WEIGHT_DECAY", 0.125],
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "change",
-    [
-        ["OPTIM.MAX_EPOCH", 5],
-        ["OPTIM.LR", 0.01],
-        ["OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (1,)],
-        ["OPTIM.WARMUP_EPOCH", 3],
-        ["OPTIM.WEIGHT_DECAY", 0.125],
-    ],
-)
 @pytest.mark.parametrize("name", LEARNING)
-def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name, change):
+def test_new_settings_are_those_of_a_fresh_run(make, tmp_path, name):
     """From the epoch on at which the old run ended; what the optimiser has learned stays."""
     pairs = ["TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 3]
     stopped = make(name, *pairs, folder="stopped")
     stopped.max_epoch = 2
     stopped.train()
-    fresh = make(name, *pairs, *change, folder="fresh")
-    expected = rates(fresh)
-    resumed = make(name, *pairs, *change, folder="resumed")
-    resumed.cfg.defrost()
-    resumed.cfg.RESUME = str(tmp_path / "stopped")
-    found = rates(resumed)
-    assert found == expected[len(expected) - len(found) :] and 0 < len(found) < len(expected)
-    assert _options(resumed) == _options(fresh)
+    for number, change in enumerate(CHANGES):
+        fresh = make(name, *pairs, *change, folder=f"fresh{number}")
+        expected = rates(fresh)
+        resumed = make(name, *pairs, *change, folder=f"resumed{number}")
+        resumed.cfg.defrost()
+        resumed.cfg.RESUME = str(tmp_path / "stopped")
+        found = rates(resumed)
+        assert 0 < len(found) < len(expected), change
+        assert found == expected[len(expected) - len(found) :], change
+        assert _options(resumed) == _options(fresh), change
 
 
 @pytest.mark.slow
