@@ -11,15 +11,11 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from dassl.utils.errors import InputError
+from generated.jobs import PAIRS, SHIFTED, Job, folder_name, run_job
 from generated.kinds import ID_OBJECTS, OOD_SETS
-from generated.ood import ood_sample
 from generated.parallel import in_processes
-from generated.shifted import corrupted
-from generated.streams import SEED, captioned_sample, id_sample
+from generated.streams import SEED
 from generated.words import write_lists
 
 logger = logging.getLogger(__name__)
@@ -28,8 +24,6 @@ VERSION = 3
 MARKER = "generated.json"
 ID_FOLDER, OOD_FOLDER = "generated", "generated_ood"
 WORDS = "words"  # lists of words in NegLabel's format
-PAIRS = "pairs"  # a folder of captioned images, and the table of their captions
-SHIFTED = "shifted"  # a folder of corrupted test images, and the list of their labels
 
 
 @dataclass(frozen=True)
@@ -46,26 +40,6 @@ class Counts:
     def images(self) -> int:
         own = (self.train + self.val + min(self.val, self.shifted)) * len(ID_OBJECTS)
         return own + self.ood * len(OOD_SETS) + self.pairs
-
-
-@dataclass(frozen=True)
-class Job:
-    """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs.
-
-    Of a class's test images, the first `shifted` are written corrupted too.
-    """
-
-    folder: Path
-    split: str
-    name: str
-    first: int
-    last: int
-    seed: int
-    shifted: int = 0
-
-
-def folder_name(name: str) -> str:
-    return name.replace(" ", "_")
 
 
 def build(
@@ -190,56 +164,3 @@ def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]
         for where, split, name, count in streams
         for first in range(0, count, chunk)
     ]
-
-
-def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Draw and write a job's images: (their rows of captions.csv, a digest of each)."""
-    rows, digests = [], []
-    for index in range(job.first, job.last):
-        if not job.split:
-            image, concept = ood_sample(job.name, index, job.seed)
-            path = f"{job.name}/{folder_name(concept)}/{index:05d}.png"
-            _write(job.folder / path, image)
-        else:
-            draw = _write_pair if job.split == PAIRS else _write_id_image
-            path, image, row = draw(job, index)
-            rows.append(row)
-        if job.split == "val" and index < job.shifted:
-            digests.append(_digest(path, image))
-            path, image, row = _write_corrupted(job, index, image)
-            rows.append(row)
-        digests.append(_digest(path, image))
-    return rows, digests
-
-
-def _digest(path: str, image: np.ndarray) -> str:
-    return f"{path} {hashlib.sha256(image.tobytes()).hexdigest()}"
-
-
-def _write_id_image(job: Job, index: int):
-    sample = id_sample(job.split, job.name, index, job.seed)
-    name = f"{folder_name(job.name)}/{index:05d}.png"
-    path = f"images/{job.split}/{name}"
-    _write(job.folder / path, sample.image)
-    if job.split == "val":
-        _write(job.folder / "masks/val" / name, sample.mask.astype(np.uint8) * 255)
-    return path, sample.image, (path, sample.caption, sample.label, sample.background)
-
-
-def _write_pair(job: Job, index: int):
-    sample = captioned_sample("web", index, job.seed)
-    path = f"{PAIRS}/{index:05d}.png"
-    _write(job.folder / path, sample.image)
-    return path, sample.image, (path, sample.caption, sample.label, sample.background)
-
-
-def _write_corrupted(job: Job, index: int, image: np.ndarray):
-    image, corruption, severity = corrupted(image, job.name, index, job.seed)
-    path = f"{SHIFTED}/{corruption}/{severity}/{folder_name(job.name)}_{index:05d}.png"
-    _write(job.folder / path, image)
-    return path, image, (path, "", job.name, "")
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, compress_level=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -91,9 +92,9 @@ class Pen:
         self._layer = Image.new("RGBA", (SIZE * supersample,) * 2, CLEAR)
         self._draw = ImageDraw.Draw(self._layer)
 
-    def _place(self, points) -> list[tuple[float, float]]:
-        placed = np.asarray(points, dtype=float) @ self._matrix.T + self._centre
-        return list(map(tuple, placed.tolist()))
+    def _place(self, points) -> list[float]:
+        """Return the pixels of points: x, y, x, y, ... as Pillow takes them fastest."""
+        return (np.asarray(points, dtype=float) @ self._matrix.T + self._centre).ravel().tolist()
 
     def polygon(self, points, fill) -> None:
         self._draw.polygon(self._place(points), fill=fill)
@@ -115,7 +116,7 @@ class Pen:
         placed = self._place(points)
         pixels = max(1.0, width * self._unit)
         self._draw.line(placed, fill=fill, width=round(pixels), joint="curve")
-        for x, y in (placed[0], placed[-1]):
+        for x, y in (placed[:2], placed[-2:]):
             r = pixels / 2
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
@@ -146,19 +147,26 @@ class Pen:
 
 def composite(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
     """`layer` [H, W, 4] over `image` [H, W, 3], float32."""
-    alpha = layer[..., 3:]
+    alpha = np.repeat(layer[..., 3:], 3, axis=-1)
     return image * (1 - alpha) + layer[..., :3] * alpha
 
 
 def arc(x, y, rx, ry, start=0.0, end=360.0, angle=0.0) -> np.ndarray:
     """Points [n, 2] along an ellipse turned by `angle` degrees."""
-    t = np.deg2rad(np.linspace(start, end, max(8, int(abs(end - start) / 9))))
+    cosines, sines = _unit_arc(start, end)
     turn = np.deg2rad(angle)
-    dx, dy = rx * np.cos(t), ry * np.sin(t)
-    return np.stack(
-        [x + dx * np.cos(turn) - dy * np.sin(turn), y + dx * np.sin(turn) + dy * np.cos(turn)],
-        axis=1,
-    )
+    dx, dy = rx * cosines, ry * sines
+    points = np.empty((len(dx), 2))
+    points[:, 0] = x + dx * np.cos(turn) - dy * np.sin(turn)
+    points[:, 1] = y + dx * np.sin(turn) + dy * np.cos(turn)
+    return points
+
+
+@lru_cache(maxsize=256)
+def _unit_arc(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines along an arc; most are whole circles."""
+    t = np.deg2rad(np.linspace(start, end, max(8, int(abs(end - start) / 9))))
+    return np.cos(t), np.sin(t)
 
 
 def smooth(points, closed: bool = False, steps: int = 8) -> np.ndarray:

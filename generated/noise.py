@@ -35,9 +35,14 @@ def fractal(
 
 def mix(first, second, share: np.ndarray) -> np.ndarray:
     """Colours (or images) blended by `share` [H, W] (0 = first): [H, W, 3]."""
-    share = np.broadcast_to(share, np.broadcast_shapes(share.shape, (1, 1)))[..., None]
+    share = np.clip(share, 0, 1)
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    return first + (second - first) * np.clip(share, 0, 1)
+    shape = np.broadcast_shapes((*share.shape, 1), first.shape, second.shape)
+    mixed = np.empty(shape, np.result_type(share, np.float32))
+    for channel in range(3):  # numpy is slow over a last axis of three
+        one = first[..., channel]
+        mixed[..., channel] = one + (second[..., channel] - one) * share
+    return mixed
 
 
 def gradient(top, bottom, size: int = SIZE) -> np.ndarray:

@@ -31,7 +31,7 @@ def in_processes(
                 progress.update()
             return
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["generated.build"])
+        context.set_forkserver_preload(["generated.jobs"])
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for result in pool.map(function, jobs):
                 yield result

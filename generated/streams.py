@@ -76,18 +76,31 @@ def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.
     soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(SIZE / 32)), np.float32) / 255
     shift = (int(rng.integers(1, SIZE // 16)), int(rng.integers(-SIZE // 20, SIZE // 20)))
     image = image * (1 - rng.uniform(0.15, 0.5) * np.roll(soft, shift, (0, 1)))[..., None]
-    y, x = (2 * axis - 1 for axis in grid())
     turn, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
-    light = rng.uniform(0.75, 1.1) + strength * (x * np.cos(turn) + y * np.sin(turn))
-    lit = layer.copy()
+    brightness = rng.uniform(0.75, 1.1)
+    box = drawn_on(layer)  # all else is clear
+    y, x = (2 * axis - 1 for axis in grid())
+    light = brightness + strength * (x[:, box[1]] * np.cos(turn) + y[box[0]] * np.sin(turn))
+    lit = layer[box].copy()
     lit[..., :3] = np.clip(lit[..., :3] * light[..., None], 0, 255)
-    return composite(image, lit)
+    image[box] = composite(image[box], lit)
+    return image
+
+
+def drawn_on(layer: np.ndarray) -> tuple[slice, slice]:
+    """Return the rows and columns of a layer that something was drawn on."""
+    covered = layer[..., 3] > 0
+    return tuple(
+        slice(int(lines[0]), int(lines[-1]) + 1) if len(lines) else slice(0)
+        for lines in (np.flatnonzero(covered.any(axis)) for axis in (1, 0))
+    )
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Exposure, colour cast, contrast, a little blur and sensor noise: uint8 [S, S, 3]."""
     image = (image - 128) * rng.uniform(0.75, 1.1) + 128 + rng.normal(0, 10)
-    image = np.clip(image * rng.normal(1, 0.04, 3), 0, 255)
+    cast = np.tile(rng.normal(1, 0.04, 3), SIZE)  # of a row: see `noise.mix`
+    image = np.clip(image.reshape(SIZE, -1) * cast, 0, 255).reshape(image.shape)
     if rng.random() < 0.5:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * SIZE / 64)
         image = np.asarray(Image.fromarray(image.astype(np.uint8)).filter(blur), np.float32)

@@ -43,9 +43,12 @@ def histograms(
     bins = _shared_bins(id_scores, ood_sets)
     columns = min(len(ood_sets), 2 if len(ood_sets) in (2, 4) else 3)
     rows = -(-len(ood_sets) // columns)
-    size = (4.2 * columns, 3.1 * rows + 0.7)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.7), dpi=DPI)
+    margins = _margins(figure, left=0.4, right=0.2, bottom=0.65, top=0.85)
+    gaps = {"wspace": 0.06, "hspace": 0.27}
+    panels = figure.subplots(
+        rows, columns, squeeze=False, sharex=True, gridspec_kw=margins | gaps
+    ).flat
     for axes, (name, values) in zip(panels, ood_sets.items(), strict=False):
         _draw_histogram(axes, bins, id_scores, name, values)
     for axes in panels[len(ood_sets) :]:
@@ -96,8 +99,9 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
         curves: label -> (ID scores [n], OOD scores [m]).
         title: of the figure.
     """
-    figure = Figure(figsize=(5.2, 5.0), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5.2, 5.0), dpi=DPI)
+    margins = _margins(figure, left=0.65, right=0.15, bottom=0.6, top=0.45)
+    axes = figure.subplots(gridspec_kw=margins)
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
     for i, (label, (inside, outside)) in enumerate(curves.items()):
@@ -184,6 +188,17 @@ def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
         f"AUROC {100 * auroc(id_scores, ood_scores):.2f}, "
         f"FPR95 {100 * fpr_at_tpr(id_scores, ood_scores):.2f}"
     )
+
+
+def _margins(figure: Figure, **inches: float) -> dict[str, float]:
+    """Return margins as parts of the figure: given, where a search for them is half of the work."""
+    width, height = figure.get_size_inches()
+    return {
+        "left": inches["left"] / width,
+        "right": 1 - inches["right"] / width,
+        "bottom": inches["bottom"] / height,
+        "top": 1 - inches["top"] / height,
+    }
 
 
 def _tidy(axes: Axes) -> None:

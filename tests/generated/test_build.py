@@ -12,6 +12,7 @@ from PIL import Image
 from dassl.utils.errors import InputError
 from generated import __main__ as entry
 from generated import build as room
+from generated import jobs
 from generated.build import Counts, build
 from generated.kinds import ID_OBJECTS, NEVER_NAMED, OOD_SETS
 from generated.parallel import in_processes
@@ -168,7 +169,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room, "_write", full)
+    monkeypatch.setattr(jobs, "_write", full)
     with pytest.raises(InputError, match="No space left on device"):
         build(tmp_path, TINY, workers=1)
     assert list(tmp_path.iterdir()) == []
