@@ -46,15 +46,17 @@ class ClipTrainer(TrainerX):
 
     A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
     defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, and ends with
-    `learn`; and `loss`, or a `forward_backward` of its own that ends with `take_step`.
+    `learn`; and `loss`.
 
     Methods declare the facts of `TrainerBase`, and
+        BATCH: entries of a batch that a step reads, in the order of the arguments of `loss`.
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
         top_k: K of region maps; 0: the paper's ratio.
         BY_STEP: the schedule is stepped after every batch, not once an epoch.
     """
 
+    BATCH: ClassVar[tuple[str, ...]] = ("img", "label")
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
     top_k: int = 0
@@ -148,22 +150,24 @@ class ClipTrainer(TrainerX):
 
     # A step
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
 
-        The arguments are what `parse_batch_train` returns, the labels `[B]` last. Under torchrun
-        B is this rank's share; the losses are those of the batch of all ranks.
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last; a method that
+        learns from no labels has no cosines. Under torchrun B is this rank's share; the losses are
+        those of the batch of all ranks.
         """
         raise NotImplementedError
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """Take one step: the same code with and without mixed precision."""
-        *inputs, labels = self.parse_batch_train(batch)
+        inputs = self.parse_batch_train(batch)
         with self.autocast():
-            cosines, summary = self.loss(*inputs, labels)
+            cosines, summary = self.loss(*inputs)
         self.model_zero_grad()
         self.scaler.scale(summary["loss"]).backward()
-        summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, labels)[0])
+        if cosines is not None:
+            summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, inputs[-1])[0])
         numbers = self.take_step(summary)
         if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
@@ -189,9 +193,10 @@ class ClipTrainer(TrainerX):
         """Return the context of a forward pass in this run's precision."""
         return self.precision.context(self.device)
 
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Return images `[B, 3, H, W]` and labels `[B]`, on their way to the trainer's device."""
-        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor | None, ...]:
+        """Return the entries BATCH, on their way to the trainer's device; None of one it lacks."""
+        found = (batch.get(key) for key in self.BATCH)
+        return tuple(x if x is None else x.to(self.device, non_blocking=True) for x in found)
 
     def precision_in_use(self) -> str:
         return self.precision.name  # a CPU takes float32 for float16

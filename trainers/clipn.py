@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from clip import NoTextEncoder, build_no_encoder, tokenize
@@ -55,6 +57,7 @@ class CLIPN(PairTrainer):
     SCORE = "ATD"
     INCIDENTAL = ("MICRO_BATCH",)
     WEIGHTS = ("LOSS_WEIGHT",)
+    BATCH = ("img", "tokens", "denied", "choices")  # the handcrafted variant has no choices
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
 
@@ -78,7 +81,7 @@ class CLIPN(PairTrainer):
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
-        """Build the loader of DATASET.PAIRS; its batches are described at `parse_batch_train`."""
+        """Build the loader of DATASET.PAIRS; its batches are described at `loss`."""
         return self.pairs_loader(as_bytes(self.dm.tfm_train), texts=self.texts())
 
     def texts(self) -> BranchTexts:
@@ -87,18 +90,6 @@ class CLIPN(PairTrainer):
         choices = len(pairs) if pairs else CHOICES
         context = self.encoder.context_length
         return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size(), context)
-
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return images `[B, 3, H, W]`, tokens of both branches `[B, L]`, prompts drawn `[B]`.
-
-        The images may be uint8. `batch` holds them as "img", "tokens", "denied" and, of the
-        learnable variant, "choices".
-        """
-        images, tokens, denied, choices = (
-            None if (value := batch.get(key)) is None else value.to(self.device, non_blocking=True)
-            for key in ("img", "tokens", "denied", "choices")
-        )
-        return images, tokens, denied, choices
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -111,14 +102,21 @@ class CLIPN(PairTrainer):
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Make one step on a batch of pairs; return the parts of the loss."""
-        images, standard, denied, choices = self.parse_batch_train(batch)
-        features, text = self.frozen_features(images, standard)
-        self.model_zero_grad()
-        numbers = self.take_step(self.backward_in_parts(features, text, denied, choices))
+        numbers = super().forward_backward(batch)
         self.encoder.clamp_scale()
-        self.update_lr()
         return numbers
+
+    def loss(
+        self, images: Tensor, tokens: Tensor, denied: Tensor, choices: Tensor | None
+    ) -> tuple[None, dict[str, Tensor]]:
+        """Return the three losses of a batch of pairs, and the "loss" they make.
+
+        Args:
+            images: `[B, 3, H, W]`, may be uint8. tokens, denied: of both branches, `[B, L]`.
+            choices: prompts drawn, `[B]`; None in the handcrafted variant.
+        """
+        frozen = self.frozen_features(images, tokens)
+        return None, self.losses(*frozen, self.no_features(denied, choices))
 
     def memory_settings(self) -> dict[str, object]:
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE // world_size()
@@ -128,50 +126,29 @@ class CLIPN(PairTrainer):
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised features `[B, D]` of images and texts by the frozen towers."""
         size, clip = self.part_size(len(images)), self.model.clip
-        with self.autocast():
-            features = torch.cat(
-                [normalised(clip.encode_image(self.floats(part))) for part in images.split(size)]
-            )
-            text = torch.cat([normalised(clip.encode_text(part)) for part in tokens.split(size)])
-        return features, text
+        features = [clip.encode_image(self.floats(part)) for part in images.split(size)]
+        text = [clip.encode_text(part) for part in tokens.split(size)]
+        return normalised(torch.cat(features)), normalised(torch.cat(text))
 
     def floats(self, images: Tensor) -> Tensor:
         """Return images `[B, 3, H, W]` as the tower reads them, normalised if they are uint8."""
         return from_bytes(images, *self.mean_and_std) if images.dtype == torch.uint8 else images
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
-        """Return normalised "no" features `[T, D]`."""
-        with self.autocast():
-            return normalised(self.encoder(tokens, choices))
+        """Return normalised "no" features `[T, D]`.
 
-    def backward_in_parts(
-        self, features: Tensor, text: Tensor, denied: Tensor, choices: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Add the gradients of the batch's loss; return its named parts, the total as "loss".
-
-        With MICRO_BATCH: all "no" features first, without a graph; the gradient of the loss with
-        respect to them; then part by part the same features again, with a graph, backward from
-        their share of that gradient. The chain rule, so exact (Gao et al., RepL4NLP 2021).
+        With MICRO_BATCH part by part, each encoded once more on the way back, so that the graph of
+        one part is held at a time. Exact, as the loss needs the features alone.
         """
-        size = self.part_size(len(denied))
-        parts = [
-            (denied[i : i + size], None if choices is None else choices[i : i + size])
-            for i in range(0, len(denied), size)
-        ]
-        if len(parts) == 1:
-            summary = self.losses(features, text, self.no_features(*parts[0]))
-            self.scaler.scale(summary["loss"]).backward()
-            return summary
-        with torch.no_grad():
-            negation = torch.cat([self.no_features(*part) for part in parts])
-        summary = self.losses(features, text, negation.requires_grad_())
-        self.scaler.scale(summary["loss"]).backward()
-        for part, gradient in zip(parts, negation.grad.split(size), strict=True):
-            self.no_features(*part).backward(gradient)
-        return summary
+        size, encode = self.part_size(len(tokens)), self.encoder
+        if size < len(tokens):
+            # Nothing in the tower is random, so no generator has to be put back.
+            encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        drawn = repeat(None) if choices is None else choices.split(size)
+        return normalised(torch.cat([*map(encode, tokens.split(size), drawn)]))
 
     def losses(self, features: Tensor, text: Tensor, negation: Tensor) -> dict[str, Tensor]:
-        """Return the three losses of normalised features `[B, D]`, and the "loss" they make."""
+        """Return `loss` of normalised features `[B, D]`."""
         with exact(features):
             bin_yes, bin_no, tso = clipn_losses(
                 *map(gather_with_grad, (features, text, negation)), self.model.scale

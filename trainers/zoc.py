@@ -48,6 +48,7 @@ class ZOC(PairTrainer):
         }
     )
     SCORE = "ZOC"
+    BATCH = ("img", "tokens")
 
     def check_cfg(self, cfg: CfgNode) -> None:
         own = cfg.TRAINER.ZOC
@@ -88,24 +89,16 @@ class ZOC(PairTrainer):
         found = features_of(self, {"pairs": [Datum(path) for path in paths]}, skip_bad=True)
         return {path: torch.from_numpy(row) for path, row in found.items()}
 
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """Return images `[B, 3, H, W]`, or their features `[B, D]`, and captions `[B, L]`."""
-        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "tokens"))
+    def loss(self, images: Tensor, tokens: Tensor) -> tuple[None, dict[str, Tensor]]:
+        """Return the mean over the tokens of all ranks.
 
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Make one step on a batch of pairs; the loss is the mean over the tokens of all ranks."""
-        images, tokens = self.parse_batch_train(batch)
-        with self.autocast():
-            if images.dim() > 2:
-                with torch.no_grad():
-                    images, _ = self.model.image_features(images, local=False)
-            total, count = self.decoder.loss(images, tokens)
-        loss = mean_of_sums(total, count)
-        self.model_zero_grad()
-        self.scaler.scale(loss).backward()
-        numbers = self.take_step({"loss": loss})
-        self.update_lr()
-        return numbers
+        Args:
+            images: `[B, 3, H, W]`, or their features `[B, D]`. tokens: captions, `[B, L]`.
+        """
+        if images.dim() > 2:
+            with torch.no_grad():
+                images, _ = self.model.image_features(images, local=False)
+        return None, {"loss": mean_of_sums(*self.decoder.loss(images, tokens))}
 
     def provenance(self) -> dict[str, object]:
         file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
