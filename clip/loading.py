@@ -23,8 +23,7 @@ from clip.model import ClipModel
 from clip.precision import resolve_precision
 from clip.weights import IN_FOLDER, VOCABULARY, ClipWeights, read_weights, weights_hash
 from dassl.data.transforms import RESIZE_MODES, Preprocess
-from dassl.utils import nearest_name
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, check_availability, nearest_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +70,8 @@ def load(
         InputError: unknown name, unreadable file, activation missing or wrong, a tokenizer other
             than OpenAI's, no connection to download from.
     """
-    if activation not in (None, *ACTIVATIONS):
-        raise InputError(f"unknown activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
+    if activation is not None:
+        check_availability(activation, ACTIVATIONS, what="activation")
     path = _path(name)
     if name in OPENAI_MODELS:
         path = _download(name, OPENAI_MODELS[name], "openai")
@@ -81,8 +80,7 @@ def load(
     else:
         model = _from_open_clip(name, activation)
     model.to_dtype(resolve_precision(precision, device).weights).to(device)
-    size = (model.image_size,) * 2
-    return model, Preprocess(size, model.mean, model.std, model.interpolation, model.resize_mode)
+    return model, model.preprocess
 
 
 def input_settings(name: str) -> dict[str, object]:
@@ -99,14 +97,7 @@ def input_settings(name: str) -> dict[str, object]:
         architecture, tag = _open_clip_pair(name)
         vision = open_clip.get_model_config(architecture)["vision_cfg"]
         said = open_clip.get_pretrained_cfg(architecture, tag)
-    transform = _transform(name, said)
-    return {
-        "SIZE": (vision["image_size"],) * 2,
-        "INTERPOLATION": transform["interpolation"],
-        "RESIZE_MODE": transform["resize_mode"],
-        "PIXEL_MEAN": list(transform["mean"]),
-        "PIXEL_STD": list(transform["std"]),
-    }
+    return Preprocess((vision["image_size"],) * 2, **_transform(name, said)).settings()
 
 
 def check_same_backbone(asked: str, trained: str) -> None:

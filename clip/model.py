@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from clip.blocks import ModifiedResNet, TextTransformer
 from clip.image import encode_image, grid_of, has_value_path
 from clip.prefix import can_share
+from dassl.data.transforms import Preprocess
 from dassl.utils.errors import InputError
 
 
@@ -56,8 +58,8 @@ class ClipModel(nn.Module):
     Attributes:
         name: what it was loaded as. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
-        mean, std, interpolation, resize_mode ("shortest" or "squash"): of the transform it was
-            trained with. transform_known: False of a file, whose JSON the config may overrule.
+        preprocess: from a PIL image to its input, as it was trained with; of a file, whose
+            `transform_known` is False, the config may overrule it.
         has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
@@ -70,17 +72,13 @@ class ClipModel(nn.Module):
         name: str,
         activation: str,
         weights_hash: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        interpolation: str,
-        resize_mode: str = "shortest",
         transform_known: bool = True,
         has_negation: bool = False,
+        **transform: Any,
     ):
+        """Take the parts of `model`, open_clip's; `transform` is given to its `Preprocess`."""
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.interpolation, self.resize_mode = interpolation, resize_mode
         self.transform_known = transform_known
         self.has_negation = has_negation
         self.visual = model.visual
@@ -91,6 +89,7 @@ class ClipModel(nn.Module):
         self.logit_scale = model.logit_scale
         size = model.visual.image_size
         self.image_size = size[0] if isinstance(size, (tuple, list)) else size
+        self.preprocess = Preprocess((self.image_size,) * 2, **transform)
         self.grid = grid_of(model.visual)
         self.autocast_dtype: torch.dtype | None = None
         self.requires_grad_(False).eval()

@@ -23,22 +23,13 @@ from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import set_random_seed, versions
-from dassl.utils.errors import InputError
-from dassl.utils.files import write_json
+from dassl.utils import InputError, set_random_seed, versions, write_json
 from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that decode and encode
-# A model's transform: INPUT keys and its attributes.
-TRANSFORM = {
-    "INTERPOLATION": "interpolation",
-    "RESIZE_MODE": "resize_mode",
-    "PIXEL_MEAN": "mean",
-    "PIXEL_STD": "std",
-}
 
 
 class ClipTrainer(TrainerX):
@@ -105,17 +96,15 @@ class ClipTrainer(TrainerX):
         Of a file the config decides on the transform, whatever a JSON beside the file says.
         """
         given = self.cfg.INPUT
-        found = {"SIZE": (model.image_size,) * 2}
-        found |= {key: _rounded(getattr(model, name)) for key, name in TRANSFORM.items()}
+        found = {key: _rounded(value) for key, value in model.preprocess.settings().items()}
         differing = [key for key, value in found.items() if _rounded(given[key]) != value]
         if not model.transform_known:
-            for key in [key for key in differing if key in TRANSFORM]:
+            for key in [key for key in differing if key != "SIZE"]:
                 logger.warning(
                     "INPUT.%s is %s, not %s's %s", key, given[key], model.name, found[key]
                 )
-                value = given[key]
-                setattr(model, TRANSFORM[key], value if isinstance(value, str) else tuple(value))
-                differing.remove(key)
+            model.preprocess = build_preprocess(self.cfg, normalize=True)
+            differing = [key for key in differing if key == "SIZE"]
         wrong = [f"INPUT.{key} is {given[key]}, the model wants {found[key]}" for key in differing]
         if wrong:
             raise InputError(
@@ -349,4 +338,4 @@ class ClipTrainer(TrainerX):
 
 
 def _rounded(value: str | Sequence[float]) -> str | tuple[float, ...]:
-    return value if isinstance(value, str) else tuple(round(float(x), 4) for x in value)
+    return value if isinstance(value, str) else tuple(round(x, 4) for x in value)

@@ -79,7 +79,8 @@ def test_the_config_says_what_a_file_does_not(generated_weights, tmp_path):
     half = [0.5, 0.5, 0.5]
     trainer = _Trainer(PIXEL_MEAN=half, PIXEL_STD=half, RESIZE_MODE="squash")
     ClipTrainer._check_input(trainer, model)
-    assert model.mean == model.std == tuple(half) and model.resize_mode == "squash"
+    seen = model.preprocess
+    assert seen.mean == seen.std == tuple(half) and seen.resize_mode == "squash"
     with pytest.raises(InputError, match=r"INPUT.SIZE is \(32, 32\)"):
         ClipTrainer._check_input(_Trainer(SIZE=(32, 32)), model)
 
@@ -95,7 +96,7 @@ def test_the_config_wins_over_a_json_beside_a_file(generated_weights, tmp_path, 
         trainer = SimpleNamespace(cfg=build_cfg(flags))
         assert list(trainer.cfg.INPUT.PIXEL_STD) == [0.25] * 3
         ClipTrainer._check_input(trainer, model)
-    assert model.mean == (0.1, 0.2, 0.3) and model.std == (0.25,) * 3
+    assert model.preprocess.mean == (0.1, 0.2, 0.3) and model.preprocess.std == (0.25,) * 3
     assert "INPUT.PIXEL_MEAN is" in caplog.text
 
 
@@ -105,7 +106,7 @@ def test_the_config_wins_over_a_json_beside_a_file(generated_weights, tmp_path, 
 def test_other_images_than_a_known_models_are_refused(given, generated_weights, tmp_path):
     model = _file(generated_weights, tmp_path / "bare.pt")
     model.transform_known = True
-    settings = {"PIXEL_MEAN": list(model.mean), "PIXEL_STD": list(model.std)} | given
+    settings = model.preprocess.settings() | given
     (key,) = given
     with pytest.raises(InputError, match=f"INPUT.{key} is"):
         ClipTrainer._check_input(_Trainer(**settings), model)

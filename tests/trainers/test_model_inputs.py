@@ -52,7 +52,7 @@ def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
     with torch.inference_mode():
         moved = model.odin_images(images, text)
         odin_logits = _inputs(model, images, model.class_features(), {"odin_logits"})["odin_logits"]
-    std = torch.tensor(model.clip.std).view(3, 1, 1)
+    std = torch.tensor(model.clip.preprocess.std).view(3, 1, 1)
     step = (moved - images) * std / ODIN_MAGNITUDE  # -1, 0 or 1, but for rounding
     agree = (step - leaf.grad.sign()).abs() < 0.01
     assert agree.float().mean() > 0.999

@@ -1,4 +1,2 @@
 from .preprocess import INTERPOLATION_MODES, RESIZE_MODES, Preprocess
 from .transforms import build_transform
-
-__all__ = ["INTERPOLATION_MODES", "RESIZE_MODES", "Preprocess", "build_transform"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -47,13 +48,22 @@ class Preprocess:
         if len(self.size) != 2 or min(self.size) < 1:
             raise InputError(f"INPUT.SIZE {self.size}: give height and width in pixels")
         for key, values in (("INPUT.PIXEL_MEAN", self.mean), ("INPUT.PIXEL_STD", self.std)):
-            numbers = [value for value in values if isinstance(value, int | float)]
-            if len(values) != 3 or len(numbers) != 3:
+            if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
                 raise InputError(f"{key} {values}: give a number for each of the three channels")
         if min(self.std) <= 0:
             raise InputError(
                 f"INPUT.PIXEL_STD {self.std}: pixels are divided by it, give numbers > 0"
             )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the config's INPUT keys that describe it."""
+        return {
+            "SIZE": self.size,
+            "INTERPOLATION": self.interpolation,
+            "RESIZE_MODE": self.resize_mode,
+            "PIXEL_MEAN": list(self.mean),
+            "PIXEL_STD": list(self.std),
+        }
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the model's input `[3, H, W]`, float32."""

@@ -81,15 +81,12 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
     size, name = tuple(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
     check_availability(name, INTERPOLATION_MODES, what="INPUT.INTERPOLATION")
     mode = INTERPOLATION_MODES[name]
+    given, moves = cfg.INPUT, [random_translation(size)] * ("random_translation" in choices)
     if "random_resized_crop" in choices:
-        scale = tuple(cfg.INPUT.RRCROP_SCALE)
-        resize = RandomResizedCrop(size, scale=scale, interpolation=mode)
+        scale = tuple(given.RRCROP_SCALE)
+        first = [*moves, RandomResizedCrop(size, scale=scale, interpolation=mode)]
     else:
-        resize = Resize(size, interpolation=mode)
-    moves = [random_translation(size)] * ("random_translation" in choices)
-    cropped = "random_resized_crop" in choices
-    first = [*moves, resize] if cropped else [resize, *moves]  # as upstream
-    given = cfg.INPUT
+        first = [Resize(size, interpolation=mode), *moves]  # as upstream
     further = {
         "random_flip": RandomHorizontalFlip,
         "random_vertical_flip": RandomVerticalFlip,
