@@ -161,7 +161,7 @@ def encode_packed(
     if share:
         counts = [sum(packing.counts[row] for row in part) for part in share]
         # In float32: a sum over ranks, of gradients that are scaled for float16 already.
-        features = distributed.gather_uneven_with_grad(features.float(), counts)
+        features = distributed.gather_with_grad(features.float(), counts)
     return features.index_select(0, packing.restore)
 
 

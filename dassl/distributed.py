@@ -115,19 +115,15 @@ def rank_slice(batch: Sequence, index: int, ranks: int) -> Sequence:
     return batch[index * len(batch) // ranks : (index + 1) * len(batch) // ranks]
 
 
-def gather_with_grad(tensor: Tensor) -> Tensor:
+def gather_with_grad(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """Return all ranks' `tensor` `[b, ...]` one below the other, in rank order: `[W b, ...]`.
 
-    All ranks must give the same shape. The gradient sums what all ranks send to this rank's
-    slice; see the module's docstring for what follows.
+    The gradient sums what all ranks send to this rank's slice; see the module's docstring for what
+    follows. `counts`: how many rows each rank gives; None: all as many.
     """
-    return gather_uneven_with_grad(tensor, [len(tensor)] * world_size())
-
-
-def gather_uneven_with_grad(tensor: Tensor, counts: Sequence[int]) -> Tensor:
-    """Gather `counts[r]` rows of each rank r, `[n, ...]` to `[sum of counts, ...]`."""
     if world_size() == 1:
         return tensor
+    counts = counts or [len(tensor)] * world_size()
     # Each rank's rows among zeros: the sum is the gathered rows, and its gradient their rule.
     before, after = sum(counts[: rank()]), sum(counts[rank() + 1 :])
     above, below = (tensor.new_zeros(n, *tensor.shape[1:]) for n in (before, after))
