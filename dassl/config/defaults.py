@@ -94,6 +94,15 @@ OOD = {
     "FPR95": "fpr95_id_nearest",
 }
 
+TRAIN_LOADER = {
+    "SAMPLER": "RandomSampler",
+    "BATCH_SIZE": 32,
+    # Ours: leave the last batch of an epoch out if it is not whole
+    "DROP_LAST": True,
+    "N_DOMAIN": 0,
+    "N_INS": 16,
+}
+
 DATALOADER = {
     # Processes that read images, for each rank
     "NUM_WORKERS": 4,
@@ -106,23 +115,9 @@ DATALOADER = {
     # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
     # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
-    # DROP_LAST (ours): leave the last batch of an epoch out if it is not whole
-    "TRAIN_X": {
-        "SAMPLER": "RandomSampler",
-        "BATCH_SIZE": 32,
-        "DROP_LAST": True,
-        "N_DOMAIN": 0,
-        "N_INS": 16,
-    },
-    "TRAIN_U": {
-        # True: TRAIN_X's settings count
-        "SAME_AS_X": True,
-        "SAMPLER": "RandomSampler",
-        "BATCH_SIZE": 32,
-        "DROP_LAST": True,
-        "N_DOMAIN": 0,
-        "N_INS": 16,
-    },
+    "TRAIN_X": TRAIN_LOADER,
+    # SAME_AS_X: TRAIN_X's settings count
+    "TRAIN_U": {"SAME_AS_X": True, **TRAIN_LOADER},
     "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
 }
 
