@@ -55,7 +55,6 @@ def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Ima
     """
     try:
         with Image.open(path) as image:
-            _check_edges(image)
             image.load()  # decodes every row, so that a truncated file is noticed here
             image = ImageOps.exif_transpose(image) if upright else image
             return as_rgb(image).convert("RGB")  # a copy, free of the file
@@ -76,18 +75,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
             more than `MAX_RATIO` times the other: resizing the shorter one to a model's input
             would make gigabytes of it.
     """
-    _check_edges(image)
-    image = _eight_bit(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _check_edges(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > MAX_RATIO * min(width, height):
         raise InputError(
             f"it is {width} x {height} pixels, and one edge may be at most {MAX_RATIO} times "
             "the other; cut it"
         )
+    image = _eight_bit(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
