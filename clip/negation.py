@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clip.model import ClipModel, TextTower
 from clip.weights import ClipWeights, read_weights
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, check_availability
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ class NoTextEncoder(TextTower):
     """
 
     def __init__(self, model: ClipModel, variant: str = "learnable"):
-        if variant not in VARIANTS:
-            raise InputError(f"unknown CLIPN variant {variant!r}: use one of {', '.join(VARIANTS)}")
+        check_availability(variant, VARIANTS, what="CLIPN variant")
         super().__init__(copy.deepcopy(model.text).float())
         self.requires_grad_(True)
         self.variant = variant

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from dassl.utils.errors import InputError
+from dassl.utils import check_availability
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,7 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
     Raises:
         InputError: unknown name.
     """
-    if name not in PRECISIONS:
-        raise InputError(
-            f"unknown precision {name!r}: use one of {', '.join(PRECISIONS)} (TRAINER.*.PREC)"
-        )
+    check_availability(name, PRECISIONS, what="precision (TRAINER.*.PREC)")
     precision = PRECISIONS[name]
     if torch.device(device).type == "cpu":
         if name == "tf32" or precision.needs_scaler:

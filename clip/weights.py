@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from clip.facts import ACTIVATIONS, OPENAI, Facts, read_facts, read_object
-from dassl.utils import load_checkpoint
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, load_checkpoint
 
 VOCABULARY = 49408  # tokens of OpenAI's byte-pair encoding
 # Weight files that a folder of open_clip or Hugging Face holds, the preferred first.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clip import ClipModel, Packing, encode
 from clip.tokenizer import tokenize_prompts
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, check_availability
 
 logger = logging.getLogger(__name__)
 
@@ -153,11 +153,7 @@ class PromptLearner(nn.Module):
 def _check_context(n_ctx: int, position: str, ctx_init: str) -> None:
     if n_ctx < 1:
         raise InputError(f"N_CTX is {n_ctx}: at least one context vector is needed")
-    if position not in CLASS_TOKEN_POSITIONS:
-        raise InputError(
-            f"unknown class token position {position!r}: use one of "
-            f"{', '.join(CLASS_TOKEN_POSITIONS)}"
-        )
+    check_availability(position, CLASS_TOKEN_POSITIONS, what="CLASS_TOKEN_POSITION")
     if "{" in ctx_init:
         raise InputError(
             f'"{ctx_init}": the context starts from words alone, and the class name is added. '
