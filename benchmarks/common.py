@@ -24,8 +24,7 @@ from benchmarks import plain
 from clip import ClipModel, resolve_precision
 from clip.facts import OPENAI_TRANSFORM
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import versions
-from dassl.utils.files import write_json
+from dassl.utils import versions, write_json
 from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
 from trainers.gallop import PromptSets, PromptSetsCLIP, gallop_losses
@@ -42,12 +41,7 @@ Rows = tuple[list[list[str]], dict]  # of the table, and the figures behind them
 def random_vit() -> open_clip.CLIP:
     """Return OpenAI's ViT-B/16, its weights drawn at random."""
     torch.manual_seed(0)
-    return open_clip.CLIP(
-        512,
-        {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224},
-        {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
-        quick_gelu=True,
-    )
+    return open_clip.CLIP(**open_clip.get_model_config("ViT-B-16"), quick_gelu=True)
 
 
 def build_clip() -> ClipModel:

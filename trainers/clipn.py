@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from clip import NoTextEncoder, build_no_encoder, tokenize
-from clip.loading import weights_hash
 from clip.negation import CHOICES, draw
 from clip.prompted import TwoBranchCLIP, exact, normalised
 from clip.templates import Pair, fill, template_pairs
@@ -163,11 +162,9 @@ class CLIPN(PairTrainer):
         return {**super().checkpoint_meta(), "variant": self.encoder.variant}
 
     def provenance(self) -> dict[str, object]:
-        hash_ = weights_hash(self.encoder.state_dict())
-        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
-        facts = super().provenance() | {"no_encoder": {"file": file, "hash": hash_}}
+        facts = super().provenance()
         if self._loaded_from is None:  # not one of the seeds of a training: a model of its own
-            facts["comparable"]["no_encoder"] = hash_
+            facts["comparable"]["no_encoder"] = facts["no_encoder"]["hash"]
         return facts
 
 

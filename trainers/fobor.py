@@ -40,6 +40,7 @@ class FoBoR(LoCoOp):
         }
     )
     ATTENTION = True
+    BATCH = ("features", "regions", "attention", "label")
     FLAGS: ClassVar = {"topk": "TOPK"}
     WEIGHTS = ("ALPHA", "BETA")
 
@@ -57,14 +58,10 @@ class FoBoR(LoCoOp):
         with collected_attention(self.model.clip.visual):
             pass  # refuses a tower without it
 
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return features `[B, D]`, regions `[B, N, D]`, their attention `[B, N]`, labels `[B]`."""
-        batch = self.encode(batch, self.LOCAL, self.ATTENTION)
-        return batch["features"], batch["regions"], batch["attention"], batch["label"]
-
     def loss(
         self, features: Tensor, regions: Tensor, attention: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return `PromptTrainer.loss`; attention: of the regions, `[B, N]`."""
         own, text = self.settings, self.model.text_features()
         similarity, loss_id, loss_abs = self.terms(text, features, regions, labels, attention)
         loss_cfr = self.rectification(text, similarity, regions, labels)

@@ -19,9 +19,7 @@ from clip.prompted import PromptedCLIP, cosines, exact, normalised, top_region_c
 from clip.weights import plain_names
 from dassl.distributed import mean_over_ranks, rank, total, world_size
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_checkpoint
-from dassl.utils.checkpoint import load_weights_into
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, load_checkpoint, load_weights_into
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 from trainers.words import ContextTrainer
@@ -51,7 +49,6 @@ class GalLoP(ContextTrainer):
         }
     )
     SCORE = "GL-MCM"
-    INCIDENTAL = ("TEXT_CHUNK",)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         own = cfg.TRAINER.GALLOP
@@ -113,9 +110,6 @@ class GalLoP(ContextTrainer):
         drawn = draw(world_size() * count * kept, prompts, self.cfg.SEED, step)
         return drawn.view(-1, count, kept)[rank()].to(self.device, non_blocking=True)
 
-    def memory_settings(self) -> dict[str, object]:
-        return {"TRAINER.GALLOP.TEXT_CHUNK": self.settings.TEXT_CHUNK}
-
     # Evaluation
 
     def test(self, split: str | None = None) -> float:
@@ -153,11 +147,6 @@ class GalLoP(ContextTrainer):
         if self.cfg.EVAL.FEATURES_LOCAL:
             facts["local_map"] = weights_hash({"map": self.learner.local_proj.linear.weight})
         return facts
-
-    def provenance(self) -> dict[str, object]:
-        hash_ = weights_hash(self.learner.state_dict())
-        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or None
-        return super().provenance() | {"context": {"file": file, "hash": hash_}}
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
         """Refuse what other methods learned, and prompts of other numbers or another CLIP."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from clip import weights_hash
 from datasets.captions import PairsLoader, build_pairs_loader
 from trainers.by_step import StepSchedule
 
@@ -49,4 +50,6 @@ class PairTrainer(StepSchedule):
     def provenance(self) -> dict[str, object]:
         facts = super().provenance()
         facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
-        return facts
+        ((name, learned),) = self._models.items()
+        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
+        return facts | {name: {"file": file, "hash": weights_hash(learned.state_dict())}}

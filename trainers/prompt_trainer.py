@@ -13,13 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clip import ClipModel, weights_hash
+from clip import ClipModel
 from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import plain_names
-from dassl.utils import load_pretrained_weights
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, load_pretrained_weights
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
 from trainers.words import ContextTrainer
@@ -41,8 +40,8 @@ class PromptTrainer(ContextTrainer):
     LOCAL: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False
     COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
-    INCIDENTAL = ("TEXT_CHUNK",)
     KEEPS_VIEWS = True
+    BATCH = ("features", "regions", "label")  # of what `encode` returns
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
@@ -74,7 +73,7 @@ class PromptTrainer(ContextTrainer):
         if "features" in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
-        images, labels = super().parse_batch_train(batch)
+        images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
         return {**rest, **self.encoded(*self.tower(images, local, attention)), "label": labels}
 
     @torch.no_grad()
@@ -118,9 +117,8 @@ class PromptTrainer(ContextTrainer):
             return super().train_batches()
         return self.views.batches(self.epoch, *(reads or (self.LOCAL, self.ATTENTION)))
 
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor | None, Tensor]:
-        batch = self.encode(batch, self.LOCAL)
-        return batch["features"], batch["regions"], batch["label"]
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor | None, ...]:
+        return super().parse_batch_train(self.encode(batch, self.LOCAL, self.ATTENTION))
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Return image features `[B, D]` and labels `[B]`."""
@@ -130,9 +128,6 @@ class PromptTrainer(ContextTrainer):
     def model_inference(self, features: Tensor) -> Tensor:
         """Return logits `[B, C]` of image features `[B, D]`."""
         return cosines(features, self.text_features()) * self.model.scale
-
-    def memory_settings(self) -> dict[str, object]:
-        return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
 
     def loss(
         self, features: Tensor, regions: Tensor | None, labels: Tensor
@@ -145,10 +140,6 @@ class PromptTrainer(ContextTrainer):
         ctx = self.learner.ctx
         names = ["shared"] if ctx.dim() == 2 else self.dm.dataset.classnames
         return dict(zip(names, ctx.view(len(names), -1, ctx.shape[-1]), strict=True))  # [M, W] each
-
-    def provenance(self) -> dict[str, object]:
-        context = {"file": self._loaded_from, "hash": weights_hash({"ctx": self.learner.ctx})}
-        return super().provenance() | {"context": context}
 
     def checkpoint_file(
         self, directory: str | os.PathLike, name: str, epoch: int | None = None

@@ -24,9 +24,8 @@ from dassl.data import DatasetWrapper
 from dassl.data.ahead import batches_for
 from dassl.data.data_manager import TrainLoader
 from dassl.data.samplers import SeededBatch
-from dassl.utils import progress_bar
+from dassl.utils import InputError, progress_bar
 from dassl.utils.cache import check_room
-from dassl.utils.errors import InputError
 from ood.features import (
     ATTENTION,
     GLOBAL,

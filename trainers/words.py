@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip import ClipModel
+from clip import ClipModel, weights_hash
 from clip.tokenizer import tokenizer
 from dassl.distributed import is_main
 from dassl.utils.files import write_json
@@ -25,7 +25,12 @@ WORDS = 3  # of each vector
 
 
 class ContextTrainer(ClipTrainer):
-    """A trainer that learns contexts, and writes down which words they are like."""
+    """A trainer that learns contexts, and writes down which words they are like.
+
+    It sets `self.learner`, which holds them, and its settings have TEXT_CHUNK.
+    """
+
+    INCIDENTAL = ("TEXT_CHUNK",)
 
     def contexts(self) -> dict[str, Tensor]:
         """Return the learned contexts `[M, W]` by name."""
@@ -35,6 +40,14 @@ class ContextTrainer(ClipTrainer):
         super().after_train()
         if is_main():
             write_words(self.contexts(), self.model.clip, self.output_dir)
+
+    def memory_settings(self) -> dict[str, object]:
+        return {f"TRAINER.{self.CONFIG_KEY}.TEXT_CHUNK": self.settings.TEXT_CHUNK}
+
+    def provenance(self) -> dict[str, object]:
+        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or None
+        context = {"file": file, "hash": weights_hash(self.learner.state_dict())}
+        return super().provenance() | {"context": context}
 
 
 def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, float]]]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip import weights_hash
 from clip.captions import CaptionDecoder, Captioner
 from clip.prompted import PromptedCLIP
 from clip.templates import classifier
@@ -17,8 +16,7 @@ from clip.tokenizer import cut_to_longest, tokenize
 from dassl.data.datasets import Datum
 from dassl.distributed import mean_of_sums
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_pretrained_weights
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, load_pretrained_weights
 from datasets.captions import PairsLoader
 from trainers.features import features_of
 from trainers.pairs import PairTrainer
@@ -99,11 +97,6 @@ class ZOC(PairTrainer):
             with torch.no_grad():
                 images, _ = self.model.image_features(images, local=False)
         return None, {"loss": mean_of_sums(*self.decoder.loss(images, tokens))}
-
-    def provenance(self) -> dict[str, object]:
-        file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
-        hash_ = weights_hash(self.decoder.state_dict())
-        return super().provenance() | {"decoder": {"file": file, "hash": hash_}}
 
 
 def caption_tokens(context: int, captions: Sequence[str], step: int) -> dict[str, Tensor]:
