@@ -44,8 +44,7 @@ class CLIPN(PairTrainer):
         {
             "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (frozen towers in float16)
             "VARIANT": "learnable",  # or handcrafted, see clip.negation
-            # Of the classifier: imagenet80, published (the 128 of CLIPN's code, with their stray
-            # quotes), or templates with {}, separated by "|". Handcrafted: of the captions too.
+            # Of the classifier, see clip.templates; handcrafted: of the captions too.
             "TEMPLATE": "imagenet80",
             "LOSS_WEIGHT": 0.5,  # of the sum of the three losses; 1.0 in the paper
             "WARMUP_STEPS": 0,

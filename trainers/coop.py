@@ -16,13 +16,9 @@ PROMPT_CONFIG = {
     "N_CTX": 16,  # number of context vectors
     "CSC": False,  # one context per class
     "CTX_INIT": "",  # words to start from, instead of N_CTX random vectors
-    # fp32, tf32, amp (float16 autocast), amp_bf16 or fp16 (towers in float16). Published
-    # runs used fp16 with the context in float16 too; here the context is float32.
-    "PREC": "amp",
+    "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (towers in float16)
     "CLASS_TOKEN_POSITION": "end",  # end, middle or front
-    # Prompt tokens (of the class names, and of contexts no classes share) encoded at
-    # once. More are encoded chunk by chunk, for one more forward pass: less memory.
-    "TEXT_CHUNK": CHUNK,
+    "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: memory and time, no figures
 }
 
 

@@ -73,8 +73,7 @@ class FoBoR(LoCoOp):
         low, high = attention.aminmax(dim=1, keepdim=True)
         attention = (attention - low) / (high - low + 1e-8)  # [B, N], 0 to 1 in each image
         weights = torch.sigmoid(self.settings.ETA * (-losses).exp()[:, None] * attention)
-        base = super().region_weights(losses)  # SCT's stay, as a factor
-        return weights if base is None else weights * base
+        return weights * super().region_weights(losses)  # SCT's stay
 
     def rectification(
         self, text: Tensor, similarity: Tensor, regions: Tensor, labels: Tensor

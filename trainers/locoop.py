@@ -115,10 +115,10 @@ class LoCoOp(PromptTrainer):
         """Return what is averaged of the images' cross entropies `[B]`."""
         return losses
 
-    def region_weights(self, losses: Tensor) -> Tensor | None:
-        """Return weights of the regions `[B, N]`, or `[B, 1]`, by the images' cross entropies
-        `[B]`; None: all weigh the same."""
-        return None
+    def region_weights(self, losses: Tensor) -> Tensor:
+        """Return weights of the regions, `[B, N]` or `[B, 1]`, by the images' cross entropies
+        `[B]`."""
+        return losses.new_ones(len(losses), 1)
 
 
 def ood_regularisation(
@@ -139,10 +139,7 @@ def ood_regularisation(
 
     Args:
         regions: local features `[B, N, D]`, normalised; no gradient reaches them.
-        text: text features `[C, D]`, normalised.
-        labels: `[B]`.
-        scale: of the softmax, fixed.
-        k: K.
+        text: text features `[C, D]`, normalised. labels: `[B]`.
         chunk: similarities of regions and classes computed at once; None for the device's usual.
         weights: w, `[B, N]` or `[B, 1]`; a gradient reaches them. None: all 1. The mean is over
             the regions, not over their weights.
@@ -152,8 +149,8 @@ def ood_regularisation(
         over the regions of all ranks.
     """
     with exact(text):
-        if weights is not None:
-            weights = weights.expand(regions.shape[:2]).flatten()  # [B N]
+        weights = text.new_ones(1, 1) if weights is None else weights
+        weights = weights.expand(regions.shape[:2]).flatten()  # [B N]
         labels = labels.repeat_interleave(regions.shape[1])  # [B N]
         regions = regions.detach().flatten(0, 1)  # [B N, D]
         size = max(1, (chunk or CHUNK[text.device.type]) // len(text))
@@ -174,13 +171,12 @@ class _SumOfNegativeEntropies(torch.autograd.Function):
     @staticmethod
     def forward(ctx, text, weights, regions, labels, scale, k, size):
         total, count, grad = text.new_zeros(()), text.new_zeros(()), torch.zeros_like(text)
-        every = [None] * len(regions.split(size)) if weights is None else weights.split(size)
-        found = []
-        for part, of, weight in zip(regions.split(size), labels.split(size), every, strict=True):
+        found, chunks = [], (x.split(size) for x in (regions, labels, weights))
+        for part, of, weight in zip(*chunks, strict=True):
             with torch.enable_grad():
                 leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
                 values, irrelevant = _negative_entropies(part, leaf, of, scale, k)
-                summed = (values if weight is None else values * weight.detach()).sum()
+                summed = (values * weight.detach()).sum()
             if summed.requires_grad:
                 grad += torch.autograd.grad(summed, leaf)[0]
             total += summed.detach()

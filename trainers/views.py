@@ -89,9 +89,9 @@ class KeptViews:
         for batch in self.loader.batch_sampler.of(epoch):
             index = np.array(batch.indices)
             rows = row_of[index]
-            yield self._batch(index[rows >= 0], kept, rows[rows >= 0], *reads) | self._bad(
-                index[rows < 0]
-            )
+            found = self._batch(index[rows >= 0], kept, rows[rows >= 0], *reads)
+            bad = [self.items[i].impath for i in index[rows < 0]]
+            yield found | ({"bad": bad} if bad else {})
 
     def _batch(self, index: np.ndarray, kept: KeptFeatures, rows: np.ndarray, *reads: bool) -> dict:
         if not len(rows):
@@ -103,9 +103,6 @@ class KeptViews:
 
     def _tensor(self, kept: np.ndarray, rows: np.ndarray) -> Tensor:
         return as_tensor(np.asarray(kept)[rows]).to(self.trainer.device, non_blocking=True)
-
-    def _bad(self, index: np.ndarray) -> dict[str, list[str]]:
-        return {"bad": [self.items[i].impath for i in index]} if len(index) else {}
 
     def _order(self, view: int) -> np.ndarray:
         """Return the images `[n]` in the order in which they are encoded."""

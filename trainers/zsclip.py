@@ -24,10 +24,7 @@ class ZeroshotCLIP(ClipTrainer):
     CONFIG = CfgNode(
         {
             "PREC": "amp",
-            # "dataset": the data set's own, DATASET.TEMPLATE; a template with {} for the class
-            # name; several separated by "|", or "imagenet80", the 80 of CLIP's paper, over which
-            # normalised features are averaged.
-            "TEMPLATE": "dataset",
+            "TEMPLATE": "dataset",  # DATASET.TEMPLATE; or as `clip.templates.template_pairs` has it
         }
     )
 

@@ -79,12 +79,7 @@ DATASET = {
 
 # Ours: the benchmark, which sets the ID set is measured against, and how
 OOD = {
-    # NAME: {FOLDERS: names tried in turn under DATASET.ROOT, or absolute paths; empty: no such set,
-    #        LIST: a list of images in that folder, under DATASET.ROOT; without: all in it,
-    #        CLASSES: the folders in it that count, as DATASET.CLASSES; without: all,
-    #        IMAGES: the number that the protocol expects; 0: unknown,
-    #        MD5: of the protocol's list; "": unknown,
-    #        GROUP: such as near; averaged with its like, and left out of "average"; "": none}
+    # NAME: {FOLDERS, LIST, CLASSES, IMAGES, MD5, GROUP}, see docs/data.md
     "SETS": {},
     # Shifted ID sets, in the same form, each with a LIST whose labels are the ID set's
     "SHIFTED": {},
@@ -111,9 +106,8 @@ DATALOADER = {
     "VIEWS": 0,
     # Extension of ours: stop | skip, when an image cannot be read
     "BAD_IMAGES": "stop",
-    # Extension of ours: training images are decoded once and their pixels kept, bit-identical to
-    # decoding them in each epoch. GIB: how much of them, of all sets together; 0: none. FOLDER:
-    # where; empty: promptood/decoded in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)
+    # Ours: the decoded pixels of training images, kept on disk (docs/training.md). GIB: of all sets
+    # together; 0: none. FOLDER: where; empty: promptood/decoded in the user's cache folder
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
     "TRAIN_X": TRAIN_LOADER,
     # SAME_AS_X: TRAIN_X's settings count
