@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from yacs.config import CfgNode
 
-from dassl import distributed
 from dassl.utils import BadImageError, InputError, check_availability, read_image, tolist_if_not
 from dassl.utils.tables import RULE, text_table
 
@@ -156,8 +155,7 @@ def _order(
     """Return the arguments of a loader that say which images make a batch."""
     if not is_train:
         return {"batch_size": batch_size, "sampler": sampler}
-    whole = RankBatches if distributed.world_size() > 1 else BatchSampler
-    batches = whole(sampler, batch_size, drop_last and len(sampler) >= batch_size)
+    batches = RankBatches(sampler, batch_size, drop_last and len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
     views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
     # Its own generator: the seeds come with the batches, none is drawn for workers beside.
@@ -198,7 +196,6 @@ class DataManager:
 
     @property
     def lab2cname(self) -> dict[int, str]:
-        """Map labels to class names."""
         return self.dataset.lab2cname
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
 
 from dassl import distributed
 from dassl.utils import InputError, check_availability, get_rng_state, seed_cpu, set_rng_state
@@ -35,7 +35,7 @@ def build_sampler(
     return SAMPLERS[sampler_type](data_source)
 
 
-class RankBatches(Sampler[list[int]]):
+class RankBatches(BatchSampler):
     """This rank's slice of each batch that a single process would draw from `sampler`.
 
     The order is rank 0's, as it draws it from its generators: N ranks see the global batches of
@@ -48,7 +48,7 @@ class RankBatches(Sampler[list[int]]):
 
     def __init__(self, sampler: Sampler[int], batch_size: int, drop_last: bool) -> None:
         distributed.share_of(batch_size)
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+        super().__init__(sampler, batch_size, drop_last)
         last = len(sampler) % batch_size
         if not drop_last and 0 < last < distributed.world_size():
             raise InputError(
@@ -57,16 +57,10 @@ class RankBatches(Sampler[list[int]]):
                 "DATALOADER.TRAIN_X.BATCH_SIZE."
             )
 
-    def __len__(self) -> int:
-        full, last = divmod(len(self.sampler), self.batch_size)
-        return full + (last > 0 and not self.drop_last)
-
     def __iter__(self) -> Iterator[list[int]]:
-        order = distributed.from_main(lambda: list(self.sampler))
-        rank, ranks = distributed.rank(), distributed.world_size()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            yield list(distributed.rank_slice(batch, rank, ranks))
+        batches = distributed.from_main(lambda: list(BatchSampler.__iter__(self)))
+        for batch in batches:
+            yield distributed.rank_slice(batch, distributed.rank(), distributed.world_size())
 
 
 @dataclass(frozen=True)
