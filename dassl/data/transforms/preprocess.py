@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, Normalize
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from dassl.utils import InputError, as_rgb, check_availability
 
-INTERPOLATION_MODES = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "nearest": InterpolationMode.NEAREST,
-}
+INTERPOLATION_MODES = {name: InterpolationMode(name) for name in ("bilinear", "bicubic", "nearest")}
 RESIZE_MODES = ("shortest", "squash")
 
 
@@ -67,7 +62,7 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the model's input `[3, H, W]`, float32."""
-        return self._normalize(F.to_tensor(self.view(image)))
+        return F.normalize(F.to_tensor(self.view(image)), self.mean, self.std)
 
     def view(self, image: Image.Image) -> Image.Image:
         """Return what the model sees, as an RGB image of H x W: the pixels before scaling.
@@ -95,7 +90,3 @@ class Preprocess:
             for side, seen in sides
         )
         return left, top, right, bottom
-
-    @cached_property
-    def _normalize(self) -> Normalize:
-        return Normalize(self.mean, self.std)

@@ -27,19 +27,19 @@ from .preprocess import INTERPOLATION_MODES, Preprocess
 
 logger = logging.getLogger(__name__)
 
+# What comes behind resizing and cropping, made of the config's INPUT.
+FURTHER: dict[str, Callable[[CfgNode], Callable]] = {
+    "random_flip": lambda given: RandomHorizontalFlip(),
+    "random_vertical_flip": lambda given: RandomVerticalFlip(),
+    "random_rotation": lambda given: RandomRotation(given.ROTATION),
+    "colorjitter": lambda given: ColorJitter(
+        given.COLORJITTER_B, given.COLORJITTER_C, given.COLORJITTER_S, given.COLORJITTER_H
+    ),
+    "randomgrayscale": lambda given: RandomGrayscale(given.RGS_P),
+}
 # Applied in this order, whatever order the configuration names them in. center_crop is always part
 # of the test transform; naming it changes nothing, as upstream.
-AVAI_CHOICES = [
-    "random_translation",
-    "random_resized_crop",
-    "random_flip",
-    "random_vertical_flip",
-    "random_rotation",
-    "colorjitter",
-    "randomgrayscale",
-    "center_crop",
-    "normalize",
-]
+AVAI_CHOICES = ["random_translation", "random_resized_crop", *FURTHER, "center_crop", "normalize"]
 
 
 def build_transform(
@@ -87,16 +87,7 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
         first = [*moves, RandomResizedCrop(size, scale=scale, interpolation=mode)]
     else:
         first = [Resize(size, interpolation=mode), *moves]  # as upstream
-    further = {
-        "random_flip": RandomHorizontalFlip,
-        "random_vertical_flip": RandomVerticalFlip,
-        "random_rotation": lambda: RandomRotation(given.ROTATION),
-        "colorjitter": lambda: ColorJitter(
-            given.COLORJITTER_B, given.COLORJITTER_C, given.COLORJITTER_S, given.COLORJITTER_H
-        ),
-        "randomgrayscale": lambda: RandomGrayscale(given.RGS_P),
-    }
-    return [*first, *(make() for name, make in further.items() if name in choices)]
+    return [*first, *(make(given) for name, make in FURTHER.items() if name in choices)]
 
 
 def random_translation(size: tuple[int, int]) -> RandomApply:
