@@ -101,7 +101,6 @@ class ClipModel(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Number of tokens that a text may have, [SOT] and [EOT] included."""
         return self.text.context_length
 
     @property

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 VARIANTS = ("learnable", "handcrafted")
 NUM_PROMPTS = 16
 CHOICES = NUM_PROMPTS + 1  # of a training text: each of the prompts, and their mean (last)
-MAX_LOGIT_SCALE = math.log(100)
+MAX_LOGIT_SCALE = math.log(100)  # the least is 0
 
 
 class NoTextEncoder(TextTower):
@@ -67,11 +67,6 @@ class NoTextEncoder(TextTower):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return the features of inference, as `ClipModel.encode_text`."""
         return self(tokens)
-
-    @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """Keep exp(logit_scale) in [1, 100], as CLIP's training does after every step."""
-        self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def load_published(self, path: str | Path, model: ClipModel) -> None:
         """Load the "no" branch of a file as CLIPN's authors publish them (`epoch_N.pt`).

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from clip.blocks import ResidualAttentionBlock, attend, finish, project
 from dassl import distributed
-from dassl.distributed import rank_slice
 from dassl.utils.errors import InputError
 
 # Tokens whose graph is kept at once; about 250 kB a token in ViT-B's text tower.
@@ -90,10 +89,6 @@ class Packing(nn.Module):
             yield slice(first, last + 1), slice(done, done + count)
             done += count
 
-    def parts(self, ranks: int) -> list[Sequence[int]]:
-        """Share out the rows to `ranks` processes: equal numbers of tokens, or one row less."""
-        return [rank_slice(range(len(self.counts)), rank, ranks) for rank in range(ranks)]
-
 
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
     """Fill rows with suffixes: the longest first, into the fullest row that still has room."""
@@ -144,8 +139,10 @@ def encode_packed(
         again: encode a single chunk once more on the way back, too: one of several calls.
     """
     ranks = distributed.world_size() if over_ranks else 1
-    # So few rows that some rank would have none are not worth a gather.
-    share = packing.parts(ranks) if 1 < ranks <= len(packing.counts) else None
+    share = None
+    if 1 < ranks <= len(packing.counts):  # fewer rows, of which a rank has none, are not shared
+        every = range(len(packing.counts))
+        share = [distributed.rank_slice(every, rank, ranks) for rank in range(ranks)]
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
     encode = partial(_encode_rows, model.text)
     if (again or len(parts) > 1) and torch.is_grad_enabled():

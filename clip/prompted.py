@@ -200,15 +200,9 @@ class TwoBranchCLIP(PromptedCLIP):
     ):
         standard, denied = zip(*pairs, strict=True)
         # The frozen branch is encoded when first asked for: training never needs it.
-        super().__init__(
-            clip, functools.cache(lambda: classifier(clip, classnames, standard, self.device))
-        )
+        super().__init__(clip, functools.cache(lambda: classifier(clip, classnames, standard)))
         self.encoder, self.classnames = encoder, classnames
         self.denied = standard if encoder.variant == "learnable" else denied
-
-    @property
-    def device(self) -> torch.device:
-        return self.encoder.logit_scale.device
 
     @property
     def scale(self) -> Tensor:
@@ -216,9 +210,8 @@ class TwoBranchCLIP(PromptedCLIP):
         return self.encoder.logit_scale.exp()
 
     def class_features(self) -> dict[str, Tensor]:
-        negation = classifier(
-            self.encoder, self.classnames, self.denied, self.device, 'classes, "no" branch'
-        )
+        title = 'classes, "no" branch'
+        negation = classifier(self.encoder, self.classnames, self.denied, title)
         return {**super().class_features(), "no": negation}
 
 
@@ -237,6 +230,7 @@ class DescribedCLIP(PromptedCLIP):
         self.captioner = Captioner.restored(clip, kept) if kept else None
         features = {name: x for name, x in features.items() if name not in kept}
         self.features, self._scale = features, scale
+        self.local_map = features.get("local_map")
         self.has_no, self.has_frozen = "no" in features, "frozen" in features
         own = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")
         self.texts = {name: x for name, x in features.items() if name not in own}
@@ -244,10 +238,6 @@ class DescribedCLIP(PromptedCLIP):
     @property
     def scale(self) -> Tensor:
         return self._scale
-
-    @property
-    def local_map(self) -> Tensor | None:
-        return self.features.get("local_map")
 
     def class_features(self) -> dict[str, Tensor]:
         return self.features

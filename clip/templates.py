@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,6 @@ def classifier(
     tower: ClipModel | NoTextEncoder,
     names: Sequence[str],
     templates: Sequence[str],
-    device: torch.device,
     title: str = "classes",
 ) -> Tensor:
     """Return the weights `[C, D]` of a zero-shot classifier, normalised, float32.
@@ -121,7 +120,7 @@ def classifier(
         part = templates[start : start + at_once]
         rows = {fill(template, name): name for template in part for name in names}
         tokens = tokenize_prompts(list(rows), list(rows.values()), tower.context_length)
-        features = _encode_all(tower.encode_text, tokens, device, title)  # [distinct, D]
+        features = _encode_all(tower, tokens, title)  # [distinct, D]
         index = {text: row for row, text in enumerate(rows)}
         for template in part:
             total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
@@ -129,14 +128,13 @@ def classifier(
 
 
 @torch.no_grad()
-def _encode_all(
-    encode: Callable[[Tensor], Tensor], tokens: Tensor, device: torch.device, title: str
-) -> Tensor:
+def _encode_all(tower: ClipModel | NoTextEncoder, tokens: Tensor, title: str) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
+    device = tower.logit_scale.device
     order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
     batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", delay=2, leave=False)
     parts = [
-        F.normalize(encode(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
+        F.normalize(tower.encode_text(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
         for batch in batches
     ]
     return torch.cat(parts)[order.argsort().to(device)]

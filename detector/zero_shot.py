@@ -69,12 +69,12 @@ def usual_score(negatives: str, outliers: str) -> str:
 
 def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:
     """Return the model with prompts of the classes, and of a CLIPN with the "no" branch's."""
-    device, pairs = next(model.parameters()).device, template_pairs(template)
+    pairs = template_pairs(template)
     if model.has_negation:
-        encoder = clip.build_no_encoder(model, "").to(device)
+        encoder = clip.build_no_encoder(model, "").to(model.logit_scale.device)
         return TwoBranchCLIP(model, encoder, classnames, pairs)
     standard = [plain for plain, _ in pairs]
-    return PromptedCLIP(model, lambda: classifier(model, classnames, standard, device))
+    return PromptedCLIP(model, lambda: classifier(model, classnames, standard))
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:

@@ -66,7 +66,7 @@ class ZOC(PairTrainer):
                 f"TRAINER.ZOC.STEPS is {own.STEPS}: the text tower of {clip.name}, which the "
                 f"decoder starts from, reads {clip.context_length} tokens at most"
             )
-        text = classifier(clip, self.dm.dataset.classnames, [own.TEMPLATE], self.device)
+        text = classifier(clip, self.dm.dataset.classnames, [own.TEMPLATE])
         self.decoder = CaptionDecoder(clip).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(self.decoder, cfg.MODEL.INIT_WEIGHTS)
@@ -94,8 +94,7 @@ class ZOC(PairTrainer):
             images: `[B, 3, H, W]`, or their features `[B, D]`. tokens: captions, `[B, L]`.
         """
         if images.dim() > 2:
-            with torch.no_grad():
-                images, _ = self.model.image_features(images, local=False)
+            images, _ = self.model.image_features(images, local=False)
         return None, {"loss": mean_of_sums(*self.decoder.loss(images, tokens))}
 
 

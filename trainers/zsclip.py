@@ -46,7 +46,7 @@ class ZeroshotCLIP(ClipTrainer):
         logger.info(
             "Prompts: %d template(s), the first: %s", len(templates), fill(templates[0], names[0])
         )
-        features = classifier(clip, names, templates, self.device)
+        features = classifier(clip, names, templates)
         self.model = PromptedCLIP(clip, lambda: features)
 
     def train(self) -> None:

@@ -358,7 +358,7 @@ def test_other_context_lengths(context, tmp_path):
     plain, state = _small(context_length=context)
     model, _ = clip.load(_save(state, tmp_path / "short.pt"), activation="gelu")
     assert model.context_length == context
-    weights = classifier(model, ["cat", "dog"], ["a photo of a {}."], torch.device("cpu"))
+    weights = classifier(model, ["cat", "dog"], ["a photo of a {}."])
     tokens = clip.tokenize(["a photo of a cat.", "a photo of a dog."], context)
     expected = torch.nn.functional.normalize(plain.encode_text(tokens), dim=-1)
     torch.testing.assert_close(weights, expected.detach(), rtol=1e-5, atol=1e-6)
@@ -368,7 +368,7 @@ def test_other_context_lengths(context, tmp_path):
     for tower in (model, encoder):
         long = "very " * context + "small cat"
         with pytest.raises(InputError, match=f"class 'very .* context length {context}"):
-            classifier(tower, ["dog", long], ["a {}"], torch.device("cpu"))
+            classifier(tower, ["dog", long], ["a {}"])
 
 
 @pytest.mark.parametrize(

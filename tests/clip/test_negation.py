@@ -180,22 +180,17 @@ def test_classifier_is_the_public_codes(variant, published, golden):
     about, arrays = golden("clipn_encode.json")["zeroshot"], golden("clipn_encode.npz")
     model, encoder = published(about["seed"], variant)
     standard, denied = zip(*published_pairs(), strict=True)
-    device = torch.device("cpu")
-    _close(
-        classifier(model, about["classes"], standard, device), arrays[f"zeroshot/{variant}/fc_yes"]
-    )
+    _close(classifier(model, about["classes"], standard), arrays[f"zeroshot/{variant}/fc_yes"])
     denied = standard if variant == "src" else denied
-    _close(
-        classifier(encoder, about["classes"], denied, device), arrays[f"zeroshot/{variant}/fc_no"]
-    )
+    _close(classifier(encoder, about["classes"], denied), arrays[f"zeroshot/{variant}/fc_no"])
 
 
 def test_many_texts_are_summed_part_by_part(tiny_clip, monkeypatch):
     """As 21,000 classes under 80 templates, whose features do not fit at once."""
     templates, names = ["{}", "a {}", "the {}", "a photo of a {}."], ["cat", "dog", "small cat"]
-    whole = classifier(tiny_clip(), names, templates, torch.device("cpu"))
+    whole = classifier(tiny_clip(), names, templates)
     monkeypatch.setattr("clip.templates.TEXTS", 4)  # one template at once
-    parts = classifier(tiny_clip(), names, templates, torch.device("cpu"))
+    parts = classifier(tiny_clip(), names, templates)
     assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -209,8 +204,8 @@ def test_each_distinct_text_is_encoded_once(monkeypatch):
         return tokens.argmax(dim=1)[:, None] + torch.tensor([[0.0, 1.0]])
 
     names = ["cat", "a very long name of a bird", "cat", "dog"]
-    tower = SimpleNamespace(encode_text=encode, context_length=77)
-    weights = classifier(tower, names, ["{}", "a {}", "{}"], torch.device("cpu"))
+    tower = SimpleNamespace(encode_text=encode, context_length=77, logit_scale=torch.zeros(()))
+    weights = classifier(tower, names, ["{}", "a {}", "{}"])
     assert len(seen) == len(set(seen)) == 6
     lengths = [np.argmax(row) for row in seen]
     assert lengths == sorted(lengths)
