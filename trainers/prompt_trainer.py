@@ -30,7 +30,9 @@ class PromptTrainer(ContextTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
     Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
-    reads FoBoR's attention of the regions too, and define `loss`.
+    reads FoBoR's attention of the regions too, and define `loss` of normalised image features
+    `[B, D]`, those of the regions `[B, N, D]` (without LOCAL None, or there all the same), and
+    labels `[B]`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
@@ -68,9 +70,9 @@ class PromptTrainer(ContextTrainer):
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
         """Return `batch` with "features" `[B, D]`, "regions" (`[B, N, D]` if `local`, else None)
-        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch is
-        returned as it is."""
-        if "features" in batch:
+        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch, and
+        one of which no image could be read, is returned as it is."""
+        if "img" not in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
@@ -129,13 +131,6 @@ class PromptTrainer(ContextTrainer):
         """Return logits `[B, C]` of image features `[B, D]`."""
         return cosines(features, self.text_features()) * self.model.scale
 
-    def loss(
-        self, features: Tensor, regions: Tensor | None, labels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `ClipTrainer.loss` of normalised image features `[B, D]` and, with LOCAL, those
-        of the regions `[B, N, D]`; without it regions may be there all the same."""
-        raise NotImplementedError
-
     def contexts(self) -> dict[str, Tensor]:
         ctx = self.learner.ctx
         names = ["shared"] if ctx.dim() == 2 else self.dm.dataset.classnames
@@ -189,12 +184,8 @@ class LearnedPrompts(torch.nn.Module):
         # A tuple, so that the CLIP is not registered a second time.
         self._clip, self.learner, self.chunk = (clip,), learner, chunk
 
-    def forward(self) -> Tensor:
-        """Return unnormalised text features `[C, D]`."""
-        return self.encode()
-
-    def encode(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
-        """Return text features `[C, D]` with the context `ctx`, the learner's own by default.
+    def forward(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
+        """Return unnormalised text features `[C, D]`, with the context `ctx` or the learner's own.
 
         Args:
             again: encode once more on the way back, to hold none of it in between.

@@ -18,7 +18,6 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
-from dassl.engine.simple import has_images
 from dassl.utils import (
     RunLog,
     explain_full_disk,
@@ -172,7 +171,8 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                batch = _encode(first, batch, "a training step", "TRAIN_X", *reads)
+                with first.memory_of("a training step", "TRAIN_X"):
+                    batch = first.encode(batch, *reads)
                 for member in self._well(members):
                     with self._acting(member):
                         member.trainer.batch_idx = number
@@ -191,7 +191,8 @@ class SideBySide(TrainerBase):
             first, shared = going[0].trainer, []
             with self._failing_together(going):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
-                    shared.append(_encode(first, batch, "a test batch", "TEST"))
+                    with first.memory_of("a test batch", "TEST"):
+                        shared.append(first.encode(batch, local=False))
             for member in going:
                 member.trainer.test_loader = shared
         self._all(going, "after_train")
@@ -201,18 +202,3 @@ class SideBySide(TrainerBase):
             member.trainer.close()
         for member in self.members:
             member.log.close()
-
-
-def _encode(
-    trainer: PromptTrainer,
-    batch: dict,
-    what: str,
-    loader: str,
-    local: bool = False,
-    attention: bool = False,
-) -> dict:
-    """Return `PromptTrainer.encode` of a batch, if any of its images could be read."""
-    if not has_images(batch):
-        return batch
-    with trainer.memory_of(what, loader):
-        return trainer.encode(batch, local, attention)
