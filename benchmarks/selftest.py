@@ -267,13 +267,8 @@ def main() -> None:
     print(markdown_table(report.rows, HEAD))
     passed = not report.failed
     rows = [dict(zip(HEAD, row, strict=True)) for row in report.rows]
-    common.save(
-        "selftest",
-        {**common.machine(), "device": name, "cuda": cuda},
-        REPO / "output",
-        passed=passed,
-        rows=rows,
-    )
+    about = {**common.machine(), "device": name, "cuda": cuda}
+    common.save("selftest", about, REPO / "output", passed=passed, rows=rows)
     print("passed" if passed else "FAILED")
     sys.exit(not passed)
 

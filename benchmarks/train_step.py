@@ -68,8 +68,8 @@ def apart(
 
 
 def small(args: argparse.Namespace) -> Rows:
-    found, where = apart(args, 100, 4, ["plain", "LoCoOp", "CoOp"], args.repeats), "100 classes"
-    where += ", batch 4"
+    where = "100 classes, batch 4"
+    found = apart(args, 100, 4, ["plain", "LoCoOp", "CoOp"], args.repeats)
     return [
         compared("LoCoOp step, plain over fast", where, found, "plain", "LoCoOp", ">= 4.5"),
         compared("fast, LoCoOp over CoOp", where, found, "LoCoOp", "CoOp", "<= 1.15"),

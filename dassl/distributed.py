@@ -209,11 +209,6 @@ def barrier() -> None:
             dist.barrier()
 
 
-def total(number: int) -> int:
-    """Return the sum of all ranks' `number`."""
-    return sum(from_all(number))
-
-
 def from_main(function: Callable[[], Any]) -> Any:
     """Return on every rank what `function` returns on rank 0, where alone it is called."""
     if world_size() == 1:

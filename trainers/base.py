@@ -252,9 +252,8 @@ class ClipTrainer(TrainerX):
         super().load_model(directory, epoch)
         self._text = None
         if directory:
-            self._loaded_from = str(
-                self.checkpoint_file(directory, self.get_model_names()[0], epoch)
-            )
+            first = self.get_model_names()[0]
+            self._loaded_from = str(self.checkpoint_file(directory, first, epoch))
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         """Return what a checkpoint must fit to be used again."""

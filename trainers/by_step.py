@@ -12,11 +12,11 @@ from trainers.base import ClipTrainer
 class StepSchedule(ClipTrainer):
     """A trainer whose rate changes in every step: LR (1 + cos(pi step / all steps)) / 2.
 
-    Of OPTIM's settings of a schedule it reads LR and MAX_EPOCH alone.
+    Of OPTIM's settings of a schedule it reads LR and MAX_EPOCH alone; WARMUP_STEPS, if its own
+    settings have it, come before the cosine.
     """
 
     BY_STEP = True
-    warmup_steps = 0  # linear, before the cosine
 
     def build_scheduler(self) -> LambdaLR:
         return LambdaLR(self.optim, self.learning_rate)
@@ -25,7 +25,12 @@ class StepSchedule(ClipTrainer):
         return epochs * len(self.train_loader_x)
 
     def optim_settings(self) -> dict[str, object]:
-        return {**super().optim_settings(), "steps of an epoch": len(self.train_loader_x)}
+        own = {"steps of an epoch": len(self.train_loader_x), "WARMUP_STEPS": self.warmup_steps}
+        return super().optim_settings() | own
+
+    @property
+    def warmup_steps(self) -> int:
+        return self.settings.get("WARMUP_STEPS", 0)
 
     def learning_rate(self, step: int) -> float:
         """Return the share of LR of a step: linear warm-up, then a cosine to 0."""

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from clip import NoTextEncoder, build_no_encoder, tokenize
-from clip.negation import CHOICES, draw
+from clip.negation import CHOICES, MAX_LOGIT_SCALE, draw
 from clip.prompted import TwoBranchCLIP, exact, normalised
 from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
@@ -101,7 +101,7 @@ class CLIPN(PairTrainer):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         numbers = super().forward_backward(batch)
-        self.encoder.clamp_scale()
+        self.encoder.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # as CLIP's training after every step
         return numbers
 
     def loss(

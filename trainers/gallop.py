@@ -17,7 +17,7 @@ from clip.negation import draw
 from clip.prefix import CHUNK
 from clip.prompted import PromptedCLIP, cosines, exact, normalised, top_region_cosines
 from clip.weights import plain_names
-from dassl.distributed import mean_over_ranks, rank, total, world_size
+from dassl.distributed import from_all, mean_over_ranks, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, load_checkpoint, load_weights_into
 from trainers.prompt_learner import PromptLearner
@@ -116,7 +116,9 @@ class GalLoP(ContextTrainer):
         """Evaluate as Dassl does, and report what either kind of prompt predicts alone."""
         self._seen, self._right = 0, torch.zeros(2, dtype=torch.int64, device=self.device)
         result = super().test(split)
-        of_global, of_local = (100 * total(n) / total(self._seen) for n in self._right.tolist())
+        counts = zip(*from_all([self._seen, *self._right.tolist()]), strict=True)
+        seen, *right = map(sum, counts)
+        of_global, of_local = (100 * count / seen for count in right)
         logger.info("Accuracy: global prompts %.2f %%, local prompts %.2f %%", of_global, of_local)
         return result
 
@@ -193,9 +195,10 @@ class EncodedSets(LearnedPrompts):
 
     def forward(self) -> Tensor:
         """Return unnormalised text features `[m + n, C, D]`, those of the global prompts first."""
+        encode = super().forward
         contexts = [*self.learner.global_prompt, *self.learner.local_prompts]
         again = len(contexts) * self.learner.fixed[..., 0].numel() > self.chunk
-        return torch.stack([self.encode(context, again) for context in contexts])
+        return torch.stack([encode(context, again) for context in contexts])
 
 
 class PromptSetsCLIP(PromptedCLIP):
@@ -264,10 +267,8 @@ def gallop_losses(
     Args:
         images: `[B, 3, H, W]`, labels: `[B]`, kept: global prompts of each image, `[B, q]`.
     """
-    with torch.no_grad():
-        features, patches = model.clip.encode_image(images, local=True, projected=False)
-    regions = normalised(patches.float() @ model.local_map)
-    whole, parts = model.set_cosines(normalised(features), regions, model.text_features())
+    encoded = model.image_features(images, local=True)
+    whole, parts = model.set_cosines(*encoded, model.text_features())
     index = kept[..., None].expand(-1, -1, whole.shape[-1])  # [B, q, C]
     seen = whole.gather(1, index).mean(dim=1)  # [B, C]
     each = labels.repeat_interleave(parts.shape[1])  # [B n]

@@ -56,13 +56,9 @@ class LoCoOp(PromptTrainer):
         if self.settings.TOPK == 0:
             logger.info(
                 "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for "
-                "this data (--topk); %s",
+                "this data (--topk)",
                 self.top_k,
                 self.num_classes,
-                ", ".join(
-                    f"{key} = {self.settings[key]:g} (the paper: {self.CONFIG[key]:g})"
-                    for key in self.WEIGHTS
-                ),
             )
         super().build_model()
 

@@ -13,19 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class PairTrainer(StepSchedule):
-    """A trainer that learns from DATASET.PAIRS, with a rate by step.
-
-    Its settings have WARMUP_STEPS. What it learns fits any class list.
-    """
+    """A trainer that learns from DATASET.PAIRS, with a rate by step, what fits any class list."""
 
     READS_PAIRS = True
-
-    @property
-    def warmup_steps(self) -> int:
-        return self.settings.WARMUP_STEPS
-
-    def optim_settings(self) -> dict[str, object]:
-        return {**super().optim_settings(), "WARMUP_STEPS": self.warmup_steps}
 
     @property
     def of_classnames(self) -> bool:

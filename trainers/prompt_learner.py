@@ -61,6 +61,7 @@ class PromptLearner(nn.Module):
         # A tuple, so that the CLIP's embedding is not registered as the learner's own.
         self._embedding = (model.token_embedding,)
         names = [name.replace("_", " ") for name in classnames]
+        self.n_cls = len(names)
         ctx_init = ctx_init.replace("_", " ").strip()
         if ctx_init:
             ids = encode(ctx_init)
@@ -113,10 +114,6 @@ class PromptLearner(nn.Module):
         (embedding,) = self._embedding
         with torch.no_grad():
             return embedding(tokens.to(embedding.weight.device)).float()
-
-    @property
-    def n_cls(self) -> int:
-        return len(self.eot)
 
     def packed(self, ctx: Tensor | None = None) -> tuple[Tensor, Tensor, Packing]:
         """Return the prompts as `clip.prefix.encode_packed` wants them, without building them.

@@ -72,13 +72,9 @@ class KeptViews:
         }
         self.store = FeatureStore(cfg, encoding)
         self.opened: dict[int, KeptFeatures] = {}
-        again = (
-            f"they come again after as many of the {trainer.max_epoch} epochs, which is not as "
-            "published"
-            if self.views < trainer.max_epoch
-            else f"none of the {trainer.max_epoch} epochs repeats one, as published"
-        )
-        logger.info("%d views: %s. Kept in %s", self.views, again, self.store.folder)
+        how = "not as published" if self.views < trainer.max_epoch else "as published"
+        numbers = self.views, trainer.max_epoch
+        logger.info("%d views for %d epochs, %s. Kept in %s", *numbers, how, self.store.folder)
 
     def batches(self, epoch: int, *reads: bool) -> Iterator[dict]:
         """Yield the encoded batches of an epoch; `reads`: with regions, with attention."""

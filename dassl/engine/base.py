@@ -45,10 +45,7 @@ class TrainerBase(Models):
     SCORE: ClassVar[str] = "MCM"
 
     start_epoch = epoch = batch_idx = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._writer: MetricsFile | None = None
+    _writer: MetricsFile | None = None
 
     # Infinity and NaN
 

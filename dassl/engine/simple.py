@@ -210,7 +210,7 @@ class SimpleTrainer(TrainerBase):
                     self.evaluator.process(self.model_inference(input), label)
         if shared:
             self.evaluator.gather()
-            bad = distributed.total(bad)
+            bad = sum(distributed.from_all(bad))
         if bad:
             logger.warning("%d unreadable images of the %s set were left out", bad, split)
         results = self.evaluator.evaluate()

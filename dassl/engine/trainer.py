@@ -87,7 +87,7 @@ class TrainerX(SimpleTrainer):
     def end_epoch(self) -> None:
         """Report on an epoch after its last batch."""
         progress = self._progress
-        progress.bad_images = distributed.total(progress.bad_images)
+        progress.bad_images = sum(distributed.from_all(progress.bad_images))
         if progress.bad_images:
             logger.warning(
                 "Epoch %d: %d unreadable images were left out", self.epoch + 1, progress.bad_images

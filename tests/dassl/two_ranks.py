@@ -53,7 +53,7 @@ def main(out: str) -> None:
         "objects": (
             distributed.from_all(distributed.rank()),
             distributed.from_main(lambda: 7),
-            distributed.total(distributed.rank() + 1),
+            sum(distributed.from_all(distributed.rank() + 1)),
         ),
         "batches": batches(),
         "broadcast": broadcast(),

@@ -8,12 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from dassl.utils import InputError, Registry
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 DATASET_REGISTRY = Registry("DATASET")
 
