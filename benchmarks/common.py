@@ -31,6 +31,7 @@ from trainers.gallop import PromptSets, PromptSetsCLIP, gallop_losses
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts, PromptTrainer
 
+GIB = 2**30
 LAMBDA = 0.25
 RESULTS = Path(__file__).parent / "results"
 HEAD = ["measure", "at", "first", "second", "ratio", "ratio (CPU time)", "goal"]
