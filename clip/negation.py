@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 VARIANTS = ("learnable", "handcrafted")
 NUM_PROMPTS = 16
 CHOICES = NUM_PROMPTS + 1  # of a training text: each of the prompts, and their mean (last)
-MAX_LOGIT_SCALE = math.log(100)  # the least is 0
+MAX_LOGIT_SCALE = math.log(100)
 
 
 class NoTextEncoder(TextTower):

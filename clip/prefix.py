@@ -139,8 +139,9 @@ def encode_packed(
         again: encode a single chunk once more on the way back, too: one of several calls.
     """
     ranks = distributed.world_size() if over_ranks else 1
+    # So few rows that some rank would have none are not worth a gather.
     share = None
-    if 1 < ranks <= len(packing.counts):  # fewer rows, of which a rank has none, are not shared
+    if 1 < ranks <= len(packing.counts):
         every = range(len(packing.counts))
         share = [distributed.rank_slice(every, rank, ranks) for rank in range(ranks)]
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))

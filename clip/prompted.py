@@ -177,9 +177,7 @@ class PromptedCLIP(nn.Module):
                 log_p = (scale * features @ text.T / ODIN_TEMPERATURE).log_softmax(dim=-1)
                 confidence = ODIN_TEMPERATURE * log_p.amax(dim=-1).sum()
             (gradient,) = torch.autograd.grad(confidence, pixels)
-        std = torch.tensor(self.clip.preprocess.std, device=images.device).view(
-            3, 1, 1
-        )  # [3, 1, 1]
+        std = torch.tensor(self.clip.preprocess.std, device=images.device)[:, None, None]
         return images + ODIN_MAGNITUDE * gradient.sign() / std
 
 

@@ -101,7 +101,8 @@ class CLIPN(PairTrainer):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         numbers = super().forward_backward(batch)
-        self.encoder.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # as CLIP's training after every step
+        # As CLIP's training after every step: exp of it stays in [1, 100].
+        self.encoder.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         return numbers
 
     def loss(

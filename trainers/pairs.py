@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class PairTrainer(StepSchedule):
-    """A trainer that learns from DATASET.PAIRS, with a rate by step, what fits any class list."""
+    """Learn from DATASET.PAIRS, with a rate by step; what is learned fits any class list."""
 
     READS_PAIRS = True
 
