@@ -48,10 +48,9 @@ from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
 from run.folder import check_model_dir, held_out_record, read_config
 from run.negatives import add_words
-from run.shards import add_shard_flags, check_shard_flags, detect_shards
+from run.shards import FLAGS as SHARD_FLAGS
+from run.shards import check_shard_flags, detect_shards, note
 
-# Flags that a saved detector, or one of class names, reads of those that all entry points have.
-READ_BY_ALL = ("backbone", "model_dir")
 OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
 DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
@@ -88,7 +87,6 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
-    add_shard_flags(parser)
     args = parser.parse_intermixed_args()
     if not (args.images or args.calibrate or args.shards or args.export or args.demo):
         raise InputError("which images? Name files or folders, --shards or --calibrate FOLDER")
@@ -137,6 +135,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("export", "DIR", "write it there as ONNX, with a program that needs no PyTorch"),
         ("csv", "FILE", "write the verdicts there"),
         ("regions", "FOLDER", "draw the region map of every image there"),
+        *SHARD_FLAGS,
     ):
         add(f"--{flag}", default="", metavar=metavar, help=text)
     add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
@@ -190,9 +189,8 @@ def find_detector(args: argparse.Namespace) -> Detector:
 def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
     """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
     unset = {**vars(make_parser("", pairs=False).parse_args([])), **dict.fromkeys(OWN_FLAGS, "")}
-    read += READ_BY_ALL
     for flag, no in sorted(unset.items()):
-        if flag not in read and getattr(args, flag) != no:
+        if flag not in ("backbone", "model_dir", *read) and getattr(args, flag) != no:
             raise InputError(f"--{flag.replace('_', '-')} has no effect with {what}: leave it out")
 
 
@@ -262,11 +260,6 @@ def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
             f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
         )
     return iter(progress_bar(itertools.chain([first], images), what, "image"))
-
-
-def note(text: str) -> None:
-    """Print to stderr: stdout holds the verdicts alone."""
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

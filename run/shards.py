@@ -22,18 +22,13 @@ from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
 SUMMARY = "summary.json"
+FLAGS = (  # of detect.py: flag, metavar, help
+    ("shards", "TARS", "webdataset shards: a path with braces, {00000..09999}, or a folder"),
+    ("out", "FOLDER", "of --shards: a Parquet file for each; those there are not repeated"),
+    ("engine", "ray", "of --shards: all cores or GPUs of a Ray cluster (default: one process)"),
+    ("address", "HOST:PORT", "of --engine ray: its cluster (default: this machine alone)"),
+)
 Task = dict[str, str]  # "shard" and "target"
-
-
-def add_shard_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of detect.py that are for shards."""
-    for flag, metavar, text in (
-        ("shards", "TARS", "webdataset shards: a path with braces, {00000..09999}, or a folder"),
-        ("out", "FOLDER", "of --shards: a Parquet file for each; those there are not repeated"),
-        ("engine", "ray", "of --shards: all cores or GPUs of a Ray cluster (default: one process)"),
-        ("address", "HOST:PORT", "of --engine ray: its cluster (default: this machine alone)"),
-    ):
-        parser.add_argument(f"--{flag}", default="", metavar=metavar, help=text)
 
 
 def check_shard_flags(args: argparse.Namespace) -> None:
@@ -142,5 +137,5 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def note(text: str) -> None:
-    """Print to stderr at once: a log of a night is read while it grows."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to stderr: stdout holds the verdicts alone."""
+    print(text, file=sys.stderr)
