@@ -14,11 +14,9 @@ flags.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +64,7 @@ def main() -> None:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
         warn_if_trained_on(args)
-        images = with_progress([args.calibrate], "calibrating")
+        images = progress_bar(images_of([args.calibrate]), "calibrating", "image")
         tpr = TPR if args.tpr is None else args.tpr
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
     if args.save:
@@ -151,14 +149,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Raise InputError for images that are not there, and for outputs in the place of images."""
-    sources = [path for path in (*args.images, args.calibrate) if path]
-    for path in sources:
+    calibration = [args.calibrate] if args.calibrate else []
+    for path in (*args.images, *calibration):
         if not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
         if args.regions and Path(absolute(args.regions)).is_relative_to(absolute(path)):
             raise InputError(
                 f"--regions {args.regions} lies in {path}: next time the maps would be "
                 "taken for images there. Name a folder outside of it"
+            )
+    for paths in (args.images, calibration):
+        if paths and next(images_of(paths), None) is None:
+            raise InputError(
+                f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
             )
     if is_image(args.csv):
         raise InputError(
@@ -222,7 +225,7 @@ def warn_if_trained_on(args: argparse.Namespace) -> None:
 def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
     """Print and write the verdict on every image, and return how many could not be read."""
     counts: Counter[str] = Counter()
-    images = with_progress(args.images, "detecting")
+    images = progress_bar(images_of(args.images), "detecting", "image")
     with VerdictFile(args.csv) if args.csv else nullcontext() as file:
         for number, verdict in enumerate(detector.verdicts(images)):
             progress_bar.write(str(verdict), file=sys.stdout)
@@ -246,20 +249,6 @@ def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
         "classes, not trained on: --calibrate FOLDER (--save DIR keeps it)"
         + ("" if args.classes else evaluate)
     )
-
-
-def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
-    """Return the images named by `paths`, one by one, with a bar on a terminal.
-
-    Folders are walked as they are read: a list of a million names is never held.
-    """
-    images = images_of(paths)
-    first = next(images, None)
-    if first is None:
-        raise InputError(
-            f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
-        )
-    return iter(progress_bar(itertools.chain([first], images), what, "image"))
 
 
 if __name__ == "__main__":
