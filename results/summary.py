@@ -22,7 +22,7 @@ from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
-from results.files import AVERAGE
+from results.files import AVERAGE, write_csv
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
 
@@ -261,12 +261,13 @@ def _save(summary: Summary, args: argparse.Namespace) -> None:
     contents = {
         args.markdown: summary.as_markdown(),
         args.latex: tables.as_latex(summary.blocks, caption) + "\n",
-        args.csv: tables.as_csv(summary.blocks),
     }
     for path, content in contents.items():
         if path:
             with atomic_write(path) as file:
                 file.write(content)
+    if args.csv:
+        write_csv(args.csv, tables.CSV_COLUMNS, tables.csv_rows(summary.blocks))
 
 
 def _comparison(args: argparse.Namespace) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -13,14 +11,17 @@ from dassl.utils.tables import RULE, markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from results.files import Figures
 
+CSV_COLUMNS = ("metric", "method", "runs", "score", "set", "mean", "std", "low", "high")
 LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "±": r"$\pm$",
-}
+LATEX = str.maketrans(  # its own characters, escaped
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "±": r"$\pm$",
+    }
+)
 
 # Heading -> metric, in the table of one evaluation, after FPR95; last, the other convention's.
 EVALUATION_COLUMNS = {"AUROC": "auroc", "AUPR-in": "aupr_in", "AUPR-out": "aupr_out"}
@@ -52,11 +53,7 @@ def percent(value: float | None) -> str:
 
 
 def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
-    """Return the table of one evaluation, and what its columns are.
-
-    Args:
-        primary: the FPR95 that comes first.
-    """
+    """Return the table of one evaluation, the FPR95 `primary` first, and what its columns are."""
     some = next(iter(next(iter(figures.values())).values()))
     note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **some)
     return f"{note}\n\n{figures_table(figures, primary)}"
@@ -187,10 +184,10 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
     fpr, auroc = blocks[:2]
     first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
     ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
-    groups = [rf"\multicolumn{{2}}{{c}}{{{latex_escape(name)}}}" for name in fpr.columns]
+    groups = [rf"\multicolumn{{2}}{{c}}{{{name.translate(LATEX)}}}" for name in fpr.columns]
     header = ["Method", "Score"][:first] + LATEX_METRICS * len(groups)
     rows = [
-        [latex_escape(text) for text in (one.method, one.score)[:first]]
+        [text.translate(LATEX) for text in (one.method, one.score)[:first]]
         + [_latex(f) for pair in zip(one.figures, two.figures, strict=True) for f in pair]
         for one, two in zip(fpr.rows, auroc.rows, strict=True)
     ]
@@ -199,7 +196,7 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex_escape(caption)}}}",
+            rf"\caption{{{caption.translate(LATEX)}}}",
             rf"\begin{{tabular}}{{@{{}}{'l' * first}{'rr' * len(groups)}@{{}}}}",
             r"\toprule",
             lines[0],
@@ -220,19 +217,10 @@ def _latex(figure: Figure) -> str:
     return rf"{mean}{{\scriptsize$\,\pm\,${spread}}}" if spread else mean
 
 
-def latex_escape(text: str) -> str:
-    """Return the text with LaTeX's own characters escaped."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
-
-
-def as_csv(blocks: Sequence[Block]) -> str:
-    """Return a line for each figure, as fractions with all digits; empty where there is nothing."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["metric", "method", "runs", "score", "set", "mean", "std", "low", "high"])
+def csv_rows(blocks: Sequence[Block]) -> Iterator[list]:
+    """Yield CSV_COLUMNS of each figure, as fractions with all digits; empty where nothing is."""
     for block in blocks:
         for row in block.rows:
             for name, figure in zip(block.columns, row.figures, strict=True):
                 labels = [block.metric, row.method, row.runs, row.score, name]
-                writer.writerow([*labels, figure.mean, figure.std, *(figure.interval or ("", ""))])
-    return file.getvalue()
+                yield [*labels, figure.mean, figure.std, *(figure.interval or ("", ""))]
