@@ -156,8 +156,8 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} is missing: run the evaluation (again) to its end")
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
         raise InputError(
             f"{path} has results schema {found}, this version reads {SCHEMA}: evaluate again"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.figures import save_figure
-from dassl.utils.files import file_name
+from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION
@@ -198,7 +197,7 @@ def check_same_model(folder: str, comparable: dict) -> None:
     if not Path(folder, "results.json").exists():
         return
     before = read_results(folder)["provenance"]["comparable"]
-    now = json.loads(json.dumps(comparable))  # tuples are lists in a file
+    now = plain(comparable)  # as a file has it
     changed = [
         key
         for key in now

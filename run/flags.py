@@ -32,11 +32,7 @@ COMMON_FLAGS = {  # of entry points of one run and of many
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that understands flags before, between and behind KEY VALUE pairs.
-
-    Args:
-        pairs: whether there may be such pairs; they become `opts`.
-    """
+    """A parser that understands flags before, between and behind KEY VALUE pairs, its `opts`."""
 
     def __init__(self, description: str, pairs: bool = True) -> None:
         what = "[KEY VALUE ...]" if pairs else "FILE ..."

@@ -81,13 +81,16 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     """Write negatives.csv into a run's folder, and return the report of overlaps with OOD sets.
 
     Args:
-        sets: the OOD sets. What they show is called after the folders that their images lie in.
+        sets: the OOD sets. What they show is called as they are, and as their images' folders.
     """
     path = Path(folder, FILE)
     path.unlink(missing_ok=True)
     if not words.negatives:
         return ""
-    names = {name: names_in(name, items) for name, items in sets.items()}
+    names = {
+        name: {name, *(Path(item.impath).parent.name for item in items)}
+        for name, items in sets.items()
+    }
     rows, lines = [], []
     for negatives in words.negatives:
         found = list(overlaps(negatives.words, names))
@@ -95,11 +98,6 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
         lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
     write_csv(path, COLUMNS, rows)
     return "\n".join(lines)
-
-
-def names_in(name: str, items: Sequence[Datum]) -> set[str]:
-    """Return the names of the folders that a set's images lie in, and the set's own."""
-    return {name, *(Path(item.impath).parent.name for item in items)}
 
 
 def _rows(negatives: Negatives, sets: list[list[str]]):

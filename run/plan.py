@@ -42,8 +42,7 @@ class PlannedRun:
 
     Attributes:
         method: its name in the table: what varies in the sweep, but for the seed.
-        args: the arguments of train.py.
-        cfg: the config that they give.
+        args: the arguments of train.py. cfg: the config that they give.
     """
 
     method: str

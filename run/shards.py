@@ -48,7 +48,7 @@ def check_shard_flags(args: argparse.Namespace) -> None:
 def detect_shards(detector: Detector, pattern: str, out: str, engine: str, address: str) -> int:
     """Write verdicts on all shards of `pattern` into the folder `out`; those there are kept.
 
-    Returns how many shards could not be scored; each is named, with the reason.
+    Returns how many could not be scored; each is named, with the reason.
     """
     shards, folder = find_shards(Path(absolute(pattern)), "--shards"), Path(absolute(out))
     targets = [folder / f"{shard.stem}.parquet" for shard in shards]
@@ -98,10 +98,7 @@ def keep_detector(detector: Detector, folder: Path) -> None:
 
 
 def follow(results: Iterable[dict[str, Any]], tasks: Sequence[Task]) -> int:
-    """Say what is wrong with a shard, and now and then how far and how fast all of it is.
-
-    Returns how many failed.
-    """
+    """Say what is wrong with a shard, and how far all of it is; return how many failed."""
     sizes = {task["shard"]: os.path.getsize(task["shard"]) for task in tasks}
     start, said, read, images, failed = time.monotonic(), 0.0, 0, 0, 0
     for number, result in enumerate(results, start=1):
