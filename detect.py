@@ -50,7 +50,6 @@ from run.shards import FLAGS as SHARD_FLAGS
 from run.shards import check_shard_flags, detect_shards, note
 
 OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
-DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
 def main() -> None:
@@ -111,7 +110,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "classes",
             None,
             "zero-shot: class names separated by commas, or a .txt file with one a line; "
-            f"in --template (default: {DEFAULT_TEMPLATE}) they take the place of {{}}",
+            "in --template (default: a photo of a {}.) they take the place of {}",
         ),
         ("activation", None, "quick_gelu or gelu, for a --backbone file that does not say"),
         (
@@ -173,15 +172,9 @@ def find_detector(args: argparse.Namespace) -> Detector:
     """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
     if args.classes:
         refuse_idle_flags(args, "--classes", ("template", *OWN_FLAGS))
-        return Detector.zero_shot(
-            read_names(args.classes),
-            args.backbone or DEFAULT_BACKBONE,
-            args.template or DEFAULT_TEMPLATE,
-            args.activation,
-            args.score,
-            negatives=args.negatives,
-            outliers=args.outliers,
-        )
+        read = ("backbone", "template", "score", *OWN_FLAGS)
+        given = {flag: value for flag in read if (value := getattr(args, flag))}
+        return Detector.zero_shot(read_names(args.classes), **given)
     check_model_dir(args.model_dir)
     if not Path(args.model_dir, FILE).exists():
         return uncalibrated(args)

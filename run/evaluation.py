@@ -165,11 +165,8 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
 def recorded(cfg: CfgNode) -> str:
     """Return the config as results record it: without the folder of kept features and its size,
     which change no figure."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.EVAL.pop("FEATURES")
-    cfg.EVAL.pop("FEATURES_LIMIT")
-    return cfg.dump(sort_keys=False)
+    kept = {k: v for k, v in cfg.EVAL.items() if k not in ("FEATURES", "FEATURES_LIMIT")}
+    return CfgNode({**cfg, "EVAL": kept}).dump(sort_keys=False)
 
 
 def score(

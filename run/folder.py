@@ -208,7 +208,7 @@ def read_config(folder: str | Path) -> dict | None:
 
 
 def _known(content: Any, usual: Any) -> Any:
-    """Return `content` without what `usual` does not know, but in groups that are free for names."""
+    """Return `content` without what `usual` lacks, but for the groups that are free for names."""
     if not (isinstance(content, dict) and isinstance(usual, CfgNode)) or usual.is_new_allowed():
         return content
     return {key: _known(value, usual[key]) for key, value in content.items() if key in usual}
