@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dassl.utils.tables import RULE, markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
+from ood.set_scores import SetScores
 from results.files import Figures
 
 CSV_COLUMNS = ("metric", "method", "runs", "score", "set", "mean", "std", "low", "high")
@@ -83,6 +84,20 @@ def format_rates(rates: Mapping[str, Mapping]) -> str:
     header = ["decision", "OOD set", "ID kept", "OOD rejected", "accuracy"]
     title = "Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."
     return f"{title}\n\n{text_table(rows, header, '<<>')}"
+
+
+def format_full_spectrum(
+    spectrum: Mapping[str, Any], inside: Sequence[SetScores], primary: str = PRIMARY
+) -> str:
+    """Return the table of the full-spectrum figures, and the accuracy on each ID set."""
+    count = sum(len(s.images) for s in inside)
+    lines = [f"Accuracy on {s.name}: {percent(s.accuracy)} % of {len(s.images):,}" for s in inside]
+    lines.append(f"Accuracy on all of them: {percent(spectrum['accuracy'])} % of {count:,}")
+    title = (
+        "Full spectrum: shifted ID images count as ID, all together: "
+        f"{', '.join(spectrum['sets'])}. ID images: {count:,}."
+    )
+    return "\n\n".join([title, figures_table(spectrum["figures"], primary), "\n".join(lines)])
 
 
 # Several methods

@@ -28,10 +28,9 @@ from ood.library import PREFIX
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
-from results.files import evaluate_sets, read_results, write_results
-from results.full_spectrum import format_full_spectrum, full_spectrum
+from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
-from results.tables import format_figures, format_rates
+from results.tables import format_figures, format_full_spectrum, format_rates
 from run.features import data_needs, fit_scores
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words

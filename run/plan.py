@@ -19,10 +19,9 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from datasets.folders import counted
-from run.config import build_cfg
+from run.config import IN_FOLDER, build_cfg
 from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
-from run.naming import IN_FOLDER
 from run.settings import in_pairs, value_of
 from trainers.side_by_side import images_seen
 
