@@ -272,7 +272,10 @@ def _save(summary: Summary, args: argparse.Namespace) -> None:
 
 def _comparison(args: argparse.Namespace) -> str:
     groups, notes = load_groups(args.folders, args.scores)
-    sides, apart = find_sides(groups, *args.compare)
+    try:
+        sides, apart = find_sides(groups, *args.compare)
+    except InputError as error:  # one of the two may have been set apart
+        raise InputError("\n".join([str(error), *notes])) from error
     found = [
         format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides
     ]

@@ -228,6 +228,14 @@ def test_mistakes_are_told_in_a_sentence(study, monkeypatch, arguments, words):
         main()
 
 
+def test_a_comparison_with_a_method_that_is_set_apart_says_so(study, write_run, monkeypatch):
+    write_run(study / "CLIPN", trainer="CLIPN", sets=("nature",))
+    monkeypatch.setattr("sys.argv", ["summary", str(study), "--compare", "CLIPN", "CoOp"])
+    said = r"Unknown method 'CLIPN'(.|\n)*CLIPN: OOD set indoor none"
+    with pytest.raises(SystemExit, match=said):
+        main()
+
+
 def test_the_overview_is_one_table_of_averages(study, capsys, monkeypatch):
     arguments = ["summary", str(study), "--overview", "--scores", "MCM", "--resamples", "0"]
     monkeypatch.setattr("sys.argv", arguments)
