@@ -107,10 +107,12 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     }
     table = report(cfg, evaluation.sets, provenance, list(shifted))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
-    detector = describe_detector(cfg.OUTPUT_DIR, spec)
+    detector = (
+        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
+        f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
+    )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    store = feature_store(cfg, trainer.image_encoding())
-    evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
+    evaluate_streams(cfg, trainer, every, evaluation, provenance)
 
 
 def calibrated(
@@ -128,14 +130,6 @@ def calibrated(
     carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
     uncalibrated = spec_of(trainer, evaluation.classes, carried)
     return uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
-
-
-def describe_detector(folder: str, spec: DetectorSpec) -> str:
-    """Return what the detector beside the results does, and how to use it."""
-    return (
-        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
-        f"Verdicts on any image: bash scripts/detect.sh --model-dir {folder} IMAGE"
-    )
 
 
 def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTrainer:
