@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from yacs.config import CfgNode
 
 from dassl import distributed
@@ -16,7 +17,7 @@ from dassl.utils.figures import save_figure
 from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
-from datasets.needs import EVALUATION
+from datasets.needs import EVALUATION, NOTHING, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
@@ -24,18 +25,18 @@ from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import feature_store, keeps_nothing
-from ood.library import PREFIX
+from ood.library import PREFIX, LibraryScore
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
-from run.features import data_needs, fit_scores
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
 from trainers.base import ClipTrainer
+from trainers.features import features_of, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,25 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
     evaluate_streams(cfg, trainer, every, evaluation, provenance)
+
+
+def data_needs(scores: Sequence[Score]) -> Needs:
+    """Return the training images if some score is fitted to them."""
+    fits = any(isinstance(s, LibraryScore) and s.kind.requires_fit for s in scores)
+    return Needs.TRAIN if fits else NOTHING
+
+
+def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
+    """Return `scores`, those of pytorch-ood fitted: to the run's own training images (its shots,
+    drawn by its seed; without shots all), prepared as test images are."""
+    library, train = [s for s in scores if isinstance(s, LibraryScore)], None
+    if data_needs(library):
+        items = trainer.dm.dataset.train_x
+        found = with_labels(features_of(trainer, {"train": items}), items)
+        train = tuple(torch.from_numpy(x).to(trainer.device) for x in found)
+    facts = (trainer.text_features().clone(), trainer.model.scale.detach().float(), train)
+    fitted = {s.name: s.fitted(*facts) for s in library}
+    return [fitted.get(s.name, s) for s in scores]
 
 
 def calibrated(
