@@ -44,7 +44,7 @@ from run.command import run
 from run.config import build_cfg
 from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
-from run.folder import check_model_dir, held_out_record, read_config
+from run.folder import held_out_record, read_config
 from run.negatives import add_words
 from run.shards import FLAGS as SHARD_FLAGS
 from run.shards import check_shard_flags, detect_shards, note
@@ -82,7 +82,6 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
     args = parser.parse_intermixed_args()
     if not (args.images or args.calibrate or args.shards or args.export or args.demo):
@@ -175,7 +174,6 @@ def find_detector(args: argparse.Namespace) -> Detector:
         read = ("backbone", "template", "score", *OWN_FLAGS)
         given = {flag: value for flag in read if (value := getattr(args, flag))}
         return Detector.zero_shot(read_names(args.classes), **given)
-    check_model_dir(args.model_dir)
     if not Path(args.model_dir, FILE).exists():
         return uncalibrated(args)
     refuse_idle_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")

@@ -38,8 +38,7 @@ def evaluate_sets(
     """Compute the metrics of every score on every OOD set, and their means over sets.
 
     Args:
-        id_scores: score -> [n].
-        ood_scores: set -> score -> [m].
+        id_scores: score -> [n]. ood_scores: set -> score -> [m].
         means: of `datasets.ood_sets.ood_means`. None: "average", over all sets.
 
     Returns:

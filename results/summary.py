@@ -16,7 +16,7 @@ import numpy as np
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
-from dassl.utils.tables import text_table
+from dassl.utils.tables import markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
@@ -78,11 +78,13 @@ class Summary:
 
     def as_text(self) -> str:
         """Return all of it as plain text."""
-        return "\n\n".join([tables.as_text(self.blocks), self.legend("marked *"), *self.notes])
+        blocks = (tables.titled(block, text_table, "{}*") for block in self.blocks)
+        return "\n\n".join([*blocks, self.legend("marked *"), *self.notes])
 
     def as_markdown(self) -> str:
         """Return all of it as the content of a Markdown file."""
-        return "\n\n".join([tables.as_markdown(self.blocks), self.legend(), *self.notes]) + "\n"
+        blocks = (tables.titled(block, markdown_table, "**{}**") for block in self.blocks)
+        return "\n\n".join([*blocks, self.legend(), *self.notes]) + "\n"
 
 
 def summarise(groups: Groups, resamples: int = 0) -> Summary:

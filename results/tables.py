@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from dassl.utils.tables import RULE, markdown_table, text_table
+from dassl.utils.tables import RULE, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from ood.set_scores import SetScores
 from results.files import Figures
@@ -165,18 +165,11 @@ def mark_best(block: Block, higher_is_better: bool) -> Block:
     return block
 
 
-def as_text(blocks: Sequence[Block]) -> str:
-    """Return the tables as plain text; a `*` behind the best of each column."""
-    return "\n\n".join(_titled(block, text_table, "{}*") for block in blocks)
+def titled(block: Block, table: Callable[..., str], best: str) -> str:
+    """Return a table below its title, the best of each column written as `best`, such as `{}*`.
 
-
-def as_markdown(blocks: Sequence[Block]) -> str:
-    """Return the tables as Markdown; the best of each column is bold."""
-    return "\n\n".join(_titled(block, markdown_table, "**{}**") for block in blocks)
-
-
-def _titled(block: Block, table: Callable[..., str], best: str) -> str:
-    """Return one table below its title; the interval, if any, is that of the last column."""
+    The interval, if any, is that of the last column.
+    """
     header = ["method", "runs", block.kind, *block.columns]
     header += [f"{block.columns[-1]}, 95 % interval"] * block.has_intervals
     rows = [

@@ -95,7 +95,13 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     for negatives in words.negatives:
         found = list(overlaps(negatives.words, names))
         rows += _rows(negatives, [own for _, own in found])
-        lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
+        facts, kinds = negatives.facts, [word.kind for word in negatives.words]
+        lines.append(
+            f"{negatives.recipe.score}: {facts['negatives']:,} negatives of "
+            f"{facts['candidates']:,} words, {kinds.count('noun'):,} nouns and "
+            f"{kinds.count('adj'):,} adjectives ({path})."
+        )
+        lines += _report(found, names)
     write_csv(path, COLUMNS, rows)
     return "\n".join(lines)
 
@@ -108,14 +114,6 @@ def _rows(negatives: Negatives, sets: list[list[str]]):
         closeness = f"{negatives.closeness[i]:.6f}"
         row = [negatives.recipe.score, i + 1, *about, closeness, group_of.get(i, "")]
         yield [*row, "; ".join(sets[i])]
-
-
-def _summary(negatives: Negatives) -> str:
-    facts, kinds = negatives.facts, [word.kind for word in negatives.words]
-    return (
-        f"{negatives.recipe.score}: {facts['negatives']:,} negatives of {facts['candidates']:,} "
-        f"words, {kinds.count('noun'):,} nouns and {kinds.count('adj'):,} adjectives"
-    )
 
 
 def _report(found: list, names: Mapping[str, set[str]]) -> list[str]:

@@ -76,10 +76,9 @@ class PlannedRun:
         args = choose(self.args, trains=False, **chosen)
         if self.learns:
             # The OOD sets of today's flags and YAML, as of the runs without training.
-            named = args.dataset or args.dataset_config_file or args.id_data
-            args.dataset = args.dataset if named else DEFAULT_DATASET
-            args.model_dir, args.seed, args.shots = str(self.folder), None, None
-            args.trainer = args.config = args.config_file = args.backbone = args.output_dir = ""
+            if not (args.dataset or args.dataset_config_file or args.id_data):
+                args.dataset = DEFAULT_DATASET
+            args.model_dir = str(self.folder)
         return args
 
 
