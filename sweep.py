@@ -58,11 +58,8 @@ def main() -> None:
     try:
         for number, part in enumerate(parts, 1):
             train_group(part, f"group {number} of {len(parts)}", failed)
-        evaluated = (
-            []
-            if args.no_eval
-            else [run for run in runs if run.name not in failed and evaluate(run, args, failed)]
-        )
+        trained = [] if args.no_eval else [run for run in runs if run.name not in failed]
+        evaluated = [run for run in trained if evaluate(run, args, failed)]
     except KeyboardInterrupt as stop:
         first = (str(stop) or "stopped").partition(". ")[0]  # a run by itself says what it keeps
         raise type(stop)(

@@ -101,8 +101,7 @@ def write_results(
     """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
     Args:
-        folder: the results folder; what it holds of the same names is replaced.
-        figures: of `evaluate_sets`.
+        folder: what it holds of the same names is replaced. figures: of `evaluate_sets`.
         sets: the scores of the ID images, of each OOD set, and of shifted ID sets.
         provenance: all that could change the figures. Its entry "comparable", a dict, must be equal
             in runs that are averaged (class list, transform, score parameters, ...). Values that

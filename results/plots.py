@@ -40,10 +40,8 @@ def histograms(
     rows = -(-len(ood_sets) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.7), dpi=DPI)
     margins = _margins(figure, left=0.4, right=0.2, bottom=0.65, top=0.85)
-    gaps = {"wspace": 0.06, "hspace": 0.27}
-    panels = figure.subplots(
-        rows, columns, squeeze=False, sharex=True, gridspec_kw=margins | gaps
-    ).flat
+    margins |= {"wspace": 0.06, "hspace": 0.27}
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=margins).flat
     for axes, (name, values) in zip(panels, ood_sets.items(), strict=False):
         _draw_histogram(axes, bins, id_scores, name, values)
     for axes in panels[len(ood_sets) :]:

@@ -59,9 +59,8 @@ def main() -> None:
         rows.append((count, *probe(*parts)))
     folder = Path(args.output_dir or f"{cfg.OUTPUT_DIR}_linear_probe/seed{cfg.SEED}")
     table = [dict(zip(("shots", "accuracy", "C"), row, strict=True)) for row in rows]
-    write_json(
-        {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}, folder / "probe.json"
-    )
+    content = {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}
+    write_json(content, folder / "probe.json")
     shown = [(count, f"{100 * accuracy:.2f} %", f"{c:.3g}") for count, accuracy, c in rows]
     print(text_table(shown, ("shots", "accuracy", "C")), f"\n{folder / 'probe.json'}")
 

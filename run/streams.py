@@ -117,9 +117,6 @@ def evaluate_streams(
 ) -> None:
     """Run the methods that EVAL.STREAMS names over their streams; write and show the results.
 
-    Args:
-        sets: the ID set, then the OOD sets, as they were evaluated.
-
     Where that fails, the log says why: a refusal would take the results that are written with it.
     """
     for name in FILES:  # of an earlier evaluation
