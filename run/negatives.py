@@ -60,11 +60,10 @@ def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
     """Return whether lists of words and outliers still say what was read for a results file."""
     for name, facts in provenance["comparable"].get("scores", {}).items():
         if "words" in facts:
-            lists = (
-                {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
-                if name == "EOE"
-                else read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
-            )
+            if name == "EOE":
+                lists = {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
+            else:
+                lists = read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
             if words_hash(lists) != facts["words"]:
                 return False
     return True

@@ -195,10 +195,9 @@ def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
     return charts
 
 
-def shots_of(run: Run) -> int | None:
-    """Return the training images a class of a run, None where nothing, or all, was trained on."""
-    shots = (run.comparable.get("training") or {}).get("shots", 0)
-    return shots if shots > 0 else None
+def shots_of(run: Run) -> int:
+    """Return the training images a class of a run, 0 where nothing, or all, was trained on."""
+    return max(0, (run.comparable.get("training") or {}).get("shots", 0))
 
 
 def over_shots(groups: Groups) -> dict[str, dict[str, dict[int, list[float]]]]:
