@@ -80,7 +80,7 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     """Write negatives.csv into a run's folder, and return the report of overlaps with OOD sets.
 
     Args:
-        sets: the OOD sets. What they show is called as they are, and as their images' folders.
+        sets: the OOD sets. What they show is named by them and by the folders of their images.
     """
     path = Path(folder, FILE)
     path.unlink(missing_ok=True)

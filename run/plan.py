@@ -78,7 +78,7 @@ class PlannedRun:
             # The OOD sets of today's flags and YAML, as of the runs without training.
             if not (args.dataset or args.dataset_config_file or args.id_data):
                 args.dataset = DEFAULT_DATASET
-            args.model_dir = str(self.folder)
+            args.model_dir, args.backbone = str(self.folder), ""  # --set may have named another
         return args
 
 
