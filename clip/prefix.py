@@ -139,11 +139,10 @@ def encode_packed(
         again: encode a single chunk once more on the way back, too: one of several calls.
     """
     ranks = distributed.world_size() if over_ranks else 1
+    every = range(len(packing.counts))
+    shares = [distributed.rank_slice(every, rank, ranks) for rank in range(ranks)]
     # So few rows that some rank would have none are not worth a gather.
-    share = None
-    if 1 < ranks <= len(packing.counts):
-        every = range(len(packing.counts))
-        share = [distributed.rank_slice(every, rank, ranks) for rank in range(ranks)]
+    share = shares if 1 < ranks <= len(every) else None
     parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
     encode = partial(_encode_rows, model.text)
     if (again or len(parts) > 1) and torch.is_grad_enabled():
