@@ -51,6 +51,7 @@ ORACLES = {
 }
 # Scores that pass through 0, in a difference of numbers as large as the logits.
 SLACK = {
+    "Energy": 1e-5,
     "Entropy": 1e-6,
     "CTW": 1e-5,
     "ATD": 1e-5,
