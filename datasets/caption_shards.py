@@ -50,15 +50,15 @@ class ShardPairs(IterableDataset):
     """
 
     batches = share = 0
+    seed = epoch = 0  # the loader's
 
-    def __init__(self, pattern: Path, transform: Callable, seed: int, shuffle: int):
+    def __init__(self, pattern: Path, transform: Callable, shuffle: int):
         self.shards = find_shards(pattern)
         self.counts = count_pairs(self.shards)
         self.count = sum(self.counts)
-        self.transform, self.seed, self.shuffle = transform, seed, max(1, shuffle)
+        self.transform, self.shuffle = transform, max(1, shuffle)
         # Here: a worker does not know them.
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
-        self.epoch = 0
 
     def __len__(self) -> int:
         return self.batches * self.share

@@ -144,11 +144,11 @@ def build_pairs_loader(
             than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks. Of class
             names a smaller batch is taken.
     """
-    check_source(cfg)
+    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     seed = cfg.SEED if seed is None else seed
     if seed < 0:
         seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
-    pairs = _pairs(cfg, transform, seed)
+    pairs = _pairs(cfg, transform)
     used, batch_size = _used(cfg, pairs.count)
     batches, share = used // batch_size, distributed.share_of(batch_size)
     sampler = None
@@ -180,11 +180,6 @@ def from_bytes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def check_source(cfg: CfgNode) -> None:
-    """Raise an InputError unless DATASET.PAIRS.SOURCE is one of SOURCES."""
-    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
-
-
 def pairs_path(cfg: CfgNode) -> Path:
     """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
@@ -195,14 +190,14 @@ def pairs_path(cfg: CfgNode) -> Path:
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _pairs(cfg: CfgNode, transform: Transform, seed: int) -> CaptionedImages | ShardPairs:
+def _pairs(cfg: CfgNode, transform: Transform) -> CaptionedImages | ShardPairs:
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
-        return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+        return class_pairs(cfg, transform)
     path = pairs_path(cfg)
     if pairs.SOURCE == "csv":
         return csv_pairs(path, pairs.COLUMNS, transform)
-    return ShardPairs(path, transform, seed, pairs.SHUFFLE)
+    return ShardPairs(path, transform, pairs.SHUFFLE)
 
 
 def _used(cfg: CfgNode, count: int) -> tuple[int, int]:

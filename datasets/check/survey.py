@@ -13,7 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils.errors import InputError
 from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
-from datasets.check.layout import PAIRS, ROOT, Layout, check_layout, row_name
+from datasets.check.layout import PAIRS, ROOT, Layout, check_layout
 from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import data_root
@@ -31,9 +31,7 @@ def check(
     """Look at every set of a config.
 
     Args:
-        title: what the user calls the data set.
-        runs: the runs that the user may want, by name, and what each needs.
-        asked: names of those that the user wants.
+        title: what the user calls the data set. runs, asked: as in `Report`.
         full: decode and compare all files, not some.
 
     Raises:
@@ -50,7 +48,7 @@ def check(
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     skip = cfg.DATALOADER.BAD_IMAGES == "skip"
     for images in layout.sets:
-        own = shots if images.name == row_name("train") else 0
+        own = shots if images.name == "ID train" else 0
         _list(report, images, own, skip)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
