@@ -21,13 +21,9 @@ from datasets.folders import absolute, counted, some
 logger = logging.getLogger(__name__)
 
 
-def imagenet_wnids() -> list[str]:
-    """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
-    return list(_wnids())
-
-
 @cache
-def _wnids() -> tuple[str, ...]:
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
     from timm.data import ImageNetInfo  # here, for it takes seconds to import
 
     return tuple(ImageNetInfo("imagenet-1k").label_names())
