@@ -40,9 +40,8 @@ def warn_if_few_classes(classes: int) -> None:
     """Warn of so few classes that the decisions have little to compete or differ about."""
     if classes <= FEW_CLASSES:
         logger.warning(
-            "With %d classes ATD is known to reject nearly everything (with one "
-            "class, CTW decides the same): use a score with a threshold, or add classes",
-            classes,
+            f"With {classes} classes ATD is known to reject nearly everything (with one class, CTW "
+            "decides the same): use a score with a threshold, or add classes"
         )
 
 

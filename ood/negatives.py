@@ -190,20 +190,14 @@ def _check(
         )
     if len(words) < GROUPS:
         logger.warning(
-            "%s: %d negatives are fewer than its %d groups: they make one group",
-            recipe.score,
-            len(words),
-            GROUPS,
+            f"{recipe.score}: {len(words)} negatives are fewer than its {GROUPS} groups: they make "
+            "one group"
         )
     if same := [word.text for word, found in overlaps(words, {"classes": names}) if found]:
         logger.warning(
-            "%s: %d of %d negatives are class names (%s): the share %g takes words that are not far"
-            " from the classes. Lower --negatives-share, or leave these words out",
-            recipe.score,
-            len(same),
-            len(words),
-            some(same),
-            share,
+            f"{recipe.score}: {len(same)} of {len(words)} negatives are class names ({some(same)}):"
+            f" the share {share:g} takes words that are not far from the classes. Lower "
+            "--negatives-share, or leave these words out"
         )
 
 
