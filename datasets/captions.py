@@ -100,9 +100,6 @@ class PairBatches(Sampler[tuple[int, list[int]]]):
         self.count, self.batches, self.batch_size, self.seed = count, batches, batch_size, seed
         self.epoch = 0
 
-    def __len__(self) -> int:
-        return self.batches
-
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
         order = torch.randperm(self.count, generator=generator)

@@ -74,11 +74,7 @@ class ClassFolders(DatasetBase):
 
     @classmethod
     def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
-        """Return the class folders in label order.
-
-        Args:
-            found: the class folders of each of the :meth:`deciding_splits`.
-        """
+        """Return the class folders in label order, of those `found` in `deciding_splits`."""
         raise NotImplementedError
 
     @classmethod

@@ -31,9 +31,6 @@ from torch import Tensor
 from dassl.utils.errors import InputError
 from ood.registry import SCORES, score  # noqa: F401 (SCORES: filled here)
 
-# Beyond these, 1/T or T itself leaves float32's normal range.
-TEMPERATURE_RANGE = (1e-30, 1e30)
-
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Return what a score is computed in: float32, or float64 of float64."""
@@ -41,11 +38,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def check_temperature(temperature: float) -> None:
-    low, high = TEMPERATURE_RANGE
-    if not low <= temperature <= high:
+    """Raise InputError where 1/T or T itself leaves float32's normal range."""
+    if not 1e-30 <= temperature <= 1e30:
         raise InputError(
             f"temperature {temperature} is not allowed: it must be a positive number "
-            f"(between {low} and {high}); the papers use 1.0 on cosine similarities"
+            "(between 1e-30 and 1e+30); the papers use 1.0 on cosine similarities"
         )
 
 
