@@ -89,11 +89,8 @@ class CaptionedImages(Dataset):
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
     """Return the pairs of a table with a header line.
 
-    It is separated by tabs if the header has any, else by commas. Image paths are relative to the
-    table's folder, or absolute.
-
-    Args:
-        columns: names of the columns of paths and of captions.
+    It is separated by tabs if the header has any, else by commas. Of the two `columns`, image paths
+    are relative to the table's folder, or absolute; the other has the captions.
 
     Raises:
         InputError: no such file, not a table, no such columns, no rows, or none of the first

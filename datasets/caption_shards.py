@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
@@ -205,9 +206,7 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
         shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
         for shard in progress_bar(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
-    counts = {}
-    for part in distributed.from_all(counted):
-        counts |= part
+    counts = ChainMap(*distributed.from_all(counted))
     return [counts[shard] for shard in range(len(shards))]
 
 

@@ -72,7 +72,6 @@ class PairsLoader(DataLoader):
             **kwargs,
         )
         self.batches, self.seed = batches, seed
-        self.dataset.seed = seed
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -81,10 +80,9 @@ class PairsLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order and augmentation the next pass has."""
         self.epoch = epoch
-        self.dataset.epoch = epoch
         self.collate_fn.first_step = epoch * self.batches
-        if isinstance(self.sampler, PairBatches):
-            self.sampler.epoch = epoch
+        for part in (self.dataset, self.sampler):
+            part.seed, part.epoch = self.seed, epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # The workers' seeds are drawn from it; no two ranks augment alike.
@@ -96,9 +94,10 @@ class PairsLoader(DataLoader):
 class PairBatches(Sampler[tuple[int, list[int]]]):
     """This rank's slices, numbered, of the global batches of a permutation of `count` pairs."""
 
-    def __init__(self, count: int, batches: int, batch_size: int, seed: int) -> None:
-        self.count, self.batches, self.batch_size, self.seed = count, batches, batch_size, seed
-        self.epoch = 0
+    seed = epoch = 0  # the loader's
+
+    def __init__(self, count: int, batches: int, batch_size: int) -> None:
+        self.count, self.batches, self.batch_size = count, batches, batch_size
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
@@ -153,7 +152,7 @@ def build_pairs_loader(
         pairs.batches, pairs.share = batches, share
     else:
         pairs.encoded = encode(list(dict.fromkeys(pairs.images))) if encode else None
-        sampler = PairBatches(pairs.count, batches, batch_size, seed)
+        sampler = PairBatches(pairs.count, batches, batch_size)
     workers = worker_settings(cfg)
     if workers["num_workers"]:
         workers["prefetch_factor"] = PREFETCH
