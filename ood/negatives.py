@@ -69,15 +69,11 @@ class Recipe:
     def candidates(self, lists: Lists) -> list[Word]:
         """Return all words that may become negatives, in reading order."""
         words = distinct_words(lists, self.left_out, spaces=self.phrases)
-        if not self.phrases:
-            return words
         draw = random.Random(self.seed)
-        return [
-            word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
-            if word.kind == "adj"
-            else word
-            for word in words
-        ]
+        for i, word in enumerate(words):
+            if self.phrases and word.kind == "adj":
+                words[i] = word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
+        return words
 
     @staticmethod
     def kinds(words: Sequence[Word]) -> list[list[Word]]:

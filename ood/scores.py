@@ -266,6 +266,5 @@ def fa_gl_mcm(
     regions = _max_forced_softmax(
         local_cosines, frozen_local_cosines, frozen_copies[:, None], temperature
     )  # [B, N]
-    return fa_mcm(cosines, frozen_cosines, frozen_copies, temperature=temperature) + regions.amax(
-        dim=-1
-    )
+    image = fa_mcm(cosines, frozen_cosines, frozen_copies, temperature=temperature)
+    return image + regions.amax(dim=-1)

@@ -42,12 +42,8 @@ def template_features(model: ClipModel, words: Sequence[str], templates: Sequenc
 
     CSP's way (its public code); of one template it is everybody's.
     """
-    return F.normalize(
-        sum(
-            encode_texts(model, [fill(template, word) for word in words]) for template in templates
-        ),
-        dim=-1,
-    )
+    texts = ([fill(template, word) for word in words] for template in templates)
+    return F.normalize(sum(encode_texts(model, own) for own in texts), dim=-1)
 
 
 def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> np.ndarray:
