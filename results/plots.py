@@ -55,7 +55,7 @@ def histograms(
         axes.remove()
     figure.suptitle(title or f"{score}: ID against OOD", fontsize=12, fontweight="bold")
     figure.supxlabel(f"{score} score (higher = in-distribution)", fontsize=10)
-    figure.supylabel("density", fontsize=10)
+    figure.supylabel("density", x=0.1 / figure.get_figwidth(), fontsize=10)
     return figure
 
 

@@ -165,7 +165,7 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
             time.sleep(0.05)
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, told
     assert "Traceback" not in told
     last = told.splitlines()[-1]
     assert last.startswith(f"stopped by {number.name}. Kept: {tmp_path}/prompt_learner/model.pth")
