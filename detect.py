@@ -14,11 +14,9 @@ flags.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -46,14 +44,12 @@ from run.command import run
 from run.config import build_cfg
 from run.demo import PORT, check_demo, serve
 from run.flags import make_parser
-from run.folder import check_model_dir, held_out_record, read_config
+from run.folder import held_out_record, read_config
 from run.negatives import add_words
-from run.shards import add_shard_flags, check_shard_flags, detect_shards
+from run.shards import FLAGS as SHARD_FLAGS
+from run.shards import check_shard_flags, detect_shards, note
 
-# Flags that a saved detector, or one of class names, reads of those that all entry points have.
-READ_BY_ALL = ("backbone", "model_dir")
 OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
-DEFAULT_BACKBONE, DEFAULT_TEMPLATE = "ViT-B/16", "a photo of a {}."
 
 
 def main() -> None:
@@ -67,7 +63,7 @@ def main() -> None:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:
         warn_if_trained_on(args)
-        images = with_progress([args.calibrate], "calibrating")
+        images = progress_bar(images_of([args.calibrate]), "calibrating", "image")
         tpr = TPR if args.tpr is None else args.tpr
         detector = detector.calibrate(images, tpr, absolute(args.calibrate))
     if args.save:
@@ -86,9 +82,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_flags(parser)
-    add_shard_flags(parser)
     args = parser.parse_intermixed_args()
     if not (args.images or args.calibrate or args.shards or args.export or args.demo):
         raise InputError("which images? Name files or folders, --shards or --calibrate FOLDER")
@@ -115,7 +109,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "classes",
             None,
             "zero-shot: class names separated by commas, or a .txt file with one a line; "
-            f"in --template (default: {DEFAULT_TEMPLATE}) they take the place of {{}}",
+            "in --template (default: a photo of a {}.) they take the place of {}",
         ),
         ("activation", None, "quick_gelu or gelu, for a --backbone file that does not say"),
         (
@@ -137,6 +131,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("export", "DIR", "write it there as ONNX, with a program that needs no PyTorch"),
         ("csv", "FILE", "write the verdicts there"),
         ("regions", "FOLDER", "draw the region map of every image there"),
+        *SHARD_FLAGS,
     ):
         add(f"--{flag}", default="", metavar=metavar, help=text)
     add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
@@ -152,14 +147,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Raise InputError for images that are not there, and for outputs in the place of images."""
-    sources = [path for path in (*args.images, args.calibrate) if path]
-    for path in sources:
+    calibration = [args.calibrate] if args.calibrate else []
+    for path in (*args.images, *calibration):
         if not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
         if args.regions and Path(absolute(args.regions)).is_relative_to(absolute(path)):
             raise InputError(
                 f"--regions {args.regions} lies in {path}: next time the maps would be "
                 "taken for images there. Name a folder outside of it"
+            )
+    for paths in (args.images, calibration):
+        if paths and next(images_of(paths), None) is None:
+            raise InputError(
+                f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
             )
     if is_image(args.csv):
         raise InputError(
@@ -171,16 +171,9 @@ def find_detector(args: argparse.Namespace) -> Detector:
     """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
     if args.classes:
         refuse_idle_flags(args, "--classes", ("template", *OWN_FLAGS))
-        return Detector.zero_shot(
-            read_names(args.classes),
-            args.backbone or DEFAULT_BACKBONE,
-            args.template or DEFAULT_TEMPLATE,
-            args.activation,
-            args.score,
-            negatives=args.negatives,
-            outliers=args.outliers,
-        )
-    check_model_dir(args.model_dir)
+        read = ("backbone", "template", "score", *OWN_FLAGS)
+        given = {flag: value for flag in read if (value := getattr(args, flag))}
+        return Detector.zero_shot(read_names(args.classes), **given)
     if not Path(args.model_dir, FILE).exists():
         return uncalibrated(args)
     refuse_idle_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")
@@ -190,9 +183,8 @@ def find_detector(args: argparse.Namespace) -> Detector:
 def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
     """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
     unset = {**vars(make_parser("", pairs=False).parse_args([])), **dict.fromkeys(OWN_FLAGS, "")}
-    read += READ_BY_ALL
     for flag, no in sorted(unset.items()):
-        if flag not in read and getattr(args, flag) != no:
+        if flag not in ("backbone", "model_dir", *read) and getattr(args, flag) != no:
             raise InputError(f"--{flag.replace('_', '-')} has no effect with {what}: leave it out")
 
 
@@ -224,7 +216,7 @@ def warn_if_trained_on(args: argparse.Namespace) -> None:
 def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
     """Print and write the verdict on every image, and return how many could not be read."""
     counts: Counter[str] = Counter()
-    images = with_progress(args.images, "detecting")
+    images = progress_bar(images_of(args.images), "detecting", "image")
     with VerdictFile(args.csv) if args.csv else nullcontext() as file:
         for number, verdict in enumerate(detector.verdicts(images)):
             progress_bar.write(str(verdict), file=sys.stdout)
@@ -248,25 +240,6 @@ def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
         "classes, not trained on: --calibrate FOLDER (--save DIR keeps it)"
         + ("" if args.classes else evaluate)
     )
-
-
-def with_progress(paths: Sequence[str], what: str) -> Iterator[str]:
-    """Return the images named by `paths`, one by one, with a bar on a terminal.
-
-    Folders are walked as they are read: a list of a million names is never held.
-    """
-    images = images_of(paths)
-    first = next(images, None)
-    if first is None:
-        raise InputError(
-            f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
-        )
-    return iter(progress_bar(itertools.chain([first], images), what, "image"))
-
-
-def note(text: str) -> None:
-    """Print to stderr: stdout holds the verdicts alone."""
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -58,11 +58,8 @@ def main() -> None:
     try:
         for number, part in enumerate(parts, 1):
             train_group(part, f"group {number} of {len(parts)}", failed)
-        evaluated = (
-            []
-            if args.no_eval
-            else [run for run in runs if run.name not in failed and evaluate(run, args, failed)]
-        )
+        trained = [] if args.no_eval else [run for run in runs if run.name not in failed]
+        evaluated = [run for run in trained if evaluate(run, args, failed)]
     except KeyboardInterrupt as stop:
         first = (str(stop) or "stopped").partition(". ")[0]  # a run by itself says what it keeps
         raise type(stop)(
@@ -108,10 +105,11 @@ def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:
     """Train those runs of a group that are not finished, holding their folders meanwhile."""
     with ExitStack() as held:
         left: list[tuple[PlannedRun, RunState]] = []
-        for run in runs:
+        for run in [run for run in runs if run.learns]:
             with isolated(run.name, failed):
-                state = opened(run, held)
-                if state is not RunState.FINISHED:
+                train.require_training_data(run.cfg)
+                held.enter_context(locked(run.folder))
+                if (state := open_run(run.cfg)) is not RunState.FINISHED:
                     left.append((run, state))
         if left:
             logger.info("\n%s: %s", title, "; ".join(run.name for run, _ in left))
@@ -119,15 +117,6 @@ def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:
     # Trainers and their schedulers hold each other: without this their CLIP, their features and
     # their workers would stay through the next groups.
     gc.collect()
-
-
-def opened(run: PlannedRun, held: ExitStack) -> RunState:
-    """Return the state of a run, and hold its folder from now on."""
-    if not run.learns:
-        return RunState.FINISHED
-    train.require_training_data(run.cfg)
-    held.enter_context(locked(run.folder))
-    return open_run(run.cfg)
 
 
 def train_left(left: list[tuple[PlannedRun, RunState]], failed: Failures) -> None:

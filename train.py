@@ -17,12 +17,11 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.layout import require_data
-from datasets.needs import Needs, missing_images
+from datasets.needs import Needs, missing_images, training_needs
 from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import RunState, finish_run, locked, open_run, run_state, what_is_kept
-from run.needs import training_needs
 from run.settings import describe
 
 logger = logging.getLogger(__name__)

@@ -128,13 +128,12 @@ def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], fo
     if args.masks and not any(each.mask for each in maps):
         logger.warning("--masks %s has none of these images: no outline is drawn", args.masks)
     name = file_name(f"{images[0].parent.name}_{images[0].stem}")
-    name += f"_and_{len(images) - 1}_more" if len(images) > 1 else _class_part(labels[0])
+    if len(images) > 1:
+        name += f"_and_{len(images) - 1}_more"
+    else:
+        name += "_predicted" if labels[0] is None else f"_class{labels[0]}"
     output = folder / f"{name}_k{detector.spec.top_k}.{args.format}"
     logger.info("region maps: %s", save_region_maps(output, maps))
-
-
-def _class_part(label: int | None) -> str:
-    return "_predicted" if label is None else f"_class{label}"
 
 
 def class_keys(dataset: DatasetBase) -> dict[str, int]:

@@ -157,10 +157,10 @@ def find_folder(root: Path, name: str) -> Path | None:
     return found
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
+def some(names: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
     """Name the first few and how many more there are, for messages."""
     rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    return separator.join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def contents(folder: Path) -> str:

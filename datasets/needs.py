@@ -1,4 +1,4 @@
-"""Parts of the data, of which a run says what it needs."""
+"""Parts of the data, and what a run needs of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import Flag, auto
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from datasets.classfolders import ClassFolders
 
@@ -22,6 +23,21 @@ class Needs(Flag):
 
 EVALUATION = Needs.TEST | Needs.OOD
 NOTHING = Needs(0)
+
+
+def training_needs(cfg: CfgNode) -> Needs:
+    """Return what a training reads: ID images, or image-caption pairs, and images to test on.
+
+    A trainer of pairs that are not the ID set's own images needs no more of the ID set than the
+    class names; where no images are there to test on and the names are known, it goes without.
+    """
+    if not TRAINER_REGISTRY.get(cfg.TRAINER.NAME).READS_PAIRS:
+        return Needs.TEST | Needs.TRAIN
+    if cfg.DATASET.PAIRS.SOURCE == "classnames":
+        return Needs.TEST | Needs.TRAIN | Needs.PAIRS
+    if names_known(cfg) and missing_images(cfg):
+        return Needs.PAIRS
+    return Needs.TEST | Needs.PAIRS
 
 
 def names_known(cfg: CfgNode) -> bool:

@@ -127,8 +127,7 @@ def _nearest(missed: np.ndarray, positives: int) -> tuple[int, bool]:
     """Return the level whose recall is nearest to TPR (rule "nearest"), and if it is full recall.
 
     Args:
-        missed: drawn ID images below each distinct ID score, rising from 0.
-        positives: drawn ID images.
+        missed: of the `positives` drawn ID images those below each distinct ID score, from 0.
     """
     lax = missed.searchsorted(int((1 - TPR) * positives), "right") - 1
     candidates = (int(m) for m in missed[lax : lax + 2])

@@ -38,8 +38,7 @@ def evaluate_sets(
     """Compute the metrics of every score on every OOD set, and their means over sets.
 
     Args:
-        id_scores: score -> [n].
-        ood_scores: set -> score -> [m].
+        id_scores: score -> [n]. ood_scores: set -> score -> [m].
         means: of `datasets.ood_sets.ood_means`. None: "average", over all sets.
 
     Returns:
@@ -64,6 +63,26 @@ def evaluate_sets(
     return figures
 
 
+def full_spectrum(
+    inside: Sequence[SetScores], outside: Mapping[str, Mapping[str, np.ndarray]], means: Means
+) -> dict[str, Any]:
+    """Return the figures in which shifted ID images count as ID (OpenOOD v1.5, Zhang et al., DMLR
+    2024): {"sets": ID set and shifted ID sets, "accuracy" on all their images, "figures"}.
+
+    All ID images together, each once, so that a large set weighs more, against the same OOD sets.
+
+    Args:
+        inside: the ID set, then the shifted ID sets.
+    """
+    scores = {name: np.concatenate([s.scores[name] for s in inside]) for name in inside[0].scores}
+    right = np.concatenate([np.equal(s.labels, s.predictions) for s in inside])
+    return {
+        "sets": [s.name for s in inside],
+        "accuracy": float(right.mean()),
+        "figures": evaluate_sets(scores, outside, means),
+    }
+
+
 def _average(rows: list[dict[str, float]]) -> dict[str, float]:
     average = {m: float(np.mean([row[m] for row in rows])) for m in rows[0] if m not in COUNTS}
     return {**average, "n_id": rows[0]["n_id"], "n_ood": sum(row["n_ood"] for row in rows)}
@@ -82,8 +101,7 @@ def write_results(
     """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
     Args:
-        folder: the results folder; what it holds of the same names is replaced.
-        figures: of `evaluate_sets`.
+        folder: what it holds of the same names is replaced. figures: of `evaluate_sets`.
         sets: the scores of the ID images, of each OOD set, and of shifted ID sets.
         provenance: all that could change the figures. Its entry "comparable", a dict, must be equal
             in runs that are averaged (class list, transform, score parameters, ...). Values that
@@ -91,7 +109,7 @@ def write_results(
         decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
         means: which sets each mean in `figures` is over. None: "average", over all.
         primary: the FPR95 that tables show first.
-        full_spectrum: of `results.full_spectrum`, if there are shifted ID sets.
+        full_spectrum: of the function of this name, if there are shifted ID sets.
     """
     folder = Path(folder)
     path = folder / "results.json"
@@ -156,8 +174,8 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path} is missing: run the evaluation (again) to its end")
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
         raise InputError(
             f"{path} has results schema {found}, this version reads {SCHEMA}: evaluate again"
         )

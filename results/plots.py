@@ -21,7 +21,6 @@ DPI = 130
 BINS, FEW_IMAGES = 60, 500  # of a set smaller than that, half the bins are drawn
 # Okabe and Ito's palette without its yellow: told apart with any common colour blindness.
 SET_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000001")
-SET_STYLES = ("-", "--", "-.", ":")
 OOD_COLOUR, ID_COLOUR = SET_COLOURS[:2]
 TEXT_COLOUR, LINE_COLOUR = "#444444", "#777777"
 # Extreme scores beyond these percentiles would squeeze everything else into a few bins.
@@ -32,23 +31,17 @@ METHOD_METRICS = {PRIMARY: "FPR95 (%), ID positive; lower is better", "auroc": "
 def histograms(
     id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray], score: str, title: str = ""
 ) -> Figure:
-    """Draw a panel per OOD set: density of its scores over those of ID, in the same bins.
+    """Draw a panel per OOD set: density of its scores [m] over those of ID [n], in the same bins.
 
-    Args:
-        id_scores: [n].
-        ood_sets: name -> [m].
-        score: its name.
-        title: of the figure; empty: names the score.
+    Without a title it names the score.
     """
     bins = _shared_bins(id_scores, ood_sets)
     columns = min(len(ood_sets), 2 if len(ood_sets) in (2, 4) else 3)
     rows = -(-len(ood_sets) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.7), dpi=DPI)
     margins = _margins(figure, left=0.4, right=0.2, bottom=0.65, top=0.85)
-    gaps = {"wspace": 0.06, "hspace": 0.27}
-    panels = figure.subplots(
-        rows, columns, squeeze=False, sharex=True, gridspec_kw=margins | gaps
-    ).flat
+    margins |= {"wspace": 0.06, "hspace": 0.27}
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=margins).flat
     for axes, (name, values) in zip(panels, ood_sets.items(), strict=False):
         _draw_histogram(axes, bins, id_scores, name, values)
     for axes in panels[len(ood_sets) :]:
@@ -97,23 +90,17 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
 
     Args:
         curves: label -> (ID scores [n], OOD scores [m]).
-        title: of the figure.
     """
     figure = Figure(figsize=(5.2, 5.0), dpi=DPI)
     margins = _margins(figure, left=0.65, right=0.15, bottom=0.6, top=0.45)
     axes = figure.subplots(gridspec_kw=margins)
+    axes.set_prop_cycle(color=4 * SET_COLOURS, linestyle=7 * ("-", "--", "-.", ":"))  # 28
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
-    for i, (label, (inside, outside)) in enumerate(curves.items()):
+    for label, (inside, outside) in curves.items():
         x, y = roc_points(inside, outside)
-        axes.plot(
-            100 * x,
-            100 * y,
-            linewidth=1.8,
-            label=f"{label}: {_rates(inside, outside)}",
-            color=SET_COLOURS[i % len(SET_COLOURS)],
-            linestyle=SET_STYLES[i % len(SET_STYLES)],
-        )
+        label = f"{label}: {_rates(inside, outside)}"
+        axes.plot(100 * x, 100 * y, linewidth=1.8, label=label)
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal", yticks=(0, 20, 40, 60, 80, 95, 100))
     axes.set_xlabel("OOD images kept (%)  =  false positive rate", color=TEXT_COLOUR)
     axes.set_ylabel("ID images kept (%)  =  true positive rate", color=TEXT_COLOUR)
@@ -131,12 +118,12 @@ def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for i, (label, runs) in enumerate(lines.items()):
+    axes.set_prop_cycle(color=SET_COLOURS)
+    for label, runs in lines.items():
         shots = sorted(runs)
         means = [100 * np.mean(runs[n]) for n in shots]
         spread = [100 * np.std(runs[n], ddof=1) if len(runs[n]) > 1 else 0 for n in shots]
-        style = {"color": SET_COLOURS[i % len(SET_COLOURS)], "marker": "o", "capsize": 3}
-        axes.errorbar(shots, means, spread, label=label, linewidth=1.8, **style)
+        axes.errorbar(shots, means, spread, label=label, linewidth=1.8, marker="o", capsize=3)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({n for runs in lines.values() for n in runs}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -157,7 +144,6 @@ def over_methods(
     Args:
         figures: method -> of each run: OOD set or mean over sets -> metric -> fraction.
         ood_sets: which of these are sets; the means are drawn in black.
-        title: of the figure.
     """
     names = list(next(iter(figures.values()))[0])
     height = 1.4 + len(figures) * (0.15 + 0.11 * len(names))

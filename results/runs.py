@@ -15,6 +15,7 @@ from typing import Any
 
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten
+from datasets.folders import some
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
@@ -115,7 +116,6 @@ def load_groups(
     """Return the runs under `folders` by method, and sentences on those that are set apart.
 
     Args:
-        folders: searched for results.json.
         scores: those to keep, separated by commas; "" for all.
 
     Raises:
@@ -248,16 +248,13 @@ def _keep_largest(
             for key in ours | theirs
             if ours.get(key) != theirs.get(key)
         ]
+        folders = [str(run.folder) for run in part]
+        named, why = (some(parts, NAMED, "; ") for parts in (folders, reasons))
         notes.append(
-            f"set apart {_first([str(run.folder) for run in part])}: {_first(reasons)}. To see it, "
-            "name its folder alone; to bring it in, evaluate it in the same way"
+            f"set apart {named}: {why}. To see it, name its folder alone; to bring it in, evaluate "
+            "it in the same way"
         )
     return kept, notes
-
-
-def _first(parts: Sequence[str]) -> str:
-    more = f" and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
-    return f"{'; '.join(parts[:NAMED])}{more}"
 
 
 def missing_seeds(groups: Groups) -> list[str]:

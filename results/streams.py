@@ -73,11 +73,8 @@ def write_streams(
     rows = [{"kind": KIND, **_row(stream), "order_seed": about["seed"]} for stream in streams]
     write_csv(Path(folder, "streams.csv"), rows[0], (row.values() for row in rows))
     content = {"schema": SCHEMA, "kind": KIND, **about, "conventions": CONVENTIONS}
-    write_json(
-        plain({**content, "streams": rows, "provenance": provenance}),
-        Path(folder, "streams.json"),
-        indent=1,
-    )
+    content |= {"streams": rows, "provenance": provenance}
+    write_json(plain(content), Path(folder, "streams.json"), indent=1)
 
 
 def _row(stream: Stream) -> dict[str, Any]:

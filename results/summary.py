@@ -16,13 +16,13 @@ import numpy as np
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError, in_a_sentence
 from dassl.utils.files import atomic_write
-from dassl.utils.tables import text_table
+from dassl.utils.tables import markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
 from results.comparison import compare, find_sides, format_comparison
-from results.files import AVERAGE
+from results.files import AVERAGE, write_csv
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
 
@@ -78,11 +78,13 @@ class Summary:
 
     def as_text(self) -> str:
         """Return all of it as plain text."""
-        return "\n\n".join([tables.as_text(self.blocks), self.legend("marked *"), *self.notes])
+        blocks = (tables.titled(block, text_table, "{}*") for block in self.blocks)
+        return "\n\n".join([*blocks, self.legend("marked *"), *self.notes])
 
     def as_markdown(self) -> str:
         """Return all of it as the content of a Markdown file."""
-        return "\n\n".join([tables.as_markdown(self.blocks), self.legend(), *self.notes]) + "\n"
+        blocks = (tables.titled(block, markdown_table, "**{}**") for block in self.blocks)
+        return "\n\n".join([*blocks, self.legend(), *self.notes]) + "\n"
 
 
 def summarise(groups: Groups, resamples: int = 0) -> Summary:
@@ -261,17 +263,21 @@ def _save(summary: Summary, args: argparse.Namespace) -> None:
     contents = {
         args.markdown: summary.as_markdown(),
         args.latex: tables.as_latex(summary.blocks, caption) + "\n",
-        args.csv: tables.as_csv(summary.blocks),
     }
     for path, content in contents.items():
         if path:
             with atomic_write(path) as file:
                 file.write(content)
+    if args.csv:
+        write_csv(args.csv, tables.CSV_COLUMNS, tables.csv_rows(summary.blocks))
 
 
 def _comparison(args: argparse.Namespace) -> str:
     groups, notes = load_groups(args.folders, args.scores)
-    sides, apart = find_sides(groups, *args.compare)
+    try:
+        sides, apart = find_sides(groups, *args.compare)
+    except InputError as error:  # one of the two may have been set apart
+        raise InputError("\n".join([str(error), *notes])) from error
     found = [
         format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides
     ]

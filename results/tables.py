@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dassl.utils.tables import RULE, markdown_table, text_table
+from dassl.utils.tables import RULE, text_table
 from ood.metrics import OPENOOD, PRIMARY
+from ood.set_scores import SetScores
 from results.files import Figures
 
+CSV_COLUMNS = ("metric", "method", "runs", "score", "set", "mean", "std", "low", "high")
 LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "±": r"$\pm$",
-}
+LATEX = str.maketrans(  # its own characters, escaped
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "±": r"$\pm$",
+    }
+)
 
 # Heading -> metric, in the table of one evaluation, after FPR95; last, the other convention's.
 EVALUATION_COLUMNS = {"AUROC": "auroc", "AUPR-in": "aupr_in", "AUPR-out": "aupr_out"}
@@ -52,11 +54,7 @@ def percent(value: float | None) -> str:
 
 
 def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
-    """Return the table of one evaluation, and what its columns are.
-
-    Args:
-        primary: the FPR95 that comes first.
-    """
+    """Return the table of one evaluation, the FPR95 `primary` first, and what its columns are."""
     some = next(iter(next(iter(figures.values())).values()))
     note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **some)
     return f"{note}\n\n{figures_table(figures, primary)}"
@@ -86,6 +84,20 @@ def format_rates(rates: Mapping[str, Mapping]) -> str:
     header = ["decision", "OOD set", "ID kept", "OOD rejected", "accuracy"]
     title = "Threshold-free decisions. Accuracy: right decisions on ID and OOD images together."
     return f"{title}\n\n{text_table(rows, header, '<<>')}"
+
+
+def format_full_spectrum(
+    spectrum: Mapping[str, Any], inside: Sequence[SetScores], primary: str = PRIMARY
+) -> str:
+    """Return the table of the full-spectrum figures, and the accuracy on each ID set."""
+    count = sum(len(s.images) for s in inside)
+    lines = [f"Accuracy on {s.name}: {percent(s.accuracy)} % of {len(s.images):,}" for s in inside]
+    lines.append(f"Accuracy on all of them: {percent(spectrum['accuracy'])} % of {count:,}")
+    title = (
+        "Full spectrum: shifted ID images count as ID, all together: "
+        f"{', '.join(spectrum['sets'])}. ID images: {count:,}."
+    )
+    return "\n\n".join([title, figures_table(spectrum["figures"], primary), "\n".join(lines)])
 
 
 # Several methods
@@ -153,18 +165,11 @@ def mark_best(block: Block, higher_is_better: bool) -> Block:
     return block
 
 
-def as_text(blocks: Sequence[Block]) -> str:
-    """Return the tables as plain text; a `*` behind the best of each column."""
-    return "\n\n".join(_titled(block, text_table, "{}*") for block in blocks)
+def titled(block: Block, table: Callable[..., str], best: str) -> str:
+    """Return a table below its title, the best of each column written as `best`, such as `{}*`.
 
-
-def as_markdown(blocks: Sequence[Block]) -> str:
-    """Return the tables as Markdown; the best of each column is bold."""
-    return "\n\n".join(_titled(block, markdown_table, "**{}**") for block in blocks)
-
-
-def _titled(block: Block, table: Callable[..., str], best: str) -> str:
-    """Return one table below its title; the interval, if any, is that of the last column."""
+    The interval, if any, is that of the last column.
+    """
     header = ["method", "runs", block.kind, *block.columns]
     header += [f"{block.columns[-1]}, 95 % interval"] * block.has_intervals
     rows = [
@@ -187,10 +192,10 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
     fpr, auroc = blocks[:2]
     first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
     ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
-    groups = [rf"\multicolumn{{2}}{{c}}{{{latex_escape(name)}}}" for name in fpr.columns]
+    groups = [rf"\multicolumn{{2}}{{c}}{{{name.translate(LATEX)}}}" for name in fpr.columns]
     header = ["Method", "Score"][:first] + LATEX_METRICS * len(groups)
     rows = [
-        [latex_escape(text) for text in (one.method, one.score)[:first]]
+        [text.translate(LATEX) for text in (one.method, one.score)[:first]]
         + [_latex(f) for pair in zip(one.figures, two.figures, strict=True) for f in pair]
         for one, two in zip(fpr.rows, auroc.rows, strict=True)
     ]
@@ -199,7 +204,7 @@ def as_latex(blocks: Sequence[Block], caption: str) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{latex_escape(caption)}}}",
+            rf"\caption{{{caption.translate(LATEX)}}}",
             rf"\begin{{tabular}}{{@{{}}{'l' * first}{'rr' * len(groups)}@{{}}}}",
             r"\toprule",
             lines[0],
@@ -220,19 +225,10 @@ def _latex(figure: Figure) -> str:
     return rf"{mean}{{\scriptsize$\,\pm\,${spread}}}" if spread else mean
 
 
-def latex_escape(text: str) -> str:
-    """Return the text with LaTeX's own characters escaped."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
-
-
-def as_csv(blocks: Sequence[Block]) -> str:
-    """Return a line for each figure, as fractions with all digits; empty where there is nothing."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["metric", "method", "runs", "score", "set", "mean", "std", "low", "high"])
+def csv_rows(blocks: Sequence[Block]) -> Iterator[list]:
+    """Yield CSV_COLUMNS of each figure, as fractions with all digits; empty where nothing is."""
     for block in blocks:
         for row in block.rows:
             for name, figure in zip(block.columns, row.figures, strict=True):
                 labels = [block.metric, row.method, row.runs, row.score, name]
-                writer.writerow([*labels, figure.mean, figure.std, *(figure.interval or ("", ""))])
-    return file.getvalue()
+                yield [*labels, figure.mean, figure.std, *(figure.interval or ("", ""))]

@@ -12,11 +12,10 @@ import sys
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.files import write_json
 from datasets.check.survey import check
-from datasets.needs import EVALUATION
+from datasets.needs import EVALUATION, training_needs
 from run.command import run
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, make_parser
-from run.needs import training_needs
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from yacs.config import CfgNode
 
 from dassl import distributed
@@ -14,10 +14,10 @@ from dassl.engine import build_trainer
 from dassl.utils import explain_out_of_memory, set_random_seed
 from dassl.utils.errors import InputError
 from dassl.utils.figures import save_figure
-from dassl.utils.files import file_name
+from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
-from datasets.needs import EVALUATION
+from datasets.needs import EVALUATION, NOTHING, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
@@ -25,19 +25,18 @@ from detector.spec import DetectorSpec, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import feature_store, keeps_nothing
-from ood.library import PREFIX
+from ood.library import PREFIX, LibraryScore
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
 from ood.set_scores import SetScores
-from results.files import evaluate_sets, read_results, write_results
-from results.full_spectrum import format_full_spectrum, full_spectrum
+from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
-from results.tables import format_figures, format_rates
-from run.features import data_needs, fit_scores
+from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
 from trainers.base import ClipTrainer
+from trainers.features import features_of, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +108,31 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     }
     table = report(cfg, evaluation.sets, provenance, list(shifted))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
-    detector = describe_detector(cfg.OUTPUT_DIR, spec)
+    detector = (
+        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
+        f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
+    )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    store = feature_store(cfg, trainer.image_encoding())
-    evaluate_streams(cfg, trainer, every, evaluation, store, provenance)
+    evaluate_streams(cfg, trainer, every, evaluation, provenance)
+
+
+def data_needs(scores: Sequence[Score]) -> Needs:
+    """Return the training images if some score is fitted to them."""
+    fits = any(isinstance(s, LibraryScore) and s.kind.requires_fit for s in scores)
+    return Needs.TRAIN if fits else NOTHING
+
+
+def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
+    """Return `scores`, those of pytorch-ood fitted: to the run's own training images (its shots,
+    drawn by its seed; without shots all), prepared as test images are."""
+    library, train = [s for s in scores if isinstance(s, LibraryScore)], None
+    if data_needs(library):
+        items = trainer.dm.dataset.train_x
+        found = with_labels(features_of(trainer, {"train": items}), items)
+        train = tuple(torch.from_numpy(x).to(trainer.device) for x in found)
+    facts = (trainer.text_features().clone(), trainer.model.scale.detach().float(), train)
+    fitted = {s.name: s.fitted(*facts) for s in library}
+    return [fitted.get(s.name, s) for s in scores]
 
 
 def calibrated(
@@ -130,14 +150,6 @@ def calibrated(
     carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
     uncalibrated = spec_of(trainer, evaluation.classes, carried)
     return uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
-
-
-def describe_detector(folder: str, spec: DetectorSpec) -> str:
-    """Return what the detector beside the results does, and how to use it."""
-    return (
-        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
-        f"Verdicts on any image: bash scripts/detect.sh --model-dir {folder} IMAGE"
-    )
 
 
 def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTrainer:
@@ -166,11 +178,8 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
 def recorded(cfg: CfgNode) -> str:
     """Return the config as results record it: without the folder of kept features and its size,
     which change no figure."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.EVAL.pop("FEATURES")
-    cfg.EVAL.pop("FEATURES_LIMIT")
-    return cfg.dump(sort_keys=False)
+    kept = {k: v for k, v in cfg.EVAL.items() if k not in ("FEATURES", "FEATURES_LIMIT")}
+    return CfgNode({**cfg, "EVAL": kept}).dump(sort_keys=False)
 
 
 def score(
@@ -198,7 +207,7 @@ def check_same_model(folder: str, comparable: dict) -> None:
     if not Path(folder, "results.json").exists():
         return
     before = read_results(folder)["provenance"]["comparable"]
-    now = json.loads(json.dumps(comparable))  # tuples are lists in a file
+    now = plain(comparable)  # as a file has it
     changed = [
         key
         for key in now

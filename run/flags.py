@@ -32,11 +32,7 @@ COMMON_FLAGS = {  # of entry points of one run and of many
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that understands flags before, between and behind KEY VALUE pairs.
-
-    Args:
-        pairs: whether there may be such pairs; they become `opts`.
-    """
+    """A parser that understands flags before, between and behind KEY VALUE pairs, its `opts`."""
 
     def __init__(self, description: str, pairs: bool = True) -> None:
         what = "[KEY VALUE ...]" if pairs else "FILE ..."
@@ -46,19 +42,16 @@ class Parser(argparse.ArgumentParser):
             epilog="KEY VALUE pairs set anything in the config, such as OPTIM.LR 0.001." * pairs,
             allow_abbrev=False,
         )
-        self._pairs = pairs
         self.set_defaults(opts=[])
 
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         found, rest = self.parse_known_args(args, namespace)
-        unknown = rest if not self._pairs else [word for word in rest if word.startswith("--")]
-        if unknown:
+        if unknown := [word for word in rest if word.startswith("--")]:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
             self.error(f"unknown flag {unknown[0]}. {suggest(unknown[0], known)}")
-        if self._pairs:
-            found.opts = rest
+        found.opts = rest
         return found
 
 

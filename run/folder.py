@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from yacs.config import CfgNode
@@ -27,7 +28,7 @@ from dassl.utils import (
     write_json,
 )
 from dassl.utils.errors import InputError
-from run.settings import default_cfg, keys, read_yaml
+from run.settings import default_cfg, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -203,19 +204,14 @@ def read_config(folder: str | Path) -> dict | None:
     content = read_yaml(path)
     if not content.get("TRAINER"):
         raise InputError(f"config file {path} holds no run's settings: it names no TRAINER")
-    known = set(keys(default_cfg()))
-    return _known(content, known)
+    return _known(content, default_cfg())
 
 
-def _known(content: dict, known: set[str], prefix: str = "") -> dict:
-    """Return the settings among `content` that are known, and those of the sets OOD names."""
-    kept = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if name in known:
-            free = name in ("OOD.SETS", "OOD.SHIFTED", "OOD.ID") or not isinstance(value, dict)
-            kept[key] = value if free else _known(value, known, f"{name}.")
-    return kept
+def _known(content: Any, usual: Any) -> Any:
+    """Return `content` without what `usual` lacks, but for the groups that are free for names."""
+    if not (isinstance(content, dict) and isinstance(usual, CfgNode)) or usual.is_new_allowed():
+        return content
+    return {key: _known(value, usual[key]) for key, value in content.items() if key in usual}
 
 
 def _differences(before: dict, cfg: CfgNode) -> list[str]:

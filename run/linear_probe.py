@@ -22,9 +22,8 @@ from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.command import run
 from run.config import build_cfg
-from run.features import Features, of
 from run.flags import make_parser
-from trainers.features import features_of
+from trainers.features import Features, features_of, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +55,12 @@ def main() -> None:
     for count in [2**i for i in range(shots.bit_length())]:
         chosen = few_shot(pool, count, cfg.SEED)
         fewer = few_shot(val, min(count, VAL_SHOTS), cfg.SEED)
-        rows.append((count, *probe(*(of(found, part) for part in (chosen, fewer, data.test)))))
+        parts = (with_labels(found, part) for part in (chosen, fewer, data.test))
+        rows.append((count, *probe(*parts)))
     folder = Path(args.output_dir or f"{cfg.OUTPUT_DIR}_linear_probe/seed{cfg.SEED}")
     table = [dict(zip(("shots", "accuracy", "C"), row, strict=True)) for row in rows]
-    write_json(
-        {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}, folder / "probe.json"
-    )
+    content = {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}
+    write_json(content, folder / "probe.json")
     shown = [(count, f"{100 * accuracy:.2f} %", f"{c:.3g}") for count, accuracy, c in rows]
     print(text_table(shown, ("shots", "accuracy", "C")), f"\n{folder / 'probe.json'}")
 

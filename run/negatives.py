@@ -60,11 +60,10 @@ def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
     """Return whether lists of words and outliers still say what was read for a results file."""
     for name, facts in provenance["comparable"].get("scores", {}).items():
         if "words" in facts:
-            lists = (
-                {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
-                if name == "EOE"
-                else read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
-            )
+            if name == "EOE":
+                lists = {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
+            else:
+                lists = read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
             if words_hash(lists) != facts["words"]:
                 return False
     return True
@@ -81,25 +80,29 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     """Write negatives.csv into a run's folder, and return the report of overlaps with OOD sets.
 
     Args:
-        sets: the OOD sets. What they show is called after the folders that their images lie in.
+        sets: the OOD sets. What they show is named by them and by the folders of their images.
     """
     path = Path(folder, FILE)
     path.unlink(missing_ok=True)
     if not words.negatives:
         return ""
-    names = {name: names_in(name, items) for name, items in sets.items()}
+    names = {
+        name: {name, *(Path(item.impath).parent.name for item in items)}
+        for name, items in sets.items()
+    }
     rows, lines = [], []
     for negatives in words.negatives:
         found = list(overlaps(negatives.words, names))
         rows += _rows(negatives, [own for _, own in found])
-        lines += [f"{_summary(negatives)} ({path}).", *_report(found, names)]
+        facts, kinds = negatives.facts, [word.kind for word in negatives.words]
+        lines.append(
+            f"{negatives.recipe.score}: {facts['negatives']:,} negatives of "
+            f"{facts['candidates']:,} words, {kinds.count('noun'):,} nouns and "
+            f"{kinds.count('adj'):,} adjectives ({path})."
+        )
+        lines += _report(found, names)
     write_csv(path, COLUMNS, rows)
     return "\n".join(lines)
-
-
-def names_in(name: str, items: Sequence[Datum]) -> set[str]:
-    """Return the names of the folders that a set's images lie in, and the set's own."""
-    return {name, *(Path(item.impath).parent.name for item in items)}
 
 
 def _rows(negatives: Negatives, sets: list[list[str]]):
@@ -110,14 +113,6 @@ def _rows(negatives: Negatives, sets: list[list[str]]):
         closeness = f"{negatives.closeness[i]:.6f}"
         row = [negatives.recipe.score, i + 1, *about, closeness, group_of.get(i, "")]
         yield [*row, "; ".join(sets[i])]
-
-
-def _summary(negatives: Negatives) -> str:
-    facts, kinds = negatives.facts, [word.kind for word in negatives.words]
-    return (
-        f"{negatives.recipe.score}: {facts['negatives']:,} negatives of {facts['candidates']:,} "
-        f"words, {kinds.count('noun'):,} nouns and {kinds.count('adj'):,} adjectives"
-    )
 
 
 def _report(found: list, names: Mapping[str, set[str]]) -> list[str]:

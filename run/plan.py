@@ -19,10 +19,9 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from datasets.folders import counted
-from run.config import build_cfg
+from run.config import IN_FOLDER, build_cfg
 from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
-from run.naming import IN_FOLDER
 from run.settings import in_pairs, value_of
 from trainers.side_by_side import images_seen
 
@@ -42,8 +41,7 @@ class PlannedRun:
 
     Attributes:
         method: its name in the table: what varies in the sweep, but for the seed.
-        args: the arguments of train.py.
-        cfg: the config that they give.
+        args: the arguments of train.py. cfg: the config that they give.
     """
 
     method: str
@@ -78,10 +76,9 @@ class PlannedRun:
         args = choose(self.args, trains=False, **chosen)
         if self.learns:
             # The OOD sets of today's flags and YAML, as of the runs without training.
-            named = args.dataset or args.dataset_config_file or args.id_data
-            args.dataset = args.dataset if named else DEFAULT_DATASET
-            args.model_dir, args.seed, args.shots = str(self.folder), None, None
-            args.trainer = args.config = args.config_file = args.backbone = args.output_dir = ""
+            if not (args.dataset or args.dataset_config_file or args.id_data):
+                args.dataset = DEFAULT_DATASET
+            args.model_dir, args.backbone = str(self.folder), ""  # --set may have named another
         return args
 
 

@@ -22,18 +22,13 @@ from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
 SUMMARY = "summary.json"
+FLAGS = (  # of detect.py: flag, metavar, help
+    ("shards", "TARS", "webdataset shards: a path with braces, {00000..09999}, or a folder"),
+    ("out", "FOLDER", "of --shards: a Parquet file for each; those there are not repeated"),
+    ("engine", "ray", "of --shards: all cores or GPUs of a Ray cluster (default: one process)"),
+    ("address", "HOST:PORT", "of --engine ray: its cluster (default: this machine alone)"),
+)
 Task = dict[str, str]  # "shard" and "target"
-
-
-def add_shard_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of detect.py that are for shards."""
-    for flag, metavar, text in (
-        ("shards", "TARS", "webdataset shards: a path with braces, {00000..09999}, or a folder"),
-        ("out", "FOLDER", "of --shards: a Parquet file for each; those there are not repeated"),
-        ("engine", "ray", "of --shards: all cores or GPUs of a Ray cluster (default: one process)"),
-        ("address", "HOST:PORT", "of --engine ray: its cluster (default: this machine alone)"),
-    ):
-        parser.add_argument(f"--{flag}", default="", metavar=metavar, help=text)
 
 
 def check_shard_flags(args: argparse.Namespace) -> None:
@@ -53,7 +48,7 @@ def check_shard_flags(args: argparse.Namespace) -> None:
 def detect_shards(detector: Detector, pattern: str, out: str, engine: str, address: str) -> int:
     """Write verdicts on all shards of `pattern` into the folder `out`; those there are kept.
 
-    Returns how many shards could not be scored; each is named, with the reason.
+    Returns how many could not be scored; each is named, with the reason.
     """
     shards, folder = find_shards(Path(absolute(pattern)), "--shards"), Path(absolute(out))
     targets = [folder / f"{shard.stem}.parquet" for shard in shards]
@@ -103,10 +98,7 @@ def keep_detector(detector: Detector, folder: Path) -> None:
 
 
 def follow(results: Iterable[dict[str, Any]], tasks: Sequence[Task]) -> int:
-    """Say what is wrong with a shard, and now and then how far and how fast all of it is.
-
-    Returns how many failed.
-    """
+    """Say what is wrong with a shard, and how far all of it is; return how many failed."""
     sizes = {task["shard"]: os.path.getsize(task["shard"]) for task in tasks}
     start, said, read, images, failed = time.monotonic(), 0.0, 0, 0, 0
     for number, result in enumerate(results, start=1):
@@ -142,5 +134,5 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def note(text: str) -> None:
-    """Print to stderr at once: a log of a night is read while it grows."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to stderr: stdout holds the verdicts alone."""
+    print(text, file=sys.stderr)

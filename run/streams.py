@@ -16,7 +16,7 @@ from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
 from ood.evaluation import Evaluation
-from ood.features import FeatureStore
+from ood.features import FeatureStore, feature_store
 from ood.negatives import NEGLABEL
 from ood.registry import Score
 from ood.stream_methods import STREAMS
@@ -113,13 +113,9 @@ def evaluate_streams(
     trainer: ClipTrainer,
     sets: Mapping[str, Sequence[Datum]],
     evaluation: Evaluation,
-    store: FeatureStore | None,
     provenance: Mapping[str, object],
 ) -> None:
     """Run the methods that EVAL.STREAMS names over their streams; write and show the results.
-
-    Args:
-        sets: the ID set, then the OOD sets, as they were evaluated. store: of their features.
 
     Where that fails, the log says why: a refusal would take the results that are written with it.
     """
@@ -128,6 +124,7 @@ def evaluate_streams(
     if not _methods(cfg):
         return
     about = {"base": base_score(cfg), "seed": cfg.EVAL.STREAM_SEED}
+    store = feature_store(cfg, trainer.image_encoding())
     try:
         images = {
             name: StreamImages(

@@ -1,5 +1,6 @@
 # Sourced by scripts/locoop, coop, clipn, sct and fobor, which take the published positional arguments. Behind
 # these, the flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow.
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 # usage N "NAMES" "$@": stops with the names of the arguments unless N of them come first.
 usage() {
@@ -30,12 +31,14 @@ train_seeds() {
 
 # evaluate TRAINER DATA DATASET CONFIG T MODEL_DIR [MORE...]
 evaluate() {
+    usage 5 "DATA DATASET CONFIG TEMPERATURE MODEL_DIR" "${@:2}"
     bash "$REPOSITORY/scripts/eval.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" --T "$5" \
         --model-dir "$6" "${@:7}"
 }
 
 # visualize TRAINER DATA DATASET CONFIG MODEL_DIR IMAGE LABEL [MORE...]
 visualize() {
+    usage 6 "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "${@:2}"
     bash "$REPOSITORY/scripts/demo_visualization.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
         --model-dir "$5" --image "$6" --label "$7" "${@:8}"
 }

@@ -14,6 +14,8 @@ from ood.evaluation import FeatureSource
 from ood.features import feature_store
 from trainers.base import ClipTrainer
 
+Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
+
 
 def features_of(
     trainer: ClipTrainer, sets: Mapping[str, Sequence[Datum]], skip_bad: bool = False
@@ -35,3 +37,9 @@ def features_of(
                 rows = batch.features.cpu().numpy()
                 found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
     return {path: row for rank in distributed.from_all(found) for path, row in rank.items()}
+
+
+def with_labels(found: Mapping[str, np.ndarray], items: Sequence[Datum]) -> Features:
+    """Return the features `found`, and the labels, of those `items` that could be read."""
+    items = [item for item in items if item.impath in found]
+    return np.stack([found[x.impath] for x in items]), np.array([x.label for x in items])

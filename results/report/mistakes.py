@@ -95,8 +95,7 @@ def thumbnail(path: Path) -> str:
 
 
 def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:
-    """Return a data URL of the image, no side longer than `size` pixels."""
-    image = image.convert("RGB")
+    """Return a data URL of the RGB image, which becomes no side longer than `size` pixels."""
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, optimize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +16,11 @@ from matplotlib.figure import Figure
 from dassl.utils import read_json
 from dassl.utils.errors import InputError
 from dassl.utils.tools import flatten, read_image
-from ood.metrics import CONVENTIONS
+from ood.metrics import CONVENTIONS, PRIMARY
+from results.files import AVERAGE
 from results.plots import as_svg, histograms, over_methods, roc, shots_plot
 from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id, thumbnail
 from results.runs import Groups, Run
-from results.shots import over_shots
 from results.summary import Summary
 
 MAPS, MAP_SIZE = 6, 1600  # region maps a method, and their longer side in pixels
@@ -192,6 +193,46 @@ def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
         name = title.partition(" (")[0].replace(" ", "_").lower()
         charts[title] = draw(shots_plot(lines, title), f"{name}_over_shots")
     return charts
+
+
+def shots_of(run: Run) -> int:
+    """Return the training images a class of a run, 0 where nothing, or all, was trained on."""
+    return max(0, (run.comparable.get("training") or {}).get("shots", 0))
+
+
+def over_shots(groups: Groups) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Return ID accuracy, and FPR95 of each score on average over the OOD sets, over shots.
+
+    A line is a method, or a method and a score. Empty where no method has several numbers.
+    """
+    accuracy, fpr95 = (defaultdict(lambda: defaultdict(list)) for _ in range(2))
+    trained = [run for runs in groups.values() for run in runs if shots_of(run)]
+    for run in trained:
+        name, shots = method_of(run, trained), shots_of(run)
+        found = run.result.get("accuracy", {}).get(run.id_set)
+        if found is not None:
+            accuracy[name][shots].append(found)
+        for score, sets in run.figures.items():
+            fpr95[f"{name} {score}"][shots].append(sets[AVERAGE][PRIMARY])
+    kept = {
+        title: {name: runs for name, runs in own.items() if len(runs) > 1}
+        for title, own in (("ID accuracy (%)", accuracy), ("FPR95 (%), ID positive", fpr95))
+    }
+    return {title: own for title, own in kept.items() if own}
+
+
+def method_of(run: Run, runs: Sequence[Run]) -> str:
+    """Return the trainer's name, with what runs of this trainer differ in besides the shots."""
+    alike = [_varied(other) for other in runs if other.trainer == run.trainer]
+    own = _varied(run)
+    differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+    return " ".join([run.trainer, *(f"{key} {own[key]}" for key in differing)])
+
+
+def _varied(run: Run) -> dict:
+    views = (run.comparable.get("training") or {}).get("views", 0)
+    own = run.comparable.get("settings") or {}
+    return {"backbone": run.provenance.get("backbone"), "views": views, **own}
 
 
 def _region_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:

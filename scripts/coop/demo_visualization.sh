@@ -2,7 +2,5 @@
 # Region map of an image under a trained CoOp:
 #   bash scripts/coop/demo_visualization.sh data imagenet vit_b16_ep50 MODEL_DIR IMAGE LABEL
 set -euo pipefail
-source "$(dirname "$0")/../env.sh"
-source "$REPOSITORY/scripts/positional.sh"
-usage 6 "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "$@"
+source "$(dirname "$0")/../positional.sh"
 visualize CoOp "$@"

@@ -2,8 +2,7 @@
 # OOD detection of what scripts/fobor/train.sh has trained, with the same arguments:
 #   bash scripts/fobor/eval.sh LoCoOpFoBoR SCTFoBoR imagenet vit_b16_ep30 end 16 16 False 0.2 3.0 5.0 1 1 0.17 200
 set -euo pipefail
-source "$(dirname "$0")/../env.sh"
-source "$REPOSITORY/scripts/positional.sh"
+source "$(dirname "$0")/../positional.sh"
 fobor_arguments "$@"
 for trainer in "${trainers[@]}"; do
     for seed in ${SEEDS:-1 2 3}; do

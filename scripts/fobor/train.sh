@@ -3,8 +3,7 @@
 # arguments; the data are below ./data, or --root as a flag behind them:
 #   bash scripts/fobor/train.sh LoCoOpFoBoR SCTFoBoR imagenet vit_b16_ep30 end 16 16 False 0.2 3.0 5.0 1 1 0.17 200
 set -euo pipefail
-source "$(dirname "$0")/../env.sh"
-source "$REPOSITORY/scripts/positional.sh"
+source "$(dirname "$0")/../positional.sh"
 fobor_arguments "$@"
 for trainer in "${trainers[@]}"; do
     node=TRAINER.$(echo "$trainer" | tr '[:lower:]' '[:upper:]')

@@ -13,10 +13,9 @@ from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 from datasets.check.layout import PAIRS, ROOT, check_layout, require_data
 from datasets.folders import find_folder
-from datasets.needs import EVALUATION, Needs, missing_images
+from datasets.needs import EVALUATION, Needs, missing_images, training_needs
 from datasets.ood_sets import load_ood_sets
 from datasets.own import use_id_folder
-from run.needs import training_needs
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
 BOTH = EVALUATION | Needs.TRAIN

@@ -21,9 +21,8 @@ from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 from datasets.check import files
 from datasets.check.survey import check
-from datasets.needs import EVALUATION
+from datasets.needs import EVALUATION, training_needs
 from datasets.ood_sets import load_ood_sets
-from run.needs import training_needs
 
 TENCH, GOLDFISH = "n01440764", "n01443537"
 NUMBERS = itertools.count(1)  # no two images are equal

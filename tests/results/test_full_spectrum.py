@@ -5,11 +5,10 @@ import pytest
 
 from ood.metrics import OPENOOD, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
-from results.files import evaluate_sets, read_results, write_results
-from results.full_spectrum import format_full_spectrum, full_spectrum
+from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.runs import Run
 from results.summary import overview, summarise
-from results.tables import as_latex, format_figures
+from results.tables import as_latex, format_figures, format_full_spectrum
 
 RNG = np.random.default_rng(3)
 MEANS = {"average": ["A", "B"]}

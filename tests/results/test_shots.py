@@ -4,8 +4,7 @@ import pytest
 
 from dassl.utils.figures import save_figure
 from results.plots import shots_plot
-from results.report.page import report_page
-from results.shots import over_shots
+from results.report.page import over_shots, report_page
 from results.summary import summarise
 
 

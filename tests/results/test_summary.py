@@ -1,7 +1,6 @@
 """The table of several runs, in all its forms, and the command that makes it."""
 
 import csv
-import io
 import re
 import shutil
 import statistics
@@ -14,6 +13,7 @@ import pytest
 
 from results import tables
 from results.bootstrap import interval, resample
+from results.files import write_csv
 from results.runs import load_groups
 from results.summary import main, summarise
 from results.tables import Block, Figure, Row
@@ -31,7 +31,7 @@ def groups(study, gather):
 
 
 def test_text_table(groups):
-    table = tables.as_text(summarise(groups).blocks)
+    table = summarise(groups).as_text().partition("\n\nMean ±")[0]
     assert max(map(len, table.splitlines())) <= 100
     fpr = values(groups["LoCoOp"], "MCM", metric="fpr95_id_nearest")
     cell = f"{100 * statistics.fmean(fpr):.2f} ± {100 * statistics.stdev(fpr):.2f}"
@@ -44,7 +44,7 @@ def test_text_table(groups):
 
 
 def test_markdown_table(groups):
-    table = tables.as_markdown(summarise({"a|b": groups["CoOp"]}).blocks)
+    table = summarise({"a|b": groups["CoOp"]}).as_markdown()
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert rows[0] == "| method | runs | score | nature | indoor | average |"
     assert rows[1] == "|---|---|---|---|---|---|"
@@ -137,8 +137,10 @@ def strange(metric):
     return Block(metric, "A & B (%)", ["SUN_2", "average"], rows)
 
 
-def test_csv_reads_back_with_all_digits():
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv([strange("auroc")]))))
+def test_csv_reads_back_with_all_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", tables.CSV_COLUMNS, tables.csv_rows([strange("auroc")]))
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert [(r["method"], r["set"]) for r in rows[::2]] == [
         (r"a\b_{c}", "SUN_2"),
         ('say "x", 50 %', "SUN_2"),
@@ -223,6 +225,14 @@ def test_mistakes_are_told_in_a_sentence(study, monkeypatch, arguments, words):
     monkeypatch.chdir(study)
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     with pytest.raises(SystemExit, match=words):
+        main()
+
+
+def test_a_comparison_with_a_method_that_is_set_apart_says_so(study, write_run, monkeypatch):
+    write_run(study / "CLIPN", trainer="CLIPN", sets=("nature",))
+    monkeypatch.setattr("sys.argv", ["summary", str(study), "--compare", "CLIPN", "CoOp"])
+    said = r"Unknown method 'CLIPN'(.|\n)*CLIPN: OOD set indoor none"
+    with pytest.raises(SystemExit, match=said):
         main()
 
 
