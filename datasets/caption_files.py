@@ -28,12 +28,13 @@ class CaptionedImages(Dataset):
     Args:
         images: paths of the images.
         captions: what takes the place of {} in a template, for each image.
-        transform: PIL image -> tensor `[3, H, W]`.
         templates: one is drawn for each image and epoch, by `seed`, as augmentations are.
 
     Attributes:
         encoded: path -> features `[D]` of the images that can be read: given in their place.
     """
+
+    seed = epoch = 0  # the loader's
 
     def __init__(
         self,
@@ -41,12 +42,10 @@ class CaptionedImages(Dataset):
         captions: Sequence[str],
         transform: Callable,
         templates: Sequence[str] = ("{}",),
-        seed: int = 0,
     ) -> None:
         self.images, self.captions, self.transform = images, captions, transform
-        self.templates, self.seed = list(templates), seed
+        self.templates, self.count = list(templates), len(images)
         self.encoded: Mapping[str, Tensor] | None = None
-        self.count, self.epoch = len(images), 0
 
     def __len__(self) -> int:
         return self.count
@@ -90,11 +89,8 @@ class CaptionedImages(Dataset):
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
     """Return the pairs of a table with a header line.
 
-    It is separated by tabs if the header has any, else by commas. Image paths are relative to the
-    table's folder, or absolute.
-
-    Args:
-        columns: names of the columns of paths and of captions.
+    It is separated by tabs if the header has any, else by commas. Of the two `columns`, image paths
+    are relative to the table's folder, or absolute; the other has the captions.
 
     Raises:
         InputError: no such file, not a table, no such columns, no rows, or none of the first
@@ -111,17 +107,13 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
     return CaptionedImages(images, [text for _, text in rows], transform)
 
 
-def class_pairs(
-    cfg: CfgNode, templates: Sequence[str], transform: Callable, seed: int
-) -> CaptionedImages:
+def class_pairs(cfg: CfgNode, transform: Callable) -> CaptionedImages:
     """Return the training images of the ID data set, captioned with its class names.
-
-    A template is drawn for each image and epoch. **Not the setting of CLIPN's paper**: see the
-    docstring of datasets/captions.py.
 
     Raises:
         InputError: no template, one without a place for the name, or no training images.
     """
+    templates = cfg.DATASET.PAIRS.TEMPLATES
     wrong = [text for text in templates if not isinstance(text, str) or text.count("{}") != 1]
     if wrong or not templates:
         raise InputError(
@@ -130,7 +122,7 @@ def class_pairs(
         )
     items = build_dataset(cfg).train_x
     images, names = [item.impath for item in items], [item.classname for item in items]
-    return CaptionedImages(images, names, transform, templates, seed)
+    return CaptionedImages(images, names, transform, templates)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:

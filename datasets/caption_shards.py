@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import tarfile
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
@@ -50,15 +51,15 @@ class ShardPairs(IterableDataset):
     """
 
     batches = share = 0
+    seed = epoch = 0  # the loader's
 
-    def __init__(self, pattern: Path, transform: Callable, seed: int, shuffle: int):
+    def __init__(self, pattern: Path, transform: Callable, shuffle: int):
         self.shards = find_shards(pattern)
         self.counts = count_pairs(self.shards)
         self.count = sum(self.counts)
-        self.transform, self.seed, self.shuffle = transform, seed, max(1, shuffle)
+        self.transform, self.shuffle = transform, max(1, shuffle)
         # Here: a worker does not know them.
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
-        self.epoch = 0
 
     def __len__(self) -> int:
         return self.batches * self.share
@@ -205,9 +206,7 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
         shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
         for shard in progress_bar(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
-    counts = {}
-    for part in distributed.from_all(counted):
-        counts |= part
+    counts = ChainMap(*distributed.from_all(counted))
     return [counts[shard] for shard in range(len(shards))]
 
 

@@ -72,7 +72,6 @@ class PairsLoader(DataLoader):
             **kwargs,
         )
         self.batches, self.seed = batches, seed
-        self.dataset.seed = seed
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -81,10 +80,9 @@ class PairsLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order and augmentation the next pass has."""
         self.epoch = epoch
-        self.dataset.epoch = epoch
         self.collate_fn.first_step = epoch * self.batches
-        if isinstance(self.sampler, PairBatches):
-            self.sampler.epoch = epoch
+        for part in (self.dataset, self.sampler):
+            part.seed, part.epoch = self.seed, epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         # The workers' seeds are drawn from it; no two ranks augment alike.
@@ -96,12 +94,10 @@ class PairsLoader(DataLoader):
 class PairBatches(Sampler[tuple[int, list[int]]]):
     """This rank's slices, numbered, of the global batches of a permutation of `count` pairs."""
 
-    def __init__(self, count: int, batches: int, batch_size: int, seed: int) -> None:
-        self.count, self.batches, self.batch_size, self.seed = count, batches, batch_size, seed
-        self.epoch = 0
+    seed = epoch = 0  # the loader's
 
-    def __len__(self) -> int:
-        return self.batches
+    def __init__(self, count: int, batches: int, batch_size: int) -> None:
+        self.count, self.batches, self.batch_size = count, batches, batch_size
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
@@ -144,11 +140,11 @@ def build_pairs_loader(
             than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks. Of class
             names a smaller batch is taken.
     """
-    check_source(cfg)
+    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     seed = cfg.SEED if seed is None else seed
     if seed < 0:
         seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
-    pairs = _pairs(cfg, transform, seed)
+    pairs = _pairs(cfg, transform)
     used, batch_size = _used(cfg, pairs.count)
     batches, share = used // batch_size, distributed.share_of(batch_size)
     sampler = None
@@ -156,7 +152,7 @@ def build_pairs_loader(
         pairs.batches, pairs.share = batches, share
     else:
         pairs.encoded = encode(list(dict.fromkeys(pairs.images))) if encode else None
-        sampler = PairBatches(pairs.count, batches, batch_size, seed)
+        sampler = PairBatches(pairs.count, batches, batch_size)
     workers = worker_settings(cfg)
     if workers["num_workers"]:
         workers["prefetch_factor"] = PREFETCH
@@ -180,11 +176,6 @@ def from_bytes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def check_source(cfg: CfgNode) -> None:
-    """Raise an InputError unless DATASET.PAIRS.SOURCE is one of SOURCES."""
-    check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
-
-
 def pairs_path(cfg: CfgNode) -> Path:
     """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
     if not cfg.DATASET.PAIRS.PATH:
@@ -195,14 +186,14 @@ def pairs_path(cfg: CfgNode) -> Path:
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _pairs(cfg: CfgNode, transform: Transform, seed: int) -> CaptionedImages | ShardPairs:
+def _pairs(cfg: CfgNode, transform: Transform) -> CaptionedImages | ShardPairs:
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
-        return class_pairs(cfg, pairs.TEMPLATES, transform, seed)
+        return class_pairs(cfg, transform)
     path = pairs_path(cfg)
     if pairs.SOURCE == "csv":
         return csv_pairs(path, pairs.COLUMNS, transform)
-    return ShardPairs(path, transform, seed, pairs.SHUFFLE)
+    return ShardPairs(path, transform, pairs.SHUFFLE)
 
 
 def _used(cfg: CfgNode, count: int) -> tuple[int, int]:

@@ -62,10 +62,7 @@ class ClassFolders(DatasetBase):
         found = (find_folder(data_root(cfg), name) for name in names)
         return next(filter(None, found), data_root(cfg) / names[0])
 
-    @classmethod
-    def find_splits(cls, folder: Path) -> dict[str, Path]:
-        """Return the folders of `train`, `val` and `test`, of those that are there."""
-        return find_splits(folder)
+    find_splits = staticmethod(find_splits)
 
     @classmethod
     def deciding_splits(cls, cfg: CfgNode, splits: dict[str, Path]) -> list[Path]:
@@ -74,11 +71,7 @@ class ClassFolders(DatasetBase):
 
     @classmethod
     def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
-        """Return the class folders in label order.
-
-        Args:
-            found: the class folders of each of the :meth:`deciding_splits`.
-        """
+        """Return the class folders in label order, of those `found` in `deciding_splits`."""
         raise NotImplementedError
 
     @classmethod
@@ -86,10 +79,7 @@ class ClassFolders(DatasetBase):
         """Return the images that the protocol has in a split, None where it says nothing."""
         return None
 
-    @classmethod
-    def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-        """Raise a DataError if a split lacks class folders."""
-        require_folders(split, wanted, found)
+    require_classes = staticmethod(require_folders)
 
     def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
         """Return the class names of the folders, and where they come from, for the log."""
@@ -103,7 +93,7 @@ class ClassFolders(DatasetBase):
 
         both = "val" in self.splits and "test" in self.splits
         val = keep_classes(self._read(self.splits["val"], folders, names), part) if both else None
-        test = keep_classes(self._read_test(folders, names), part)
+        test = keep_classes(self._read_test(cfg, folders, names), part)
         self.held_out = keep_classes(self.held_out, part)
         return {"train_x": train, "val": val, "test": test}
 
@@ -111,7 +101,7 @@ class ClassFolders(DatasetBase):
         self.require_classes(split, folders, class_folders(split))
         return read_class_folders(split, folders, names)
 
-    def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
+    def _read_test(self, cfg: CfgNode, folders: list[str], names: list[str]) -> list[Datum]:
         return self._read(self.splits.get("test", self.splits.get("val")), folders, names)
 
     def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:

@@ -21,13 +21,9 @@ from datasets.folders import absolute, counted, some
 logger = logging.getLogger(__name__)
 
 
-def imagenet_wnids() -> list[str]:
-    """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
-    return list(_wnids())
-
-
 @cache
-def _wnids() -> tuple[str, ...]:
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
     from timm.data import ImageNetInfo  # here, for it takes seconds to import
 
     return tuple(ImageNetInfo("imagenet-1k").label_names())
@@ -158,15 +154,17 @@ def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
         logger.warning("%s: %s", dataset, shared)
 
 
-def shared_prompts(names: Sequence[str]) -> str:
-    """Say which class names give equal prompts, "" if none do.
+def as_in_prompts(name: str) -> str:
+    """Return what a prompt has of a name: spaces for underscores, and the tokenizer knows neither
+    capitals nor the number of spaces, so `Hot_dog` is `hot dog`."""
+    return " ".join(name.replace("_", " ").lower().split())
 
-    Prompts have spaces for underscores, and the tokenizer knows neither capitals nor the number
-    of spaces: `hot_dog` is `Hot dog`.
-    """
+
+def shared_prompts(names: Sequence[str]) -> str:
+    """Say which class names give equal prompts, "" if none do."""
     groups = defaultdict(list)
     for name in names:
-        groups[" ".join(name.replace("_", " ").lower().split())].append(name)
+        groups[as_in_prompts(name)].append(name)
     shared = [" = ".join(own) for own in groups.values() if len(own) > 1]
     if not shared:
         return ""

@@ -31,15 +31,11 @@ IMAGES = {  # of each split
 
 
 def export(name: str, root: str | Path, download: bool = False) -> Path:
-    """Write a torchvision data set as class folders; nothing is done where they are complete.
+    """Write a torchvision data set, one of IMAGES, as class folders, and return their folder, which
+    appears whole or not at all; nothing is done where it is complete.
 
     Args:
-        name: one of IMAGES.
-        root: holds torchvision's files, and gets the folder `name`.
-        download: let torchvision fetch its files into `root` first.
-
-    Returns:
-        The folder. It appears whole or not at all.
+        root: holds torchvision's files (`download` fetches them first), and gets the folder `name`.
 
     Raises:
         InputError: torchvision's files are missing or not what they should be, the folder is

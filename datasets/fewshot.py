@@ -35,9 +35,9 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
     one), classes go in label order (upstream: by first appearance, the same for sorted
     listings), and 0 shots are refused (upstream takes all).
     """
-    by_label = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
-    rng = random.Random(seed)
-    return list(items) if num_shots == -1 else draw_as_listed(by_label, num_shots, seed, rng)
+    if num_shots != -1:
+        items = sorted(items, key=lambda item: item.label)  # stable: keeps the listing order
+    return draw_as_listed(items, num_shots, seed, random.Random(seed))
 
 
 def draw_as_listed(
@@ -59,8 +59,7 @@ def draw_as_listed(
             f"{len(few)} of {len(counts)} classes have fewer than {num_shots} training images and "
             f"are taken whole, such as {few[0]} with {counts[few[0]]}"
         )
-    sampler = DatasetBase(classnames=())
-    return sampler.generate_fewshot_dataset(items, num_shots=num_shots, rng=rng)
+    return DatasetBase().generate_fewshot_dataset(items, num_shots=num_shots, rng=rng)
 
 
 def part_of_classes(count: int, part: str) -> range:

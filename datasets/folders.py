@@ -52,13 +52,7 @@ def is_image(name: str) -> bool:
 def image_names(
     folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> list[str]:
-    """Return the images of :func:`walk_images`, sorted.
-
-    Strings, because ImageNet's training set has 1.3 million of them.
-
-    Raises:
-        InputError: the folder, or one in it, cannot be listed.
-    """
+    """Return the images of :func:`walk_images`, sorted; strings, as ImageNet has 1.3 million."""
     return sorted(walk_images(folder, others, taken))
 
 

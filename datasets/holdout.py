@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 
-from dassl.data.datasets import Datum
+from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils.errors import InputError
 
 
@@ -25,10 +24,12 @@ def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datu
             f"DATASET.VAL_PERCENT is {share}: the share of images held out for testing lies "
             "between 0 and 1, as 0.2"
         )
-    classes = defaultdict(list)
-    for item in items:
-        classes[item.label].append(item)
-    held = {item.impath for own in classes.values() for item in _chosen(own, share, root)}
+    classes = DatasetBase.split_dataset_by_label(items)
+    held: set[str] = set()
+    for own in classes.values():
+        count = min(len(own) - 1, max(1, round(share * len(own))))
+        paths = [item.impath for item in own]
+        held.update(sorted(paths, key=lambda path: _hash(path, root))[:count])
     if not held:
         raise InputError(
             f"{len(items)} images in {len(classes)} classes of one image each leave none to test "
@@ -40,10 +41,6 @@ def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datu
     )
 
 
-def _chosen(items: list[Datum], share: float, root: str) -> list[Datum]:
-    count = min(len(items) - 1, max(1, round(share * len(items))))
-    return sorted(items, key=lambda item: _hash(os.path.relpath(item.impath, root)))[:count]
-
-
-def _hash(path: str) -> str:
-    return hashlib.sha256(os.fsencode(path.replace(os.sep, "/"))).hexdigest()
+def _hash(path: str, root: str) -> str:
+    relative = os.path.relpath(path, root).replace(os.sep, "/")
+    return hashlib.sha256(os.fsencode(relative)).hexdigest()

@@ -28,25 +28,23 @@ class ImageFolder(ClassFolders):
     with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
     """
 
-    def __init__(self, cfg: CfgNode, images: bool = True):
-        self._share, self._kept = cfg.DATASET.VAL_PERCENT, []
-        super().__init__(cfg, images)
+    _kept: Sequence[Datum] = ()  # of a training set that was divided
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
         undivided = _undivided(folder)
         return {"train": undivided} if undivided else super().find_splits(folder)
 
-    def _read_test(self, folders: list[str], names: list[str]) -> list[Datum]:
+    def _read_test(self, cfg: CfgNode, folders: list[str], names: list[str]) -> list[Datum]:
         if self.splits.keys() != {"train"}:
-            return super()._read_test(folders, names)
-        train = self.splits["train"]
+            return super()._read_test(cfg, folders, names)
+        train, share = self.splits["train"], cfg.DATASET.VAL_PERCENT
         everything = self._read(train, folders, names)
-        self._kept, self.held_out = hold_out(everything, self._share, str(train))
+        self._kept, self.held_out = hold_out(everything, share, str(train))
         logger.info(
             f"ImageFolder: {self.dataset_dir} has neither val/ nor test/: {len(self.held_out)} of "
             f"its {len(everything)} images are held out for testing, the same ones for every seed "
-            f"(DATASET.VAL_PERCENT {self._share:g})"
+            f"(DATASET.VAL_PERCENT {share:g})"
         )
         return self.held_out
 

@@ -125,12 +125,8 @@ class ShiftedImageNet(ImageNet):
 
     @classmethod
     def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
-        ids = {path: _wnids(own) for path, own in found.items()}
-        named = {
-            id_: name
-            for path, own in found.items()
-            for id_, name in zip(ids[path], own, strict=True)
-        }
+        ids = {path: list(map(_wnid, folders)) for path, folders in found.items()}
+        named = {_wnid(name): name for folders in found.values() for name in folders}
         return [named.get(wnid, wnid) for wnid in super().choose_classes(cfg, ids)]
 
     @classmethod
@@ -138,14 +134,13 @@ class ShiftedImageNet(ImageNet):
         return None
 
     def name_classes(self, cfg, folders: Sequence[str]) -> tuple[list[str], str]:
-        return super().name_classes(cfg, _wnids(folders))
+        return super().name_classes(cfg, list(map(_wnid, folders)))
 
 
-def _wnids(folders: Sequence[str]) -> list[str]:
-    """Return the WordNet ids of class folders that may be called by their label, 0 to 999."""
-    ids = imagenet_wnids()
-    labels = dict(zip(map(str, range(len(ids))), ids, strict=True))
-    return [labels.get(folder, folder) for folder in folders]
+def _wnid(folder: str) -> str:
+    """Return the WordNet id of a class folder that may be called by its label, 0 to 999."""
+    is_label = re.fullmatch("0|[1-9][0-9]{0,2}", folder)
+    return imagenet_wnids()[int(folder)] if is_label else folder
 
 
 def _require_known(folders: Sequence[str], where: str) -> None:

@@ -114,11 +114,9 @@ def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:
     seen = itertools.accumulate(count for _, count in labels.most_common())
     shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
     if len(names) > 1 and 2 * shown <= min(len(names), total):
+        called = ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5)))
         logger.warning(
-            "Nearly all of the %d images to calibrate on are called %s, %d of the %d classes: "
-            "the threshold is one for images like these. Use images of all classes",
-            total,
-            ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5))),
-            shown,
-            len(names),
+            f"Nearly all of the {total} images to calibrate on are called {called}, {shown} of the "
+            f"{len(names)} classes: the threshold is one for images like these. Use images of all "
+            "classes"
         )

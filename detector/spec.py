@@ -96,9 +96,8 @@ class DetectorSpec:
         ordered = {
             name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters
         }
-        return replace(
-            self, id_scores=ordered, tpr=tpr, origin={**self.origin, "calibration": dict(of)}
-        )
+        origin = {**self.origin, "calibration": dict(of)}
+        return replace(self, id_scores=ordered, tpr=tpr, origin=origin)
 
     def threshold(self, score: str = "") -> Threshold | None:
         """Return the threshold of a score, the one in use by default; None if not calibrated."""

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,18 +46,12 @@ class Verdict:
         if self.error:
             return f"{image}\tunreadable\t{_text(self.error)}"
         decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
-        parts = (
-            image,
-            self.classname,
-            f"{self.probability:.1%}",
-            f"{self.score:.6g}",
-            self.verdict,
-            decisions,
-        )
+        numbers = f"{self.probability:.1%}", f"{self.score:.6g}"
+        parts = (image, self.classname, *numbers, self.verdict, decisions)
         return "\t".join(part for part in parts if part)
 
 
-class VerdictFile:
+class VerdictFile(AbstractContextManager):
     """A growing CSV file of verdicts: a stopped run leaves whole rows.
 
     A row is handed to the system in one piece, so that a process killed at any moment leaves no
@@ -85,9 +80,6 @@ class VerdictFile:
             except OSError:
                 self._file.truncate(end)
                 raise
-
-    def __enter__(self) -> VerdictFile:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -22,6 +22,7 @@ from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
+from datasets.folders import some
 from ood.decisions import DECISIONS, NEEDS, decide
 from ood.features import FeatureStore
 from ood.registry import Score
@@ -181,11 +182,8 @@ def _collect(
     labels = np.array([items[i].label for i in read])
     if skipped and distributed.is_main():
         logger.warning(
-            "%s: %d of %d images could not be read and are left out: %s",
-            name,
-            len(skipped),
-            len(items),
-            ", ".join(skipped[:5]),
+            f"{name}: {len(skipped)} of {len(items)} images could not be read and are left out: "
+            f"{some(skipped)}"
         )
     of_scores, (predictions,), decisions = np.split(columns, [len(scores), len(scores) + 1])
     found = SetScores(

@@ -108,10 +108,8 @@ class FeatureStore:
             found = self._open(place, items, local)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             logger.warning(
-                "Image features of %s in %s are damaged, or of image files that have changed "
-                "since. They are made anew",
-                name,
-                place,
+                f"Image features of {name} in {place} are damaged, or of image files that have "
+                "changed since. They are made anew"
             )
             shutil.rmtree(place, ignore_errors=True)
             return None
@@ -167,17 +165,13 @@ class FeatureStore:
             writers = {name: self.writer(name, items, kinds) for name, items in sets.items()}
         except (InputError, OSError) as reason:
             logger.warning(
-                "Image features are not kept in %s, and the evaluation goes on without: %s. "
-                "--features names another folder",
-                self.folder,
-                reason,
+                f"Image features are not kept in {self.folder}, and the evaluation goes on "
+                f"without: {reason}. --features names another folder"
             )
             return {}
         logger.info(
-            "Image features of %s%s are not in %s yet: they are kept there for later evaluations",
-            ", ".join(sets),
-            " and of their regions" if regions else "",
-            self.folder,
+            f"Image features of {', '.join(sets)}{' and of their regions' if regions else ''} are "
+            f"not in {self.folder} yet: they are kept there for later evaluations"
         )
         return writers
 

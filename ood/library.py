@@ -125,8 +125,7 @@ def library_score(name: str) -> LibraryScore:
         except ValueError as error:
             raise InputError(f"{name}: {key} must be a number, not {value!r}") from error
     needs = tuple(INPUTS[base] for base in _bases(kind) if base in INPUTS)
-    paper = kind.info.paper.title if kind.info.paper else ""
-    return LibraryScore(name, needs, _unfitted, {}, wanted, paper, False, kind=kind, chosen=chosen)
+    return LibraryScore(name, needs, _unfitted, {}, usual=False, kind=kind, chosen=chosen)
 
 
 def _detectors() -> dict[str, Any]:

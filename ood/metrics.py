@@ -84,9 +84,8 @@ def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
 def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return (is ID, score) of all images, ID images first."""
     inside, outside = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
-    is_id = np.zeros(inside.size + outside.size, dtype=bool)
-    is_id[: inside.size] = True
-    return is_id, np.concatenate([inside, outside])
+    scores = np.concatenate([inside, outside])
+    return np.arange(scores.size) < inside.size, scores
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:

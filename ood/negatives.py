@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from clip import ClipModel
 from clip.captions import Captioner
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
-from datasets.classnames import read_names
+from datasets.classnames import as_in_prompts, read_names
 from datasets.folders import some
 from ood.word_features import template_features, word_features
 from ood.word_scores import GROUPS
@@ -69,15 +69,11 @@ class Recipe:
     def candidates(self, lists: Lists) -> list[Word]:
         """Return all words that may become negatives, in reading order."""
         words = distinct_words(lists, self.left_out, spaces=self.phrases)
-        if not self.phrases:
-            return words
         draw = random.Random(self.seed)
-        return [
-            word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
-            if word.kind == "adj"
-            else word
-            for word in words
-        ]
+        for i, word in enumerate(words):
+            if self.phrases and word.kind == "adj":
+                words[i] = word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
+        return words
 
     @staticmethod
     def kinds(words: Sequence[Word]) -> list[list[Word]]:
@@ -139,7 +135,7 @@ class Negatives:
     closeness: list[float]
     features: Tensor
     classes: Tensor
-    facts: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, object]
 
     def prompt(self, word: Word) -> str:
         """Return the text that a word is encoded as, in the first of its templates."""
@@ -173,15 +169,10 @@ def mine(
         closeness.append(close[chosen])
         features.append(torch.from_numpy(kept[chosen.numpy()]))
     _check(words, candidates, classnames, share, recipe)
-    facts = {"words": words_hash(lists), "candidates": len(candidates), "negatives": len(words)}
-    return Negatives(
-        recipe,
-        words,
-        torch.cat(closeness).tolist(),
-        torch.cat(features).to(classes.device),
-        classes,
-        {**facts, "share": share},
-    )
+    counts = {"candidates": len(candidates), "negatives": len(words)}
+    facts = {"words": words_hash(lists), **counts, "share": share}
+    found = torch.cat(features).to(classes.device)
+    return Negatives(recipe, words, torch.cat(closeness).tolist(), found, classes, facts)
 
 
 def _check(
@@ -195,20 +186,14 @@ def _check(
         )
     if len(words) < GROUPS:
         logger.warning(
-            "%s: %d negatives are fewer than its %d groups: they make one group",
-            recipe.score,
-            len(words),
-            GROUPS,
+            f"{recipe.score}: {len(words)} negatives are fewer than its {GROUPS} groups: they make "
+            "one group"
         )
-    if same := [word.text for word in words if _plain(word.text) in set(map(_plain, names))]:
+    if same := [word.text for word, found in overlaps(words, {"classes": names}) if found]:
         logger.warning(
-            "%s: %d of %d negatives are class names (%s): the share %g takes words that are not far"
-            " from the classes. Lower --negatives-share, or leave these words out",
-            recipe.score,
-            len(same),
-            len(words),
-            some(same),
-            share,
+            f"{recipe.score}: {len(same)} of {len(words)} negatives are class names ({some(same)}):"
+            f" the share {share:g} takes words that are not far from the classes. Lower "
+            "--negatives-share, or leave these words out"
         )
 
 
@@ -224,10 +209,10 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
         names = read_names(path)
     except InputError as error:
         raise InputError(f"--outliers: {error}") from error
-    known = set(map(_plain, classnames))
+    known = set(map(as_in_prompts, classnames))
     first: dict[str, str] = {}
     for name in names:
-        first.setdefault(_plain(name), name)
+        first.setdefault(as_in_prompts(name), name)
     if len(first) < len(names):
         logger.warning("--outliers %s: of names that are alike the first counts", path)
     if same := [name for plain, name in first.items() if plain in known]:
@@ -289,14 +274,10 @@ def find_words(
 def overlaps(
     words: Sequence[Word], names: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[Word, list[str]]]:
-    """Yield each word with the OOD sets that have it as the name of something they show.
-
-    Args:
-        names: OOD set -> names in it.
-    """
-    known = {name: set(map(_plain, own)) for name, own in names.items()}
+    """Yield each word with those of `names`, such as OOD sets, that have it among their names."""
+    known = {name: set(map(as_in_prompts, own)) for name, own in names.items()}
     for word in words:
-        yield word, [name for name, own in known.items() if _plain(word.text) in own]
+        yield word, [name for name, own in known.items() if as_in_prompts(word.text) in own]
 
 
 def candidate_texts(
@@ -321,10 +302,6 @@ def candidate_columns(said: Sequence[str], classnames: Sequence[str]) -> dict[st
     """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are)."""
     names = {name.lower() for name in _spaced(classnames)}
     return {text: i for i, text in enumerate(dict.fromkeys(t for t in said if t not in names))}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())
 
 
 def _spaced(names: Sequence[str]) -> list[str]:

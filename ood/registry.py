@@ -21,8 +21,6 @@ class Score:
     needs: tuple[str, ...]
     function: Callable[..., Tensor]
     parameters: dict[str, float]  # name -> default
-    title: str
-    paper: str
     usual: bool = True  # part of "all"
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -30,7 +28,7 @@ class Score:
 SCORES: dict[str, Score] = {}
 
 
-def score(name: str, title: str, paper: str, usual: bool = True) -> Callable:
+def score(name: str, usual: bool = True) -> Callable:
     """Register a score function under `name`; one that is not `usual` must be asked for by it.
 
     Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. One
@@ -45,7 +43,7 @@ def score(name: str, title: str, paper: str, usual: bool = True) -> Callable:
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
         if name in SCORES:
             raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, needs, function, parameters, title, paper, usual)
+        SCORES[name] = Score(name, needs, function, parameters, usual)
         return function
 
     return register

@@ -31,9 +31,6 @@ from torch import Tensor
 from dassl.utils.errors import InputError
 from ood.registry import SCORES, score  # noqa: F401 (SCORES: filled here)
 
-# Beyond these, 1/T or T itself leaves float32's normal range.
-TEMPERATURE_RANGE = (1e-30, 1e30)
-
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Return what a score is computed in: float32, or float64 of float64."""
@@ -41,11 +38,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def check_temperature(temperature: float) -> None:
-    low, high = TEMPERATURE_RANGE
-    if not low <= temperature <= high:
+    """Raise InputError where 1/T or T itself leaves float32's normal range."""
+    if not 1e-30 <= temperature <= 1e30:
         raise InputError(
             f"temperature {temperature} is not allowed: it must be a positive number "
-            f"(between {low} and {high}); the papers use 1.0 on cosine similarities"
+            "(between 1e-30 and 1e+30); the papers use 1.0 on cosine similarities"
         )
 
 
@@ -72,92 +69,77 @@ def _max_softmax(x: Tensor, temperature: float = 1.0) -> Tensor:
     return gap.exp_().sum(dim=-1).reciprocal()
 
 
-@score(
-    "MCM",
-    title="maximum concept matching",
-    paper="Ming et al., Delving into out-of-distribution detection with vision-language "
-    "representations, NeurIPS 2022",
-)
+@score("MCM")
 def mcm(cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Return `max_c softmax_c(cosines / T)`: [B, C] -> [B], in [1/C, 1]."""
+    """Return `max_c softmax_c(cosines / T)`: [B, C] -> [B], in [1/C, 1].
+
+    Maximum concept matching: Ming et al., Delving into out-of-distribution detection with
+    vision-language representations, NeurIPS 2022.
+    """
     return _max_softmax(cosines, temperature)
 
 
-@score(
-    "GL-MCM",
-    title="global-local maximum concept matching",
-    paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
-    "out-of-distribution detection, IJCV 2025",
-)
+@score("GL-MCM")
 def gl_mcm(
     cosines: Tensor, local_cosines: Tensor, *, temperature: float = 1.0, local_weight: float = 1.0
 ) -> Tensor:
     """Return `MCM + w * max_{i,c} softmax_c(local_cosines / T)`: [B, C], [B, N, C] -> [B].
 
-    `w` is 1 in LoCoOp; GL-MCM's own ImageNet script uses 0.5.
+    Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot
+    out-of-distribution detection, IJCV 2025. `w` is 1 in LoCoOp; GL-MCM's own ImageNet script uses
+    0.5.
     """
     best_region = l_mcm(local_cosines, temperature=temperature)
     return mcm(cosines, temperature=temperature) + local_weight * best_region
 
 
-@score(
-    "L-MCM",
-    title="local maximum concept matching",
-    paper="Miyai et al., GL-MCM: global and local maximum concept matching for zero-shot "
-    "out-of-distribution detection, IJCV 2025",
-    usual=False,  # GL-MCM's local part alone
-)
+@score("L-MCM", usual=False)
 def l_mcm(local_cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Return `max_{i,c} softmax_c(local_cosines / T)`: [B, N, C] -> [B]."""
+    """Return GL-MCM's local part, `max_{i,c} softmax_c(local_cosines / T)`: [B, N, C] -> [B]."""
     return _max_softmax(local_cosines, temperature).amax(dim=-1)
 
 
-@score(
-    "MSP",
-    title="maximum softmax probability",
-    paper="Hendrycks and Gimpel, A baseline for detecting misclassified and "
-    "out-of-distribution examples in neural networks, ICLR 2017",
-)
+@score("MSP")
 def msp(logits: Tensor) -> Tensor:
-    """Return `max_c softmax_c(logits)`: [B, C] -> [B]."""
+    """Return `max_c softmax_c(logits)`: [B, C] -> [B].
+
+    Maximum softmax probability: Hendrycks and Gimpel, A baseline for detecting misclassified and
+    out-of-distribution examples in neural networks, ICLR 2017.
+    """
     return _max_softmax(logits)
 
 
-@score(
-    "MaxLogit",
-    title="maximum logit",
-    paper="Hendrycks et al., Scaling out-of-distribution detection for real-world settings, "
-    "ICML 2022",
-)
+@score("MaxLogit")
 def max_logit(logits: Tensor) -> Tensor:
-    """Return `max_c logits`: [B, C] -> [B]."""
+    """Return `max_c logits`: [B, C] -> [B].
+
+    Hendrycks et al., Scaling out-of-distribution detection for real-world settings, ICML 2022.
+    """
     return logits.amax(dim=-1).to(compute_dtype(logits))
 
 
-@score(
-    "Energy",
-    title="negative free energy",
-    paper="Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, eq. 4",
-)
+@score("Energy")
 def energy(logits: Tensor, *, energy_temperature: float = 1.0) -> Tensor:
-    """Return `T logsumexp_c(logits / T)`: [B, C] -> [B]; the paper's energy, negated."""
+    """Return `T logsumexp_c(logits / T)`: [B, C] -> [B]; the paper's energy, negated.
+
+    Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, eq. 4.
+    """
     gap, peak = gap_to_peak(logits, energy_temperature)
     return peak.squeeze(-1) + energy_temperature * gap.exp_().sum(dim=-1).log()
 
 
-@score(
-    "Entropy",
-    title="negative entropy",
-    paper="Chan et al., Entropy maximization and meta classification for out-of-distribution "
-    "detection in semantic segmentation, ICCV 2021 (there with the opposite sign)",
-)
+@score("Entropy")
 def entropy(logits: Tensor) -> Tensor:
-    """Return `sum_c p_c log p_c` with `p = softmax(logits)`: [B, C] -> [B], in [-log C, 0]."""
+    """Return `sum_c p_c log p_c` with `p = softmax(logits)`: [B, C] -> [B], in [-log C, 0].
+
+    Chan et al., Entropy maximization and meta classification for out-of-distribution detection in
+    semantic segmentation, ICCV 2021 (there with the opposite sign).
+    """
     log_p = torch.log_softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (log_p.exp() * log_p).sum(dim=-1)
 
 
-CLIPN_PAPER = "Wang et al., CLIPN for zero-shot OOD detection: teaching CLIP to say no, ICCV 2023"
+# CLIPN: Wang et al., CLIPN for zero-shot OOD detection: teaching CLIP to say no, ICCV 2023
 
 
 def yes_no_log_odds(logits: Tensor, no_logits: Tensor) -> Tensor:
@@ -177,89 +159,72 @@ def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Te
     return known, torch.logsumexp(log_p + torch.nn.functional.logsigmoid(-odds), dim=-1)
 
 
-@score("CTW", title="competing to win", paper=CLIPN_PAPER)
+@score("CTW")
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return the log-odds of `1 - p_no` of the class with the largest logit: [B, C], [B, C] -> [B].
 
-    Differs from upstream: the probability itself is 1 in float32 from log-odds of 16.6, and the
-    ties move AUROC by points. Log-odds order images alike and never tie; CTW-public saturates.
+    Competing to win. Differs from upstream: the probability itself is 1 in float32 from log-odds
+    of 16.6, and the ties move AUROC by points. Log-odds order images alike and never tie;
+    CTW-public saturates.
     """
     winner = logits.argmax(dim=-1, keepdim=True)
     return yes_no_log_odds(logits, no_logits).gather(-1, winner).squeeze(-1)
 
 
-@score("ATD", title="agreeing to differ", paper=CLIPN_PAPER)
+@score("ATD")
 def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return the log-odds of `sum_c (1 - p_no_c) p_c`, the probability of all known classes:
     [B, C], [B, C] -> [B].
 
-    Differs from upstream: log-odds, as in CTW.
+    Agreeing to differ. Differs from upstream: log-odds, as in CTW.
     """
     known, unknown = atd_log_probabilities(logits, no_logits)
     return torch.logsumexp(known, dim=-1) - unknown
 
 
-@score(
-    "CTW-public",
-    usual=False,
-    paper=CLIPN_PAPER,
-    title="competing to win as the public code computes it",
-)
+@score("CTW-public", usual=False)
 def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Return `1 - p_no` of the winning class, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    """Return `1 - p_no` of the winning class, as the public code: [B, C], [B, C] -> [B], ties at 0
+    and 1 included."""
     return torch.sigmoid(ctw(logits, no_logits))
 
 
-@score(
-    "ATD-public",
-    usual=False,
-    paper=CLIPN_PAPER,
-    title="agreeing to differ as the public code computes it",
-)
+@score("ATD-public", usual=False)
 def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Return `sum_c (1 - p_no_c) p_c`, ties at 0 and 1 included: [B, C], [B, C] -> [B]."""
+    """Return `sum_c (1 - p_no_c) p_c`, as the public code: [B, C], [B, C] -> [B], ties at 0 and 1
+    included."""
     p = torch.softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (torch.sigmoid(yes_no_log_odds(logits, no_logits)) * p).sum(dim=-1)
 
 
-@score(
-    "ODIN",
-    title="out-of-distribution detector for neural networks",
-    paper="Liang et al., Enhancing the reliability of out-of-distribution image detection in "
-    "neural networks, ICLR 2018",
-    usual=False,  # two more passes and a backward one through the image tower
-)
+@score("ODIN", usual=False)  # two more passes and a backward one through the image tower
 def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
     """Return `max_c softmax_c(logits(x') / T)`: [B, C] -> [B].
 
     `x'` is the image after a step of 0.0014 in each pixel value, up the gradient of
     `log max_c softmax_c(logits(x) / T)` at T = 1000, by the model. The logits are CLIP's scaled
-    cosine similarities with the class texts.
+    cosine similarities with the class texts. Liang et al., Enhancing the reliability of
+    out-of-distribution image detection in neural networks, ICLR 2018.
     """
     return _max_softmax(odin_logits, odin_temperature)
 
 
-@score(
-    "GradNorm",
-    title="L1 norm of the gradient of KL(uniform || softmax)",
-    paper="Huang et al., On the importance of gradients for detecting distributional shifts in "
-    "the wild, NeurIPS 2021, eqs. 2 to 6 with T = 1",
-)
+@score("GradNorm")
 def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
     """Return `|| d KL(u || softmax(W x)) / d W ||_1`, in closed form: [B, C], [B] -> [B].
 
     The cosine head taken as the linear last layer: weights `W` [C, D], the normalised texts (not
     CLIP's own parameters), input `x = exp(logit_scale) f`. The gradient is
-    `(softmax(W x) - u) x^T`, so its norm is `||softmax(W x) - u||_1 ||x||_1`.
+    `(softmax(W x) - u) x^T`, so its norm is `||softmax(W x) - u||_1 ||x||_1`. Huang et al., On the
+    importance of gradients for detecting distributional shifts in the wild, NeurIPS 2021, eqs. 2
+    to 6 with T = 1.
     """
     p = torch.softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (p - 1 / p.shape[-1]).abs().sum(dim=-1) * head_norm.to(p.dtype)
 
 
-FA_PAPER = (
-    "Lu et al., FA: forced prompt learning of vision-language models for out-of-distribution "
-    "detection, ICCV 2025"
-)
+# FA: Lu et al., FA: forced prompt learning of vision-language models for out-of-distribution
+# detection, ICCV 2025
 
 
 def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: float) -> Tensor:
@@ -275,7 +240,7 @@ def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: 
     return (own + (copies * others).where(there, 0)).reciprocal()
 
 
-@score("FA-MCM", title="maximum concept matching of learned and frozen prompts", paper=FA_PAPER)
+@score("FA-MCM")
 def fa_mcm(
     cosines: Tensor, frozen_cosines: Tensor, frozen_copies: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
@@ -287,11 +252,7 @@ def fa_mcm(
     return _max_forced_softmax(cosines, frozen_cosines, frozen_copies, temperature)
 
 
-@score(
-    "FA-GL-MCM",
-    title="global-local maximum concept matching of learned and frozen prompts",
-    paper=FA_PAPER,
-)
+@score("FA-GL-MCM")
 def fa_gl_mcm(
     cosines: Tensor,
     local_cosines: Tensor,
@@ -305,6 +266,5 @@ def fa_gl_mcm(
     regions = _max_forced_softmax(
         local_cosines, frozen_local_cosines, frozen_copies[:, None], temperature
     )  # [B, N]
-    return fa_mcm(cosines, frozen_cosines, frozen_copies, temperature=temperature) + regions.amax(
-        dim=-1
-    )
+    image = fa_mcm(cosines, frozen_cosines, frozen_copies, temperature=temperature)
+    return image + regions.amax(dim=-1)

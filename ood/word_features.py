@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,8 @@ def template_features(model: ClipModel, words: Sequence[str], templates: Sequenc
 
     CSP's way (its public code); of one template it is everybody's.
     """
-    return F.normalize(
-        sum(
-            encode_texts(model, [fill(template, word) for word in words]) for template in templates
-        ),
-        dim=-1,
-    )
+    texts = ([fill(template, word) for word in words] for template in templates)
+    return F.normalize(sum(encode_texts(model, own) for own in texts), dim=-1)
 
 
 def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> np.ndarray:
@@ -91,20 +88,16 @@ def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str
 def _is_whole(place: Path, about: dict) -> bool:
     """Return whether the features of `about` are there to their end; damaged ones are removed."""
     note = place.with_suffix(".json")
-    if not note.exists():
-        return False
-    try:
+    with suppress(InputError, OSError, ValueError):  # the last of an empty file
         if read_json(note) == {**about, "checksum": file_checksum(place)}:
             return True
-    except (InputError, OSError, ValueError):  # the last of an empty file
-        pass
-    logger.warning(
-        "The word features in %s are damaged, or of other words or another model. They are "
-        "made anew",
-        place,
-    )
-    place.unlink(missing_ok=True)
-    note.unlink()
+    if note.exists():
+        logger.warning(
+            f"The word features in {place} are damaged, or of other words or another model. They "
+            "are made anew"
+        )
+        place.unlink(missing_ok=True)
+        note.unlink()
     return False
 
 

@@ -43,25 +43,7 @@ def grouping(negatives: int, groups: int) -> Tensor:
     return order.view(groups, -1)  # [G, M // G]
 
 
-def _share_of_classes(logits: Tensor, negatives: Tensor, groups: float, t: float) -> Tensor:
-    """Return the mean over groups of the softmax mass on the classes beside a group's negatives:
-    [B, C], [B, M] -> [B]. As a sigmoid of log-sums it cannot overflow."""
-    check_temperature(t)
-    logits, negatives = (x.to(compute_dtype(x)) for x in (logits, negatives))
-    members = grouping(int(negatives.shape[-1]), int(groups)).to(negatives.device)
-    # index_select: on a CPU six times as fast as an index.
-    grouped = negatives.index_select(1, members.flatten())
-    grouped = grouped.view(-1, *members.shape)  # [B, G, M // G]
-    outside = (grouped / t).logsumexp(dim=-1)  # [B, G]
-    return torch.sigmoid((logits / t).logsumexp(dim=-1, keepdim=True) - outside).mean(dim=-1)
-
-
-@score(
-    "NegLabel",
-    title="negative labels",
-    paper="Jiang et al., Negative label guided OOD detection with pretrained vision-language "
-    "models, ICLR 2024",
-)
+@score("NegLabel")
 def neg_label(
     neglabel_logits: Tensor,
     neglabel_negatives_logits: Tensor,
@@ -70,19 +52,25 @@ def neg_label(
     negatives_temperature: float = 1.0,
 ) -> Tensor:
     """Return `mean_g sum_c e^{l_c/T} / (sum_c e^{l_c/T} + sum_{k in g} e^{n_k/T})`:
-    [B, C], [B, M] -> [B], in [0, 1]."""
-    return _share_of_classes(
-        neglabel_logits, neglabel_negatives_logits, groups, negatives_temperature
+    [B, C], [B, M] -> [B], in [0, 1]. As a sigmoid of log-sums it cannot overflow.
+
+    Jiang et al., Negative label guided OOD detection with pretrained vision-language models, ICLR
+    2024.
+    """
+    t = negatives_temperature
+    check_temperature(t)
+    logits, negatives = (
+        x.to(compute_dtype(x)) for x in (neglabel_logits, neglabel_negatives_logits)
     )
+    members = grouping(int(negatives.shape[-1]), int(groups)).to(negatives.device)
+    # index_select: on a CPU six times as fast as an index.
+    grouped = negatives.index_select(1, members.flatten())
+    grouped = grouped.view(-1, *members.shape)  # [B, G, M // G]
+    outside = (grouped / t).logsumexp(dim=-1)  # [B, G]
+    return torch.sigmoid((logits / t).logsumexp(dim=-1, keepdim=True) - outside).mean(dim=-1)
 
 
-@score(
-    "CSP",
-    title="conjugated semantic pool",
-    paper="Chen et al., Conjugated semantic pool improves OOD detection with pre-trained "
-    "vision-language models, NeurIPS 2024",
-    usual=False,  # six times as many prompts as NegLabel's
-)
+@score("CSP", usual=False)  # six times as many prompts as NegLabel's
 def csp(
     csp_logits: Tensor,
     csp_negatives_logits: Tensor,
@@ -90,16 +78,17 @@ def csp(
     groups: float = GROUPS,
     negatives_temperature: float = 1.0,
 ) -> Tensor:
-    """Return NegLabel's score with CSP's class texts and negatives: [B, C], [B, M] -> [B]."""
-    return _share_of_classes(csp_logits, csp_negatives_logits, groups, negatives_temperature)
+    """Return NegLabel's score with CSP's class texts and negatives: [B, C], [B, M] -> [B].
+
+    Chen et al., Conjugated semantic pool improves OOD detection with pre-trained vision-language
+    models, NeurIPS 2024.
+    """
+    return neg_label(
+        csp_logits, csp_negatives_logits, groups=groups, negatives_temperature=negatives_temperature
+    )
 
 
-@score(
-    "EOE",
-    title="envisioning outlier exposure",
-    paper="Cao et al., Envisioning outlier exposure by large language models for "
-    "out-of-distribution detection, ICML 2024",
-)
+@score("EOE")
 def eoe(
     eoe_cosines: Tensor,
     eoe_outliers_cosines: Tensor,
@@ -108,7 +97,11 @@ def eoe(
     outlier_weight: float = 0.25,
 ) -> Tensor:
     """Return `max_c p_c - w max_k p_k`, `p` the softmax of `cosines / T` over the C classes and
-    the L outlier names: [B, C], [B, L] -> [B]."""
+    the L outlier names: [B, C], [B, L] -> [B].
+
+    Cao et al., Envisioning outlier exposure by large language models for out-of-distribution
+    detection, ICML 2024.
+    """
     both = torch.cat([eoe_cosines, eoe_outliers_cosines], dim=-1)  # [B, C + L]
     gap, _ = gap_to_peak(both, outlier_temperature)
     p = gap.softmax(dim=-1)
@@ -116,16 +109,13 @@ def eoe(
     return inside.amax(dim=-1) - outlier_weight * outside.amax(dim=-1)
 
 
-@score(
-    "ZOC",
-    title="zero-shot OOD detection by captions",
-    paper="Esmaeilpour et al., Zero-shot out-of-distribution detection based on the pre-trained "
-    "model CLIP, AAAI 2022",
-)
+@score("ZOC")
 def zoc(logits: Tensor, candidate_lse: Tensor) -> Tensor:
     """Return `log sum_c e^{l_c} - log sum_{k in U} e^{l_k}`, the log-odds of the share of the
     softmax over classes and an image's candidates U that the classes have: [B, C], [B] -> [B].
 
-    Differs from upstream: there that share, which is 0 in float32 for many images."""
+    Esmaeilpour et al., Zero-shot out-of-distribution detection based on the pre-trained model CLIP,
+    AAAI 2022. Differs from upstream: there that share, which is 0 in float32 for many images.
+    """
     logits, candidate_lse = (x.to(compute_dtype(x)) for x in (logits, candidate_lse))
     return logits.logsumexp(dim=-1) - candidate_lse

@@ -31,11 +31,8 @@ FAULTS = {  # kind -> what is said of the files
 
 
 def file_problems(images: ImageSet, full: bool, skip: bool) -> list[Problem]:
-    """Look at a sample of the files, or all: empty, unreadable, links that lead nowhere.
-
-    Args:
-        skip: the run leaves unreadable images out (DATALOADER.BAD_IMAGES).
-    """
+    """Look at a sample of the files, or all: empty, unreadable, links that lead nowhere. With
+    `skip` the run leaves such images out."""
     bad, good = defaultdict(list), []
     names = images.images
     for path in map(images.path, names if full else _sample(names, STATTED)):

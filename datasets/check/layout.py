@@ -15,9 +15,10 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import check_availability
 from dassl.utils.errors import InputError
 from datasets.caption_shards import find_shards
-from datasets.captions import check_source, pairs_path
+from datasets.captions import SOURCES, pairs_path
 from datasets.check.listing import ImageSet
 from datasets.check.report import Problem, numbered
 from datasets.classfolders import ClassFolders, data_root, require_root
@@ -62,13 +63,7 @@ class Layout:
 
 
 def require_data(cfg: CfgNode, needs: Needs) -> None:
-    """Raise an InputError that names all at once what keeps a run from its data.
-
-    Reads folders, writes nothing.
-
-    Args:
-        needs: what the run reads.
-    """
+    """Raise an InputError that names all at once what keeps a run from the data it `needs`."""
     problems = check_layout(cfg, needs).problems
     if problems:
         run = "training" if needs & (Needs.TRAIN | Needs.PAIRS) else "evaluation"
@@ -102,11 +97,6 @@ def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
     return layout
 
 
-def row_name(split: str) -> str:
-    """Return what the table calls a split of the ID set."""
-    return f"ID {split}"
-
-
 def _check_id_set(layout: Layout) -> None:
     """Ask the ID set's loader, step by step, so that all faults are found, not the first.
 
@@ -127,7 +117,7 @@ def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
         splits = kind.find_splits(kind.locate(cfg))
         deciding = kind.deciding_splits(cfg, splits)
         rows = {
-            path: (row_name(name), BOTH if path in deciding else Needs.TRAIN)
+            path: (f"ID {name}", BOTH if path in deciding else Needs.TRAIN)
             for name, path in splits.items()
         }
         for path, row in rows.items():
@@ -141,7 +131,7 @@ def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
                         kind.require_classes(path, classes, found[path])
         if "train" not in splits:
             train = next(iter(splits.values())).with_name("train")
-            with refusing(row_name("train"), Needs.TRAIN):
+            with refusing("ID train", Needs.TRAIN):
                 text = f"There is no {absolute(train)}: nothing can be trained on this set."
                 raise DataError(text, "missing")
         # The training set last: it is the largest.
@@ -152,7 +142,7 @@ def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
             expected = {"IMAGES": kind.expected_images(name, len(classes or own)) or 0}
             # Alone it is tested on, too. A flat split has no classes: listed as it lies.
             stops = BOTH if len(splits) == 1 else stops
-            layout.sets.append(ImageSet(row_name(name), path, stops, own or None, expected))
+            layout.sets.append(ImageSet(f"ID {name}", path, stops, own or None, expected))
 
 
 def _check_lists(layout: Layout, kind: type[ImageList]) -> None:
@@ -160,13 +150,13 @@ def _check_lists(layout: Layout, kind: type[ImageList]) -> None:
     refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
     with refusing("ID", BOTH):
         folder, lists = kind.folders(cfg)[1], kind.read(cfg)[2]
-        with refusing(row_name("train"), Needs.TRAIN):
+        with refusing("ID train", Needs.TRAIN):
             lists |= kind.read(cfg, ["train"])[2]
     for split, items in lists.items():
         stops = Needs.TRAIN if split == "train" else Needs.TEST
         expected = cfg.OOD.ID if split == "test" else {}
         file = kind.list_file(cfg, split)
-        layout.sets.append(ImageSet(row_name(split), folder, stops, None, expected, file, items))
+        layout.sets.append(ImageSet(f"ID {split}", folder, stops, None, expected, file, items))
 
 
 def _check_ood_sets(layout: Layout) -> None:
@@ -191,7 +181,7 @@ def _check_ood_sets(layout: Layout) -> None:
 def _check_pairs(layout: Layout) -> None:
     """Look whether the shards or the table of the pairs are there."""
     cfg, pairs = layout.cfg, layout.cfg.DATASET.PAIRS
-    check_source(cfg)
+    check_availability(pairs.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     if pairs.SOURCE == "classnames":
         return
     # The YAML's address is of the YAML's pairs, not of others named by PATH.

@@ -30,7 +30,7 @@ def test_all_1000_classes(tree, build, caplog):
     tree(images("val", imagenet_wnids()))
     dataset = build()
     assert dataset.classnames == imagenet_classnames()
-    assert dataset.class_folders == imagenet_wnids()
+    assert dataset.class_folders == list(imagenet_wnids())
     assert [item.label for item in dataset.test] == list(range(1000))
     assert dataset.val is None  # it is the test set
     assert f"/val/{TENCH}/" in dataset.test[0].impath

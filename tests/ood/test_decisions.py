@@ -52,13 +52,13 @@ def test_one_class_leaves_one_decision(caplog):
 
 def test_a_model_without_a_no_branch_decides_nothing():
     assert decide({"logits": torch.zeros(2, 3)}) == {}
-    assert decision_rates({}, {"far": {}}) == {}
+    assert decision_rates({}, {"far": {}}, {"average": ["far"]}) == {}
 
 
 def test_rates():
     inside = {"CTW": np.array([False, False, False, True])}
     outside = {"near": {"CTW": np.array([True, False])}, "far": {"CTW": np.array([True, True])}}
-    rates = decision_rates(inside, outside)
+    rates = decision_rates(inside, outside, {"average": ["near", "far"]})
     assert rates == {
         "CTW": {
             "id_acceptance": 0.75,

@@ -15,7 +15,7 @@ from dassl.data.datasets import Datum
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.data.workers import end_with_parent
 from ood import evaluation
-from ood.decisions import DECISIONS
+from ood.decisions import decide
 from ood.evaluation import Batch, BatchScores, score_batch, score_sets
 from ood.scoring import compute_scores, get_scores
 from run.settings import default_cfg
@@ -117,6 +117,7 @@ def test_a_model_that_can_decide_always_does(model, monkeypatch):
     classes["no"] = classes["text"].flip(0)
     found = score_batch(model, Batch(features, None), classes, get_scores(["MCM"]), {})
     logits, denied = (model.scale * features @ classes[key].T for key in ("text", "no"))
-    assert found.rejected.keys() == DECISIONS.keys()
-    for name, decide in DECISIONS.items():
-        assert torch.equal(found.rejected[name], decide(logits, denied))
+    expected = decide({"logits": logits, "no_logits": denied})
+    assert found.rejected.keys() == expected.keys()
+    for name, rejected in expected.items():
+        assert torch.equal(found.rejected[name], rejected)

@@ -43,7 +43,8 @@ def write_run(
         parts.append(SetScores(name, images, values, labels, predictions, rejected))
     inside, *outside = parts
     figures = evaluate_sets(inside.scores, {part.name: part.scores for part in outside})
-    rates = decision_rates(inside.rejected, {part.name: part.rejected for part in outside})
+    out = {part.name: part.rejected for part in outside}
+    rates = decision_rates(inside.rejected, out, {"average": list(out)})
     comparable = {
         "trainer": trainer,
         "training": None if trainer == "ZeroshotCLIP" else {"shots": 16},
