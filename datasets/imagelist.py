@@ -56,7 +56,8 @@ class ImageList(DatasetBase):
             logger.warning("%s", fault)
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
         own = [names[label] for label in part]
-        report_classnames(type(self).__name__, own, cfg.DATASET.SPLIT_FILE)
+        source = cfg.DATASET.CLASSNAMES_FILE or cfg.DATASET.SPLIT_FILE
+        report_classnames(type(self).__name__, own, source)
         shots, seed = cfg.DATASET.NUM_SHOTS, cfg.SEED
 
         def kept(items: list[Datum]) -> list[Datum]:

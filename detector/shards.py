@@ -113,6 +113,8 @@ def score_on_ray(
         InputError: no Ray, no cluster at `address`, or Ray gave up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by the import
+    if address:  # 20 times 41 s, where something else than Ray listens
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     ray, data = require("ray", "--engine ray"), require("ray.data", "--engine ray")
     _join(ray, address)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

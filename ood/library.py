@@ -33,6 +33,7 @@ LACKING = {
     "StructuredDetector": "the features of several layers",
     "Detector": "passes of the images themselves",
 }
+COUNTS = {"d", "M"}  # whole numbers without a default
 GIVEN = {"model", "encoder", "w", "b", "head", "text_embeddings", "d", "p"}  # see `_arguments`
 
 
@@ -72,6 +73,9 @@ class LibraryScore(Score):
                 if self.kind.__name__ == "KNN":
                     seen = [x.cpu() for x in seen]  # scikit-learn's
                 getattr(detector, f"fit_{self.needs[0]}")(*seen)
+            for key, value in self.chosen.items():  # ViM takes another d than one too large
+                if (used := getattr(detector, key, value)) != value:
+                    raise ValueError(f"{key}={value:g} does not fit these features, it took {used}")
             predict = getattr(detector, f"predict_{self.needs[0]}")
             predict(read(text[:1]))  # some hyper-parameters are refused here
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -120,10 +124,12 @@ def library_score(name: str) -> LibraryScore:
     chosen = {}
     for key, _, value in (pair.partition("=") for pair in pairs):
         check_availability(key, hyperparameters(kind), f"hyper-parameter of {wanted}")
+        whole = key in COUNTS or isinstance(hyperparameters(kind)[key], int)
         try:
-            chosen[key] = int(value) if value.isdecimal() else float(value)
+            chosen[key] = int(value) if whole or value.isdecimal() else float(value)
         except ValueError as error:
-            raise InputError(f"{name}: {key} must be a number, not {value!r}") from error
+            kind_of = "a whole number" if whole else "a number"
+            raise InputError(f"{name}: {key} must be {kind_of}, not {value!r}") from error
     needs = tuple(INPUTS[base] for base in _bases(kind) if base in INPUTS)
     return LibraryScore(name, needs, _unfitted, {}, usual=False, kind=kind, chosen=chosen)
 

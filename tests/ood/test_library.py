@@ -164,7 +164,9 @@ def test_results_name_hyper_parameters_and_images(theirs):
         ("MCD", "needs passes of the images"),
         ("WeightedEBO", "needs weights of its own training"),
         ("KNN:l=3", "Unknown hyper-parameter of KNN 'l'. Known: k, normalize"),
-        ("KNN:k=three", "k must be a number, not 'three'"),
+        ("KNN:k=three", "k must be a whole number, not 'three'"),
+        ("ViM:d=64.5", "d must be a whole number, not '64.5'"),
+        ("DICE:p=half", "p must be a number, not 'half'"),
     ],
 )
 def test_what_cannot_be_a_score_is_refused_by_name(name, words, theirs):
@@ -177,6 +179,7 @@ def test_what_cannot_be_a_score_is_refused_by_name(name, words, theirs):
     [
         ("KNN:k=101", "pytorch-ood:KNN:k=101 on 100 training images: k=101 exceeds"),
         ("KNN:k=0", "on 100 training images: .*Its hyper-parameters .k, normalize. are set as in"),
+        ("ViM:d=1000", "d=1000 does not fit these features, it took"),
         ("DICE:p=70", "p must be a fraction"),
     ],
 )
