@@ -30,7 +30,8 @@ class StepSchedule(ClipTrainer):
 
     @property
     def warmup_steps(self) -> int:
-        return self.settings.get("WARMUP_STEPS", 0)
+        own = self.settings
+        return own.WARMUP_STEPS if "WARMUP_STEPS" in own else 0
 
     def learning_rate(self, step: int) -> float:
         """Return the share of LR of a step: linear warm-up, then a cosine to 0."""
