@@ -73,9 +73,7 @@ class LibraryScore(Score):
                 if self.kind.__name__ == "KNN":
                     seen = [x.cpu() for x in seen]  # scikit-learn's
                 getattr(detector, f"fit_{self.needs[0]}")(*seen)
-            for key, value in self.chosen.items():  # ViM takes another d than one too large
-                if (used := getattr(detector, key, value)) != value:
-                    raise ValueError(f"{key}={value:g} does not fit these features, it took {used}")
+            self._check_chosen(detector)
             predict = getattr(detector, f"predict_{self.needs[0]}")
             predict(read(text[:1]))  # some hyper-parameters are refused here
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -94,6 +92,12 @@ class LibraryScore(Score):
 
         facts |= {"fitted_images": count} if self.kind.requires_fit else {}
         return replace(self, function=score, facts=facts | {"version": version("pytorch-ood")})
+
+    def _check_chosen(self, detector: Any) -> None:
+        """Raise ValueError if the fit took another hyper-parameter: ViM's d, if it is too large."""
+        for key, value in self.chosen.items():
+            if (used := getattr(detector, key, value)) != value:
+                raise ValueError(f"{key}={value:g} does not fit these features, it took {used}")
 
     def _arguments(self, text: Tensor, scale: Tensor) -> dict[str, Any]:
         """Return what the detector is made with: what it has no default for, and `chosen`."""
