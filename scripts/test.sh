@@ -4,8 +4,8 @@
 #   bash scripts/test.sh --fast       nor those marked slow: about 2 minutes
 #   bash scripts/test.sh --lowest     all, in .venv-lowest: the lowest version of each requirement
 #   bash scripts/test.sh -m gpu       those that need a GPU
-# Other arguments are pytest's. A file's tests stay in one process; there is one more process than
-# cores, as some wait for others, and each computes on one thread.
+# Other arguments are pytest's. A file's tests stay in one process, one process a core; each
+# computes on one thread.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
@@ -25,5 +25,4 @@ require "${files[@]}"
 export OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: each module is compiled once
 if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
-workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
-exec "$PYTHON" -m pytest -n $workers --dist loadfile --no-loadscope-reorder -m "$marks" "$@"
+exec "$PYTHON" -m pytest -n auto --dist loadfile -m "$marks" "$@"

@@ -96,13 +96,6 @@ def device(request) -> str:
     return request.param
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests: no process is to be left with one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
@@ -110,13 +103,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """An entry point run in this process leaves no handlers to the next test."""
-    root, level = logging.getLogger(), logging.getLogger().level
+    """An entry point run in this process, by a test or a fixture, leaves the next one nothing."""
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
     yield
     for handler in [h for h in root.handlers if (h.get_name() or "").startswith("dassl-")]:
         root.removeHandler(handler)
         handler.close()
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
