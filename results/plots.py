@@ -94,7 +94,8 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     figure = Figure(figsize=(5.2, 5.0), dpi=DPI)
     margins = _margins(figure, left=0.65, right=0.15, bottom=0.6, top=0.45)
     axes = figure.subplots(gridspec_kw=margins)
-    axes.set_prop_cycle(color=4 * SET_COLOURS, linestyle=7 * ("-", "--", "-.", ":"))  # 28
+    # 7 colours and 4 styles, 28 lines before both come again; a cycle's lists are as long.
+    axes.set_prop_cycle(color=4 * SET_COLOURS, linestyle=7 * ("-", "--", "-.", ":"))
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
     for label, (inside, outside) in curves.items():

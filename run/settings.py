@@ -183,7 +183,7 @@ def check_values(cfg: CfgNode) -> None:
     if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
         raise InputError(
             f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: it keeps the features of a frozen image "
-            f"tower, and steps of {cfg.TRAINER.NAME} read the images themselves; leave it 0"
+            f"tower, and steps of {cfg.TRAINER.NAME} read the images themselves; set it to 0"
         )
     build_preprocess(cfg, normalize=True)  # refuses what no image could be prepared by
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests, on the CPU, in about a quarter of an hour; sets up .venv if something is missing.
+# Run the tests, on the CPU, in about ten minutes; sets up .venv if something is missing.
 #   bash scripts/test.sh              all but those marked gpu
 #   bash scripts/test.sh --fast       nor those marked slow: about 2 minutes
 #   bash scripts/test.sh --lowest     all, in .venv-lowest: the lowest version of each requirement

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import socket
 import sys
 import tarfile
 from pathlib import Path
@@ -285,7 +287,27 @@ def test_a_library_that_is_not_installed(call, monkeypatch, missing):
     assert "pip install -r requirements-scale.txt" in call("--engine", "ray")
 
 
-def test_a_cluster_that_cannot_be_reached(call, tmp_path):
-    pytest.importorskip("ray")
+RETRIES = "RAY_NUM_REDIS_GET_RETRIES"
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Ray; what is set for it in the environment is not left to a Ray of this machine alone."""
+    monkeypatch.setenv(RETRIES, "1")
+    monkeypatch.delenv(RETRIES)
+    return pytest.importorskip("ray")
+
+
+def test_a_cluster_that_cannot_be_reached(call, ray):
     said = call("--engine", "ray", "--address", "127.0.0.1:1")
     assert "--address 127.0.0.1:1: no Ray cluster can be reached there" in said
+
+
+def test_a_port_of_something_else_is_tried_once(call, ray, monkeypatch):
+    def refuse(address, **_):
+        raise ConnectionError(f"no cluster, tried {os.environ[RETRIES]} time")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        said = call("--engine", "ray", "--address", f"127.0.0.1:{other.getsockname()[1]}")
+    assert "no Ray cluster can be reached there (no cluster, tried 1 time)" in said

@@ -54,7 +54,7 @@ def check_views(trainer: PromptTrainer) -> None:
     elif not isinstance(loader, TrainLoader) or type(loader.dataset) is not DatasetWrapper:
         reason = "this data set is not a fixed list of images"
     if reason:
-        raise InputError(f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: {reason}, or leave it 0")
+        raise InputError(f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: {reason}, or set it to 0")
 
 
 class KeptViews:
