@@ -71,6 +71,8 @@ class Bench:
         self.images = torch.randn(batch, 3, 224, 224).to(self.device)
         self.labels = torch.randint(classes, (batch,)).to(self.device)
         self.clip.to(self.device)
+        if self.precision.autocast:  # as trainers hold it
+            self.clip.store_for_autocast(self.precision.autocast)
         self.trainers: dict[str, PromptTrainer] = {}
         locoop = self.trainer("LoCoOp")
         self.model, self.learner, self.k = locoop.model, locoop.learner, locoop.top_k
@@ -83,7 +85,9 @@ class Bench:
         if name not in self.trainers:
             kind = TRAINER_REGISTRY.get(name)
             trainer, own = kind.__new__(kind), kind.CONFIG
-            trainer.cfg = CfgNode({"TRAINER": {kind.CONFIG_KEY: own}})
+            trainer.cfg = CfgNode(
+                {"TRAINER": {kind.CONFIG_KEY: own}, "TRAIN": {"CUDA_GRAPH": True}}
+            )
             trainer.device, trainer.precision = self.device, self.precision
             trainer.num_classes = len(self.names)
             seeded = torch.Generator().manual_seed(0)
@@ -96,8 +100,7 @@ class Bench:
 
     def step(self, kind: str) -> float:
         """Take one step and return the loss it started from; waits for the device."""
-        with self.precision.context(self.device):
-            loss = self.loss(kind)
+        loss = self.loss(kind)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -105,16 +108,16 @@ class Bench:
         return loss.item()
 
     def loss(self, kind: str) -> Tensor:
-        if kind == "plain":
-            return plain.locoop_loss(
-                self.clip, self.learner, self.images, self.labels, self.k, LAMBDA
-            )
-        if kind == "GalLoP":
+        if kind not in ("plain", "GalLoP"):
+            batch = self.views if kind.startswith("kept ") else self.batch
+            return self.trainer(kind.removeprefix("kept ")).summary(batch)["loss"]
+        with self.precision.context(self.device):
+            if kind == "plain":
+                return plain.locoop_loss(
+                    self.clip, self.learner, self.images, self.labels, self.k, LAMBDA
+                )
             kept = torch.zeros(len(self.images), 1, dtype=torch.int64, device=self.device)
             return gallop_losses(self.sets, self.images, self.labels, kept)[1]["loss"]
-        trainer = self.trainer(kind.removeprefix("kept "))
-        batch = self.views if kind.startswith("kept ") else self.batch
-        return trainer.loss(*trainer.parse_batch_train(batch))[1]["loss"]
 
     @property
     def batch(self) -> dict[str, Tensor]:

@@ -95,11 +95,10 @@ def compare(report: Report, part: str, found: dict, expected: dict, precision: s
 def fast_values(bench: Bench) -> dict[str, Tensor]:
     """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
     bench.learner.ctx.grad = None
-    with bench.precision.context(bench.device):
-        loss = bench.loss("LoCoOp")
-        with torch.no_grad():
-            features, regions = bench.model.image_features(bench.images, local=True)
-            text = bench.model.text_features()
+    loss = bench.loss("LoCoOp")
+    with bench.precision.context(bench.device), torch.no_grad():
+        features, regions = bench.model.image_features(bench.images, local=True)
+        text = bench.model.text_features()
     (GRADIENT_SCALE * loss).backward()
     gradient = bench.learner.ctx.grad / GRADIENT_SCALE
     return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))

@@ -25,4 +25,5 @@ require "${files[@]}"
 export OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: each module is compiled once
 if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
-exec "$PYTHON" -m pytest -n auto --dist loadfile -m "$marks" "$@"
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1  # whatever plugins this Python has
+exec "$PYTHON" -m pytest -p xdist -p hypothesispytest -n auto --dist loadfile -m "$marks" "$@"

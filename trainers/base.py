@@ -150,17 +150,22 @@ class ClipTrainer(TrainerX):
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """Take one step: the same code with and without mixed precision."""
-        inputs = self.parse_batch_train(batch)
-        with self.autocast():
-            cosines, summary = self.loss(*inputs)
+        summary = self.summary(batch)
         self.model_zero_grad()
         self.scaler.scale(summary["loss"]).backward()
-        if cosines is not None:
-            summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, inputs[-1])[0])
         numbers = self.take_step(summary)
         if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return numbers
+
+    def summary(self, batch: dict) -> dict[str, Tensor]:
+        """Return the named parts of a batch's loss, and its accuracy "acc" where there is one."""
+        inputs = self.parse_batch_train(batch)
+        with self.autocast():
+            cosines, summary = self.loss(*inputs)
+        if cosines is not None:
+            summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, inputs[-1])[0])
+        return summary
 
     def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
         """Step every optimiser on the gradients of the scaled "loss"; return the numbers.

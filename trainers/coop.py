@@ -27,6 +27,7 @@ class CoOp(PromptTrainer):
     """Learn context vectors (Zhou et al., Learning to Prompt for Vision-Language Models, 2022)."""
 
     CONFIG_KEY = "COOP"
+    GRAPHED = True
     CONFIG = CfgNode(PROMPT_CONFIG)
 
     def loss(

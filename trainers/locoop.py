@@ -38,6 +38,7 @@ class LoCoOp(PromptTrainer):
         }
     )
     LOCAL = True
+    GRAPHED = True
     SCORE = "GL-MCM"
     FLAGS: ClassVar = {"lambda_value": "LAMBDA", "topk": "TOPK"}
     WEIGHTS = ("LAMBDA",)

@@ -155,6 +155,8 @@ TRAIN = {
     "CHECKPOINT_FREQ": 1,
     # Batches between progress lines
     "PRINT_FREQ": 10,
+    # Ours: a GPU is given the steps of prompt learners as one graph; False: kernel by kernel
+    "CUDA_GRAPH": True,
 }
 
 TEST = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -140,9 +141,12 @@ class TrainerBase(Models):
 
     def update_lr(self, names: Names = None) -> None:
         """Step the learning-rate schedulers: once an epoch."""
-        for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+        with warnings.catch_warnings():
+            # A gradient scaler leaves out steps that overflow, often the very first.
+            warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
+            for name in self.get_model_names(names):
+                if self._scheds[name] is not None:
+                    self._scheds[name].step()
 
     # A step
 

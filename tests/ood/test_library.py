@@ -141,7 +141,8 @@ def test_a_gpu_gives_the_same(name, theirs):
     train = World.train.cuda(), World.labels.cuda()
     score = score.fitted(World.text.cuda(), SCALE.cuda(), train)
     given = {need: x.cuda() for need, x in inputs(World.inside).items()}
-    found = compute_scores([score], given)[score.name]
+    with torch.inference_mode():
+        found = compute_scores([score], given)[score.name]
     assert found.is_cuda and found.cpu().numpy() == pytest.approx(values(name), rel=1e-2, abs=1e-3)
 
 

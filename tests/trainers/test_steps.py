@@ -29,6 +29,7 @@ from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
 LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR", "ZOC")
+GRAPHED = [n for n in LEARNING if getattr(TRAINER_REGISTRY.get(n), "GRAPHED", False)]
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +244,6 @@ def learned(trainer):
     return [p.detach().clone() for model in trainer._models.values() for p in model.parameters()]
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # CLIPN's, each step
 @pytest.mark.parametrize("name", LEARNING)
 def test_an_overflow_skips_the_step(make, half_on_the_cpu, name):
     trainer = make(name, f"TRAINER.{TRAINER_REGISTRY.get(name).CONFIG_KEY}.PREC", "amp")
@@ -374,3 +374,32 @@ def test_a_run_that_is_over_is_pointed_at(make, tmp_path):
     again.cfg.RESUME = str(tmp_path / "over")
     with pytest.raises(InputError, match=r"Nothing is left to train: .*over has trained 2 epochs"):
         again.train()
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_first_loss_on_a_gpu_is_the_cpus(make, name):
+    losses = []
+    for cuda in (True, False):
+        trainer = make(name, "USE_CUDA", cuda, folder=f"{cuda}")
+        trainer.begin_epoch()
+        trainer.batch_idx, batch = 0, next(iter(trainer.train_batches()))
+        losses.append(trainer.forward_backward(batch)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
+@pytest.mark.parametrize("name", GRAPHED)
+def test_recorded_steps_are_the_steps_to_the_last_bit(make, name, precision):
+    node, contexts = TRAINER_REGISTRY.get(name).CONFIG_KEY, []
+    settings = [f"TRAINER.{node}.PREC", precision, "TEST.NO_TEST", True, "TRAIN.CUDA_GRAPH"]
+    for recorded in (True, False):
+        trainer = make(name, *settings, recorded, folder=f"{recorded}")
+        trainer.train()
+        assert (trainer.graph is not None and trainer.graph.recorded is not None) == recorded
+        contexts.append(trainer.learner.ctx)
+    assert torch.equal(*contexts)
