@@ -76,7 +76,7 @@ class Bench:
         self.trainers: dict[str, PromptTrainer] = {}
         locoop = self.trainer("LoCoOp")
         self.model, self.learner, self.k = locoop.model, locoop.learner, locoop.top_k
-        self.optimizer = torch.optim.SGD([self.learner.ctx], lr=0.002, momentum=0.9)
+        self.optimizer = locoop.optim
         scaled = self.precision.needs_scaler
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
@@ -95,6 +95,7 @@ class Bench:
             trainer.learner = PromptLearner(self.names, self.clip, **context).to(self.device)
             prompts = LearnedPrompts(self.clip, trainer.learner)
             trainer.model = trainer.build_prompted(self.clip, prompts)
+            trainer.optim = torch.optim.SGD(trainer.learner.parameters(), lr=0.002, momentum=0.9)
             self.trainers[name] = trainer
         return self.trainers[name]
 

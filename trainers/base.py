@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import InputError, set_random_seed, versions, write_json
 from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
+from trainers.graph import StepGraph
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class ClipTrainer(TrainerX):
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
         top_k: K of region maps; 0: the paper's ratio.
+        GRAPHED: every step is the same function of a batch's tensors and the learned parameters,
+            without draws or waits of its own: on a GPU it is recorded (`trainers.graph`).
         BY_STEP: the schedule is stepped after every batch, not once an epoch.
     """
 
@@ -51,6 +55,7 @@ class ClipTrainer(TrainerX):
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
     top_k: int = 0
+    GRAPHED: ClassVar[bool] = False
     BY_STEP: ClassVar[bool] = False
     _text: Tensor | None = None
     _loaded_from: str | None = None
@@ -160,6 +165,20 @@ class ClipTrainer(TrainerX):
 
     def summary(self, batch: dict) -> dict[str, Tensor]:
         """Return the named parts of a batch's loss, and its accuracy "acc" where there is one."""
+        return self._summary(batch) if self.graph is None else self.graph(batch)
+
+    @cached_property
+    def graph(self) -> StepGraph | None:
+        """Make the graph of the steps; None where each kernel is launched."""
+        alone = distributed.world_size() == 1  # a graph holds no collectives
+        if not (
+            self.GRAPHED and self.cfg.TRAIN.CUDA_GRAPH and alone and self.device.type == "cuda"
+        ):
+            return None
+        parameters = (p for group in self.optim.param_groups for p in group["params"])
+        return StepGraph(self._summary, parameters, self.device)
+
+    def _summary(self, batch: dict) -> dict[str, Tensor]:
         inputs = self.parse_batch_train(batch)
         with self.autocast():
             cosines, summary = self.loss(*inputs)

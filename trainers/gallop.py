@@ -49,6 +49,8 @@ class GalLoP(ContextTrainer):
         }
     )
     SCORE = "GL-MCM"
+    BATCH = ("img", "kept", "label")
+    GRAPHED = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         own = cfg.TRAINER.GALLOP
@@ -98,9 +100,14 @@ class GalLoP(ContextTrainer):
             )
         self.learn("prompt_learner", learner)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_backward(self, batch: dict) -> dict[str, float]:
+        return super().forward_backward(batch | {"kept": self.kept_prompts(len(batch["label"]))})
+
+    def loss(
+        self, images: Tensor, kept: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `ClipTrainer.loss`, of `gallop_losses`."""
-        return gallop_losses(self.model, images, labels, self.kept_prompts(len(images)))
+        return gallop_losses(self.model, images, labels, kept)
 
     def kept_prompts(self, count: int) -> Tensor:
         """Draw `[count, q]` global prompts with replacement: those that dropout keeps."""

@@ -50,8 +50,11 @@ class StepGraph:
         return self.recorded(*tensors.values(), *self.parameters)
 
     def _record(self, tensors: dict[str, Tensor]) -> None:
+        losses = []
+
         def step(*inputs: Tensor) -> dict[str, Tensor]:
             found = self.step(dict(zip(tensors, inputs)))  # noqa: B905 (parameters stand behind)
+            losses.append(found["loss"])
             return {name: x if name == "loss" else x.detach() for name, x in found.items()}
 
         # Clones: each batch is copied into the tensors that were recorded.
@@ -62,3 +65,6 @@ class StepGraph:
             raise
         except RuntimeError as error:
             logger.warning("Steps are not recorded as a CUDA graph, and slower for it: %s", error)
+        for loss in losses:
+            # Lets go of autograd's nodes, which would tie the parameters to the recording's stream.
+            loss.detach_()

@@ -18,9 +18,7 @@ from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import plain_names
-from dassl import distributed
 from dassl.utils import InputError, load_pretrained_weights
-from trainers.graph import StepGraph
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
 from trainers.words import ContextTrainer
@@ -34,8 +32,7 @@ class PromptTrainer(ContextTrainer):
     Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
     reads FoBoR's attention of the regions too, and define `loss` of normalised image features
     `[B, D]`, those of the regions `[B, N, D]` (without LOCAL None, or there all the same), and
-    labels `[B]`. Those whose loss is the same function in every step, without draws of its own,
-    declare `GRAPHED`: on a GPU their step is recorded (`trainers.graph`).
+    labels `[B]`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
@@ -44,7 +41,6 @@ class PromptTrainer(ContextTrainer):
 
     LOCAL: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False
-    GRAPHED: ClassVar[bool] = False
     COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     KEEPS_VIEWS = True
     BATCH = ("features", "regions", "label")  # of what `encode` returns
@@ -70,17 +66,6 @@ class PromptTrainer(ContextTrainer):
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
         """Return the model of the prompts, whose context is at its start."""
         return PromptedCLIP(clip, prompts)
-
-    @cached_property
-    def graph(self) -> StepGraph | None:
-        """Make the graph of the steps; None where they take their way kernel by kernel."""
-        alone = distributed.world_size() == 1  # a graph holds no collectives
-        if self.GRAPHED and self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda" and alone:
-            return StepGraph(super().summary, self.learner.parameters(), self.device)
-        return None
-
-    def summary(self, batch: dict) -> dict[str, Tensor]:
-        return super().summary(batch) if self.graph is None else self.graph(batch)
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:

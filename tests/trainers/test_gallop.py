@@ -85,7 +85,7 @@ def test_losses_and_gradients(case, chunk, golden, make):
     arrays, name = golden("gallop.npz"), case["id"]
     trainer = disturbed(make(case, **{"TRAINER.GALLOP.TEXT_CHUNK": chunk}), arrays, name)
     labels = torch.from_numpy(arrays[f"{name}/labels"])
-    _, summary = trainer.loss(pixels(arrays, name), labels)
+    _, summary = trainer.loss(pixels(arrays, name), trainer.kept_prompts(len(labels)), labels)
     for part, expected in case["losses"].items():
         assert summary[part].item() == pytest.approx(expected, rel=1e-5), part
     summary["loss"].backward()
