@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -60,7 +61,10 @@ class StepGraph:
         # Clones: each batch is copied into the tensors that were recorded.
         inputs = (*(value.clone() for value in tensors.values()), *self.parameters)
         try:
-            self.recorded = torch.cuda.make_graphed_callables(step, inputs)
+            with warnings.catch_warnings():
+                # Of PyTorch's own rehearsals, on a stream beside the steps'.
+                warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
+                self.recorded = torch.cuda.make_graphed_callables(step, inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
