@@ -157,6 +157,10 @@ def step(report: Report, args: argparse.Namespace, classes: int) -> None:
     report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * seconds:.0f} ms")
     report.add(name, "images a second", f"{args.batch / seconds:.1f}")
     report.add(name, "peak memory", f"{peak / common.GIB:.2f} GiB")
+    if gpu:  # a CPU would take minutes
+        taken = common.in_turns({name: lambda: bench.step("plain")}, 5)
+        seconds = common.seconds(taken, name)
+        report.add(name, "the plain implementation", f"{1000 * seconds:.0f} ms")
 
 
 def evaluation(report: Report, args: argparse.Namespace) -> None:
