@@ -46,6 +46,10 @@ class Starter:
         process.told = lambda: (said / "stderr").read_text(encoding="utf-8")
         return process
 
+    def run(self, entry: str, *arguments: object, folder: Path | str) -> str:
+        """Run one process to its end; return what it prints."""
+        return self.ranks(1, entry, *arguments, folder=folder)
+
     def ranks(self, count: int, entry: str, *arguments: object, folder: Path | str) -> str:
         """Run so many processes as torchrun does; return what rank 0 prints once all have ended."""
         with socket.socket() as free:

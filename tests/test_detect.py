@@ -36,7 +36,7 @@ RUN = "output/photos/LoCoOp/tiny_vit_ep2_2shots/nctx16_cscFalse_ctpend/seed1"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, clip_file):
+def place(tmp_path_factory, clip_file, forked):
     """Plain class folders, an OOD folder, and a run on them: no file was edited."""
     folder, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     for name in CLASSES:
@@ -61,9 +61,9 @@ def place(tmp_path_factory, clip_file):
     )
     assert "12 of its 60 images are held out" in done.stdout
     assert "K = 1 of 3 classes: preset" in done.stdout
-    done = script(folder, "eval.sh", "--model-dir", RUN, "--ood-data", "odd")
-    assert "Detector: ID at GL-MCM >= " in done.stdout and "too few to promise 95 %" in done.stdout
-    assert "Verdicts on any image: bash scripts/detect.sh --model-dir " in done.stdout
+    said = forked.run("eval_ood", "--model-dir", RUN, "--ood-data", "odd", folder=folder)
+    assert "Detector: ID at GL-MCM >= " in said and "too few to promise 95 %" in said
+    assert "Verdicts on any image: bash scripts/detect.sh --model-dir " in said
     return folder
 
 

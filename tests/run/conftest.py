@@ -10,7 +10,7 @@ import pytest
 import eval_ood
 from dassl.config.defaults import EVAL
 from run import command
-from tests.worlds import SEED1, flags, pets_world, script
+from tests.worlds import SEED1, flags, pets_world
 
 
 def pytest_collection_modifyitems(items):
@@ -26,10 +26,11 @@ def world(tmp_path_factory, clip_file):
 
 
 @pytest.fixture(scope="session")
-def trained(world):
-    """A LoCoOp run, trained by the real script, in another folder than the repository's."""
+def trained(world, forked):
+    """A LoCoOp run, trained in another folder than the repository's."""
     output = world / "output" / "LoCoOp" / SEED1
-    script(world, "train.sh", *flags(world), "--shots", "2", "--seed", "1", "--output-dir", output)
+    words = ["--shots", "2", "--seed", "1", "--output-dir", output]
+    forked.run("train", *flags(world), *words, folder=world)
     return output
 
 

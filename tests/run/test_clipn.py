@@ -10,21 +10,22 @@ import torch
 
 import eval_ood
 import train
-from tests.worlds import flags, images, script
+from tests.worlds import flags, images
 from trainers.clipn import CLIPN
 
 pytestmark = pytest.mark.slow  # trains
 
 
-def test_clipn_from_training_to_the_table(world, tmp_path):
-    """By the real scripts: two epochs, then CTW, ATD and the decisions beside the others."""
+def test_clipn_from_training_to_the_table(world, forked, tmp_path):
+    """Two epochs, then CTW, ATD and the decisions beside the others."""
     run = tmp_path / "clipn"
-    done = script(world, "train.sh", *flags(world, "CLIPN"), "--shots", "4", "--output-dir", run)
-    assert "epoch [2/2] batch [4/4]" in done.stdout and "bin_no" in done.stdout
-    assert "not the paper's setting" in done.stdout
+    words = ["--shots", "4", "--output-dir", run]
+    said = forked.run("train", *flags(world, "CLIPN"), *words, folder=world)
+    assert "epoch [2/2] batch [4/4]" in said and "bin_no" in said
+    assert "not the paper's setting" in said
     assert (run / "no_encoder/model.pth.tar-2").exists() and (run / "finished.json").exists()
-    done = script(world, "eval.sh", "--root", f"{world}/data", "--model-dir", run)
-    assert "Threshold-free decisions" in done.stdout and "OOD rejected" in done.stdout
+    said = forked.run("eval_ood", "--root", f"{world}/data", "--model-dir", run, folder=world)
+    assert "Threshold-free decisions" in said and "OOD rejected" in said
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert list(results["figures"]) == [
         "MCM",

@@ -49,26 +49,31 @@ def test_positional_scripts_name_their_arguments(world, name, count):
     assert done.returncode == 2 and "usage:" in done.stderr and "DATA DATASET CONFIG" in done.stderr
 
 
-def test_clipns_positional_scripts(world, trained, tmp_path):
+def test_clipns_positional_scripts(world, trained, echo, forked, tmp_path):
+    """What they hand on to Python trains and evaluates."""
+
+    def run(name, entry, *arguments):
+        first = [f"{world}/data", "imagefolder", "tiny"]
+        words = script(world, f"clipn/{name}.sh", *first, *arguments).stdout.splitlines()
+        forked.run(entry, *words[2:], folder=world)  # behind -P and the file
+
     for name in ("train", "eval"):
         done = script(world, f"clipn/{name}.sh", "data", check=False)
         assert done.returncode == 2 and "DATA DATASET CONFIG" in done.stderr
-    run = tmp_path / "run"
+    output = tmp_path / "run"
     pets = [
         "--dataset-config-file",
         f"{world}/pets.yaml",
         "--config-file",
         f"{world}/CLIPN/run.yaml",
         "--output-dir",
-        run,
+        output,
         "TRAINER.CLIPN.MICRO_BATCH",
         "3",
     ]
-    script(world, "clipn/train.sh", f"{world}/data", "imagefolder", "tiny", "handcrafted", 1, *pets)
-    script(
-        world, "clipn/eval.sh", f"{world}/data", "imagefolder", "tiny", "published", run, *pets[:2]
-    )
-    assert "ATD" in json.loads((run / "results.json").read_text(encoding="utf-8"))["figures"]
+    run("train", "train", "handcrafted", 1, *pets)
+    run("eval", "eval_ood", "published", output, *pets[:2])
+    assert "ATD" in json.loads((output / "results.json").read_text(encoding="utf-8"))["figures"]
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def context_and_losses(root, folder, seed, precision):
         "DATALOADER.TRAIN_X.BATCH_SIZE",
         "16",
         "OPTIM.MAX_EPOCH",
-        "4",
+        "2",
         "TEST.NO_TEST",
         "True",
         "OPTIM.WARMUP_EPOCH",
@@ -50,7 +50,7 @@ def context_and_losses(root, folder, seed, precision):
     train.train(config.build_cfg(parser.parse_args(arguments)))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [row["mean_loss"] for row in map(json.loads, lines) if "mean_loss" in row]
-    state = torch.load(folder / "prompt_learner/model.pth.tar-4", weights_only=True)
+    state = torch.load(folder / "prompt_learner/model.pth.tar-2", weights_only=True)
     return state["state_dict"]["ctx"], np.array(losses)
 
 
