@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,42 +19,33 @@ from clip.prompted import cosines
 from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
-from dassl.engine import TrainerX
-from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import InputError, set_random_seed, versions, write_json
 from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
-from trainers.graph import StepGraph
+from trainers.step import StepTrainer
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that decode and encode
 
 
-class ClipTrainer(TrainerX):
+class ClipTrainer(StepTrainer):
     """A Dassl trainer around a frozen CLIP.
 
     A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
     defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, and ends with
     `learn`; and `loss`.
 
-    Methods declare the facts of `TrainerBase`, and
-        BATCH: entries of a batch that a step reads, in the order of the arguments of `loss`.
+    Methods declare the facts of `TrainerBase` and `StepTrainer`, and
         MUST_MATCH: entries of a checkpoint's meta that must be the config's.
         WEIGHTS: settings of theirs that scale the loss, or a part of it.
         top_k: K of region maps; 0: the paper's ratio.
-        GRAPHED: every step is the same function of a batch's tensors and the learned parameters,
-            without draws or waits of its own: on a GPU it is recorded (`trainers.graph`).
-        BY_STEP: the schedule is stepped after every batch, not once an epoch.
     """
 
-    BATCH: ClassVar[tuple[str, ...]] = ("img", "label")
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
     WEIGHTS: ClassVar[tuple[str, ...]] = ()
     top_k: int = 0
-    GRAPHED: ClassVar[bool] = False
-    BY_STEP: ClassVar[bool] = False
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
@@ -142,74 +131,7 @@ class ClipTrainer(TrainerX):
             self._beside.dm.show_dataset_summary(self.cfg)
         return self._beside.dm
 
-    # A step
-
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
-
-        The arguments are what `parse_batch_train` returns, the labels `[B]` last; a method that
-        learns from no labels has no cosines. Under torchrun B is this rank's share; the losses are
-        those of the batch of all ranks.
-        """
-        raise NotImplementedError
-
-    def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Take one step: the same code with and without mixed precision."""
-        summary = self.summary(batch)
-        self.model_zero_grad()
-        self.scaler.scale(summary["loss"]).backward()
-        numbers = self.take_step(summary)
-        if self.BY_STEP or self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        return numbers
-
-    def summary(self, batch: dict) -> dict[str, Tensor]:
-        """Return the named parts of a batch's loss, and its accuracy "acc" where there is one."""
-        return self._summary(batch) if self.graph is None else self.graph(batch)
-
-    @cached_property
-    def graph(self) -> StepGraph | None:
-        """Make the graph of the steps; None where each kernel is launched."""
-        alone = distributed.world_size() == 1  # a graph holds no collectives
-        if not (
-            self.GRAPHED and self.cfg.TRAIN.CUDA_GRAPH and alone and self.device.type == "cuda"
-        ):
-            return None
-        parameters = (p for group in self.optim.param_groups for p in group["params"])
-        return StepGraph(self._summary, parameters, self.device)
-
-    def _summary(self, batch: dict) -> dict[str, Tensor]:
-        inputs = self.parse_batch_train(batch)
-        with self.autocast():
-            cosines, summary = self.loss(*inputs)
-        if cosines is not None:
-            summary["acc"] = distributed.mean_over_ranks(compute_accuracy(cosines, inputs[-1])[0])
-        return summary
-
-    def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
-        """Step every optimiser on the gradients of the scaled "loss"; return the numbers.
-
-        The host waits for the device once in a step, here: all numbers are read together, and a
-        loss that is not finite is refused before the weights are changed.
-        """
-        self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
-        values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
-        numbers = dict(zip(summary, values, strict=True))
-        if not math.isfinite(numbers["loss"]):
-            self.refuse_loss(numbers["loss"])
-        for optimizer in self._optims_of(None):
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        return numbers
-
-    def autocast(self) -> torch.autocast:
-        """Return the context of a forward pass in this run's precision."""
-        return self.precision.context(self.device)
-
-    def parse_batch_train(self, batch: dict) -> tuple[Tensor | None, ...]:
-        """Return the entries BATCH, on their way to the trainer's device; None of one it lacks."""
-        found = (batch.get(key) for key in self.BATCH)
-        return tuple(x if x is None else x.to(self.device, non_blocking=True) for x in found)
+    # What is told of a step
 
     def precision_in_use(self) -> str:
         return self.precision.name  # a CPU takes float32 for float16

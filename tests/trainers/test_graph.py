@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from trainers.graph import StepGraph
+from trainers.step import StepGraph
 
 CPU = torch.device("cpu")
 
