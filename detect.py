@@ -24,8 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 from dassl.engine import build_trainer
-from dassl.utils import progress_bar
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, progress_bar
+from dassl.utils.errors import require_installed
 from dassl.utils.files import file_name
 from datasets.classnames import read_names
 from datasets.folders import absolute, images_of, is_image
@@ -42,7 +42,7 @@ from ood.scoring import get_scores
 from ood.words import BUNDLED
 from run.command import run
 from run.config import build_cfg
-from run.demo import PORT, check_demo, serve
+from run.demo import PORT, serve
 from run.flags import make_parser
 from run.folder import held_out_record, read_config
 from run.negatives import add_words
@@ -58,7 +58,7 @@ def main() -> None:
     if args.export:
         check_export(detector.spec, args.export)  # before hours of calibration
     if args.demo:
-        check_demo()
+        require_installed("--demo", "demo", "gradio")
     if args.exif:
         detector = Detector(replace(detector.spec, exif=True), detector.model.clip)
     if args.calibrate:

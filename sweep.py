@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 import train
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import RunLog, atomic_write, setup_logger, write_json
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, RunLog, atomic_write, setup_logger, write_json
 from datasets.folders import counted
 from ood.scoring import get_scores
 from results import runs as evaluations

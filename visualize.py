@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 
 from dassl.data.datasets import DatasetBase
 from dassl.engine import build_trainer
-from dassl.utils import setup_logger
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, setup_logger
 from dassl.utils.figures import FORMATS
 from dassl.utils.files import file_name
 from dassl.utils.names import suggest

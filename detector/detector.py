@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from PIL import Image, ImageOps
@@ -26,8 +26,7 @@ from clip.loading import check_same_backbone
 from clip.prompted import DescribedCLIP
 from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
-from dassl.utils import BadImageError, read_image
-from dassl.utils.errors import InputError
+from dassl.utils import BadImageError, InputError, read_image
 from detector.calibration import TPR, Threshold, warn_if_one_sided
 from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
@@ -244,17 +243,10 @@ class Detector:
         original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
             raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
-        return RegionMap(
-            Path(image),
-            original,
-            spec.preprocess.box(*original.size),
-            self.label_ranks(original, label).numpy(),
-            spec.top_k,
-            len(spec.classnames),
-            spec.classnames[label] + (" (predicted)" if said else ""),
-            said,
-            shape,
-        )
+        shown = Path(image), original, spec.preprocess.box(*original.size)
+        ranks = self.label_ranks(original, label).numpy()
+        name = spec.classnames[label] + (" (predicted)" if said else "")
+        return RegionMap(*shown, ranks, spec.top_k, len(spec.classnames), name, said, shape)
 
     def save_regions(
         self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
@@ -286,10 +278,9 @@ class Detector:
         self, images: Sequence[Input], errors: Sequence[str], found: BatchScores | None
     ) -> Iterator[Verdict]:
         """Yield the verdicts on a batch that `score_images` scored, in its order."""
-        readable = [_name(x) for x, error in zip(images, errors, strict=True) if not error]
-        rows = iter(self._verdicts(readable, found) if found else [])
+        rows = iter(self._rows(found) if found else [])
         for image, error in zip(images, errors, strict=True):
-            yield Verdict(_name(image), error=error) if error else next(rows)
+            yield Verdict(_name(image), **({"error": error} if error else next(rows)))
 
     def _read(self, image: Input) -> Tensor | BadImageError:
         try:
@@ -308,12 +299,12 @@ class Detector:
             batch = Batch(features, regions, images)
             return score_batch(self.model, batch, self.model.features, scores, params)
 
-    def _verdicts(self, images: Sequence[str], found: BatchScores) -> list[Verdict]:
+    def _rows(self, found: BatchScores) -> list[dict[str, Any]]:
+        """Return what the verdicts on scored images say of them."""
         cosines, labels = (x.tolist() for x in found.cosines.max(dim=-1))
         scores = found.scores[self.spec.score].tolist()
         limit = self.threshold and self.threshold.value
         columns = {
-            "image": images,
             "label": labels,
             "classname": [self.spec.classnames[label] for label in labels],
             "probability": (self.model.scale * found.cosines).softmax(-1).amax(-1).tolist(),
@@ -323,7 +314,7 @@ class Detector:
             **{name.lower(): map(_say, x.tolist()) for name, x in found.rejected.items()},
         }
         rows = zip(*columns.values(), strict=True)
-        return [Verdict(**dict(zip(columns, row, strict=True)), threshold=limit) for row in rows]
+        return [dict(zip(columns, row, strict=True), threshold=limit) for row in rows]
 
 
 def _say(rejected: bool) -> str:

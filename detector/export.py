@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import warnings
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 import clip
 from clip.prompted import DescribedCLIP, PromptedCLIP
 from dassl.data.transforms import Preprocess
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, require_installed
 from dassl.utils.files import atomic_write, mkdir_if_missing, plain, write_json
 from detector.detector import Detector
 from detector.spec import FILE, TENSORS, DetectorSpec
@@ -54,10 +53,7 @@ class Graph(nn.Module):
 
 def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
     """Raise InputError where a detector cannot be exported, or not into `folder`."""
-    if not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
-        raise InputError(
-            "--export needs onnx and onnxruntime: python -m pip install -r requirements-export.txt"
-        )
+    require_installed("--export", "export", "onnx", "onnxruntime")
     hard = PromptedCLIP.FROM_IMAGES | {"candidate_lse"}
     able = [name for name in spec.parameters if hard.isdisjoint(SCORES[name].needs)]
     if spec.score not in able:

@@ -14,14 +14,12 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dassl.utils.errors import InputError, WriteError
-from dassl.utils.files import atomic_write
+from dassl.utils import InputError, WriteError, atomic_write
 from datasets.caption_shards import images_in
 from detector.detector import Detector
 from ood.scoring import get_scores, required_inputs
@@ -110,25 +108,27 @@ def score_on_ray(
         backbone: name or file of CLIP. address: of a running cluster, "" for this machine alone.
 
     Raises:
-        InputError: no Ray, no cluster at `address`, or Ray gave up.
+        InputError: no cluster at `address`, or Ray gave up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read by the import
     if address:  # 20 times 41 s, where something else than Ray listens
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-    ray, data = require("ray", "--engine ray"), require("ray.data", "--engine ray")
+    import ray
+    import ray.data
+
     _join(ray, address)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     found = ray.cluster_resources()
     kind = "GPU" if found.get("GPU") else "CPU"
     actors = max(1, min(len(tasks), int(found.get(kind, 1))))
     try:
         yield from (
-            data.from_items(list(tasks), override_num_blocks=len(tasks))  # each a task of its own
+            ray.data.from_items(list(tasks), override_num_blocks=len(tasks))  # one each
             .map(
                 ShardScorer,
                 fn_constructor_args=(str(folder), backbone),
-                compute=data.ActorPoolStrategy(size=actors),
+                compute=ray.data.ActorPoolStrategy(size=actors),
                 **{f"num_{kind.lower()}s": 1},
             )
             .iter_rows()
@@ -154,16 +154,6 @@ def _join(ray: Any, address: str) -> None:
             "start --head), or leave --address out to use this machine alone"
             if address
             else f"Ray did not start on this machine ({reason}). Try again, or without --engine"
-        ) from error
-
-
-def require(module: str, flag: str) -> Any:
-    """Return an optional module; InputError where it is not installed."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{flag}: {error}. Install what it needs: pip install -r requirements-scale.txt"
         ) from error
 
 

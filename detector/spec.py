@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dassl.data.transforms import Preprocess
-from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, read_json, write_json
+from dassl.utils import InputError, atomic_write, plain, read_json, write_json
 from dassl.utils.names import classnames_hash, suggest
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
 from ood.library import PREFIX

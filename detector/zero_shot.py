@@ -43,6 +43,7 @@ def spec_of_classes(
     # A softmax over one class is always 1.
     usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
     score = score or usual_score(negatives, outliers) or usual
+    about = {"template": template, "words": words.facts, "versions": versions()}
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
@@ -53,12 +54,7 @@ def spec_of_classes(
         parameters=score_parameters(offered),
         score=score,
         top_k=suggest_top_k(len(classnames)),
-        origin={
-            "trainer": "zero-shot",
-            "template": template,
-            "words": words.facts,
-            "versions": versions(),
-        },
+        origin={"trainer": "zero-shot", **about},
     )
 
 

@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dassl.utils.errors import InputError
-from dassl.utils.names import check_availability
+from dassl.utils import InputError, check_availability
 from dassl.utils.tables import text_table
 from datasets.folders import counted
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
@@ -111,18 +110,13 @@ def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Diffe
     figures = resample(inside, outside, resamples, means=[*means.values()])
     split = len(first.runs)
     differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
-    return [
-        Difference(
-            name,
-            metric,
-            first.mean(name, metric),
-            second.mean(name, metric),
-            *interval(differences[:, column, k]),
-            two_sided_p(differences[:, column, k]),
-        )
-        for k, metric in enumerate(METRICS)
-        for column, name in enumerate([*outside, *means])
-    ]
+    found = []
+    for k, metric in enumerate(METRICS):
+        for column, name in enumerate([*outside, *means]):
+            values = first.mean(name, metric), second.mean(name, metric)
+            drawn = differences[:, column, k]
+            found.append(Difference(name, metric, *values, *interval(drawn), two_sided_p(drawn)))
+    return found
 
 
 def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
@@ -148,16 +142,10 @@ def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
 def format_comparison(first: Side, second: Side, differences: Sequence[Difference]) -> str:
     """Return the table of a comparison, in percentage points."""
     header = ["metric", "set", "A", "B", "A - B", "95 % interval", "p"]
-    rows = [
-        [
-            "AUROC" if d.metric == "auroc" else "FPR95, ID pos.",
-            d.set_name,
-            percent(d.first),
-            percent(d.second),
-            f"{100 * d.difference:+.2f}",
-            f"{100 * d.low:+.2f} to {100 * d.high:+.2f}",
-            f"{d.p:.3g}",
-        ]
-        for d in differences
-    ]
+    rows = []
+    for d in differences:
+        metric = "AUROC" if d.metric == "auroc" else "FPR95, ID pos."
+        figures = percent(d.first), percent(d.second), f"{100 * d.difference:+.2f}"
+        limits = f"{100 * d.low:+.2f} to {100 * d.high:+.2f}"
+        rows.append([metric, d.set_name, *figures, limits, f"{d.p:.3g}"])
     return f"A = {first}\nB = {second}\n\n{text_table(rows, header, '<<>>>><')}"

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dassl.utils.errors import InputError
-from dassl.utils.files import atomic_write, plain, read_json, write_json
+from dassl.utils import InputError, atomic_write, plain, read_json, write_json
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
@@ -194,8 +193,7 @@ def read_scores(path: str | os.PathLike) -> SetScores:
         images, scores, rejected = list(columns.pop("image")), {}, {}
         for name, column in columns.items():
             if name.startswith(REJECTED):
-                decided = np.array(column, dtype=np.int64).astype(bool)
-                rejected[name.removeprefix(REJECTED)] = decided
+                rejected[name.removeprefix(REJECTED)] = np.array(column, np.int64).astype(bool)
             else:
                 scores[name] = np.array(column, dtype=np.float32)
         return SetScores(path.stem, images, scores, *map(classes.get, CLASSES), rejected)

@@ -177,15 +177,11 @@ def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
     )
 
 
-def _margins(figure: Figure, **inches: float) -> dict[str, float]:
-    """Return margins as parts of the figure: given, where a search for them is half of the work."""
+def _margins(figure: Figure, left: float, right: float, bottom: float, top: float) -> dict:
+    """Return margins given in inches as parts of the figure: a search for them takes as long."""
     width, height = figure.get_size_inches()
-    return {
-        "left": inches["left"] / width,
-        "right": 1 - inches["right"] / width,
-        "bottom": inches["bottom"] / height,
-        "top": 1 - inches["top"] / height,
-    }
+    sides = {"left": left / width, "right": 1 - right / width}
+    return sides | {"bottom": bottom / height, "top": 1 - top / height}
 
 
 def _tidy(axes: Axes) -> None:

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dassl.utils.errors import InputError
-from dassl.utils.tools import flatten
+from dassl.utils import InputError, flatten
 from datasets.folders import some
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
@@ -217,13 +216,8 @@ def _images(run: Run) -> dict[str, Any]:
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
     shifted = {f"shifted ID set {s}": run.result["images"][s] for s in run.spectrum[1:]}
     where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
-    return {
-        "ID set": run.id_set,
-        **where,
-        "ID images": rows[AVERAGE]["n_id"],
-        **ood_sets,
-        **shifted,
-    }
+    images = {"ID images": rows[AVERAGE]["n_id"]}
+    return {"ID set": run.id_set} | where | images | ood_sets | shifted
 
 
 def _measured(run: Run) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dassl.utils import progress_bar
-from dassl.utils.errors import InputError, in_a_sentence
-from dassl.utils.files import atomic_write
+from dassl.utils import InputError, atomic_write, progress_bar
+from dassl.utils.errors import in_a_sentence
 from dassl.utils.tables import markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from results import tables
@@ -111,7 +110,7 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     metrics = METRICS_SHOWN[some.primary]
     blocks = [_block(metric, groups, columns, resampled) for metric in metrics]
     if some.spectrum:
-        blocks += [_block(m, groups, columns, {}, full_spectrum=True) for m in metrics[:2]]
+        blocks += [_block(m, groups, columns, {}, spectrum=True) for m in metrics[:2]]
     blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
@@ -130,15 +129,11 @@ def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
 
 
 def _block(
-    metric: str,
-    groups: Groups,
-    columns: list[str],
-    resampled: Resampled,
-    full_spectrum: bool = False,
+    metric: str, groups: Groups, columns: list[str], resampled: Resampled, spectrum: bool = False
 ) -> Block:
     def figure(method: str, score: str, place: int, set_name: str) -> Figure:
         results = [run.result for run in groups[method]]
-        results = [r["full_spectrum"] for r in results] if full_spectrum else results
+        results = [r["full_spectrum"] for r in results] if spectrum else results
         values = [result["figures"][score][set_name][metric] for result in results]
         own = resampled.get((method, score))
         if own is None or metric not in METRICS:
@@ -150,8 +145,8 @@ def _block(
         for name, runs in groups.items()
         for score in runs[0].figures
     ]
-    name = f"full_spectrum_{metric}" if full_spectrum else metric
-    block = Block(name, FULL_SPECTRUM * full_spectrum + TITLES[metric], columns, rows)
+    name = f"full_spectrum_{metric}" if spectrum else metric
+    block = Block(name, FULL_SPECTRUM * spectrum + TITLES[metric], columns, rows)
     return tables.mark_best(block, higher_is_better=metric == "auroc")
 
 

@@ -6,10 +6,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-import trainers  # noqa: F401  (registers the trainers)
 from dassl import distributed
-from dassl.utils import escape_unprintable, explain_full_disk
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, escape_unprintable, explain_full_disk
 
 
 class Terminated(KeyboardInterrupt):

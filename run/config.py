@@ -19,26 +19,9 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import InputError
 from dassl.utils.names import suggest
 from datasets.own import folder_name, use_id_folder, use_ood_folders
-from run.flags import (
-    DATASET_CONFIGS,
-    DEFAULT_CONFIGS,
-    DEFAULT_DATASET,
-    OWN_DATASET,
-    TRAINER_CONFIGS,
-    trainer_flags,
-)
+from run import flags, settings
 from run.folder import CONFIG, check_model_dir, read_config
-from run.settings import (
-    HERE,
-    check_values,
-    config_files,
-    default_cfg,
-    in_pairs,
-    merge,
-    merge_pairs,
-    read_config_file,
-    value_of,
-)
+from run.settings import HERE, default_cfg, value_of
 
 # Settings of a method that its folders are named after, and what they are called there.
 IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
@@ -56,7 +39,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     run = read_config(args.model_dir) if args.model_dir else None
     dataset_file, trainer_file = _config_files(args, run)
     if run is not None:
-        merge(cfg, run, f"{args.model_dir}/{CONFIG}")
+        settings.merge(cfg, run, f"{args.model_dir}/{CONFIG}")
         if args.trainer and TRAINER_REGISTRY.get(args.trainer).__name__ != cfg.TRAINER.NAME:
             raise InputError(
                 f"{args.model_dir} is a run of {cfg.TRAINER.NAME}, not of {args.trainer}: leave "
@@ -65,16 +48,16 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.OUTPUT_DIR = ""
     if dataset_file:
         cfg.OOD = default_cfg().OOD
-        merge(cfg, read_config_file(dataset_file), dataset_file)
+        settings.merge(cfg, settings.read_config_file(dataset_file), dataset_file)
     if trainer_file:
-        merge(cfg, read_config_file(trainer_file), trainer_file)
+        settings.merge(cfg, settings.read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
     if own := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
         clean_cfg(cfg, own)  # settings of other trainers would be accepted and ignored
     promised = model_name(cfg)
     _merge_flags(cfg, args)
     _merge_settings(cfg, args.opts)
-    check_values(cfg)
+    settings.check_values(cfg)
     cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR or args.model_dir
     if not cfg.OUTPUT_DIR:
         dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
@@ -86,9 +69,9 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
     """Return the paths of the data set's and the trainer's YAML, "" where `run` stands for it."""
-    usual = OWN_DATASET if args.id_data else DEFAULT_DATASET
+    usual = flags.OWN_DATASET if args.id_data else flags.DEFAULT_DATASET
     name = args.dataset or (usual if run is None else "")
-    dataset = args.dataset_config_file or (name and _named(DATASET_CONFIGS, name, "dataset"))
+    dataset = args.dataset_config_file or (name and _named(flags.DATASET_CONFIGS, name, "dataset"))
     if run is not None:
         return dataset, ""
     if not args.trainer:
@@ -98,8 +81,8 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
         )
     if args.config_file:
         return dataset, args.config_file
-    configs = TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
-    names = [*(file.stem for file in config_files(dataset)), *DEFAULT_CONFIGS]
+    configs = flags.TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
+    names = [*(file.stem for file in settings.config_files(dataset)), *flags.DEFAULT_CONFIGS]
     usual = next((n for n in names if (HERE / configs / f"{n}.yaml").exists()), names[0])
     return dataset, _named(configs, args.config or usual, "config")
 
@@ -123,11 +106,11 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.backbone and args.model_dir:
         check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
-    named = args.backbone or dict(in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
+    named = args.backbone or dict(settings.in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
     if named and not (args.model_dir and read_config(args.model_dir)):
         # A YAML's belong to its own backbone; a run's to the weights that it was trained on.
         cfg.INPUT.update(input_settings(named))
-    for flag, owners in trainer_flags().items():
+    for flag, owners in flags.trainer_flags().items():
         if (value := getattr(args, flag)) is None:
             continue
         if cfg.TRAINER.NAME not in owners:
@@ -136,7 +119,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
                 "leave it out"
             )
         node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
-        merge_pairs(cfg, [(f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)])
+        settings.merge_pairs(cfg, [(f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)])
 
 
 def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -151,16 +134,14 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
-    for key, value in in_pairs(words):
+    for key, value in settings.in_pairs(words):
         if key == "TRAINER.NAME":
             raise InputError(f"TRAINER.NAME {value}: name the method by --trainer {value}")
         if value_of(cfg, key) is None and value_of(default_cfg(), key) is not None:
-            nodes = {
-                TRAINER_REGISTRY.get(n).CONFIG_KEY: n for n in TRAINER_REGISTRY.registered_names()
-            }
-            owner = nodes[key.split(".")[1]]
+            node, names = key.split(".")[1], TRAINER_REGISTRY.registered_names()
+            owner = next(n for n in names if node == TRAINER_REGISTRY.get(n).CONFIG_KEY)
             raise InputError(f"{key} is a setting of {owner}, not {cfg.TRAINER.NAME}")
-        merge_pairs(cfg, [(key, value)])
+        settings.merge_pairs(cfg, [(key, value)])
 
 
 def usual_folder(cfg: CfgNode, dataset: str, config: str, promised: str, trains: bool) -> str:

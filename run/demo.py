@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import math
 import os
 from pathlib import Path
@@ -30,12 +29,6 @@ BADGE = (
 )
 WIDE = "input[type=number] { width: 9em !important }"  # the threshold has nine digits
 NO_THRESHOLD = "No verdict without a threshold: start the page with --calibrate FOLDER."
-
-
-def check_demo() -> None:
-    """Raise InputError where gradio is not installed."""
-    if not importlib.util.find_spec("gradio"):
-        raise InputError("the page needs gradio: python -m pip install -r requirements-demo.txt")
 
 
 def serve(detector: Detector, port: int = PORT) -> None:

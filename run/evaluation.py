@@ -11,8 +11,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.engine import build_trainer
-from dassl.utils import explain_out_of_memory, set_random_seed
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, explain_out_of_memory, set_random_seed
 from dassl.utils.figures import save_figure
 from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
@@ -90,11 +89,11 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     every = {ID: trainer.dm.dataset.test, **sets}
-    check_stream_sets(cfg, trainer, every, scores)
-    evaluation = score(cfg, trainer, {**every, **shifted}, scores)
+    check_stream_sets(trainer, every, scores)
+    evaluation = score(trainer, {**every, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes
         return
-    spec = calibrated(cfg, trainer, evaluation, parameters, model_dir)
+    spec = calibrated(trainer, evaluation, parameters, model_dir)
     # From here on the old results are half replaced.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_spec(cfg.OUTPUT_DIR, spec)
@@ -113,7 +112,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
     )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    evaluate_streams(cfg, trainer, every, evaluation, provenance)
+    evaluate_streams(trainer, every, evaluation, provenance)
 
 
 def data_needs(scores: Sequence[Score]) -> Needs:
@@ -136,15 +135,11 @@ def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
 
 
 def calibrated(
-    cfg: CfgNode,
-    trainer: ClipTrainer,
-    evaluation: Evaluation,
-    parameters: Mapping[str, dict[str, float]],
-    model_dir: str,
+    trainer: ClipTrainer, evaluation: Evaluation, parameters: Mapping[str, dict], model_dir: str
 ) -> DetectorSpec:
     """Return the detector of an evaluation, calibrated on the ID test set; pytorch-ood's scores
     are left out, as its files cannot hold them."""
-    inside = evaluation.sets[ID]
+    cfg, inside = trainer.cfg, evaluation.sets[ID]
     what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
     carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
@@ -182,23 +177,15 @@ def recorded(cfg: CfgNode) -> str:
     return CfgNode({**cfg, "EVAL": kept}).dump(sort_keys=False)
 
 
-def score(
-    cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]
-) -> Evaluation:
+def score(trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]) -> Evaluation:
     """Score all images of `sets` by the trainer's model."""
+    cfg = trainer.cfg
     store = feature_store(cfg, trainer.image_encoding())
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
+    model, transform, params = trainer.model, trainer.dm.tfm_test, score_params(cfg)
     with explain_out_of_memory(f"scoring on {trainer.device}", size):
         return score_sets(
-            cfg,
-            trainer.model,
-            sets,
-            trainer.dm.tfm_test,
-            scores,
-            score_params(cfg),
-            trainer.device,
-            trainer.autocast,
-            store,
+            cfg, model, sets, transform, scores, params, trainer.device, trainer.autocast, store
         )
 
 
@@ -207,17 +194,12 @@ def check_same_model(folder: str, comparable: dict) -> None:
     if not Path(folder, "results.json").exists():
         return
     before = read_results(folder)["provenance"]["comparable"]
-    now = plain(comparable)  # as a file has it
-    changed = [
-        key
-        for key in now
-        if key not in ("scores", "local_features") and before.get(key) != now[key]
-    ]
-    if changed:
-        raise InputError(
-            f"{folder} holds results of another model: {changed[0]} was {before.get(changed[0])}, "
-            f"is {now[changed[0]]}. Choose another --output-dir, or remove its results.json"
-        )
+    for key, value in plain(comparable).items():  # as a file has it
+        if key not in ("scores", "local_features") and before.get(key) != value:
+            raise InputError(
+                f"{folder} holds results of another model: {key} was {before.get(key)}, is "
+                f"{value}. Choose another --output-dir, or remove its results.json"
+            )
 
 
 def report(
@@ -246,8 +228,7 @@ def report(
         save_figure(histograms(values, columns, name), plots / f"{file_name(name)}_histogram.png")
         curves = {set_name: (values, other) for set_name, other in columns.items()}
         save_figure(roc(curves, f"{name}: ROC"), plots / f"{file_name(name)}_roc.png")
-    every = list(sets.values())
-    write_results(folder, figures, every, provenance, decisions, means, primary, full)
+    write_results(folder, figures, [*sets.values()], provenance, decisions, means, primary, full)
     parts = [
         format_figures(figures, primary),
         format_rates(decisions),

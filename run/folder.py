@@ -16,18 +16,8 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import (
-    atomic_write,
-    explain_write_error,
-    flatten,
-    mkdir_if_missing,
-    named_checkpoint,
-    plain,
-    read_json,
-    remove_leftovers,
-    write_json,
-)
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, flatten, mkdir_if_missing, named_checkpoint, plain, read_json
+from dassl.utils.files import atomic_write, explain_write_error, remove_leftovers, write_json
 from run.settings import default_cfg, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -165,10 +155,8 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: st
     trained = len(names.intersection(images))
     if trained:
         logger.warning(
-            "%d of the %d ID images were trained on: figures and thresholds flatter the model. "
-            "Keep training and test images apart",
-            trained,
-            len(images),
+            f"{trained} of the {len(images)} ID images were trained on: figures and thresholds "
+            "flatter the model. Keep training and test images apart"
         )
     return {"images": of, "count": len(images), "trained_on": trained}
 

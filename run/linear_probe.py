@@ -12,9 +12,7 @@ from pathlib import Path
 
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
-from dassl.utils import setup_logger
-from dassl.utils.errors import InputError
-from dassl.utils.files import write_json
+from dassl.utils import InputError, setup_logger, write_json
 from dassl.utils.tables import text_table
 from datasets.check.layout import require_data
 from datasets.fewshot import few_shot

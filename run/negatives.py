@@ -35,7 +35,7 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
     used = named and not needs.isdisjoint(FROM_WORDS)
     model = text_model(trainer) if used or captioner else trainer.model.clip
-    names, source = trainer.dm.dataset.classnames, under_root(cfg, cfg.EVAL.NEGATIVES)
+    names, source = trainer.dm.dataset.classnames, lists_folder(cfg)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, names, needs, source, outliers, share)
     if captioner:
@@ -63,14 +63,15 @@ def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
             if name == "EOE":
                 lists = {"outliers": read_outliers(cfg.EVAL.OUTLIERS, provenance["classnames"])}
             else:
-                lists = read_lists(under_root(cfg, cfg.EVAL.NEGATIVES))
+                lists = read_lists(lists_folder(cfg))
             if words_hash(lists) != facts["words"]:
                 return False
     return True
 
 
-def under_root(cfg: CfgNode, source: str) -> str:
-    """Return the folder of lists: as it is written, or under DATASET.ROOT."""
+def lists_folder(cfg: CfgNode) -> str:
+    """Return the folder of EVAL.NEGATIVES: as it is written, or under DATASET.ROOT."""
+    source = cfg.EVAL.NEGATIVES
     beside = Path(cfg.DATASET.ROOT, source)
     given = source in ("", BUNDLED) or Path(source).is_dir() or not beside.is_dir()
     return source if given else str(beside)

@@ -25,12 +25,8 @@ from run.folder import run_state
 from run.settings import in_pairs, value_of
 from trainers.side_by_side import images_seen
 
-NAMED = {
-    *IN_FOLDER,
-    "OPTIM.MAX_EPOCH",
-    "DATALOADER.VIEWS",
-    "MODEL.BACKBONE.NAME",
-}  # in the folder's name anyway
+# In the folder's name anyway.
+NAMED = {*IN_FOLDER, "OPTIM.MAX_EPOCH", "DATALOADER.VIEWS", "MODEL.BACKBONE.NAME"}
 
 Axis = tuple[str, list[str]]  # a config key and its values, as written
 

@@ -14,9 +14,8 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import flatten
-from dassl.utils.errors import InputError
-from dassl.utils.names import check_availability, suggest
+from dassl.utils import InputError, check_availability, flatten
+from dassl.utils.names import suggest
 from ood.metrics import OPENOOD, PRIMARY
 
 HERE = Path(__file__).resolve().parents[1]

@@ -11,13 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from dassl.utils import InputError, remove_leftovers, write_json
 from dassl.utils.console import LONG
-from dassl.utils.errors import InputError
-from dassl.utils.files import remove_leftovers, write_json
+from dassl.utils.errors import require_installed
 from datasets.caption_shards import find_shards
 from datasets.folders import absolute
 from detector import Detector
-from detector.shards import ShardScorer, require, score_on_ray, summarise
+from detector.shards import ShardScorer, score_on_ray, summarise
 from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
@@ -42,7 +42,8 @@ def check_shard_flags(args: argparse.Namespace) -> None:
     if args.engine not in ("", "ray") or (args.address and not args.engine):
         raise InputError("--engine is ray, or left out for one process; --address is for ray alone")
     if args.shards:
-        require("pyarrow.parquet", "--shards")
+        engine = ("ray", "pandas") if args.engine else ()
+        require_installed("--shards", "scale", "pyarrow", *engine)
 
 
 def detect_shards(detector: Detector, pattern: str, out: str, engine: str, address: str) -> int:

@@ -13,9 +13,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.data.datasets import Datum
-from dassl.utils.errors import InputError
-from dassl.utils.names import check_availability
-from ood.evaluation import Evaluation
+from dassl.utils import InputError, check_availability
+from ood.evaluation import Evaluation, Sets
 from ood.features import FeatureStore, feature_store
 from ood.negatives import NEGLABEL
 from ood.registry import Score
@@ -23,7 +22,7 @@ from ood.stream_methods import STREAMS
 from ood.streams import StreamImages, mixture, mixture_sizes, noise_images, run_stream
 from ood.words import read_lists
 from results.streams import FILES, Stream, format_streams, with_averages, write_streams
-from run.negatives import text_model, under_root
+from run.negatives import lists_folder, text_model
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
@@ -86,18 +85,16 @@ def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
         )
 
 
-def check_stream_sets(
-    cfg: CfgNode, trainer: ClipTrainer, sets: Mapping[str, Sequence[Datum]], scores: list[Score]
-) -> None:
+def check_stream_sets(trainer: ClipTrainer, sets: Sets, scores: list[Score]) -> None:
     """Raise InputError where a set is too small for a stream, or a score keeps no features.
 
     Args:
         sets: the ID set, then the OOD sets.
     """
-    if not _methods(cfg):
+    if not _methods(trainer.cfg):
         return
     inside, *outside = map(len, sets.values())
-    for ratio in _ratios(cfg):
+    for ratio in _ratios(trainer.cfg):
         for count in outside:
             mixture_sizes(inside, count, ratio)
     for score in scores:
@@ -109,30 +106,25 @@ def check_stream_sets(
 
 
 def evaluate_streams(
-    cfg: CfgNode,
-    trainer: ClipTrainer,
-    sets: Mapping[str, Sequence[Datum]],
-    evaluation: Evaluation,
-    provenance: Mapping[str, object],
+    trainer: ClipTrainer, sets: Sets, evaluation: Evaluation, provenance: Mapping[str, object]
 ) -> None:
     """Run the methods that EVAL.STREAMS names over their streams; write and show the results.
 
     Where that fails, the log says why: a refusal would take the results that are written with it.
     """
+    cfg = trainer.cfg
     for name in FILES:  # of an earlier evaluation
         Path(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
     if not _methods(cfg):
         return
-    about = {"base": base_score(cfg), "seed": cfg.EVAL.STREAM_SEED}
-    store = feature_store(cfg, trainer.image_encoding())
+    base, store = base_score(cfg), feature_store(cfg, trainer.image_encoding())
+    about = {"base": base, "seed": cfg.EVAL.STREAM_SEED}
     try:
         images = {
-            name: StreamImages(
-                _features(store, name, items), evaluation.sets[name].scores[about["base"]]
-            )
+            name: StreamImages(_features(store, name, items), evaluation.sets[name].scores[base])
             for name, items in sets.items()
         }
-        streams = with_averages(list(_streams(cfg, trainer, images, evaluation.classes)))
+        streams = with_averages(list(_streams(trainer, images, evaluation.classes)))
     except InputError as error:
         logger.error("No streams: %s", error)
         return
@@ -152,13 +144,11 @@ def _features(store: FeatureStore, name: str, items: Sequence[Datum]) -> np.ndar
 
 
 def _streams(
-    cfg: CfgNode,
-    trainer: ClipTrainer,
-    images: Mapping[str, StreamImages],
-    classes: Mapping[str, Tensor],
+    trainer: ClipTrainer, images: Mapping[str, StreamImages], classes: Mapping[str, Tensor]
 ) -> Iterator[Stream]:
+    cfg = trainer.cfg
     inside, *outside = images
-    known = _known(cfg, trainer, classes)
+    known = _known(trainer, classes)
     for ratio in _ratios(cfg):
         for name in _methods(cfg):
             kind = STREAMS[name]
@@ -171,15 +161,13 @@ def _streams(
                 yield Stream(name, other, ratio, batch, *figures)
 
 
-def _known(
-    cfg: CfgNode, trainer: ClipTrainer, classes: Mapping[str, Tensor]
-) -> dict[str, Callable[[], Tensor]]:
+def _known(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Callable[[], Tensor]]:
     """Return what methods may need, by name, computed when it is first asked for."""
 
     @functools.cache
     @torch.inference_mode()
     def words() -> Tensor:
-        candidates = NEGLABEL.candidates(read_lists(under_root(cfg, cfg.EVAL.NEGATIVES)))
+        candidates = NEGLABEL.candidates(read_lists(lists_folder(trainer.cfg)))
         kinds, model = filter(None, NEGLABEL.kinds(candidates)), text_model(trainer)
         parts = [torch.from_numpy(np.array(NEGLABEL.features(model, own))) for own in kinds]
         return torch.cat(parts).to(trainer.device)  # [A, D]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,15 @@ class WriteError(InputError):
 
 class NonFiniteLossError(InputError, FloatingPointError):
     """The loss became infinite or NaN. A FloatingPointError too, as upstream raised one."""
+
+
+def require_installed(what: str, extra: str, *modules: str) -> None:
+    """Raise InputError where optional modules that `what` needs are not installed."""
+    if missing := [name for name in modules if not importlib.util.find_spec(name)]:
+        raise InputError(
+            f"{what} needs {' and '.join(missing)}: "
+            f"python -m pip install -r requirements-{extra}.txt"
+        )
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dassl.utils.errors import InputError
-from dassl.utils.tools import read_image
+from dassl.utils import InputError, read_image
 from ood.metrics import threshold_at_tpr
 from ood.set_scores import SetScores
 from results.runs import Run
@@ -63,16 +62,11 @@ def _mistakes(
     def name(classes: Sequence[int] | None, i: int) -> str | None:
         return None if classes is None else names.get(int(classes[i]), f"class {classes[i]}")
 
-    return [
-        Mistake(
-            part.images[i],
-            float(part.scores[score][i]),
-            name(part.labels, i),
-            name(part.predictions, i),
-            float(share),
-        )
-        for i, share in zip(order, beyond, strict=True)
-    ]
+    found = []
+    for i, share in zip(order, beyond, strict=True):
+        classes = [name(own, i) for own in (part.labels, part.predictions)]
+        found.append(Mistake(part.images[i], float(part.scores[score][i]), *classes, float(share)))
+    return found
 
 
 def class_names(run: Run, inside: SetScores) -> dict[int, str]:

@@ -13,9 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dassl.utils import read_json
-from dassl.utils.errors import InputError
-from dassl.utils.tools import flatten, read_image
+from dassl.utils import InputError, flatten, read_image, read_json
 from ood.metrics import CONVENTIONS, PRIMARY
 from results.files import AVERAGE
 from results.plots import as_svg, histograms, over_methods, roc, shots_plot
