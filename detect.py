@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
+from dassl.command import run
 from dassl.engine import build_trainer
 from dassl.utils import InputError, progress_bar
 from dassl.utils.errors import require_installed
@@ -40,7 +41,6 @@ from detector.zero_shot import usual_score
 from ood.scores import SCORES
 from ood.scoring import get_scores
 from ood.words import BUNDLED
-from run.command import run
 from run.config import build_cfg
 from run.demo import PORT, serve
 from run.flags import make_parser

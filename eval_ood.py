@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
+from dassl.command import run
 from dassl.config.defaults import EVAL
 from dassl.utils import setup_logger
 from ood.library import PREFIX
 from ood.scores import SCORES
 from ood.stream_methods import STREAMS
-from run.command import run
 from run.config import build_cfg
 from run.evaluation import LOG, check_settings, evaluate
 from run.flags import make_parser

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
 import train
-from dassl import distributed
+from dassl import command, distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, RunLog, atomic_write, setup_logger, write_json
 from datasets.folders import counted
@@ -27,7 +27,7 @@ from ood.scoring import get_scores
 from results import runs as evaluations
 from results.files import read_results
 from results.summary import summarise
-from run import command, evaluation
+from run import evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run

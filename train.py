@@ -13,12 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 from yacs.config import CfgNode
 
 from dassl import distributed
+from dassl.command import run
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.layout import require_data
 from datasets.needs import Needs, missing_images, training_needs
-from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import RunState, finish_run, locked, open_run, run_state, what_is_kept

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHONSAFEPATH=1
 
+from dassl.command import run
 from dassl.data.datasets import DatasetBase
 from dassl.engine import build_trainer
 from dassl.utils import InputError, setup_logger
@@ -27,7 +28,6 @@ from detector.spec import DetectorSpec
 from generated.agreement import compare_with_masks
 from ood.region_maps import DPI, MOST, save_region_maps
 from ood.regions import check_top_k
-from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 import clip
 from clip.tokenizer import tokenize
-from dassl.utils.errors import in_a_sentence
+from dassl import command
 from dassl.utils.tables import text_table
 from generated.kinds import ID_OBJECTS, NEVER_NAMED
 from ood.metrics import ood_metrics
@@ -96,5 +96,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with in_a_sentence():
-        main()
+    command.run(main)

@@ -16,8 +16,8 @@ from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from dassl.utils import progress_bar
-from dassl.utils.errors import InputError, in_a_sentence
+from dassl.command import run
+from dassl.utils import InputError, progress_bar
 from dassl.utils.files import explain_write_error
 from datasets.folders import absolute, image_names
 
@@ -102,5 +102,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with in_a_sentence():
-        main()
+    run(main)

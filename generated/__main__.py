@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from dassl.utils.errors import in_a_sentence
+from dassl.command import run
 from generated.build import ID_FOLDER, OOD_FOLDER, VERSION, Counts, build
 
 
@@ -30,5 +30,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with in_a_sentence():
-        main()
+    run(main)

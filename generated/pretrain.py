@@ -39,8 +39,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clip.image import encode_image
-from dassl.utils.console import progress_bar
-from dassl.utils.errors import InputError, in_a_sentence
+from dassl.command import run
+from dassl.utils import InputError, progress_bar
 from generated.small_clip import (
     Pairs,
     augment,
@@ -277,5 +277,4 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
 
 if __name__ == "__main__":
-    with in_a_sentence():
-        main()
+    run(main)

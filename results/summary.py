@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dassl import command
 from dassl.utils import InputError, atomic_write, progress_bar
-from dassl.utils.errors import in_a_sentence
 from dassl.utils.tables import markdown_table, text_table
 from ood.metrics import OPENOOD, PRIMARY
 from results import tables
@@ -241,14 +241,13 @@ def main() -> None:
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, help="file to write (default: none)")
     args = parser.parse_args()
-    with in_a_sentence():
-        if args.markdown or args.csv or args.latex or not args.compare:
-            summary = summary_of(args)
-            _save(summary, args)
-        if args.compare:
-            print(_comparison(args))
-        else:
-            print(overview(summary) if args.overview else summary.as_text())
+    if args.markdown or args.csv or args.latex or not args.compare:
+        summary = summary_of(args)
+        _save(summary, args)
+    if args.compare:
+        print(_comparison(args))
+    else:
+        print(overview(summary) if args.overview else summary.as_text())
 
 
 def _save(summary: Summary, args: argparse.Namespace) -> None:
@@ -280,4 +279,4 @@ def _comparison(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 
+from dassl.command import run
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.files import write_json
 from datasets.check.survey import check
 from datasets.needs import EVALUATION, training_needs
-from run.command import run
 from run.config import build_cfg
 from run.flags import DEFAULT_DATASET, make_parser
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dassl.command import run
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from dassl.utils import InputError, setup_logger, write_json
@@ -18,7 +19,6 @@ from datasets.check.layout import require_data
 from datasets.fewshot import few_shot
 from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
-from run.command import run
 from run.config import build_cfg
 from run.flags import make_parser
 from trainers.features import Features, features_of, with_labels

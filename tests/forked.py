@@ -92,7 +92,7 @@ def _context():
 def _run(said, entry, arguments, folder, environment, largest) -> None:
     import torch
 
-    from run import command
+    from dassl import command
 
     main = importlib.import_module(entry).main
     os.chdir(folder)

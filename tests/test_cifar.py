@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 import eval_ood
+from dassl import command
 from datasets import export as module
 from datasets.export import IMAGES, export
-from run import command
 
 pytestmark = pytest.mark.slow  # evaluates seven sets, with all plots
 

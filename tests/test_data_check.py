@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from run import check, command
+from dassl import command
+from run import check
 
 ROOT = Path(__file__).parents[1]
 TENCH, GOLDFISH, SHARK, HEN = "n01440764", "n01443537", "n01484850", "n01514859"

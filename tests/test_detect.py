@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 import detect
 import eval_ood
 from clip.prompted import DescribedCLIP
+from dassl import command
 from dassl.utils.errors import BadImageError, InputError
 from detector import Detector
 from detector.detector import BATCH
 from detector.verdicts import Verdict, VerdictFile
 from results.files import read_scores
-from run import command, flags
+from run import flags
 from tests.worlds import images, script
 
 pytestmark = pytest.mark.slow  # trains

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 import train
-from run import command
+from dassl import command
 
 pytestmark = pytest.mark.slow  # two processes
 

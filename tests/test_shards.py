@@ -19,10 +19,10 @@ from filelock import FileLock
 from PIL import Image
 
 import detect
+from dassl import command
 from detector import Detector, shards
 from ood.evaluation import Batch, score_batch
 from ood.scoring import get_scores
-from run import command
 from tests.worlds import jpeg, write_tar
 
 pq = pytest.importorskip("pyarrow.parquet")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-
-from .console import escape_unprintable
 
 
 class InputError(ValueError):
@@ -59,19 +56,6 @@ def require_installed(what: str, extra: str, *modules: str) -> None:
             f"{what} needs {' and '.join(missing)}: "
             f"python -m pip install -r requirements-{extra}.txt"
         )
-
-
-@contextmanager
-def in_a_sentence() -> Iterator[None]:
-    """End a command in a sentence, not a traceback, on an InputError or Ctrl-C."""
-    escape_unprintable()
-    try:
-        yield
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dassl.utils.errors import in_a_sentence
+from dassl.command import run
 from dassl.utils.figures import FORMATS, save_figure
 from dassl.utils.files import atomic_write, file_name
 from results.plots import as_svg
@@ -41,15 +41,14 @@ def main() -> None:
             save_figure(figure, args.plots / f"{file_name(name)}.{args.format}")
         return as_svg(figure)
 
-    with in_a_sentence():
-        summary = summary_of(args)
-        shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
-        path = args.output or Path(os.path.relpath(shared), "report.html")
-        page = report_page(summary, args.root, draw)
-        with atomic_write(path) as file:
-            file.write(page)
+    summary = summary_of(args)
+    shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
+    path = args.output or Path(os.path.relpath(shared), "report.html")
+    page = report_page(summary, args.root, draw)
+    with atomic_write(path) as file:
+        file.write(page)
     print("\n".join([*summary.notes, f"{path} ({len(page.encode()) / 1e6:.1f} MB)"]))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

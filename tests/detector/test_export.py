@@ -18,13 +18,13 @@ from torch.nn.functional import normalize
 
 import detect
 from clip.facts import OPENAI_TRANSFORM
+from dassl import command
 from dassl.data.transforms import Preprocess
 from dassl.utils import read_image
 from dassl.utils.errors import InputError
 from detector import Detector, export
 from ood.registry import SCORES
 from ood.scoring import score_parameters
-from run import command
 
 pytestmark = pytest.mark.slow  # many seconds
 

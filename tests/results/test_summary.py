@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dassl import command
 from results import tables
 from results.bootstrap import interval, resample
 from results.files import write_csv
@@ -158,8 +159,8 @@ def latex_rows(text):
 
 def test_latex_is_one_table_of_both_metrics(groups):
     text = tables.as_latex([strange("auroc"), strange("fpr95_id_nearest")], "of A & B")
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{of A \& B}"):
-        assert text.count(command) == 1
+    for macro in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{of A \& B}"):
+        assert text.count(macro) == 1
     names, header, first, second = latex_rows(text)
     assert "{@{}llrrrr@{}}" in text and r"\cmidrule(lr){3-4} \cmidrule(lr){5-6}" in text
     assert names[2:] == [r"\multicolumn{2}{c}{SUN\_2}", r"\multicolumn{2}{c}{average}"]
@@ -225,7 +226,7 @@ def test_mistakes_are_told_in_a_sentence(study, monkeypatch, arguments, words):
     monkeypatch.chdir(study)
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     with pytest.raises(SystemExit, match=words):
-        main()
+        command.run(main)
 
 
 def test_a_comparison_with_a_method_that_is_set_apart_says_so(study, write_run, monkeypatch):
@@ -233,7 +234,7 @@ def test_a_comparison_with_a_method_that_is_set_apart_says_so(study, write_run, 
     monkeypatch.setattr("sys.argv", ["summary", str(study), "--compare", "CLIPN", "CoOp"])
     said = r"Unknown method 'CLIPN'(.|\n)*CLIPN: OOD set indoor none"
     with pytest.raises(SystemExit, match=said):
-        main()
+        command.run(main)
 
 
 def test_the_overview_is_one_table_of_averages(study, capsys, monkeypatch):

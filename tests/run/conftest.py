@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import eval_ood
+from dassl import command
 from dassl.config.defaults import EVAL
-from run import command
 from tests.worlds import SEED1, flags, pets_world
 
 

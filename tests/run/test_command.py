@@ -11,7 +11,8 @@ import torch
 import clip
 import eval_ood
 import train
-from run import command, config
+from dassl import command
+from run import config
 from run.flags import make_parser
 from tests.worlds import ROOT, flags, write
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import detect
+from dassl import command
 from detector import Detector
-from run import command, demo
+from run import demo
 from run.demo import Page
 from tests.worlds import ROOT, images
 

@@ -20,9 +20,9 @@ import clip.loading
 import train
 import trainers.base
 from clip.precision import PRECISIONS
+from dassl import command
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils.errors import InputError, NonFiniteLossError
-from run import command
 from run.config import build_cfg
 from run.flags import make_parser
 from trainers.base import ClipTrainer
