@@ -57,10 +57,7 @@ def resample(
     """
     sizes = {"": len(inside[0])} | {name: len(scores[0]) for name, scores in outside.items()}
     draws = [(np.random.default_rng([seed, *name.encode()]), n) for name, n in sizes.items()]
-    samples = [
-        _Sample(scores, [others[i] for others in outside.values()])
-        for i, scores in enumerate(inside)
-    ]
+    samples = [_Sample(own, sets) for own, *sets in zip(inside, *outside.values(), strict=True)]
     figures = np.empty((len(samples), resamples, len(outside), len(METRICS)))
     for row in range(resamples):
         drawn_id, *drawn_ood = [generator.integers(0, n, n) for generator, n in draws]

@@ -65,13 +65,11 @@ def _shared_bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> n
 def _draw_histogram(
     axes: Axes, bins: np.ndarray, inside: np.ndarray, name: str, outside: np.ndarray
 ) -> None:
-    for values, colour, label in (
-        (inside, ID_COLOUR, f"ID ({len(inside):,})"),
-        (outside, OOD_COLOUR, f"{name} ({len(outside):,})"),
-    ):
+    for values, colour, part in ((inside, ID_COLOUR, "ID"), (outside, OOD_COLOUR, name)):
         clipped = np.clip(values, bins[0], bins[-1])  # the outer bins hold the tails
         density, _ = np.histogram(clipped, bins, density=True)
         axes.stairs(density, bins, fill=True, color=colour, alpha=0.35)
+        label = f"{part} ({len(values):,})"
         axes.stairs(density, bins, color=colour, linewidth=1.3, label=label)
     threshold = threshold_at_tpr(inside, outside).threshold
     if bins[0] <= threshold <= bins[-1]:
@@ -171,10 +169,8 @@ def over_methods(
 
 def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
     """Return AUROC and FPR95 (ID positive, nearest) in percent, as text."""
-    return (
-        f"AUROC {100 * auroc(id_scores, ood_scores):.2f}, "
-        f"FPR95 {100 * fpr_at_tpr(id_scores, ood_scores):.2f}"
-    )
+    area, fpr95 = auroc(id_scores, ood_scores), fpr_at_tpr(id_scores, ood_scores)
+    return f"AUROC {100 * area:.2f}, FPR95 {100 * fpr95:.2f}"
 
 
 def _margins(figure: Figure, left: float, right: float, bottom: float, top: float) -> dict:

@@ -26,23 +26,10 @@ CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
 KEPT = ("*/checkpoint", "*.parquet")  # what took long to make, in the folder of a command
 # Settings that say where and how a run computes, not what.
 INCIDENTAL = (
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATASET.DOWNLOAD",
-    "DATASET.PAIRS.DOWNLOAD",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST",
-    "DATALOADER.BAD_IMAGES",
-    "DATALOADER.DECODED",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CUDA_GRAPH",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TEST",
-    "OOD",
-    "EVAL",
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "TEST", "OOD", "EVAL"),
+    *("DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.PAIRS.DOWNLOAD"),
+    *("DATALOADER.NUM_WORKERS", "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED"),
+    *("TRAIN.PRINT_FREQ", "TRAIN.CUDA_GRAPH", "TRAIN.CHECKPOINT_FREQ"),
 )
 
 

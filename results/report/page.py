@@ -136,26 +136,19 @@ def _score_section(
         for part in outside:
             panel, line = (method, part.name) if len(runs) == 1 else (part.name, method)
             curves.setdefault(panel, {})[line] = inside.scores[score], part.scores[score]
-    return {
-        "roc": {
-            panel: draw(roc(lines, panel), f"{score}_roc_{panel}")
-            for panel, lines in curves.items()
-        },
-        "histograms": {
-            method: _histograms(score, run, method, draw) for method, run in runs.items()
-        },
-        "mistakes": {method: _mistakes(score, run, root) for method, run in runs.items()},
-    }
+    drawn = {panel: draw(roc(own, panel), f"{score}_roc_{panel}") for panel, own in curves.items()}
+    bars = {method: _histograms(score, run, method, draw) for method, run in runs.items()}
+    mistakes = {method: _mistakes(score, run, root) for method, run in runs.items()}
+    return {"roc": drawn, "histograms": bars, "mistakes": mistakes}
 
 
 def _histograms(score: str, run: Run, method: str, draw: Draw) -> dict[str, str]:
     inside, *outside = (part.scores[score] for part in run.images.values())
-    return {
-        name: draw(
-            histograms(inside, {name: values}, score, method), f"{score}_histogram_{method}_{name}"
-        )
-        for name, values in zip(run.ood_sets, outside, strict=True)
-    }
+    charts = {}
+    for name, values in zip(run.ood_sets, outside, strict=True):
+        figure = histograms(inside, {name: values}, score, method)
+        charts[name] = draw(figure, f"{score}_histogram_{method}_{name}")
+    return charts
 
 
 def _mistakes(score: str, run: Run, root: Path | None) -> dict[str, list[tuple]]:
