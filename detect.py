@@ -50,6 +50,22 @@ from run.shards import FLAGS as SHARD_FLAGS
 from run.shards import check_shard_flags, detect_shards, note
 
 OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
+FLAGS = {  # with what they take, where help should name it
+    "classes": "zero-shot: class names separated by commas, or a .txt file with one a line; in "
+    "--template (default: a photo of a {}.) they take the place of {}",
+    "activation": "quick_gelu or gelu, for a --backbone file that does not say",
+    "score": f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: GL-MCM "
+    "for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; with --negatives "
+    "NegLabel, with --outliers EOE)",
+    "negatives DIR": "with --classes or a run that was not evaluated: words that are not classes, "
+    f"for NegLabel: a folder of lists, or {BUNDLED} (default: none)",
+    "outliers FILE": "the same, for EOE: a .txt file, a name a line (default: none)",
+    "calibrate FOLDER": "images of the classes, not trained on, to find a threshold with",
+    "save DIR": "keep the calibrated detector, for --model-dir",
+    "export DIR": "write it there as ONNX, with a program that needs no PyTorch",
+    "csv FILE": "write the verdicts there",
+    "regions FOLDER": "draw the region map of every image there",
+}
 
 
 def main() -> None:
@@ -104,36 +120,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of detect.py alone."""
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
-    for flag, metavar, text in (
-        (
-            "classes",
-            None,
-            "zero-shot: class names separated by commas, or a .txt file with one a line; "
-            "in --template (default: a photo of a {}.) they take the place of {}",
-        ),
-        ("activation", None, "quick_gelu or gelu, for a --backbone file that does not say"),
-        (
-            "score",
-            None,
-            f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: "
-            "GL-MCM for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; "
-            "with --negatives NegLabel, with --outliers EOE)",
-        ),
-        (
-            "negatives",
-            "DIR",
-            "with --classes or a run that was not evaluated: words that are not classes, for "
-            f"NegLabel: a folder of lists, or {BUNDLED} (default: none)",
-        ),
-        ("outliers", "FILE", "the same, for EOE: a .txt file, a name a line (default: none)"),
-        ("calibrate", "FOLDER", "images of the classes, not trained on, to find a threshold with"),
-        ("save", "DIR", "keep the calibrated detector, for --model-dir"),
-        ("export", "DIR", "write it there as ONNX, with a program that needs no PyTorch"),
-        ("csv", "FILE", "write the verdicts there"),
-        ("regions", "FOLDER", "draw the region map of every image there"),
-        *SHARD_FLAGS,
-    ):
-        add(f"--{flag}", default="", metavar=metavar, help=text)
+    for named, text in (FLAGS | SHARD_FLAGS).items():
+        flag, _, metavar = named.partition(" ")
+        add(f"--{flag}", default="", metavar=metavar or None, help=text)
     add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
     add("--port", type=int, default=PORT, help="of that page (default: %(default)s)")
     add("--tpr", type=float, help=f"share of ID images to keep (default: the run's, else {TPR:g})")

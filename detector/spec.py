@@ -169,8 +169,8 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     """
     path = Path(folder) / FILE
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
         raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}: evaluate again")
     try:
         return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)

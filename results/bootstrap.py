@@ -66,9 +66,8 @@ def resample(
             own[row] = sample.figures(id_counts, drawn_ood)
     names = list(outside)
     columns = [[names.index(name) for name in sets] for sets in means or [names]]
-    return np.stack(
-        [*np.moveaxis(figures, 2, 0), *(figures[:, :, c].mean(axis=2) for c in columns)], axis=2
-    )
+    averages = [figures[:, :, c].mean(axis=2, keepdims=True) for c in columns]
+    return np.concatenate([figures, *averages], axis=2)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -22,12 +22,12 @@ from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
 SUMMARY = "summary.json"
-FLAGS = (  # of detect.py: flag, metavar, help
-    ("shards", "TARS", "webdataset shards: a path with braces, {00000..09999}, or a folder"),
-    ("out", "FOLDER", "of --shards: a Parquet file for each; those there are not repeated"),
-    ("engine", "ray", "of --shards: all cores or GPUs of a Ray cluster (default: one process)"),
-    ("address", "HOST:PORT", "of --engine ray: its cluster (default: this machine alone)"),
-)
+FLAGS = {  # of detect.py, with what they take
+    "shards TARS": "webdataset shards: a path with braces, {00000..09999}, or a folder",
+    "out FOLDER": "of --shards: a Parquet file for each; those there are not repeated",
+    "engine ray": "of --shards: all cores or GPUs of a Ray cluster (default: one process)",
+    "address HOST:PORT": "of --engine ray: its cluster (default: this machine alone)",
+}
 Task = dict[str, str]  # "shard" and "target"
 
 
