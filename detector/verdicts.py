@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dassl.utils.console import printable
 from dassl.utils.files import explain_write_error
 
 
@@ -42,9 +43,9 @@ class Verdict:
     error: str = ""
 
     def __str__(self) -> str:
-        image = _text(self.image)
+        image = printable(self.image)
         if self.error:
-            return f"{image}\tunreadable\t{_text(self.error)}"
+            return f"{image}\tunreadable\t{printable(self.error)}"
         decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
         numbers = f"{self.probability:.1%}", f"{self.score:.6g}"
         parts = (image, self.classname, *numbers, self.verdict, decisions)
@@ -67,7 +68,7 @@ class VerdictFile(AbstractContextManager):
 
     def write(self, verdict: Verdict) -> None:
         """Append a row."""
-        self._append(_text(value) for value in asdict(verdict).values())
+        self._append(printable(x) if isinstance(x, str) else x for x in asdict(verdict).values())
 
     def _append(self, row: Iterable[object]) -> None:
         text = io.StringIO()
@@ -83,10 +84,3 @@ class VerdictFile(AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _text(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    # File names need not be UTF-8; the same spelling as in scores/*.csv.
-    return os.fsencode(value).decode("utf-8", "backslashreplace")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dassl.utils import InputError, atomic_write, plain, read_json, write_json
+from dassl.utils.console import printable
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
@@ -146,7 +147,7 @@ def _write_figures(path: Path, figures: Figures) -> None:
 def _write_set(path: Path, s: SetScores) -> None:
     # str() of a numpy float32 is the shortest text that reads back as the same float32.
     columns = {
-        "image": (os.fsencode(i).decode("utf-8", "backslashreplace") for i in s.images),
+        "image": map(printable, s.images),
         **{n: c for n, c in zip(CLASSES, (s.labels, s.predictions), strict=True) if c is not None},
         **{name: map(str, np.asarray(v, dtype=np.float32)) for name, v in s.scores.items()},
         **{f"{REJECTED}{name}": np.asarray(v, dtype=np.int64) for name, v in s.rejected.items()},

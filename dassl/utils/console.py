@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,11 @@ class progress_bar(tqdm):
     def __del__(self) -> None:
         self._line = ""  # of a stage that did not come to its end nothing is said
         super().__del__()
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can write: names of files may hold any bytes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def escape_unprintable() -> None:

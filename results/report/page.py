@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from dassl.utils import InputError, flatten, read_image, read_json
+from dassl.utils.console import printable
 from ood.metrics import CONVENTIONS, PRIMARY
 from results.files import AVERAGE
 from results.plots import as_svg, histograms, over_methods, roc, shots_plot
@@ -52,7 +52,7 @@ def report_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": _printable}
+    environment.filters |= {"printable": printable}
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         title=f"OOD detection: {', '.join(summary.groups)}",
@@ -75,11 +75,6 @@ def _has_scores(run: Run) -> bool:
         return bool(run.images)
     except InputError:
         return False
-
-
-def _printable(text: str) -> str:
-    """Return text that UTF-8 can write: names of files may hold any bytes."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _facts(groups: Groups) -> dict[str, str]:
