@@ -97,7 +97,7 @@ def device(request) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with Ray's tests: they wait more than they compute, and others can compute meanwhile."""
+    """Begin with Ray's tests: they wait much, and the other processes compute meanwhile."""
     items.sort(key=lambda item: item.path.name != "test_shards_ray.py")
 
 
