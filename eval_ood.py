@@ -28,8 +28,8 @@ HELP = {
     "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
     "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
     "NEGATIVES": "words that are not classes, for NegLabel and CSP: a folder of lists "
-    "(noun.NAME.txt, adj.NAME.txt) or of WordNet's data files; or wordnet, the words of which come "
-    "with this repository",
+    "(noun.NAME.txt, adj.NAME.txt) or of WordNet's data files, from here or under --root; or "
+    "wordnet, the words of which come with this repository",
     "NEGATIVES_SHARE": "share of these words, the farthest from the classes, that is used",
     "OUTLIERS": "a .txt file with the name of an outlier a line, for EOE",
     "STREAMS": "test-time methods, which learn from the images they score: "
@@ -41,7 +41,8 @@ HELP = {
     f"{', '.join(f'{name} {kind.batch}' for name, kind in STREAMS.items())}",
     "STREAM_SEED": "seed of the order of the images",
     "TPR": "share of ID images that the saved detector keeps",
-    "FEATURES": "folder of image features that later evaluations read; none to keep none",
+    "FEATURES": "folder of image features that later evaluations, and runs with DATALOADER.VIEWS, "
+    "read; none to keep none",
     "FEATURES_LIMIT": "GiB that this folder may come to hold",
     "FEATURES_LOCAL": "keep also the features of the regions, for GL-MCM, rounded to float16 "
     "(ImageNet and its OOD sets: 16 GiB)",

@@ -170,37 +170,21 @@ TEST = {
 }
 
 # Ours: what an evaluation computes and keeps
+# Ours. eval_ood.py, whose flags set them, says by --help what each is
 EVAL = {
-    # all: those that are usual and the model can give; or names, separated by commas
     "SCORES": "all",
-    # Of MCM and GL-MCM, on cosine similarities
     "TEMPERATURE": 1.0,
-    # Of the regions in GL-MCM
     "LOCAL_WEIGHT": 1.0,
-    # Words that are not classes, for NegLabel and CSP: a folder of lists or of WordNet's data
-    # files (from here, or under DATASET.ROOT); or wordnet: its words as they come with this
-    # repository. Empty: none
     "NEGATIVES": "",
-    # Of these words, the share farthest from the classes that is used
     "NEGATIVES_SHARE": 0.15,
-    # A .txt file with the name of an outlier a line, for EOE; empty: none
     "OUTLIERS": "",
-    # Test-time methods (OODD, AdaNeg, TANL), separated by commas; empty: none
     "STREAMS": "",
-    # Shares of OOD images in their streams, separated by commas; empty: all images of both sets
     "STREAM_RATIO": "",
-    # Images a batch; 0: as each method was published
     "STREAM_BATCH": 0,
-    # Of the order (OODD's)
     "STREAM_SEED": 110,
-    # Share of ID images that the saved detector keeps
     "TPR": 0.95,
-    # Folder of image features that later evaluations, and runs with DATALOADER.VIEWS, read; none:
-    # they are not kept
     "FEATURES": "output/features",
-    # GiB that this folder may come to hold
     "FEATURES_LIMIT": 20.0,
-    # True: the regions' features too, rounded to float16
     "FEATURES_LOCAL": False,
 }
 
