@@ -61,9 +61,6 @@ class ShardPairs(IterableDataset):
         # Here: a worker does not know them.
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
 
-    def __len__(self) -> int:
-        return self.batches * self.share
-
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
@@ -163,11 +160,8 @@ def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
 
 
 def images_in(shard: Path) -> Iterator[io.BytesIO]:
-    """Yield the image files of a plain tar in its order, undecoded, with `filename`s.
-
-    Raises:
-        InputError: no tar, one that is cut off or damaged on the way, or one without images.
-    """
+    """Yield the image files of a plain tar in its order, undecoded, with `filename`s; InputError
+    for no tar, one that is cut off or damaged on the way, or one without images."""
     found = None
     try:
         with tarfile.open(shard, "r:") as tar:
