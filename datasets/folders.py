@@ -144,8 +144,6 @@ def find_folder(root: Path, name: str) -> Path | None:
 
     `name` may have several parts, or be absolute. None where there is no such folder.
     """
-    if (root / name).is_dir() or os.path.isabs(name):
-        return root / name if (root / name).is_dir() else None
     found = root
     for part in Path(name).parts:
         if not (found / part).is_dir():

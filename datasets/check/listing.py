@@ -51,11 +51,8 @@ class ImageSet:
     missing: list[str] = field(default_factory=list)
 
     def list(self) -> None:
-        """Go through the folder, once; of a set with classes through their folders alone.
-
-        Raises:
-            InputError: a folder cannot be listed.
-        """
+        """Go through the folder, once; of a set with classes through their folders alone;
+        InputError where a folder cannot be listed."""
         if self.file is not None:
             self._from_list()
             return
@@ -78,7 +75,6 @@ class ImageSet:
                 self.images.append(name)
 
     def path(self, image: str) -> str:
-        """Return the path of one of the images."""
         return f"{self.folder}/{image}"
 
 
