@@ -73,14 +73,14 @@ class Recipe:
                 words[i] = word._replace(text=f"{word.text} {draw.choice(self.phrases)}")
         return words
 
-    @staticmethod
-    def kinds(words: Sequence[Word]) -> list[list[Word]]:
-        """Return the nouns, and the adjectives."""
-        return [[word for word in words if word.kind == kind] for kind in KINDS]
-
-    def features(self, model: ClipModel, words: Sequence[Word]) -> np.ndarray:
-        """Return the features of words of one kind, `[W, D]`, as `word_features` keeps them."""
-        return word_features(model, [word.text for word in words], self.templates_of(words[0]))
+    def encoded(
+        self, model: ClipModel, words: Sequence[Word]
+    ) -> Iterator[tuple[list[Word], np.ndarray]]:
+        """Yield the nouns, and the adjectives, with their features `[W, D]` as they are on disk."""
+        for kind in KINDS:
+            if own := [word for word in words if word.kind == kind]:
+                texts = [word.text for word in own]
+                yield own, word_features(model, texts, self.templates_of(own[0]))
 
     def templates_of(self, word: Word) -> Sequence[str]:
         return self.adjective_templates if word.kind == "adj" else self.templates
@@ -140,10 +140,7 @@ def mine(
     candidates = recipe.candidates(lists)
     classes = template_features(model, _spaced(classnames), recipe.templates)  # [C, D]
     words, closeness, features = [], [], []
-    for own in recipe.kinds(candidates):
-        if not int(share * len(own)):
-            continue
-        kept = recipe.features(model, own)  # [W, D], on disk
+    for own, kept in recipe.encoded(model, candidates):
         parts = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(own), CHUNK))
         close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in parts])
         chosen = close.argsort(stable=True)[: int(share * len(own))]
