@@ -15,7 +15,7 @@ from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import read_class_list
-from datasets.folders import DataError, absolute, contents, find_folder, image_names, not_images
+from datasets.folders import DataError, absolute, contents, find_folder, not_images, walk_images
 from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.splits import class_folders, class_images, require_folders
 
@@ -203,7 +203,7 @@ def _in_folder(cfg: CfgNode, name: str, folder: Path) -> list[Datum]:
     others: list[str] = []
     classes = class_names_of(cfg, name, folder)
     if classes is None:
-        images = image_names(folder, others)
+        images = sorted(walk_images(folder, others))
     else:
         found = class_images(folder, classes, others)
         images = sorted(f"{own}/{image}" for own, names in found for image in names)

@@ -14,12 +14,12 @@ from datasets.folders import (
     contents,
     entries_of,
     identity,
-    image_names,
     is_image,
     no_folder,
     not_images,
     some,
     subfolders,
+    walk_images,
 )
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def class_images(
     for folder in folders:
         own = identity(split / folder)
         taken.discard(own)
-        yield folder, image_names(os.path.join(split, folder), others, taken)
+        yield folder, sorted(walk_images(os.path.join(split, folder), others, taken))
         taken.add(own)
 
 
