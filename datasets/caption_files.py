@@ -47,6 +47,9 @@ class CaptionedImages(Dataset):
         self.templates, self.count = list(templates), len(images)
         self.encoded: Mapping[str, Tensor] | None = None
 
+    def __len__(self) -> int:
+        return self.count
+
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> dict[str, Any]:
         number, indices = batch
         seeded_indices = SeededBatch(indices, self.seed, self.epoch)

@@ -61,6 +61,9 @@ class ShardPairs(IterableDataset):
         # Here: a worker does not know them.
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
 
+    def __len__(self) -> int:
+        return self.batches * self.share
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
