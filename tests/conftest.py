@@ -96,6 +96,11 @@ def device(request) -> str:
     return request.param
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with Ray's tests: they wait much, and the other processes compute meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_shards_ray.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
