@@ -26,4 +26,5 @@ export OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: each module is compiled once
 if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1  # whatever plugins this Python has
-exec "$PYTHON" -m pytest -p xdist -p hypothesispytest -n auto --dist loadfile -m "$marks" "$@"
+exec "$PYTHON" -m pytest -p xdist -p hypothesispytest -n auto --dist loadfile \
+    --no-loadscope-reorder -m "$marks" "$@"

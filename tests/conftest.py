@@ -96,9 +96,14 @@ def device(request) -> str:
     return request.param
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with Ray's tests: they wait much, and the other processes compute meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_shards_ray.py")
+    """Begin with Ray's tests, which wait much, and with files that have slow ones.
+
+    What is left for the end is small: no process waits long for the last.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_shards_ray.py", item.path not in slow))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
