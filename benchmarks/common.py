@@ -74,7 +74,7 @@ class Bench:
             model=SimpleNamespace(clip=self.clip.to(self.device)),
         )
         self.trainers: dict[str, ClipTrainer] = {}
-        locoop = self.trainer("LoCoOp")
+        self.locoop = locoop = self.trainer("LoCoOp")
         self.model, self.learner, self.precision = locoop.model, locoop.learner, locoop.precision
 
     def trainer(self, name: str) -> ClipTrainer:
@@ -92,17 +92,15 @@ class Bench:
         if kind != "plain":
             batch = self.views if kind.startswith("kept ") else self.batch
             return self.trainer(kind.removeprefix("kept ")).forward_backward(batch)["loss"]
-        trainer, loss = self.trainer("LoCoOp"), self.plain_loss()
-        trainer.model_zero_grad()
-        trainer.scaler.scale(loss).backward()
-        return trainer.take_step({"loss": loss})["loss"]
+        loss = self.plain_loss()
+        self.locoop.model_zero_grad()
+        self.locoop.scaler.scale(loss).backward()
+        return self.locoop.take_step({"loss": loss})["loss"]
 
     def plain_loss(self) -> Tensor:
-        own = self.trainer("LoCoOp")
-        with own.autocast():
-            return plain.locoop_loss(
-                self.clip, self.learner, self.images, self.labels, own.top_k, own.settings.LAMBDA
-            )
+        k, weight = self.locoop.top_k, self.locoop.settings.LAMBDA
+        with self.locoop.autocast():
+            return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, k, weight)
 
     @property
     def batch(self) -> dict[str, Tensor]:
@@ -111,7 +109,7 @@ class Bench:
     @cached_property
     def views(self) -> dict[str, Tensor]:
         """Encode the batch, once."""
-        return self.trainer("LoCoOp").encode(self.batch, local=True)
+        return self.locoop.encode(self.batch, local=True)
 
 
 def in_turns(steps: Mapping[str, Callable], repeats: int) -> dict[str, dict[str, list[float]]]:

@@ -95,7 +95,7 @@ def compare(report: Report, part: str, found: dict, expected: dict, precision: s
 def fast_values(bench: Bench) -> dict[str, Tensor]:
     """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
     bench.learner.ctx.grad = None
-    loss = bench.trainer("LoCoOp").summary(bench.batch)["loss"]
+    loss = bench.locoop.summary(bench.batch)["loss"]
     with bench.precision.context(bench.device), torch.no_grad():
         features, regions = bench.model.image_features(bench.images, local=True)
         text = bench.model.text_features()
