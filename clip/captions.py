@@ -56,8 +56,7 @@ class CaptionDecoder(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Return logits `[B, 1 + L, V]` of the token after the image, and after each of `tokens`.
 
-        Args:
-            features: of images, normalised, `[B, D]`. tokens: `[B, L]`, as described above.
+        `features`: of images, normalised, `[B, D]`. `tokens`: `[B, L]`, as described above.
         """
         x = torch.cat([self.image(features)[:, None], F.embedding(tokens, self.words)], dim=1)
         x = x + self.positional_embedding[: x.shape[1]]  # [B, 1 + L, W]
@@ -67,8 +66,7 @@ class CaptionDecoder(nn.Module):
     def loss(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the summed cross entropy of captions, and of how many tokens it is.
 
-        Args:
-            features: `[B, D]`. tokens: the captions by CLIP's tokenizer, [SOT] first, `[B, L]`.
+        `features`: `[B, D]`. `tokens`: the captions by CLIP's tokenizer, [SOT] first, `[B, L]`.
         """
         unknown, eot = len(self.ids), tokens.argmax(dim=-1, keepdim=True)
         behind = torch.arange(tokens.shape[1] - 1, device=eot.device) >= eot
@@ -89,9 +87,7 @@ def greedy_candidates(
     """Return the `top` most probable tokens in each step of a greedy caption: `[B, steps, top]`.
 
     The most probable one comes first and is appended. Nothing stops at the end of a caption.
-
-    Args:
-        next_logits: tokens so far `[B, L]` -> logits of the next one `[B, V]`. start: `[B, L]`.
+    `next_logits`: tokens so far `[B, L]` -> logits of the next one `[B, V]`. `start`: `[B, L]`.
     """
     tokens, found = start, []
     for _ in range(steps):
@@ -103,17 +99,16 @@ def greedy_candidates(
 class Captioner(nn.Module):
     """Compare images with what captions of them might say.
 
-    Attributes:
-        decoder: of captions. rule: steps and candidates a step, `[2]`. template: of their texts.
-        texts: features of all texts that may be candidates, normalised, `[S, D]`; none at first.
-        text_of: which of them a token is, S for none, `[V]`.
+    A caption is `steps` tokens; the `top` most probable of each are candidates, by `template`.
     """
 
     def __init__(self, decoder: CaptionDecoder, steps: int, top: int, template: str = ""):
         super().__init__()
         self.decoder, self.template = decoder, template
         self.register_buffer("rule", torch.tensor([steps, top]))
+        # Features of all texts that may be candidates, normalised, `[S, D]`; none at first.
         self.register_buffer("texts", torch.empty(0))
+        # Which of them a token is, S for none, `[V]`.
         self.register_buffer("text_of", torch.empty(0, dtype=torch.int64))
 
     @torch.no_grad()
@@ -151,8 +146,7 @@ KEPT = "captioner."  # before the names of what a detector keeps
 def own_lse(logits: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
     """Return log-sum-exp `[B]` of those logits `[B, S]` that an image has chosen, each once.
 
-    Args:
-        chosen: columns, `[B, n]`, S for none. scale: minus this is returned where there is none.
+    `chosen`: columns, `[B, n]`, S for none. `scale`: minus this is returned where there is none.
     """
     mask = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
     mask = mask.scatter(1, chosen, True)[:, :-1]  # [B, S]

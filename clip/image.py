@@ -44,13 +44,10 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
 def encode_image(
     visual: nn.Module, images: Tensor, local: bool, projected: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
+    """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features, else None.
 
-    Regions are in row-major order. Without `local` the second value is None. With `projected`
-    False, which needs a ViT with a projection, the local features `[B, N, W]` are those before it.
-
-    Raises:
-        InputError: local features were asked of a tower that has none.
+    Regions are in row-major order. With `projected` False, which needs a ViT with a projection,
+    they are those before it, `[B, N, W]`. InputError if the tower has no local features.
     """
     if isinstance(visual, ModifiedResNet):
         largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # the stem's output
@@ -74,8 +71,7 @@ def encode_image(
 def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the attention of the regions of all images encoded meanwhile, `[b, N]` a part.
 
-    Raises:
-        InputError: the tower is no ViT that pools its class token.
+    InputError if the tower is no ViT that pools its class token.
     """
     if not has_value_path(visual):
         raise InputError(
@@ -156,9 +152,7 @@ def _project(visual, x: Tensor, projected: bool = True) -> Tensor:
     return x @ visual.proj if projected and visual.proj is not None else x
 
 
-def _last_block(
-    block: ResidualAttentionBlock, x: Tensor, local: bool
-) -> tuple[Tensor, Tensor | None]:
+def _last_block(block, x: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
     """Compute what is read of the last block: [CLS] `[B, 1, W]` and, if `local`, regions
     `[B, N, W]`.
 

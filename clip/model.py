@@ -30,7 +30,7 @@ class TextTower(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Number of tokens that a text may have, [SOT] and [EOT] included."""
+        """Return the number of tokens that a text may have, [SOT] and [EOT] included."""
         return len(self.positional_embedding)
 
     def forward(self, embeddings: Tensor, eot: Tensor) -> Tensor:
@@ -152,16 +152,13 @@ class ClipModel(nn.Module):
         return super().train(False)
 
     def encode_image(self, images: Tensor, local: bool = False, projected: bool = True):
-        """Return unnormalised features of images `[B, 3, H, W]`.
+        """Return unnormalised features `[B, D]` of images `[B, 3, H, W]`; with `local` a pair.
 
-        Returns:
-            Global features `[B, D]`; with `local` a pair of global `[B, D]` and
-            local `[B, N, D]` features, regions in row-major order. With `projected`
-            False these are of before the `region_projection`, `[B, N, W]`.
+        Its second are those of the regions `[B, N, D]`, in row-major order; with `projected` False
+        before the `region_projection`, `[B, N, W]`.
 
         Raises:
-            InputError: images of another size than the model's, or local
-                features asked of a tower that has none.
+            InputError: images of another size, or local features of a tower that has none.
         """
         if images.shape[-2:] != (self.image_size, self.image_size):
             height, width = images.shape[-2:]
@@ -181,11 +178,7 @@ class ClipModel(nn.Module):
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:
-    """Return the module that holds the text tower.
-
-    Raises:
-        InputError: prompts cannot be learned for a tower of its kind.
-    """
+    """Return the module that holds the text tower; InputError if it cannot be prompted here."""
     source = getattr(model, "text", model)
     if source is model:
         pool, mask = model.text_pool_type, model.attn_mask

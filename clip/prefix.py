@@ -30,11 +30,8 @@ ROW = 32
 class Packing(nn.Module):
     """Places of the tokens of T suffixes, of unequal length, in shared rows.
 
-    Rows of R tokens hold whole suffixes, one behind the other, so that one long
-    class name does not make every other class pay for its length.
-
-    Args:
-        lengths: tokens of each suffix, [EOT] included; at least 1.
+    Rows of R tokens hold whole suffixes, one behind the other, so that one long class name does not
+    make every other class pay for its length. `lengths`: tokens of each suffix, [EOT] included.
 
     Buffers (not saved): `text` `[rows, R]`, which suffix a token belongs to, -1 in padding;
     `offset` `[rows, R]`, its place in the suffix; `start` `[T]`, where a suffix begins in the
@@ -172,16 +169,12 @@ def _encode_rows(
     own = suffixes + position[len(prefix) + offset]  # [rows, R, W]
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        shared, own = _block(block, shared, own, mask)
+        mixed, own_mixed = _mix(block, shared, own, mask)
+        shared, own = finish(block, shared, mixed), finish(block, own, own_mixed)
     # Of the last block only what becomes of [EOT] is read.
     _, mixed = _mix(last, shared, own, mask)
     own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))  # [T, W]
     return tower.project(finish(last, own, mixed))
-
-
-def _block(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    mixed, own_mixed = _mix(block, shared, own, mask)
-    return finish(block, shared, mixed), finish(block, own, own_mixed)
 
 
 def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

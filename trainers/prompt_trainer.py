@@ -29,19 +29,17 @@ logger = logging.getLogger(__name__)
 class PromptTrainer(ContextTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
-    reads FoBoR's attention of the regions too, and define `loss` of normalised image features
-    `[B, D]`, those of the regions `[B, N, D]` (without LOCAL None, or there all the same), and
-    labels `[B]`.
+    Subclasses define `loss` of normalised image features `[B, D]`, those of the regions
+    `[B, N, D]` (without LOCAL None, or there all the same), and labels `[B]`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
     (`trainers.side_by_side`), and where augmentations are repeated it is kept (`trainers.views`).
     """
 
-    LOCAL: ClassVar[bool] = False
-    ATTENTION: ClassVar[bool] = False
-    COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
+    LOCAL: ClassVar[bool] = False  # True: the loss reads local features
+    ATTENTION: ClassVar[bool] = False  # True: and FoBoR's attention of the regions
+    COPIES: ClassVar[bool] = False  # True: CSC starts from a copy of CTX_INIT for each class
     KEEPS_VIEWS = True
     BATCH = ("features", "regions", "label")  # of what `encode` returns
 
@@ -69,9 +67,9 @@ class PromptTrainer(ContextTrainer):
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
-        """Return `batch` with "features" `[B, D]`, "regions" (`[B, N, D]` if `local`, else None)
-        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch, and
-        one of which no image could be read, is returned as it is."""
+        """Return `batch` with "features" `[B, D]`, "regions" `[B, N, D]` if `local`, and their
+        "attention" `[B, N]` if asked, else None, in the place of its images "img". An encoded
+        batch, and one of which no image could be read, is returned as it is."""
         if "img" not in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
@@ -91,13 +89,10 @@ class PromptTrainer(ContextTrainer):
         features, regions = found if local else (found, None)
         return features, regions, torch.cat(parts) if attention else None
 
-    def encoded(self, *found: Tensor | None) -> dict[str, Tensor | None]:
+    def encoded(self, features: Tensor, regions: Tensor | None, attention: Tensor | None) -> dict:
         """Return the entries of an encoded batch, of what `tower` gave."""
-        features, regions, attention = found
         regions = None if regions is None else normalised(regions)
-        return {"features": normalised(features), "regions": regions} | (
-            {} if attention is None else {"attention": attention}
-        )
+        return {"features": normalised(features), "regions": regions, "attention": attention}
 
     @cached_property
     def views(self) -> KeptViews | None:
@@ -112,8 +107,7 @@ class PromptTrainer(ContextTrainer):
     def train_batches(self, *reads: bool) -> Iterable[dict]:
         """Return the batches of an epoch, encoded where its views are kept.
 
-        Args:
-            reads: whether those have regions, and attention; none: what this trainer reads.
+        `reads`: whether those have regions, and attention; none: what this trainer reads.
         """
         if self.views is None:
             return super().train_batches()
@@ -187,8 +181,7 @@ class LearnedPrompts(torch.nn.Module):
     def forward(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
         """Return unnormalised text features `[C, D]`, with the context `ctx` or the learner's own.
 
-        Args:
-            again: encode once more on the way back, to hold none of it in between.
+        `again`: encode once more on the way back, to hold none of it in between.
         """
         # A gradient is wanted in training steps, which all ranks take together.
         over_ranks = torch.is_grad_enabled()

@@ -53,9 +53,8 @@ class ContextTrainer(ClipTrainer):
 def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, float]]]:
     """Return for each of the vectors `[M, W]` its nearest words, with their Euclidean distance.
 
-    Args:
-        embedding: of the whole vocabulary, `[V, W]`; a row of zeros is of a word that the CLIP has
-            never seen, and near to none.
+    `embedding`: of the whole vocabulary, `[V, W]`; a row of zeros is of a word that the CLIP has
+    never seen, and near to none.
     """
     vectors, known = context.detach().float(), embedding.detach().float()
     far = torch.cdist(vectors, known).masked_fill(~known.any(dim=-1), torch.inf)  # [M, V]
