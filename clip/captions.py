@@ -99,16 +99,17 @@ def greedy_candidates(
 class Captioner(nn.Module):
     """Compare images with what captions of them might say.
 
-    A caption is `steps` tokens; the `top` most probable of each are candidates, by `template`.
+    Attributes:
+        decoder: of captions. rule: steps and candidates a step, `[2]`. template: of their texts.
+        texts: features of all texts that may be candidates, normalised, `[S, D]`; none at first.
+        text_of: which of them a token is, S for none, `[V]`.
     """
 
     def __init__(self, decoder: CaptionDecoder, steps: int, top: int, template: str = ""):
         super().__init__()
         self.decoder, self.template = decoder, template
         self.register_buffer("rule", torch.tensor([steps, top]))
-        # Features of all texts that may be candidates, normalised, `[S, D]`; none at first.
         self.register_buffer("texts", torch.empty(0))
-        # Which of them a token is, S for none, `[V]`.
         self.register_buffer("text_of", torch.empty(0, dtype=torch.int64))
 
     @torch.no_grad()

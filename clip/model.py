@@ -152,10 +152,12 @@ class ClipModel(nn.Module):
         return super().train(False)
 
     def encode_image(self, images: Tensor, local: bool = False, projected: bool = True):
-        """Return unnormalised features `[B, D]` of images `[B, 3, H, W]`; with `local` a pair.
+        """Return unnormalised features of images `[B, 3, H, W]`.
 
-        Its second are those of the regions `[B, N, D]`, in row-major order; with `projected` False
-        before the `region_projection`, `[B, N, W]`.
+        Returns:
+            Global features `[B, D]`; with `local` a pair of global `[B, D]` and
+            local `[B, N, D]` features, regions in row-major order. With `projected`
+            False these are of before the `region_projection`, `[B, N, W]`.
 
         Raises:
             InputError: images of another size, or local features of a tower that has none.

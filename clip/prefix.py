@@ -30,8 +30,11 @@ ROW = 32
 class Packing(nn.Module):
     """Places of the tokens of T suffixes, of unequal length, in shared rows.
 
-    Rows of R tokens hold whole suffixes, one behind the other, so that one long class name does not
-    make every other class pay for its length. `lengths`: tokens of each suffix, [EOT] included.
+    Rows of R tokens hold whole suffixes, one behind the other, so that one long
+    class name does not make every other class pay for its length.
+
+    Args:
+        lengths: tokens of each suffix, [EOT] included; at least 1.
 
     Buffers (not saved): `text` `[rows, R]`, which suffix a token belongs to, -1 in padding;
     `offset` `[rows, R]`, its place in the suffix; `start` `[T]`, where a suffix begins in the

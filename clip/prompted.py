@@ -25,16 +25,20 @@ KINDS = ("cosines", "logits")  # of inputs, for each text
 class PromptedCLIP(nn.Module):
     """A frozen CLIP whose C classes are described by `prompts`.
 
-    These return unnormalised text features `[C, D]`, and are a module if they are learned.
+    Args:
+        prompts: returns unnormalised text features `[C, D]`; a module if learned.
+
+    Attributes:
+        texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
+            inputs of scores by that name; None: the class texts under another name.
+        captioner: what writes captions (ZOC), or None.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
         super().__init__()
         self.clip, self.prompts = clip, prompts
-        # Name -> further text features `[*, D]`, normalised, whose cosines and logits are inputs of
-        # scores by that name; None: the class texts under another name.
         self.texts: dict[str, Tensor | None] = {}
-        self.captioner: Captioner | None = None  # what writes captions (ZOC)
+        self.captioner: Captioner | None = None
 
     @property
     def scale(self) -> Tensor:

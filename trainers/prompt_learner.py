@@ -118,9 +118,13 @@ class PromptLearner(nn.Module):
     def packed(self, ctx: Tensor | None = None) -> tuple[Tensor, Tensor, Packing]:
         """Return the prompts as `clip.prefix.encode_packed` wants them, without building them.
 
-        That is what all prompts begin with, `[P, W]`: [SOS] and the shared context as far as no
-        class name stands before it; and the rest of each prompt up to [EOT], in rows
-        `[rows, R, W]`, with their packing. `ctx`: vectors in the place of the learner's own.
+        Args:
+            ctx: context vectors in the place of the learner's own, of the same shape.
+
+        Returns:
+            What all prompts begin with, `[P, W]`: [SOS] and the shared context as far as
+            no class name stands before it; and the rest of each prompt up to [EOT], in
+            rows `[rows, R, W]`, with their packing.
         """
         ahead, ctx = self.shared - 1, self.ctx if ctx is None else ctx
         if ctx.dim() == 2:
