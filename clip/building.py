@@ -39,7 +39,8 @@ def build_model(
 def model_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
     """Return open_clip's config of the model with the weights `state`.
 
-    InputError if weights are missing, or the number of attention heads cannot be known.
+    Raises:
+        InputError: weights are missing, or the number of attention heads cannot be known.
     """
     try:
         return {
@@ -93,7 +94,11 @@ def _count(state: dict[str, Tensor], prefix: str) -> int:
 
 
 def _head_width(tower: str, width: int, known: int | None, wide: dict[int, int]) -> int:
-    """Return the width of an attention head, which the shapes of the weights do not show."""
+    """Return the width of an attention head, which the shapes of the weights do not show.
+
+    Raises:
+        InputError: it cannot be known.
+    """
     if known and width % known == 0:
         return known
     if width in wide or width in PUBLIC_WIDTHS:

@@ -56,7 +56,8 @@ class CaptionDecoder(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Return logits `[B, 1 + L, V]` of the token after the image, and after each of `tokens`.
 
-        `features`: of images, normalised, `[B, D]`. `tokens`: `[B, L]`, as described above.
+        Args:
+            features: of images, normalised, `[B, D]`. tokens: `[B, L]`, as described above.
         """
         x = torch.cat([self.image(features)[:, None], F.embedding(tokens, self.words)], dim=1)
         x = x + self.positional_embedding[: x.shape[1]]  # [B, 1 + L, W]
@@ -66,7 +67,8 @@ class CaptionDecoder(nn.Module):
     def loss(self, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the summed cross entropy of captions, and of how many tokens it is.
 
-        `features`: `[B, D]`. `tokens`: the captions by CLIP's tokenizer, [SOT] first, `[B, L]`.
+        Args:
+            features: `[B, D]`. tokens: the captions by CLIP's tokenizer, [SOT] first, `[B, L]`.
         """
         unknown, eot = len(self.ids), tokens.argmax(dim=-1, keepdim=True)
         behind = torch.arange(tokens.shape[1] - 1, device=eot.device) >= eot
@@ -87,7 +89,9 @@ def greedy_candidates(
     """Return the `top` most probable tokens in each step of a greedy caption: `[B, steps, top]`.
 
     The most probable one comes first and is appended. Nothing stops at the end of a caption.
-    `next_logits`: tokens so far `[B, L]` -> logits of the next one `[B, V]`. `start`: `[B, L]`.
+
+    Args:
+        next_logits: tokens so far `[B, L]` -> logits of the next one `[B, V]`. start: `[B, L]`.
     """
     tokens, found = start, []
     for _ in range(steps):
@@ -147,7 +151,8 @@ KEPT = "captioner."  # before the names of what a detector keeps
 def own_lse(logits: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
     """Return log-sum-exp `[B]` of those logits `[B, S]` that an image has chosen, each once.
 
-    `chosen`: columns, `[B, n]`, S for none. `scale`: minus this is returned where there is none.
+    Args:
+        chosen: columns, `[B, n]`, S for none. scale: minus this is returned where there is none.
     """
     mask = torch.zeros(len(logits), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
     mask = mask.scatter(1, chosen, True)[:, :-1]  # [B, S]

@@ -29,14 +29,20 @@ OPENAI_TRANSFORM = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Hold what is known of a CLIP beside its weights; None, or no entry, is unknown."""
+    """Hold what is known of a CLIP beside its weights; None, or no entry, is unknown.
 
-    activation: str | None = None  # "quick_gelu" or "gelu"
-    image_head: int | None = None  # width of an attention head
+    Attributes:
+        activation: "quick_gelu" or "gelu". image_head, text_head: width of an attention head.
+        transform: some of mean, std, interpolation, resize_mode. tokenizer: other than OpenAI's.
+        widths: of the text tower and of the features, by which the model is recognised.
+    """
+
+    activation: str | None = None
+    image_head: int | None = None
     text_head: int | None = None
-    transform: dict[str, Any] = field(default_factory=dict)  # some entries of OPENAI_TRANSFORM's
-    tokenizer: str | None = None  # other than OpenAI's
-    widths: tuple[int, int] | None = None  # of text tower and features: they tell models apart
+    transform: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    widths: tuple[int, int] | None = None
 
 
 OPENAI = Facts("quick_gelu", 64, 64, OPENAI_TRANSFORM)

@@ -44,10 +44,13 @@ def grid_of(visual: nn.Module) -> tuple[int, int] | None:
 def encode_image(
     visual: nn.Module, images: Tensor, local: bool, projected: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features, else None.
+    """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
-    Regions are in row-major order. With `projected` False, which needs a ViT with a projection,
-    they are those before it, `[B, N, W]`. InputError if the tower has no local features.
+    Regions are in row-major order. Without `local` the second value is None. With `projected`
+    False, which needs a ViT with a projection, the local features `[B, N, W]` are those before it.
+
+    Raises:
+        InputError: local features were asked of a tower that has none.
     """
     if isinstance(visual, ModifiedResNet):
         largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # the stem's output
@@ -71,7 +74,8 @@ def encode_image(
 def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the attention of the regions of all images encoded meanwhile, `[b, N]` a part.
 
-    InputError if the tower is no ViT that pools its class token.
+    Raises:
+        InputError: the tower is no ViT that pools its class token.
     """
     if not has_value_path(visual):
         raise InputError(

@@ -62,8 +62,9 @@ def load(
     Args:
         name: OpenAI name, open_clip `model/tag`, or path of a file or folder.
         precision: fp32, tf32, amp, amp_bf16 or fp16 (see `clip.precision`).
-        activation: "quick_gelu" or "gelu", for files that do not say. Under the other one the same
-            weights lose points of accuracy silently, so a file that says otherwise is refused.
+        activation: "quick_gelu" or "gelu", for files that do not say. The
+            same weights under the other activation lose points of accuracy
+            without any error, so a file that says otherwise is refused.
 
     Raises:
         InputError: unknown name, unreadable file, activation missing or wrong, a tokenizer other
@@ -85,7 +86,8 @@ def load(
 def input_settings(name: str) -> dict[str, object]:
     """Return what a model reads, as the config's INPUT keys, without downloading any weights.
 
-    InputError if `name` is neither a name nor the file of a CLIP that can be driven here.
+    Raises:
+        InputError: `name` is neither a name nor the file of a CLIP that can be driven here.
     """
     if path := _path(name):
         weights = _read(path, name)
@@ -102,6 +104,9 @@ def check_same_backbone(asked: str, trained: str) -> None:
     """Refuse, before any download, a model by name other than the one a run was trained on.
 
     Of files nothing can be said by their names: their weights are compared once they are loaded.
+
+    Raises:
+        InputError: both are names, of different weights.
     """
     names = [_weights_name(asked), _weights_name(trained)]
     if None not in names and names[0] != names[1]:
@@ -173,7 +178,8 @@ def _download(name: str, architecture: str, tag: str) -> str:
 def _ask_hub(place: str) -> None:
     """Raise at once if the hub cannot be reached: its client goes on trying for most of a minute.
 
-    `place`: `owner/repository/`, and a file where that has another name than usual.
+    Args:
+        place: `owner/repository/`, and a file where that has another name than usual.
     """
     repository = "/".join(place.split("/")[:2])
     if any(huggingface_hub.try_to_load_from_cache(repository, name) for name in IN_FOLDER):
@@ -193,7 +199,11 @@ def _nearest(name: str, pairs: list[tuple[str, str]]) -> str:
 
 
 def _open_clip_pair(name: str) -> tuple[str, str]:
-    """Return architecture and tag of a pair that can be driven here; InputError of any other."""
+    """Return architecture and tag of a pair that can be driven here, before any download.
+
+    Raises:
+        InputError: a name that nobody knows, or a tokenizer other than OpenAI's.
+    """
     if name in OPENAI_MODELS:
         return OPENAI_MODELS[name], "openai"
     architecture, _, tag = name.rpartition("/")

@@ -30,7 +30,7 @@ class TextTower(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Return the number of tokens that a text may have, [SOT] and [EOT] included."""
+        """Number of tokens that a text may have, [SOT] and [EOT] included."""
         return len(self.positional_embedding)
 
     def forward(self, embeddings: Tensor, eot: Tensor) -> Tensor:
@@ -160,7 +160,8 @@ class ClipModel(nn.Module):
             False these are of before the `region_projection`, `[B, N, W]`.
 
         Raises:
-            InputError: images of another size, or local features of a tower that has none.
+            InputError: images of another size than the model's, or local
+                features asked of a tower that has none.
         """
         if images.shape[-2:] != (self.image_size, self.image_size):
             height, width = images.shape[-2:]
@@ -180,7 +181,11 @@ class ClipModel(nn.Module):
 
 
 def _text_source(model: nn.Module, name: str) -> nn.Module:
-    """Return the module that holds the text tower; InputError if it cannot be prompted here."""
+    """Return the module that holds the text tower.
+
+    Raises:
+        InputError: prompts cannot be learned for a tower of its kind.
+    """
     source = getattr(model, "text", model)
     if source is model:
         pool, mask = model.text_pool_type, model.attn_mask

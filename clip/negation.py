@@ -51,8 +51,9 @@ class NoTextEncoder(TextTower):
     def forward(self, tokens: Tensor, choices: Tensor | None = None) -> Tensor:
         """Return unnormalised "no" features `[T, D]` of token ids `[T, L]`.
 
-        `choices` `[T]`: which prompt is added to each text, 16 for the mean; None (inference): the
-        mean for all. The handcrafted variant has none to add.
+        Args:
+            choices: `[T]`, which prompt is added to each text, 16 for the mean;
+                None (inference): the mean for all. The handcrafted variant has none to add.
         """
         embeddings = self.token_embedding(tokens)  # [T, L, W]
         if self.prompt_no is not None:
@@ -63,12 +64,16 @@ class NoTextEncoder(TextTower):
         # [EOT] has the highest id of the vocabulary.
         return super().forward(embeddings, tokens.argmax(dim=-1))
 
-    encode_text = forward  # in inference, as `ClipModel.encode_text`
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return the features of inference, as `ClipModel.encode_text`."""
+        return self(tokens)
 
     def load_published(self, path: str | Path, model: ClipModel) -> None:
         """Load the "no" branch of a file as CLIPN's authors publish them (`epoch_N.pt`).
 
-        InputError if there is none in it, or one of another variant, size or CLIP than `model`.
+        Raises:
+            InputError: no "no" branch in it, one of the other variant or of another
+                size, or one trained beside another CLIP than `model`.
         """
         weights = read_weights(path)
         if not weights.negation:

@@ -51,7 +51,10 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
 
     On a GPU only "tf32" computes in TF32: PyTorch's default would do so in all convolutions of
     float32. A CPU does fp32 and, faster where it has instructions for it, amp_bf16; in place of
-    the others it computes in float32 and says so. InputError for an unknown name.
+    the others it computes in float32 and says so.
+
+    Raises:
+        InputError: unknown name.
     """
     check_availability(name, PRECISIONS, what="precision (TRAINER.*.PREC)")
     precision = PRECISIONS[name]

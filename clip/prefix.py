@@ -172,12 +172,16 @@ def _encode_rows(
     own = suffixes + position[len(prefix) + offset]  # [rows, R, W]
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        mixed, own_mixed = _mix(block, shared, own, mask)
-        shared, own = finish(block, shared, mixed), finish(block, own, own_mixed)
+        shared, own = _block(block, shared, own, mask)
     # Of the last block only what becomes of [EOT] is read.
     _, mixed = _mix(last, shared, own, mask)
     own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))  # [T, W]
     return tower.project(finish(last, own, mixed))
+
+
+def _block(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    mixed, own_mixed = _mix(block, shared, own, mask)
+    return finish(block, shared, mixed), finish(block, own, own_mixed)
 
 
 def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,10 @@ def template_pairs(setting: str) -> list[Pair]:
     """Return the (standard, "no") templates that a TEMPLATE setting stands for.
 
     "imagenet80": the 80 of CLIP's paper. "published": CLIPN's 128, with the quote characters
-    that its code reads as part of each line. Else one template, or several separated by "|";
-    InputError if one has no place for the class name.
+    that its code reads as part of each line. Else one template, or several separated by "|".
+
+    Raises:
+        InputError: a template without a place for the class name.
     """
     if setting == "imagenet80":
         return [(template, negated(template)) for template in IMAGENET80]
@@ -100,12 +102,17 @@ def classifier(
     templates: Sequence[str],
     title: str = "classes",
 ) -> Tensor:
-    """Return the weights `[C, D]` of a zero-shot classifier of C names, normalised, float32.
+    """Return the weights `[C, D]` of a zero-shot classifier, normalised, float32.
 
-    Over templates, {} for the name, the sum of the normalised text features (Radford et al., 2021,
-    Section 3.1.4). Each distinct text is encoded once, short ones together, so that no batch is
-    much longer than its texts. At most `TEXTS` features (or one template's) are held at once.
-    InputError if a text is longer than the tower reads.
+    Over templates, the sum of the normalised text features (Radford et al., 2021, Section
+    3.1.4). Each distinct text is encoded once, short ones together, so that no batch is much
+    longer than its texts. At most `TEXTS` features (or one template's) are held at once.
+
+    Args:
+        names: C class names. templates: with {} for the name.
+
+    Raises:
+        InputError: a text is longer than the tower reads.
     """
     names = [name.replace("_", " ") for name in names]
     at_once, total = max(1, TEXTS // len(names)), 0

@@ -50,7 +50,9 @@ def tokenize(
 ) -> torch.Tensor:
     """Return token ids `[T, context_length]` (int64) of one or more texts, padded with 0.
 
-    A text that does not fit is a RuntimeError; with `truncate` its end is cut, before [EOT].
+    Raises:
+        RuntimeError: a text does not fit and `truncate` is off. With `truncate`
+            it is cut and its last token becomes [EOT].
     """
     bpe = tokenizer()
     texts = [texts] if isinstance(texts, str) else texts
@@ -82,7 +84,8 @@ def tokenize_prompts(
 ) -> torch.Tensor:
     """Return token ids `[T, context_length]` of prompts about the classes `names` `[T]`.
 
-    InputError if a prompt does not fit: cut off, classes could become the same text.
+    Raises:
+        InputError: a prompt does not fit. Cut off, classes could become the same text.
     """
     rows = []
     for prompt, name in zip(prompts, names, strict=True):

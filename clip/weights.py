@@ -70,18 +70,24 @@ NOT_WEIGHTS = (*OPENAI_MARKERS, "attn_mask", "position_ids", "logit_bias")
 
 @dataclass
 class ClipWeights:
-    """Weights in OpenAI's layout, and what is known beside them."""
+    """Weights in OpenAI's layout, and what is known beside them.
 
-    state: dict[str, Tensor]  # the CLIP's tensors by OpenAI's names
-    # Those of CLIPN's "no" encoder by the text tower's names, and `prompt_no`; {} for a plain CLIP.
+    Attributes:
+        state: the CLIP's tensors by OpenAI's names. negation: those of CLIPN's "no" text encoder,
+            by the names of the text tower and `prompt_no`; empty for a plain CLIP.
+        facts: what the file, or a JSON file beside it, says of the model.
+    """
+
+    state: dict[str, Tensor]
     negation: dict[str, Tensor]
-    facts: Facts  # what the file, or a JSON file beside it, says of the model
+    facts: Facts
 
 
 def read_weights(path: str | Path) -> ClipWeights:
     """Read the weights of a CLIP from a file, an index of shards, or a folder.
 
-    InputError if that cannot be read, or holds no CLIP that can be driven here.
+    Raises:
+        InputError: the file cannot be read, or holds no CLIP that can be driven here.
     """
     path = Path(path)
     state: dict[str, Tensor] = {}

@@ -35,13 +35,17 @@ class ClipTrainer(StepTrainer):
 
     A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
     defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, and ends with
-    `learn`; and `loss`. Methods declare the facts of `TrainerBase` and `StepTrainer`, and these.
+    `learn`; and `loss`.
+
+    Methods declare the facts of `TrainerBase` and `StepTrainer`, and
+        MUST_MATCH: entries of a checkpoint's meta that must be the config's.
+        WEIGHTS: settings of theirs that scale the loss, or a part of it.
+        top_k: K of region maps; 0: the paper's ratio.
     """
 
-    # Entries of a checkpoint's meta that must be the config's.
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
-    WEIGHTS: ClassVar[tuple[str, ...]] = ()  # settings that scale the loss, or a part of it
-    top_k: int = 0  # K of region maps; 0: the paper's ratio
+    WEIGHTS: ClassVar[tuple[str, ...]] = ()
+    top_k: int = 0
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
@@ -184,7 +188,10 @@ class ClipTrainer(StepTrainer):
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was learned from the run in `directory`; nothing if that is "".
 
-        CoOp's and LoCoOp's published files load too. InputError if `check_checkpoint` refuses one.
+        CoOp's and LoCoOp's published files load too.
+
+        Raises:
+            InputError: no such file, or one that `check_checkpoint` refuses.
         """
         super().load_model(directory, epoch)
         self._text = None

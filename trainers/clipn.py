@@ -173,15 +173,21 @@ class BranchTexts:
     """Make the texts of a batch of captions for both branches of CLIPN.
 
     A loader's workers call it, so the trainer is sent tokens. The prompts, or templates, are a
-    function of seed and step; every rank takes its part of the whole batch's draw.
+    function of seed and step.
+
+    Attributes:
+        choices: how many prompts, or pairs of templates, a text is drawn one of.
+        pairs: templates of the handcrafted variant, None for the learnable one.
+        rank, ranks: this process's place; every rank takes its part of the whole batch's draw.
+        context: tokens the text towers read, L.
     """
 
-    choices: int  # prompts, or pairs of templates, a text is drawn one of
-    pairs: Sequence[Pair] | None  # templates of the handcrafted variant, None for the learnable one
+    choices: int
+    pairs: Sequence[Pair] | None
     seed: int
     rank: int
     ranks: int
-    context: int = CONTEXT_LENGTH  # tokens the text towers read, L
+    context: int = CONTEXT_LENGTH
 
     def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
         """Return "tokens" and "denied" `[B, L]`, and "choices" `[B]` (learnable).

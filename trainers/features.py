@@ -22,7 +22,8 @@ def features_of(
 ) -> dict[str, np.ndarray]:
     """Return the normalised feature `[D]` of every image by its path; kept ones are read.
 
-    `skip_bad`: leave out images that cannot be read, whatever DATALOADER.BAD_IMAGES says.
+    Args:
+        skip_bad: leave out images that cannot be read, whatever DATALOADER.BAD_IMAGES says.
     """
     cfg, model, found = trainer.cfg.clone(), trainer.model.eval(), {}
     cfg.defrost()

@@ -82,7 +82,10 @@ class FoBoR(LoCoOp):
 
         With v the class c != y of the largest (1 - FUSE) f.t_c + FUSE t_y.t_c, pi the region's
         softmax over all classes, and q = pi / (pi_y + pi_v + 1e-4): the sum over y and v of
-        q log(q + 1e-5). `similarity`: cosines `[B, C]` of the images with `text` `[C, D]`.
+        q log(q + 1e-5).
+
+        Args:
+            similarity: cosines `[B, C]` of the images with `text` `[C, D]`.
         """
         fuse, images = self.settings.FUSE, torch.arange(len(labels), device=labels.device)
         with torch.no_grad(), exact(text):  # which class, and which region

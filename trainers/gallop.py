@@ -209,7 +209,11 @@ class EncodedSets(LearnedPrompts):
 
 
 class PromptSetsCLIP(PromptedCLIP):
-    """A frozen CLIP with GalLoP's prompts; `ks`: for each local one how many regions count."""
+    """A frozen CLIP with GalLoP's prompts.
+
+    Args:
+        ks: for each local prompt how many regions count. chunk: of `EncodedSets`.
+    """
 
     def __init__(self, clip: ClipModel, learner: PromptSets, ks: Sequence[int], chunk: int = CHUNK):
         super().__init__(clip, EncodedSets(clip, learner, chunk))
@@ -229,7 +233,8 @@ class PromptSetsCLIP(PromptedCLIP):
     def set_cosines(self, features: Tensor, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines with the global prompts `[B, m, C]` and the local ones `[B, n, C]`.
 
-        `features`: `[B, D]`, `regions`: `[B, N, D]`, mapped; `text`: as `text_features` gives it.
+        Args:
+            features: `[B, D]`, regions: `[B, N, D]`, mapped; text: as `text_features` gives it.
         """
         whole, parts = self.kinds(text)
         found = cosines(features, whole.flatten(0, 1)).unflatten(1, whole.shape[:2])
@@ -264,8 +269,10 @@ def gallop_losses(
     """Return cosines `[B, C]` and GalLoP's losses: cross entropy of global and of local prompts.
 
     Global: of the mean cosine of the prompts that dropout keeps for an image. Local: the mean over
-    prompts, each read on its own number of regions (Sections 3.2 and 3.3). `images`:
-    `[B, 3, H, W]`, `labels`: `[B]`, `kept`: global prompts of each image, `[B, q]`.
+    prompts, each read on its own number of regions (Sections 3.2 and 3.3).
+
+    Args:
+        images: `[B, 3, H, W]`, labels: `[B]`, kept: global prompts of each image, `[B, q]`.
     """
     encoded = model.image_features(images, local=True)
     whole, parts = model.set_cosines(*encoded, model.text_features())

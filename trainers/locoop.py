@@ -98,7 +98,8 @@ class LoCoOp(PromptTrainer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return cosines `[B, C]`, the loss of the images and the regularisation of their regions.
 
-        `text`: text features `[C, D]`. `more`: what else `region_weights` reads.
+        Args:
+            text: text features `[C, D]`. more: what else `region_weights` reads.
         """
         scale = self.model.scale
         similarity = cosines(features, text)

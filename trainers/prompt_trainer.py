@@ -29,17 +29,19 @@ logger = logging.getLogger(__name__)
 class PromptTrainer(ContextTrainer):
     """A trainer that learns nothing but the context of the prompt.
 
-    Subclasses define `loss` of normalised image features `[B, D]`, those of the regions
-    `[B, N, D]` (without LOCAL None, or there all the same), and labels `[B]`.
+    Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
+    reads FoBoR's attention of the regions too, and define `loss` of normalised image features
+    `[B, D]`, those of the regions `[B, N, D]` (without LOCAL None, or there all the same), and
+    labels `[B]`.
 
     A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
     which never sees an image. Trainers that see the same images share the first half
     (`trainers.side_by_side`), and where augmentations are repeated it is kept (`trainers.views`).
     """
 
-    LOCAL: ClassVar[bool] = False  # True: the loss reads local features
-    ATTENTION: ClassVar[bool] = False  # True: and FoBoR's attention of the regions
-    COPIES: ClassVar[bool] = False  # True: CSC starts from a copy of CTX_INIT for each class
+    LOCAL: ClassVar[bool] = False
+    ATTENTION: ClassVar[bool] = False
+    COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     KEEPS_VIEWS = True
     BATCH = ("features", "regions", "label")  # of what `encode` returns
 
@@ -107,7 +109,8 @@ class PromptTrainer(ContextTrainer):
     def train_batches(self, *reads: bool) -> Iterable[dict]:
         """Return the batches of an epoch, encoded where its views are kept.
 
-        `reads`: whether those have regions, and attention; none: what this trainer reads.
+        Args:
+            reads: whether those have regions, and attention; none: what this trainer reads.
         """
         if self.views is None:
             return super().train_batches()
@@ -181,7 +184,8 @@ class LearnedPrompts(torch.nn.Module):
     def forward(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
         """Return unnormalised text features `[C, D]`, with the context `ctx` or the learner's own.
 
-        `again`: encode once more on the way back, to hold none of it in between.
+        Args:
+            again: encode once more on the way back, to hold none of it in between.
         """
         # A gradient is wanted in training steps, which all ranks take together.
         over_ranks = torch.is_grad_enabled()

@@ -1,10 +1,11 @@
 """Views: augmentations that epochs repeat, each image of each encoded once and kept on disk.
 
-With DATALOADER.VIEWS V, epoch e has the augmentations of epoch e mod V. A view, the training images
-under the augmentations of one epoch, is encoded in the very batches of that epoch, the images that
-these leave out behind them, and kept as the image tower gave it. So with V of at least the number
-of epochs a step sees, bit by bit, the features of the run that keeps nothing; and with fewer, the
-same features whoever encoded them and when.
+With DATALOADER.VIEWS V, epoch e has the augmentations of epoch e mod V. A view is then a fixed set
+of images: the training images under the augmentations of one epoch. It is encoded in the very
+batches of that epoch, the images that these leave out behind them, and kept as the image tower
+gave it. So with V of at least the number of epochs a step sees, bit by bit, the features of the run
+that keeps nothing; and with fewer, the same features whoever encoded them and when: this run, one
+of another method, or this one before it was stopped.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ class ContextTrainer(ClipTrainer):
 def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, float]]]:
     """Return for each of the vectors `[M, W]` its nearest words, with their Euclidean distance.
 
-    `embedding`: of the whole vocabulary, `[V, W]`; a row of zeros is of a word that the CLIP has
-    never seen, and near to none.
+    Args:
+        embedding: of the whole vocabulary, `[V, W]`; a row of zeros is of a word that the CLIP has
+            never seen, and near to none.
     """
     vectors, known = context.detach().float(), embedding.detach().float()
     far = torch.cdist(vectors, known).masked_fill(~known.any(dim=-1), torch.inf)  # [M, V]

@@ -90,7 +90,8 @@ class ZOC(PairTrainer):
     def loss(self, images: Tensor, tokens: Tensor) -> tuple[None, dict[str, Tensor]]:
         """Return the mean over the tokens of all ranks.
 
-        `images`: `[B, 3, H, W]`, or their features `[B, D]`. `tokens`: captions, `[B, L]`.
+        Args:
+            images: `[B, 3, H, W]`, or their features `[B, D]`. tokens: captions, `[B, L]`.
         """
         if images.dim() > 2:
             images, _ = self.model.image_features(images, local=False)

@@ -22,18 +22,28 @@ SAFER = {"fp32": (), "amp": ("fp32",)}  # precisions with more room than one; th
 
 
 class TrainerBase(Models):
-    """An epoch loop with hooks, and the steps of the models in it."""
+    """An epoch loop with hooks, and the steps of the models in it.
 
-    # Facts that a trainer declares about its method, all optional.
-    CONFIG_KEY: ClassVar[str] = ""  # of its node of the config, TRAINER.<CONFIG_KEY>
-    CONFIG: ClassVar[CfgNode] = CfgNode()  # the settings in that node, with their defaults
-    FLAGS: ClassVar[Mapping[str, str]] = {}  # command-line flags of its own -> keys of that node
-    INCIDENTAL: ClassVar[tuple[str, ...]] = ()  # keys that change time and memory, not figures
-    LEARNS: ClassVar[bool] = True  # False: nothing to train, so shots and seed change nothing
-    # True: a step reads what a frozen tower gives of the images, which may be kept.
+    The facts that a trainer declares about its method, all optional:
+        CONFIG_KEY: its node of the config, TRAINER.<CONFIG_KEY>; "" if it has none.
+        CONFIG: the settings in that node, with their defaults.
+        FLAGS: command-line flags of its own, flag -> key of that node.
+        INCIDENTAL: keys of that node that change time and memory, not figures.
+        LEARNS: False where there is nothing to train, so shots and seed change nothing.
+        KEEPS_VIEWS: True where a step reads features of the images that a frozen tower gives, so
+            that they may be kept (DATALOADER.VIEWS).
+        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
+        SCORE: the score its paper stands for, a detector's default.
+    """
+
+    CONFIG_KEY: ClassVar[str] = ""
+    CONFIG: ClassVar[CfgNode] = CfgNode()
+    FLAGS: ClassVar[Mapping[str, str]] = {}
+    INCIDENTAL: ClassVar[tuple[str, ...]] = ()
+    LEARNS: ClassVar[bool] = True
     KEEPS_VIEWS: ClassVar[bool] = False
-    READS_PAIRS: ClassVar[bool] = False  # True: it learns from the pairs of DATASET.PAIRS
-    SCORE: ClassVar[str] = "MCM"  # the one its paper stands for, a detector's default
+    READS_PAIRS: ClassVar[bool] = False
+    SCORE: ClassVar[str] = "MCM"
 
     start_epoch = epoch = batch_idx = 0
     _writer: MetricsFile | None = None

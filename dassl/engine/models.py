@@ -52,6 +52,8 @@ class Models:
         sched: Any = None,
     ) -> None:
         """Put `model` under `name`: its checkpoints go to the folder <output>/<name>."""
+        if "_models" not in self.__dict__:
+            raise AttributeError("Call super().__init__() before register_model()")
         if name in self._models:
             raise ValueError(f"A model named {name!r} is registered already")
         self._models[name] = model

@@ -57,7 +57,10 @@ class SimpleTrainer(TrainerBase):
         """Raise if `cfg` does not suit the trainer (optional)."""
 
     def build_data_loader(self) -> None:
-        """Set self.dm and its facts; an override that sets no self.dm must assign the loaders."""
+        """Set self.dm, num_classes, num_source_domains and lab2cname (label -> class name).
+
+        An override that sets no self.dm must assign the loaders itself.
+        """
         self.dm = self.build_data_manager()
         self.num_classes = self.dm.num_classes
         self.num_source_domains = self.dm.num_source_domains

@@ -28,8 +28,11 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         """Pass once over train_loader_x, with `forward_backward` for each batch.
 
-        A batch of which no image could be read (BAD_IMAGES skip) is left out; if it is the last
-        one, `update_lr` is called here, as trainers do that themselves in the last batch.
+        self.num_batches and self.batch_idx are set for it. A batch of which no image could be
+        read (BAD_IMAGES skip) is left out; if it is the last one, `update_lr` is called here, as
+        trainers do that themselves in the last batch.
+
+        A loader whose order depends on the epoch has it set by its `set_epoch`.
 
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
@@ -41,9 +44,11 @@ class TrainerX(SimpleTrainer):
         self.end_epoch()
 
     def count_batches(self) -> int:
+        """Return the number of batches of an epoch."""
         return len(self.train_loader_x)
 
     def train_batches(self) -> Iterable[Any]:
+        """Return the batches of an epoch."""
         return batches_for(self.train_loader_x, self.device)
 
     def begin_epoch(self) -> None:

@@ -16,8 +16,10 @@ ABANDONED = 3600  # seconds without a write after which a temporary file is nobo
 def cache_folder(name: str, setting: str = "") -> Path:
     """Return the folder of the cache `name`: `setting`, or one in the user's cache folder.
 
-    That is `$XDG_CACHE_HOME/promptood/<name>`, by default `~/.cache/promptood/<name>`; OSError if
-    the user has no home folder.
+    That is `$XDG_CACHE_HOME/promptood/<name>`, by default `~/.cache/promptood/<name>`.
+
+    Raises:
+        OSError: the user has no home folder.
     """
     if setting:
         return Path(setting)
@@ -42,7 +44,8 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
 def check_room(folder: Path, needed: int, gib: float, setting: str) -> None:
     """Raise InputError unless `folder` may take `needed` more bytes.
 
-    `gib`: the budget of the whole folder, in GiB; `setting` is the name users know it by.
+    Args:
+        gib: the budget of the whole folder, in GiB; `setting` is the name users know it by.
     """
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

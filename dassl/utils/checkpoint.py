@@ -134,8 +134,10 @@ def restore(
     """Put a loaded checkpoint into model, optimiser and scheduler; return the epoch to go on at.
 
     A scheduler whose state was not kept (a file of upstream) is stepped forward to the epoch.
-    `steps`: for an optimiser and a scheduler of other settings than the checkpoint's: the settings
-    stay, and the scheduler is set forward by so many steps.
+
+    Args:
+        steps: for an optimiser and a scheduler of other settings than the checkpoint's: the
+            settings stay, and the scheduler is set forward by so many steps.
     """
     load_weights_into(model, checkpoint["state_dict"], path)
     epoch = int(checkpoint["epoch"])

@@ -16,10 +16,14 @@ class InputError(ValueError):
 
     The message says what was asked, what was found, what is allowed and how to
     mend it. Entry points print it without a traceback and exit non-zero.
+
+    Attributes:
+        kind: one or two words for the table of the data check: missing, flat, ...
+        names: all files or folders it is about, where the message names a few.
     """
 
-    kind: str = "refused"  # one or two words for the table of the data check: missing, flat, ...
-    names: Sequence[str] = ()  # all files or folders it is about, where the message names a few
+    kind: str = "refused"
+    names: Sequence[str] = ()
 
 
 class UnknownNameError(InputError, KeyError):
@@ -62,9 +66,11 @@ def in_a_sentence() -> Iterator[None]:
 
 @contextmanager
 def explain_out_of_memory(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
-    """Turn running out of a device's memory, or the machine's, in `doing`, into an InputError.
+    """Turn running out of a device's memory, or the machine's, into an InputError.
 
-    `settings`: those that lower the need, with their values; the best choice first.
+    Args:
+        doing: what needed the memory, such as "a training step on cuda".
+        settings: those that lower the need, with their values; the best choice first.
     """
     try:
         yield

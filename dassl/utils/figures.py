@@ -19,7 +19,11 @@ UNDATED = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def figure_path(path: str | os.PathLike) -> Path:
-    """Return `path` as a Path; InputError unless its suffix is one of FORMATS."""
+    """Return `path` as a Path if its suffix is one of FORMATS.
+
+    Raises:
+        InputError: it is another.
+    """
     path = Path(path)
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         raise InputError(f"{path}: a figure is a .png, .pdf or .svg file")

@@ -64,7 +64,8 @@ def file_name(text: str) -> str:
 def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
     """Remove the temporary files and folders below `folder` that killed processes have left.
 
-    `age`: seconds without a write after which one is nobody's; 0 where no other process writes.
+    Args:
+        age: seconds without a write after which one is nobody's; 0 where no other process writes.
     """
     for path in Path(folder).rglob(".*.tmp"):
         written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]

@@ -20,7 +20,10 @@ from .names import check_availability
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:
     """Count the numbers in `params` (tensors, or groups with "params") or in `model`."""
-    params = model.parameters() if params is None else params
+    if params is None:
+        if model is None:
+            raise ValueError("count_num_param needs a model or params")
+        params = model.parameters()
     tensors = (t for p in params for t in (p["params"] if isinstance(p, dict) else [p]))
     return sum(tensor.numel() for tensor in tensors)
 

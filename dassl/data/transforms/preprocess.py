@@ -20,14 +20,19 @@ RESIZE_MODES = ("shortest", "squash")
 class Preprocess:
     """Make a model's input of an image: resize, crop, scale to [0, 1], normalise.
 
-    Resizing "shortest" brings the smaller edge to max(H, W) and crops the centre, as OpenAI's CLIP;
-    "squash" brings both edges to H and W, as some of open_clip's models want it.
+    Attributes:
+        size: (H, W) of the input.
+        mean, std: of the three channels; zeros and ones leave the pixels in [0, 1].
+        interpolation: bilinear, bicubic or nearest.
+        resize_mode: "shortest" resizes the smaller edge to max(H, W) and crops the centre, as
+            OpenAI's CLIP; "squash" resizes both edges and changes their ratio, as some of
+            open_clip's models want it.
     """
 
-    size: tuple[int, int]  # (H, W) of the input
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the three channels, in [0, 1]
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    interpolation: str = "bilinear"  # of INTERPOLATION_MODES
+    interpolation: str = "bilinear"
     resize_mode: str = "shortest"
 
     def __post_init__(self) -> None:
@@ -60,7 +65,11 @@ class Preprocess:
         return F.normalize(F.to_tensor(self.view(image)), self.mean, self.std)
 
     def view(self, image: Image.Image) -> Image.Image:
-        """Return what the model sees, as an RGB image of H x W: the pixels before scaling."""
+        """Return what the model sees, as an RGB image of H x W: the pixels before scaling.
+
+        Raises:
+            InputError: an image that `as_rgb` refuses.
+        """
         # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
         image = as_rgb(image)
         height, width = self.size
