@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import logging
 from pathlib import Path
@@ -105,14 +104,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.name != "test_shards_ray.py", item.path not in slow))
-
-
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of the garbage collections, which then come often enough.
-
-    Trainers are in cycles, with a CLIP each: gigabytes waited for a collection of everything.
-    """
-    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

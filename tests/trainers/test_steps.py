@@ -317,6 +317,7 @@ def rates(trainer):
         1
     ]
     trainer.train()
+    del trainer.forward_backward  # a cycle: the trainer would wait for a garbage collection
     return used
 
 
