@@ -13,26 +13,25 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import torch
 from torch import Tensor
-from yacs.config import CfgNode
 
-import trainers  # noqa: F401  (registers the trainers)
 from benchmarks import plain
-from clip import ClipModel, resolve_precision
+from clip import ClipModel
 from clip.facts import OPENAI_TRANSFORM
+from dassl.data.datasets import DatasetBase
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import versions, write_json
 from dassl.utils.tables import markdown_table
 from datasets.classnames import imagenet_classnames
-from trainers.gallop import PromptSets, PromptSetsCLIP, gallop_losses
-from trainers.prompt_learner import PromptLearner
-from trainers.prompt_trainer import LearnedPrompts, PromptTrainer
+from run.settings import default_cfg
+from trainers.base import ClipTrainer
 
 GIB = 2**30
-LAMBDA = 0.25
+STEPS = 1_000_000  # of an epoch: none is its last
 RESULTS = Path(__file__).parent / "results"
 HEAD = ["measure", "at", "first", "second", "ratio", "ratio (CPU time)", "goal"]
 Rows = tuple[list[list[str]], dict]  # of the table, and the figures behind them
@@ -59,66 +58,49 @@ def class_names(count: int) -> list[str]:
 class Bench:
     """Training steps on one batch of noise, each by the trainer of that name at its own settings.
 
-    Besides: "plain", LoCoOp's as `benchmarks.plain` takes it, "GalLoP", and with "kept " before a
-    trainer's name its step without the image tower, as where views are kept. Weights, contexts and
-    batch are the same on every device: all are drawn on the CPU.
+    Besides: "plain", LoCoOp's as `benchmarks.plain` takes it, and with "kept " before a trainer's
+    name its step without the image tower, as where views are kept. Weights, contexts and batch are
+    the same on every device: all are drawn on the CPU.
     """
 
     def __init__(self, classes: int, batch: int, device: str = "cpu", precision: str = "fp32"):
-        self.device, self.clip = torch.device(device), build_clip()
-        self.precision = resolve_precision(precision, self.device)
-        self.names = class_names(classes)
+        self.device, self.prec, self.clip = torch.device(device), precision, build_clip()
         self.images = torch.randn(batch, 3, 224, 224).to(self.device)
         self.labels = torch.randint(classes, (batch,)).to(self.device)
-        self.clip.to(self.device)
-        if self.precision.autocast:  # as trainers hold it
-            self.clip.store_for_autocast(self.precision.autocast)
-        self.trainers: dict[str, PromptTrainer] = {}
-        locoop = self.trainer("LoCoOp")
-        self.model, self.learner, self.k = locoop.model, locoop.learner, locoop.top_k
-        self.optimizer = locoop.optim
-        scaled = self.precision.needs_scaler
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        data = DatasetBase(classnames=class_names(classes))
+        facts = {"num_classes": classes, "lab2cname": data.lab2cname, "num_source_domains": 0}
+        self.beside = SimpleNamespace(
+            dm=SimpleNamespace(dataset=data, **facts),
+            model=SimpleNamespace(clip=self.clip.to(self.device)),
+        )
+        self.trainers: dict[str, ClipTrainer] = {}
+        self.locoop = locoop = self.trainer("LoCoOp")
+        self.model, self.learner, self.precision = locoop.model, locoop.learner, locoop.precision
 
-    def trainer(self, name: str) -> PromptTrainer:
-        """Return a trainer without data, files and optimiser: what computes its loss."""
+    def trainer(self, name: str) -> ClipTrainer:
+        """Return a trainer that has no images, and takes its steps on the batch."""
         if name not in self.trainers:
-            kind = TRAINER_REGISTRY.get(name)
-            trainer, own = kind.__new__(kind), kind.CONFIG
-            trainer.cfg = CfgNode(
-                {"TRAINER": {kind.CONFIG_KEY: own}, "TRAIN": {"CUDA_GRAPH": True}}
-            )
-            trainer.device, trainer.precision = self.device, self.precision
-            trainer.num_classes = len(self.names)
-            seeded = torch.Generator().manual_seed(0)
-            context = {"n_ctx": own.N_CTX, "ctx_init": own.CTX_INIT, "generator": seeded}
-            trainer.learner = PromptLearner(self.names, self.clip, **context).to(self.device)
-            prompts = LearnedPrompts(self.clip, trainer.learner)
-            trainer.model = trainer.build_prompted(self.clip, prompts)
-            trainer.optim = torch.optim.SGD(trainer.learner.parameters(), lr=0.002, momentum=0.9)
-            self.trainers[name] = trainer
+            kind, cfg = TRAINER_REGISTRY.get(name), default_cfg()
+            cfg.TRAINER[kind.CONFIG_KEY].PREC, cfg.USE_CUDA = self.prec, self.device.type == "cuda"
+            cfg.OPTIM.NAME, cfg.VERBOSE = "sgd", False
+            trainer = self.trainers[name] = kind(cfg, beside=self.beside)
+            trainer.train_loader_x, trainer.num_batches = range(STEPS), STEPS
         return self.trainers[name]
 
     def step(self, kind: str) -> float:
         """Take one step and return the loss it started from; waits for the device."""
-        loss = self.loss(kind)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.item()
-
-    def loss(self, kind: str) -> Tensor:
-        if kind not in ("plain", "GalLoP"):
+        if kind != "plain":
             batch = self.views if kind.startswith("kept ") else self.batch
-            return self.trainer(kind.removeprefix("kept ")).summary(batch)["loss"]
-        with self.precision.context(self.device):
-            if kind == "plain":
-                return plain.locoop_loss(
-                    self.clip, self.learner, self.images, self.labels, self.k, LAMBDA
-                )
-            kept = torch.zeros(len(self.images), 1, dtype=torch.int64, device=self.device)
-            return gallop_losses(self.sets, self.images, self.labels, kept)[1]["loss"]
+            return self.trainer(kind.removeprefix("kept ")).forward_backward(batch)["loss"]
+        loss = self.plain_loss()
+        self.locoop.model_zero_grad()
+        self.locoop.scaler.scale(loss).backward()
+        return self.locoop.take_step({"loss": loss})["loss"]
+
+    def plain_loss(self) -> Tensor:
+        k, weight = self.locoop.top_k, self.locoop.settings.LAMBDA
+        with self.locoop.autocast():
+            return plain.locoop_loss(self.clip, self.learner, self.images, self.labels, k, weight)
 
     @property
     def batch(self) -> dict[str, Tensor]:
@@ -127,13 +109,7 @@ class Bench:
     @cached_property
     def views(self) -> dict[str, Tensor]:
         """Encode the batch, once."""
-        return self.trainer("LoCoOp").encode(self.batch, local=True)
-
-    @cached_property
-    def sets(self) -> PromptSetsCLIP:
-        """Return GalLoP's model as published: 4 global and 4 local prompts."""
-        learner = PromptSets(self.names, self.clip, "A photo of a", 4, 4)
-        return PromptSetsCLIP(self.clip, learner.to(self.device), (5, 10, 15, 20))
+        return self.locoop.encode(self.batch, local=True)
 
 
 def in_turns(steps: Mapping[str, Callable], repeats: int) -> dict[str, dict[str, list[float]]]:

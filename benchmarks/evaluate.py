@@ -21,17 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import plain
-from benchmarks.common import (
-    Bench,
-    Rows,
-    compared,
-    in_turns,
-    make_parser,
-    ratios,
-    run_rows,
-    seconds,
-)
+from benchmarks import common, plain
+from benchmarks.common import Bench, Rows
 from clip.prompted import PromptedCLIP
 from dassl.data.datasets import Datum
 from ood import evaluation
@@ -65,7 +56,7 @@ def batch(args: argparse.Namespace) -> Rows:
         )
         return found.sets["ID"].scores
 
-    found = in_turns(
+    found = common.in_turns(
         {
             "plain": lambda: plain.scores(bench.clip, bench.learner, noise),
             "here": score,
@@ -83,19 +74,19 @@ def batch(args: argparse.Namespace) -> Rows:
         turns = zip(own["here"], own["text"], strict=True)
         own["here"] = [here + share * text for here, text in turns]
     where = f"{args.classes} classes, batch {args.batch}, {len(scores)} scores"
-    rates = [f"{args.batch / seconds(found, kind):.2f}/s" for kind in ("here", "encoder")]
-    relative = ratios(found, "encoder", "here")
+    rates = [f"{args.batch / common.seconds(found, kind):.2f}/s" for kind in ("here", "encoder")]
+    relative = common.ratios(found, "encoder", "here")
     return [
-        compared("evaluation, plain over here", where, found, "plain", "here", ">= 3.5"),
+        common.compared("evaluation, plain over here", where, found, "plain", "here", ">= 3.5"),
         ["throughput, here over bare image encoder", where, *rates, *relative, ">= 0.9"],
     ], found
 
 
 def main() -> None:
-    parser = make_parser(__doc__, repeats=3)
+    parser = common.make_parser(__doc__, repeats=3)
     parser.add_argument("--classes", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
-    run_rows("evaluate", parser, {"batch": batch})
+    common.run_rows("evaluate", parser, {"batch": batch})
 
 
 if __name__ == "__main__":

@@ -26,18 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import (
-    GIB,
-    Rows,
-    build_clip,
-    compared,
-    in_turns,
-    largest_difference,
-    make_parser,
-    peak_bytes,
-    run_rows,
-    seconds,
-)
+from benchmarks import common
+from benchmarks.common import GIB, Rows
 from clip.prompted import PromptedCLIP
 from clip.texts import encode_texts
 from clip.tokenizer import decode, tokenize
@@ -54,7 +44,7 @@ PADDED = 64  # texts that plain CLIP encodes at once
 
 def words(args: argparse.Namespace) -> Rows:
     """Measure words a second, packed and padded."""
-    model, (template,) = build_clip(), NEGLABEL.templates
+    model, (template,) = common.build_clip(), NEGLABEL.templates
     nouns = [w.text for w in distinct_words(read_lists("wordnet")) if w.kind == "noun"]
     picked = nouns[:: len(nouns) // args.words][: args.words]
     texts = [template.replace("{}", word) for word in picked]
@@ -65,32 +55,33 @@ def words(args: argparse.Namespace) -> Rows:
         parts = tokenize(few, truncate=True).split(PADDED)
         return torch.cat([model.encode_text(part) for part in parts])
 
-    difference = largest_difference(encode_texts(model, few), padded())
-    found = in_turns({"padded": padded, "packed": lambda: encode_texts(model, texts)}, args.repeats)
+    difference = common.largest_difference(encode_texts(model, few), padded())
+    ways = {"padded": padded, "packed": lambda: encode_texts(model, texts)}
+    found = common.in_turns(ways, args.repeats)
     # A turn of each is of another number of words: seconds for a thousand.
     for clock in found.values():
         clock["padded"] = [1000 * t / len(few) for t in clock["padded"]]
         clock["packed"] = [1000 * t / len(texts) for t in clock["packed"]]
     total = (69_978 + CLASSES) / 1000
-    minutes = {kind: f"{total * seconds(found, kind) / 60:.1f} min" for kind in found["wall"]}
-    row = compared(
+    minutes = [f"{total * common.seconds(found, kind) / 60:.1f} min" for kind in ways]
+    row = common.compared(
         "1000 words, padded over packed", "1 template", found, "padded", "packed", ">= 5"
     )
-    whole = ["all 69,978 words and 1000 classes", "extrapolated", *minutes.values(), "", "", ""]
+    whole = ["all 69,978 words and 1000 classes", "extrapolated", *minutes, "", "", ""]
     return [row, whole], {**found, "difference": difference}
 
 
 def scores(args: argparse.Namespace) -> Rows:
     """Measure NegLabel on kept features, batch by batch as an evaluation does."""
     text, others = (F.normalize(torch.randn(n, 512), dim=-1) for n in (CLASSES, NEGATIVES))
-    model = PromptedCLIP(build_clip(), lambda: text)
+    model = PromptedCLIP(common.build_clip(), lambda: text)
     classes = {"text": text, "neglabel": text, "neglabel_negatives": others}
     kept, neglabel = F.normalize(torch.randn(args.images, 512), dim=-1), get_scores(["NegLabel"])
-    before, start, cpu = peak_bytes(), time.perf_counter(), time.process_time()
+    before, start, cpu = common.peak_bytes(), time.perf_counter(), time.process_time()
     with torch.inference_mode():
         for part in kept.split(args.batch):
             score_batch(model, Batch(part, None), classes, neglabel, {})
-    taken, more = time.perf_counter() - start, (peak_bytes() - before) / GIB
+    taken, more = time.perf_counter() - start, (common.peak_bytes() - before) / GIB
     cpu = time.process_time() - cpu  # of all threads
     where = f"{args.images:,} images, {CLASSES} classes, {NEGATIVES:,} negatives"
     row = ["NegLabel on kept features", where, f"{taken:.1f} s", f"+{more:.2f} GiB"]
@@ -107,14 +98,15 @@ def candidates(args: argparse.Namespace) -> Rows:
 
 
 def main() -> None:
-    parser = make_parser(__doc__, repeats=3)
+    parser = common.make_parser(__doc__, repeats=3)
     parser.add_argument("--words", type=int, default=2048, help="packed, a turn (%(default)s)")
     parser.add_argument("--padded", type=int, default=128, help="padded, a turn (%(default)s)")
     parser.add_argument(
         "--images", type=int, default=85_640, help="with kept features (%(default)s)"
     )
     parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
-    run_rows("negatives", parser, {"words": words, "scores": scores, "candidates": candidates})
+    rows = {"words": words, "scores": scores, "candidates": candidates}
+    common.run_rows("negatives", parser, rows)
 
 
 if __name__ == "__main__":

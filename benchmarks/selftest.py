@@ -95,7 +95,7 @@ def compare(report: Report, part: str, found: dict, expected: dict, precision: s
 def fast_values(bench: Bench) -> dict[str, Tensor]:
     """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
     bench.learner.ctx.grad = None
-    loss = bench.loss("LoCoOp")
+    loss = bench.locoop.summary(bench.batch)["loss"]
     with bench.precision.context(bench.device), torch.no_grad():
         features, regions = bench.model.image_features(bench.images, local=True)
         text = bench.model.text_features()
@@ -113,7 +113,7 @@ def plain_values(bench: Bench) -> dict[str, Tensor]:
         # the last bit of a similarity would decide.
         cosines, half = (regions @ text.T).mean(dim=1), len(features) // 2  # [B, C]
         bench.labels = torch.cat([cosines[:half].argmax(dim=1), cosines[half:].argmin(dim=1)])
-    loss = bench.loss("plain")
+    loss = bench.plain_loss()
     (gradient,) = torch.autograd.grad(loss, bench.learner.ctx)
     return dict(zip(PARTS, (features, regions, text, loss, gradient), strict=True))
 

@@ -26,18 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.common import (
-    GIB,
-    Bench,
-    Rows,
-    compared,
-    in_turns,
-    kib,
-    make_parser,
-    peak_bytes,
-    run_rows,
-    seconds,
-)
+from benchmarks import common
+from benchmarks.common import GIB, Bench, Rows
 
 PLAIN_BYTES = 30e9  # of a plain step of 1000 classes, batch 32
 # Methods, what each is measured against, and the ratio aimed at.
@@ -55,8 +45,8 @@ def measure(classes: int, batch: int, kinds: list[str], repeats: int, threads: i
     bench = Bench(classes, batch)
     for kind in METHODS.keys() & kinds:
         bench.trainer(kind)  # not in the first turn: FA's encodes its frozen prompts
-    times = in_turns({kind: partial(bench.step, kind) for kind in kinds}, repeats)
-    return {**times, "peak": peak_bytes()}
+    times = common.in_turns({kind: partial(bench.step, kind) for kind in kinds}, repeats)
+    return {**times, "peak": common.peak_bytes()}
 
 
 def apart(
@@ -71,8 +61,8 @@ def small(args: argparse.Namespace) -> Rows:
     where = "100 classes, batch 4"
     found = apart(args, 100, 4, ["plain", "LoCoOp", "CoOp"], args.repeats)
     return [
-        compared("LoCoOp step, plain over fast", where, found, "plain", "LoCoOp", ">= 4.5"),
-        compared("fast, LoCoOp over CoOp", where, found, "LoCoOp", "CoOp", "<= 1.15"),
+        common.compared("LoCoOp step, plain over fast", where, found, "plain", "LoCoOp", ">= 4.5"),
+        common.compared("fast, LoCoOp over CoOp", where, found, "LoCoOp", "CoOp", "<= 1.15"),
     ], found
 
 
@@ -80,15 +70,15 @@ def large(args: argparse.Namespace) -> Rows:
     where, raw = "1000 classes, batch 32", {"fast": apart(args, 1000, 32, ["LoCoOp", "CoOp"], 2)}
     fast, time, peak = raw["fast"], "does not fit", "does not fit"
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists() and kib(meminfo, "MemAvailable") * 1024 > PLAIN_BYTES:
+    if meminfo.exists() and common.kib(meminfo, "MemAvailable") * 1024 > PLAIN_BYTES:
         raw["plain"] = apart(args, 1000, 32, ["plain"], 2)
-        time = f"{seconds(raw['plain'], 'plain'):.1f} s"
+        time = f"{common.seconds(raw['plain'], 'plain'):.1f} s"
         peak = f"{raw['plain']['peak'] / GIB:.1f} GiB"
-    ours = [f"{seconds(fast, 'LoCoOp'):.1f} s", f"{fast['peak'] / GIB:.2f} GiB"]
+    ours = [f"{common.seconds(fast, 'LoCoOp'):.1f} s", f"{fast['peak'] / GIB:.2f} GiB"]
     return [
         ["LoCoOp step, plain, fast", where, time, ours[0], "", "", ">= 5.5 times"],
         ["peak memory, plain, fast", where, peak, ours[1], "", "", "fast < 6 GiB"],
-        compared("fast, LoCoOp over CoOp", where, fast, "LoCoOp", "CoOp", "<= 1.15"),
+        common.compared("fast, LoCoOp over CoOp", where, fast, "LoCoOp", "CoOp", "<= 1.15"),
     ], raw
 
 
@@ -100,13 +90,13 @@ def views(args: argparse.Namespace) -> Rows:
         found = raw[classes] = apart(args, classes, 32, kinds, 2)
         for name in names:
             what, where = f"{name} step, over one on kept views", f"{classes} classes, batch 32"
-            rows.append(compared(what, where, found, name, f"kept {name}", ""))
+            rows.append(common.compared(what, where, found, name, f"kept {name}", ""))
     return rows, raw
 
 
 def gallop(args: argparse.Namespace) -> Rows:
     found, where = apart(args, 1000, 32, ["GalLoP"], 1), "1000 classes, batch 32"
-    ours = f"{seconds(found, 'GalLoP'):.0f} s, {found['peak'] / GIB:.2f} GiB"
+    ours = f"{common.seconds(found, 'GalLoP'):.0f} s, {found['peak'] / GIB:.2f} GiB"
     return [["GalLoP step, peak memory", where, "", ours, "", "", "< 8 GiB"]], found
 
 
@@ -116,7 +106,7 @@ def methods(args: argparse.Namespace) -> Rows:
         found = apart(args, classes, 32, [*METHODS, "LoCoOp", "CoOp"], args.repeats)
         where, raw[classes] = f"{classes} classes, batch 32", found
         rows += [
-            compared(f"{name} over {base}", where, found, name, base, goal)
+            common.compared(f"{name} over {base}", where, found, name, base, goal)
             for name, (base, goal) in METHODS.items()
         ]
     return rows, raw
@@ -126,11 +116,11 @@ ROWS = {"small": small, "large": large, "views": views, "methods": methods, "gal
 
 
 def main() -> None:
-    parser = make_parser(__doc__, repeats=5)
+    parser = common.make_parser(__doc__, repeats=5)
     parser.add_argument(
         "--classes", type=int, nargs="+", default=[100, 1000], help="of row methods (%(default)s)"
     )
-    run_rows("train_step", parser, ROWS)
+    common.run_rows("train_step", parser, ROWS)
 
 
 if __name__ == "__main__":

@@ -156,9 +156,7 @@ def _project(visual, x: Tensor, projected: bool = True) -> Tensor:
     return x @ visual.proj if projected and visual.proj is not None else x
 
 
-def _last_block(
-    block: ResidualAttentionBlock, x: Tensor, local: bool
-) -> tuple[Tensor, Tensor | None]:
+def _last_block(block, x: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
     """Compute what is read of the last block: [CLS] `[B, 1, W]` and, if `local`, regions
     `[B, N, W]`.
 

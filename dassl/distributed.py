@@ -35,10 +35,7 @@ _store: dist.Store | None = None
 
 
 def init_from_env() -> None:
-    """Join the process group that torchrun's environment describes; nothing without one.
-
-    gloo carries CPU tensors, nccl those of CUDA devices.
-    """
+    """Join the process group that torchrun's environment describes; nothing without one."""
     global _store
     if dist.is_initialized() or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -77,8 +74,7 @@ def is_main() -> bool:
 def local_device(use_cuda: bool = True) -> torch.device:
     """Return the device of this process: its own GPU (LOCAL_RANK) if there is one, else the CPU.
 
-    Raises:
-        InputError: more processes on this machine than GPUs.
+    InputError if there are more processes on this machine than GPUs.
     """
     if not (use_cuda and torch.cuda.is_available()):
         return torch.device("cpu")
@@ -95,11 +91,7 @@ def local_device(use_cuda: bool = True) -> torch.device:
 
 
 def share_of(batch_size: int) -> int:
-    """Return how many images of a global batch each rank gets.
-
-    Raises:
-        InputError: the ranks do not divide the batch.
-    """
+    """Return each rank's share of a global batch; InputError if the ranks do not divide it."""
     ranks = world_size()
     if batch_size < 1 or batch_size % ranks:
         raise InputError(
@@ -145,8 +137,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 def mean_of_sums(total: Tensor, count: Tensor) -> Tensor:
     """Return `mean_over_ranks` of values that each rank has summed, `total` of `count` values."""
     if world_size() > 1:
-        _all_reduce(count)
-        total = _Sum.apply(total)
+        count, total = _all_reduce(count), _Sum.apply(total)
     return total / count.clamp(min=1)
 
 
@@ -229,10 +220,7 @@ def from_all(value: Any) -> list[Any]:
 
 
 def first_to_fail() -> bool:
-    """Return True for the first rank that asks: of those that fail it is to say why.
-
-    A rank that fails takes the others with it.
-    """
+    """Return True for the first rank that asks: of those that fail together it is to say why."""
     if _store is None:
         return True
     try:
@@ -249,20 +237,18 @@ def name_of_rank() -> str:
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
-        result = tensor.clone()
-        _all_reduce(result)
-        return result
+        return _all_reduce(tensor.clone())
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone()
-        _all_reduce(grad)
-        return grad
+        return _all_reduce(grad.clone())
 
 
-def _all_reduce(tensor: Tensor) -> None:
+def _all_reduce(tensor: Tensor) -> Tensor:
+    """Replace `tensor` by its sum over the ranks, and return it."""
     with explain_failed_collective():
         dist.all_reduce(tensor)
+    return tensor
 
 
 @contextmanager

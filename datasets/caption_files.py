@@ -72,18 +72,16 @@ class CaptionedImages(Dataset):
         )
 
     def _read(self, index: int) -> tuple[Tensor, str]:
-        path, caption = self.images[index], self._caption(index)
+        path = self.images[index]
+        template = seeded(self.seed, self.epoch, index).choice(self.templates)
+        # Not str.format, to which the braces that a template holds beside its {} mean something.
+        caption = template.replace("{}", self.captions[index])
         if self.encoded is None:
             image, text = read_pair(path, caption)
             return self.transform(image), text
         if path not in self.encoded:
             raise BadPair("no readable image")
         return self.encoded[path], read_caption(caption)
-
-    def _caption(self, index: int) -> str:
-        template = seeded(self.seed, self.epoch, index).choice(self.templates)
-        # Not str.format, to which the braces that a template holds beside its {} mean something.
-        return template.replace("{}", self.captions[index])
 
 
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
@@ -108,11 +106,8 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
 
 
 def class_pairs(cfg: CfgNode, transform: Callable) -> CaptionedImages:
-    """Return the training images of the ID data set, captioned with its class names.
-
-    Raises:
-        InputError: no template, one without a place for the name, or no training images.
-    """
+    """Return the training images of the ID data set, captioned with its class names; InputError for
+    no template, one without a place for the name, or no training images."""
     templates = cfg.DATASET.PAIRS.TEMPLATES
     wrong = [text for text in templates if not isinstance(text, str) or text.count("{}") != 1]
     if wrong or not templates:

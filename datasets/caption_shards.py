@@ -163,11 +163,8 @@ def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
 
 
 def images_in(shard: Path) -> Iterator[io.BytesIO]:
-    """Yield the image files of a plain tar in its order, undecoded, with `filename`s.
-
-    Raises:
-        InputError: no tar, one that is cut off or damaged on the way, or one without images.
-    """
+    """Yield the image files of a plain tar in its order, undecoded, with `filename`s; InputError
+    for no tar, one that is cut off or damaged on the way, or one without images."""
     found = None
     try:
         with tarfile.open(shard, "r:") as tar:

@@ -120,17 +120,12 @@ class _WithTexts:
 
 
 def build_pairs_loader(
-    cfg: CfgNode,
-    transform: Transform,
-    seed: int | None = None,
-    texts: Texts | None = None,
-    encode: Encode | None = None,
+    cfg: CfgNode, transform: Transform, texts: Texts | None = None, encode: Encode | None = None
 ) -> PairsLoader:
     """Build the loader of the pairs that `cfg.DATASET.PAIRS` describes.
 
     Args:
         transform: PIL image -> tensor `[3, H, W]`.
-        seed: of the order; None for `cfg.SEED`. Below 0 one is drawn, the same on all ranks.
         texts: see `PairsLoader`; steps are counted from 0, epoch by epoch.
         encode: paths -> features `[D]` of each image that can be read. Where the images are files
             it is called once, and batches hold features, "img" `[b, D]`; not of shards.
@@ -141,8 +136,8 @@ def build_pairs_loader(
             names a smaller batch is taken.
     """
     check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
-    seed = cfg.SEED if seed is None else seed
-    if seed < 0:
+    seed = cfg.SEED
+    if seed < 0:  # one that is drawn, the same on all ranks
         seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
     pairs = _pairs(cfg, transform)
     used, batch_size = _used(cfg, pairs.count)

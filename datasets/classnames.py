@@ -84,11 +84,8 @@ def _require_once(names: Sequence[str], where: str) -> None:
 
 
 def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
-    """Return the names a user's file gives to `folders`; further lines are ignored.
-
-    Raises:
-        InputError: the file lacks a folder, or :func:`read_classnames_file` refuses it.
-    """
+    """Return the names a user's file gives to `folders`; further lines are ignored; InputError
+    where it lacks a folder, or :func:`read_classnames_file` refuses it."""
     names = dict(read_classnames_file(path))
     missing = [folder for folder in folders if folder not in names]
     if missing:

@@ -19,7 +19,7 @@ from torchvision import datasets as tv
 from dassl.command import run
 from dassl.utils import InputError, progress_bar
 from dassl.utils.files import explain_write_error
-from datasets.folders import absolute, image_names
+from datasets.folders import absolute, walk_images
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _write(dataset: Dataset, folder: Path, title: str) -> None:
 
 def _require_complete(name: str, folder: Path) -> None:
     paths = {split: folder / split for split in IMAGES[name]}
-    found = {s: len(image_names(path)) if path.is_dir() else 0 for s, path in paths.items()}
+    found = {s: len([*walk_images(path)]) if path.is_dir() else 0 for s, path in paths.items()}
     if found != IMAGES[name]:
         raise InputError(
             f"The folder {absolute(folder)} is there, but holds {found} images where the data set "

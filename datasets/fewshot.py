@@ -1,7 +1,8 @@
-"""Few-shot sampling and the record of what was drawn."""
+"""Few-shot sampling, images held out for testing, and the record of what was drawn."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -90,6 +91,37 @@ def keep_classes(items: Sequence[Datum], part: range) -> list[Datum]:
     ]
 
 
+def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datum], list[Datum]]:
+    """Divide `items` in (kept, held out): `share` of every class, at least one image of two.
+
+    Held out are those whose path under `root` has the smallest hash, so the choice depends on
+    neither a seed nor the machine, and few images change sides when some are added.
+
+    Raises:
+        InputError: `share` is not between 0 and 1, or nothing would be held out.
+    """
+    if not 0 < share < 1:
+        raise InputError(
+            f"DATASET.VAL_PERCENT is {share}: the share of images held out for testing lies "
+            "between 0 and 1, as 0.2"
+        )
+    classes = DatasetBase.split_dataset_by_label(items)
+    held: set[str] = set()
+    for own in classes.values():
+        count = min(len(own) - 1, max(1, round(share * len(own))))
+        paths = [item.impath for item in own]
+        held.update(sorted(paths, key=lambda path: _hash(path, root))[:count])
+    if not held:
+        raise InputError(
+            f"{len(items)} images in {len(classes)} classes of one image each leave none to test "
+            f"on. Add images to {root}, or put test images into val/<class>/"
+        )
+    return (
+        [item for item in items if item.impath not in held],
+        [item for item in items if item.impath in held],
+    )
+
+
 def split_record(
     items: Sequence[Datum],
     root: str | Path,
@@ -121,3 +153,7 @@ def _relative(impath: str, root: str | Path) -> str:
     path = PurePath(os.path.abspath(impath))
     root = os.path.abspath(root)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _hash(impath: str, root: str) -> str:
+    return hashlib.sha256(os.fsencode(_relative(impath, root))).hexdigest()

@@ -49,20 +49,13 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_extensions()
 
 
-def image_names(
-    folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
-) -> list[str]:
-    """Return the images of :func:`walk_images`, sorted; strings, as ImageNet has 1.3 million."""
-    return sorted(walk_images(folder, others, taken))
-
-
 def walk_images(
     folder: str | Path, others: list[str] | None = None, taken: Collection[tuple[int, int]] = ()
 ) -> Iterator[str]:
     """Yield the images below a folder as posix paths relative to it, one folder after another.
 
-    Links are followed, but to a folder that they lie in; no folder comes twice. Holds the names of
-    folders and of one folder's files.
+    As strings: ImageNet has 1.3 million. Links are followed, but to a folder that they lie in; no
+    folder comes twice. Holds the names of folders and of one folder's files.
 
     Args:
         others: gets the paths of files among images that are none by their ending.
@@ -144,8 +137,6 @@ def find_folder(root: Path, name: str) -> Path | None:
 
     `name` may have several parts, or be absolute. None where there is no such folder.
     """
-    if (root / name).is_dir() or os.path.isabs(name):
-        return root / name if (root / name).is_dir() else None
     found = root
     for part in Path(name).parts:
         if not (found / part).is_dir():

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
+from datasets.fewshot import hold_out
 from datasets.folders import absolute
-from datasets.holdout import hold_out
 from datasets.splits import in_all, named_splits
 
 logger = logging.getLogger(__name__)

@@ -131,14 +131,14 @@ class ImageList(DatasetBase):
     def class_names(cls, cfg, folder: Path, lists: Path) -> list[str]:
         """Return the class names of lists, in label order."""
         text, variants = cfg.DATASET.CLASSNAMES_FILE, lists.with_name(VARIANTS)
-        if not text and variants.is_file():
+        if text:
+            return read_names(str(_beside(folder, text)) if text.endswith(".txt") else text)
+        if variants.is_file():
             return [line.strip() for line in read_text(variants).splitlines() if line.strip()]
-        if not text:
-            raise DataError(
-                f"The lists {absolute(lists)} have labels, but no class names: set "
-                "DATASET.CLASSNAMES_FILE, to a .txt file with a name a line in label order."
-            )
-        return read_names(str(_beside(folder, text)) if text.endswith(".txt") else text)
+        raise DataError(
+            f"The lists {absolute(lists)} have labels, but no class names: set "
+            "DATASET.CLASSNAMES_FILE, to a .txt file with a name a line in label order."
+        )
 
 
 @DATASET_REGISTRY.register()

@@ -15,7 +15,7 @@ from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import read_class_list
-from datasets.folders import DataError, absolute, contents, find_folder, image_names, not_images
+from datasets.folders import DataError, absolute, contents, find_folder, not_images, walk_images
 from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.splits import class_folders, class_images, require_folders
 
@@ -38,9 +38,7 @@ def load_ood_sets(cfg: CfgNode) -> dict[str, list[Datum]]:
         InputError: no set is configured, a set's name is unfit for the results, none of its
             folders exists, or the folder holds no images, or not those of the list.
     """
-    # All are found before any is listed: that takes longer.
-    found = {name: find_ood_set(cfg, name) for name in ood_set_names(cfg)}
-    return {name: _read(cfg, name, folder) for name, folder in found.items()}
+    return _load(cfg, set_names(cfg)[0])
 
 
 def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list[Datum]]:
@@ -51,34 +49,11 @@ def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list
     Raises:
         InputError: as `load_ood_sets`; a set without a LIST; a label that is no class.
     """
-    names = shifted_set_names(cfg)
+    _, names = set_names(cfg)
     if names and cfg.DATASET.SUBSAMPLE_CLASSES != "all":
         logger.warning("Shifted ID sets have labels of all classes: %s left out", ", ".join(names))
         return {}
-    found = {name: find_ood_set(cfg, name) for name in names}
-    return {name: _read(cfg, name, folder, classnames) for name, folder in found.items()}
-
-
-def ood_set_names(cfg: CfgNode) -> list[str]:
-    """Return the names of the OOD sets that have FOLDERS.
-
-    Raises:
-        InputError: a set's entry is malformed, or its name is unfit for the results.
-        DataError: no set is configured.
-    """
-    names, _ = _set_names(cfg)
-    if not names:
-        raise DataError(
-            "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
-            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}",
-            "missing",
-        )
-    return names
-
-
-def shifted_set_names(cfg: CfgNode) -> list[str]:
-    """Return the names of the shifted ID sets that have FOLDERS; errors as `ood_set_names`."""
-    return _set_names(cfg)[1]
+    return _load(cfg, names, classnames)
 
 
 def set_entry(cfg: CfgNode, name: str) -> tuple[CfgNode, str]:
@@ -87,33 +62,47 @@ def set_entry(cfg: CfgNode, name: str) -> tuple[CfgNode, str]:
     return cfg.OOD[node][name], f"OOD.{node}.{name}"
 
 
-def _set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
+def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
+    """Return the names of the OOD sets, and of the shifted ID sets, that have FOLDERS.
+
+    Raises:
+        InputError: a set's entry is malformed, or its name is unfit for the results.
+        DataError: no OOD set is configured.
+    """
     for name in (*cfg.OOD.SETS, *cfg.OOD.SHIFTED):
-        entry, key = set_entry(cfg, name)
-        if not isinstance(entry, dict) or not isinstance(entry.get("FOLDERS"), (list, tuple)):
-            raise InputError(
-                f"{key} is {entry!r}. It must name its folders in a list, and may give "
-                f"the expected count:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
-            )
-        if key.startswith("OOD.SHIFTED") and entry.FOLDERS and not entry.get("LIST"):
-            raise InputError(f"{key} has no LIST: labels of shifted ID images come from a list.")
+        _check_entry(*set_entry(cfg, name), name)
     sets = cfg.OOD.SETS, cfg.OOD.SHIFTED
     outside, shifted = ([name for name in node if node[name].FOLDERS] for node in sets)
-    names = outside + shifted
     # Here, not when the results are written: that is hours later.
-    for name in names:
+    for name in outside + shifted:
         check_set_name(name)
         if name.lower() in map(str.lower, TAKEN) or name.lower().startswith(f"{AVERAGE} "):
             raise InputError(
                 f"An OOD set may not be called {name!r}: in the results {' and '.join(TAKEN)} are "
                 f"names of their own. Rename OOD.SETS.{name} in the data set's YAML."
             )
-    if pair := same_file_name(names):
+    if pair := same_file_name(outside + shifted):
         raise InputError(
             f"The OOD sets {pair[0]!r} and {pair[1]!r} would write one file on macOS and Windows, "
             f"which know no capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
         )
+    if not outside:
+        raise DataError(
+            "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
+            "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}",
+            "missing",
+        )
     return outside, shifted
+
+
+def _check_entry(entry: CfgNode, key: str, name: str) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("FOLDERS"), (list, tuple)):
+        raise InputError(
+            f"{key} is {entry!r}. It must name its folders in a list, and may give "
+            f"the expected count:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
+        )
+    if key.startswith("OOD.SHIFTED") and entry.FOLDERS and not entry.get("LIST"):
+        raise InputError(f"{key} has no LIST: labels of shifted ID images come from a list.")
 
 
 def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
@@ -122,7 +111,7 @@ def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
     "average" is over the sets without a GROUP (over all, if each has one); "average GROUP" over the
     sets of a group of two or more, such as near ones. Shifted ID sets are in none.
     """
-    group = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in ood_set_names(cfg)}
+    group = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in set_names(cfg)[0]}
     means = {AVERAGE: [name for name in group if not group[name]] or list(group)}
     for own in dict.fromkeys(filter(None, group.values())):
         members = [name for name in group if group[name] == own]
@@ -136,9 +125,7 @@ def find_ood_set(cfg: CfgNode, name: str) -> Path:
 
     The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
     GATHERED folders; names are matched in any case of letters where none matches as written.
-
-    Raises:
-        DataError: none exists.
+    DataError where none exists.
     """
     entry, key = set_entry(cfg, name)
     root, folders = data_root(cfg), entry.FOLDERS
@@ -192,9 +179,15 @@ def class_names_of(cfg: CfgNode, name: str, folder: Path) -> list[str] | None:
     return classes
 
 
-def _read(
-    cfg: CfgNode, name: str, folder: Path, classnames: Sequence[str] | None = None
-) -> list[Datum]:
+def _load(
+    cfg: CfgNode, names: Sequence[str], classnames: Sequence[str] | None = None
+) -> dict[str, list[Datum]]:
+    # All are found before any is listed: that takes longer.
+    found = {name: find_ood_set(cfg, name) for name in names}
+    return {name: _read(cfg, name, folder, classnames) for name, folder in found.items()}
+
+
+def _read(cfg: CfgNode, name: str, folder: Path, classnames: Sequence[str] | None) -> list[Datum]:
     entry, _ = set_entry(cfg, name)
     file = list_file(cfg, name)
     items = read_list(file, folder, classnames) if file else _in_folder(cfg, name, folder)
@@ -210,7 +203,7 @@ def _in_folder(cfg: CfgNode, name: str, folder: Path) -> list[Datum]:
     others: list[str] = []
     classes = class_names_of(cfg, name, folder)
     if classes is None:
-        images = image_names(folder, others)
+        images = sorted(walk_images(folder, others))
     else:
         found = class_images(folder, classes, others)
         images = sorted(f"{own}/{image}" for own, names in found for image in names)

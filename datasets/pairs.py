@@ -19,11 +19,8 @@ class BadPair(ValueError):
 
 
 def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[Image.Image, str]:
-    """Return the RGB image of a path or of a file's bytes, and the caption without outer blanks.
-
-    Raises:
-        BadPair: either is missing or cannot be read.
-    """
+    """Return the RGB image of a path or of a file's bytes, and the caption without outer blanks;
+    BadPair where either is missing or cannot be read."""
     if image is None:
         raise BadPair("no image")
     text = read_caption(caption)
@@ -34,11 +31,7 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
 
 
 def read_caption(caption: str | bytes | None) -> str:
-    """Return the caption without outer blanks.
-
-    Raises:
-        BadPair: it is missing or cannot be read.
-    """
+    """Return the caption without outer blanks; BadPair where it is missing or cannot be read."""
     try:
         text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
     except UnicodeDecodeError as error:

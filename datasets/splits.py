@@ -14,12 +14,12 @@ from datasets.folders import (
     contents,
     entries_of,
     identity,
-    image_names,
     is_image,
     no_folder,
     not_images,
     some,
     subfolders,
+    walk_images,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,21 +31,16 @@ SPLITS = {  # what else they are called, in small letters
 }
 
 
-def split_meant(name: str) -> str | None:
-    """Return the split that a folder's name stands for: `Val` and `validation` are val."""
-    name = name.lower()
-    return next((s for s, others in SPLITS.items() if name == s or name in others.split()), None)
-
-
 def named_splits(holder: Path) -> dict[str, Path]:
-    """Return the folders of the splits in `holder`; the usual name goes before others.
+    """Return the folders of the splits in `holder`; the usual name goes before `Val`, `validation`.
 
     Raises:
         DataError: two folders may be a split, or a class may be meant by its only one.
     """
     found, names = {}, subfolders(holder)
-    for split in SPLITS:
-        meant = [split] if split in names else [n for n in names if split_meant(n) == split]
+    for split, others in SPLITS.items():
+        alike = [name for name in names if name.lower() in (split, *others.split())]
+        meant = [split] if split in names else alike
         if len(meant) > 1:
             raise DataError(
                 f"In {absolute(holder)} {' and '.join(meant)} may be the {split} images: call one "
@@ -66,11 +61,8 @@ def named_splits(holder: Path) -> dict[str, Path]:
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """Return the splits of a data set: `folder/images/{train,val,test}` or `folder/{...}`.
-
-    Raises:
-        DataError: no such folder, or neither `val` nor `test` in it.
-    """
+    """Return the splits of a data set: `folder/images/{train,val,test}` or `folder/{...}`;
+    DataError where there is no such folder, or neither `val` nor `test` in it."""
     if not folder.is_dir():
         raise DataError(
             f"The data set's folder {absolute(folder)} {no_folder(folder)}. Found beside it: "
@@ -152,11 +144,8 @@ def require_folders(split: Path, wanted: Sequence[str], found: Sequence[str]) ->
 
 
 def in_all(found: dict[Path, list[str]]) -> list[str]:
-    """Return the sorted class folders that all splits have: DATASET.CLASSES "present".
-
-    Raises:
-        DataError: there is none.
-    """
+    """Return the sorted class folders that all splits have, for DATASET.CLASSES "present";
+    DataError where there is none."""
     common = sorted(set.intersection(*map(set, found.values())))
     if not common:
         raise DataError(
@@ -178,18 +167,15 @@ def class_images(
     for folder in folders:
         own = identity(split / folder)
         taken.discard(own)
-        yield folder, image_names(os.path.join(split, folder), others, taken)
+        yield folder, sorted(walk_images(os.path.join(split, folder), others, taken))
         taken.add(own)
 
 
 def read_class_folders(
     split: Path, folders: Sequence[str], classnames: Sequence[str]
 ) -> list[Datum]:
-    """Return every image of the class folders: label = position of its folder in `folders`.
-
-    Raises:
-        DataError: a class folder has no images; all such folders are counted.
-    """
+    """Return every image of the class folders: label = position of its folder in `folders`;
+    DataError, which counts them, where class folders have no images."""
     items: list[Datum] = []
     empty, others = [], []
     for label, (folder, names) in enumerate(class_images(split, folders, others)):

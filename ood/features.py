@@ -138,8 +138,8 @@ class FeatureStore:
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
         listed = "\n".join(self._relative(item) for item in items)
-        model = _hash(json.dumps(self.encoding, sort_keys=True))[:16]
-        return self.folder / model / f"{name}-{_hash(listed)[:8]}"
+        model = text_hash(json.dumps(self.encoding, sort_keys=True))[:16]
+        return self.folder / model / f"{name}-{text_hash(listed)[:8]}"
 
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
@@ -150,7 +150,7 @@ class FeatureStore:
         for item in items:
             size, changed = file_state(item.impath)
             lines.append(f"{self._relative(item)} {size} {changed}")
-        return _hash("\n".join(lines))
+        return text_hash("\n".join(lines))
 
     def writers(
         self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
@@ -276,6 +276,6 @@ def file_checksum(path: Path) -> int:
     return zlib.crc32(np.memmap(path, mode="r"))
 
 
-def _hash(text: str) -> str:
-    # File names are bytes and need not be UTF-8.
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of a text, as of file names, which are bytes and need not be UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

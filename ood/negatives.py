@@ -3,8 +3,8 @@
 A recipe says which words are candidates, in which templates they and the classes are encoded, and
 how close to the classes a word is. The farthest share of the nouns and of the adjectives are the
 negatives. No image is looked at, so they are the same for all methods on the same text tower and
-class list. Recipes: NegLabel (Jiang et al., ICLR 2024), CSP (Chen et al., NeurIPS 2024). EOE (Cao
-et al., ICML 2024) takes a user's list of outlier names as it is.
+class list. Recipes: NegLabel and CSP (`ood/recipes.yaml`). EOE (Cao et al., ICML 2024) takes a
+user's list of outlier names as it is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import logging
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from clip import ClipModel
@@ -32,10 +34,6 @@ logger = logging.getLogger(__name__)
 
 SHARE = EVAL["NEGATIVES_SHARE"]
 CHUNK = 4096  # words compared with the classes at once
-PHRASES = (
-    *("environment", "space", "object", "scene", "place", "item", "area"),
-    *("view", "thing", "pattern", "structure", "landscape", "vista", "creature"),
-)
 OUTLIER_TEMPLATE = ("a photo of a {}",)
 
 
@@ -47,17 +45,17 @@ class Recipe:
         score: the score that they are for; in small letters the name of the texts.
         templates: of classes and nouns. adjective_templates: of adjectives, or their phrases.
         left_out: lists that are not read.
-        phrases: an adjective is followed by one of PHRASES, drawn by Python's generator from
-            `seed`; underscores are read as spaces.
+        phrases: an adjective is followed by one of them, drawn by Python's generator from `seed`;
+            if there are any, underscores are read as spaces.
         quantile: of a word's cosines with the classes, which is its closeness.
         near_copy: a word with a larger cosine than this with some class comes last.
     """
 
     score: str
-    templates: tuple[str, ...]
-    adjective_templates: tuple[str, ...]
-    left_out: frozenset[str] = frozenset()
-    phrases: bool = False
+    templates: Sequence[str]
+    adjective_templates: Sequence[str]
+    left_out: Sequence[str] = ()
+    phrases: Sequence[str] = ()
     seed: int = 0
     quantile: float = 0.95
     near_copy: float | None = None
@@ -68,23 +66,23 @@ class Recipe:
 
     def candidates(self, lists: Lists) -> list[Word]:
         """Return all words that may become negatives, in reading order."""
-        words = distinct_words(lists, self.left_out, spaces=self.phrases)
+        words = distinct_words(lists, self.left_out, spaces=bool(self.phrases))
         draw = random.Random(self.seed)
         for i, word in enumerate(words):
             if self.phrases and word.kind == "adj":
-                words[i] = word._replace(text=f"{word.text} {draw.choice(PHRASES)}")
+                words[i] = word._replace(text=f"{word.text} {draw.choice(self.phrases)}")
         return words
 
-    @staticmethod
-    def kinds(words: Sequence[Word]) -> list[list[Word]]:
-        """Return the nouns, and the adjectives."""
-        return [[word for word in words if word.kind == kind] for kind in KINDS]
+    def encoded(
+        self, model: ClipModel, words: Sequence[Word]
+    ) -> Iterator[tuple[list[Word], np.ndarray]]:
+        """Yield the nouns, and the adjectives, with their features `[W, D]` as they are on disk."""
+        for kind in KINDS:
+            if own := [word for word in words if word.kind == kind]:
+                texts = [word.text for word in own]
+                yield own, word_features(model, texts, self.templates_of(own[0]))
 
-    def features(self, model: ClipModel, words: Sequence[Word]) -> np.ndarray:
-        """Return the features of words of one kind, `[W, D]`, as `word_features` keeps them."""
-        return word_features(model, [word.text for word in words], self.templates_of(words[0]))
-
-    def templates_of(self, word: Word) -> tuple[str, ...]:
+    def templates_of(self, word: Word) -> Sequence[str]:
         return self.adjective_templates if word.kind == "adj" else self.templates
 
     def closeness(self, features: Tensor, classes: Tensor) -> Tensor:
@@ -99,25 +97,9 @@ class Recipe:
         return closeness
 
 
-NEGLABEL = Recipe("NegLabel", ("the nice {}",), ("This is a {} photo",))
-CSP = Recipe(
-    "CSP",
-    (
-        "a close-up photo of the nice {}.",
-        "a photo with the nice {}.",
-        "a good photo with the nice {}.",
-        "a photo of the nice {}.",
-        "{}",
-        "the {}",
-        "the good {}",
-        "the nice {}",
-    ),
-    ("{}", "a nice photo of {}", "a good photo of {}", "a close-up photo of {}"),
-    frozenset({"noun.person.txt", "noun.quantity.txt", "noun.group.txt", "adj.pert.txt"}),
-    phrases=True,
-    near_copy=0.95,
-)
-RECIPES = (NEGLABEL, CSP)
+with open(Path(__file__).with_name("recipes.yaml"), encoding="utf-8") as file:
+    RECIPES = [Recipe(**entries) for entries in yaml.safe_load(file)]
+NEGLABEL, CSP = RECIPES
 
 
 @dataclass(frozen=True)
@@ -158,10 +140,7 @@ def mine(
     candidates = recipe.candidates(lists)
     classes = template_features(model, _spaced(classnames), recipe.templates)  # [C, D]
     words, closeness, features = [], [], []
-    for own in recipe.kinds(candidates):
-        if not int(share * len(own)):
-            continue
-        kept = recipe.features(model, own)  # [W, D], on disk
+    for own, kept in recipe.encoded(model, candidates):
         parts = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(own), CHUNK))
         close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in parts])
         chosen = close.argsort(stable=True)[: int(share * len(own))]

@@ -99,11 +99,8 @@ class RegionMap:
 
 
 def save_region_maps(path: str | os.PathLike, maps: Sequence[RegionMap]) -> Path:
-    """Draw and save the region maps as one PNG, PDF or SVG file, atomically.
-
-    Raises:
-        InputError: `path` is one of the images, or has another suffix.
-    """
+    """Draw and save the region maps as one PNG, PDF or SVG file, atomically; InputError where
+    `path` is one of the images, or has another suffix."""
     path = figure_path(path)
     for source in (each.source for each in maps):
         if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):

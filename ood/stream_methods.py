@@ -104,7 +104,7 @@ class AdaNeg(StreamMethod):
     ):
         self.sizes, self.scale = [len(classes), len(negatives)], scale
         self.groups, self.weight = groups, weight
-        self.low, self.high = sure_below(threshold, gap), sure_above(threshold, gap)
+        self.low, self.high = sure_beyond(threshold, gap)
         self.text = torch.cat([classes, negatives])  # [C + M, D]
         self.proxies = self.text.clone()
         rows, width = self.text.shape
@@ -197,8 +197,8 @@ class TANL(StreamMethod):
         self.history = torch.cat([self.history, first])[-self.past :]
         self.threshold = dividing_threshold(self.history)
         a = self._activations(logits)
-        inside = a[first > sure_above(self.threshold, self.gap)]
-        outside = a[first < sure_below(self.threshold, self.gap)]
+        low, high = sure_beyond(self.threshold, self.gap)
+        inside, outside = a[first > high], a[first < low]
         means = self._mixed(means[0], inside), self._mixed(means[1], outside)
         self.inside = torch.cat([self.inside, inside])[-self.length :]
         self.outside = torch.cat([self.outside, outside])[-self.length :]
@@ -224,14 +224,9 @@ class TANL(StreamMethod):
         return torch.sigmoid(inside - words[:, self.ends]).mean(dim=1)
 
 
-def sure_above(threshold: float, gap: float) -> float:
-    """Return the score above which an image is surely ID."""
-    return threshold + gap * (1 - threshold)
-
-
-def sure_below(threshold: float, gap: float) -> float:
-    """Return the score below which an image is surely OOD."""
-    return threshold - gap * threshold
+def sure_beyond(threshold: float, gap: float) -> tuple[float, float]:
+    """Return the scores below which an image is surely OOD, and above which it is surely ID."""
+    return threshold - gap * threshold, threshold + gap * (1 - threshold)
 
 
 def dividing_threshold(scores: Tensor) -> float:

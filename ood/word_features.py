@@ -10,7 +10,6 @@ process that dies loses a block, and the next one goes on behind the last.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from clip.texts import encode_texts
 from dassl.utils import progress_bar, read_json, versions, write_json
 from dassl.utils.cache import cache_folder, check_room
 from dassl.utils.errors import InputError
-from ood.features import file_checksum
+from ood.features import file_checksum, text_hash
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,8 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
     about = _description(model, words, templates)
     width = template_features(model, words[:1], templates[:1]).shape[-1]
     try:
-        place = cache_folder("texts") / f"{_hash(json.dumps(about, sort_keys=True))}.f32"
+        name = text_hash(json.dumps(about, sort_keys=True))[:32]
+        place = cache_folder("texts") / f"{name}.f32"
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):  # who comes second reads what the first wrote
             if not _is_whole(place, about):
@@ -78,7 +78,7 @@ def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str
         "weights": model.weights_hash,
         "activation": model.activation,
         "device": model.logit_scale.device.type,
-        "words": _hash("\n".join(words)),
+        "words": text_hash("\n".join(words))[:32],
         "count": len(words),
         "templates": list(templates),
         "versions": {name: versions()[name] for name in PACKAGES},
@@ -123,7 +123,3 @@ def _encoded(
             block = words[begin : begin + BLOCK]
             yield template_features(model, block, templates).cpu().numpy()
             bar.update(len(block))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

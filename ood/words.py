@@ -8,7 +8,6 @@ repository (`ood/wordnet`).
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -16,23 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dassl.utils.errors import InputError
+from dassl.utils.names import classnames_hash
 from datasets.folders import absolute
 
 BUNDLED = "wordnet"
 BUNDLED_FILE = Path(__file__).parent / "wordnet/words.zip"
 KINDS = ("noun", "adj")
 LIST = re.compile(r"(noun|adj)\..+\.txt")
-# WordNet's lexicographer files that NegLabel's lists are made of: all of nouns and adjectives
-# but 05 animal and 13 food.
-LEXICOGRAPHER_FILES = {
-    **{0: "adj.all", 1: "adj.pert", 3: "noun.Tops", 4: "noun.act", 6: "noun.artifact"},
-    **{7: "noun.attribute", 8: "noun.body", 9: "noun.cognition", 10: "noun.communication"},
-    **{11: "noun.event", 12: "noun.feeling", 14: "noun.group", 15: "noun.location"},
-    **{16: "noun.motive", 17: "noun.object", 18: "noun.person", 19: "noun.phenomenon"},
-    **{20: "noun.plant", 21: "noun.possession", 22: "noun.process", 23: "noun.quantity"},
-    **{24: "noun.relation", 25: "noun.shape", 26: "noun.state", 27: "noun.substance"},
-    **{28: "noun.time", 44: "adj.ppl"},
-}
+LEXNAMES = BUNDLED_FILE.with_name("lexnames.txt")  # "number name" of each file that is a list
 CLUSTERS = 0  # the file of adjectives that come in clusters of antonyms
 
 Lists = Mapping[str, list[str]]  # file name -> its lines
@@ -96,8 +86,7 @@ def distinct_words(
 
 def words_hash(lists: Lists) -> str:
     """Return 16 hexadecimal digits of the SHA-256 over names and lines of all lists."""
-    lines = [line for name, own in lists.items() for line in (name, *own)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return classnames_hash([line for name, own in lists.items() for line in (name, *own)])
 
 
 def _lines(file: Path | zipfile.Path) -> list[str]:
@@ -126,15 +115,17 @@ def derive_lists(folder: Path) -> Lists:
     list has already are dropped. Of WordNet 3.1 that gives NegLabel's published lists but for
     two words each way, once traces of their parsing (a leading bracket, quotes) are removed.
     """
-    lists: dict[str, dict[str, None]] = {f"{name}.txt": {} for name in LEXICOGRAPHER_FILES.values()}
+    lines = LEXNAMES.read_text(encoding="utf-8").splitlines()
+    names = {int(number): f"{name}.txt" for number, name in map(str.split, lines)}
+    lists: dict[str, dict[str, None]] = {name: {} for name in names.values()}
     for part in KINDS:
         synsets = list(_synsets(folder / f"data.{part}"))
         clusters = {s.offset for s in synsets if s.file == CLUSTERS}
         for synset in synsets:
             word = re.sub(r"\((a|p|ip)\)$", "", synset.word).lower().replace("_", " ")
-            name = LEXICOGRAPHER_FILES.get(synset.file)
+            name = names.get(synset.file)
             if name and len(word) > 1 and not _opens_cluster(synset, clusters):
-                lists[f"{name}.txt"].setdefault(word)
+                lists[name].setdefault(word)
     return {name: list(lists[name]) for name in sorted(lists)}
 
 

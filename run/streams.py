@@ -168,8 +168,8 @@ def _known(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Cal
     @torch.inference_mode()
     def words() -> Tensor:
         candidates = NEGLABEL.candidates(read_lists(lists_folder(trainer.cfg)))
-        kinds, model = filter(None, NEGLABEL.kinds(candidates)), text_model(trainer)
-        parts = [torch.from_numpy(np.array(NEGLABEL.features(model, own))) for own in kinds]
+        encoded = NEGLABEL.encoded(text_model(trainer), candidates)
+        parts = [torch.from_numpy(np.array(features)) for _, features in encoded]
         return torch.cat(parts).to(trainer.device)  # [A, D]
 
     @functools.cache

@@ -49,9 +49,7 @@ class ClipTrainer(StepTrainer):
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
-    def __init__(
-        self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True
-    ) -> None:
+    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True):
         """Build the data, the model and the evaluator.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from weakref import WeakMethod
 
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,7 +20,8 @@ class StepSchedule(ClipTrainer):
     BY_STEP = True
 
     def build_scheduler(self) -> LambdaLR:
-        return LambdaLR(self.optim, self.learning_rate)
+        rate = WeakMethod(self.learning_rate)  # not a cycle: a trainer holds a CLIP
+        return LambdaLR(self.optim, lambda step: rate()(step))
 
     def schedule_steps(self, epochs: int) -> int:
         return epochs * len(self.train_loader_x)

@@ -75,9 +75,7 @@ class ForcedCLIP(PromptedCLIP):
 
     has_frozen = True
 
-    def __init__(
-        self, clip: ClipModel, prompts: LearnedPrompts, frozen: Tensor, copies: int
-    ) -> None:
+    def __init__(self, clip: ClipModel, prompts: LearnedPrompts, frozen: Tensor, copies: int):
         super().__init__(clip, prompts)
         self.register_buffer("frozen", frozen, persistent=False)
         self.register_buffer("copies", frozen.new_tensor(copies), persistent=False)

@@ -69,9 +69,9 @@ class PromptTrainer(ContextTrainer):
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
-        """Return `batch` with "features" `[B, D]`, "regions" (`[B, N, D]` if `local`, else None)
-        and, if asked, "attention" `[B, N]` in the place of its images "img". An encoded batch, and
-        one of which no image could be read, is returned as it is."""
+        """Return `batch` with "features" `[B, D]`, "regions" `[B, N, D]` if `local`, and their
+        "attention" `[B, N]` if asked, else None, in the place of its images "img". An encoded
+        batch, and one of which no image could be read, is returned as it is."""
         if "img" not in batch:
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
@@ -91,13 +91,10 @@ class PromptTrainer(ContextTrainer):
         features, regions = found if local else (found, None)
         return features, regions, torch.cat(parts) if attention else None
 
-    def encoded(self, *found: Tensor | None) -> dict[str, Tensor | None]:
+    def encoded(self, features: Tensor, regions: Tensor | None, attention: Tensor | None) -> dict:
         """Return the entries of an encoded batch, of what `tower` gave."""
-        features, regions, attention = found
         regions = None if regions is None else normalised(regions)
-        return {"features": normalised(features), "regions": regions} | (
-            {} if attention is None else {"attention": attention}
-        )
+        return {"features": normalised(features), "regions": regions, "attention": attention}
 
     @cached_property
     def views(self) -> KeptViews | None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import ClassVar
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class StepTrainer(TrainerX):
         if not wanted or distributed.world_size() > 1:  # a graph holds no collectives
             return None
         parameters = (p for group in self.optim.param_groups for p in group["params"])
-        return StepGraph(self._summary, parameters, self.device)
+        summary = WeakMethod(self._summary)  # not a cycle: a graph holds memory of the GPU
+        return StepGraph(lambda batch: summary()(batch), parameters, self.device)
 
     def _summary(self, batch: dict) -> dict[str, Tensor]:
         inputs = self.parse_batch_train(batch)

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class KeptViews:
 
     def __init__(self, trainer: PromptTrainer) -> None:
         cfg = trainer.cfg
-        self.trainer, self.loader = trainer, trainer.train_loader_x
+        self.trainer, self.loader = proxy(trainer), trainer.train_loader_x  # not a cycle
         self.items = self.loader.dataset.data_source
         self.labels = torch.tensor([item.label for item in self.items])
         self.views, self.total = cfg.DATALOADER.VIEWS, min(cfg.DATALOADER.VIEWS, trainer.max_epoch)

@@ -14,9 +14,8 @@ _END = object()
 def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
     """Iterate over the batches of `loader`, for a GPU with the next images already on their way.
 
-    Images ("img", "img2", ...) arrive on `device`, what else is in a batch
-    stays where the loader put it. On the CPU, or where the loader has no workers to read meanwhile,
-    these are simply the loader's batches.
+    Images ("img", "img2", ...) arrive on `device`, what else is in a batch stays where it was. On
+    the CPU, or without workers to read meanwhile, these are simply the loader's batches.
     """
     if device.type != "cuda" or not getattr(loader, "num_workers", 0):
         return iter(loader)
@@ -43,13 +42,15 @@ def one_ahead(
 
     A batch that cannot be read raises when its turn comes, after all before it were handed out.
     """
-    source = iter(batches)
-    sent = _try_next(source, send)
+    ahead = map(send, batches)
+    sent = next(ahead, _END)
     while sent is not _END:
-        if isinstance(sent, Exception):
-            raise sent
         batch = receive(sent)  # before the next one is sent, so as not to wait for that as well
-        sent = _try_next(source, send)
+        try:
+            sent = next(ahead, _END)
+        except Exception:
+            yield batch
+            raise
         yield batch
 
 
@@ -63,12 +64,3 @@ def images_of(batch: Any) -> dict[str, torch.Tensor]:
     """Return the entries of a batch that are images."""
     entries = batch.items() if isinstance(batch, dict) else ()
     return {key: value for key, value in entries if key.startswith("img")}
-
-
-def _try_next(source: Iterator[Any], send: Callable[[Any], Any]) -> Any:
-    try:
-        return send(next(source))
-    except StopIteration:
-        return _END
-    except Exception as error:
-        return error

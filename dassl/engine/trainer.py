@@ -102,9 +102,7 @@ class TrainerX(SimpleTrainer):
             logger.info("%s", progress.line(self.batch_idx, lr))
             self.write_metrics(progress.batch_record(self.batch_idx, lr))
 
-    def parse_batch_train(
-        self, batch: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Return images `[B, 3, H, W]`, labels and domains `[B]`, on the trainer's device."""
         return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
 

@@ -61,10 +61,13 @@ class Classification(EvaluatorBase):
         """Log and return the results; InputError if no image was processed."""
         if not self._y_true:
             raise InputError("No image was evaluated: the set is empty or none could be read.")
+        from sklearn.metrics import f1_score  # slow to import, and only needed at the end
+
         true, pred = np.array(self._y_true), np.array(self._y_pred)
         accuracy = 100.0 * float((true == pred).mean())
+        f1 = f1_score(true, pred, average="macro", labels=np.unique(true), zero_division=0)
         results = OrderedDict(
-            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=_macro_f1(true, pred)
+            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * float(f1)
         )
         logger.info(
             "=> result\n* total: %s\n* correct: %s\n* accuracy: %.1f%%\n* error: %.1f%%\n"
@@ -82,10 +85,3 @@ def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
     if cfg.VERBOSE:
         logger.info("Loading evaluator: %s", cfg.TEST.EVALUATOR)
     return evaluator(cfg, **kwargs)
-
-
-def _macro_f1(true: np.ndarray, pred: np.ndarray) -> float:
-    from sklearn.metrics import f1_score  # slow to import, and only needed at the end
-
-    labels = np.unique(true)
-    return 100.0 * float(f1_score(true, pred, average="macro", labels=labels, zero_division=0))

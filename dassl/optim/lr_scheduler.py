@@ -37,14 +37,10 @@ class _WarmupScheduler(LRScheduler):
         self.successor, self.warmup_epoch, self.first_lr = successor, warmup_epoch, first_lr
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self) -> list[float]:
-        """Return the rate of each parameter group in warm-up epoch `self.last_epoch`."""
-        raise NotImplementedError
-
     def get_lr(self) -> list[float]:
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
-        return self.warmup_lr()
+        return [self.first_lr] * len(self.base_lrs)
 
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch < self.warmup_epoch:
@@ -65,17 +61,14 @@ class _WarmupScheduler(LRScheduler):
 class ConstantWarmupScheduler(_WarmupScheduler):
     """`first_lr` in every warm-up epoch."""
 
-    def warmup_lr(self) -> list[float]:
-        return [self.first_lr] * len(self.base_lrs)
-
 
 class LinearWarmupScheduler(_WarmupScheduler):
     """`first_lr` in epoch 0, then LR * epoch / warmup_epoch."""
 
-    def warmup_lr(self) -> list[float]:
-        if self.last_epoch == 0:
-            return [self.first_lr] * len(self.base_lrs)
-        return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+    def get_lr(self) -> list[float]:
+        if 0 < self.last_epoch < self.warmup_epoch:
+            return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+        return super().get_lr()
 
 
 def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:

@@ -31,9 +31,8 @@ from datasets.ood_sets import (
     find_ood_set,
     list_file,
     no_images,
-    ood_set_names,
     set_entry,
-    shifted_set_names,
+    set_names,
 )
 from datasets.splits import class_folders
 
@@ -75,14 +74,14 @@ def require_data(cfg: CfgNode, needs: Needs) -> None:
 
 
 def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
-    """Find the sets that runs need, and what is wrong with their folders.
-
-    Raises:
-        InputError: the config asks for what no folder could give.
-    """
+    """Find the sets that runs need, and what is wrong with their folders; InputError where the
+    config asks for what no folder could give."""
     layout = Layout(cfg)
-    if needs & BOTH:
-        _check_id_set(layout)
+    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)  # other loaders keep their images as they like
+    if needs & BOTH and issubclass(kind, ImageList):
+        _check_lists(layout, kind)
+    elif needs & BOTH and issubclass(kind, ClassFolders):
+        _check_class_folders(layout, kind)
     if needs & Needs.OOD:
         _check_ood_sets(layout)
     if needs & Needs.PAIRS:
@@ -97,19 +96,8 @@ def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
     return layout
 
 
-def _check_id_set(layout: Layout) -> None:
-    """Ask the ID set's loader, step by step, so that all faults are found, not the first.
-
-    Loaders of other kinds keep their images as they like.
-    """
-    kind = DATASET_REGISTRY.get(layout.cfg.DATASET.NAME)
-    if issubclass(kind, ImageList):
-        _check_lists(layout, kind)
-    elif issubclass(kind, ClassFolders):
-        _check_class_folders(layout, kind)
-
-
 def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
+    """Ask the ID set's loader, step by step, so that all faults are found, not the first."""
     cfg, found, classes = layout.cfg, {}, None
     refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
     with refusing("ID", BOTH):
@@ -160,14 +148,13 @@ def _check_lists(layout: Layout, kind: type[ImageList]) -> None:
 
 
 def _check_ood_sets(layout: Layout) -> None:
-    """Find the OOD sets and the shifted ID sets."""
     cfg = layout.cfg
     try:
-        names = [*ood_set_names(cfg), *shifted_set_names(cfg)]
+        outside, shifted = set_names(cfg)
     except DataError as error:
         layout.problems.append(Problem.of(error, "OOD", Needs.OOD))
         return
-    for name in names:
+    for name in outside + shifted:
         entry, _ = set_entry(cfg, name)
         with layout.refusing(name, Needs.OOD, entry.get("DOWNLOAD", "")):
             folder, file = find_ood_set(cfg, name), list_file(cfg, name)
@@ -179,7 +166,6 @@ def _check_ood_sets(layout: Layout) -> None:
 
 
 def _check_pairs(layout: Layout) -> None:
-    """Look whether the shards or the table of the pairs are there."""
     cfg, pairs = layout.cfg, layout.cfg.DATASET.PAIRS
     check_availability(pairs.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     if pairs.SOURCE == "classnames":

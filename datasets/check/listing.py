@@ -12,7 +12,7 @@ from typing import Any
 
 from dassl.data.datasets import Datum
 from datasets.check.report import Problem
-from datasets.folders import absolute, counted, entries_of, image_names, is_image, not_images, some
+from datasets.folders import absolute, counted, entries_of, is_image, not_images, some, walk_images
 from datasets.lists import absent_images
 from datasets.needs import Needs
 from datasets.splits import class_images, empty_classes, loose_images
@@ -51,16 +51,13 @@ class ImageSet:
     missing: list[str] = field(default_factory=list)
 
     def list(self) -> None:
-        """Go through the folder, once; of a set with classes through their folders alone.
-
-        Raises:
-            InputError: a folder cannot be listed.
-        """
+        """Go through the folder, once; of a set with classes through their folders alone;
+        InputError where a folder cannot be listed."""
         if self.file is not None:
             self._from_list()
             return
         if self.classes is None:
-            self.images = image_names(self.folder, self.others)
+            self.images = sorted(walk_images(self.folder, self.others))
             self.counts.update(os.path.dirname(name) for name in self.images)
             return
         for name, images in class_images(self.folder, self.classes, self.others):
@@ -78,7 +75,6 @@ class ImageSet:
                 self.images.append(name)
 
     def path(self, image: str) -> str:
-        """Return the path of one of the images."""
         return f"{self.folder}/{image}"
 
 

@@ -73,7 +73,8 @@ def loader(cfg):
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = batch_size, workers
         for key, value in {"SOURCE": "shards", "PATH": "cc/{00000..00004}.tar", **keys}.items():
             cfg.DATASET.PAIRS[key] = value
-        return build_pairs_loader(cfg, TRANSFORM, seed)
+        cfg.SEED = seed
+        return build_pairs_loader(cfg, TRANSFORM)
 
     return make
 

@@ -84,9 +84,9 @@ def test_few_shots_of_the_config(tree, build, cfg):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(PETS)
     listed = []
-    original = splits.image_names
+    original = splits.walk_images
     monkeypatch.setattr(
-        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "walk_images", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build()
     assert dataset.num_classes == 2 and dataset.lab2cname == {0: "cat", 1: "polar bear"}

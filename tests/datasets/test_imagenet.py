@@ -111,9 +111,9 @@ def test_training_needs_the_training_folders(tree, build):
 def test_evaluation_lists_no_training_images(tree, build, monkeypatch):
     tree(images("val", [TENCH]) | images("train", [TENCH], 3))
     listed = []
-    original = splits.image_names
+    original = splits.walk_images
     monkeypatch.setattr(
-        splits, "image_names", lambda folder, *a: listed.append(str(folder)) or original(folder)
+        splits, "walk_images", lambda folder, *a: listed.append(str(folder)) or original(folder)
     )
     dataset = build(CLASSES=TENCH)
     assert len(dataset.test) == 1 and not any("/train/" in folder for folder in listed)

@@ -64,7 +64,7 @@ def _lists(about: dict, case: dict) -> dict:
 def _mined(model, about, case, recipe):
     recipe = replace(recipe, quantile=case["quantile"], seed=case.get("seed", 0))
     if case.get("noun_templates") == 10:
-        recipe = replace(recipe, templates=SKETCH + recipe.templates)
+        recipe = replace(recipe, templates=[*SKETCH, *recipe.templates])
     names = case.get("classes") or about["classes"]
     return mine(model, names, _lists(about, case), recipe, case["share"])
 

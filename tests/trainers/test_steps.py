@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
 import sys
 import traceback
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,19 @@ def test_every_state_is_contiguous(make, name):
 def test_who_learns_class_texts(make, name):
     """Those that learn none have the texts of a score's own templates beside words."""
     assert make(name).model.learns_texts == (name not in ("ZeroshotCLIP", "CLIPN", "ZOC"))
+
+
+@pytest.mark.parametrize("name", ours())
+def test_a_trainer_is_freed_with_its_last_name(make, name):
+    """And its CLIP's memory with it, without waiting for a garbage collection."""
+    gc.disable()
+    try:
+        trainer = make(name)
+        freed = weakref.ref(trainer)
+        del trainer
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 class Waits(TorchDispatchMode):
@@ -302,6 +317,7 @@ def rates(trainer):
         1
     ]
     trainer.train()
+    del trainer.forward_backward  # a cycle: the trainer would wait for a garbage collection
     return used
 
 
