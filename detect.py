@@ -11,8 +11,6 @@ if an image, or a whole shard, could not be read (the others are done all the sa
 flags.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -3,8 +3,6 @@
 Flags set keys of the config, which can also be given as KEY VALUE pairs or in a YAML file.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ of them. Each ends as train.py would have ended it alone, in a folder of its own
 stopped and started again; finished runs are not repeated, failed ones do not stop the others.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import logging

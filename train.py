@@ -1,7 +1,5 @@
 """Train a method: python train.py --trainer LoCoOp --dataset imagenet --shots 16."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

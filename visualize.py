@@ -1,7 +1,5 @@
 """Draw region maps: visualize.py --model-dir DIR --image FILE --label NAME_OR_INDEX."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Share what the benchmarks need: the model, the step, turns, the machine, the table, the file."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ protocol. What is compared takes turns within one process, and ratios are median
     python benchmarks/evaluate.py
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from contextlib import nullcontext

@@ -5,8 +5,6 @@ The small CLIP of the generated benchmark, GL-MCM, pixels in, scores out; both s
     python benchmarks/export.py
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

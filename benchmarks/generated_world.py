@@ -7,8 +7,6 @@ that the small CLIP's training captions named, and on the half they never did. F
 its geometry, in numbers that can be read beside those of a public CLIP.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator

@@ -14,8 +14,6 @@ candidates: how many texts ZOC encodes for these images, counted, not timed: 315
 text that a token of CLIP says once.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

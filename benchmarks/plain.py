@@ -8,8 +8,6 @@ a `topk` over all classes. An evaluation encodes the prompts again for every bat
 the public code does, and takes every score from softmax over all classes and regions.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -11,8 +11,6 @@ that does not fit into memory says so and the others go on. The exit status is 1
 exceeded or a part fails; all figures are written to output/selftest.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import json

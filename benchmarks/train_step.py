@@ -14,8 +14,6 @@ On a machine with other work to do, `--threads 1` and the ratio of CPU times say
 clock on the wall.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import sys

@@ -3,8 +3,6 @@
 Nothing else in `clip` imports them from open_clip, or knows what is inside of a block.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer

@@ -1,7 +1,5 @@
 """Build an open_clip model for given weights: sizes from their shapes, heads by width or facts."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

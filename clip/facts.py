@@ -4,8 +4,6 @@ open_clip writes `open_clip_config.json` beside its weights, Hugging Face `confi
 `preprocessor_config.json`.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path

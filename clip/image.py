@@ -5,8 +5,6 @@ NeurIPS 2023): every region passes the last block along its own value path,
 without the attention that would mix regions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

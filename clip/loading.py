@@ -4,8 +4,6 @@ Three kinds of name: OpenAI's (`ViT-B/16`), open_clip's `model/tag` pairs
 (`ViT-B-16/laion2b_s34b_b88k`), and paths of files or folders (see `clip.weights`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -8,8 +8,6 @@ Wang et al., CLIPN for Zero-Shot OOD Detection: Teaching CLIP to Say No, ICCV 20
   (`clip.templates`).
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -1,7 +1,5 @@
 """Numerical precision of a run: what the weights are stored in, what is autocast."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from dataclasses import dataclass

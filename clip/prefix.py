@@ -6,8 +6,6 @@ What remains is, for each class, a suffix of a few tokens that attends to the
 prefix's keys and values and to itself. Exact, forwards and backwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

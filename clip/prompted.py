@@ -1,7 +1,5 @@
 """CLIP with classes: images against class prompts, as cosine similarities and score inputs."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Prompt templates by name, their negations, and the classifier averaged over a set of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

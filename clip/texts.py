@@ -1,7 +1,5 @@
 """Text features of very many short texts: what they begin with is encoded once, the rest packed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """OpenAI CLIP's tokeniser: open_clip's byte-pair encoding with OpenAI's names and limits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

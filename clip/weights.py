@@ -5,8 +5,6 @@ safetensors, and Hugging Face's layout of any of these. What a file is, its cont
 its ending. No code in a file is ever run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import warnings

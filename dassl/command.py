@@ -1,7 +1,5 @@
 """Run an entry point, and end it in a sentence."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from collections.abc import Callable

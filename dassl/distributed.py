@@ -16,8 +16,6 @@ several calls, and what is trained is small. Rank 0 alone writes files and logs;
 same checkpoint. Everything here is a no-op in a single process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

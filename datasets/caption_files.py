@@ -1,7 +1,5 @@
 """Image-caption pairs in plain files: a table, or an ID data set with its class names."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

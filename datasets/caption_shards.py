@@ -4,8 +4,6 @@ Only images and captions are taken out of a tar, images by Pillow and captions a
 webdataset's decoders, which unpickle files by their suffix, are not used.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import tarfile

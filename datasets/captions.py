@@ -15,8 +15,6 @@ augmentation of an epoch depend on the seed and the epoch (of shards on the numb
 workers, too), on nothing before it, so that a run resumes at any epoch.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

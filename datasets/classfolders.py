@@ -1,7 +1,5 @@
 """ID sets stored as one folder a class."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

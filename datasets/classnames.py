@@ -5,8 +5,6 @@ lists found elsewhere differ in hundreds of names, which moves the figures. Here
 built in, a user's file still wins, and the hash of whatever was used goes into the results.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter, defaultdict

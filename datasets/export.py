@@ -5,8 +5,6 @@ unpickled; the images are written as PNG, without loss, to <ROOT>/<name>/{train,
 As folders they serve every tool here, as ID set (ImageFolder) or as OOD set (<name>/test).
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

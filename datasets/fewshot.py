@@ -1,7 +1,5 @@
 """Few-shot sampling, images held out for testing, and the record of what was drawn."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

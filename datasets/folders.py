@@ -1,7 +1,5 @@
 """Images below a folder: the one place that walks the disk."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import deque

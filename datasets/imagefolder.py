@@ -1,7 +1,5 @@
 """Any folder of class folders as an ID data set, by YAML or flags alone."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ID sets whose images are listed in files: CoOp's split_zhou_*.json, OpenOOD's image lists."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """ImageNet-1K and its subsets, in the standard folders."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Image lists: `path label` a line, as OpenOOD's, or a CSV with the columns path and label."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Parts of the data, and what a run needs of them."""
 
-from __future__ import annotations
-
 from enum import Flag, auto
 
 from yacs.config import CfgNode

@@ -1,7 +1,5 @@
 """OOD sets, and shifted ID sets: folders or lists of images, named in the YAML or by --ood-data."""
 
-from __future__ import annotations
-
 import logging
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Make a user's own folders the ID and OOD sets: config keys from two flags."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Read one image-caption pair, fill one batch: what all sources of pairs share."""
 
-from __future__ import annotations
-
 import io
 import random
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Splits and class folders of an ID set: found, listed, and refused in a typed error."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Sequence

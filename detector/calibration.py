@@ -11,8 +11,6 @@ All of it holds for images that are drawn like the held-out ones and that nothin
 chosen on.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

@@ -1,7 +1,5 @@
 """A detector as ONNX, with all that a program without PyTorch needs to use it."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

@@ -1,7 +1,5 @@
 """A trainer's model as a detector."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dassl.data.transforms.transforms import build_preprocess

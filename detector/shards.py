@@ -6,8 +6,6 @@ its name when it is whole, so a shard may be scored again by whoever starts it: 
 doubled.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os

@@ -1,7 +1,5 @@
 """Verdicts on images, and a file of them that is whole at any moment."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """CLIP, or a published CLIPN, with classes by name as a detector."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

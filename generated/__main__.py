@@ -1,7 +1,5 @@
 """Make the generated benchmark: python -m generated --root data"""
 
-from __future__ import annotations
-
 import argparse
 import time
 

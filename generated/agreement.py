@@ -1,7 +1,5 @@
 """How well regions extracted without a mask agree with the objects that were drawn."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 Each is a function rng -> float32 [S, S, 3] (0..255), registered with the words captions use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

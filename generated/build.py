@@ -1,7 +1,5 @@
 """Writes the generated benchmark to disk: whole, or not at all."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

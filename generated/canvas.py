@@ -1,7 +1,5 @@
 """Supersampled vector drawing on a small transparent layer, and colours with names."""
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Captions in varied templates, and the words the generated benchmark uses."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Every second caption names the object alone. Colour and place together nearly single out an

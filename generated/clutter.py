@@ -1,7 +1,5 @@
 """Nuisance objects: small clutter that may stand anywhere, in ID, training and OOD images."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from generated.canvas import any_colour, shade

@@ -1,7 +1,5 @@
 """Living-looking shapes: the concepts of the OOD set generated-nature (iNaturalist's part)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from generated.canvas import any_colour, arc, shade

@@ -1,7 +1,5 @@
 """The registry of things that can be drawn on a transparent layer: objects, clutter, creatures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

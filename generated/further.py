@@ -3,8 +3,6 @@
 They keep the small CLIP from being a closed-set classifier of the ID classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from generated.canvas import CLEAR, any_colour, arc, shade

@@ -1,7 +1,5 @@
 """Draw and write a part of the benchmark, in a process that imports no more than that takes."""
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Half of the kinds of each OOD set, drawn once from `NAMED_SEED`, appear in the c
 that the small CLIP learns from ("named"); the other half never do ("never seen").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

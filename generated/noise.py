@@ -1,7 +1,5 @@
 """Vectorised noise and colour fields, the stuff backgrounds and textures are made of."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

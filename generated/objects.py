@@ -1,7 +1,5 @@
 """Draw the objects that are ID classes, each within about [-1, 1] x [-1, 1]."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from generated.canvas import CLEAR, any_colour, arc, shade

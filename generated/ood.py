@@ -4,8 +4,6 @@ Four far sets play the parts of iNaturalist, SUN, Places and Texture; `generated
 of the same super-categories as ID classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from generated.canvas import COLOUR_NAMES, colour

@@ -1,7 +1,5 @@
 """Spread independent jobs over processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence

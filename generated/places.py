@@ -1,7 +1,5 @@
 """Indoor compositions: the OOD set generated-places (Places' part). rng -> [S, S, 3]."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

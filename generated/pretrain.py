@@ -19,8 +19,6 @@ Differs from CLIP's training:
   which makes a step nearly three times as fast. The last steps see all of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

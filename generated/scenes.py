@@ -1,7 +1,5 @@
 """Outdoor compositions: the OOD set generated-scenes (SUN's part). rng -> [S, S, 3]."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ Hendrycks and Dietterich, ICLR 2019, have fifteen corruptions; these are five of
 and Pillow, and strengths of our own for 96 x 96 pixels.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ The file is OpenAI's state-dict layout in fp16 safetensors; it holds only the ro
 embedding that the training captions use, and `token_ids` saying which.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ order and in parallel. The CLIP's training stream, the few-shot pool, the test i
 sets are different streams, so no two of them share an image.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 

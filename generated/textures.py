@@ -3,8 +3,6 @@
 They are computed at twice the size and averaged down; `first` and `second` are colours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -6,8 +6,6 @@ and all, each thing in each colour as well, as they occur there. Whatever the ca
 is not among them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from generated.backgrounds import BACKGROUNDS

@@ -5,8 +5,6 @@ Wang et al., ICCV 2023, Section 3.4. A decision says of each image whether it is
 Differs from upstream: the public code has the scores of CTW and ATD only.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 

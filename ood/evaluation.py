@@ -1,7 +1,5 @@
 """The evaluation pass: every image is encoded once, every requested score comes from that."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ bias: of normalised features it gives exactly these logits.
 Higher = more OOD there; `LibraryScore.fitted` turns the sign, and nothing else does.
 """
 
-from __future__ import annotations
-
 import inspect
 import logging
 from dataclasses import dataclass, replace

@@ -17,8 +17,6 @@ All functions take one-dimensional arrays (a column is accepted), compute in flo
 InputError for an empty array, NaN or infinity, naming the array.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal, NamedTuple
 

@@ -7,8 +7,6 @@ class list. Recipes: NegLabel and CSP (`ood/recipes.yaml`). EOE (Cao et al., ICM
 user's list of outlier names as it is.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ the image's label is not among the K classes most similar to the region. The los
 regions away from all classes; `ood/region_maps.py` draws them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The registry of scores: what a decorated function in `ood.scores` becomes."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field

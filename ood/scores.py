@@ -23,8 +23,6 @@ cosines; here the cosines themselves come in, whatever the model's logit scale. 
 softmax runs in the model's precision, which in float16 leaves some 200 distinct scores.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Look up, check and compute scores: by name, of their inputs, with their parameters."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import math

@@ -1,7 +1,5 @@
 """Scores of one image set, image by image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -10,8 +10,6 @@ its scores. The scores of an image depend on the images before it and beside it.
 - `scale`: exp(logit_scale).
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

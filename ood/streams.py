@@ -1,7 +1,5 @@
 """Streams: ID images and those of one OOD set, mixed in a seeded order, scored batch by batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

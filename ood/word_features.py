@@ -8,8 +8,6 @@ takes minutes on a GPU and hours on a CPU, so words are written in blocks as the
 process that dies loses a block, and the next one goes on behind the last.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,6 @@ Inputs beside those of `ood.scores`:
 - `candidate_lse` [B]: log-sum-exp of the logits with what captions of each image might say.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch

@@ -6,8 +6,6 @@ that NegLabel derived from WordNet, and "wordnet" for those of WordNet 3.1, whic
 repository (`ood/wordnet`).
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping

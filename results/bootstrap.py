@@ -15,8 +15,6 @@ The interval covers other images of the same kind. It does not cover other train
 what the standard deviation over seeds is for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

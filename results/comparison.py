@@ -10,8 +10,6 @@ Of a method with several runs the mean over its runs is compared. That speaks of
 other images, not of other training runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

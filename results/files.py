@@ -5,8 +5,6 @@ and `scores/<set>.csv` (one row per image). Every file is written atomically and
 last, so its presence says that the folder is complete.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence

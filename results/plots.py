@@ -3,8 +3,6 @@
 Figures are built without pyplot: nothing global is touched and no display is needed.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

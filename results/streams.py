@@ -1,7 +1,5 @@
 """Results of test-time methods, in files and a table of their own: they have seen the mixture."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

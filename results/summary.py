@@ -4,8 +4,6 @@ Mean and spread over seeds, method by method, with intervals over the images whe
 scores are at hand; which seeds are missing; two methods compared on the same images.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Tables of figures as text, Markdown, LaTeX and CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev

@@ -4,8 +4,6 @@ Takes the flags of train.py and eval_ood.py. Exits with 0 when the run that they
 ahead (evaluation; with a --trainer that learns, or --shots, training as well), else with 1.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 

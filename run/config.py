@@ -4,8 +4,6 @@ Later wins: defaults (dassl/config/defaults.py and the trainers' own), the data 
 trainer's YAML (or, with --model-dir, the settings that run was made with), flags, KEY VALUE pairs.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """The evaluation of a run: its scores, figures, plots and detector, in its folder."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path

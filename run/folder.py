@@ -1,7 +1,5 @@
 """Hold the folder of a run: who works in it, what it was asked to do, whether it has done it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -4,8 +4,6 @@ CoOp's linear probe (Zhou et al., IJCV 2022): logistic regression on a few image
 chosen on validation images. For all numbers of shots up to --shots: 1, 2, 4, ...
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The words that are not classes, in an evaluation: which scores need them, and their record."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path

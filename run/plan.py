@@ -4,8 +4,6 @@ A run is the arguments of train.py and the config that train.py makes of them, s
 has trained, train.py would have trained, and goes on with.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Settings: their defaults, how files and words set them, and which values no run could have."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path

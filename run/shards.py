@@ -1,7 +1,5 @@
 """Verdicts on more images than one machine has time for: tars in, a Parquet file a tar out."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

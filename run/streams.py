@@ -1,7 +1,5 @@
 """Test-time methods in an evaluation: their settings, their texts, and their runs over streams."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence

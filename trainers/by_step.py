@@ -1,7 +1,5 @@
 """A learning rate that follows a cosine by step, not by epoch."""
 
-from __future__ import annotations
-
 import math
 from weakref import WeakMethod
 

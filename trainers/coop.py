@@ -1,7 +1,5 @@
 """CoOp: learn the context words of the prompt."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode

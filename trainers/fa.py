@@ -1,7 +1,5 @@
 """FA: CoOp, whose prompts must beat copies of the frozen prompts that they started from."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Features of lists of images by a trainer's frozen image tower, kept on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 

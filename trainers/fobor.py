@@ -1,7 +1,5 @@
 """FoBoR on LoCoOp and on SCT: background weighed by attention, confusable foreground rectified."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

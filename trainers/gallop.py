@@ -1,7 +1,5 @@
 """GalLoP: global and local prompts, and a learned map of the local features."""
 
-from __future__ import annotations
-
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence

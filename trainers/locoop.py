@@ -1,7 +1,5 @@
 """LoCoOp: CoOp, and background regions pushed away from every class."""
 
-from __future__ import annotations
-
 import logging
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """What the trainers share that learn from image-caption pairs, CLIPN and ZOC."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -4,8 +4,6 @@ CoOp (Zhou et al., IJCV 2022), Section 3.2: M context vectors stand where the
 words of a hand-written prompt would, `[SOS] v_1 .. v_M <class name> . [EOT]`.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -1,7 +1,5 @@
 """SCT: LoCoOp, its two terms weighed by how sure the model is of an image."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY

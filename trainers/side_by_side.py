@@ -7,8 +7,6 @@ would have computed. What a step itself draws comes from a state of the global r
 that each run keeps of its own, as a checkpoint does.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator

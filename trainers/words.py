@@ -3,8 +3,6 @@
 CoOp (Zhou et al., IJCV 2022), Section 4.2. Few of them mean anything: the paper says so too.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ZOC: a caption decoder on CLIP's image features suggests what else an image may show."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property, partial
 

@@ -1,7 +1,5 @@
 """Zero-shot CLIP: a hand-written prompt, nothing is trained."""
 
-from __future__ import annotations
-
 import logging
 
 from yacs.config import CfgNode

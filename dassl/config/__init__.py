@@ -1,7 +1,5 @@
 """Configuration: a yacs tree with upstream's keys and defaults."""
 
-from __future__ import annotations
-
 from yacs.config import CfgNode
 
 from .defaults import DEFAULTS

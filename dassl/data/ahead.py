@@ -1,7 +1,5 @@
 """Batches sent to the GPU one ahead of the step that needs them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From a configuration to data loaders."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property

@@ -10,8 +10,6 @@ shared by all runs. It is named by a hash of the image's path, size and time of 
 Pillow's version: pixels of another file, or of another decoder, are never used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Samplers of images by name, their batches shared out over ranks, and what seeds them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Worker processes of a loader: how many, what they do first, and how they end."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading

@@ -1,7 +1,5 @@
 """The skeleton of the training loop, and of a step."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Models under names, with their optimisers, schedulers and checkpoints."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import OrderedDict

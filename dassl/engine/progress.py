@@ -1,7 +1,5 @@
 """Progress lines and metrics.jsonl of a run that trains."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import math

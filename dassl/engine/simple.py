@@ -1,7 +1,5 @@
 """A trainer that is configured by a yacs tree: data, evaluation and checkpoints."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import os

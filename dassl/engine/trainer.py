@@ -1,7 +1,5 @@
 """Training on labelled images, and on unlabelled ones beside them."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

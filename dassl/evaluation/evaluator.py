@@ -1,7 +1,5 @@
 """Classification accuracy over a whole set."""
 
-from __future__ import annotations
-
 import logging
 from collections import OrderedDict
 from typing import Any

@@ -6,8 +6,6 @@ epoch e >= 1 of a cosine at LR (1 + cos(pi (e - 1) / MAX_EPOCH)) / 2, so that th
 not reach 0.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.optim import Optimizer

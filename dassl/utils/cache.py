@@ -1,7 +1,5 @@
 """Caches on disk: their folder and their budget."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints: written whole, read without running code."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

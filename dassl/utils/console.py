@@ -1,7 +1,5 @@
 """What a terminal shows, and what a pipe or a file of the output gets instead."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

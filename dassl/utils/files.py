@@ -1,7 +1,5 @@
 """Files and folders: written whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

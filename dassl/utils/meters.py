@@ -1,7 +1,5 @@
 """Running averages."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import torch

@@ -1,7 +1,5 @@
 """Names that users type: what is known, and which known name is nearest."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Sequence

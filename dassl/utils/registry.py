@@ -1,7 +1,5 @@
 """Name -> class, filled by a decorator."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .names import check_availability

@@ -1,7 +1,5 @@
 """The state of all global random generators, in types that a weights-only checkpoint may hold."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

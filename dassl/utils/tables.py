@@ -1,7 +1,5 @@
 """Tables as aligned text and as Markdown: the one place that lays out columns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 RULE: Sequence[str] = ()

@@ -1,7 +1,5 @@
 """Seeds, images and small helpers; upstream's module of this name holds more."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Mapping

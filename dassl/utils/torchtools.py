@@ -1,7 +1,5 @@
 """Small helpers for models; upstream's module of this name holds checkpoints, too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial  # noqa: F401
 

@@ -1,7 +1,5 @@
 """What is in the files: images that cannot be read, and images that are in two sets."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -3,8 +3,6 @@
 Entry points run it first. The images are then listed, and counted, once: by the run itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace

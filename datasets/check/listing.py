@@ -1,7 +1,5 @@
 """What a set holds, by name, and whether the numbers are the protocol's."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The whole check: folders, names and numbers, files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import reduce

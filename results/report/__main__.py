@@ -1,7 +1,5 @@
 """Write a report of all runs under the given folders: one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

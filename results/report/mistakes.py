@@ -1,7 +1,5 @@
 """Find the images that a score is most wrong about, in both directions, and their thumbnails."""
 
-from __future__ import annotations
-
 import base64
 import io
 import logging

@@ -1,7 +1,5 @@
 """Gather what the report shows from the runs, and make the page of it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Datasets: lists of images, class names, few-shot sampling."""
 
-from __future__ import annotations
-
 import logging
 import random
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The one way from an image to what a model reads of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Image transforms by name, made of torchvision's."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 
