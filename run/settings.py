@@ -90,6 +90,8 @@ def config_files(path: str | Path) -> dict[Path, dict]:
         base = own.pop("_BASE_", None)
         if base is None:
             return found
+        if not isinstance(base, str):
+            raise InputError(f"config file {file}: _BASE_ is {base!r}, it names a file beside it")
         file = file.parent / base
     raise InputError(
         f"config file {path} is its own _BASE_: leave that line out, or name another file"
@@ -107,12 +109,20 @@ def _over(base: dict, top: dict) -> dict:
 
 def merge(cfg: CfgNode, content: dict, source: str) -> None:
     """Set what `content`, read from `source`, says."""
+    _refuse_empty(content, f"{source}: ")
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
     except KeyError as error:
         raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
     except (ValueError, AssertionError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: {error}") from error
+
+
+def _refuse_empty(content: dict, source: str = "") -> None:
+    """Raise InputError for a setting without a value: what `KEY:` in a YAML file sets."""
+    for key, value in flatten(content).items():
+        if value is None:
+            raise InputError(f"{source}{key} has no value: give it one, or leave the line out")
 
 
 def in_pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -163,9 +173,8 @@ def check_values(cfg: CfgNode) -> None:
         InputError: a setting without a value, a number that is not finite or out of its range.
     """
     values = flatten(cfg)
+    _refuse_empty(values)
     for key, value in values.items():
-        if value is None:  # what `KEY:` in a YAML file sets
-            raise InputError(f"{key} has no value: give it one, or leave the line out")
         numbers = value if isinstance(value, list | tuple) else [value]
         if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
             raise InputError(f"{key} is {value}, it must be a finite number")

@@ -89,6 +89,26 @@ def test_every_number_must_be_finite(value):
         built("INPUT.PIXEL_STD", "[1.0, 1e999, 1.0]")
 
 
+@pytest.mark.parametrize("flag", ["--config-file", "--dataset-config-file"])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("MODEL:\n  BACKBONE:\n    NAME:", "MODEL.BACKBONE.NAME has no value"),
+        ("DATASET:\n  ROOT:", "DATASET.ROOT has no value"),
+        ("TRAINER:\n  NAME:", "TRAINER.NAME has no value"),
+        ("OPTIM:", "OPTIM has no value"),
+        ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
+        ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], it names a file"),
+        ("_BASE_: 3", "_BASE_ is 3, it names a file"),
+    ],
+)
+def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text, words):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"own.yaml: {words}"):
+        built(flag, str(path))
+
+
 @pytest.mark.parametrize(
     "key, value, usual",
     [("N_CTX", "1.5", "16"), ("CSC", "Maybe", "False"), ("LAMBDA", "[1]", "0.25")],
