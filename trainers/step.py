@@ -139,7 +139,7 @@ class StepGraph:
             self._record(tensors)
         if self.recorded is None or shapes != self.shapes:
             return self.step(batch)
-        return self.recorded(*tensors.values(), *self.parameters)
+        return self.recorded(*(tensors[name] for name in self.shapes), *self.parameters)
 
     def _record(self, tensors: dict[str, Tensor]) -> None:
         losses = []

@@ -56,6 +56,13 @@ def test_a_replay_is_the_step(recorded):
     assert weight.grad.tolist() == [12.0, 12.0]
 
 
+def test_entries_are_known_by_name(recorded):
+    graph = graph_of(torch.nn.Parameter(torch.ones(2)))
+    graph(batch_of(3, 1.0))
+    assert graph(dict(reversed(batch_of(3, 4.0).items())))["loss"].item() == 27.0
+    assert recorded == [3, 3]
+
+
 def test_a_batch_of_another_size_is_computed_as_ever(recorded):
     graph = graph_of(torch.nn.Parameter(torch.ones(2)))
     graph(batch_of(3, 1.0))
