@@ -73,7 +73,7 @@ class Bench:
         )
         self.trainers: dict[str, ClipTrainer] = {}
         self.locoop = locoop = self.trainer("LoCoOp")
-        self.model, self.learner, self.precision = locoop.model, locoop.learner, locoop.precision
+        self.model, self.learner = locoop.model, locoop.learner
 
     def trainer(self, name: str) -> ClipTrainer:
         """Return a trainer that has no images, and takes its steps on the batch."""

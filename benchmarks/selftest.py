@@ -94,7 +94,7 @@ def fast_values(bench: Bench) -> dict[str, Tensor]:
     """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
     bench.learner.ctx.grad = None
     loss = bench.locoop.summary(bench.batch)["loss"]
-    with bench.precision.context(bench.device), torch.no_grad():
+    with bench.locoop.autocast(), torch.no_grad():
         features, regions = bench.model.image_features(bench.images, local=True)
         text = bench.model.text_features()
     (GRADIENT_SCALE * loss).backward()
@@ -118,7 +118,7 @@ def plain_values(bench: Bench) -> dict[str, Tensor]:
 
 def fast_scores(bench: Bench, images: Tensor) -> dict[str, Tensor]:
     scores = offered_scores("all", bench.model.provides)
-    with torch.inference_mode(), bench.precision.context(bench.device):
+    with torch.inference_mode(), bench.locoop.autocast():
         features = bench.model.image_features(images, local=True)
         batch = Batch(*features, images)
         return score_batch(bench.model, batch, bench.model.class_features(), scores, {}).scores

@@ -17,11 +17,9 @@ All functions take one-dimensional arrays (a column is accepted), compute in flo
 InputError for an empty array, NaN or infinity, naming the array.
 """
 
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
 
 from dassl.utils.errors import InputError
@@ -36,7 +34,19 @@ PRIMARY = "fpr95_id_nearest"
 OPENOOD = "fpr95_ood_first"
 """OpenOOD's FPR95; first in the tables of its benchmarks."""
 
-CONVENTIONS = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text("utf-8"))
+CONVENTIONS = {
+    "direction": "higher score = more in-distribution",
+    "units": "fractions in [0, 1]",
+    "auroc": "area under the ROC curve; a tie of an ID and an OOD image counts 1/2",
+    "aupr_in": "average precision, ID positive",
+    "aupr_out": "average precision, OOD positive (on negated scores)",
+    "fpr95_id": "share of OOD images kept when 95 % of ID images are kept (ID positive)",
+    "fpr95_ood": "share of ID images rejected when 95 % of OOD images are caught (OOD positive)",
+    "nearest": "threshold whose true positive rate is nearest to 95 % (MCM, GL-MCM, LoCoOp)",
+    "interpolated": "linear interpolation of the ROC curve at 95 % (CLIPN)",
+    "first": "strictest threshold whose true positive rate is at least 95 % (OpenOOD)",
+    "average": "unweighted mean over the OOD sets",
+}
 """What the names of figures mean; in every results file."""
 
 

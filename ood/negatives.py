@@ -3,19 +3,17 @@
 A recipe says which words are candidates, in which templates they and the classes are encoded, and
 how close to the classes a word is. The farthest share of the nouns and of the adjectives are the
 negatives. No image is looked at, so they are the same for all methods on the same text tower and
-class list. Recipes: NegLabel and CSP (`ood/recipes.yaml`). EOE (Cao et al., ICML 2024) takes a
-user's list of outlier names as it is.
+class list. Recipes: NegLabel (Jiang et al., ICLR 2024), CSP (Chen et al., NeurIPS 2024). EOE (Cao
+et al., ICML 2024) takes a user's list of outlier names as it is.
 """
 
 import logging
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from clip import ClipModel
@@ -95,9 +93,28 @@ class Recipe:
         return closeness
 
 
-with open(Path(__file__).with_name("recipes.yaml"), encoding="utf-8") as file:
-    RECIPES = [Recipe(**entries) for entries in yaml.safe_load(file)]
-NEGLABEL, CSP = RECIPES
+NEGLABEL = Recipe("NegLabel", ["the nice {}"], ["This is a {} photo"])
+CSP = Recipe(
+    "CSP",
+    [
+        "a close-up photo of the nice {}.",
+        "a photo with the nice {}.",
+        "a good photo with the nice {}.",
+        "a photo of the nice {}.",
+        "{}",
+        "the {}",
+        "the good {}",
+        "the nice {}",
+    ],
+    ["{}", "a nice photo of {}", "a good photo of {}", "a close-up photo of {}"],
+    left_out=["noun.person.txt", "noun.quantity.txt", "noun.group.txt", "adj.pert.txt"],
+    phrases=[
+        *("environment", "space", "object", "scene", "place", "item", "area"),
+        *("view", "thing", "pattern", "structure", "landscape", "vista", "creature"),
+    ],
+    near_copy=0.95,
+)
+RECIPES = (NEGLABEL, CSP)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -113,6 +114,8 @@ class ClipTrainer(StepTrainer):
             torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
         # Without float16 it is no more than a name for a step.
         enabled = self.precision.needs_scaler
+        if enabled:  # it leaves out steps that overflow, often the very first
+            warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=enabled)
         if self.cfg.SEED >= 0:
             # Building a model draws random numbers, how many depends on where its

@@ -1,7 +1,6 @@
 """The skeleton of the training loop, and of a step."""
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -139,12 +138,9 @@ class TrainerBase(Models):
 
     def update_lr(self, names: Names = None) -> None:
         """Step the learning-rate schedulers: once an epoch."""
-        with warnings.catch_warnings():
-            # A gradient scaler leaves out steps that overflow, often the very first.
-            warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
-            for name in self.get_model_names(names):
-                if self._scheds[name] is not None:
-                    self._scheds[name].step()
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
 
     # A step
 

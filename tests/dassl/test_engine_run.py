@@ -405,7 +405,7 @@ def test_no_readable_image_at_all_is_an_error(make_cfg, tmp_path):
     trainer = build_trainer(make_cfg("DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip"))
     logging.getLogger("dassl").setLevel(logging.ERROR)
     try:
-        with pytest.raises(InputError, match="No training image"):
+        with pytest.warns(UserWarning), pytest.raises(InputError, match="No training image"):
             trainer.train()
     finally:
         logging.getLogger("dassl").setLevel(logging.NOTSET)

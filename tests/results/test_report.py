@@ -16,7 +16,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from dassl import command
 from ood.set_scores import SetScores
+from results.report import __main__ as report
 from results.report.mistakes import accepted_ood, class_names, rejected_id, thumbnail
 from results.report.page import report_page
 from results.runs import find_runs, group_runs
@@ -236,3 +238,9 @@ def test_the_script_writes_beside_the_runs(study, tmp_path):
     assert [path.name for path in drawn] == sorted(f"MCM_{plot}.pdf" for plot in plots)
     assert all(path.read_bytes().startswith(b"%PDF") for path in drawn)
     Checker((study / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_folder_without_results_is_told_in_a_sentence(study, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", str(study / "nothing")])
+    with pytest.raises(SystemExit, match="there are no results"):
+        command.run(report.main)

@@ -49,7 +49,7 @@ def test_positional_scripts_name_their_arguments(world, name, count):
     assert done.returncode == 2 and "usage:" in done.stderr and "DATA DATASET CONFIG" in done.stderr
 
 
-def test_clipns_positional_scripts(world, trained, echo, forked, tmp_path):
+def test_clipns_positional_scripts(world, echo, forked, tmp_path):
     """What they hand on to Python trains and evaluates."""
 
     def run(name, entry, *arguments):

@@ -31,7 +31,7 @@ from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
 LEARNING = ("CoOp", "LoCoOp", "GalLoP", "CLIPN", "SCT", "FA", "LoCoOpFoBoR", "SCTFoBoR", "ZOC")
-GRAPHED = [n for n in LEARNING if getattr(TRAINER_REGISTRY.get(n), "GRAPHED", False)]
+GRAPHED = [name for name in LEARNING if TRAINER_REGISTRY.get(name).GRAPHED]
 
 
 @pytest.fixture(scope="module")
