@@ -16,7 +16,7 @@ from dassl.distributed import mean_of_sums
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, load_pretrained_weights
 from datasets.captions import PairsLoader
-from trainers.features import features_of
+from trainers.features import features_by_path
 from trainers.pairs import PairTrainer
 
 LOWEST = {"STEPS": 1, "TOP": 1, "WARMUP_STEPS": 0}
@@ -82,7 +82,7 @@ class ZOC(PairTrainer):
     def encode(self, paths: Sequence[str]) -> dict[str, Tensor]:
         """Return path -> normalised features `[D]` of those images that can be read."""
         # Of a pair that cannot be read the loader takes another.
-        found = features_of(self, {"pairs": [Datum(path) for path in paths]}, skip_bad=True)
+        found = features_by_path(self, {"pairs": [Datum(path) for path in paths]}, skip_bad=True)
         return {path: torch.from_numpy(row) for path, row in found.items()}
 
     def loss(self, images: Tensor, tokens: Tensor) -> tuple[None, dict[str, Tensor]]:

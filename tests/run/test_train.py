@@ -186,7 +186,7 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["INPUT.PIXEL_MEAN", "(0.5, 0.5)"], "a number for each of the three channels"),
         (["TEST.SPLIT", "train"], "Unknown TEST.SPLIT 'train'"),
         (["--trainer", "CoOp", "--resume", "TRAINED"], "is of LoCoOp, not CoOp"),
-        (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
+        (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), not (64, 64)"),
         (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, tf32, amp, amp_bf16, fp16"),
         (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
         (["--shots", "0"], "NUM_SHOTS"),
