@@ -54,8 +54,8 @@ class LoCoOp(PromptTrainer):
     def build_model(self) -> None:
         if self.settings.TOPK == 0:
             logger.info(
-                "K = %d of %d classes by the paper's ratio, 200 of 1000. It is not tuned for this "
-                "data: --topk sets another",
+                "K = %d of %d classes: preset by the paper's ratio, 200 of 1000, not tuned for "
+                "this data (--topk sets another)",
                 self.top_k,
                 self.num_classes,
             )

@@ -177,7 +177,7 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
         (["OPTIM.MAX_EPOCH", "0"], "at least 1"),
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
-        (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
+        (["TRAINER.LOCOOP.N_CTX", "0"], "context vectors must be 1 or more"),
         (["--output-dir", "/dev/null/run"], "/dev/null"),
         (["OPTIM.LRR", "0.1"], "Did you mean 'OPTIM.LR'?"),
         (["OPTIM.LR", "fast"], "OPTIM.LR"),

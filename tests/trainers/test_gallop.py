@@ -120,7 +120,7 @@ def test_scores_and_predictions(case, golden, make):
             np.testing.assert_allclose(scored.scores[score], expected, rtol=1e-5)
         assert scored.cosines.argmax(-1).tolist() == arrays[f"{name}/pred_both_f64"].tolist()
     batch = {"img": pixels(arrays, name), "label": torch.zeros(len(found[0].cosines))}
-    trainer._seen, trainer._right = 0, torch.zeros(2, dtype=torch.int64)
+    trainer._total, trainer._correct = 0, torch.zeros(2, dtype=torch.int64)
     with torch.no_grad():
         (whole, parts), _ = trainer.parse_batch_test(batch)
     for kind, cosines in (("global", whole), ("local", parts)):
