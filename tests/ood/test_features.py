@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_and_made_anew(evaluate, model, root, tmp_p
     evaluate()
     SPOIL[how](entries(tmp_path)["inside"], root)
     assert same(evaluate(), evaluate(store=False))
-    assert "Image features of inside" in caplog.text and "made anew" in caplog.text
+    assert "Image features of inside" in caplog.text and "encoded again" in caplog.text
     evaluate()
     assert model.encoded == 0
 
