@@ -115,7 +115,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
 
 def data_needs(scores: Sequence[Score]) -> Needs:
     """Return the training images if some score is fitted to them."""
-    fits = any(isinstance(s, LibraryScore) and s.kind.requires_fit for s in scores)
+    fits = any(isinstance(s, LibraryScore) and s.detector_class.requires_fit for s in scores)
     return Needs.TRAIN if fits else NOTHING
 
 
