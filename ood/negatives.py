@@ -161,14 +161,14 @@ def mine_negatives(
         words += [group[i] for i in chosen]
         closeness.append(close[chosen])
         features.append(torch.from_numpy(kept[chosen.numpy()]))
-    _check(words, candidates, classnames, share, recipe)
+    _check_negatives(words, candidates, classnames, share, recipe)
     counts = {"candidates": len(candidates), "negatives": len(words)}
     facts = {"words": words_hash(lists), **counts, "share": share}
     stacked = torch.cat(features).to(classes.device)  # [M, D]
     return Negatives(recipe, words, torch.cat(closeness).tolist(), stacked, classes, facts)
 
 
-def _check(
+def _check_negatives(
     words: list[Word], candidates: list[Word], names: Sequence[str], share: float, recipe: Recipe
 ) -> None:
     if not words:

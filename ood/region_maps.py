@@ -102,7 +102,7 @@ def save_region_maps(path: str | os.PathLike, maps: Sequence[RegionMap]) -> Path
     """Draw the region maps and save them atomically as one PNG, PDF or SVG file; raise InputError
     if `path` is one of the images, or has another suffix."""
     path = figure_path(path)
-    for source in (each.source for each in maps):
+    for source in (item.source for item in maps):
         if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):
             raise InputError(f"{path} is the input image: choose another place for its region map")
     return save_figure(region_figure(maps), path)
@@ -112,15 +112,15 @@ def region_figure(maps: Sequence[RegionMap]) -> Figure:
     """Draw one row an image: caption, original, ID-irrelevant regions, rank of the label."""
     from matplotlib.figure import Figure
 
-    captions = [_wrap(each.caption) for each in maps]
+    captions = [_wrap(item.caption) for item in maps]
     lines = [1 + caption.count("\n") for caption in captions]
     bottom = sum(lines) * LINE + len(maps) * (PANEL + ROW_GAP) + FOOT
     figure = Figure(figsize=(WIDTH, bottom), dpi=DPI, facecolor="white")
-    for each, caption, count in zip(maps, captions, lines, strict=True):
+    for item, caption, count in zip(maps, captions, lines, strict=True):
         bottom -= count * LINE + PANEL + ROW_GAP
         _write(figure, MARGIN, bottom + PANEL + 0.07, caption)
         row = [_place(figure, _left(i), bottom, PANEL, PANEL) for i in range(len(TITLES))]
-        colours = _draw_row(row, each)
+        colours = _draw_row(row, item)
     _draw_foot(figure, maps, colours)
     return figure
 
@@ -148,19 +148,19 @@ def _write(figure: Figure, left: float, bottom: float, text: str, **style: objec
     figure.text(left / w, bottom / h, text, **style)
 
 
-def _draw_row(row: Sequence[Axes], each: RegionMap) -> AxesImage:
+def _draw_row(row: Sequence[Axes], item: RegionMap) -> AxesImage:
     """Draw the three panels of one image, and return the last, for a scale of its colours."""
     from matplotlib.colors import LogNorm
 
-    original, ranks = each.original.convert("RGB"), np.log(each.ranks).astype(np.float32)
-    seen = _enlarge(original.crop(each.box))
-    scale = {"cmap": COLOURS, "norm": LogNorm(1, max(2, each.num_classes))}
-    _show(row[0], _enlarge(original), (0, 0, *original.size), each.mask)
-    _show(row[1], draw_regions(seen, each.irrelevant), each.box, each.mask)
+    original, ranks = item.original.convert("RGB"), np.log(item.ranks).astype(np.float32)
+    seen = _enlarge(original.crop(item.box))
+    scale = {"cmap": COLOURS, "norm": LogNorm(1, max(2, item.num_classes))}
+    _show(row[0], _enlarge(original), (0, 0, *original.size), item.mask)
+    _show(row[1], draw_regions(seen, item.irrelevant), item.box, item.mask)
     smooth = np.exp(_enlarge(Image.fromarray(ranks), seen.size))
-    colours = _show(row[2], smooth, each.box, each.mask, **scale)
-    if each.is_cropped:
-        (x0, y0, x1, y1), axes = each.box, row[0]
+    colours = _show(row[2], smooth, item.box, item.mask, **scale)
+    if item.is_cropped:
+        (x0, y0, x1, y1), axes = item.box, row[0]
         axes.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), "k", lw=1.6, clip_on=False)
         axes.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), "w--", lw=0.8, clip_on=False)
     return colours
@@ -204,8 +204,8 @@ def _draw_foot(figure: Figure, maps: Sequence[RegionMap], colours: AxesImage) ->
         position = np.log(x) / np.log(max(2, classes))
         label.set_ha("left" if position < 0.15 else "right" if position > 0.75 else "center")
     scale.minorticks_off()
-    legend = ["White line: the object."] * any(each.mask is not None for each in maps)
-    legend += ["Dashed: what the model sees."] * any(each.is_cropped for each in maps)
+    legend = ["White line: the object."] * any(item.mask is not None for item in maps)
+    legend += ["Dashed: what the model sees."] * any(item.is_cropped for item in maps)
     _write(figure, MARGIN, FOOT - 0.3, LEGEND + "  ".join(legend), va="top", fontsize=7)
 
 

@@ -106,7 +106,7 @@ class ClipTrainer(StepTrainer):
             )
 
     def learn(self, name: str, module: nn.Module, groups: list[dict] | None = None) -> None:
-        """End `build_model`: build the optimiser of `module`, which files call `name`."""
+        """Build the optimiser of `module`, called `name` in files; `build_model` ends with this."""
         self.optim = build_optimizer(module, self.cfg.OPTIM, groups)
         self.sched = self.build_scheduler()
         self.register_model(name, module, self.optim, self.sched)

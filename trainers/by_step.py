@@ -38,6 +38,6 @@ class StepSchedule(ClipTrainer):
         if step < warmup:
             return (step + 1) / warmup
         if step == warmup:
-            return 1.0  # without the training data, which an evaluation does not have
+            return 1.0  # needs no training data, which an evaluation does not have
         total = self.cfg.OPTIM.MAX_EPOCH * len(self.train_loader_x)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

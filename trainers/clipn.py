@@ -163,7 +163,7 @@ class CLIPN(PairTrainer):
 
     def provenance(self) -> dict[str, object]:
         facts = super().provenance()
-        if self._loaded_from is None:  # a published model is not averaged with runs of ours
+        if self._loaded_from is None:  # not a run's model: only the same weights are comparable
             facts["comparable"]["no_encoder"] = facts["no_encoder"]["hash"]
         return facts
 

@@ -21,7 +21,7 @@ class PairTrainer(StepSchedule):
         return self.cfg.DATASET.PAIRS.SOURCE == "classnames"
 
     def pairs_loader(self, *args: Any, **kwargs: Any) -> PairsLoader:
-        """Return `build_pairs_loader(cfg, ...)`."""
+        """Build the loader of DATASET.PAIRS, with a warning if the captions are class names."""
         if self.captions_are_classnames:
             logger.warning(
                 "The captions are made from class names. This is not the paper's setting: do not "

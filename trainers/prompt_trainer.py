@@ -64,7 +64,7 @@ class PromptTrainer(ContextTrainer):
         self.learn("prompt_learner", learner)
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
-        """Return the model of the prompts, called before the context is trained or loaded."""
+        """Build the model of the prompts, whose context has just been initialised."""
         return PromptedCLIP(clip, prompts)
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class LearnedPrompts(torch.nn.Module):
         Args:
             recompute: encode once more in the backward pass, to hold no activations until then.
         """
-        # Gradients are enabled in training steps alone, which all ranks take together.
+        # Only training steps enable gradients, and all ranks take these together.
         over_ranks = torch.is_grad_enabled()
         packed = self.learner.packed(ctx)
         return encode_packed(self._clip[0], *packed, self.chunk, over_ranks, recompute)

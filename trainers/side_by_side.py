@@ -100,12 +100,12 @@ class SideBySide(TrainerBase):
         beside = self.active[0].trainer if self.active else None
         member = Member(name, folder)
         self.members.append(member)
-        with self._acting(member):
+        with self._state_of(member):
             member.trainer = build(beside=beside)
 
     @contextmanager
-    def _acting(self, member: Member) -> Iterator[None]:
-        """Put a member's random state and log in place."""
+    def _state_of(self, member: Member) -> Iterator[None]:
+        """Run code with a member's random state and log; an error ends that member's run."""
         set_rng_state(member.rng)
         with member.log, isolated(member.name, self.failed, "failed"):
             yield
@@ -118,7 +118,7 @@ class SideBySide(TrainerBase):
             yield
         except Exception as error:
             for member in self._unfailed(members):
-                with self._acting(member):
+                with self._state_of(member):
                     raise error
 
     def _unfailed(self, members: Iterable[Member]) -> list[Member]:
@@ -126,7 +126,7 @@ class SideBySide(TrainerBase):
 
     def _call(self, hook: str, members: Iterable[Member]) -> None:
         for member in self._unfailed(members):
-            with self._acting(member):
+            with self._state_of(member):
                 getattr(member.trainer, hook)()
 
     @property
@@ -172,7 +172,7 @@ class SideBySide(TrainerBase):
                 with first.memory_of("a training step", "TRAIN_X"):
                     batch = first.encode(batch, *needs)
                 for member in self._unfailed(members):
-                    with self._acting(member):
+                    with self._state_of(member):
                         member.trainer.batch_idx = number
                         member.trainer.run_batch(batch, waited)
                 if not self._unfailed(members):

@@ -35,6 +35,7 @@ from ood.features import (
     FeatureWriter,
     KeptFeatures,
     as_tensor,
+    keeps_nothing,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_views(trainer: PromptTrainer) -> None:
         reason = "without a seed no two runs see the same views: give a --seed of 0 or more"
     elif distributed.world_size() > 1:
         reason = "each process sees only its share of the images: start one process"
-    elif cfg.EVAL.FEATURES.lower() in ("", "none"):
+    elif keeps_nothing(cfg):
         reason = "EVAL.FEATURES names no folder to keep features in: name one"
     elif not isinstance(loader, TrainLoader) or type(loader.dataset) is not DatasetWrapper:
         reason = "this data set is not a fixed list of images"
