@@ -30,7 +30,8 @@ class StepSchedule(ClipTrainer):
 
     @property
     def warmup_steps(self) -> int:
-        return self.settings.get("WARMUP_STEPS", 0)
+        settings = self.settings
+        return settings.WARMUP_STEPS if "WARMUP_STEPS" in settings else 0
 
     def learning_rate(self, step: int) -> float:
         """Return the factor on LR in a step: linear warm-up, then a cosine to 0."""
