@@ -241,10 +241,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    gpu = parser.parse_known_args()[0].device == "cuda"
     add("--classes", type=int, nargs="+", help="class counts (default: 100, on a GPU 100 1000)")
-    add("--batch", type=int, default=32 if gpu else 4, help="images a step (default: %(default)s)")
+    add("--batch", type=int, help="images a step (default: 4, on a GPU 32)")
     args = parser.parse_args()
+    gpu = args.device == "cuda"
+    args.batch = args.batch or (32 if gpu else 4)
     args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 2)
     args.training = args.classes or ([100, 1000] if gpu else [16])
     args.classes = args.classes or ([100, 1000] if gpu else [100])
