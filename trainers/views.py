@@ -134,7 +134,7 @@ class KeptViews:
                 if "img" not in batch:
                     continue
                 images = batch["img"].to(self.trainer.device, non_blocking=True)
-                with self.trainer.explaining_memory("a training step", "TRAIN_X"):
+                with self.trainer.explain_out_of_memory("a training step", "TRAIN_X"):
                     found = self.trainer.tower(images, *reads)
                 writer = writer or self._writer(view, name, items, *found)
                 writer.append(place[batch["index"]], *found)

@@ -1,6 +1,6 @@
 """The defaults of all settings but those of the methods, which are in trainers/.
 
-Names and values are upstream's, except for keys marked "Ours". A key is here only if something
+Names and values are upstream's, except for keys marked as ours. A key is here only if something
 reads it: upstream's settings of trainers, transforms and data sets that this project does not have
 are left out, so that setting one is refused as unknown.
 """
@@ -77,7 +77,7 @@ DATASET = {
     },
 }
 
-# Ours: the sets that the ID set is compared with, and how
+# Ours: the OOD sets and the shifted ID sets of the benchmark
 OOD = {
     # NAME: {FOLDERS, LIST, CLASSES, IMAGES, MD5, GROUP}, see docs/data.md
     "SETS": {},
@@ -94,6 +94,7 @@ TRAIN_LOADER = {
     "BATCH_SIZE": 32,
     # Ours: drop the last batch of an epoch if it is incomplete
     "DROP_LAST": True,
+    # Upstream's; no sampler here reads them
     "N_DOMAIN": 0,
     "N_INS": 16,
 }
@@ -109,8 +110,8 @@ DATALOADER = {
     # Ours: decoded pixels of training images, kept on disk (docs/training.md). GIB: limit for all
     # data sets together; 0: keep none. FOLDER: empty: promptood/decoded in the user's cache folder
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
+    # Labelled (X) and unlabelled (U) training images; SAME_AS_X: use TRAIN_X's settings
     "TRAIN_X": TRAIN_LOADER,
-    # SAME_AS_X: use TRAIN_X's settings
     "TRAIN_U": {"SAME_AS_X": True, **TRAIN_LOADER},
     "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
 }

@@ -15,7 +15,7 @@ from dassl.utils import NonFiniteLossError, check_availability
 from .models import Models, Names
 from .progress import MetricsFile
 
-SAFER = {"fp32": (), "amp": ("fp32",)}  # wider precisions than each; others: both
+SAFER = {"fp32": (), "amp": ("fp32",)}  # precision -> wider ones; others: both
 
 
 class TrainerBase(Models):

@@ -68,7 +68,7 @@ class Models:
         return names
 
     def checkpoint_meta(self) -> dict[str, str | float]:
-        """Return the facts its weights depend on, for a checkpoint's "meta"; {} by default."""
+        """Return the facts that weights depend on, for "meta" in a checkpoint; {} by default."""
         return {}
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -185,7 +185,7 @@ class Models:
         if self.scaler is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         if checkpoint.get("rng") is None:
-            logger.warning("The checkpoint holds no random state, so the run will not repeat.")
+            logger.warning("The checkpoint holds no random state, so resuming is not exact.")
         else:
             set_rng_state(checkpoint["rng"])
 

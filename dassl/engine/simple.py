@@ -203,7 +203,7 @@ class SimpleTrainer(TrainerBase):
         for batch in progress_bar(batches, f"testing on {split}", "batch", disable=quiet):
             bad += self.count_bad_images(batch)
             if has_images(batch):
-                with self.explaining_memory("a test batch", "TEST"):
+                with self.explain_out_of_memory("a test batch", "TEST"):
                     input, label = self.parse_batch_test(batch)
                     self.evaluator.process(self.model_inference(input), label)
         if shared:
@@ -228,7 +228,7 @@ class SimpleTrainer(TrainerBase):
         """Return settings, with values, that lower a step's memory without changing its result."""
         return {}
 
-    def explaining_memory(self, task: str, loader: str, **settings: object) -> Any:
+    def explain_out_of_memory(self, task: str, loader: str, **settings: object) -> Any:
         """Return a context that explains running out of memory; `loader`: a DATALOADER node."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
         task = f"{task} of {size} images and {self.num_classes} classes on {self.device}"

@@ -65,7 +65,7 @@ class TrainerX(SimpleTrainer):
         progress.bad_images += sum(map(self.count_bad_images, inputs))
         if all(map(has_images, inputs)):
             lr = self.get_current_lr()
-            with self.explaining_memory("a training step", "TRAIN_X", **self.memory_settings()):
+            with self.explain_out_of_memory("a training step", "TRAIN_X", **self.memory_settings()):
                 progress.step_done(self.forward_backward(*inputs) or {})
             self._report(progress, lr)
         else:
@@ -124,7 +124,7 @@ class TrainerXU(TrainerX):
     def begin_epoch(self) -> None:
         super().begin_epoch()
         for loader in (self.train_loader_x, self.train_loader_u):
-            if hasattr(loader, "set_epoch"):  # several passes an epoch have several numbers
+            if hasattr(loader, "set_epoch"):  # each of several passes is numbered
                 loader.set_epoch(self.epoch * math.ceil(self.num_batches / len(loader)))
 
     def train_batches(self) -> Iterable[tuple[Any, Any]]:

@@ -20,8 +20,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimiser OPTIM.NAME over `param_groups` if given, else over `model`.
 
-    `model` is an iterable of parameters, or a module: then of all its parameters, frozen ones too
-    (which do not change without a gradient), so that a checkpoint numbers them as upstream's.
+    `model` is an iterable of parameters, or a module. All of a module's parameters are taken, so
+    that a checkpoint numbers them as upstream's; frozen ones get no gradient and do not change.
     """
     check_availability(optim_cfg.NAME, OPTIMIZERS, what="OPTIM.NAME")
     params = model.parameters() if isinstance(model, nn.Module) else model

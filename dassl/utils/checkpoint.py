@@ -81,7 +81,7 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
         content = _load_weights_only(fpath)
     except InputError:
         raise
-    except Exception as error:  # for a damaged file, torch, pickle, zipfile and struct raise any
+    except Exception as error:  # torch, pickle, zipfile and struct raise many for a damaged file
         text, code = " ".join(str(error).split()), re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise _refusal(fpath, f"loading it would run code ({code[1]})") from error
