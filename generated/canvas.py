@@ -133,8 +133,8 @@ class Pen:
             step = self.supersample
             left, top = box[0] // step, box[1] // step
             right, bottom = -(-box[2] // step), -(-box[3] // step)
-            part = self._layer.crop((left * step, top * step, right * step, bottom * step))
-            pixels[top:bottom, left:right] = np.asarray(part.reduce(step) if step > 1 else part)
+            crop = self._layer.crop((left * step, top * step, right * step, bottom * step))
+            pixels[top:bottom, left:right] = np.asarray(crop.reduce(step) if step > 1 else crop)
         pixels[..., 3] /= 255
         return pixels
 

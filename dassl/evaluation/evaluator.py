@@ -51,9 +51,9 @@ class Classification(EvaluatorBase):
 
     def gather(self) -> None:
         """Collect, on each rank, what all ranks have processed."""
-        parts = distributed.from_all((self._y_true, self._y_pred))
-        self._y_true = [label for true, _ in parts for label in true]
-        self._y_pred = [label for _, pred in parts for label in pred]
+        gathered = distributed.from_all((self._y_true, self._y_pred))
+        self._y_true = [label for true, _ in gathered for label in true]
+        self._y_pred = [label for _, pred in gathered for label in pred]
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Log and return the results; InputError if no image was processed."""

@@ -23,8 +23,8 @@ def git_state(root: str | os.PathLike = ROOT) -> dict[str, str | bool] | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-        return done.stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        return process.stdout.strip()
 
     try:
         # A copy unpacked inside another repository must not report that repository's commit.

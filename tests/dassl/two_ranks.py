@@ -157,15 +157,15 @@ def overflow():
     """Take steps with a gradient scaler; in the second, the gradient of one rank overflows."""
     parameter = nn.Parameter(torch.ones(2))
     optimiser = torch.optim.SGD([parameter], lr=0.1)
-    scaler, found = torch.amp.GradScaler("cpu", init_scale=8.0), []
+    scaler, states = torch.amp.GradScaler("cpu", init_scale=8.0), []
     for factor in (1.0, 1e38 if distributed.rank() == distributed.world_size() - 1 else 1.0, 1.0):
         optimiser.zero_grad()
         scaler.scale((parameter * factor).sum() * factor).backward()
         distributed.mean_gradients([parameter])
         scaler.step(optimiser)
         scaler.update()
-        found.append((parameter.detach().clone(), scaler.get_scale()))
-    return found
+        states.append((parameter.detach().clone(), scaler.get_scale()))
+    return states
 
 
 def shared_test():
