@@ -97,17 +97,15 @@ def build_data_loader(
 ) -> DataLoader:
     """Build a loader over `data_source`.
 
-    In training, `batch_size` counts the images of all ranks together, and this rank gets its slice
-    of each batch; in evaluation, every rank reads the whole set.
+    In training, `batch_size` counts the images of all ranks together, this rank gets its slice of
+    each batch, and `drop_last` leaves out an incomplete one; every rank evaluates the whole set.
 
     In training, the order depends only on SEED and the epoch, and an image's augmentation also on
     its position in `data_source`: see `EpochBatches`, whose `epoch` is set by `set_epoch`. Workers
     stay alive between epochs, unless `dataset_wrapper` is not ours: its state may change.
     Differs from upstream: there, augmentations depend on the number of workers.
 
-    Args:
-        batches: positions in `data_source`, batch by batch, instead of a sampler and a batch size.
-        drop_last: in training, leave out an incomplete last batch.
+    `batches` are positions in `data_source`, batch by batch, instead of a sampler and a batch size.
     """
     if not data_source:
         role = "training" if is_train else "evaluation"
