@@ -169,7 +169,7 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                with first.memory_of("a training step", "TRAIN_X"):
+                with first.explain_out_of_memory("a training step", "TRAIN_X"):
                     batch = first.encode(batch, *reads)
                 for member in self._well(members):
                     with self._acting(member):
@@ -189,7 +189,7 @@ class SideBySide(TrainerBase):
             first, shared = going[0].trainer, []
             with self._failing_together(going):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
-                    with first.memory_of("a test batch", "TEST"):
+                    with first.explain_out_of_memory("a test batch", "TEST"):
                         shared.append(first.encode(batch, local=False))
             for member in going:
                 member.trainer.test_loader = shared

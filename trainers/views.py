@@ -83,7 +83,7 @@ class KeptViews:
         order, kept = self._order(view), self._kept(view, *reads)
         row_of = np.full(len(order), -1)  # [n], -1: the image could not be read
         row_of[order[kept.index]] = np.arange(len(kept.index))
-        for batch in self.loader.batch_sampler.of(epoch):
+        for batch in self.loader.batch_sampler.batches_of(epoch):
             index = np.array(batch.indices)
             rows = row_of[index]
             found = self._batch(index[rows >= 0], kept, rows[rows >= 0], *reads)
@@ -103,7 +103,7 @@ class KeptViews:
 
     def _order(self, view: int) -> np.ndarray:
         """Return the images `[n]` in the order in which they are encoded."""
-        batches = [batch.indices for batch in self.loader.batch_sampler.of(view)]
+        batches = [batch.indices for batch in self.loader.batch_sampler.batches_of(view)]
         seen = np.array(list(chain.from_iterable(batches)))
         return np.append(seen, np.setdiff1d(np.arange(len(self.items)), seen))
 
@@ -134,7 +134,7 @@ class KeptViews:
                 if "img" not in batch:
                     continue
                 images = batch["img"].to(self.trainer.device, non_blocking=True)
-                with self.trainer.memory_of("a training step", "TRAIN_X"):
+                with self.trainer.explain_out_of_memory("a training step", "TRAIN_X"):
                     found = self.trainer.tower(images, *reads)
                 writer = writer or self._writer(view, name, items, *found)
                 writer.append(place[batch["index"]], *found)
