@@ -16,7 +16,7 @@ from dassl.utils.errors import InputError
 from datasets.folders import absolute, first_few
 from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
-# More unreadable pairs in a row than this are an error, not an accident.
+# So many unreadable pairs in a row are an error, not an accident.
 MAX_BAD_IN_A_ROW = 100
 
 

@@ -24,7 +24,7 @@ from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 logger = logging.getLogger(__name__)
 
 IMAGES, CAPTION = ("jpg", "jpeg", "png", "webp"), "txt"
-Slice = tuple[int, int, int]  # shard, first pair, first pair no longer taken
+Slice = tuple[int, int, int]  # shard, first pair, one past the last pair
 
 
 class ShardPairs(IterableDataset):
