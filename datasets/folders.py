@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from dassl.utils.errors import InputError
 
-# Pillow opens these, but cannot decode them by itself, or their pixels have no brightness.
+# Pillow opens these, but needs other software to decode them, or their pixels have no brightness.
 NOT_DECODED = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # which Pillow may lack
 # Files and folders that systems leave behind, in lower case, beside names that begin with a dot.
@@ -164,8 +164,8 @@ def not_images(folder: str | Path, files: Sequence[str]) -> DataError:
     """Return the error for files among a folder's images that have no image's extension."""
     extensions = sorted({os.path.splitext(name)[1] or "no extension" for name in files})
     return DataError(
-        f"{counted(len(files), 'file')} among the images of {absolute(folder)} left out: no "
-        f"image's extension ({first_few(extensions)}): {first_few(files, 3)}.",
+        f"{counted(len(files), 'file')} among the images of {absolute(folder)} left out, as their "
+        f"extension is not an image's ({first_few(extensions)}): {first_few(files, 3)}.",
         "not images",
         files,
     )
