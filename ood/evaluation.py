@@ -20,7 +20,7 @@ from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
 from dassl.utils import progress_bar
 from dassl.utils.errors import InputError
-from datasets.folders import some
+from datasets.folders import first_few
 from ood.decisions import DECISIONS, NEEDS, decide
 from ood.features import FeatureStore
 from ood.registry import Score
@@ -181,7 +181,7 @@ def _collect(
     if skipped and distributed.is_main():
         logger.warning(
             f"{name}: {len(skipped)} of {len(items)} images could not be read and are left out: "
-            f"{some(skipped)}"
+            f"{first_few(skipped)}"
         )
     values, (predictions,), decisions = np.split(columns, [len(scores), len(scores) + 1])
     set_scores = SetScores(

@@ -21,7 +21,7 @@ from clip.captions import Captioner
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
 from datasets.classnames import as_in_prompts, read_names
-from datasets.folders import some
+from datasets.folders import first_few
 from ood.word_features import template_features, word_features
 from ood.word_scores import GROUPS
 from ood.words import KINDS, Lists, Word, distinct_words, read_lists, words_hash
@@ -184,9 +184,9 @@ def _check_negatives(
         )
     if same := [word.text for word, sets in overlaps(words, {"classes": names}) if sets]:
         logger.warning(
-            f"{recipe.score}: {len(same)} of {len(words)} negatives are class names ({some(same)}):"
-            f" the share {share:g} includes words that are not far from the classes. Lower "
-            "--negatives-share, or remove these words from the lists"
+            f"{recipe.score}: {len(same)} of {len(words)} negatives are class names "
+            f"({first_few(same)}): the share {share:g} includes words that are not far from the "
+            "classes. Lower --negatives-share, or remove these words from the lists"
         )
 
 
@@ -209,7 +209,7 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     if len(first) < len(names):
         logger.warning("--outliers %s: repeated names are read once", path)
     if same := [name for plain, name in first.items() if plain in known]:
-        logger.warning("--outliers %s: names of classes are left out: %s", path, some(same))
+        logger.warning("--outliers %s: names of classes are left out: %s", path, first_few(same))
     left = [name for plain, name in first.items() if plain not in known]
     if not left:
         raise InputError(f"--outliers {path} names only classes: give other names, one a line")

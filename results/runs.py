@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils import InputError, flatten
-from datasets.folders import some
+from datasets.folders import first_few
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
@@ -243,7 +243,7 @@ def _keep_largest(
             if ours.get(key) != theirs.get(key)
         ]
         folders = [str(run.folder) for run in part]
-        named, why = (some(parts, NAMED, "; ") for parts in (folders, reasons))
+        named, why = (first_few(parts, NAMED, "; ") for parts in (folders, reasons))
         notes.append(
             f"set apart {named}: {why}. To see it, name its folder alone; to bring it in, evaluate "
             "it in the same way"

@@ -169,7 +169,7 @@ class SideBySide(TrainerBase):
         )
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
-                with first.memory_of("a training step", "TRAIN_X"):
+                with first.explain_out_of_memory("a training step", "TRAIN_X"):
                     batch = first.encode(batch, *needs)
                 for member in self._unfailed(members):
                     with self._state_of(member):
@@ -189,7 +189,7 @@ class SideBySide(TrainerBase):
             first, encoded = members[0].trainer, []
             with self._failing_together(members):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
-                    with first.memory_of("a test batch", "TEST"):
+                    with first.explain_out_of_memory("a test batch", "TEST"):
                         encoded.append(first.encode(batch, local=False))
             for member in members:
                 member.trainer.test_loader = encoded

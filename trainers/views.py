@@ -84,7 +84,7 @@ class KeptViews:
         order, kept = self._order(view), self._kept(view, *needs)
         row_of = np.full(len(order), -1)  # [n], -1: the image could not be read
         row_of[order[kept.index]] = np.arange(len(kept.index))
-        for batch in self.loader.batch_sampler.of(epoch):
+        for batch in self.loader.batch_sampler.batches_of(epoch):
             index = np.array(batch.indices)
             rows = row_of[index]
             encoded = self._batch(index[rows >= 0], kept, rows[rows >= 0], *needs)
@@ -104,7 +104,7 @@ class KeptViews:
 
     def _order(self, view: int) -> np.ndarray:
         """Return the numbers `[n]` of the images in the order in which they are encoded."""
-        batches = [batch.indices for batch in self.loader.batch_sampler.of(view)]
+        batches = [batch.indices for batch in self.loader.batch_sampler.batches_of(view)]
         in_batches = np.array(list(chain.from_iterable(batches)))
         return np.append(in_batches, np.setdiff1d(np.arange(len(self.items)), in_batches))
 
@@ -135,7 +135,7 @@ class KeptViews:
                 if "img" not in batch:
                     continue
                 images = batch["img"].to(self.trainer.device, non_blocking=True)
-                with self.trainer.memory_of("a training step", "TRAIN_X"):
+                with self.trainer.explain_out_of_memory("a training step", "TRAIN_X"):
                     outputs = self.trainer.tower(images, *needs)
                 writer = writer or self._writer(view, name, items, *outputs)
                 writer.append(place[batch["index"]], *outputs)
