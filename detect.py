@@ -35,7 +35,7 @@ from detector.export import check_export, export
 from detector.of_trainer import detector_of
 from detector.spec import FILE, refuse_fitted
 from detector.verdicts import VerdictFile
-from detector.zero_shot import usual_score
+from detector.zero_shot import score_for_words
 from ood.scores import SCORES
 from ood.scoring import get_scores
 from ood.words import BUNDLED
@@ -190,7 +190,7 @@ def unevaluated(args: argparse.Namespace) -> Detector:
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
-    score = args.score or usual_score(args.negatives, args.outliers)
+    score = args.score or score_for_words(args.negatives, args.outliers)
     add_words(cfg, trainer, score or trainer.SCORE)
     return detector_of(trainer, score)
 
