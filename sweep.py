@@ -85,11 +85,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_data_flags(parser)
     add("--output-dir", default="output", help="folder of all runs (default: output)")
-    add(
-        "--name",
-        default="sweep",
-        help="name of the table's folder, among the runs' (default: sweep)",
-    )
+    add("--name", default="sweep", help="name of the folder of the table (default: sweep)")
     add("--scores", default="all", help="scores to evaluate, as MCM,GL-MCM (default: all)")
     add("--features-local", action="store_true", help="same as in eval_ood.py (default: no)")
     add("--no-eval", action="store_true", help="train without evaluating (default: no)")

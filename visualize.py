@@ -111,11 +111,7 @@ def choose_k(asked: str | None, spec: DetectorSpec) -> int:
 
 
 def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], folder: Path) -> None:
-    """Draw the region maps of all images into one figure in `folder`.
-
-    Args:
-        known: label of every name by which --label may call a class.
-    """
+    """Draw the region maps of all images into one figure in `folder`; `known` is `class_keys`."""
     images = [Path(path).absolute() for path in images_of(args.image)]
     if not 1 <= len(images) <= MOST:
         raise InputError(f"--image names {len(images)} images; a figure shows 1 to {MOST}")

@@ -107,11 +107,7 @@ def check_tpr(tpr: float) -> None:
 
 
 def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:
-    """Warn if calibration images are predicted as few of the classes `names`.
-
-    Args:
-        labels: predicted class -> number of images.
-    """
+    """Warn if few of the classes `names` are predicted; `labels` counts the images of each."""
     total = labels.total()
     running = itertools.accumulate(count for _, count in labels.most_common())
     needed = 1 + sum(images < NEARLY_ALL * total for images in running)

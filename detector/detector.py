@@ -86,9 +86,7 @@ class Detector:
         spec = read_spec(folder).choose(score, tpr)
         name = backbone or spec.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(
-                f"the detector's CLIP is missing at {name}: name its file with --backbone"
-            )
+            raise InputError(f"{name}, the detector's CLIP, is missing: name it with --backbone")
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
@@ -163,8 +161,7 @@ class Detector:
             yield from self.judge(*batch)
 
     def preprocess(self, image: Input) -> Tensor:
-        """Return the model's input for an image, `[3, H, W]`; a floating-point tensor is returned
-        as it is.
+        """Return the model's input `[3, H, W]`; a floating-point tensor is returned as it is.
 
         Raises:
             BadImageError: the file cannot be read. InputError: a tensor of another shape, or an
@@ -232,8 +229,7 @@ class Detector:
         """Return the region map of an image file.
 
         Args:
-            of: the image's class, or a verdict on the image, which the caption quotes; by default
-                the verdict of this detector.
+            of: the image's class, or a verdict, which the caption quotes (default: a new one).
             mask: an image file of the same size, white where the object is; "" if not known.
         """
         spec, label, decision = self.spec, of, ""
@@ -259,8 +255,6 @@ class Detector:
         region_map = self.region_map(image, of)
         save_region_maps(path, [region_map])
         return region_map.caption
-
-    # The steps from images to verdicts
 
     def score_images(
         self, images: Iterable[Input], scores: Sequence[str]

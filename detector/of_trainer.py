@@ -22,11 +22,8 @@ def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
 def spec_of(
     trainer: ClipTrainer, features: dict[str, Tensor], parameters: dict[str, dict[str, float]]
 ) -> DetectorSpec:
-    """Return the uncalibrated `DetectorSpec` of the trainer's model.
-
-    Args:
-        features: those of `class_features`. parameters: score -> parameters.
-    """
+    """Return the uncalibrated `DetectorSpec` of the trainer's model with its `class_features` and
+    score -> parameters."""
     facts, names, cfg = trainer.provenance(), list(trainer.dm.dataset.classnames), trainer.cfg
     captioner = trainer.model.captioner
     return DetectorSpec(

@@ -97,11 +97,8 @@ def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
 
 
 def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Difference]:
-    """Compare two sides by METRICS on every OOD set and on average.
-
-    Raises:
-        InputError: the images of two runs differ, or there are too few resamples.
-    """
+    """Compare two sides by METRICS on every OOD set and on average; raise InputError if their
+    images differ, or for too few resamples."""
     check_resamples(resamples)
     inside, outside = _same_images(first, second)
     means = first.runs[0].means

@@ -29,10 +29,7 @@ METHOD_METRICS = {PRIMARY: "FPR95 (%), ID positive; lower is better", "auroc": "
 def histograms(
     id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray], score: str, title: str = ""
 ) -> Figure:
-    """Draw a panel per OOD set: the densities of its scores [m] and of the ID scores [n].
-
-    All panels share their bins. The default title names the score.
-    """
+    """Draw a panel per OOD set: densities of its scores [m] and ID scores [n], in shared bins."""
     bins = _shared_bins(id_scores, ood_sets)
     columns = min(len(ood_sets), 2 if len(ood_sets) in (2, 4) else 3)
     rows = -(-len(ood_sets) // columns)

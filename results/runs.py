@@ -170,11 +170,8 @@ def _name(method: Path, trainers: Mapping[Path, str]) -> str:
 
 
 def choose_scores(groups: Groups, scores: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs with the figures of `scores` only, and notes on runs without any of them.
-
-    Raises:
-        InputError: a score that no run has.
-    """
+    """Return the runs with the figures of `scores` only, and notes on runs without any of them;
+    raise InputError for a score that no run has."""
     known = list(dict.fromkeys(s for runs in groups.values() for r in runs for s in r.figures))
     unknown = [score for score in scores if score not in known]
     if unknown:

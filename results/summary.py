@@ -85,13 +85,8 @@ class Summary:
 
 
 def summarise(groups: Groups, resamples: int = 0) -> Summary:
-    """Return the tables of all methods, with intervals if `resamples` is not 0.
-
-    Runs that cannot share a table are left out and named in the notes.
-
-    Raises:
-        InputError: there are too few resamples.
-    """
+    """Return the tables of all methods, with intervals if `resamples` is not 0 (InputError if it is
+    too small). Runs that cannot share a table are left out and named in the notes."""
     if resamples:
         check_resamples(resamples)
     groups, notes = comparable_runs(groups)

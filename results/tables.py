@@ -137,16 +137,13 @@ class Row(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A table of one metric: a row for each method and score, a column for each image set.
-
-    `kind` heads the column of scores; "" leaves it out.
-    """
+    """A table of one metric: a row for each method and score, a column for each image set."""
 
     metric: str
     title: str
     columns: list[str]
     rows: list[Row]
-    kind: str = "score"
+    kind: str = "score"  # heading of the column of scores; "" leaves the column out
 
     @property
     def has_intervals(self) -> bool:

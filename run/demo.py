@@ -32,11 +32,7 @@ NO_THRESHOLD = "No verdict without a threshold: start the page with --calibrate 
 
 
 def serve(detector: Detector, port: int = PORT) -> None:
-    """Serve the page to browsers on this machine until the process is stopped.
-
-    Raises:
-        InputError: the port is taken.
-    """
+    """Serve the page to browsers on this machine; raise InputError if the port is taken."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
     import gradio as gr
 

@@ -42,11 +42,8 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, or "all".
-
-    Streams add their base score. MCM is added where all scores are of pytorch-ood, because a
-    detector needs one that its files can hold.
-    """
+    """Return the names of the scores to compute, or "all". Streams add their base score; MCM is
+    added if all others are of pytorch-ood, which the files of a detector cannot hold."""
     if cfg.EVAL.SCORES == "all":
         return "all"
     names = split_commas(cfg.EVAL.SCORES)
@@ -123,10 +120,8 @@ def data_needs(scores: Sequence[Score]) -> Needs:
 
 
 def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
-    """Return `scores`, with those of pytorch-ood fitted to the run's training images.
-
-    These are its shots, drawn with its seed (without shots all images), transformed as for a test.
-    """
+    """Return `scores`, with those of pytorch-ood fitted to the run's training images: its shots,
+    drawn with its seed (all images without shots), transformed as for a test."""
     library, train = [s for s in scores if isinstance(s, LibraryScore)], None
     if data_needs(library):
         items = trainer.dm.dataset.train_x
@@ -140,10 +135,8 @@ def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
 def calibrated_spec(
     trainer: ClipTrainer, evaluation: Evaluation, parameters: Mapping[str, dict], model_dir: str
 ) -> DetectorSpec:
-    """Return the detector of an evaluation, calibrated on the ID test set.
-
-    Scores of pytorch-ood are left out, because a detector's files cannot hold them.
-    """
+    """Return the detector of an evaluation, calibrated on the ID test set, without the scores of
+    pytorch-ood, which its files cannot hold."""
     cfg, inside = trainer.cfg, evaluation.sets[ID]
     source = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     record = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, source)
@@ -211,10 +204,7 @@ def report(
     cfg: CfgNode, sets: Mapping[str, SetScores], provenance: dict, shifted: Sequence[str] = ()
 ) -> str:
     """Write results and plots into OUTPUT_DIR, and return the tables and the places of the files.
-
-    Args:
-        shifted: names of the shifted ID sets among `sets`.
-    """
+    `shifted` names the shifted ID sets among `sets`."""
     folder, means, primary = cfg.OUTPUT_DIR, ood_means(cfg), cfg.OOD.FPR95
     inside, spectrum = sets[ID], [sets[name] for name in (ID, *shifted)]
     ood_sets = [ood_set for name, ood_set in sets.items() if name not in (ID, *shifted)]

@@ -76,8 +76,7 @@ def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
     classes: dict[int, list[Datum]] = {}
     for item in items:
         classes.setdefault(item.label, []).append(item)
-    train: list[Datum] = []
-    val: list[Datum] = []
+    train, val = [], []
     for members in classes.values():
         split = len(members) - min(VAL_SHOTS, len(members) // 2)
         train += members[:split]

@@ -75,11 +75,8 @@ def detect_shards(detector: Detector, pattern: str, out: str, engine: str, addre
 
 
 def keep_detector(detector: Detector, folder: Path) -> None:
-    """Save the detector beside its verdicts, from where workers load it.
-
-    Raises:
-        InputError: the folder holds another detector, or results without a detector.
-    """
+    """Save the detector beside its verdicts, for workers to load; raise InputError if `folder`
+    holds another detector, or results without a detector."""
     if not (folder / FILE).exists():
         if taken := [*folder.glob("*.parquet"), *folder.glob(SUMMARY)]:
             raise InputError(

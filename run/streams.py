@@ -86,11 +86,8 @@ def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
 
 
 def check_stream_sets(trainer: ClipTrainer, sets: Sets, scores: list[Score]) -> None:
-    """Raise InputError for a set too small for a stream, or a score that keeps no features.
-
-    Args:
-        sets: the ID set, then the OOD sets.
-    """
+    """Raise InputError for a set (ID, then OOD) too small for a stream, or a score without kept
+    features."""
     if not _methods(trainer.cfg):
         return
     inside, *outside = map(len, sets.values())
@@ -148,7 +145,7 @@ def _streams(
 ) -> Iterator[Stream]:
     cfg = trainer.cfg
     inside, *outside = images
-    inputs = _method_inputs(trainer, classes)
+    inputs = _inputs(trainer, classes)
     for ratio in _ratios(cfg):
         for name in _methods(cfg):
             method_class = STREAMS[name]
@@ -161,9 +158,7 @@ def _streams(
                 yield Stream(name, ood_set, ratio, batch, *figures)
 
 
-def _method_inputs(
-    trainer: ClipTrainer, classes: Mapping[str, Tensor]
-) -> dict[str, Callable[[], Tensor]]:
+def _inputs(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Callable[[], Tensor]]:
     """Return functions for the tensors that methods may need; slow ones compute only once."""
 
     @functools.cache

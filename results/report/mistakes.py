@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Mistake(NamedTuple):
-    """An image on the wrong side of the threshold.
-
-    `beyond` is the share of images of the other kind, OOD or ID, that its score has passed.
-    """
+    """An image on the wrong side. `beyond`: share of the other kind's images that it has passed."""
 
     image: str
     score: float
