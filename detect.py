@@ -57,8 +57,8 @@ FLAGS = {  # flag, and the placeholder of its value where the help shows one
     "--negatives, EOE with --outliers)",
     "negatives DIR": "words that are not classes, for NegLabel, with --classes or a run that was "
     f"not evaluated: a folder of word lists, or {BUNDLED} (default: none)",
-    "outliers FILE": ".txt file of outlier names, one a line, for EOE; read where --negatives is "
-    "(default: none)",
+    "outliers FILE": ".txt file of outlier names, one a line, for EOE; with --classes or a run "
+    "that was not evaluated (default: none)",
     "calibrate FOLDER": "images of the classes, not trained on, to compute the threshold from "
     "(default: none)",
     "save DIR": "folder to save the calibrated detector in, for --model-dir (default: none)",

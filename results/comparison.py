@@ -79,14 +79,14 @@ def find_sides(
         pairs = [(a_score or b_score, b_score or a_score)]
     else:
         pairs = [(score, score) for score in a_scores if score in b_scores]
-    for one, other in pairs:
-        check_availability(one, a_scores, f"score of {a}")
-        check_availability(other, b_scores, f"score of {b}")
-    if a == b and all(one == other for one, other in pairs):
+    for of_a, of_b in pairs:
+        check_availability(of_a, a_scores, f"score of {a}")
+        check_availability(of_b, b_scores, f"score of {b}")
+    if a == b and all(of_a == of_b for of_a, of_b in pairs):
         raise InputError(f"{a} is compared with itself: name two methods, or two of its scores")
     if not pairs:
         raise InputError(f"{a} and {b} have no score in common: give each its own, METHOD:SCORE")
-    return [(Side(a, kept[a], one), Side(b, kept[b], other)) for one, other in pairs], notes
+    return [(Side(a, kept[a], of_a), Side(b, kept[b], of_b)) for of_a, of_b in pairs], notes
 
 
 def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
     if node := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
         clean_cfg(cfg, node)  # settings of other trainers would be accepted and ignored
-    name_by_files = model_name(cfg)
+    file_name = model_name(cfg)
     _merge_flags(cfg, args)
     _merge_settings(cfg, args.opts)
     settings.check_values(cfg)
@@ -61,7 +61,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if not cfg.OUTPUT_DIR:
         dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
         config = Path(trainer_file).stem
-        cfg.OUTPUT_DIR = default_folder(cfg, dataset, config, name_by_files, args.trains)
+        cfg.OUTPUT_DIR = default_folder(cfg, dataset, config, file_name, args.trains)
     cfg.freeze()
     return cfg
 
@@ -143,17 +143,15 @@ def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
         settings.merge_pairs(cfg, [(key, value)])
 
 
-def default_folder(
-    cfg: CfgNode, dataset: str, config: str, name_by_files: str, trains: bool
-) -> str:
+def default_folder(cfg: CfgNode, dataset: str, config: str, file_name: str, trains: bool) -> str:
     """Return the default folder of a run, in LoCoOp's layout.
 
     The folder is named after the config file `config`, unless flags changed the backbone or the
-    number of epochs or views: then after these. `name_by_files` is the `model_name` before flags.
+    number of epochs or views: then after these. `file_name` is the `model_name` before flags.
     Results of a model that no run has trained never go into the folder of a run.
     """
     trainer_class, name = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), model_name(cfg)
-    name = config if name == name_by_files else name
+    name = config if name == file_name else name
     folder = Path("output", dataset, cfg.TRAINER.NAME)
     if not trainer_class.LEARNS:
         folder /= name

@@ -192,7 +192,7 @@ def check_same_model(folder: str, comparable: dict) -> None:
     if not Path(folder, "results.json").exists():
         return
     previous = read_results(folder)["provenance"]["comparable"]
-    for key, value in plain(comparable).items():
+    for key, value in plain(comparable).items():  # as results.json holds it
         if key not in ("scores", "local_features") and previous.get(key) != value:
             raise InputError(
                 f"{folder} holds results of another model: {key} was {previous.get(key)}, is "

@@ -69,13 +69,10 @@ class PlannedRun:
         """Return the arguments of its evaluation, updated with `chosen`."""
         args = choose(self.args, trains=False, **chosen)
         if self.learns:
-            # Naming the data set brings in its current OOD sets, the same as for untrained methods.
+            # Naming the data set brings in its current OOD sets, as for methods without training.
             if not (args.dataset or args.dataset_config_file or args.id_data):
                 args.dataset = DEFAULT_DATASET
-            args.model_dir, args.backbone = (
-                str(self.folder),
-                "",
-            )  # the run's config has its backbone
+            args.model_dir, args.backbone = str(self.folder), ""  # its config names the backbone
         return args
 
 
@@ -158,7 +155,7 @@ def _runs_of(
         chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
         run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
         run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, base, learns)
-        varied = [pair for pair, (_, all_) in zip(chosen, axes, strict=True) if len(all_) > 1]
+        varied = [pair for pair, (_, axis) in zip(chosen, axes, strict=True) if len(axis) > 1]
         method = [trainer, f"{shot} shots"] if len(shots) > 1 else [trainer]
         method += [f"{_without_node(key)} {value}" for key, value in varied]
         runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))

@@ -69,9 +69,7 @@ def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
     """Raise InputError for unknown methods, impossible values, and streams without features."""
     if not _methods(cfg):
         if cfg.EVAL.STREAM_RATIO:
-            raise InputError(
-                "--stream-ratio has no effect without test-time methods: add --streams"
-            )
+            raise InputError("--stream-ratio has no effect without a method: add --streams")
         return
     _ratios(cfg)
     if cfg.EVAL.STREAM_BATCH < 0 or not 0 <= cfg.EVAL.STREAM_SEED < 2**32:

@@ -469,7 +469,7 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         (["--model-dir", RUN, "odd", "--tpr", "95"], "--tpr 95.0"),
         (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "has the name of an image"),
         (["--model-dir", RUN, "odd", "--save", "kept"], "add --calibrate"),
-        (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images there"),
+        (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images in output"),
         (["--classes", "cat", "--backbone", "VIT", "odd"], "Nearest name"),
     ],
 )

@@ -219,7 +219,7 @@ def test_a_shard_of_unreadable_images_alone_has_rows(call, tmp_path, capsys):
     [
         (["--shards", "no-{0..3}.tar"], "4 of 4 shards do not exist or are empty"),
         (["--shards", "{a,b}/0.tar"], "--shards has several shards of the same file name"),
-        (["--out", ""], "Add --out FOLDER"),
+        (["--out", ""], "needs --out FOLDER"),
         (["--csv", "x.csv"], "--csv: no effect with --shards"),
         (["photo.jpg"], "images: no effect with --shards"),
         (["--engine", "spark"], "--engine is ray, or left out for one process"),
