@@ -49,7 +49,7 @@ from run.shards import check_shard_flags, detect_shards, note
 
 MODEL_FLAGS = ("activation", "negatives", "outliers")  # read only where a model is built
 FLAGS = {  # flag, and the placeholder of its value where the help shows one
-    "classes": "zero-shot: class names separated by commas, or a .txt file with one a line; each "
+    "classes": "zero-shot: class names separated by commas, or a .txt file with one per line; each "
     "replaces the {} in --template (default: a photo of a {}.)",
     "activation": "quick_gelu or gelu, for a --backbone file that does not state its own",
     "score": f"one of {', '.join(SCORES)} (default: the score of the method's paper: GL-MCM for "
@@ -57,7 +57,7 @@ FLAGS = {  # flag, and the placeholder of its value where the help shows one
     "--negatives, EOE with --outliers)",
     "negatives DIR": "words that are not classes, for NegLabel, with --classes or a run that was "
     f"not evaluated: a folder of word lists, or {BUNDLED} (default: none)",
-    "outliers FILE": ".txt file of outlier names, one a line, for EOE; with --classes or a run "
+    "outliers FILE": ".txt file of outlier names, one per line, for EOE; with --classes or a run "
     "that was not evaluated (default: none)",
     "calibrate FOLDER": "images of the classes, not trained on, to compute the threshold from "
     "(default: none)",

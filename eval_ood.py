@@ -30,7 +30,7 @@ HELP = {
     "includes, or a folder of word lists (noun.NAME.txt, adj.NAME.txt) or of WordNet's data "
     "files, relative to the working directory or to --root",
     "NEGATIVES_SHARE": "share of these words to use: those farthest from the classes",
-    "OUTLIERS": ".txt file of outlier names, one a line, for EOE",
+    "OUTLIERS": ".txt file of outlier names, one per line, for EOE",
     "STREAMS": "test-time methods, which learn from the images they score, separated by commas: "
     f"{', '.join(STREAMS)}. They need kept features, and get a table of their own",
     "STREAM_RATIO": "share of OOD images in a stream, or several such as 0.01,0.1,0.5; without it "

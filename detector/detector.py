@@ -114,7 +114,7 @@ class Detector:
 
         Args:
             negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
-            outliers: .txt file of outlier names, one a line, for EOE.
+            outliers: .txt file of outlier names, one per line, for EOE.
         """
         device = torch.device(device or local_device())
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)

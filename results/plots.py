@@ -105,7 +105,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
 
 
 def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Figure:
-    """Draw a metric over the number of training images a class, with a line for each method.
+    """Draw a metric over the number of training images per class, with a line for each method.
 
     Args:
         lines: method -> shots -> the metric of each run, as fractions.
@@ -121,7 +121,7 @@ def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({n for runs in lines.values() for n in runs}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlabel("training images a class", color=TEXT_COLOUR)
+    axes.set_xlabel("training images per class", color=TEXT_COLOUR)
     axes.set_title(title, fontsize=12, fontweight="bold", pad=12)
     axes.legend(fontsize=8.5, framealpha=0.9, edgecolor="none")
     _tidy(axes)

@@ -63,7 +63,7 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     known = ", ".join(TRAINER_REGISTRY.registered_names())
     add("--trainer", default="", help=f"one of {known} (default: that of --model-dir)")
     add_data_flags(parser)
-    add("--shots", type=int, default=None, help="images a class; -1 for all (default: all)")
+    add("--shots", type=int, default=None, help="images per class; -1 for all (default: all)")
     seed = get_cfg_default().SEED
     add("--seed", type=int, default=None, help=f"0 or more; -1 for no seed (default: {seed})")
     add(

@@ -37,7 +37,7 @@ def main() -> None:
         )
     args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
     if shots < 1:
-        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")
+        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images per class")
     args.shots = shots + VAL_SHOTS  # without a val/, `divide` uses some of them for validation
     cfg = build_cfg(args)
     setup_logger()

@@ -180,7 +180,7 @@ def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
 
 
 def shots_of(run: Run) -> int:
-    """Return the training images a class of a run, or 0 for no training and for all images."""
+    """Return the training images per class of a run; 0 for no training, and for all images."""
     return max(0, (run.comparable.get("training") or {}).get("shots", 0))
 
 
