@@ -2,8 +2,8 @@
 
 ViT-B/16 with random weights (nothing is downloaded), ImageNet's class names, 16 context tokens,
 float32, all scores that CLIP alone can give, by `score_sets` on images that are decoded already.
-Its prompts are encoded once a pass, so that their time is divided by the batches of ImageNet's
-protocol. What is compared takes turns within one process, and ratios are medians over the turns.
+An evaluation encodes its prompts once, so a batch is charged its share of that time, by the size of
+ImageNet's protocol. The sides take turns within one process; ratios are medians over the turns.
 
     python benchmarks/evaluate.py
 """
@@ -30,31 +30,31 @@ from run.settings import default_cfg
 PROTOCOL = 85_640  # images of ImageNet's protocol: its validation set and the four OOD sets
 
 
-def decoded(images: torch.Tensor, *_: object, batches: list, **__: object) -> DataLoader:
-    """Return a loader of images that are there, in the place of the one that reads files."""
+def decoded_loader(images: torch.Tensor, *_: object, batches: list, **__: object) -> DataLoader:
+    """Return a loader of decoded images, to replace the one that reads files."""
     items = [{"img": image, "index": i} for i, image in enumerate(images)]
     return DataLoader(items, batch_sampler=batches)
 
 
 def batch(args: argparse.Namespace) -> Rows:
-    """Measure one batch: plain, here, and the image tower as open_clip runs it."""
+    """Measure one batch: plain, here, and open_clip's image encoder alone."""
     bench, cfg = Bench(args.classes, batch=1), default_cfg()
     noise = torch.randn(args.batch, 3, 224, 224)
     cfg.DATASET.ROOT, cfg.DATALOADER.TEST.BATCH_SIZE = ".", args.batch
     scores = offered_scores("all", bench.model.provides)
     encode_text = torch.inference_mode()(bench.model.text_features)
-    known = encode_text()
-    prompted = PromptedCLIP(bench.clip, lambda: known)  # the prompts are timed apart
+    text = encode_text()
+    prompted = PromptedCLIP(bench.clip, lambda: text)  # prompts are timed separately
     sets = {"ID": [Datum(f"{i}.jpg") for i in range(args.batch)]}
-    evaluation.build_data_loader = partial(decoded, noise)
+    evaluation.build_data_loader = partial(decoded_loader, noise)
 
     def score() -> dict:
-        found = evaluation.score_sets(
+        result = evaluation.score_sets(
             cfg, prompted, sets, None, scores, {}, torch.device("cpu"), nullcontext
         )
-        return found.sets["ID"].scores
+        return result.sets["ID"].scores
 
-    found = common.in_turns(
+    times = common.in_turns(
         {
             "plain": lambda: plain.scores(bench.clip, bench.learner, noise),
             "here": score,
@@ -63,27 +63,27 @@ def batch(args: argparse.Namespace) -> Rows:
         },
         args.repeats,
     )
-    # Both sides compute the same, or the comparison says nothing.
-    slow = plain.scores(bench.clip, bench.learner, noise)
+    # The comparison is meaningful only if both sides compute the same scores.
+    expected = plain.scores(bench.clip, bench.learner, noise)
     for name, values in score().items():
-        torch.testing.assert_close(torch.from_numpy(values), slow[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(values), expected[name], rtol=1e-4, atol=1e-4)
     share = args.batch / PROTOCOL
-    for own in found.values():
-        turns = zip(own["here"], own["text"], strict=True)
-        own["here"] = [here + share * text for here, text in turns]
+    for clock in times.values():
+        turns = zip(clock["here"], clock["text"], strict=True)
+        clock["here"] = [here + share * prompts for here, prompts in turns]
     where = f"{args.classes} classes, batch {args.batch}, {len(scores)} scores"
-    rates = [f"{args.batch / common.seconds(found, kind):.2f}/s" for kind in ("here", "encoder")]
-    relative = common.ratios(found, "encoder", "here")
+    rates = [f"{args.batch / common.seconds(times, side):.2f}/s" for side in ("here", "encoder")]
+    relative = common.ratios(times, "encoder", "here")
     return [
-        common.compared("evaluation, plain over here", where, found, "plain", "here", ">= 3.5"),
+        common.ratio_row("evaluation, plain over here", where, times, "plain", "here", ">= 3.5"),
         ["throughput, here over bare image encoder", where, *rates, *relative, ">= 0.9"],
-    ], found
+    ], times
 
 
 def main() -> None:
     parser = common.make_parser(__doc__, repeats=3)
-    parser.add_argument("--classes", type=int, default=1000, help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=100, help="images (%(default)s)")
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
+    parser.add_argument("--batch", type=int, default=100, help="images in a batch")
     common.run_rows("evaluate", parser, {"batch": batch})
 
 

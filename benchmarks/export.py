@@ -1,6 +1,7 @@
-"""Time an exported detector by ONNX Runtime against the same in PyTorch, on the CPU.
+"""Time an exported detector in ONNX Runtime against the same detector in PyTorch, on the CPU.
 
-The small CLIP of the generated benchmark, GL-MCM, pixels in, scores out; both sides take turns.
+The model is the small CLIP of the generated benchmark with the score GL-MCM; its input is pixels,
+its output scores. Both sides take turns.
 
     python benchmarks/export.py
 """
@@ -14,16 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.common import Rows, compared, in_turns, make_parser, run_rows
+from benchmarks.common import Rows, in_turns, make_parser, ratio_row, run_rows
 from detector import Detector
 from detector.export import Graph, export
 from generated.kinds import ID_OBJECTS
 
-IMAGES = 64  # a turn
+IMAGES = 64  # images in a turn
 
 
 def measure(args: argparse.Namespace) -> Rows:
-    """Measure one image at a time, as verdict.py, and batches, as the detector."""
+    """Measure one image at a time, as in verdict.py, and batches, as in the detector."""
     import onnxruntime
 
     detector = Detector.zero_shot(
@@ -36,14 +37,14 @@ def measure(args: argparse.Namespace) -> Rows:
         session = onnxruntime.InferenceSession(str(export(detector, folder)), options)
     pixels, rows, raw = torch.randn(IMAGES, 3, *detector.spec.preprocess.size), [], {}
     for size in (1, 32):
-        parts = pixels.split(size)
+        batches = pixels.split(size)
         sides = {
-            "onnx": lambda parts=parts: [session.run(None, {"pixels": x.numpy()}) for x in parts],
-            "here": lambda parts=parts: [graph(x) for x in parts],
+            "onnx": lambda b=batches: [session.run(None, {"pixels": x.numpy()}) for x in b],
+            "here": lambda b=batches: [graph(x) for x in b],
         }
         raw[size] = in_turns(sides, args.repeats)
         where = f"{IMAGES} images, {size} at a time"
-        rows.append(compared("ONNX / PyTorch", where, raw[size], *sides, "at most 1.2"))
+        rows.append(ratio_row("ONNX / PyTorch", where, raw[size], *sides, "at most 1.2"))
     return rows, raw
 
 

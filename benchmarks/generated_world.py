@@ -2,9 +2,9 @@
 
     python benchmarks/generated_world.py output/generated
 
-For every method under the folders: each score on each OOD set whole, on the half of its kinds
-that the small CLIP's training captions named, and on the half they never did. For the small CLIP:
-its geometry, in numbers that can be read beside those of a public CLIP.
+For every method under the folders, it prints each score on each OOD set: on the whole set, on the
+half of its kinds that the small CLIP's training captions named, and on the half they never named.
+For the small CLIP it prints numbers on its geometry, to compare with those of a public CLIP.
 """
 
 import argparse
@@ -31,30 +31,30 @@ HALVES = ("whole", "named", "never seen")
 
 
 def halves(images: list[str]) -> dict[str, np.ndarray]:
-    """Return which images are of each half, bool [n]; an image lies in the folder of its kind."""
+    """Return bool masks `[n]` of the images in each half; images lie in folders of their kind."""
     kinds = (Path(image).parent.name.replace("_", " ") for image in images)
     unseen = np.array([kind in NEVER_NAMED for kind in kinds])
     return dict(zip(HALVES, (np.ones(len(unseen), bool), ~unseen, unseen), strict=True))
 
 
 def rows(method: str, runs: list[Run]) -> Iterator[list[str]]:
-    """Yield a row for each score and OOD set: AUROC and FPR95 of whole and halves, mean of runs."""
+    """Yield a row for each score and OOD set: mean AUROC and FPR95 of the whole and of halves."""
     for score in runs[0].figures:
         for name in runs[0].ood_sets:
             figures = []
             for run in runs:
                 inside, outside = run.images[run.id_set].scores[score], run.images[name]
-                for part in halves(outside.images).values():
-                    found = ood_metrics(inside, outside.scores[score][part])
-                    figures.append((found["auroc"], found["fpr95_id_nearest"]))
+                for mask in halves(outside.images).values():
+                    metrics = ood_metrics(inside, outside.scores[score][mask])
+                    figures.append((metrics["auroc"], metrics["fpr95_id_nearest"]))
             means = np.reshape(figures, (len(runs), -1)).mean(axis=0)  # [halves * 2]
             yield [method, score, name, *(f"{100 * value:.2f}" for value in means)]
 
 
 def gaps(run: Run) -> list[list[str]]:
-    """Return rows of the median gap of the best cosine over log-mean-exp of all classes.
+    """Return rows of the median gap between the largest cosine and log-mean-exp of all.
 
-    MCM at T = 1 is softmax's maximum over K classes: the gap is log(K * MCM).
+    MCM at T = 1 is the maximum of a softmax over K classes, so the gap is log(K * MCM).
     """
     classes = run.comparable["num_classes"]
     return [
@@ -66,7 +66,7 @@ def gaps(run: Run) -> list[list[str]]:
 
 @torch.no_grad()
 def geometry() -> list[list[str]]:
-    """Return rows of the small CLIP's logit scale and of the cosines between its class texts."""
+    """Return rows of the small CLIP's logit scale and the cosines between its class texts."""
     model, _ = clip.load(MODEL)
     texts = model.encode_text(tokenize([f"a photo of a {name}." for name in ID_OBJECTS]))
     cosines = normalize(texts.double(), dim=-1) @ normalize(texts.double(), dim=-1).T
@@ -81,7 +81,7 @@ def geometry() -> list[list[str]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folders", nargs="+", help="folders of evaluated runs")
-    parser.add_argument("--scores", default="", help="those to show (default: all)")
+    parser.add_argument("--scores", default="", help="names of scores to show (default: all)")
     args = parser.parse_args(arguments)
     groups, notes = load_groups(args.folders, args.scores)
     header = ["method", "score", "OOD set"]

@@ -1,11 +1,10 @@
-"""Compute a training step, and the evaluation of a batch, in the plainest way: the fast ones are
-measured against these.
+"""The plain implementation of a training step and of an evaluation, the baseline of the fast ones.
 
-No deliberate waste (the frozen towers keep no weight gradients, the local path runs in the
-last block only), and no trick either: every class's prompt goes through the text tower with
-all its 77 tokens, the graph of all of them is kept, and regions are selected by a softmax and
+It wastes nothing on purpose (the frozen encoders keep no weight gradients, the local path runs only
+in the last block), but has no tricks either: every class's prompt goes through the text encoder
+with all its 77 tokens, the graph of all of them is kept, and regions are selected by a softmax and
 a `topk` over all classes. An evaluation encodes the prompts again for every batch of images, as
-the public code does, and takes every score from softmax over all classes and regions.
+the public code does, and computes every score from a softmax over all classes and regions.
 """
 
 import torch
@@ -64,7 +63,7 @@ def locoop_loss(
 
 @torch.inference_mode()
 def scores(clip: ClipModel, learner: PromptLearner, images: Tensor) -> dict[str, Tensor]:
-    """Return all usual scores of a batch, and the predictions, `[B]` each."""
+    """Return the scores that need only CLIP, and the predictions, each `[B]`."""
     features, regions = image_features(clip, images)
     text = text_features(clip, learner)
     cosines, local = features @ text.T, regions @ text.T  # [B, C], [B, N, C]

@@ -1,13 +1,13 @@
-"""Check this machine: is the device right, which precisions are, and how fast is it?
+"""Check this machine: are its results correct, in which precisions, and how fast is it?
 
     bash scripts/selftest.sh                 # the GPU; the CPU where there is none
     bash scripts/selftest.sh --device cpu --classes 100 1000
 
 ViT-B/16 with random weights; nothing is downloaded. "parity" compares the device in float32 with
-the plain implementation (`benchmarks/plain.py`) on the CPU, "precision" what mixed precision makes
-of the device's own float32: the largest difference over the largest value, beside its limit.
+the plain implementation (`benchmarks/plain.py`) on the CPU, "precision" mixed precision with
+float32 on the device; both report the largest difference over the largest value, and its limit.
 "step", "training" (`train.py` on JPEGs of ImageNet's usual size) and "evaluation" are timed. A part
-that does not fit into memory says so and the others go on. The exit status is 1 where a limit is
+that does not fit into memory is reported, and the others go on. The exit status is 1 if a limit is
 exceeded or a part fails; all figures are written to output/selftest.json.
 """
 
@@ -38,43 +38,43 @@ from dassl.utils.tables import markdown_table
 from ood.evaluation import Batch, score_batch
 from ood.scoring import offered_scores
 
-# Limits of the relative difference: of features and loss, of the gradient. float32 keeps 1e-7 of a
-# number; 12 blocks, and a softmax of logits that are scaled by 100, leave 1e-4 of it, and TF32
-# would be ten times beyond that. float16 keeps 1e-3 of a number, bfloat16 1e-2.
+# Limits of the relative difference: of features and loss, and of the gradient. float32 is exact to
+# 1e-7; 12 blocks, and a softmax of logits that are scaled by 100, turn that into 1e-4, and TF32
+# would exceed it ten times. float16 is exact to 1e-3, bfloat16 to 1e-2.
 LIMITS = {"fp32": (1e-4, 1e-3), "amp": (1e-2, 5e-2), "amp_bf16": (4e-2, 0.2)}
 PARTS = ("features", "regions", "text", "loss", "gradient")
 GRADIENT_SCALE = 1024.0  # keeps float16's gradients from underflow
-SHOTS, EPOCHS = 16, 50  # of the published ImageNet training
+SHOTS, EPOCHS = 16, 50  # as in the published ImageNet training
 SIZE = (375, 500)  # height and width, ImageNet's usual ones
 HEAD = ["part", "measure", "found", "limit", "verdict"]
 
 
 class Report:
-    """The table's rows, and whether all went well."""
+    """The rows of the table, and whether a check has failed."""
 
     def __init__(self):
         self.rows: list[list[str]] = []
         self.failed = False
 
-    def add(self, part: str, measure: str, found: str, verdict: str = "", limit: str = "") -> None:
-        self.rows.append([part, measure, found, limit, verdict])
+    def add(self, part: str, measure: str, value: str, verdict: str = "", limit: str = "") -> None:
+        self.rows.append([part, measure, value, limit, verdict])
         print("  ".join(word for word in self.rows[-1] if word), flush=True)
 
     def check(self, part: str, measure: str, difference: float, limit: float) -> None:
-        """Add a difference; beyond its limit, or NaN, it fails."""
-        good = difference <= limit
-        self.failed |= not good
-        self.add(part, measure, f"{difference:.1e}", "ok" if good else "FAILED", f"{limit:.0e}")
+        """Add a difference, which fails the report if it is NaN or exceeds its limit."""
+        passed = difference <= limit
+        self.failed |= not passed
+        self.add(part, measure, f"{difference:.1e}", "ok" if passed else "FAILED", f"{limit:.0e}")
 
     def attempt(self, part: str, function: Callable, *args: object) -> None:
-        """Call `function`; what it raises is a row, and does not keep the other parts from it."""
+        """Call `function`; an error that it raises becomes a row, so that other parts go on."""
         try:
             function(self, *args)
         except Exception as error:
-            said = (getattr(error, "stderr", None) or str(error) or type(error).__name__).strip()
-            full = any(words in said for words in ("out of memory", "allocate memory"))
+            text = (getattr(error, "stderr", None) or str(error) or type(error).__name__).strip()
+            full = any(words in text for words in ("out of memory", "allocate memory"))
             self.failed |= not full
-            verdict = said.splitlines()[-1][:120]
+            verdict = text.splitlines()[-1][:120]
             self.add(part, "", "does not fit" if full else "FAILED", verdict)
             if not full:
                 traceback.print_exc()
@@ -83,15 +83,15 @@ class Report:
             torch.cuda.empty_cache()
 
 
-def compare(report: Report, part: str, found: dict, expected: dict, precision: str) -> None:
-    near, far = LIMITS[precision]
-    for name, value in found.items():
-        limit = far if name == "gradient" else near
+def compare(report: Report, part: str, values: dict, expected: dict, precision: str) -> None:
+    value_limit, gradient_limit = LIMITS[precision]
+    for name, value in values.items():
+        limit = gradient_limit if name == "gradient" else value_limit
         report.check(part, name, common.largest_difference(value, expected[name]), limit)
 
 
 def fast_values(bench: Bench) -> dict[str, Tensor]:
-    """Return features, loss and gradient of the trainers' own path, in the bench's precision."""
+    """Return features, loss and gradient by the trainer, in the precision of the bench."""
     bench.learner.ctx.grad = None
     loss = bench.locoop.summary(bench.batch)["loss"]
     with bench.locoop.autocast(), torch.no_grad():
@@ -103,12 +103,12 @@ def fast_values(bench: Bench) -> dict[str, Tensor]:
 
 
 def plain_values(bench: Bench) -> dict[str, Tensor]:
-    """Return the same of the plain implementation."""
+    """Return the same by the plain implementation; set the labels of the bench."""
     with torch.no_grad():
         features, regions = plain.image_features(bench.clip, bench.images)
         text = plain.text_features(bench.clip, bench.learner)
-        # Each image's nearest or farthest class: no region is at the edge of the top K, where
-        # the last bit of a similarity would decide.
+        # Labels are each image's nearest or farthest class, so that no region is at the edge of
+        # the top K, where the last bit of a similarity would decide.
         cosines, half = (regions @ text.T).mean(dim=1), len(features) // 2  # [B, C]
         bench.labels = torch.cat([cosines[:half].argmax(dim=1), cosines[half:].argmin(dim=1)])
     loss = bench.plain_loss()
@@ -137,32 +137,32 @@ def parity(report: Report, device: str) -> None:
 def precision(report: Report, device: str, name: str) -> None:
     """Check mixed precision against float32 on the same device."""
     if resolve_precision(name, device).name != name:
-        report.add(f"precision {name}", "", "skipped", f"float32 is used for it on {device}")
+        report.add(f"precision {name}", "", "skipped", f"{device} computes it in float32")
         return
-    expected, found = (fast_values(Bench(20, 4, device, kind)) for kind in ("fp32", name))
-    compare(report, f"precision {name}", found, expected, name)
+    expected, values = (fast_values(Bench(20, 4, device, prec)) for prec in ("fp32", name))
+    compare(report, f"precision {name}", values, expected, name)
 
 
 def step(report: Report, args: argparse.Namespace, classes: int) -> None:
-    """Time a LoCoOp step on images that are on the device already."""
+    """Time a LoCoOp step on images that are already on the device."""
     bench, gpu = Bench(classes, args.batch, args.device, args.precision), args.device == "cuda"
     name = f"step, {classes} classes"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    taken = common.in_turns({name: lambda: bench.step("LoCoOp")}, args.turns)
-    seconds = common.seconds(taken, name)
+    times = common.in_turns({name: lambda: bench.step("LoCoOp")}, args.turns)
+    seconds = common.seconds(times, name)
     peak = torch.cuda.max_memory_allocated() if gpu else common.peak_bytes()
     report.add(name, f"batch {args.batch}, {args.precision}", f"{1000 * seconds:.0f} ms")
     report.add(name, "images a second", f"{args.batch / seconds:.1f}")
     report.add(name, "peak memory", f"{peak / common.GIB:.2f} GiB")
     if gpu:  # a CPU would take minutes
-        taken = common.in_turns({name: lambda: bench.step("plain")}, 5)
-        seconds = common.seconds(taken, name)
+        times = common.in_turns({name: lambda: bench.step("plain")}, 5)
+        seconds = common.seconds(times, name)
         report.add(name, "the plain implementation", f"{1000 * seconds:.0f} ms")
 
 
 def evaluation(report: Report, args: argparse.Namespace) -> None:
-    """Time all scores of a batch that comes from host memory, pinned as a loader's is."""
+    """Time all scores of images in host memory, which is pinned as a loader's."""
     bench = Bench(args.classes[0], 1, args.device, args.precision)
     images = torch.randn(4 * args.batch, 3, 224, 224)
     images = images.pin_memory() if args.device == "cuda" else images
@@ -176,13 +176,13 @@ def evaluation(report: Report, args: argparse.Namespace) -> None:
 
 
 def make_data(folder: Path, classes: int) -> None:
-    """Write class folders of JPEGs, two images a class to train on and one to test on, and CLIP."""
+    """Write class folders of JPEGs, with two training and one test image a class, and a CLIP."""
     made: list[Path] = []
     for number in range(3 * classes):
         split = "train" if number < 2 * classes else "test"
         image = folder / "jpegs" / split / f"class{number % classes:04d}" / f"{number}.jpg"
         image.parent.mkdir(parents=True, exist_ok=True)
-        if len(made) == 64:  # enough to draw
+        if len(made) == 64:  # further ones are links to these
             image.hardlink_to(made[number % 64])
             continue
         # Smooth shapes under fine grain compress like photographs: about 100 kB.
@@ -196,7 +196,7 @@ def make_data(folder: Path, classes: int) -> None:
 
 
 def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1) -> Path:
-    """Train three epochs on the data in `folder`, and return the run's folder."""
+    """Train three epochs on the data in `folder`; return the folder of the run."""
     run = folder / f"{precision}_{nproc}"
     command = f"""bash scripts/train.sh --trainer LoCoOp --id-data {folder}/jpegs --shots 2 --seed 1
         --backbone {folder}/vit_b16.safetensors --output-dir {run} TEST.NO_TEST True
@@ -210,7 +210,7 @@ def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1
 
 
 def training(report: Report, args: argparse.Namespace, folder: Path, classes: int) -> None:
-    """Time `train.py`: the last of three epochs, with its decoding and copying."""
+    """Time the last of three epochs of `train.py`, including decoding and copying."""
     make_data(folder, classes)
     run, steps = train(folder, args, args.precision), 2 * classes // args.batch
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -224,7 +224,7 @@ def training(report: Report, args: argparse.Namespace, folder: Path, classes: in
 
 
 def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
-    """Check that two GPUs end where one does."""
+    """Check that training on two GPUs gives the same context as on one."""
     count = torch.cuda.device_count() if args.device == "cuda" else 0
     if count < 2:
         report.add("two ranks", "", "skipped", f"{count} GPUs")
@@ -239,12 +239,13 @@ def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add, found = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=found, choices=("cuda", "cpu"), help="(a GPU where there is one)")
-    gpu = parser.parse_known_args()[0].device == "cuda"
-    add("--classes", type=int, nargs="+", help="of the steps (GPU: 100 1000; CPU: 100)")
-    add("--batch", type=int, default=32 if gpu else 4, help="images a step (%(default)s)")
+    add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, choices=("cuda", "cpu"), help="default: a GPU if there is one")
+    add("--classes", type=int, nargs="+", help="class counts (default: 100, on a GPU 100 1000)")
+    add("--batch", type=int, help="images a step (default: 4, on a GPU 32)")
     args = parser.parse_args()
+    gpu = args.device == "cuda"
+    args.batch = args.batch or (32 if gpu else 4)
     args.precision, args.turns = ("amp", 20) if gpu else ("fp32", 2)
     args.training = args.classes or ([100, 1000] if gpu else [16])
     args.classes = args.classes or ([100, 1000] if gpu else [100])
@@ -256,8 +257,8 @@ def main() -> None:
     gpu = args.device == "cuda"
     name, cuda = (torch.cuda.get_device_name(), torch.version.cuda) if gpu else ("cpu", None)
     report.attempt("parity", parity, args.device)
-    for kind in ("amp", "amp_bf16"):
-        report.attempt(f"precision {kind}", precision, args.device, kind)
+    for prec in ("amp", "amp_bf16"):
+        report.attempt(f"precision {prec}", precision, args.device, prec)
     for classes in args.classes:
         report.attempt(f"step, {classes} classes", step, args, classes)
     if max(args.classes) < 1000:
@@ -265,15 +266,15 @@ def main() -> None:
     report.attempt("evaluation", evaluation, args)
     with tempfile.TemporaryDirectory() as folder:
         for classes in args.training:
-            place = Path(folder, str(classes))
-            report.attempt(f"training, {classes} classes", training, args, place, classes)
+            data = Path(folder, str(classes))
+            report.attempt(f"training, {classes} classes", training, args, data, classes)
         report.attempt("two ranks", two_ranks, args, Path(folder, "ranks"))
     print()
     print(markdown_table(report.rows, HEAD))
     passed = not report.failed
     rows = [dict(zip(HEAD, row, strict=True)) for row in report.rows]
-    about = {**common.machine(), "device": name, "cuda": cuda}
-    common.save("selftest", about, REPO / "output", passed=passed, rows=rows)
+    facts = {**common.machine(), "device": name, "cuda": cuda}
+    common.save("selftest", facts, REPO / "output", passed=passed, rows=rows)
     print("passed" if passed else "FAILED")
     sys.exit(not passed)
 

@@ -1,8 +1,8 @@
-"""CLIP as OOD detection needs it, standing on open_clip.
+"""CLIP as OOD detection needs it, built on open_clip.
 
 >>> model, preprocess = load("ViT-B/16", device="cpu", precision="fp32")
 
-gives global *and* local image features, and text features from tokens or from
+gives global *and* local image features, and text features of tokens or of
 learned prompt embeddings.
 """
 

@@ -1,4 +1,4 @@
-"""Build an open_clip model for given weights: sizes from their shapes, heads by width or facts."""
+"""Build the open_clip model that given weights belong to, from their shapes and known facts."""
 
 import logging
 from typing import Any
@@ -11,8 +11,8 @@ from dassl.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Widths of the towers of public models. Attention heads are 64 wide in all but the image towers
-# of ViT-H, g, bigG and e.
+# Widths of the towers of public models. Their attention heads are 64 wide, except in the image
+# towers of ViT-H, g, bigG and e.
 PUBLIC_WIDTHS = (256, 384, 512, 640, 768, 896, 1024, 1280)
 WIDE_IMAGE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
@@ -20,17 +20,17 @@ WIDE_IMAGE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 def build_model(
     state: dict[str, Tensor], activation: str, facts: Facts | None = None
 ) -> open_clip.CLIP:
-    """Build an open_clip CLIP in float32 with the weights `state`, sizes read off their shapes.
+    """Build an open_clip CLIP in float32 with the weights `state`.
 
     Differs from upstream: open_clip's own reader of OpenAI's layout rounds the
-    weights to float16 on the way; here they stay as they are.
+    weights to float16; here they keep their values.
     """
     config = model_config(state, facts or Facts())
     try:
         model = open_clip.CLIP(**config, quick_gelu=activation == "quick_gelu")
         model.load_state_dict({key: value.float() for key, value in state.items()})
     except (RuntimeError, AssertionError) as error:
-        raise _not_whole(" ".join(str(error).split())[:500]) from error
+        raise _incomplete(" ".join(str(error).split())[:500]) from error
     return model.eval()
 
 
@@ -47,11 +47,11 @@ def model_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
             "text_cfg": _text_config(state, facts),
         }
     except KeyError as error:
-        raise _not_whole(f"{error} is missing") from error
+        raise _incomplete(f"{error} is missing") from error
 
 
-def _not_whole(why: str) -> InputError:
-    return InputError(f"the weights are not those of a whole CLIP model: {why}")
+def _incomplete(reason: str) -> InputError:
+    return InputError(f"the weights are not those of a whole CLIP model: {reason}")
 
 
 def _vision_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
@@ -82,20 +82,20 @@ def _text_config(state: dict[str, Tensor], facts: Facts) -> dict[str, Any]:
 
 def _tower(state: dict[str, Tensor], blocks: str, width: int) -> dict[str, Any]:
     hidden = len(state[f"{blocks}0.mlp.c_fc.weight"])
-    # open_clip rounds the product of width and ratio down.
+    # Half a unit more, because open_clip rounds the product of width and ratio down.
     return {"layers": _count(state, blocks), "width": width, "mlp_ratio": (hidden + 0.5) / width}
 
 
 def _count(state: dict[str, Tensor], prefix: str) -> int:
-    """Count the numbered modules behind `prefix`."""
+    """Count the numbered modules whose names begin with `prefix`."""
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def _head_width(tower: str, width: int, known: int | None, wide: dict[int, int]) -> int:
-    """Return the width of an attention head, which the shapes of the weights do not show.
+    """Return the width of an attention head: `known` from a config, else that of public towers.
 
     Raises:
-        InputError: it cannot be known.
+        InputError: no config states it, and `width` is no multiple of 64.
     """
     if known and width % known == 0:
         return known
@@ -103,12 +103,12 @@ def _head_width(tower: str, width: int, known: int | None, wide: dict[int, int])
         return wide.get(width, 64)
     if width % 64:
         raise InputError(
-            f"the {tower} tower is {width} wide and its number of attention heads is not known: "
+            f"the number of attention heads of the {tower} tower (width {width}) is not known: "
             "put the open_clip_config.json or config.json of the model beside its weights"
         )
     logger.warning(
-        "The %s tower is %d wide, as no public CLIP's: %d attention heads are assumed. An "
-        "open_clip_config.json or config.json beside the weights can say others",
+        "The %s tower is %d wide, unlike any public CLIP's; %d attention heads are assumed. If "
+        "that is wrong, put the model's open_clip_config.json or config.json beside its weights",
         tower,
         width,
         width // 64,

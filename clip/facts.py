@@ -1,7 +1,7 @@
-"""Facts that weights do not show: activation, heads, and the images they were trained on.
+"""Facts that weights do not show: the activation, the attention heads, the image transform.
 
-open_clip writes `open_clip_config.json` beside its weights, Hugging Face `config.json` and
-`preprocessor_config.json`.
+open_clip writes them to `open_clip_config.json` beside its weights, Hugging Face to `config.json`
+and `preprocessor_config.json`.
 """
 
 import logging
@@ -27,12 +27,12 @@ OPENAI_TRANSFORM = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Hold what is known of a CLIP beside its weights; None, or no entry, is unknown.
+    """Facts about a CLIP model beside its weights; an unknown one is None or has no entry.
 
     Attributes:
         activation: "quick_gelu" or "gelu". image_head, text_head: width of an attention head.
-        transform: some of mean, std, interpolation, resize_mode. tokenizer: other than OpenAI's.
-        widths: of the text tower and of the features, by which the model is recognised.
+        transform: some of mean, std, interpolation, resize_mode.
+        tokenizer: a name, if it is not OpenAI's. widths: of the text tower and of the features.
     """
 
     activation: str | None = None
@@ -47,27 +47,28 @@ OPENAI = Facts("quick_gelu", 64, 64, OPENAI_TRANSFORM)
 
 
 def read_facts(path: Path, widths: tuple[int, int]) -> Facts:
-    """Read what the JSON files beside the weights `path` say of a model of these `widths`."""
+    """Read the facts in the JSON files beside the weights `path` of a model of these `widths`."""
     folder = path if path.is_dir() else path.parent
-    config, theirs = (
-        read_object(folder / name) for name in ("open_clip_config.json", "config.json")
+    open_clip_config, hugging_face_config, preprocessor = (
+        read_object(folder / name)
+        for name in ("open_clip_config.json", "config.json", "preprocessor_config.json")
     )
-    preprocessor, facts = read_object(folder / "preprocessor_config.json"), Facts()
+    facts = Facts()
     try:
-        if config.get("model_cfg"):
-            facts = _of_open_clip(config)
-        elif theirs.get("vision_config"):
-            facts = _of_hugging_face(theirs)
-        transform = facts.transform or _of_preprocessor(preprocessor)
+        if open_clip_config.get("model_cfg"):
+            facts = _facts_of_open_clip(open_clip_config)
+        elif hugging_face_config.get("vision_config"):
+            facts = _facts_of_hugging_face(hugging_face_config)
+        transform = facts.transform or _transform_of_preprocessor(preprocessor)
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
-            f"a JSON file beside the weights in {folder} describes no CLIP ({error}): mend "
+            f"a JSON file beside the weights in {folder} does not describe a CLIP ({error}): mend "
             "open_clip_config.json, config.json or preprocessor_config.json, or move them away"
         ) from error
     if facts.widths not in (None, widths):
         logger.warning(
-            "The config in %s is of another model than %s (text tower and features are %s wide "
-            "there, %s here): nothing is read from it",
+            "The config in %s belongs to another model than %s (text tower and features are %s "
+            "wide in it, %s in the weights): it is ignored",
             folder,
             path,
             facts.widths,
@@ -83,7 +84,7 @@ def read_object(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _of_open_clip(config: dict) -> Facts:
+def _facts_of_open_clip(config: dict) -> Facts:
     model, transform = config["model_cfg"], config.get("preprocess_cfg", {})
     text = model.get("text_cfg", {})
     width = text.get("width", 512)
@@ -97,8 +98,8 @@ def _of_open_clip(config: dict) -> Facts:
     )
 
 
-def _of_hugging_face(config: dict) -> Facts:
-    """Return the facts of a `config.json`, with CLIPConfig's defaults for what it leaves out."""
+def _facts_of_hugging_face(config: dict) -> Facts:
+    """Return the facts in a `config.json`, which omits what equals the defaults of CLIPConfig."""
     vision, text = config["vision_config"], config.get("text_config") or {}
     width = text.get("hidden_size", 512)
     activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
@@ -110,16 +111,16 @@ def _of_hugging_face(config: dict) -> Facts:
     )
 
 
-def _of_preprocessor(config: dict) -> dict[str, Any]:
+def _transform_of_preprocessor(config: dict) -> dict[str, Any]:
     """Return the transform that a `preprocessor_config.json` describes."""
     if "image_mean" not in config or "image_std" not in config:
         return {}
-    size, number = config.get("size"), config.get("resample", 3)
+    size, resample = config.get("size"), config.get("resample", 3)
     squash = isinstance(size, dict) and "shortest_edge" not in size
-    filters = {one.value: one.name.lower() for one in Resampling}
+    filters = {resampling.value: resampling.name.lower() for resampling in Resampling}
     return {
         "mean": tuple(config["image_mean"]),
         "std": tuple(config["image_std"]),
-        "interpolation": filters.get(number, f"Pillow's filter {number}"),
+        "interpolation": filters.get(resample, f"Pillow's filter {resample}"),
         "resize_mode": "squash" if squash else "shortest",
     }

@@ -1,8 +1,8 @@
 """Global and local image features of CLIP's two kinds of image tower.
 
 Local features follow GL-MCM (Miyai et al., IJCV 2025) and LoCoOp (Miyai et al.,
-NeurIPS 2023): every region passes the last block along its own value path,
-without the attention that would mix regions.
+NeurIPS 2023): in the last block every region keeps its own value instead of the
+attention's mixture of values.
 """
 
 import math
@@ -24,16 +24,16 @@ from clip.blocks import (
 )
 from dassl.utils.errors import InputError
 
-# How large the largest activation may be on a CPU, in bytes. More images at once only push each
+# Size limit of the largest activation on a CPU, in bytes. More images at once only push each
 # other out of the caches, and the C library asks the system for fresh pages for every tensor of
-# 32 MB: ViT-B/16 took 28 s for 96 images at once, and 20 s for the same in threes.
+# 32 MB: ViT-B/16 took 28 s for 96 images at once, and 20 s for three at a time.
 CPU_BYTES = 8 << 20
 
 
 def grid_of(visual: nn.Module) -> tuple[int, int] | None:
-    """Return rows and columns of local regions, None for a tower that has no local features."""
+    """Return the rows and columns of local regions, None for a tower without local features."""
     if isinstance(visual, ModifiedResNet):
-        # attnpool's position embedding has one row a cell and one for their mean.
+        # The position embedding of attnpool has one row for each cell and one for their mean.
         side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
         return side, side
     return tuple(visual.grid_size) if has_value_path(visual) else None
@@ -44,20 +44,20 @@ def encode_image(
 ) -> tuple[Tensor, Tensor | None]:
     """Return unnormalised global `[B, D]` and, if `local`, local `[B, N, D]` features.
 
-    Regions are in row-major order. Without `local` the second value is None. With `projected`
-    False, which needs a ViT with a projection, the local features `[B, N, W]` are those before it.
+    Regions are in row-major order. Without `local` the second value is None. `projected=False`
+    (for a ViT with a projection) returns the local features before the projection, `[B, N, W]`.
 
     Raises:
-        InputError: local features were asked of a tower that has none.
+        InputError: `local` was asked for and the tower has no local features.
     """
     if isinstance(visual, ModifiedResNet):
-        largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # the stem's output
-        return _in_parts(_encode_resnet, largest, visual, images, local)
+        largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # output of the stem
+        return _encode_in_batches(_encode_resnet, largest, visual, images, local)
     if has_value_path(visual):
         hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
-        largest = (1 + math.prod(visual.grid_size)) * hidden  # an MLP's
+        largest = (1 + math.prod(visual.grid_size)) * hidden  # inside an MLP
         encode = partial(_encode_vit, projected=projected)
-        return _in_parts(encode, largest, visual, images, local)
+        return _encode_in_batches(encode, largest, visual, images, local)
     if local:
         raise InputError(
             f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
@@ -70,35 +70,35 @@ def encode_image(
 
 @contextmanager
 def collected_attention(visual: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the attention of the regions of all images encoded meanwhile, `[b, N]` a part.
+    """Collect the attention of regions, `[b, N]` for each batch that is encoded in the context.
 
     Raises:
         InputError: the tower is no ViT that pools its class token.
     """
     if not has_value_path(visual):
         raise InputError(
-            f"the image tower {type(visual).__name__} has no attention of patches and a class "
-            "token, which FoBoR weighs regions by: use a ViT, as --backbone ViT-B/16"
+            "FoBoR weighs regions by the attention between patches and the class token, and the "
+            f"image tower {type(visual).__name__} has none: use a ViT, as --backbone ViT-B/16"
         )
-    last, found = visual.transformer.resblocks[-1], []
+    last, attention = visual.transformer.resblocks[-1], []
 
     def collect(_, __, normed: Tensor) -> None:
-        found.append(_attention(last.attn, normed))
+        attention.append(_region_attention(last.attn, normed))
 
     hook = last.ln_1.register_forward_hook(collect)
     try:
-        yield found
+        yield attention
     finally:
         hook.remove()
 
 
-def _attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
-    """Return how much [CLS] is attended to by each region `[B, N]`, of the last block's `normed`
-    tokens `[B, 1 + N, W]`: all channels at once, in float32.
+def _region_attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
+    """Return FoBoR's attention of each region to [CLS], `[B, N]`, as one head in float32.
 
-    FoBoR's: with `q = W_o (W_q y + b_q) + b_o` of each region and k the like of [CLS], the softmax
-    over regions of `q.k / sqrt(W)`. What the biases add to q.k is the same for all regions and
-    leaves the softmax as it is, so that y meets `W_q^T W_o^T k`, one vector an image.
+    With `q = W_o (W_q y + b_q) + b_o` of each region y and k likewise of [CLS]: the softmax over
+    regions of `q.k / sqrt(W)`. The biases of q add the same to all regions and do not change the
+    softmax; without them q.k is y times `W_q^T W_o^T k`, one vector for each image. `normed`: the
+    tokens that enter the last block's attention, `[B, 1 + N, W]`.
     """
     with torch.autocast(normed.device.type, enabled=False):
         y, out = normed.float(), attn.out_proj
@@ -106,24 +106,24 @@ def _attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
         key = F.linear(
             F.linear(y[:, :1], weights[1], biases[1]), out.weight.float(), out.bias.float()
         )
-        towards = key @ out.weight.float() @ weights[0]  # [B, 1, W]
-        scores = (y[:, 1:] @ towards.transpose(1, 2)).squeeze(-1)  # [B, N]
+        direction = key @ out.weight.float() @ weights[0]  # [B, 1, W]
+        scores = (y[:, 1:] @ direction.transpose(1, 2)).squeeze(-1)  # [B, N]
         return (scores / y.shape[-1] ** 0.5).softmax(dim=-1)
 
 
-def _in_parts(
+def _encode_in_batches(
     encode: Callable, activations: int, visual: nn.Module, images: Tensor, local: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return what `encode` does; on a CPU, of as many images at once as `CPU_BYTES` hold.
+    """Encode images; on a CPU, as many at a time as fit into `CPU_BYTES`.
 
-    `activations`: numbers in the largest activation of one image.
+    `activations`: number of elements in the largest activation of one image.
     """
-    # A traced graph takes any number of images: it cannot be cut into a fixed number of parts.
+    # A traced graph takes any number of images, so no fixed number of batches may go into it.
     if images.device.type != "cpu" or torch.jit.is_tracing():
         return encode(visual, images, local)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
     features, regions = zip(
-        *(encode(visual, part, local) for part in images.split(at_once)), strict=True
+        *(encode(visual, batch, local) for batch in images.split(at_once)), strict=True
     )
     return torch.cat(features), torch.cat(regions) if local else None
 
@@ -155,17 +155,15 @@ def _project(visual, x: Tensor, projected: bool = True) -> Tensor:
 
 
 def _last_block(block, x: Tensor, local: bool) -> tuple[Tensor, Tensor | None]:
-    """Compute what is read of the last block: [CLS] `[B, 1, W]` and, if `local`, regions
-    `[B, N, W]`.
+    """Return the last block's output for [CLS] `[B, 1, W]` and, if `local`, regions `[B, N, W]`.
 
-    [CLS] attends to all tokens as always; a region takes its own value instead
-    of a mixture. Nothing else of the block's output is used, so one pass gives
-    both kinds of feature, and for less than the whole block costs. [CLS] goes
-    on by itself: how a matrix product rounds depends on its size, and the bits
-    of a global feature must not depend on whether regions were asked for.
+    [CLS] attends to all tokens as usual; a region takes its own value instead of a mixture. One
+    pass gives both kinds of feature, for less than the whole block costs. [CLS] is computed
+    apart: how a matrix product rounds depends on its size, and the bits of a global feature
+    must not depend on whether regions were asked for.
 
-    Differs from upstream: the public code runs the value path through every
-    block beside the normal path; only the last one's result is ever used.
+    Differs from upstream: the public code computes the value path in every
+    block beside the normal path, and uses only the last block's result.
     """
     normed = block.ln_1(x)
     query = project(block.attn, normed[:, :1], 0)

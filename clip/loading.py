@@ -1,7 +1,7 @@
-"""From a name or a file to a `ClipModel` and its preprocessing.
+"""Load a `ClipModel` and its preprocessing from a name or a file.
 
-Three kinds of name: OpenAI's (`ViT-B/16`), open_clip's `model/tag` pairs
-(`ViT-B-16/laion2b_s34b_b88k`), and paths of files or folders (see `clip.weights`).
+A name is one of OpenAI's (`ViT-B/16`), a pair `model/tag` of open_clip's
+(`ViT-B-16/laion2b_s34b_b88k`), or the path of a file or folder (see `clip.weights`).
 """
 
 import logging
@@ -30,7 +30,7 @@ BUNDLED = {
     "generated-ViT-S/8": Path(__file__).parents[1]
     / "generated/weights/generated_vit_s8.safetensors"
 }
-# OpenAI's names and what open_clip calls the same architecture.
+# OpenAI's names -> open_clip's names of the same architectures.
 OPENAI_MODELS = {
     "RN50": "RN50",
     "RN101": "RN101",
@@ -45,7 +45,7 @@ OPENAI_MODELS = {
 
 
 def available_models() -> list[str]:
-    """Return OpenAI's names and the bundled ones (`open_clip.list_pretrained()`: open_clip's)."""
+    """Return OpenAI's names and the bundled ones (open_clip's: `open_clip.list_pretrained()`)."""
     return [*OPENAI_MODELS, *BUNDLED]
 
 
@@ -60,9 +60,9 @@ def load(
     Args:
         name: OpenAI name, open_clip `model/tag`, or path of a file or folder.
         precision: fp32, tf32, amp, amp_bf16 or fp16 (see `clip.precision`).
-        activation: "quick_gelu" or "gelu", for files that do not say. The
-            same weights under the other activation lose points of accuracy
-            without any error, so a file that says otherwise is refused.
+        activation: "quick_gelu" or "gelu", for files that do not state it. With the wrong one,
+            the same weights lose points of accuracy without any error, so a file that states
+            another is refused.
 
     Raises:
         InputError: unknown name, unreadable file, activation missing or wrong, a tokenizer other
@@ -90,45 +90,45 @@ def input_settings(name: str) -> dict[str, object]:
     if path := _path(name):
         weights = _read(path, name)
         vision = model_config(weights.state, weights.facts)["vision_cfg"]
-        said = weights.facts.transform
+        known = weights.facts.transform
     else:
         architecture, tag = _open_clip_pair(name)
         vision = open_clip.get_model_config(architecture)["vision_cfg"]
-        said = open_clip.get_pretrained_cfg(architecture, tag)
-    return Preprocess((vision["image_size"],) * 2, **_transform(name, said)).settings()
+        known = open_clip.get_pretrained_cfg(architecture, tag)
+    return Preprocess((vision["image_size"],) * 2, **_transform(name, known)).settings()
 
 
 def check_same_backbone(asked: str, trained: str) -> None:
-    """Refuse, before any download, a model by name other than the one a run was trained on.
+    """Refuse, before any download, a model name other than the one a run was trained on.
 
-    Of files nothing can be said by their names: their weights are compared once they are loaded.
+    A file's name shows nothing: its weights are compared once they are loaded.
 
     Raises:
-        InputError: both are names, of different weights.
+        InputError: both are names, and they mean different weights.
     """
     names = [_weights_name(asked), _weights_name(trained)]
     if None not in names and names[0] != names[1]:
         raise InputError(
-            f"--backbone {asked}, but the run was trained on {trained}: what it learned means "
-            f"nothing to another model. Leave --backbone out, or name {trained} or its file"
+            f"--backbone {asked}, but the run was trained on {trained}, and what it learned does "
+            f"not fit another model. Leave --backbone out, or name {trained} or its file"
         )
 
 
 def _path(name: str) -> str | Path | None:
-    """Return the file or folder that `name` stands for, None for a name to download."""
+    """Return the file or folder that `name` means, None for a name to download."""
     path = BUNDLED.get(name, name)
     return path if name not in OPENAI_MODELS and os.path.exists(path) else None
 
 
 def _read(path: str | Path, name: str) -> ClipWeights:
     weights = read_weights(path)
-    if name in available_models():  # whatever lies beside the file
+    if name in available_models():  # known by name, whatever JSON files lie beside it
         weights.facts = OPENAI
     return weights
 
 
 def _weights_name(name: str) -> str | None:
-    """Return one name for all names of the same weights; None for a path."""
+    """Return the same name for all names of the same weights, and None for a path."""
     if name in BUNDLED:
         return name
     if name in OPENAI_MODELS:
@@ -138,29 +138,26 @@ def _weights_name(name: str) -> str | None:
     return f"{architecture.removesuffix('-quickgelu')}/{tag}" if known else None
 
 
-def _transform(name: str, said: dict[str, Any]) -> dict[str, Any]:
-    """Return mean, std, interpolation and resize_mode as `said`, OpenAI's where it says nothing."""
-    transform = OPENAI_TRANSFORM | {key: said[key] for key in OPENAI_TRANSFORM if key in said}
+def _transform(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the `known` mean, std, interpolation and resize_mode, else OpenAI's."""
+    transform = OPENAI_TRANSFORM | {key: known[key] for key in OPENAI_TRANSFORM if key in known}
     if transform["resize_mode"] not in RESIZE_MODES:
         raise InputError(
             f"{name} was trained on images resized as {transform['resize_mode']!r}; only "
-            f"{' and '.join(RESIZE_MODES)} can be done here. Use another backbone"
+            f"{' and '.join(RESIZE_MODES)} are supported. Use another backbone"
         )
     return transform
 
 
 def _download(name: str, architecture: str, tag: str) -> str:
-    """Return the path of the weights of an open_clip pair, downloaded at first use.
-
-    OpenAI's own archives are preferred to their copies elsewhere: open_clip checks their sha256.
-    """
+    """Return the path of the weights of an open_clip pair, downloaded at first use."""
     config = dict(open_clip.get_pretrained_cfg(architecture, tag))
-    if config.get("url"):
+    if config.get("url"):  # OpenAI's own archives, whose sha256 open_clip checks
         config.pop("hf_hub", None)
     source = config.get("url") or config.get("hf_hub")
     try:
         if not config.get("url"):
-            _ask_hub(source)
+            _check_hub_answers(source)
         path = open_clip.download_pretrained(config)
     except Exception as error:  # the hub's client raises classes of several packages
         raise InputError(
@@ -169,38 +166,39 @@ def _download(name: str, architecture: str, tag: str) -> str:
             "MODEL.BACKBONE.NAME)"
         ) from error
     if not path:
-        raise InputError(f"open_clip has no weights of {name} to download: give a file's path")
+        raise InputError(
+            f"open_clip has no weights of {name} to download: give the path of a file instead"
+        )
     return path
 
 
-def _ask_hub(place: str) -> None:
-    """Raise at once if the hub cannot be reached: its client goes on trying for most of a minute.
+def _check_hub_answers(source: str) -> None:
+    """Raise at once if the hub cannot be reached, as its client would retry for nearly a minute.
 
-    Args:
-        place: `owner/repository/`, and a file where that has another name than usual.
+    `source`: `owner/repository/`, followed by a file if that has an unusual name.
     """
-    repository = "/".join(place.split("/")[:2])
+    repository = "/".join(source.split("/")[:2])
     if any(huggingface_hub.try_to_load_from_cache(repository, name) for name in IN_FOLDER):
         return
-    with suppress(huggingface_hub.utils.HfHubHTTPError):  # an answer, whatever it says
+    with suppress(huggingface_hub.utils.HfHubHTTPError):  # any answer shows that it is reached
         page = huggingface_hub.hf_hub_url(repository, "README.md")
         huggingface_hub.get_hf_file_metadata(page, timeout=10)
 
 
 def _nearest(name: str, pairs: list[tuple[str, str]]) -> str:
-    """Return the known name that `name` is most like; it may be one of Hugging Face's."""
+    """Return the known name nearest to `name`, which may also be a name on Hugging Face."""
     hubs = {open_clip.get_pretrained_cfg(*pair).get("hf_hub", ""): "/".join(pair) for pair in pairs}
-    # openai/clip-vit-base-patch16 is their ViT-B/16.
-    plain = re.sub(r"^openai/clip-vit-(.)\w*-patch", r"ViT-\1/", name)
+    # Hugging Face calls OpenAI's ViT-B/16 openai/clip-vit-base-patch16.
+    openai_name = re.sub(r"^openai/clip-vit-(.)\w*-patch", r"ViT-\1/", name)
     known = [*available_models(), *hubs.values()]
-    return hubs.get(f"{name}/") or nearest_name(plain, known)
+    return hubs.get(f"{name}/") or nearest_name(openai_name, known)
 
 
 def _open_clip_pair(name: str) -> tuple[str, str]:
-    """Return architecture and tag of a pair that can be driven here, before any download.
+    """Return the architecture and tag of a supported model, before any download.
 
     Raises:
-        InputError: a name that nobody knows, or a tokenizer other than OpenAI's.
+        InputError: an unknown name, or a tokenizer other than OpenAI's.
     """
     if name in OPENAI_MODELS:
         return OPENAI_MODELS[name], "openai"
@@ -222,17 +220,17 @@ def _open_clip_pair(name: str) -> tuple[str, str]:
 def _check_tokenizer(name: str, tokenizer: str | None, vocabulary: int) -> None:
     if tokenizer or vocabulary != VOCABULARY:
         raise InputError(
-            f"{name} reads texts through another tokenizer ({tokenizer or 'not named'}, "
-            f"{vocabulary} tokens) than OpenAI's ({VOCABULARY} tokens), the only one here. Use a "
-            "CLIP with OpenAI's, such as ViT-B/16 or ViT-B-16/laion2b_s34b_b88k"
+            f"{name} reads texts with another tokenizer ({tokenizer or 'not named'}, "
+            f"{vocabulary} tokens) than OpenAI's ({VOCABULARY} tokens), the only one supported. "
+            "Use a CLIP with OpenAI's, such as ViT-B/16 or ViT-B-16/laion2b_s34b_b88k"
         )
 
 
-def _check_activation(name: str, found: str, asked: str | None) -> None:
-    if asked not in (None, found):
+def _check_activation(name: str, trained: str, asked: str | None) -> None:
+    if asked not in (None, trained):
         raise InputError(
-            f"{name} was trained with {found}, asked was {asked}, which would lose accuracy "
-            "silently: leave MODEL.BACKBONE.ACTIVATION empty"
+            f"{name} was trained with {trained}, but MODEL.BACKBONE.ACTIVATION asks for {asked}, "
+            "which would lose accuracy silently: leave it empty"
         )
 
 
@@ -248,7 +246,7 @@ def _from_open_clip(name: str, activation: str | None) -> ClipModel:
         fitting = architecture.removesuffix("-quickgelu")
         fitting += "-quickgelu" if trained == "quick_gelu" else ""
         raise InputError(
-            f"{name}: these weights were trained with {trained}, the architecture computes "
+            f"{name}: these weights were trained with {trained}, but the architecture computes "
             f"{computed}: use {fitting}/{tag}"
         )
     _check_activation(name, trained, activation)
@@ -265,14 +263,14 @@ def _from_weights(weights: ClipWeights, name: str, activation: str | None) -> Cl
         _check_activation(name, facts.activation, activation)
     elif activation is None:
         raise InputError(
-            f"{name} does not say its activation, and computing with the wrong one loses accuracy "
-            "without any error: set MODEL.BACKBONE.ACTIVATION (detect.py: --activation) quick_gelu "
+            f"{name} does not state its activation, and the wrong one loses accuracy without any "
+            "error: set MODEL.BACKBONE.ACTIVATION (detect.py: --activation) to quick_gelu "
             "(OpenAI's models, open_clip's -quickgelu ones) or gelu (open_clip's others, LAION's, "
             "CLIPN's published files)"
         )
     elif weights.negation and activation != "gelu":
         logger.warning(
-            "%s is a CLIPN file: the published ones stand on LAION's CLIP, whose activation "
+            "%s is a CLIPN file; the published ones were trained on LAION's CLIP, whose activation "
             "is gelu, not %s",
             name,
             activation,
@@ -280,8 +278,8 @@ def _from_weights(weights: ClipWeights, name: str, activation: str | None) -> Cl
     transform = _transform(name, facts.transform)
     if not facts.transform:
         logger.info(
-            "%s does not say how its images were prepared: OpenAI's mean %s and std %s are "
-            "assumed; INPUT.PIXEL_MEAN and INPUT.PIXEL_STD set others",
+            "%s does not state how its images were prepared: OpenAI's mean %s and std %s are "
+            "assumed; set INPUT.PIXEL_MEAN and INPUT.PIXEL_STD for others",
             name,
             transform["mean"],
             transform["std"],

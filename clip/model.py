@@ -16,10 +16,10 @@ from dassl.utils.errors import InputError
 
 
 class TextTower(nn.Module):
-    """The causal text transformer of CLIP, fed with tokens or with embeddings."""
+    """The causal text transformer of CLIP, which reads embeddings of tokens or learned ones."""
 
     def __init__(self, source: nn.Module):
-        """Take the parts of `source`, an open_clip CLIP or TextTransformer."""
+        """Take the modules of `source`, an open_clip CLIP or TextTransformer."""
         super().__init__()
         self.token_embedding = source.token_embedding
         self.positional_embedding = source.positional_embedding
@@ -30,14 +30,13 @@ class TextTower(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Number of tokens that a text may have, [SOT] and [EOT] included."""
+        """Return how many tokens a text may have, [SOT] and [EOT] included."""
         return len(self.positional_embedding)
 
     def forward(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         """Return text features `[T, D]` of token embeddings `[T, L, W]`, [EOT] at `eot` `[T]`.
 
-        `L` may be shorter than the context length: attention is causal, so what
-        follows the last [EOT] changes nothing.
+        Attention is causal: tokens after [EOT] change nothing, and `L` may end at the last one.
         """
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
@@ -45,7 +44,7 @@ class TextTower(nn.Module):
         return self.project(x[torch.arange(len(x), device=x.device), eot])
 
     def project(self, x: Tensor) -> Tensor:
-        """Return text features `[T, D]` of what the blocks made of [EOT], `[T, W]`."""
+        """Return text features `[T, D]` of the blocks' output at [EOT], `[T, W]`."""
         x = self.ln_final(x)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
@@ -56,11 +55,11 @@ class ClipModel(nn.Module):
     """A frozen CLIP with local features, in evaluation mode.
 
     Attributes:
-        name: what it was loaded as. activation: "quick_gelu" or "gelu".
+        name: under which it was loaded. activation: "quick_gelu" or "gelu".
         weights_hash: sha256 of its float32 weights.
-        preprocess: from a PIL image to its input, as it was trained with; of a file, whose
-            `transform_known` is False, the config may overrule it.
-        has_negation: its file also holds a "no" text encoder (CLIPN, see `clip.negation`).
+        preprocess: the transform of its training, from a PIL image to its input.
+        transform_known: whether that is certain; if not (a file), the config may override it.
+        has_negation: whether its file holds a "no" text encoder (CLIPN, see `clip.negation`).
         image_size: side of the square input, pixels. grid: rows and columns of
             regions, None if the image tower has no local features.
     """
@@ -76,14 +75,14 @@ class ClipModel(nn.Module):
         has_negation: bool = False,
         **transform: Any,
     ):
-        """Take the parts of `model`, open_clip's; `transform` is given to its `Preprocess`."""
+        """Take the towers of open_clip's `model`; `transform` goes to `Preprocess`."""
         super().__init__()
         self.name, self.activation, self.weights_hash = name, activation, weights_hash
         self.transform_known = transform_known
         self.has_negation = has_negation
         self.visual = model.visual
         if isinstance(self.visual, ModifiedResNet):
-            # A fifth off the convolutions' time on a CPU; a ViT gains nothing.
+            # This saves a fifth of the convolutions' time on a CPU; a ViT gains nothing.
             self.visual.to(memory_format=torch.channels_last)
         self.text = TextTower(_text_source(model, name))
         self.logit_scale = model.logit_scale
@@ -96,7 +95,7 @@ class ClipModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the towers' dtype, in which features come outside autocast."""
+        """Return the dtype of the towers, and of their features outside autocast."""
         return self.text.positional_embedding.dtype
 
     @property
@@ -109,7 +108,7 @@ class ClipModel(nn.Module):
 
     @property
     def region_projection(self) -> Tensor | None:
-        """Return what projects regions, `[W, D]`; None for a tower without such a matrix."""
+        """Return the matrix that projects regions, `[W, D]`; None for a tower without one."""
         return self.visual.proj if has_value_path(self.visual) else None
 
     @property
@@ -118,19 +117,19 @@ class ClipModel(nn.Module):
         return self.logit_scale.exp()
 
     def to_dtype(self, dtype: torch.dtype) -> ClipModel:
-        """Cast the towers; logit_scale stays float32, half precision would move the scale."""
+        """Cast the towers. logit_scale stays float32, as half precision would change the scale."""
         self.visual.to(dtype)
         self.text.to(dtype)
         return self
 
     def store_for_autocast(self, dtype: torch.dtype) -> ClipModel:
-        """Store in `dtype` the weights that autocast would cast to it anew in every step.
+        """Store in `dtype` the weights that autocast would otherwise cast anew in every step.
 
-        Autocast keeps only casts of weights that are trained. The features stay bit for bit those
-        of autocast, in which the towers run from now on; embeddings and norms stay float32.
+        Autocast keeps only casts of weights that are trained. From now on the towers run under
+        autocast, with the same features bit for bit; embeddings and norms stay float32.
         """
         self.autocast_dtype = dtype
-        # Towers of timm are left alone: some of their layers ask for the dtype of their weights.
+        # Image towers of timm stay as they are: some of their layers read their weights' dtype.
         for tower in (self.visual, self.text) if self.grid else (self.text,):
             for module in tower.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
@@ -141,7 +140,7 @@ class ClipModel(nn.Module):
         return self
 
     def autocast(self, inputs: Tensor) -> torch.autocast | nullcontext:
-        """Return the context in which weights that were stored for autocast can be used."""
+        """Return the context that weights stored for autocast need."""
         device = inputs.device.type
         if self.autocast_dtype is None or torch.is_autocast_enabled(device):
             return nullcontext()
@@ -155,13 +154,13 @@ class ClipModel(nn.Module):
         """Return unnormalised features of images `[B, 3, H, W]`.
 
         Returns:
-            Global features `[B, D]`; with `local` a pair of global `[B, D]` and
-            local `[B, N, D]` features, regions in row-major order. With `projected`
-            False these are of before the `region_projection`, `[B, N, W]`.
+            Global features `[B, D]`; with `local` a pair of global `[B, D]` and local `[B, N, D]`
+            features, regions in row-major order. With `projected=False` the local features are
+            not yet multiplied by `region_projection`, `[B, N, W]`.
 
         Raises:
-            InputError: images of another size than the model's, or local
-                features asked of a tower that has none.
+            InputError: the images have another size than the model reads, or `local` was asked
+                for and the image tower has no local features.
         """
         if images.shape[-2:] != (self.image_size, self.image_size):
             height, width = images.shape[-2:]
@@ -174,7 +173,7 @@ class ClipModel(nn.Module):
         return (features, regions) if local else features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return unnormalised text features `[T, D]` of token ids `[T, L]`, padded as need be."""
+        """Return unnormalised text features `[T, D]` of token ids `[T, L]`."""
         with self.autocast(tokens):
             # [EOT] has the highest id of the vocabulary.
             return self.text(self.token_embedding(tokens), tokens.argmax(dim=-1))
@@ -184,7 +183,7 @@ def _text_source(model: nn.Module, name: str) -> nn.Module:
     """Return the module that holds the text tower.
 
     Raises:
-        InputError: prompts cannot be learned for a tower of its kind.
+        InputError: prompts cannot be learned for this kind of text tower.
     """
     source = getattr(model, "text", model)
     if source is model:
@@ -195,8 +194,8 @@ def _text_source(model: nn.Module, name: str) -> nn.Module:
         pool, mask = type(source).__name__, None
     if pool != "argmax" or mask is None or not can_share(source):
         raise InputError(
-            f"{name} has a text tower that prompt learning here cannot drive ({pool}): a causal "
-            "transformer of the usual blocks, read at its end-of-text token, is needed, as in "
-            "OpenAI's models and open_clip's ViT and RN models"
+            f"the text tower of {name} ({pool}) is not supported: prompt learning needs a causal "
+            "transformer of the usual blocks, read at its end-of-text token, as in OpenAI's "
+            "models and open_clip's ViT and RN models"
         )
     return source

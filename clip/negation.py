@@ -2,10 +2,9 @@
 
 Wang et al., CLIPN for Zero-Shot OOD Detection: Teaching CLIP to Say No, ICCV 2023. Two variants:
 
-- *learnable*: 16 tensors `[context, W]`, zero at the start, of which one or their mean is added
-  to the embeddings of a text at all of its positions. Both branches read the same text.
-- *handcrafted*: no such tensors; the two branches read two wordings of the text
-  (`clip.templates`).
+- *learnable*: one of 16 tensors `[context, W]`, which start at zero, or their mean is added to
+  the embeddings of a text. Both branches read the same text.
+- *handcrafted*: nothing is added; the branches read two wordings of the text (`clip.templates`).
 """
 
 import copy
@@ -24,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 VARIANTS = ("learnable", "handcrafted")
 NUM_PROMPTS = 16
-CHOICES = NUM_PROMPTS + 1  # of a training text: each of the prompts, and their mean (last)
+CHOICES = NUM_PROMPTS + 1  # for a training text: one of the prompts, or their mean (last)
 MAX_LOGIT_SCALE = math.log(100)
 
 
 class NoTextEncoder(TextTower):
-    """The "no" branch of CLIPN on top of `model`, as a copy of its text tower, in float32.
+    """The "no" branch of CLIPN beside `model`: a copy of its text tower, in float32.
 
-    State dict: the parts of the text tower under their usual names, `prompt_no`
+    State dict: the weights of the text tower under their usual names, `prompt_no`
     `[16, context, W]` (learnable variant), and `logit_scale`, which training clamps.
     """
 
@@ -50,27 +49,27 @@ class NoTextEncoder(TextTower):
         """Return unnormalised "no" features `[T, D]` of token ids `[T, L]`.
 
         Args:
-            choices: `[T]`, which prompt is added to each text, 16 for the mean;
-                None (inference): the mean for all. The handcrafted variant has none to add.
+            choices: `[T]`, the prompt to add to each text, 16 for the mean; None (inference):
+                the mean for all. The handcrafted variant adds none.
         """
         embeddings = self.token_embedding(tokens)  # [T, L, W]
         if self.prompt_no is not None:
             prompts = self.prompt_no[:, : tokens.shape[1]]  # [16, L, W]
             mean = prompts.mean(dim=0)
-            drawn = mean if choices is None else torch.cat([prompts, mean[None]])[choices]
-            embeddings = embeddings + drawn
+            added = mean if choices is None else torch.cat([prompts, mean[None]])[choices]
+            embeddings = embeddings + added
         # [EOT] has the highest id of the vocabulary.
         return super().forward(embeddings, tokens.argmax(dim=-1))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return the features of inference, as `ClipModel.encode_text`."""
+        """Return the features for inference, like `ClipModel.encode_text`."""
         return self(tokens)
 
     def load_published(self, path: str | Path, model: ClipModel) -> None:
-        """Load the "no" branch of a file as CLIPN's authors publish them (`epoch_N.pt`).
+        """Load the "no" branch of a file in the format of CLIPN's authors (`epoch_N.pt`).
 
         Raises:
-            InputError: no "no" branch in it, one of the other variant or of another
+            InputError: the file has no "no" branch, one of the other variant or of another
                 size, or one trained beside another CLIP than `model`.
         """
         weights = read_weights(path)
@@ -79,35 +78,35 @@ class NoTextEncoder(TextTower):
                 f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
                 "plain CLIP. Give it as --backbone to start a training from it"
             )
-        found = variant_of(weights)
-        if found != self.variant:
+        variant = variant_of(weights)
+        if variant != self.variant:
             raise InputError(
-                f"{path} is of CLIPN's {found} variant, the config asks for the {self.variant} "
-                f"one: set TRAINER.CLIPN.VARIANT {found}"
+                f"{path} holds CLIPN's {variant} variant, but the config asks for the "
+                f"{self.variant} one: set TRAINER.CLIPN.VARIANT {variant}"
             )
         theirs, ours = weights.state["text_projection"], model.text.text_projection
         if theirs.shape == ours.shape and not theirs.to(ours.dtype).equal(ours.detach().cpu()):
             raise InputError(
                 f"{path} was trained beside another CLIP than {model.name} (activation "
                 f"{model.activation}): their text projections differ. Use the CLIP it was trained "
-                "on (of published files ViT-B-16/laion2b_s34b_b88k), or the file as --backbone"
+                "on (for published files ViT-B-16/laion2b_s34b_b88k), or the file as --backbone"
             )
         try:
             self.load_state_dict({**weights.negation, "logit_scale": weights.state["logit_scale"]})
         except RuntimeError as error:
             raise InputError(
-                f'{path}: its "no" text encoder does not fit {model.name}, set --backbone to the '
-                f"CLIP it was trained on: {' '.join(str(error).split())[:500]}"
+                f'{path}: its "no" text encoder does not fit {model.name}. Set --backbone to the '
+                f"CLIP it was trained on ({' '.join(str(error).split())[:500]})"
             ) from error
 
 
 def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTextEncoder:
     """Build the "no" branch for `model`.
 
-    Its weights are those of the file `weights`, else of the model's own file if that is CLIPN's,
-    else (a plain CLIP) a copy of the text tower. `variant` "" is the file's.
+    Its weights come from the file `weights`, else from the model's own file if that is CLIPN's,
+    else (a plain CLIP) from the text tower. `variant` "" means the file's.
 
-    Differs from upstream: there a plain CLIP leaves the "no" branch random, without a word.
+    Differs from upstream: for a plain CLIP, CLIPN's code leaves the "no" branch random, silently.
     """
     source = weights or (model.name if model.has_negation else "")
     variant = variant or (variant_of(read_weights(source)) if source else VARIANTS[0])
@@ -120,17 +119,17 @@ def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTex
 
 
 def variant_of(weights: ClipWeights) -> str:
-    """Return the variant of a CLIPN's weights."""
+    """Return the variant of a CLIPN file's weights."""
     return VARIANTS["prompt_no" not in weights.negation]
 
 
 def draw(count: int, choices: int, seed: int, step: int) -> Tensor:
-    """Draw `[count]` random integers below `choices`, a function of seed and step alone.
+    """Draw `[count]` random integers below `choices`, as a function of seed and step alone.
 
-    So a resumed run draws what an uninterrupted one would, and N processes which each take
-    their part of the draw for the whole batch draw what one process would.
+    A resumed run thus draws the same as an uninterrupted one, and N processes, each of which
+    takes its share of the whole batch's draw, the same as one process.
 
-    Differs from upstream: numpy's global generator there, one per process.
+    Differs from upstream: CLIPN's code draws from numpy's global generator, one per process.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.randint(choices, (count,), generator=generator)

@@ -1,4 +1,4 @@
-"""Numerical precision of a run: what the weights are stored in, what is autocast."""
+"""Numerical precision of a run: the dtypes of weights and of autocast."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Precision:
-    """Say how to compute: the dtypes of the frozen towers (`weights`) and of autocast."""
+    """A precision by name: the dtypes of the frozen towers (`weights`) and of autocast."""
 
     name: str
     weights: torch.dtype = torch.float32
@@ -24,7 +24,7 @@ class Precision:
 
     @property
     def needs_scaler(self) -> bool:
-        """Return whether the loss must be scaled: gradients in float16 underflow otherwise."""
+        """Return whether the loss must be scaled, because gradients in float16 underflow."""
         return torch.float16 in (self.weights, self.autocast)
 
     def context(self, device: torch.device) -> torch.autocast:
@@ -34,7 +34,7 @@ class Precision:
 
 PRECISIONS = {
     "fp32": Precision("fp32"),
-    # Products and convolutions with 10 bits of mantissa, on GPUs since Ampere.
+    # Matrix products and convolutions with 10 bits of mantissa, on GPUs since Ampere.
     "tf32": Precision("tf32"),
     # float16 rather than bfloat16: features feed a softmax at scale 100, and
     # bfloat16's 8 bits leave a tenth of a logit of noise.
@@ -45,11 +45,11 @@ PRECISIONS = {
 
 
 def resolve_precision(name: str, device: torch.device | str) -> Precision:
-    """Return the precision `name` as `device` can do it, and set PyTorch's switches for TF32.
+    """Return the precision `name`, or fp32 where `device` lacks it; set PyTorch's TF32 switches.
 
-    On a GPU only "tf32" computes in TF32: PyTorch's default would do so in all convolutions of
-    float32. A CPU does fp32 and, faster where it has instructions for it, amp_bf16; in place of
-    the others it computes in float32 and says so.
+    On a GPU only "tf32" computes in TF32, though PyTorch's default does so in all convolutions of
+    float32. A CPU supports fp32 and amp_bf16, which is faster only with instructions for it; for
+    the others fp32 is used, and a message says so.
 
     Raises:
         InputError: unknown name.
@@ -58,7 +58,7 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
     precision = PRECISIONS[name]
     if torch.device(device).type == "cpu":
         if name == "tf32" or precision.needs_scaler:
-            logger.info("precision %s needs a GPU: on the CPU fp32 is used", name)
+            logger.info("Precision %s needs a GPU: fp32 is used on the CPU", name)
             return PRECISIONS["fp32"]
         if precision.autocast:
             _warn_if_emulated()
@@ -70,6 +70,6 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
 
 @functools.cache
 def _warn_if_emulated() -> None:
-    """Warn, once, of bfloat16 on a CPU without units for it (as far as Linux says)."""
+    """Warn once if Linux lists no bfloat16 instructions for this CPU."""
     if CPU_FACTS.exists() and "bf16" not in CPU_FACTS.read_text():
-        logger.warning("this CPU emulates bfloat16, many times slower than float32: fp32 is faster")
+        logger.warning("This CPU emulates bfloat16, many times slower than float32: use fp32")

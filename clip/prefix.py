@@ -1,9 +1,8 @@
-"""Text features of many texts that begin alike, the common beginning encoded once.
+"""Text features of many texts whose common prefix is encoded once.
 
-Attention in CLIP's text tower is causal. The hidden states of a beginning that all
-texts share are therefore the same for every text, and nothing after [EOT] matters.
-What remains is, for each class, a suffix of a few tokens that attends to the
-prefix's keys and values and to itself. Exact, forwards and backwards.
+Attention in CLIP's text tower is causal. The hidden states of a prefix that all texts share are
+therefore the same for every text, and nothing after [EOT] matters. What remains for each class is
+a suffix of a few tokens that attends to the prefix and to itself. Features and gradients are exact.
 """
 
 from collections.abc import Sequence
@@ -18,25 +17,24 @@ from clip.blocks import ResidualAttentionBlock, attend, finish, project
 from dassl import distributed
 from dassl.utils.errors import InputError
 
-# Tokens whose graph is kept at once; about 250 kB a token in ViT-B's text tower.
+# Tokens whose autograd graph is held at once; about 250 kB for each in ViT-B's text tower.
 CHUNK = 16384
-# Suffixes share rows of at least so many tokens. Longer rows pad less and score more pairs
-# that the mask throws away; on CPUs 16 to 64 cost the same, GPUs like few long rows.
+# Suffixes share rows of at least this many tokens. Longer rows need less padding but compute
+# more pairs that the mask hides; on CPUs 16 to 64 cost the same, GPUs prefer few long rows.
 ROW = 32
 
 
 class Packing(nn.Module):
-    """Places of the tokens of T suffixes, of unequal length, in shared rows.
+    """The layout of T suffixes of unequal length in shared rows.
 
-    Rows of R tokens hold whole suffixes, one behind the other, so that one long
-    class name does not make every other class pay for its length.
+    Rows of R tokens hold whole suffixes, so that one long class name does not pad all others.
 
     Args:
         lengths: tokens of each suffix, [EOT] included; at least 1.
 
-    Buffers (not saved): `text` `[rows, R]`, which suffix a token belongs to, -1 in padding;
-    `offset` `[rows, R]`, its place in the suffix; `start` `[T]`, where a suffix begins in the
-    flattened rows; `eot` `[T]`, where those in the order of the rows end; `restore` `[T]`
+    Buffers (not saved): `text` `[rows, R]`, the suffix that a token belongs to, -1 in padding;
+    `offset` `[rows, R]`, its position in the suffix; `start` `[T]`, where a suffix begins in the
+    flattened rows; `eot` `[T]`, where suffixes end, in the order of the rows; `restore` `[T]`
     brings that order back to the suffixes' own. `counts`: how many suffixes each row holds.
     """
 
@@ -47,15 +45,15 @@ class Packing(nn.Module):
         text = torch.full((len(rows), width), -1)
         offset = torch.zeros(len(rows), width, dtype=torch.int64)
         start, eot = [0] * len(lengths), []
-        for number, members in enumerate(rows):
-            at = 0
+        for row, members in enumerate(rows):
+            begin = 0
             for member in members:
-                end = at + lengths[member]
-                text[number, at:end] = member
-                offset[number, at:end] = torch.arange(end - at)
-                start[member] = number * width + at
-                eot.append(number * width + end - 1)
-                at = end
+                end = begin + lengths[member]
+                text[row, begin:end] = member
+                offset[row, begin:end] = torch.arange(end - begin)
+                start[member] = row * width + begin
+                eot.append(row * width + end - 1)
+                begin = end
         self.counts = [len(members) for members in rows]
         order = torch.tensor([member for members in rows for member in members])
         for name, value in (
@@ -68,21 +66,21 @@ class Packing(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def pack(self, suffixes: Tensor) -> Tensor:
-        """Return suffixes `[T, L, W]` as rows `[rows, R, W]`, cut at their ends."""
+        """Arrange suffixes `[T, L, W]` in rows `[rows, R, W]`, without their padding."""
         return suffixes[self.text.clamp(min=0), self.offset]
 
-    def chunks(self, tokens: int, part: Sequence[int] | None = None):
+    def chunks(self, tokens: int, share: Sequence[int] | None = None):
         """Yield slices of rows of at most `tokens` tokens (one row at least), and of their texts.
 
-        `part`: of these rows alone, that follow each other.
+        `share`: consecutive rows, if not all are wanted.
         """
         if tokens < 1:
-            raise InputError(f"TEXT_CHUNK is a number of tokens, at least 1; got {tokens}")
-        part = range(len(self.counts)) if part is None else part
+            raise InputError(f"TEXT_CHUNK must be a number of tokens, at least 1; got {tokens}")
+        share = range(len(self.counts)) if share is None else share
         step = max(1, tokens // self.text.shape[1])
-        done = sum(self.counts[: part[0]])
-        for i in range(0, len(part), step):
-            first, last = part[i], part[min(i + step, len(part)) - 1]
+        done = sum(self.counts[: share[0]])
+        for i in range(0, len(share), step):
+            first, last = share[i], share[min(i + step, len(share)) - 1]
             count = sum(self.counts[first : last + 1])
             yield slice(first, last + 1), slice(done, done + count)
             done += count
@@ -91,22 +89,22 @@ class Packing(nn.Module):
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
     """Fill rows with suffixes: the longest first, into the fullest row that still has room."""
     rows: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(width + 1)]  # rows by their free places
+    rows_by_room: list[list[int]] = [[] for _ in range(width + 1)]
     for member in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[member]
-        room = next((room for room in range(length, width + 1) if with_room[room]), None)
+        room = next((room for room in range(length, width + 1) if rows_by_room[room]), None)
         if room is None:
             rows.append([])
-            with_room[width].append(len(rows) - 1)
+            rows_by_room[width].append(len(rows) - 1)
             room = width
-        row = with_room[room].pop()
+        row = rows_by_room[room].pop()
         rows[row].append(member)
-        with_room[room - length].append(row)
+        rows_by_room[room - length].append(row)
     return rows
 
 
 def can_share(tower: nn.Module) -> bool:
-    """Return whether all blocks are of the one kind that `encode_packed` computes."""
+    """Return whether all blocks of a text tower are of the kind that `encode_packed` computes."""
     return all(
         type(block) is ResidualAttentionBlock and block.attn.in_proj_weight is not None
         for block in tower.transformer.resblocks
@@ -124,38 +122,38 @@ def encode_packed(
 ) -> Tensor:
     """Return unnormalised text features `[T, D]` of a prefix and the suffixes that follow it.
 
-    The same as the text tower's of the whole prompts, for a fraction of its cost.
+    They equal the text tower's features of the whole prompts, for a fraction of the cost.
 
     Args:
         model: a `ClipModel`.
         prefix: embeddings `[P, W]` that every text begins with, P >= 0.
-        suffixes: embeddings `[rows, R, W]` as `packing` places them.
+        suffixes: embeddings `[rows, R, W]` in the layout of `packing`.
         chunk: tokens encoded at once, 1 or more. More suffixes are encoded chunk by chunk, and
-            with a gradient once more on the way back, so that memory is a chunk's.
-        over_ranks: under torchrun, each rank encodes its part of the rows, and has the features
+            if gradients are needed once more in backward, so that memory is that of one chunk.
+        over_ranks: under torchrun, each rank encodes its share of the rows, and gets the features
             of all, in float32, with their gradients. All ranks must call it.
-        again: encode a single chunk once more on the way back, too: one of several calls.
+        again: encode a single chunk once more in backward, too, as one of several calls.
     """
     ranks = distributed.world_size() if over_ranks else 1
-    every = range(len(packing.counts))
-    shares = [distributed.rank_slice(every, rank, ranks) for rank in range(ranks)]
-    # So few rows that some rank would have none are not worth a gather.
-    share = shares if 1 < ranks <= len(every) else None
-    parts = list(packing.chunks(chunk, share and share[distributed.rank()]))
+    all_rows = range(len(packing.counts))
+    # If some rank would have no rows, the few there are do not justify a gather.
+    shared_out = 1 < ranks <= len(all_rows)
+    shares = [distributed.rank_slice(all_rows, rank, ranks) for rank in range(ranks)]
+    chunks = list(packing.chunks(chunk, shares[distributed.rank()] if shared_out else None))
     encode = partial(_encode_rows, model.text)
-    if (again or len(parts) > 1) and torch.is_grad_enabled():
-        # Nothing in the tower is random, so no generator has to be put back.
+    if (again or len(chunks) > 1) and torch.is_grad_enabled():
+        # Nothing in the tower is random, so no generator's state has to be restored.
         encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
     prefix, suffixes, features = prefix.to(model.dtype), suffixes.to(model.dtype), []
     with model.autocast(prefix):
-        for rows, texts in parts:
+        for rows, texts in chunks:
             eot = packing.eot[texts] - rows.start * suffixes.shape[1]
-            where = packing.text[rows], packing.offset[rows], eot
-            features.append(encode(prefix, suffixes[rows], *where))
+            layout = packing.text[rows], packing.offset[rows], eot
+            features.append(encode(prefix, suffixes[rows], *layout))
     features = torch.cat(features)
-    if share:
-        counts = [sum(packing.counts[row] for row in part) for part in share]
-        # In float32: a sum over ranks, of gradients that are scaled for float16 already.
+    if shared_out:
+        counts = [sum(packing.counts[row] for row in share) for share in shares]
+        # In float32, because gradients already scaled for float16 are summed over ranks.
         features = distributed.gather_with_grad(features.float(), counts)
     return features.index_select(0, packing.restore)
 
@@ -163,43 +161,42 @@ def encode_packed(
 def _encode_rows(
     tower, prefix: Tensor, suffixes: Tensor, text: Tensor, offset: Tensor, eot: Tensor
 ) -> Tensor:
-    """Return features `[T, D]` of the suffixes that end at `eot`, in this order."""
+    """Return the features `[T, D]` of the suffixes that end at `eot`, in this order."""
     mask = _mask(text, len(prefix))
     position = tower.positional_embedding
-    shared = (prefix + position[: len(prefix)])[None]  # [1, P, W]
-    own = suffixes + position[len(prefix) + offset]  # [rows, R, W]
+    suffixes = suffixes + position[len(prefix) + offset]  # [rows, R, W]
+    prefix = (prefix + position[: len(prefix)])[None]  # [1, P, W]
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        shared, own = _block(block, shared, own, mask)
-    # Of the last block only what becomes of [EOT] is read.
-    _, mixed = _mix(last, shared, own, mask)
-    own, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (own, mixed))  # [T, W]
-    return tower.project(finish(last, own, mixed))
+        prefix, suffixes = _block(block, prefix, suffixes, mask)
+    # Only the last block's output at [EOT] is used.
+    _, mixed = _attend_both(last, prefix, suffixes, mask)
+    suffixes, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (suffixes, mixed))  # [T, W]
+    return tower.project(finish(last, suffixes, mixed))
 
 
-def _block(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    mixed, own_mixed = _mix(block, shared, own, mask)
-    return finish(block, shared, mixed), finish(block, own, own_mixed)
+def _block(block, prefix: Tensor, suffixes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    mixed, suffix_mixed = _attend_both(block, prefix, suffixes, mask)
+    return finish(block, prefix, mixed), finish(block, suffixes, suffix_mixed)
 
 
-def _mix(block, shared: Tensor, own: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attend, the prefix to itself `[1, P, W]`, the suffixes to both `[rows, R, W]`."""
+def _attend_both(block, prefix: Tensor, suffixes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Let the prefix `[1, P, W]` attend to itself, and the suffixes `[rows, R, W]` to both."""
     attn = block.attn
-    normed, own_normed = block.ln_1(shared), block.ln_1(own)
+    normed, suffix_normed = block.ln_1(prefix), block.ln_1(suffixes)
     query, key, value = (project(attn, normed, part) for part in range(3))
-    own_query, own_key, own_value = (project(attn, own_normed, part) for part in range(3))
-    own_mixed = attend(
-        attn, own_query, _join(key, own_key), _join(value, own_value), attn_mask=mask
-    )
-    return attend(attn, query, key, value, is_causal=True), own_mixed
+    suffix_q, suffix_k, suffix_v = (project(attn, suffix_normed, part) for part in range(3))
+    keys, values = _join(key, suffix_k), _join(value, suffix_v)
+    suffix_mixed = attend(attn, suffix_q, keys, values, attn_mask=mask)
+    return attend(attn, query, key, value, is_causal=True), suffix_mixed
 
 
 def _mask(text: Tensor, prefix: int) -> Tensor:
-    """Return what a token may see, `[rows, 1, R, P + R]`: prefix, own suffix up to itself."""
+    """Return the mask `[rows, 1, R, P + R]`: tokens see the prefix and their suffix so far."""
     same = (text[:, :, None] == text[:, None, :]).tril()
     return F.pad(same, (prefix, 0), value=True)[:, None]
 
 
-def _join(shared: Tensor, own: Tensor) -> Tensor:
+def _join(prefix: Tensor, suffixes: Tensor) -> Tensor:
     """Put the prefix's keys or values before those of each row, `[rows, P + R, W]`."""
-    return torch.cat([shared.expand(len(own), -1, -1), own], dim=1)
+    return torch.cat([prefix.expand(len(suffixes), -1, -1), suffixes], dim=1)

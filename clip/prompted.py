@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.captions import KEPT, Captioner
+from clip.captions import STATE_PREFIX, Captioner
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder
 from clip.templates import classifier
@@ -29,7 +29,7 @@ class PromptedCLIP(nn.Module):
     Attributes:
         texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
             inputs of scores by that name; None: the class texts under another name.
-        captioner: what writes captions (ZOC), or None.
+        captioner: finds the words of images' captions (ZOC), or None.
     """
 
     def __init__(self, clip: ClipModel, prompts: Callable[[], Tensor]):
@@ -57,21 +57,22 @@ class PromptedCLIP(nn.Module):
             regions = regions.float() @ mapped
         return normalised(features), normalised(regions)
 
-    # What scores are computed from
+    # The inputs of scores
 
-    FROM_IMAGES = frozenset({"odin_logits"})  # inputs that take more than the images' features
+    FROM_IMAGES = frozenset({"odin_logits"})  # inputs that need the images, not only features
     has_no = False  # whether there is a "no" text encoder
-    has_frozen = False  # whether frozen prompts stand beside the learned ones, as FA's
-    # GalLoP's `[W, D]` in the place of the regions' projection; its regions also vote on the class.
+    has_frozen = False  # whether there are frozen prompts beside the learned ones, as in FA
+    # GalLoP's matrix `[W, D]`, which replaces the projection of regions. With it, regions also
+    # count in the prediction of the class.
     local_map: Tensor | None = None
 
     @property
     def learns_texts(self) -> bool:
-        """Return whether the class texts are learned, and not those of templates."""
+        """Return whether the class texts are learned rather than written by templates."""
         return isinstance(self.prompts, nn.Module)
 
     def reads_regions(self, needs: Collection[str]) -> bool:
-        """Return whether the inputs `needs` of scores, or the class, follow from regions too."""
+        """Return whether the inputs `needs`, or the predicted class, depend on regions."""
         return "local_cosines" in needs or self.local_map is not None
 
     @property
@@ -81,25 +82,24 @@ class PromptedCLIP(nn.Module):
 
     @property
     def provides(self) -> set[str]:
-        """Return the names of the inputs of scores (`ood.scores`) that this model can give."""
+        """Return the names of the inputs of scores (`ood.scores`) that this model can compute."""
         names = {"cosines", "logits", "features", "head_norm", "odin_logits"}
         names |= {"local_cosines"} if self.clip.grid else set()
         names |= {"candidate_lse"} if self.captioner else set()
         if self.has_frozen:
             names |= {f"frozen_{name}" for name in names & {"cosines", "local_cosines"}}
             names |= {"frozen_copies"}
-        more = [*self.texts, "no"] if self.has_no else self.texts
-        return names | {f"{name}_{kind}" for name in more for kind in KINDS}
+        further = [*self.texts, "no"] if self.has_no else self.texts
+        return names | {f"{name}_{kind}" for name in further for kind in KINDS}
 
     def class_features(self) -> dict[str, Tensor]:
-        """Encode the classes, "text" `[C, D]`, and all `texts`: once, then they are given to
-        `inputs`."""
+        """Encode the classes as "text" `[C, D]`, and add all `texts`; `inputs` takes the result."""
         return self.with_texts(self.text_features())
 
     def with_texts(self, text: Tensor) -> dict[str, Tensor]:
-        """Return class texts `[C, D]` as "text", and all `texts`."""
-        more = {name: text.clone() if x is None else x for name, x in self.texts.items()}
-        return {"text": text, **more}
+        """Return class texts `[C, D]` as "text", together with all `texts`."""
+        further = {name: text.clone() if x is None else x for name, x in self.texts.items()}
+        return {"text": text, **further}
 
     def inputs(
         self,
@@ -111,61 +111,61 @@ class PromptedCLIP(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the inputs `needs` of scores, and "cosines", by name.
 
-        Cosines and logits are `[B, C]`, of the regions `[B, N, C]`, of further texts `[B, *]`;
-        "features" `[B, D]` are the images' own; "head_norm" `[B]` is the L1 norm of what enters
-        the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how often each frozen prompt
-        stands in FA's classifier; "candidate_lse" `[B]` is `Captioner.candidate_lse`. Where regions
-        vote on the class (GalLoP), "class_cosines" `[B, C]` are what it is predicted by.
+        Cosines and logits are `[B, C]`, those of regions `[B, N, C]`, of further texts `[B, *]`;
+        "features" `[B, D]` are the images' own; "head_norm" `[B]` is the L1 norm of the input of
+        the cosine head, exp(logit_scale) * f; "frozen_copies" `[B]` is how often each frozen
+        prompt occurs in FA's classifier; "candidate_lse" `[B]` is `Captioner.candidate_lse`. Where
+        regions count in the prediction (GalLoP), "class_cosines" `[B, C]` decide the class.
 
         Args:
-            features, regions: what `image_features` returned of `images` `[B, 3, H, W]`, which
-                only the inputs `FROM_IMAGES` need. classes: what `class_features` returned.
+            features, regions: returned by `image_features` for `images` `[B, 3, H, W]`, which only
+                the inputs `FROM_IMAGES` need. classes: returned by `class_features`.
         """
-        found = {"features": features}
+        inputs = {"features": features}
         if images is not None and "odin_logits" in needs:
             moved, _ = self.image_features(self.odin_images(images, classes["text"]), False)
             with exact(moved):
-                found["odin_logits"] = self.scale * moved @ classes["text"].T
+                inputs["odin_logits"] = self.scale * moved @ classes["text"].T
         with exact(features):
             for name, text in classes.items():
                 kinds = [kind if name == "text" else f"{name}_{kind}" for kind in KINDS]
                 if name == "text" or not set(kinds).isdisjoint(needs):
                     cosines = features @ text.T
-                    found |= zip(kinds, (cosines, self.scale * cosines), strict=True)
-            found["head_norm"] = (self.scale * features).abs().sum(dim=-1)
+                    inputs |= zip(kinds, (cosines, self.scale * cosines), strict=True)
+            inputs["head_norm"] = (self.scale * features).abs().sum(dim=-1)
             if "candidate_lse" in needs:
-                found["candidate_lse"] = self.captioner.candidate_lse(features, self.scale)
+                inputs["candidate_lse"] = self.captioner.candidate_lse(features, self.scale)
             if "frozen" in classes:
-                found["frozen_copies"] = classes["copies"].expand(len(features))
+                inputs["frozen_copies"] = classes["copies"].expand(len(features))
             if regions is not None:
-                found |= self._of_regions(regions, classes, needs, found["cosines"])
-        given = {*needs, "cosines", "class_cosines"}
-        return {name: x for name, x in found.items() if name in given}
+                inputs |= self._region_inputs(regions, classes, needs, inputs["cosines"])
+        wanted = {*needs, "cosines", "class_cosines"}
+        return {name: x for name, x in inputs.items() if name in wanted}
 
     @staticmethod
-    def _of_regions(
+    def _region_inputs(
         regions: Tensor, classes: dict[str, Tensor], needs: Collection[str], cosines: Tensor
     ) -> dict[str, Tensor]:
-        """Return the `inputs` that follow from regions `[B, N, D]`; cosines: the image's own."""
-        found, has_sets = {}, "local_text" in classes
+        """Return the `inputs` from regions `[B, N, D]`. `cosines`: of the whole images."""
+        inputs, has_sets = {}, "local_text" in classes
         if "local_cosines" in needs:
             text = classes["local_text"].mean(dim=0) if has_sets else classes["text"]
-            found["local_cosines"] = regions @ text.T  # [B, N, C]
+            inputs["local_cosines"] = regions @ text.T  # [B, N, C]
         if "frozen_local_cosines" in needs:
-            found["frozen_local_cosines"] = regions @ classes["frozen"].T
+            inputs["frozen_local_cosines"] = regions @ classes["frozen"].T
         if has_sets:
             ks = classes["local_k"].tolist()
             best = top_region_cosines(regions, classes["local_text"], ks)  # [B, n, C]
-            found["class_cosines"] = (cosines + best.mean(dim=1)) / 2
-        return found
+            inputs["class_cosines"] = (cosines + best.mean(dim=1)) / 2
+        return inputs
 
     def odin_images(self, images: Tensor, text: Tensor) -> Tensor:
-        """Return images a step nearer to their class: `x + m sign(grad_x log max_c p_c(x; T))`.
+        """Return images moved towards their class: `x + m sign(grad_x log max_c p_c(x; T))`.
 
-        Liang et al., eq. 2. The step is taken on the normalised pixels, one of 1/std in each
-        channel, so that it is `ODIN_MAGNITUDE` in all pixels of the image itself.
+        Liang et al., eq. 2. The step on the normalised pixels is divided by each channel's std,
+        so that it is `ODIN_MAGNITUDE` in all pixels of the image itself.
         """
-        # Within inference mode nothing can be differentiated, nor can tensors made in it.
+        # Inference mode allows no gradients, not even through tensors that were made in it.
         with torch.inference_mode(False), torch.enable_grad():
             pixels = images.clone().requires_grad_()
             text, scale = text.clone(), self.scale.clone()
@@ -195,14 +195,14 @@ class TwoBranchCLIP(PromptedCLIP):
         pairs: Sequence[tuple[str, str]],
     ):
         standard, denied = zip(*pairs, strict=True)
-        # The frozen branch is encoded when first asked for: training never needs it.
+        # The frozen branch is encoded at first use, because training never needs it.
         super().__init__(clip, functools.cache(lambda: classifier(clip, classnames, standard)))
         self.encoder, self.classnames = encoder, classnames
         self.denied = standard if encoder.variant == "learnable" else denied
 
     @property
     def scale(self) -> Tensor:
-        """Return exp(logit_scale) as training has left it."""
+        """Return exp(logit_scale) after training."""
         return self.encoder.logit_scale.exp()
 
     def class_features(self) -> dict[str, Tensor]:
@@ -212,24 +212,24 @@ class TwoBranchCLIP(PromptedCLIP):
 
 
 class DescribedCLIP(PromptedCLIP):
-    """A frozen CLIP whose class features are known: no prompt is encoded again.
+    """A frozen CLIP whose class features are known, so that no prompt is encoded again.
 
     Args:
-        features: what `class_features` of some `PromptedCLIP` returned, on the device of `clip`,
-            and what its captioner, if any, kept.
+        features: returned by `class_features` of a `PromptedCLIP`, on the device of `clip`, and
+            by `kept` of its captioner, if it has one.
         scale: that model's factor between cosine similarities and logits.
     """
 
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
         super().__init__(clip, lambda: features["text"])
-        kept = {name: x for name, x in features.items() if name.startswith(KEPT)}
+        kept = {name: x for name, x in features.items() if name.startswith(STATE_PREFIX)}
         self.captioner = Captioner.restored(clip, kept) if kept else None
         features = {name: x for name, x in features.items() if name not in kept}
         self.features, self._scale = features, scale
         self.local_map = features.get("local_map")
         self.has_no, self.has_frozen = "no" in features, "frozen" in features
-        own = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")
-        self.texts = {name: x for name, x in features.items() if name not in own}
+        reserved = ("text", "no", "frozen", "copies", "local_text", "local_k", "local_map")
+        self.texts = {name: x for name, x in features.items() if name not in reserved}
 
     @property
     def scale(self) -> Tensor:
@@ -241,10 +241,10 @@ class DescribedCLIP(PromptedCLIP):
 
 @contextmanager
 def exact(like: Tensor) -> Iterator[None]:
-    """Compute in float32 where `like` lives, whatever the precision around.
+    """Compute in float32 on the device of `like`, whatever precision surrounds it.
 
     In half precision a cosine is off by a hundredth of a logit, in TF32 by a tenth of that, and
-    softmax scores fall onto a few hundred distinct values.
+    softmax scores take only a few hundred distinct values.
     """
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
@@ -256,7 +256,7 @@ def exact(like: Tensor) -> Iterator[None]:
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Return features `[..., D]` of length 1, float32."""
+    """Return features `[..., D]` scaled to length 1, float32."""
     return F.normalize(features.float(), dim=-1)
 
 
@@ -269,11 +269,11 @@ def cosines(features: Tensor, text: Tensor) -> Tensor:
 def top_region_cosines(regions: Tensor, texts: Tensor, ks: Sequence[int]) -> Tensor:
     """Return the mean cosine of the regions most like each class, `[B, n, C]` (GalLoP, 3.2).
 
-    One set of texts at a time, so that `[B, N, C]` is held once, on the way back too.
+    One set of texts is computed at a time, so that only one `[B, N, C]` is held, also in backward.
 
     Args:
         regions: normalised, `[B, N, D]`. texts: n sets of text features, `[n, C, D]`.
-        ks: for each set how many regions of an image count; above N: all of them.
+        ks: for each set, how many regions of an image count; more than N means all of them.
     """
     means = [
         cosines(regions, text).topk(min(k, regions.shape[1]), dim=1).values.mean(dim=1)

@@ -1,4 +1,4 @@
-"""Prompt templates by name, their negations, and the classifier averaged over a set of them."""
+"""Prompt templates by name, their negations, and the classifier averaged over templates."""
 
 import re
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from clip.tokenizer import cut_to_longest, tokenize_prompts
 from dassl.utils import InputError, progress_bar
 
 BATCH = 512
-TEXTS = 1 << 17  # whose features are held at once: 256 MB of ViT-B's
+TEXTS = 1 << 17  # texts whose features are held at once: 256 MB for ViT-B
 IMAGENET80 = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-# CLIPN's file leaves these of CLIP's 80 out ...
+# CLIPN's file omits these of CLIP's 80 ...
 _NOT_IN_CLIPN = re.compile(
     "hard to see|embroidered|plastic|origami|toy|cartoon|plushie|^art of the|^itap of my"
 )
-# ... and breaks the negation's rule once.
+# ... and departs from its own rule of negation in these.
 _CLIPN_NEGATIONS = {
     "a {} in a video game.": "no a {} in a video game.",
     "the {} in a video game.": "the {} not in a video game.",
@@ -31,10 +31,10 @@ Pair = tuple[str, str]
 
 
 def template_pairs(setting: str) -> list[Pair]:
-    """Return the (standard, "no") templates that a TEMPLATE setting stands for.
+    """Return the (standard, "no") templates that a TEMPLATE setting means.
 
     "imagenet80": the 80 of CLIP's paper. "published": CLIPN's 128, with the quote characters
-    that its code reads as part of each line. Else one template, or several separated by "|".
+    that its code reads as part of each line. Otherwise one template, or several separated by "|".
 
     Raises:
         InputError: a template without a place for the class name.
@@ -47,50 +47,53 @@ def template_pairs(setting: str) -> list[Pair]:
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
         raise InputError(
-            f"TEMPLATE {wrong[0]!r} must hold {{}} once, where the class name goes; or it is "
-            "imagenet80 or published; several templates are separated by |"
+            f"TEMPLATE {wrong[0]!r} must hold {{}} once, where the class name goes; "
+            "allowed are imagenet80, published, one template, or several separated by |"
         )
     return [(template, negated(template)) for template in templates]
 
 
 def negated(template: str) -> str:
-    """Return `template` with the class denied, in CLIPN's wording.
+    """Return `template` with its class negated, in CLIPN's wording.
 
     >>> negated("a photo of a {}."), negated("a photo with the nice {}.")
     ('a photo of no {}.', 'a photo without the nice {}.')
     """
-    for pattern, denial in (
+    for pattern, negation in (
         (r" with ", " without "),
         (r" appearing ", " not appearing "),
         (r" of (?:a|the|my|one) ", " of no "),
         (r" of ", " of no "),
         (r"^(?:a|the) ", "no "),
     ):
-        denied, count = re.subn(pattern, denial, template, count=1)
+        result, count = re.subn(pattern, negation, template, count=1)
         if count:
-            return denied
+            return result
     return f"no {template}"
 
 
 def published_pairs() -> list[Pair]:
     """Return CLIPN's 128 template pairs exactly as its code reads them from its file.
 
-    64 of CLIP's 80, then the same saying "with" for "of". The file writes each as a Python
-    string, two of them with the comma behind it, and the code strips nothing of that: quotes and
-    commas are tokenised, in training (handcrafted) and in evaluation. Published checkpoints need
-    this preset to give their published figures; elsewhere the quotes only blur the text.
+    They are 64 of CLIP's 80, then the same with "with" for "of". The file writes each as a Python
+    string, two of them with a comma, and the code strips neither: quotes and commas are tokenised,
+    in training (handcrafted) and in evaluation. Published checkpoints need this preset to give
+    their published figures; elsewhere the quotes only blur the text.
     """
-    of = [template for template in IMAGENET80 if not _NOT_IN_CLIPN.search(template)]
-    have = [t.replace(" of ", " with ").replace(" in a video", " appearing in a video") for t in of]
+    templates = [template for template in IMAGENET80 if not _NOT_IN_CLIPN.search(template)]
+    templates += [
+        template.replace(" of ", " with ").replace(" in a video", " appearing in a video")
+        for template in templates
+    ]
     pairs = []
-    for yes in (*of, *have):
+    for yes in templates:
         end = "'," if yes in _WITH_A_COMMA else "'"
         pairs.append((f"'{yes}{end}", f"'{_CLIPN_NEGATIONS.get(yes) or negated(yes)}{end}"))
     return pairs
 
 
 def fill(template: str, text: str) -> str:
-    """Return the template about one class or caption; braces other than its {} stay."""
+    """Put a class name or caption into a template; braces other than its {} stay."""
     return template.replace("{}", text)
 
 
@@ -102,26 +105,26 @@ def classifier(
 ) -> Tensor:
     """Return the weights `[C, D]` of a zero-shot classifier, normalised, float32.
 
-    Over templates, the sum of the normalised text features (Radford et al., 2021, Section
-    3.1.4). Each distinct text is encoded once, short ones together, so that no batch is much
-    longer than its texts. At most `TEXTS` features (or one template's) are held at once.
+    They are the sum over templates of the normalised text features (Radford et al., 2021, Section
+    3.1.4). Each distinct text is encoded once, in batches of similar length, which need little
+    padding. At most `TEXTS` features (or one template's) are held at once.
 
     Args:
         names: C class names. templates: with {} for the name.
 
     Raises:
-        InputError: a text is longer than the tower reads.
+        InputError: a text is longer than the context length of the tower.
     """
     names = [name.replace("_", " ") for name in names]
-    at_once, total = max(1, TEXTS // len(names)), 0
-    for start in range(0, len(templates), at_once):
-        part = templates[start : start + at_once]
-        rows = {fill(template, name): name for template in part for name in names}
-        tokens = tokenize_prompts(list(rows), list(rows.values()), tower.context_length)
+    step, total = max(1, TEXTS // len(names)), 0
+    for start in range(0, len(templates), step):
+        group = templates[start : start + step]
+        name_of = {fill(template, name): name for template in group for name in names}
+        tokens = tokenize_prompts(list(name_of), list(name_of.values()), tower.context_length)
         features = _encode_all(tower, tokens, title)  # [distinct, D]
-        index = {text: row for row, text in enumerate(rows)}
-        for template in part:
-            total = total + features[[index[fill(template, name)] for name in names]]  # [C, D]
+        row_of = {text: row for row, text in enumerate(name_of)}
+        for template in group:
+            total = total + features[[row_of[fill(template, name)] for name in names]]  # [C, D]
     return F.normalize(total, dim=-1)
 
 
@@ -129,10 +132,10 @@ def classifier(
 def _encode_all(tower: ClipModel | NoTextEncoder, tokens: Tensor, title: str) -> Tensor:
     """Return normalised features `[T, D]` of `tokens`, encoded in the order of their length."""
     device = tower.logit_scale.device
-    order = tokens.argmax(dim=-1).argsort(stable=True)  # by the place of [EOT]
+    order = tokens.argmax(dim=-1).argsort(stable=True)  # by the position of [EOT]
     batches = progress_bar(order.split(BATCH), f"encoding {title}", "batch", delay=2, leave=False)
-    parts = [
+    features = [
         F.normalize(tower.encode_text(cut_to_longest(tokens[batch]).to(device)).float(), dim=-1)
         for batch in batches
     ]
-    return torch.cat(parts)[order.argsort().to(device)]
+    return torch.cat(features)[order.argsort().to(device)]

@@ -1,4 +1,4 @@
-"""Text features of very many short texts: what they begin with is encoded once, the rest packed."""
+"""Text features of very many short texts, whose common beginning is encoded once."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,9 @@ from clip.tokenizer import cut_to_longest, tokenize
 def encode_texts(model: ClipModel, texts: Sequence[str]) -> Tensor:
     """Return unnormalised features `[T, D]` of texts, float32, on the model's device.
 
-    The fewer texts begin otherwise, the more of them is shared: texts of one template, the
-    words not sorted by their beginnings, share all before the word. Memory is that of the
-    embeddings of all `texts`: give some thousands at a time. A text longer than the tower reads
-    is cut.
+    Only a beginning that all texts share is encoded once: texts of one template share all that
+    stands before the word. The embeddings of all `texts` are held in memory, so pass some
+    thousands at a time. A text longer than the context length is cut.
     """
     device = model.logit_scale.device
     tokens = cut_to_longest(tokenize(list(texts), model.context_length, truncate=True))  # [T, L]

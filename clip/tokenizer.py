@@ -1,4 +1,4 @@
-"""OpenAI CLIP's tokeniser: open_clip's byte-pair encoding with OpenAI's names and limits."""
+"""OpenAI CLIP's tokeniser: open_clip's byte-pair encoding with OpenAI's special tokens."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,10 +15,9 @@ SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 
 @lru_cache(maxsize=1)
 def tokenizer() -> SimpleTokenizer:
-    """Return the shared tokeniser, built at first use: reading the vocabulary takes a moment.
+    """Return the shared tokeniser, built at first use because reading the vocabulary takes time.
 
-    open_clip renamed the two special tokens; written out in a text, OpenAI's
-    names must become single tokens and open_clip's must not.
+    In a text, OpenAI's names of the two special tokens are single tokens; open_clip's are not.
     """
     bpe = SimpleTokenizer(context_length=CONTEXT_LENGTH)
     for renamed, name, token_id in zip(
@@ -38,7 +37,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(token: int) -> str:
-    """Return what a token says alone, without blanks around it; "" of [SOT] and [EOT]."""
+    """Return the text of one token, without blanks around it; "" for [SOT] and [EOT]."""
     bpe = tokenizer()
     return "" if token in bpe.all_special_ids else bpe.decode([token]).strip()
 
@@ -49,7 +48,7 @@ def tokenize(
     """Return token ids `[T, context_length]` (int64) of one or more texts, padded with 0.
 
     Raises:
-        RuntimeError: a text does not fit and `truncate` is off. With `truncate`
+        RuntimeError: a text is too long and `truncate` is off. With `truncate`
             it is cut and its last token becomes [EOT].
     """
     bpe = tokenizer()
@@ -69,10 +68,10 @@ def tokenize(
 
 
 def cut_to_longest(tokens: torch.Tensor) -> torch.Tensor:
-    """Return token ids `[T, L]` without the columns behind the last [EOT].
+    """Return token ids `[T, L]` without the columns after the last [EOT].
 
-    Attention is causal, so the features are the same for less work. To be called where the
-    tokens are made, on the CPU: of tokens on a GPU, the host would wait for the length.
+    Attention is causal, so the features are the same for less work. Call it before the tokens
+    move to a GPU: there, reading the length would make the host wait.
     """
     return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]  # [EOT] has the highest id
 
@@ -83,7 +82,7 @@ def tokenize_prompts(
     """Return token ids `[T, context_length]` of prompts about the classes `names` `[T]`.
 
     Raises:
-        InputError: a prompt does not fit. Cut off, classes could become the same text.
+        InputError: a prompt is too long. If it were cut, two classes could get the same text.
     """
     rows = []
     for prompt, name in zip(prompts, names, strict=True):

@@ -1,8 +1,8 @@
-"""Read the weights of a CLIP from a file or folder, whatever wrote and wrapped them.
+"""Read the weights of a CLIP from a file or folder of any common format.
 
-Read are OpenAI's TorchScript archives, PyTorch checkpoints (open_clip's, Lightning's, CLIPN's),
-safetensors, and Hugging Face's layout of any of these. What a file is, its content decides, not
-its ending. No code in a file is ever run.
+Supported are OpenAI's TorchScript archives, PyTorch checkpoints (open_clip's, Lightning's,
+CLIPN's), safetensors, and Hugging Face's layout of any of these. The content of a file decides
+its format, not the suffix of its name. No code in a file is ever run.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from clip.facts import ACTIVATIONS, OPENAI, Facts, read_facts, read_object
 from dassl.utils import InputError, load_checkpoint
 
 VOCABULARY = 49408  # tokens of OpenAI's byte-pair encoding
-# Weight files that a folder of open_clip or Hugging Face holds, the preferred first.
+# Weight files in folders of open_clip and Hugging Face, in order of preference.
 IN_FOLDER = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -28,19 +28,19 @@ IN_FOLDER = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
-# How files begin that are often found in the place of weights, and the way to the weights.
+# First bytes of files that are often saved in place of weights -> what they are, what to do.
 IMPOSTORS = {
     b"version https://git-lfs": "a pointer of git-lfs: run `git lfs pull` in its folder, or",
-    b"<!doctype": "a web page, which its address answered with:",
-    b"<html": "a web page, which its address answered with:",
+    b"<!doctype": "a web page that was saved in place of the weights:",
+    b"<html": "a web page that was saved in place of the weights:",
 }
 # Keys under which training code puts the weights in a checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-# What training code puts before the name of each weight: DataParallel, Lightning, open_clip's
-# CustomTextCLIP. torch.compile's mark may stand anywhere in a name.
+# Prefixes that DataParallel, Lightning and open_clip's CustomTextCLIP put before the names of
+# weights. The mark of torch.compile may stand anywhere in a name.
 PREFIXES = re.compile(r"^(?:(?:module|model|clip|clip_model|text)\.)+")
 COMPILED = "_orig_mod."
-# Parts of the names in Hugging Face's `CLIPModel`, and what OpenAI's layout calls them.
+# Parts of names in Hugging Face's `CLIPModel` -> the same in OpenAI's layout.
 HUGGING_FACE = {
     "text_model.embeddings.token_embedding.": "token_embedding.",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -60,20 +60,20 @@ HUGGING_FACE = {
     ".mlp.fc1.": ".mlp.c_fc.",
     ".mlp.fc2.": ".mlp.c_proj.",
 }
-# No weights: OpenAI's three numbers; the causal mask and the positions, which follow from the
-# context length; the bias of a sigmoid loss, the same for all classes.
+# Entries that are no weights: OpenAI's three numbers; the causal mask and the positions, which
+# follow from the context length; the bias of a sigmoid loss, the same for all classes.
 OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 NOT_WEIGHTS = (*OPENAI_MARKERS, "attn_mask", "position_ids", "logit_bias")
 
 
 @dataclass
 class ClipWeights:
-    """Weights in OpenAI's layout, and what is known beside them.
+    """Weights in OpenAI's layout, with the facts stated beside them.
 
     Attributes:
         state: the CLIP's tensors by OpenAI's names. negation: those of CLIPN's "no" text encoder,
             by the names of the text tower and `prompt_no`; empty for a plain CLIP.
-        facts: what the file, or a JSON file beside it, says of the model.
+        facts: about the model, from the file or a JSON file beside it.
     """
 
     state: dict[str, Tensor]
@@ -85,14 +85,14 @@ def read_weights(path: str | Path) -> ClipWeights:
     """Read the weights of a CLIP from a file, an index of shards, or a folder.
 
     Raises:
-        InputError: the file cannot be read, or holds no CLIP that can be driven here.
+        InputError: the file cannot be read, or holds no CLIP that is supported.
     """
     path = Path(path)
     state: dict[str, Tensor] = {}
     activation = None
     for file in _files(path):
-        part, activation = _read_file(file)
-        state |= plain_names(part)
+        content, activation = _read_file(file)
+        state |= plain_names(content)
     from_openai = any(marker in state for marker in OPENAI_MARKERS)
     state = _in_openai_layout(state)
     _check_layout(path, state)
@@ -100,43 +100,43 @@ def read_weights(path: str | Path) -> ClipWeights:
     facts = replace(facts, activation=activation or facts.activation)
     if facts.activation not in (None, *ACTIVATIONS):
         raise InputError(
-            f"{path}, or the config beside it, names the activation {facts.activation}: CLIPs "
-            f"with {' or '.join(ACTIVATIONS)} can be computed here"
+            f"{path}, or the config beside it, names the activation {facts.activation}; only "
+            f"CLIPs with {' or '.join(ACTIVATIONS)} are supported"
         )
     _spread_token_rows(state)
     return ClipWeights(*_split_negation(state), facts)
 
 
 def _files(path: Path) -> list[Path]:
-    """List the weight files that `path` stands for: itself, those of an index or of a folder."""
+    """List the weight files at `path`: the file itself, or those of an index or folder."""
     if path.is_dir():
-        found = [path / name for name in IN_FOLDER if (path / name).is_file()]
-        if not found:
-            held = ", ".join(sorted(file.name for file in path.iterdir())[:10])
+        candidates = [path / name for name in IN_FOLDER if (path / name).is_file()]
+        if not candidates:
+            content = ", ".join(sorted(file.name for file in path.iterdir())[:10])
             raise InputError(
-                f"the folder {path} holds no weights of a CLIP ({', '.join(IN_FOLDER)}), but "
-                f"{held or 'nothing'}. Give the path of the file"
+                f"the folder {path} holds no weights of a CLIP ({', '.join(IN_FOLDER)}), only "
+                f"{content or 'nothing'}. Give the path of a weight file"
             )
-        path = found[0]
+        path = candidates[0]
     if not path.name.endswith(".index.json"):
         return [path]
     shards = set(read_object(path).get("weight_map", {}).values())
     if not shards:
-        raise InputError(f"{path} names no weight files")
+        raise InputError(f"{path} lists no weight files (weight_map)")
     return [path.parent / Path(name).name for name in sorted(shards)]
 
 
 def _read_file(path: Path) -> tuple[dict, str | None]:
-    """Read one file: its content, and the activation it names."""
+    """Read one file: return its content, and the activation if the file states it."""
     try:
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    for beginning, what in IMPOSTORS.items():
+    for beginning, kind in IMPOSTORS.items():
         if head.lstrip().lower().startswith(beginning):
-            raise InputError(f"{path} holds no weights, it is {what} download the file itself")
-    if head[8:9] == b"{":  # behind the length of the header, 8 bytes
+            raise InputError(f"{path} holds no weights, it is {kind} download the file itself")
+    if head[8:9] == b"{":  # a safetensors header, after 8 bytes with its length
         return _read_safetensors(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -158,7 +158,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 def _read_jit(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():
-        # TorchScript is deprecated, OpenAI's files are still written in it.
+        # TorchScript is deprecated, but OpenAI's files use it.
         warnings.simplefilter("ignore")
         try:
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
@@ -167,7 +167,7 @@ def _read_jit(path: Path) -> dict[str, Tensor]:
 
 
 def plain_names(content: dict) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by their plain names, out of all wrappers.
+    """Return the tensors of a checkpoint by their plain names, without any wrapper.
 
     >>> plain_names({"state_dict": {"module._orig_mod.text.ln_final.bias": torch.zeros(1)}})
     {'ln_final.bias': tensor([0.])}
@@ -182,7 +182,7 @@ def plain_names(content: dict) -> dict[str, Tensor]:
 
 
 def _in_openai_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights by OpenAI's names, Hugging Face's too; what is no weight is left out."""
+    """Return the weights by OpenAI's names, renamed from Hugging Face's, and nothing else."""
     renamed = {}
     for key, value in state.items():
         if key.endswith(NOT_WEIGHTS):
@@ -203,17 +203,17 @@ def _check_layout(path: Path, state: dict[str, Tensor]) -> None:
     if any(key.startswith("visual.trunk.") for key in state):
         raise InputError(
             f"{path} holds a CLIP with an image tower of timm (visual.trunk), whose architecture "
-            "cannot be read off its weights: name it as open_clip does, model/tag, such as "
+            "its weights do not show: give open_clip's name for it, model/tag, such as "
             "--backbone convnext_base_w/laion2b_s13b_b82k"
         )
-    wanted = ("text_projection", "token_embedding.weight", "logit_scale")
-    missing = [key for key in wanted if key not in state]
+    required = ("text_projection", "token_embedding.weight", "logit_scale")
+    missing = [key for key in required if key not in state]
     if missing:
         raise InputError(
             f"{path} holds no CLIP model in OpenAI's or Hugging Face's layout: "
-            f"{', '.join(missing)} not found among its {len(state)} weights (first: "
-            f"{', '.join(list(state)[:3]) or 'none'}). If they are there under longer names, or "
-            "in a dict of the file, save them alone: torch.save(model.state_dict(), FILE)"
+            f"{', '.join(missing)} not found among its {len(state)} weights (the first are "
+            f"{', '.join(list(state)[:3]) or 'none'}). If they have longer names, or stand in a "
+            "dict within the file, save them alone: torch.save(model.state_dict(), FILE)"
         )
 
 
@@ -232,10 +232,10 @@ def _split_negation(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def _spread_token_rows(state: dict[str, Tensor]) -> None:
-    """Put the embedding rows of a small file at their places in the full vocabulary.
+    """Expand the token embedding of a small file to the full vocabulary.
 
-    A CLIP trained on a few hundred words keeps only their rows and says which
-    (`token_ids`); words it has never seen embed as zero.
+    A CLIP trained on a few hundred words saves only the rows of these and lists
+    them (`token_ids`); words it has never seen embed as zero.
     """
     token_ids = state.pop("token_ids", None)
     if token_ids is not None:
@@ -246,7 +246,7 @@ def _spread_token_rows(state: dict[str, Tensor]) -> None:
 
 
 def weights_hash(state: dict[str, Tensor]) -> str:
-    """Return the sha256 over names, shapes and float32 values: the same for every file format."""
+    """Return the sha256 of names, shapes and float32 values: the same for every file format."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu()

@@ -8,7 +8,7 @@ Left out, because no CLIP trainer uses it: trainers, datasets, samplers and augm
 adaptation, domain generalisation and semi-supervised learning, backbones, heads, `SimpleNet` and
 `dassl.modeling`, distance metrics, and downloads.
 
-What differs from upstream on purpose is said where it happens, under `Differs from upstream:`.
+Deliberate differences are documented where they occur, under `Differs from upstream:`.
 """
 
 __version__ = "0.6.3"

@@ -1,4 +1,4 @@
-"""Run an entry point, and end it in a sentence."""
+"""Run an entry point and report a user's mistake in one sentence."""
 
 import signal
 import sys
@@ -13,15 +13,15 @@ class Terminated(KeyboardInterrupt):
 
 
 def _stop(number: int, frame: object) -> None:
-    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    raise kind(f"stopped by {signal.Signals(number).name}")
+    interrupt = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    raise interrupt(f"stopped by {signal.Signals(number).name}")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an entry point; an error that the user can mend ends it in a sentence, no traceback.
+    """Run an entry point; report an error that the user can mend in a sentence, no traceback.
 
-    SIGINT and SIGTERM end it in a sentence too, with the shell's usual exit status. Under torchrun
-    the first rank that fails says why, and torchrun ends the others.
+    SIGINT and SIGTERM are reported in a sentence too, with the shell's usual exit status. Under
+    torchrun the first rank that fails prints its error, and torchrun ends the others.
     """
     escape_unprintable()
     try:
@@ -36,11 +36,11 @@ def run(main: Callable[[], None]) -> None:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
-        where = distributed.name_of_rank()
+        rank = distributed.name_of_rank()
         if not distributed.first_to_fail():
             sys.exit(1)
         if isinstance(error, InputError):
-            sys.exit(f"error ({where}): {error}" if where else f"error: {error}")
-        if where:
-            error.add_note(f"This was {where}.")
+            sys.exit(f"error ({rank}): {error}" if rank else f"error: {error}")
+        if rank:
+            error.add_note(f"Raised on {rank}.")
         raise

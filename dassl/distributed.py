@@ -1,19 +1,19 @@
-"""Several processes that train one model, as `torchrun` starts them (or NPROC of scripts/train.sh).
+"""Training one model in several processes, which `torchrun` starts (or NPROC of scripts/train.sh).
 
 The rule: a batch is global. DATALOADER.TRAIN_X.BATCH_SIZE is its size whatever the number of
 ranks, each rank encodes its share of it, and **every rank computes the loss of the whole batch**,
-from features that `gather_with_grad` brings together or sums that `mean_over_ranks` makes. After
-backward, `mean_gradients` leaves the exact gradient of that loss on every rank: with features f_r
-of rank r, a rank's backward sums what all W ranks send to f_r, W dL/df_r, so that the mean of the
-ranks' parameter gradients is sum_r dL/df_r df_r/dtheta. N ranks then take the step of one.
+from features that `gather_with_grad` collects or sums that `mean_over_ranks` forms. After backward,
+`mean_gradients` leaves the exact gradient of that loss on every rank: for the features f_r of rank
+r, backward sums what all W ranks send to f_r, which is W dL/df_r, so that the mean of the ranks'
+parameter gradients is sum_r dL/df_r df_r/dtheta. So N ranks take the same step as one.
 
-Class prompts are shared out too (`clip.prefix`): rank r encodes the texts t_r and all ranks gather
-them. A rank's own graph reaches only its images' part of L, but W times, as `mean_over_ranks` sums
-over the ranks on the way back; the gather's backward sums these parts to W dL/dt_r.
+Class prompts are divided among the ranks too (`clip.prefix`): rank r encodes the texts t_r and all
+ranks gather them. A rank's own graph reaches only its images' part of L, but W times, as backward
+of `mean_over_ranks` sums over the ranks; the gather's backward sums these parts to W dL/dt_r.
 
-Not DistributedDataParallel, which hooks on one module's forward: the losses take features of
-several calls, and what is trained is small. Rank 0 alone writes files and logs; all ranks read the
-same checkpoint. Everything here is a no-op in a single process.
+DistributedDataParallel hooks into the forward of one module; it is not used because the losses take
+features of several calls, and what is trained is small. Rank 0 alone writes files and logs; all
+ranks read the same checkpoint. In a single process everything here does nothing.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _store: dist.Store | None = None
 
 
 def init_from_env() -> None:
-    """Join the process group that torchrun's environment describes; nothing without one."""
+    """Join the process group that torchrun's environment describes, if there is one."""
     global _store
     if dist.is_initialized() or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -43,7 +43,7 @@ def init_from_env() -> None:
 
 
 def shutdown() -> None:
-    """Leave the process group, after the last collective of a run that went well."""
+    """Leave the process group after the last collective of a successful run."""
     global _store
     if dist.is_initialized():
         # gloo's destructor joins threads that may still need the GIL, to free the tensors of their
@@ -89,7 +89,7 @@ def local_device(use_cuda: bool = True) -> torch.device:
 
 
 def share_of(batch_size: int) -> int:
-    """Return each rank's share of a global batch; InputError if the ranks do not divide it."""
+    """Return each rank's share of a global batch; InputError if it is no multiple of the ranks."""
     ranks = world_size()
     if batch_size < 1 or batch_size % ranks:
         raise InputError(
@@ -106,25 +106,25 @@ def rank_slice(batch: Sequence, index: int, ranks: int) -> Sequence:
 
 
 def gather_with_grad(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-    """Return all ranks' `tensor` `[b, ...]` one below the other, in rank order: `[W b, ...]`.
+    """Concatenate all ranks' `tensor` `[b, ...]`, in rank order, to `[W b, ...]`.
 
-    The gradient sums what all ranks send to this rank's slice; see the module's docstring for what
-    follows. `counts`: how many rows each rank gives; None: all as many.
+    The gradient sums what all ranks send to this rank's slice; the module's docstring explains
+    the consequences. `counts`: the number of rows of each rank; None: the same for all.
     """
     if world_size() == 1:
         return tensor
     counts = counts or [len(tensor)] * world_size()
-    # Each rank's rows among zeros: the sum is the gathered rows, and its gradient their rule.
+    # Each rank pads its rows with zeros; the sum over ranks has all rows, and the right gradient.
     before, after = sum(counts[: rank()]), sum(counts[rank() + 1 :])
     above, below = (tensor.new_zeros(n, *tensor.shape[1:]) for n in (before, after))
     return _Sum.apply(torch.cat([above, tensor, below]))
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Return the mean of all ranks' `values` `[n]`, n may differ; 0 if there is none anywhere.
+    """Return the mean of all ranks' `values` `[n]`, where n may differ; 0 if no rank has any.
 
-    A mean of the ranks' means would be another number where n differs, as it does for LoCoOp's
-    regions. Differentiable like `gather_with_grad`.
+    The mean of the ranks' means would be wrong where n differs, as it does for LoCoOp's regions.
+    Differentiable like `gather_with_grad`.
     """
     if world_size() == 1:
         return values.sum() / max(1, values.numel())
@@ -133,7 +133,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def mean_of_sums(total: Tensor, count: Tensor) -> Tensor:
-    """Return `mean_over_ranks` of values that each rank has summed, `total` of `count` values."""
+    """Return `mean_over_ranks` from each rank's sum `total` of its `count` values."""
     if world_size() > 1:
         count, total = _all_reduce(count), _Sum.apply(total)
     return total / count.clamp(min=1)
@@ -144,12 +144,12 @@ def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradient of every parameter by its mean over the ranks, in one all-reduce.
 
     A gradient that this rank's share of the batch did not reach counts as zero; one that no rank
-    has stays None, as an optimiser would otherwise let the weight decay.
+    has stays None, as the optimiser would otherwise apply weight decay.
     """
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     if world_size() == 1 or not learned:
         return
-    # On the CPU: the ranks compare notes without waiting for their devices.
+    # On the CPU, so that the ranks need not wait for their devices.
     reached = torch.tensor([parameter.grad is not None for parameter in learned]).int()
     _all_reduce(reached)
     learned = [p for p, ranks in zip(learned, reached.tolist(), strict=True) if ranks]
@@ -179,9 +179,9 @@ def broadcast_state(module: nn.Module) -> None:
 def seed_other_ranks() -> None:
     """Seed the generators of ranks above 0 from rank 0's state and their rank.
 
-    Ranks that draw the same numbers in a step would drop the same units of all images. What rank 0
-    draws stays as in a single process, and as a checkpoint restores it: called at the start of each
-    epoch, this makes a resumed run equal an uninterrupted one.
+    Ranks that draw the same numbers in a step would drop the same units of all images. Rank 0 keeps
+    its state, which is that of a single process, and which a checkpoint restores: called at the
+    start of each epoch, this makes a resumed run equal an uninterrupted one.
     """
     if world_size() == 1:
         return
@@ -199,13 +199,13 @@ def barrier() -> None:
 
 
 def from_main(function: Callable[[], Any]) -> Any:
-    """Return on every rank what `function` returns on rank 0, where alone it is called."""
+    """Call `function` on rank 0 alone, and return its result on every rank."""
     if world_size() == 1:
         return function()
-    held = [function() if is_main() else None]
+    result = [function() if is_main() else None]
     with explain_failed_collective():
-        dist.broadcast_object_list(held, 0)
-    return held[0]
+        dist.broadcast_object_list(result, 0)
+    return result[0]
 
 
 def from_all(value: Any) -> list[Any]:
@@ -218,7 +218,7 @@ def from_all(value: Any) -> list[Any]:
 
 
 def first_to_fail() -> bool:
-    """Return True for the first rank that asks: of those that fail together it is to say why."""
+    """Return True for the first rank that calls this, which alone reports a common failure."""
     if _store is None:
         return True
     try:
@@ -251,12 +251,12 @@ def _all_reduce(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def explain_failed_collective() -> Iterator[None]:
-    """Turn whatever a collective raises into an InputError that names the usual reason."""
+    """Turn any error of a collective into an InputError that names the usual cause."""
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
-            f"Another process of the run has died or cannot be reached by {name_of_rank()} "
-            f"({reason}); its message says why. The same command goes on from the last checkpoint."
+            f"Another process of the run has died, or {name_of_rank()} cannot reach it ({reason}). "
+            "Its own message says why. The same command resumes from the last checkpoint."
         ) from error

@@ -1,4 +1,4 @@
-"""Image-caption pairs in plain files: a table, or an ID data set with its class names."""
+"""Image-caption pairs in plain files: from a table, or an ID data set with its class names."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -13,26 +13,26 @@ from dassl.data.datasets import build_dataset
 from dassl.data.samplers import SeededBatch
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
-from datasets.folders import absolute, some
+from datasets.folders import absolute, first_few
 from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
-# So many pairs in a row that cannot be read are no accident.
-MOST_BAD_IN_A_ROW = 100
+# So many unreadable pairs in a row are an error, not an accident.
+MAX_BAD_IN_A_ROW = 100
 
 
 class CaptionedImages(Dataset):
-    """Batches of images with captions, by the number of the batch and the indices of its pairs.
+    """Batches of images with captions, indexed by a batch's number and the indices of its pairs.
 
     Args:
         images: paths of the images.
-        captions: what takes the place of {} in a template, for each image.
-        templates: one is drawn for each image and epoch, by `seed`, as augmentations are.
+        captions: for each image, the text that replaces {} in a template.
+        templates: one is drawn for each image and epoch, by `seed`, like augmentations.
 
     Attributes:
-        encoded: path -> features `[D]` of the images that can be read: given in their place.
+        encoded: path -> features `[D]` of the readable images, which replace these in batches.
     """
 
-    seed = epoch = 0  # the loader's
+    seed = epoch = 0  # set by the loader
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class CaptionedImages(Dataset):
         return fill_batch(map(self._pair, seeded_indices), len(indices), number)
 
     def _pair(self, index: int) -> dict[str, Any]:
-        """Return the pair, or the next one that can be read; "bad" names those passed over."""
+        """Return the pair, or the next one that can be read; "bad" names the skipped ones."""
         bad: list[str] = []
-        for position in range(index, index + min(MOST_BAD_IN_A_ROW, self.count)):
+        for position in range(index, index + min(MAX_BAD_IN_A_ROW, self.count)):
             i = position % self.count
             try:
                 image, caption = self._read(i)
@@ -72,7 +72,7 @@ class CaptionedImages(Dataset):
     def _read(self, index: int) -> tuple[Tensor, str]:
         path = self.images[index]
         template = seeded(self.seed, self.epoch, index).choice(self.templates)
-        # Not str.format, to which the braces that a template holds beside its {} mean something.
+        # Not str.format, which would interpret other braces in a template.
         caption = template.replace("{}", self.captions[index])
         if self.encoded is None:
             image, text = read_pair(path, caption)
@@ -83,18 +83,18 @@ class CaptionedImages(Dataset):
 
 
 def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> CaptionedImages:
-    """Return the pairs of a table with a header line.
+    """Return the pairs of a table with a header line, separated by tabs or else commas.
 
-    It is separated by tabs if the header has any, else by commas. Of the two `columns`, image paths
-    are relative to the table's folder, or absolute; the other has the captions.
+    Args:
+        columns: of image paths, absolute or relative to the table's folder, and of captions.
 
     Raises:
-        InputError: no such file, not a table, no such columns, no rows, or none of the first
-            images is there.
+        InputError: the file is missing or not a table, lacks the columns or has no rows, or none
+            of the first images exists.
     """
     rows = _rows(path, columns)
     images = [str(path.parent / image) for image, _ in rows]
-    first = images[:MOST_BAD_IN_A_ROW]
+    first = images[:MAX_BAD_IN_A_ROW]
     if not any(Path(image).is_file() for image in first):
         raise InputError(
             f"None of the first {len(first)} images of {absolute(path)} exists, such as "
@@ -104,14 +104,14 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
 
 
 def class_pairs(cfg: CfgNode, transform: Callable) -> CaptionedImages:
-    """Return the training images of the ID data set, captioned with its class names; InputError for
-    no template, one without a place for the name, or no training images."""
+    """Return the training images of the ID set, captioned with its class names; InputError if there
+    are no templates or no training images, or a template has no {}."""
     templates = cfg.DATASET.PAIRS.TEMPLATES
     wrong = [text for text in templates if not isinstance(text, str) or text.count("{}") != 1]
     if wrong or not templates:
         raise InputError(
-            f"DATASET.PAIRS.TEMPLATES is {tuple(templates)}: each template is a text that must "
-            "hold {} once, where the class name goes, and there must be one."
+            f"DATASET.PAIRS.TEMPLATES is {tuple(templates)}: there must be a template, and each "
+            "must hold {} once, where the class name goes."
         )
     items = build_dataset(cfg).train_x
     images, names = [item.impath for item in items], [item.classname for item in items]
@@ -121,8 +121,8 @@ def class_pairs(cfg: CfgNode, transform: Callable) -> CaptionedImages:
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
     if len(columns) != 2 or not all(isinstance(name, str) for name in columns):
         raise InputError(
-            f"DATASET.PAIRS.COLUMNS is {tuple(columns)}: it must be two names, of the column of "
-            "image paths and of that of captions, such as ('filepath', 'title')."
+            f"DATASET.PAIRS.COLUMNS is {tuple(columns)}: it must name two columns, that of image "
+            "paths and that of captions, such as ('filepath', 'title')."
         )
     image, caption = columns
     try:
@@ -139,9 +139,9 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
             "UTF-8 CSV file with a header line."
         ) from error
     if missing or not rows:
-        found = f"has no column {some(missing)}" if missing else "has no rows"
+        fault = f"has no column {first_few(missing)}" if missing else "has no rows"
         raise InputError(
-            f"The table of pairs {absolute(path)} {found}. Found: {some(header) or 'nothing'}. "
+            f"The table of pairs {absolute(path)} {fault}. Columns: {first_few(header) or 'none'}. "
             "Name its columns in DATASET.PAIRS.COLUMNS, such as ('filepath', 'title')."
         )
     return rows

@@ -1,6 +1,6 @@
 """Image-caption pairs, and images alone, in webdataset shards: tars of `<key>.jpg`, `<key>.txt`.
 
-Only images and captions are taken out of a tar, images by Pillow and captions as UTF-8:
+Only images and captions are read from a tar, images by Pillow and captions as UTF-8:
 webdataset's decoders, which unpickle files by their suffix, are not used.
 """
 
@@ -18,45 +18,44 @@ from torch.utils.data import IterableDataset, get_worker_info
 from dassl import distributed
 from dassl.utils import BadImageError, progress_bar, read_json
 from dassl.utils.errors import InputError
-from datasets.folders import DataError, absolute, contents, is_image, some
+from datasets.folders import DataError, absolute, contents, first_few, is_image
 from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 
 logger = logging.getLogger(__name__)
 
 IMAGES, CAPTION = ("jpg", "jpeg", "png", "webp"), "txt"
-Slice = tuple[int, int, int]  # shard, first pair, first pair no longer taken
+Slice = tuple[int, int, int]  # shard, first pair, one past the last pair
 
 
 class ShardPairs(IterableDataset):
-    """Batches of an epoch that this rank, and each of its workers, makes.
+    """This rank's batches of an epoch, divided among its workers.
 
-    The shards are put into an order drawn for the epoch; the pairs, in that order, are cut into
-    one stretch for each worker of each rank, so that no pair is read twice; within its stretch a
-    worker shuffles through a buffer. A worker whose stretch has pairs that cannot be read begins
-    again at its start to make up their number.
+    The shards are shuffled for the epoch; their pairs, in that order, are cut into one stretch for
+    each worker of each rank, so that no pair is read twice; within its stretch a worker shuffles
+    through a buffer. A worker reads its stretch again from the start to replace unreadable pairs.
 
     Args:
-        pattern: path with braces, `cc3m/{00000..00331}.tar`, or of a folder of .tar files.
-        shuffle: pairs in each worker's buffer, undecoded.
+        pattern: a path with braces, `cc3m/{00000..00331}.tar`, or a folder of .tar files.
+        shuffle: number of undecoded pairs in each worker's buffer.
 
     Attributes:
         count: pairs in all shards.
-        batches, share: steps of an epoch, the same for all ranks, and pairs of each that a rank
-            reads. Must be set before reading.
+        batches, share: steps of an epoch, the same for all ranks, and how many pairs of each a
+            rank reads. Must be set before reading.
 
     Raises:
-        InputError: no shards, or some that are missing, no tars, or without captions.
+        InputError: there are no shards, or some are missing, no tars, or without captions.
     """
 
     batches = share = 0
-    seed = epoch = 0  # the loader's
+    seed = epoch = 0  # set by the loader
 
     def __init__(self, pattern: Path, transform: Callable, shuffle: int):
         self.shards = find_shards(pattern)
         self.counts = count_pairs(self.shards)
         self.count = sum(self.counts)
         self.transform, self.shuffle = transform, max(1, shuffle)
-        # Here: a worker does not know them.
+        # Read here, because workers do not know them.
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
 
     def __len__(self) -> int:
@@ -72,31 +71,31 @@ class ShardPairs(IterableDataset):
     def _samples(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Yield all samples of an epoch that a worker of this rank reads."""
         stretch = self.stretches(workers)[self.rank * workers + worker]
-        wanted = sum(stop - start for _, start, stop in stretch)
+        remaining = sum(stop - start for _, start, stop in stretch)
         bad: list[str] = []
         turn = 0
-        while wanted:
+        while remaining:
             rng = seeded(self.seed, self.epoch, self.rank, worker, turn)
-            got = 0
-            for sample in islice(self._read(stretch, rng, bad), wanted):
+            count = 0
+            for sample in islice(self._read(stretch, rng, bad), remaining):
                 yield {**sample, "bad": bad.copy()}
                 bad.clear()
-                got += 1
-            if not got:
+                count += 1
+            if not count:
                 raise BadImageError(
-                    f"None of {wanted} image-caption pairs can be read, such as {bad[0]}. Check "
-                    f"the shards {absolute(self.shards[stretch[0][0]])} and following."
+                    f"None of {remaining} image-caption pairs can be read, such as {bad[0]}. Check "
+                    f"the shard {absolute(self.shards[stretch[0][0]])} and those after it."
                 )
-            wanted -= got
+            remaining -= count
             turn += 1
 
     def stretches(self, workers: int) -> list[list[Slice]]:
-        """Return what each worker of each rank reads in this epoch, rank by rank."""
+        """Return the stretch of each worker of each rank in this epoch, rank by rank."""
         order = list(range(len(self.shards)))
         seeded(self.seed, self.epoch).shuffle(order)
-        # Batches are taken from the workers in turn, the first ones get what is left over.
-        of_rank = [len(range(w, self.batches, workers)) * self.share for w in range(workers)]
-        return cut(order, self.counts, of_rank * self.ranks)
+        # Workers make batches in turn, so the first ones may make one more.
+        quotas = [len(range(w, self.batches, workers)) * self.share for w in range(workers)]
+        return cut(order, self.counts, quotas * self.ranks)
 
     def _read(self, stretch: Sequence[Slice], rng, bad: list[str]) -> Iterator[dict[str, Any]]:
         import webdataset
@@ -112,33 +111,33 @@ class ShardPairs(IterableDataset):
                 yield {"img": self.transform(picture), "caption": caption}
 
     def _raw(self, piece: Slice, bad: list[str]) -> Iterator[dict[str, Any]]:
-        """Yield undecoded pairs of a part of a shard; what is wrong with it goes to `bad`."""
+        """Yield the undecoded pairs of a slice of a shard; append faults of the shard to `bad`."""
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         shard, start, stop = piece
         path = str(self.shards[shard])
 
-        def named(error: Exception) -> bool:
+        def note(error: Exception) -> bool:
             bad.append(f"{path} (the rest of the shard: {error.args[0]})")
             return False  # stops reading this shard
 
         try:
             with open(path, "rb") as stream:
                 source = [{"url": path, "stream": stream}]
-                files = tar_file_expander(source, handler=named, select_files=is_part)
-                yield from islice(group_by_keys(files, handler=named), start, stop)
+                files = tar_file_expander(source, handler=note, select_files=is_image_or_caption)
+                yield from islice(group_by_keys(files, handler=note), start, stop)
         except OSError as error:
             bad.append(f"{path} (the whole shard: {error.strerror})")
 
 
-def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
-    """List the files that a pattern with braces, or a folder of .tar files, stands for.
+def find_shards(pattern: Path, setting: str = "DATASET.PAIRS.PATH") -> list[Path]:
+    """List the shards that a pattern with braces names, or that a folder holds.
 
     Args:
-        asked: the setting or flag that named the pattern, for messages.
+        setting: the config key or flag that gave the pattern, for messages.
 
     Raises:
-        DataError: no shard at all, or some that do not exist or are empty files.
+        DataError: there is no shard, or some do not exist or are empty files.
     """
     import braceexpand
 
@@ -148,10 +147,10 @@ def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
         shards = [Path(path) for path in braceexpand.braceexpand(str(pattern))]
     lost = [absolute(path) for path in shards if not path.is_file() or not path.stat().st_size]
     if lost or not shards:
-        why = f"{len(lost)} of {len(shards)} shards do not exist or are empty: {some(lost)}"
+        fault = f"{len(lost)} of {len(shards)} shards do not exist or are empty: {first_few(lost)}"
         folder = pattern if pattern.is_dir() else pattern.parent
         raise DataError(
-            f"{asked} ({absolute(pattern)}): {why if lost else 'no .tar file'}. "
+            f"{setting} ({absolute(pattern)}): {fault if lost else 'no .tar file'}. "
             f"Found in {absolute(folder)}: {contents(folder)}. Give the path of local tars, such "
             "as cc3m/{00000..00331}.tar, or the folder that holds them.",
             "missing",
@@ -161,60 +160,60 @@ def find_shards(pattern: Path, asked: str = "DATASET.PAIRS.PATH") -> list[Path]:
 
 
 def images_in(shard: Path) -> Iterator[io.BytesIO]:
-    """Yield the image files of a plain tar in its order, undecoded, with `filename`s; InputError
-    for no tar, one that is cut off or damaged on the way, or one without images."""
-    found = None
+    """Yield the undecoded image files of a plain tar, in its order, each with its `filename`;
+    InputError if the file is no tar, is cut off or damaged, or holds no images."""
+    image = None
     try:
         with tarfile.open(shard, "r:") as tar:
             while (entry := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # or it would hold every entry in memory
                 name = Path(entry.name).name
                 if entry.isreg() and is_image(name) and not name.startswith("."):
-                    found = io.BytesIO(tar.extractfile(entry).read())
-                    found.filename = entry.name
-                    yield found
-            # tarfile takes a header that it cannot read for the end.
+                    image = io.BytesIO(tar.extractfile(entry).read())
+                    image.filename = entry.name
+                    yield image
+            # tarfile takes an unreadable header for the end, so check the end mark.
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(
-            f"{shard} is no whole tar ({error}): it was cut off or damaged on the way here, or is "
-            "compressed. Fetch it again and start the same command"
+            f"{shard} is no whole tar ({error}): it is cut off, damaged or compressed. Fetch it "
+            "again, uncompressed, and start the same command"
         ) from error
-    if not found:
-        raise InputError(f"{shard} holds no image: no member ends like an image file's name")
+    if not image:
+        raise InputError(f"{shard} holds no image: no member's name ends like an image file's")
 
 
 def count_pairs(shards: Sequence[Path]) -> list[int]:
-    """Count the pairs of each shard, by img2dataset's `<shard>_stats.json` where there is one.
+    """Count the pairs of each shard, from img2dataset's `<shard>_stats.json` if there is one.
 
-    The ranks share the counting. The first shard is always looked through. A count that is too
-    high does no harm beyond repeating some pairs of the shard's neighbours.
+    The ranks share the counting. The first shard is always read. A count that is too high
+    only repeats some pairs of the shard's neighbours.
 
     Raises:
         InputError: a shard is no tar, or holds no captions or no images.
     """
     mine = range(distributed.rank(), len(shards), distributed.world_size())
     quiet = not distributed.is_main()
-    counted = {
-        shard: (shard != 0 and _recorded(shards[shard])) or _counted(shards[shard])
+    own_counts = {
+        shard: (shard != 0 and _recorded_count(shards[shard])) or _count_members(shards[shard])
         for shard in progress_bar(mine, desc="counting pairs", unit="shard", disable=quiet)
     }
-    counts = ChainMap(*distributed.from_all(counted))
+    counts = ChainMap(*distributed.from_all(own_counts))
     return [counts[shard] for shard in range(len(shards))]
 
 
 def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> list[list[Slice]]:
-    """Cut the pairs of the shards, one shard after the other in `order`, into stretches.
+    """Cut the pairs of the shards, taken in `order`, into stretches.
 
     Args:
-        counts: pairs in each shard.
-        quotas: pairs of each stretch; together at most all there are.
+        counts: number of pairs in each shard.
+        quotas: number of pairs in each stretch; their sum is at most that of `counts`.
     """
     stretches = []
     for first, end in pairwise(accumulate(quotas, initial=0)):
-        stretch, before = [], 0  # pairs of the shards before
+        stretch, before = [], 0  # before: pairs in the previous shards
         for shard in order:
             start, stop = max(first - before, 0), min(end - before, counts[shard])
             if start < stop:
@@ -224,28 +223,28 @@ def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> l
     return stretches
 
 
-def is_part(name: str) -> bool:
-    """Return whether a tar's member is an image or a caption; nothing else is taken out."""
+def is_image_or_caption(name: str) -> bool:
+    """Return whether a tar's member is an image or a caption; no other is read."""
     return name.rpartition(".")[2].lower() in (*IMAGES, CAPTION)
 
 
-def _recorded(shard: Path) -> int:
-    """Return img2dataset's own count of a shard, 0 where it left none."""
+def _recorded_count(shard: Path) -> int:
+    """Return img2dataset's own count of a shard, 0 if there is none."""
     try:
         return int(read_json(shard.with_name(f"{shard.stem}_stats.json"))["successes"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
-def _counted(shard: Path) -> int:
-    """Count the pairs in a shard by its members' names; warn of a part that is cut off."""
+def _count_members(shard: Path) -> int:
+    """Count the pairs in a shard by its members' names; warn if it is cut off."""
     from webdataset.tariterators import base_plus_ext
 
     names: list[str] = []
     try:
         with tarfile.open(shard) as tar:
             for member in tar:
-                if member.isreg() and is_part(member.name):
+                if member.isreg() and is_image_or_caption(member.name):
                     names.append(member.name)
     except (tarfile.ReadError, EOFError, OSError) as error:
         if not names:
@@ -254,15 +253,15 @@ def _counted(shard: Path) -> int:
                 "leave it out of DATASET.PAIRS.PATH."
             ) from error
         logger.warning(
-            f"The shard {absolute(shard)} is cut off after {len(names)} files ({error}): the rest "
-            "of it is missing"
+            f"The shard {absolute(shard)} is cut off after {len(names)} files ({error}): its "
+            "other pairs are not used"
         )
     suffixes = {name.rpartition(".")[2].lower() for name in names}
     lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
     if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
         raise InputError(
             f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
-            f"{some(names) or 'none'}. A pair is <key>.txt and, beside it, <key>.jpg (or "
+            f"{first_few(names) or 'none'}. A pair consists of <key>.txt and <key>.jpg (or "
             f"{', '.join(IMAGES[1:])})."
         )
     return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)

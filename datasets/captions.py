@@ -1,18 +1,18 @@
-"""Image-caption pairs: what CLIPN and ZOC are trained on.
+"""Image-caption pairs, which CLIPN and ZOC are trained on.
 
-Three sources (DATASET.PAIRS.SOURCE), one kind of batch:
+Three sources (DATASET.PAIRS.SOURCE) give the same kind of batch:
 
 - `shards`: webdataset tars of images and .txt captions, as img2dataset writes CC3M.
 - `csv`: a table of image paths and captions.
-- `classnames`: the images of the ID data set, few-shot or all, with captions made from its class
+- `classnames`: the images of the ID set, few-shot or all, with captions made from its class
   names. **Not the setting of CLIPN's paper**, which trains on web captions and never sees the ID
-  classes. Captions of one class match each other, which the image-text loss counts as mismatches:
-  keep the batch small beside the number of classes.
+  classes. Captions of one class match each other, but the image-text loss counts them as
+  mismatches: choose batches much smaller than the number of classes.
 
-A pair that cannot be read is skipped, and another one takes its place: every rank has the same
-number of full batches. The incomplete batch at the end of an epoch is left out. Order and
-augmentation of an epoch depend on the seed and the epoch (of shards on the numbers of ranks and
-workers, too), on nothing before it, so that a run resumes at any epoch.
+A pair that cannot be read is skipped and replaced by another, so every rank has the same number
+of full batches. The incomplete batch at the end of an epoch is left out. The order and the
+augmentations of an epoch depend only on the seed and the epoch (with shards also on the numbers of
+ranks and workers), so a run can resume at any epoch.
 """
 
 import logging
@@ -41,17 +41,17 @@ Transform = Callable[[Any], Tensor]
 Texts = Callable[[list[str], int], dict[str, Any]]
 Encode = Callable[[list[str]], Mapping[str, Tensor]]
 SOURCES = ("shards", "csv", "classnames")
-PREFETCH = 1  # batches that each worker makes ahead: the trainer's next one is enough
+PREFETCH = 1  # batches that each worker makes ahead; the trainer needs no more than the next
 
 
 class PairsLoader(DataLoader):
     """Batches `{"img": [b, 3, H, W], "caption": list of b texts}`, b this rank's share.
 
-    `bad`, a list of names, is in a batch before which pairs were skipped. Call `set_epoch` before
-    each pass (Dassl's `TrainerX` does): the passes of an epoch are all alike.
+    A batch has `bad`, a list of names, if pairs were skipped before it. Call `set_epoch` before
+    each pass (Dassl's `TrainerX` does); all passes with the same epoch are equal.
 
     Args:
-        texts: (captions, step) -> further entries of a batch, made by whoever makes the batch.
+        texts: (captions, step) -> further entries of a batch, made in the process that makes it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PairsLoader(DataLoader):
     ) -> None:
         super().__init__(
             pairs,
-            batch_size=None,  # the data set makes whole batches
+            batch_size=None,  # the data set itself makes batches
             generator=torch.Generator(),
             collate_fn=_WithTexts(texts),
             **kwargs,
@@ -76,23 +76,23 @@ class PairsLoader(DataLoader):
         return self.batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose order and augmentation the next pass has."""
+        """Choose the epoch, from 0, of the next pass: it decides the order and augmentations."""
         self.epoch = epoch
         self.collate_fn.first_step = epoch * self.batches
-        for part in (self.dataset, self.sampler):
-            part.seed, part.epoch = self.seed, epoch
+        for source in (self.dataset, self.sampler):
+            source.seed, source.epoch = self.seed, epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        # The workers' seeds are drawn from it; no two ranks augment alike.
-        own = seeded(self.seed, self.epoch, distributed.rank())
-        self.generator.manual_seed(own.getrandbits(63))
+        # The workers' seeds are drawn from it, other ones on every rank.
+        rng = seeded(self.seed, self.epoch, distributed.rank())
+        self.generator.manual_seed(rng.getrandbits(63))
         return super().__iter__()
 
 
 class PairBatches(Sampler[tuple[int, list[int]]]):
-    """This rank's slices, numbered, of the global batches of a permutation of `count` pairs."""
+    """This rank's numbered slices of the global batches of a permutation of `count` pairs."""
 
-    seed = epoch = 0  # the loader's
+    seed = epoch = 0  # set by the loader
 
     def __init__(self, count: int, batches: int, batch_size: int) -> None:
         self.count, self.batches, self.batch_size = count, batches, batch_size
@@ -100,14 +100,14 @@ class PairBatches(Sampler[tuple[int, list[int]]]):
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         generator = torch.Generator().manual_seed(seeded(self.seed, self.epoch).getrandbits(63))
         order = torch.randperm(self.count, generator=generator)
-        whole = order[: self.batches * self.batch_size].split(self.batch_size)
-        for number, batch in enumerate(whole):
-            part = distributed.rank_slice(batch, distributed.rank(), distributed.world_size())
-            yield number, part.tolist()
+        full_batches = order[: self.batches * self.batch_size].split(self.batch_size)
+        for number, batch in enumerate(full_batches):
+            share = distributed.rank_slice(batch, distributed.rank(), distributed.world_size())
+            yield number, share.tolist()
 
 
 class _WithTexts:
-    """Add the texts of a batch's captions to it, in the process that made the batch."""
+    """A collate function that adds the texts of its captions to a batch."""
 
     def __init__(self, texts: Texts | None) -> None:
         self.texts, self.first_step = texts, 0
@@ -124,21 +124,21 @@ def build_pairs_loader(
 
     Args:
         transform: PIL image -> tensor `[3, H, W]`.
-        texts: see `PairsLoader`; steps are counted from 0, epoch by epoch.
-        encode: paths -> features `[D]` of each image that can be read. Where the images are files
-            it is called once, and batches hold features, "img" `[b, D]`; not of shards.
+        texts: see `PairsLoader`; steps are counted from 0 and go on through all epochs.
+        encode: paths -> features `[D]` of each image that can be read. If the images are files,
+            it is called once, and batches hold features, "img" `[b, D]`. Ignored with shards.
 
     Raises:
         InputError: an unknown source, files that are missing or hold no pairs, or fewer pairs
-            than a batch of DATALOADER.TRAIN_X.BATCH_SIZE, which is that of all ranks. Of class
-            names a smaller batch is taken.
+            than a batch of DATALOADER.TRAIN_X.BATCH_SIZE (of all ranks together). With the
+            source `classnames` the batch is made smaller instead.
     """
     check_availability(cfg.DATASET.PAIRS.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     seed = cfg.SEED
-    if seed < 0:  # one that is drawn, the same on all ranks
+    if seed < 0:  # draw one, the same on all ranks
         seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
-    pairs = _pairs(cfg, transform)
-    used, batch_size = _used(cfg, pairs.count)
+    pairs = _open_pairs(cfg, transform)
+    used, batch_size = _epoch_size(cfg, pairs.count)
     batches, share = used // batch_size, distributed.share_of(batch_size)
     sampler = None
     if isinstance(pairs, ShardPairs):
@@ -150,7 +150,8 @@ def build_pairs_loader(
     if workers["num_workers"]:
         workers["prefetch_factor"] = PREFETCH
     logger.info(
-        f"{used:,} pairs an epoch ({cfg.DATASET.PAIRS.SOURCE}), {batches:,} batches of {batch_size}"
+        f"{used:,} pairs in each epoch ({cfg.DATASET.PAIRS.SOURCE}): {batches:,} batches of "
+        f"{batch_size}"
     )
     return PairsLoader(pairs, batches, seed, texts, sampler=sampler, **workers)
 
@@ -162,15 +163,15 @@ def as_bytes(transform: Compose) -> Compose:
 
 
 def from_bytes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return what ToTensor and Normalize make of uint8 images `[B, 3, H, W]`, by `[3, 1, 1]` each.
+    """Apply ToTensor and Normalize, with `mean` and `std` `[3, 1, 1]`, to uint8 `[B, 3, H, W]`.
 
-    Not by torchvision's own, which looks at `std` and so waits for the device.
+    torchvision's Normalize reads `std` and so waits for the device; this does not.
     """
     return (images.float() / 255 - mean) / std
 
 
 def pairs_path(cfg: CfgNode) -> Path:
-    """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError where there is none."""
+    """Return DATASET.PAIRS.PATH under DATASET.ROOT; InputError if it is empty."""
     if not cfg.DATASET.PAIRS.PATH:
         raise InputError(
             "DATASET.PAIRS.PATH is empty. Give the path of the pairs, under DATASET.ROOT or "
@@ -179,7 +180,7 @@ def pairs_path(cfg: CfgNode) -> Path:
     return data_root(cfg) / cfg.DATASET.PAIRS.PATH
 
 
-def _pairs(cfg: CfgNode, transform: Transform) -> CaptionedImages | ShardPairs:
+def _open_pairs(cfg: CfgNode, transform: Transform) -> CaptionedImages | ShardPairs:
     pairs = cfg.DATASET.PAIRS
     if pairs.SOURCE == "classnames":
         return class_pairs(cfg, transform)
@@ -189,15 +190,15 @@ def _pairs(cfg: CfgNode, transform: Transform) -> CaptionedImages | ShardPairs:
     return ShardPairs(path, transform, pairs.SHUFFLE)
 
 
-def _used(cfg: CfgNode, count: int) -> tuple[int, int]:
-    """Return the pairs used in an epoch and the size of a batch, of all ranks."""
-    wanted, batch_size = cfg.DATASET.PAIRS.NUM_PAIRS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    if not 0 <= wanted <= count:
+def _epoch_size(cfg: CfgNode, count: int) -> tuple[int, int]:
+    """Return the number of pairs in an epoch and in a batch, of all ranks together."""
+    asked, batch_size = cfg.DATASET.PAIRS.NUM_PAIRS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    if not 0 <= asked <= count:
         raise InputError(
-            f"DATASET.PAIRS.NUM_PAIRS is {wanted}, but there are {count} pairs. Allowed: 1 to "
-            f"{count} pairs an epoch, or 0 for all."
+            f"DATASET.PAIRS.NUM_PAIRS is {asked}, but there are {count} pairs. Allowed: 1 to "
+            f"{count} pairs in each epoch, or 0 for all."
         )
-    used = wanted or count
+    used = asked or count
     if used >= batch_size:
         return used, batch_size
     smaller = used - used % distributed.world_size()
@@ -207,8 +208,7 @@ def _used(cfg: CfgNode, count: int) -> tuple[int, int]:
             f"pairs, or DATALOADER.TRAIN_X.BATCH_SIZE {smaller or used} to the command."
         )
     logger.warning(
-        f"The {used} training images are fewer than a batch (DATALOADER.TRAIN_X.BATCH_SIZE "
-        f"{batch_size}): batches of {smaller} are taken. Best are batches smaller than the number "
-        "of classes"
+        f"There are only {used} training images for DATALOADER.TRAIN_X.BATCH_SIZE {batch_size}: "
+        f"batches of {smaller} are used. Batches smaller than the number of classes are best"
     )
     return used, smaller

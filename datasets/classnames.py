@@ -1,8 +1,8 @@
-"""Class names: ImageNet's built in, a user's file, and the hash of a list.
+"""Class names: ImageNet's, which are built in, and those of a user's file.
 
 Differs from upstream: CoOp and LoCoOp need a `classnames.txt` that no repository ships, and
-lists found elsewhere differ in hundreds of names, which moves the figures. Here the list is
-built in, a user's file still wins, and the hash of whatever was used goes into the results.
+lists found elsewhere differ in hundreds of names, which changes the figures. Here the list is
+built in, a user's file overrides it, and the hash of the names used goes into the results.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import classnames_hash
-from datasets.folders import absolute, counted, some
+from datasets.folders import absolute, counted, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
     """Return the 1000 WordNet ids of ImageNet-1K in label order (from timm), n01440764 first."""
-    from timm.data import ImageNetInfo  # here, for it takes seconds to import
+    from timm.data import ImageNetInfo  # here, because its import takes seconds
 
     return tuple(ImageNetInfo("imagenet-1k").label_names())
 
@@ -35,15 +35,15 @@ def imagenet_classnames() -> list[str]:
 
 
 def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
-    """Read `n01440764 tench` lines: a class folder, white space, its name.
+    """Read lines such as `n01440764 tench`: a class folder, white space, its name.
 
-    A folder whose own name has spaces is ended by a tab. Blank lines are skipped.
+    If the folder's name has spaces, a tab must follow it. Blank lines are skipped.
 
     Returns:
         (folder or WordNet id, class name) in the file's order.
 
     Raises:
-        InputError: no such file, a line without a name, a class listed twice, or no line at all.
+        InputError: the file cannot be read, a line has no name, a class is listed twice, or none.
     """
     pairs = []
     for number, line in enumerate(_lines(path), start=1):
@@ -62,14 +62,14 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        # utf-8-sig: editors on Windows put a byte order mark in front of the first id.
+        # utf-8-sig: editors on Windows put a byte order mark before the first name.
         text = Path(path).read_text(encoding="utf-8-sig")
-        if "\0" in text:  # as in UTF-16, which else would pass for names
+        if "\0" in text:  # a sign of UTF-16, which would otherwise be read as names
             raise ValueError("it holds zero bytes")
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError, too
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(
             f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
-            "a text file with one name a line."
+            "a text file with one name per line."
         ) from error
     return [line.strip() for line in text.splitlines()]
 
@@ -77,31 +77,30 @@ def _lines(path: str | Path) -> list[str]:
 def _require_once(names: Sequence[str], where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        found = f"names classes more than once: {some(twice)}" if twice else "names no class"
-        raise InputError(f"{where} {found}. Name each class once.")
+        fault = f"names classes more than once: {first_few(twice)}" if twice else "names no class"
+        raise InputError(f"{where} {fault}. Name each class once.")
 
 
 def names_from_file(path: str | Path, folders: Sequence[str]) -> list[str]:
-    """Return the names a user's file gives to `folders`; further lines are ignored; InputError
-    where it lacks a folder, or :func:`read_classnames_file` refuses it."""
+    """Return the names that a user's file gives to `folders`; InputError if it lacks one."""
     names = dict(read_classnames_file(path))
     missing = [folder for folder in folders if folder not in names]
     if missing:
         raise InputError(
-            f"The class names {absolute(path)} lack {len(missing)} of the {len(folders)} "
-            f"classes: {some(missing)}. Found: {len(names)} lines. Add a line for each, or "
-            "leave DATASET.CLASSNAMES_FILE empty for the built-in names."
+            f"The class names {absolute(path)} lack {len(missing)} of the {len(folders)} classes: "
+            f"{first_few(missing)}. Found: {len(names)} lines. Add a line for each class, or "
+            "leave DATASET.CLASSNAMES_FILE empty to use the default names."
         )
     return [names[folder] for folder in folders]
 
 
 def read_class_list(text: str) -> list[str]:
-    """Return the classes that DATASET.CLASSES names, by commas or as lines of a .txt file.
+    """Return the classes in DATASET.CLASSES: names separated by commas, or lines of a .txt file.
 
-    Of a file of `n01440764 tench` lines the ids count.
+    If all lines are such as `n01440764 tench`, the classes are the ids.
 
     Raises:
-        InputError: the file cannot be read, or a class is named twice, or none is.
+        InputError: the file cannot be read, a class is named twice, or none is named.
     """
     classes = _entries(text)
     pairs = [re.fullmatch(r"(n\d{8})\s+.+", line) for line in classes]
@@ -112,18 +111,18 @@ def read_class_list(text: str) -> list[str]:
 
 
 def read_names(text: str) -> list[str]:
-    """Return the class names that `text` lists, by commas or as lines of a .txt file.
+    """Return the class names in `text`: separated by commas, or lines of a .txt file.
 
-    Of a file whose every line has a class folder before the name, as `n01440764 tench` or with a
-    tab between them, the names count. Names that no prompt can tell apart, such as `hot_dog` and
-    `Hot dog`, are warned of.
+    If every line has a class folder before the name, as in `n01440764 tench` or with a tab between
+    them, the folders are dropped. A warning lists names that give equal prompts, such as `hot_dog`
+    and `Hot dog`.
 
     Raises:
         InputError: the file cannot be read, or there is no name.
     """
     names = _entries(text)
     if not names:
-        raise InputError(f"{text} holds no name: give some, as cat,dog or as lines of a file")
+        raise InputError(f"{text} holds no name: give names, as cat,dog or as lines of a file")
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):
@@ -132,7 +131,7 @@ def read_names(text: str) -> list[str]:
 
 
 def _entries(text: str) -> list[str]:
-    """Return what `text` lists by commas, or a .txt file by lines; `#` starts a comment there."""
+    """Split `text` at commas, or read the lines of a .txt file, where `#` starts a comment."""
     if text.lower().endswith(".txt"):
         entries = [line.partition("#")[0].strip() for line in _lines(text)]
     else:
@@ -141,7 +140,7 @@ def _entries(text: str) -> list[str]:
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
-    """Log which class names are used, and warn of classes that share one."""
+    """Log the source and hash of the class names, and warn if some give equal prompts."""
     logger.info(
         "%s: %d class names from %s, hash %s", dataset, len(names), source, classnames_hash(names)
     )
@@ -150,20 +149,20 @@ def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
 
 
 def as_in_prompts(name: str) -> str:
-    """Return what a prompt has of a name: spaces for underscores, and the tokenizer knows neither
-    capitals nor the number of spaces, so `Hot_dog` is `hot dog`."""
+    """Return a name as prompts have it: `Hot_dog` becomes `hot dog`, as underscores are replaced
+    and the tokeniser ignores capitals and repeated spaces."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 def shared_prompts(names: Sequence[str]) -> str:
-    """Say which class names give equal prompts, "" if none do."""
+    """Return a sentence that lists the class names with equal prompts, "" if there are none."""
     groups = defaultdict(list)
     for name in names:
         groups[as_in_prompts(name)].append(name)
-    shared = [" = ".join(own) for own in groups.values() if len(own) > 1]
+    shared = [" = ".join(group) for group in groups.values() if len(group) > 1]
     if not shared:
         return ""
     return (
         f"{counted(len(shared), 'class name')} for more than one class each, no prompt can tell "
-        f"these class names apart: {some(shared)}"
+        f"these class names apart: {first_few(shared)}"
     )

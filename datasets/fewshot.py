@@ -1,4 +1,4 @@
-"""Few-shot sampling, images held out for testing, and the record of what was drawn."""
+"""Few-shot sampling, images held out for testing, and the record of both."""
 
 import hashlib
 import logging
@@ -15,14 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
-    """Draw `num_shots` items of every class, the selection CoOp and LoCoOp draw.
+    """Draw `num_shots` items of every class, the same as CoOp and LoCoOp draw.
 
     Args:
-        items: a training set; within a class the order is the listing order, which must be
-            sorted for the draw to be the same on every machine.
-        num_shots: items a class, or -1 for all. A class that has fewer is taken whole, and no
-            random number is spent on it.
-        seed: 0 or more; the sampler has a generator of its own.
+        items: a training set, sorted in each class for the same draw on every machine.
+        num_shots: items of each class, or -1 for all. A class that has fewer is taken whole,
+            without drawing a random number.
+        seed: 0 or more, of a private generator.
 
     Returns:
         The selected items, class by class in label order, in the order they were drawn.
@@ -42,15 +41,15 @@ def few_shot(items: Sequence[Datum], num_shots: int, seed: int) -> list[Datum]:
 def draw_as_listed(
     items: Sequence[Datum], num_shots: int, seed: int, rng: random.Random
 ) -> list[Datum]:
-    """Draw as `few_shot`, classes as they first appear, with the generator of that `seed`."""
+    """Draw like `few_shot`, classes in order of appearance, with `rng`, seeded by `seed`."""
     if num_shots == 0 or num_shots < -1:
         raise InputError(
-            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images a class, or -1 for the "
-            "whole training set."
+            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images of each class, or -1 "
+            "for the whole training set."
         )
     if num_shots == -1:
         return list(items)
-    if seed < 0:  # Python seeds with the absolute value: -1, "no seed", would be seed 1
+    if seed < 0:  # Python seeds with the absolute value: -1, which means no seed, would act as 1
         raise InputError(f"Few-shot sampling needs a seed, --seed 0 or more; SEED is {seed}.")
     counts = Counter(f"{item.label} ({item.classname})" for item in items)
     if few := [name for name, count in counts.items() if count < num_shots]:
@@ -64,11 +63,11 @@ def draw_as_listed(
 def part_of_classes(count: int, part: str) -> range:
     """Return the labels that DATASET.SUBSAMPLE_CLASSES keeps of `count` classes.
 
-    `all`, `base`: the first half, rounded up, or `new`: the rest (CoCoOp's base-to-new
-    setting; Zhou et al., CVPR 2022).
+    `part` is `all`, `base` (the first half, rounded up) or `new` (the rest): CoCoOp's
+    base-to-new setting (Zhou et al., CVPR 2022).
 
     Raises:
-        InputError: another word, or no class is left.
+        InputError: `part` is another word, or no class is left.
     """
     half = (count + 1) // 2
     parts = {"all": range(count), "base": range(half), "new": range(half, count)}
@@ -90,29 +89,29 @@ def keep_classes(items: Sequence[Datum], part: range) -> list[Datum]:
 
 
 def hold_out(items: Sequence[Datum], share: float, root: str) -> tuple[list[Datum], list[Datum]]:
-    """Divide `items` in (kept, held out): `share` of every class, at least one image of two.
+    """Divide `items` into (kept, held out): `share` of every class, at least one image of two.
 
-    Held out are those whose path under `root` has the smallest hash, so the choice depends on
-    neither a seed nor the machine, and few images change sides when some are added.
+    The images whose paths under `root` have the smallest hashes are held out: the choice depends
+    on neither a seed nor the machine, and few images change sides when some are added.
 
     Raises:
         InputError: `share` is not between 0 and 1, or nothing would be held out.
     """
     if not 0 < share < 1:
         raise InputError(
-            f"DATASET.VAL_PERCENT is {share}: the share of images held out for testing lies "
+            f"DATASET.VAL_PERCENT is {share}: the share of images held out for testing must lie "
             "between 0 and 1, as 0.2"
         )
     classes = DatasetBase.split_dataset_by_label(items)
     held: set[str] = set()
-    for own in classes.values():
-        count = min(len(own) - 1, max(1, round(share * len(own))))
-        paths = [item.impath for item in own]
+    for members in classes.values():
+        count = min(len(members) - 1, max(1, round(share * len(members))))
+        paths = [item.impath for item in members]
         held.update(sorted(paths, key=lambda path: _hash(path, root))[:count])
     if not held:
         raise InputError(
-            f"{len(items)} images in {len(classes)} classes of one image each leave none to test "
-            f"on. Add images to {root}, or put test images into val/<class>/"
+            f"Every class in {root} has one image, which leaves none to test on. Add images there, "
+            "or put test images into val/<class>/"
         )
     return (
         [item for item in items if item.impath not in held],
@@ -127,11 +126,11 @@ def split_record(
     seed: int,
     held_out: Sequence[Datum] = (),
 ) -> dict:
-    """Return what a run was trained on, ready for JSON.
+    """Return the training images of a run as a record for JSON.
 
-    Rows of `train` are `[path, label, class name]`, as in CoOp's split files; paths are
-    posix, relative to `root`, or absolute where a data set lies elsewhere. `held_out` is there
-    where the data set held images out itself.
+    Rows of `train` are `[path, label, class name]`, as in CoOp's split files. Paths are
+    posix, relative to `root`, or absolute if the images lie elsewhere. `held_out` has the
+    images that the data set itself held out, if any.
     """
     names = {item.label: item.classname for item in items}
     record = {

@@ -1,4 +1,4 @@
-"""Any folder of class folders as an ID data set, by YAML or flags alone."""
+"""Any folder of class folders as an ID set, by YAML or flags alone."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from datasets.classfolders import ClassFolders
 from datasets.classnames import names_from_file, read_class_list
 from datasets.fewshot import hold_out
 from datasets.folders import absolute
-from datasets.splits import in_all, named_splits
+from datasets.splits import common_folders, named_splits
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 class ImageFolder(ClassFolders):
     """`<ROOT>/<FOLDER>/[images/]{train,val,test}/<class>/...`, classes in sorted order.
 
-    `test` is the test set and `val` the validation set; `val` alone is the test set. With
-    neither, the class folders of `train`, or those in the folder itself, are divided: of every
-    class the share DATASET.VAL_PERCENT is held out for testing. Class names are the folder names
+    `test` is the test set and `val` the validation set; `val` alone is the test set. If there is
+    neither, the images of `train`, or of the folder itself, are divided: the share
+    DATASET.VAL_PERCENT of every class is held out for testing. Class names are the folder names
     with spaces for underscores, unless DATASET.CLASSNAMES_FILE gives others.
     """
 
-    _kept: Sequence[Datum] = ()  # of a training set that was divided
+    _kept: Sequence[Datum] = ()  # training images, if some were held out
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
@@ -37,11 +37,11 @@ class ImageFolder(ClassFolders):
         if self.splits.keys() != {"train"}:
             return super()._read_test(cfg, folders, names)
         train, share = self.splits["train"], cfg.DATASET.VAL_PERCENT
-        everything = self._read(train, folders, names)
-        self._kept, self.held_out = hold_out(everything, share, str(train))
+        items = self._read(train, folders, names)
+        self._kept, self.held_out = hold_out(items, share, str(train))
         logger.info(
             f"ImageFolder: {self.dataset_dir} has neither val/ nor test/: {len(self.held_out)} of "
-            f"its {len(everything)} images are held out for testing, the same ones for every seed "
+            f"its {len(items)} images are held out for testing, the same ones for every seed "
             f"(DATASET.VAL_PERCENT {share:g})"
         )
         return self.held_out
@@ -50,11 +50,11 @@ class ImageFolder(ClassFolders):
         return self._kept or super()._read_all_train(folders, names)
 
     @classmethod
-    def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
+    def choose_classes(cls, cfg: CfgNode, by_split: dict[Path, list[str]]) -> list[str]:
         if cfg.DATASET.CLASSES == "":
-            return sorted(set().union(*found.values()))  # all of which each split must have
+            return sorted(set().union(*by_split.values()))  # each split must have all of them
         if cfg.DATASET.CLASSES == "present":
-            return in_all(found)
+            return common_folders(by_split)
         return sorted(read_class_list(cfg.DATASET.CLASSES))
 
     def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
@@ -65,9 +65,9 @@ class ImageFolder(ClassFolders):
 
 
 def _undivided(folder: Path) -> Path | None:
-    """Return the folder of class folders, where none is set apart for testing; else None."""
-    holders = [holder for holder in (folder / "images", folder) if holder.is_dir()]
-    splits = [named_splits(holder) for holder in holders]
-    if any("val" in own or "test" in own for own in splits):
+    """Return the folder of class folders if there is no test split, else None."""
+    parents = [parent for parent in (folder / "images", folder) if parent.is_dir()]
+    splits = [named_splits(parent) for parent in parents]
+    if any("val" in named or "test" in named for named in splits):
         return None
-    return next((own["train"] for own in splits if own), next(iter(holders), None))
+    return next((named["train"] for named in splits if named), next(iter(parents), None))

@@ -12,7 +12,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import imagenet_classnames, read_names, report_classnames
 from datasets.fewshot import draw_as_listed, few_shot, keep_classes, part_of_classes
-from datasets.folders import DataError, absolute, contents, find_folder, no_folder, some
+from datasets.folders import DataError, absolute, contents, find_folder, first_few, no_folder
 from datasets.lists import (
     OUTSIDE,
     absent_images,
@@ -26,25 +26,24 @@ from datasets.lists import (
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-VAL_SHOTS = 4  # images a class that CoOp validates on at most, where few are trained on
-VARIANTS = "variants.txt"  # FGVC-Aircraft's class names
+VAL_SHOTS = 4  # CoOp's limit on validation images of each class in few-shot training
+VARIANTS = "variants.txt"  # class names of FGVC-Aircraft
 Lists = dict[str, list[Datum]]
 
 
 @DATASET_REGISTRY.register()
 class ImageList(DatasetBase):
-    """Images of DATASET.FOLDER/IMAGES that DATASET.SPLIT_FILE, beside them or a path, divides.
+    """Images in DATASET.FOLDER/IMAGES, divided into splits by DATASET.SPLIT_FILE.
 
     A `.json` file is CoOp's: {"train", "val", "test": [[path, label, class name], ...]}. A name
-    with {} stands for lists (datasets/lists.py), with train, val and test for {}; a .txt or .csv
-    file without is the test list, all that an evaluation needs. Classes are those of
-    DATASET.CLASSNAMES_FILE, in the order of its lines. FGVC-Aircraft's lists, `1025794 707-320`,
-    have theirs in variants.txt.
+    with {} means lists (datasets/lists.py), where {} is train, val or test; a .txt or .csv file
+    without {} is the test list, which is enough for an evaluation. Classes are the lines of
+    DATASET.CLASSNAMES_FILE, or of variants.txt for FGVC-Aircraft's lists, `1025794 707-320`.
 
-    Few-shot images of CoOp's data sets, of train and at most 4 a class of val, are drawn as CoOp
-    draws them, before DATASET.SUBSAMPLE_CLASSES keeps a half of the classes.
+    For CoOp's data sets, few-shot images of train, and at most 4 of each class of val, are drawn
+    as CoOp draws them, before DATASET.SUBSAMPLE_CLASSES keeps a half of the classes.
 
-    Differs from upstream: seed and shots are no file of their own; the draw is made anew.
+    Differs from upstream: the draw is made anew, not read from a file for each seed and shots.
     """
 
     def __init__(self, cfg) -> None:
@@ -53,43 +52,42 @@ class ImageList(DatasetBase):
         for fault in protocol_faults("ID", lists["test"], cfg.OOD.ID, file):
             logger.warning("%s", fault)
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
-        own = [names[label] for label in part]
+        classnames = [names[label] for label in part]
         source = cfg.DATASET.CLASSNAMES_FILE or cfg.DATASET.SPLIT_FILE
-        report_classnames(type(self).__name__, own, source)
+        report_classnames(type(self).__name__, classnames, source)
         shots, seed = cfg.DATASET.NUM_SHOTS, cfg.SEED
 
-        def kept(items: list[Datum]) -> list[Datum]:
+        def keep(items: list[Datum]) -> list[Datum]:
             if not skips_bad_images(cfg) and (missing := absent_images(items)):
                 raise not_there(file, missing)
             return keep_classes(items, part)
 
         def train() -> list[Datum]:
-            return kept(few_shot(self.read(cfg, ["train"])[2]["train"], shots, seed))
+            return keep(few_shot(self.read(cfg, ["train"])[2]["train"], shots, seed))
 
         val = lists.get("val")
-        if "train" in lists:  # CoOp's: train and val are drawn by one generator
+        if "train" in lists:  # CoOp draws train and val with the same generator
             rng = random.Random(seed)
-            train = kept(draw_as_listed(lists["train"], shots, seed, rng))
+            train = keep(draw_as_listed(lists["train"], shots, seed, rng))
             val = draw_as_listed(val or [], min(shots, VAL_SHOTS), seed, rng)
-        val = None if val is None else kept(val)
-        super().__init__(train_x=train, val=val, test=kept(lists["test"]), classnames=own)
+        val = None if val is None else keep(val)
+        super().__init__(train_x=train, val=val, test=keep(lists["test"]), classnames=classnames)
 
     @classmethod
     def read(cls, cfg, splits: Sequence[str] = ("val", "test")) -> tuple[Path, list[str], Lists]:
-        """Return the data set's folder, its class names, and what its lists say.
+        """Return the data set's folder, its class names, and its lists.
 
         Args:
-            splits: those wanted of lists; val may be missing. CoOp's data sets are read whole.
+            splits: the lists to read; val may be missing. A CoOp file is read whole.
 
         Raises:
-            DataError: a folder or list is not there, or a list is damaged. Whether the listed
-                images are there is not looked at.
+            DataError: a folder or list is missing, or a list is damaged. The listed images
+                need not exist.
         """
-        given = cfg.DATASET
-        if not given.SPLIT_FILE:
+        if not cfg.DATASET.SPLIT_FILE:
             raise DataError(
                 f"DATASET.SPLIT_FILE is empty: {cls.__name__} reads its images from a list. Name "
-                "a CoOp split file (.json), or lists with {} for train, val and test in their name."
+                "a CoOp split file (.json), or lists, with {} for train, val and test."
             )
         folder, images = cls.folders(cfg)
         file = cls.list_file(cfg)
@@ -100,16 +98,16 @@ class ImageList(DatasetBase):
             names, lists = _read_json(file, images)
         for split in ("train", "test"):
             if split in lists and not lists[split]:
-                raise DataError(f"{absolute(file)}: there is nothing to {split} on.", "missing")
+                raise DataError(f"{absolute(file)} lists no images to {split} on.", "missing")
         return folder, names, lists
 
     @classmethod
     def folders(cls, cfg) -> tuple[Path, Path]:
-        """Return the data set's folder, and that of its images; DataError where it is none."""
-        given, root = cfg.DATASET, data_root(cfg)
-        require_root(root, [given.FOLDER])
-        folder = find_folder(root, given.FOLDER) or root / given.FOLDER
-        images = find_folder(folder, given.IMAGES) or folder / given.IMAGES
+        """Return the data set's folder, and that of its images; DataError if there is none."""
+        root, name, images_name = data_root(cfg), cfg.DATASET.FOLDER, cfg.DATASET.IMAGES
+        require_root(root, [name])
+        folder = find_folder(root, name) or root / name
+        images = find_folder(folder, images_name) or folder / images_name
         if not images.is_dir():
             raise DataError(
                 f"The images' folder {absolute(images)} {no_folder(images)}. Found beside it: "
@@ -135,15 +133,15 @@ class ImageList(DatasetBase):
             return [line.strip() for line in read_text(variants).splitlines() if line.strip()]
         raise DataError(
             f"The lists {absolute(lists)} have labels, but no class names: set "
-            "DATASET.CLASSNAMES_FILE, to a .txt file with a name a line in label order."
+            "DATASET.CLASSNAMES_FILE to a .txt file with one name per line, in label order."
         )
 
 
 @DATASET_REGISTRY.register()
 class ImageNetList(ImageList):
-    """Lists of ImageNet-1K's images, as OpenOOD's: labels in the order of the WordNet ids.
+    """Lists of ImageNet-1K's images, such as OpenOOD's: labels in the order of the WordNet ids.
 
-    Class names are CLIP's, built in, where DATASET.CLASSNAMES_FILE names no others.
+    Class names are CLIP's, which are built in, unless DATASET.CLASSNAMES_FILE gives others.
     """
 
     @classmethod
@@ -154,36 +152,36 @@ class ImageNetList(ImageList):
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """Return a list in the data set's folder, or at a path of the user's."""
+    """Return the path `name` if it has an existing parent folder, else `folder / name`."""
     path = Path(name).expanduser()
     return path if path.parent.is_dir() and path.parent != Path() else folder / name
 
 
 def _read_lists(file: Path, images: Path, names: Sequence[str], splits: Sequence[str]) -> Lists:
-    """Return the wanted `splits` of lists with {} in their name; a list without is of test."""
-    variants, several = file.with_name(VARIANTS).is_file(), "{}" in file.name
+    """Read the lists of `splits`, for {} in `file`; a file without {} is the test list."""
+    has_variants, several = file.with_name(VARIANTS).is_file(), "{}" in file.name
     if "train" in splits and not several:
         raise DataError(
-            f"{absolute(file)} is one list, of images to test on. To train, name lists with {{}} "
-            "for train, val and test: DATASET.SPLIT_FILE lists/{}_mine.txt",
+            f"{absolute(file)} lists test images only. To train, name lists with {{}} for train, "
+            "val and test: DATASET.SPLIT_FILE lists/{}_mine.txt",
             "missing",
         )
     lists: Lists = {}
-    for split in SPLITS if variants else splits:
+    for split in SPLITS if has_variants else splits:
         path = file.with_name(file.name.replace("{}", split))
         if split != "val" or (several and path.is_file()):
-            lists[split] = read_list(path, images, names, ".jpg" if variants else "")
+            lists[split] = read_list(path, images, names, ".jpg" if has_variants else "")
     return lists
 
 
 def _read_json(path: Path, images: Path) -> tuple[list[str], Lists]:
-    """Return the class names and lists of CoOp's split file."""
+    """Return the class names and lists in CoOp's split file."""
     text = read_text(path)
     try:
         content = json.loads(text)
         lists = {
             split: [
-                # By text: int(0.7) would be class 0.
+                # Through str, because int(0.7) would be class 0.
                 Datum(os.path.join(images, name), int(str(label)), classname=str(classname))
                 for name, label, classname in content[split]
             ]
@@ -191,23 +189,23 @@ def _read_json(path: Path, images: Path) -> tuple[list[str], Lists]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{absolute(path)} is not CoOp's kind of split file ({error!r}). It must hold "
+            f"{absolute(path)} is not a split file of CoOp's kind ({error!r}). It must hold "
             '{"train": [["path.jpg", 0, "class name"], ...], "val": ..., "test": ...}.'
         ) from error
     if outside := [row[0] for split in SPLITS for row in content[split] if not inside(row[0])]:
         fault = OUTSIDE.format(absolute(images))
-        raise DataError(f"{absolute(path)} has images {fault}: {some(outside, 3)}.")
-    return _names(lists, str(path)), lists
+        raise DataError(f"{absolute(path)} has images {fault}: {first_few(outside, 3)}.")
+    return _names_by_label(lists, str(path)), lists
 
 
-def _names(lists: Lists, source: str) -> Sequence[str]:
-    """Return the class names in label order."""
+def _names_by_label(lists: Lists, source: str) -> Sequence[str]:
     names = {(item.label, item.classname) for items in lists.values() for item in items}
     labels = sorted(label for label, _ in names)
     if labels != list(range(len(names))):
-        wrong = sorted({label for label in labels if labels.count(label) > 1})
+        ambiguous = sorted({label for label in labels if labels.count(label) > 1})
         raise DataError(
             f"{source}: labels must run from 0, each with one class name; found {len(set(labels))} "
-            f"labels from {labels[0]} to {labels[-1]}, of several names: {wrong[:5] or 'none'}."
+            f"labels from {labels[0]} to {labels[-1]}; labels with several names: "
+            f"{ambiguous[:5] or 'none'}."
         )
     return [name for _, name in sorted(names)]

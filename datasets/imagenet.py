@@ -16,13 +16,13 @@ from datasets.classnames import (
     read_class_list,
     read_classnames_file,
 )
-from datasets.folders import DataError, absolute, some, wrong_count
-from datasets.splits import in_all, require_folders
+from datasets.folders import DataError, absolute, first_few, wrong_count
+from datasets.splits import common_folders, require_folders
 
 logger = logging.getLogger(__name__)
 
 VAL_IMAGES_PER_CLASS = 50
-TRAIN_IMAGES = 1_281_167  # of all 1000 classes
+TRAIN_IMAGES = 1_281_167  # in all 1000 classes
 
 
 @DATASET_REGISTRY.register()
@@ -30,15 +30,15 @@ class ImageNet(ClassFolders):
     """`<ROOT>/imagenet/[images/]{train,val}/nXXXXXXXX/`; `val` is the test set.
 
     Labels follow the order of the WordNet ids. DATASET.CLASSES chooses a subset such as
-    ImageNet-10. Class names: DATASET.CLASSNAMES_FILE, else `classnames.txt` in the data
-    set's folder where there is one, else CLIP's, built in. A file that lists just the class
-    folders that are there chooses the classes too.
+    ImageNet-10. Class names come from DATASET.CLASSNAMES_FILE, else `classnames.txt` in the data
+    set's folder if it exists, else CLIP's are used. A file that lists exactly the existing
+    class folders also chooses the classes.
 
-    Differs from upstream: CoOp's ImageNet gives `val` as validation set too, so that its
-    TEST.FINAL_MODEL best_val chose the model on the test images.
+    Differs from upstream: CoOp's ImageNet uses `val` as validation set too, so that its
+    TEST.FINAL_MODEL best_val chooses the model on the test images.
     """
 
-    # In any case of letters; the later ones are Kaggle's, OpenOOD's, and what users call it.
+    # In upper or lower case; after CoOp's name come Kaggle's, OpenOOD's and other common ones.
     default_folders = (
         "imagenet",
         "ILSVRC/Data/CLS-LOC",
@@ -59,21 +59,21 @@ class ImageNet(ClassFolders):
 
     @classmethod
     def deciding_splits(cls, cfg: CfgNode, splits: dict[str, Path]) -> list[Path]:
-        # An evaluation of all classes needs no training folders; "present" asks what is there.
-        everything = cfg.DATASET.CLASSES == "present"
-        return [path for name, path in splits.items() if everything or name != "train"]
+        # An evaluation of all classes needs no training folders, but "present" means all splits.
+        present = cfg.DATASET.CLASSES == "present"
+        return [path for name, path in splits.items() if present or name != "train"]
 
     @classmethod
-    def choose_classes(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> list[str]:
+    def choose_classes(cls, cfg: CfgNode, by_split: dict[Path, list[str]]) -> list[str]:
         classes = cfg.DATASET.CLASSES
         if classes in ("", "present"):
-            for path, folders in found.items():
+            for path, folders in by_split.items():
                 _require_known(folders, absolute(path))
-            wanted = in_all(found) if classes else cls._listed(cfg, found) or imagenet_wnids()
+            chosen = common_folders(by_split) if classes else cls._listed_ids(cfg, by_split)
         else:
-            wanted = read_class_list(classes)
-            _require_known(wanted, "DATASET.CLASSES")
-        chosen = set(wanted)
+            chosen = read_class_list(classes)
+            _require_known(chosen, "DATASET.CLASSES")
+        chosen = set(chosen or imagenet_wnids())
         return [wnid for wnid in imagenet_wnids() if wnid in chosen]
 
     @classmethod
@@ -83,10 +83,10 @@ class ImageNet(ClassFolders):
         return VAL_IMAGES_PER_CLASS * classes
 
     @classmethod
-    def require_classes(cls, split: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
-        if not set(wanted) <= set(found):
-            _require_ids(found, absolute(split))
-        require_folders(split, wanted, found)
+    def require_classes(cls, split: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+        if not set(wanted) <= set(present):
+            _require_ids(present, absolute(split))
+        require_folders(split, wanted, present)
 
     def name_classes(self, cfg: CfgNode, folders: Sequence[str]) -> tuple[list[str], str]:
         path = self._names_file(cfg)
@@ -101,30 +101,30 @@ class ImageNet(ClassFolders):
         return path if cfg.DATASET.CLASSNAMES_FILE or path.is_file() else None
 
     @classmethod
-    def _listed(cls, cfg: CfgNode, found: dict[Path, list[str]]) -> set[str]:
-        """Return the ids in the user's class names, if the folders are just these."""
+    def _listed_ids(cls, cfg: CfgNode, by_split: dict[Path, list[str]]) -> set[str]:
+        """Return the ids in the user's class names, if every split has exactly these folders."""
         path = cls._names_file(cfg)
         listed = {wnid for wnid, _ in read_classnames_file(path)} if path else set()
-        return listed if all(listed == set(folders) for folders in found.values()) else set()
+        return listed if all(listed == set(folders) for folders in by_split.values()) else set()
 
 
 @DATASET_REGISTRY.register()
 class ShiftedImageNet(ImageNet):
     """A test set of ImageNet's classes: V2, Sketch, A, R (DATASET.FOLDER holds the class folders).
 
-    Folders are WordNet ids, or labels as in ImageNet-V2. What is learned is learned on ImageNet:
-    there is nothing to train on.
+    Folders are named by WordNet ids, or by labels as in ImageNet-V2. It has no training images:
+    evaluate models that were trained on ImageNet.
     """
 
     @classmethod
     def find_splits(cls, folder: Path) -> dict[str, Path]:
-        # Without class folders, the faults of a test set are those of this folder.
+        # The folder itself is the split, so errors about missing class folders name it.
         return {"test": folder}
 
     @classmethod
-    def choose_classes(cls, cfg, found: dict[Path, list[str]]) -> list[str]:
-        ids = {path: list(map(_wnid, folders)) for path, folders in found.items()}
-        named = {_wnid(name): name for folders in found.values() for name in folders}
+    def choose_classes(cls, cfg, by_split: dict[Path, list[str]]) -> list[str]:
+        ids = {path: list(map(_wnid, folders)) for path, folders in by_split.items()}
+        named = {_wnid(name): name for folders in by_split.values() for name in folders}
         return [named.get(wnid, wnid) for wnid in super().choose_classes(cfg, ids)]
 
     @classmethod
@@ -147,22 +147,22 @@ def _require_known(folders: Sequence[str], where: str) -> None:
     if unknown:
         raise DataError(
             f"{len(unknown)} classes in {where} are not among the 1000 WordNet ids of "
-            f"ImageNet-1K: {some(unknown)}. Expected names such as n01440764. For a data set of "
-            "your own set DATASET.NAME to ImageFolder.",
+            f"ImageNet-1K: {first_few(unknown)}. Expected are names such as n01440764. For a data "
+            "set of your own, set DATASET.NAME to ImageFolder.",
             "unknown classes",
             unknown,
         )
 
 
 def _require_ids(folders: Sequence[str], where: str) -> None:
-    """Raise a DataError if folders are called by class name, such as great_white_shark."""
+    """Raise a DataError if folders have class names, such as great_white_shark."""
     ids = dict(zip(map(_plain, imagenet_classnames()), imagenet_wnids(), strict=True))
     named = [folder for folder in folders if _plain(folder) in ids]
     if named:
-        meant = some([f"{folder} is {ids[_plain(folder)]}" for folder in named])
+        renaming = first_few([f"{folder} is {ids[_plain(folder)]}" for folder in named])
         raise DataError(
             f"{len(named)} class folders in {where} are called by name, not by WordNet id. "
-            f"Rename them: {meant}.",
+            f"Rename them: {renaming}.",
             "class names",
             named,
         )

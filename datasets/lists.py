@@ -1,4 +1,4 @@
-"""Image lists: `path label` a line, as OpenOOD's, or a CSV with the columns path and label."""
+"""Image lists: lines of `path label`, as OpenOOD's, or a CSV with the columns path and label."""
 
 import csv
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from dassl.data.datasets import Datum
-from datasets.folders import DataError, absolute, contents, counted, some, wrong_count
+from datasets.folders import DataError, absolute, contents, counted, first_few, wrong_count
 
 OOD_LABEL = -1
 OUTSIDE = "with a path that is absolute or leads out of {}"
@@ -22,18 +22,18 @@ NO_CLASS = "with a label outside the {} classes (a number from 0, or a class nam
 def read_list(
     file: Path, images: Path, names: Sequence[str] | None = None, ending: str = ""
 ) -> list[Datum]:
-    """Return the images that a list names, in its order.
+    """Return the images in a list, in its order.
 
     A line of text is divided at its first blank. A label is a number, or a name among `names`.
 
     Args:
         images: the folder that paths are relative to.
-        names: class names in label order. None: labels are not read, those of the images are -1.
-        ending: what file names have behind a listed path.
+        names: class names in label order. None: labels are not read, and all are -1.
+        ending: is appended to each listed path.
 
     Raises:
-        DataError: the list is missing, empty, no UTF-8, or names paths outside `images` or labels
-            that are no class. Whether the images are there is not looked at.
+        DataError: the list is missing, empty, no UTF-8, or has paths outside `images` or labels
+            that are no class. The images need not exist.
     """
     items, faults = [], defaultdict(list)
     for number, path, text in _rows(file):
@@ -43,18 +43,21 @@ def read_list(
         elif label is None:
             faults[NO_CLASS.format(len(names))].append(f"line {number}, {path} {text}".rstrip())
         else:
-            own = "" if names is None else names[label]
-            items.append(Datum(os.path.join(images, path + ending), label, classname=own))
+            name = "" if names is None else names[label]
+            items.append(Datum(os.path.join(images, path + ending), label, classname=name))
     if faults:
-        found = "; ".join(f"{counted(len(f), 'line')} {k}: {some(f, 3)}" for k, f in faults.items())
-        raise DataError(f"{absolute(file)} has {found}. Mend them, or name another list.")
+        listed = "; ".join(
+            f"{counted(len(lines), 'line')} {fault}: {first_few(lines, 3)}"
+            for fault, lines in faults.items()
+        )
+        raise DataError(f"{absolute(file)} has {listed}. Correct them, or name another list.")
     if not items:
         raise DataError(f"{absolute(file)} lists no image. It must hold lines of path and label.")
     return items
 
 
 def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield line number, path and label of each line that is not blank."""
+    """Yield the line number, path and label of each line that is not blank."""
     lines = io.StringIO(read_text(file), newline=None)
     if file.suffix.lower() != ".csv":
         for number, line in enumerate(lines, start=1):
@@ -66,7 +69,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
     if "path" not in (table.fieldnames or ()):
         raise DataError(
             f"{absolute(file)} has the columns {', '.join(table.fieldnames or ()) or 'none'}. Its "
-            "first line must name them: path and, of an ID set, label."
+            "first line must name the column path and, for an ID set, label."
         )
     try:
         for row in table:
@@ -76,21 +79,22 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a list; DataError where it is missing or no UTF-8."""
+    """Return the text of a list; DataError if it is missing or no UTF-8."""
     try:
-        # utf-8-sig: editors on Windows put a byte order mark in front of the first path.
+        # utf-8-sig: editors on Windows put a byte order mark before the first path.
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{absolute(file)} is no UTF-8 text ({error}).") from error
     except OSError as error:
         raise DataError(
             f"The list {absolute(file)} cannot be read ({error.strerror}). Found beside it: "
-            f"{contents(file.parent)}. Put it there, or name another.",
+            f"{contents(file.parent)}. Put it there, or name another list.",
             "missing",
         ) from error
 
 
 def inside(path: str) -> bool:
+    """Return whether a path is relative and does not lead out of its folder."""
     absolute_ = os.path.isabs(path) or PureWindowsPath(path).drive
     return bool(path) and not absolute_ and ".." not in PurePath(path).parts
 
@@ -98,19 +102,19 @@ def inside(path: str) -> bool:
 def _label(text: str, names: Sequence[str]) -> int | None:
     if re.fullmatch("[0-9]{1,9}", text):
         return int(text) if int(text) < len(names) else None
-    # Two classes may share a name, as two pairs of ImageNet's do: their images need numbers.
+    # Where two classes share a name, as two pairs of ImageNet's do, only numbers are clear.
     return names.index(text) if names.count(text) == 1 else None
 
 
 def absent_images(items: Sequence[Datum]) -> list[str]:
-    """Return the paths of images that are not there, or folders; each folder is listed once, for a
-    million questions take minutes on network drives."""
+    """Return the paths of images that do not exist, or are folders; each folder is listed once,
+    because to ask for a million files takes minutes on network drives."""
 
     @functools.cache
     def names(folder: str) -> frozenset[str]:
         if not os.path.isdir(folder):
             return frozenset()
-        with os.scandir(folder) as scan:  # which knows folders without asking, links to them not
+        with os.scandir(folder) as scan:  # it knows folders, but not links to folders, for free
             return frozenset(
                 entry.name for entry in scan if not entry.is_dir(follow_symlinks=False)
             )
@@ -120,11 +124,11 @@ def absent_images(items: Sequence[Datum]) -> list[str]:
 
 
 def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
-    """Return the fault of a list whose images are not there."""
+    """Return the error for a list whose images do not exist."""
     paths = [f"{p} (a folder)" if os.path.isdir(p) else p for p in missing[:3]] + list(missing[3:])
     return DataError(
-        f"{counted(len(missing), 'listed image')} not there: {some(paths, 3)}. Unpack the whole "
-        f"set, or name the folder of images that {absolute(file)} belongs to.",
+        f"{counted(len(missing), 'listed image')} not there: {first_few(paths, 3)}. Unpack the "
+        f"whole set, or name the folder of images that {absolute(file)} belongs to.",
         "missing",
         missing,
     )
@@ -133,18 +137,18 @@ def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
 def protocol_faults(
     name: str, items: Sequence[Datum], expected: Mapping[str, Any], file: Path | None = None
 ) -> list[DataError]:
-    """Return how a set differs from the protocol's: another count (IMAGES), a list with another
-    MD5, images listed more than once; 0 and "" expect nothing."""
-    faults, wanted = [], expected.get("IMAGES", 0)
-    if wanted and len(items) != wanted:
-        faults.append(wrong_count(name, len(items), wanted))
+    """Return errors for what differs from the protocol: the number of images (IMAGES), the MD5 of
+    the list, images listed more than once. 0 and "" expect nothing."""
+    faults, count = [], expected.get("IMAGES", 0)
+    if count and len(items) != count:
+        faults.append(wrong_count(name, len(items), count))
     if file and (md5 := expected.get("MD5", "")):
-        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-        if found != md5:
-            text = f"The list of {name}, {absolute(file)}, is not the protocol's: MD5 {found}, not"
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        if digest != md5:
+            text = f"The list of {name}, {absolute(file)}, is not the protocol's: MD5 {digest}, not"
             faults.append(DataError(f"{text} {md5}. Figures are not comparable.", "checksum"))
     if file and (twice := [p for p, n in Counter(x.impath for x in items).items() if n > 1]):
         text = f"{counted(len(twice), 'image')} more than once in the list of {name},"
-        text = f"{text} {absolute(file)}: {some(twice, 3)}. Each line of it counts."
+        text = f"{text} {absolute(file)}: {first_few(twice, 3)}. Each line of it counts."
         faults.append(DataError(text, "listed twice", twice))
     return faults

@@ -1,4 +1,4 @@
-"""Parts of the data, and what a run needs of them."""
+"""The kinds of data, and which of them a run needs."""
 
 from enum import Flag, auto
 
@@ -11,7 +11,7 @@ from datasets.classfolders import ClassFolders
 
 
 class Needs(Flag):
-    """Name what a run reads: ID test and training images, OOD sets, image-caption pairs."""
+    """The data that a run reads: ID test and training images, OOD sets, image-caption pairs."""
 
     TEST = auto()
     TRAIN = auto()
@@ -24,10 +24,10 @@ NOTHING = Needs(0)
 
 
 def training_needs(cfg: CfgNode) -> Needs:
-    """Return what a training reads: ID images, or image-caption pairs, and images to test on.
+    """Return what a training reads: ID training images or image-caption pairs, and test images.
 
-    A trainer of pairs that are not the ID set's own images needs no more of the ID set than the
-    class names; where no images are there to test on and the names are known, it goes without.
+    With pairs that are not the ID set's own images, a training needs only the class names of the
+    ID set. If these are known and there are no test images, it runs without.
     """
     if not TRAINER_REGISTRY.get(cfg.TRAINER.NAME).READS_PAIRS:
         return Needs.TEST | Needs.TRAIN
@@ -39,16 +39,16 @@ def training_needs(cfg: CfgNode) -> Needs:
 
 
 def names_known(cfg: CfgNode) -> bool:
-    """Return whether the ID set may be built without images: build_trainer(cfg, images=False)."""
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    return issubclass(kind, ClassFolders) and kind.knows_classes(cfg)
+    """Return whether the ID set can be built without images: build_trainer(cfg, images=False)."""
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    return issubclass(dataset_class, ClassFolders) and dataset_class.knows_classes(cfg)
 
 
 def missing_images(cfg: CfgNode) -> str:
-    """Say why there are no images of the ID set to test on, "" where its folders are there."""
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    """Say why the ID set has no test images, "" if its folders exist."""
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     try:
-        kind.find_splits(kind.locate(cfg))
+        dataset_class.find_splits(dataset_class.locate(cfg))
     except InputError as error:
         return str(error)
     return ""

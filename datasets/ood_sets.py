@@ -20,36 +20,36 @@ from datasets.splits import class_folders, class_images, require_folders
 logger = logging.getLogger(__name__)
 
 AVERAGE = "average"
-TAKEN = (AVERAGE, "ID")  # names that the results give to rows of their own
-# Under the root, or under one of these in it: where the public projects gather their OOD sets.
+RESERVED = (AVERAGE, "ID")  # names of rows that the results add
+# Folders under the root in which public projects gather their OOD sets.
 GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
 
 
 def load_ood_sets(cfg: CfgNode) -> dict[str, list[Datum]]:
     """Return the images of every OOD set of `cfg.OOD.SETS`, in its order, with label -1.
 
-    Those of folders are sorted by path, those of a LIST in its order. A set with no FOLDERS is left
-    out. A count other than IMAGES, or a list of another MD5, is warned of: Places365, for one, is
-    easily taken for the curated 10,000.
+    Images in folders are sorted by path, those of a LIST keep its order. A set with no FOLDERS is
+    left out. A count other than IMAGES, or a list with another MD5, gives a warning: the whole of
+    Places365, for example, is easily mistaken for the curated 10,000.
 
     Raises:
         InputError: no set is configured, a set's name is unfit for the results, none of its
-            folders exists, or the folder holds no images, or not those of the list.
+            folders exists, or the folder holds no images or lacks listed ones.
     """
     return _load(cfg, set_names(cfg)[0])
 
 
 def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list[Datum]]:
-    """Return the images of every set of `cfg.OOD.SHIFTED`: ID images of another distribution.
+    """Return the images of every set of `cfg.OOD.SHIFTED`: ID classes, another distribution.
 
-    Their labels are those of the ID set. Half of its classes (DATASET.SUBSAMPLE_CLASSES) have none.
+    Their labels need all ID classes; with DATASET.SUBSAMPLE_CLASSES base or new none are loaded.
 
     Raises:
         InputError: as `load_ood_sets`; a set without a LIST; a label that is no class.
     """
     _, names = set_names(cfg)
     if names and cfg.DATASET.SUBSAMPLE_CLASSES != "all":
-        logger.warning("Shifted ID sets have labels of all classes: %s left out", ", ".join(names))
+        logger.warning("Shifted ID sets need all classes: %s left out", ", ".join(names))
         return {}
     return _load(cfg, names, classnames)
 
@@ -70,67 +70,66 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
     for name in (*cfg.OOD.SETS, *cfg.OOD.SHIFTED):
         _check_entry(*set_entry(cfg, name), name)
     sets = cfg.OOD.SETS, cfg.OOD.SHIFTED
-    outside, shifted = ([name for name in node if node[name].FOLDERS] for node in sets)
-    # Here, not when the results are written: that is hours later.
-    for name in outside + shifted:
+    ood, shifted = ([name for name in node if node[name].FOLDERS] for node in sets)
+    # Checked now, because the results are written hours later.
+    for name in ood + shifted:
         check_set_name(name)
-        if name.lower() in map(str.lower, TAKEN) or name.lower().startswith(f"{AVERAGE} "):
+        if name.lower() in map(str.lower, RESERVED) or name.lower().startswith(f"{AVERAGE} "):
             raise InputError(
-                f"An OOD set may not be called {name!r}: in the results {' and '.join(TAKEN)} are "
-                f"names of their own. Rename OOD.SETS.{name} in the data set's YAML."
+                f"An OOD set may not be called {name!r}: the results have rows of their own called "
+                f"{' and '.join(RESERVED)}. Rename OOD.SETS.{name} in the data set's YAML."
             )
-    if pair := same_file_name(outside + shifted):
+    if pair := same_file_name(ood + shifted):
         raise InputError(
-            f"The OOD sets {pair[0]!r} and {pair[1]!r} would write one file on macOS and Windows, "
-            f"which know no capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
+            f"The OOD sets {pair[0]!r} and {pair[1]!r} are one file name on macOS and Windows, "
+            f"which ignore capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
         )
-    if not outside:
+    if not ood:
         raise DataError(
             "No OOD set is configured. Name at least one: --ood-data FOLDER, or under OOD.SETS in "
             "the data set's YAML, such as   Texture: {FOLDERS: [Texture/images], IMAGES: 5640}",
             "missing",
         )
-    return outside, shifted
+    return ood, shifted
 
 
 def _check_entry(entry: CfgNode, key: str, name: str) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("FOLDERS"), (list, tuple)):
         raise InputError(
-            f"{key} is {entry!r}. It must name its folders in a list, and may give "
-            f"the expected count:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
+            f"{key} is {entry!r}. It must list its folders, and may give the expected number of "
+            f"images:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
         )
     if key.startswith("OOD.SHIFTED") and entry.FOLDERS and not entry.get("LIST"):
-        raise InputError(f"{key} has no LIST: labels of shifted ID images come from a list.")
+        raise InputError(f"{key} has no LIST, which gives the labels of shifted ID images.")
 
 
 def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
-    """Return the means that tables give: name -> OOD sets.
+    """Return the averages in tables: name -> OOD sets.
 
-    "average" is over the sets without a GROUP (over all, if each has one); "average GROUP" over the
-    sets of a group of two or more, such as near ones. Shifted ID sets are in none.
+    "average" is over the sets without a GROUP (over all, if each has one), "average GROUP" over the
+    sets of a group of two or more, such as near. Shifted ID sets are in no average.
     """
-    group = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in set_names(cfg)[0]}
-    means = {AVERAGE: [name for name in group if not group[name]] or list(group)}
-    for own in dict.fromkeys(filter(None, group.values())):
-        members = [name for name in group if group[name] == own]
+    group_of = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in set_names(cfg)[0]}
+    means = {AVERAGE: [name for name in group_of if not group_of[name]] or list(group_of)}
+    for group in dict.fromkeys(filter(None, group_of.values())):
+        members = [name for name in group_of if group_of[name] == group]
         if len(members) > 1:
-            means[f"{AVERAGE} {own}"] = members
+            means[f"{AVERAGE} {group}"] = members
     return means
 
 
 def find_ood_set(cfg: CfgNode, name: str) -> Path:
-    """Return the folder of an OOD set or a shifted ID set; of a LIST, that its paths are under.
+    """Return the folder of an OOD set or a shifted ID set, which holds the paths of a LIST.
 
-    The first of FOLDERS that exists under DATASET.ROOT is taken, else the first in one of its
-    GATHERED folders; names are matched in any case of letters where none matches as written.
-    DataError where none exists.
+    It is the first of FOLDERS that exists under DATASET.ROOT, else the first in one of its
+    GATHERED folders, in upper or lower case if none matches as written; DataError if none exists.
     """
     entry, key = set_entry(cfg, name)
     root, folders = data_root(cfg), entry.FOLDERS
-    for above in ("", *GATHERED):
+    for parent in ("", *GATHERED):
         for folder in folders:
-            if found := find_folder(root / above, folder):
-                return found
+            if path := find_folder(root / parent, folder):
+                return path
     require_root(root, folders)
     kind = "OOD" if name in cfg.OOD.SETS else "shifted ID"
     raise DataError(
@@ -142,7 +141,7 @@ def find_ood_set(cfg: CfgNode, name: str) -> Path:
 
 
 def same_file_name(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that are one file name on macOS or Windows, None if none are."""
+    """Return the first two names that are the same file name on macOS or Windows, or None."""
     seen: dict[str, str] = {}
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -153,7 +152,7 @@ def same_file_name(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def no_images(name: str, folder: Path) -> DataError:
-    """Return the fault of a set in whose folder no image lies."""
+    """Return the error for an OOD set whose folder holds no image."""
     return DataError(
         f"The OOD set {name} has no images: {absolute(folder)} holds {contents(folder)}. "
         f"Fill it, or name another folder in OOD.SETS.{name}.FOLDERS.",
@@ -162,17 +161,17 @@ def no_images(name: str, folder: Path) -> DataError:
 
 
 def list_file(cfg: CfgNode, name: str) -> Path | None:
-    """Return the path of a set's list, under DATASET.ROOT or absolute; None where it has none."""
+    """Return the path of a set's LIST, under DATASET.ROOT or absolute; None if it has none."""
     file = set_entry(cfg, name)[0].get("LIST")
     return data_root(cfg) / file if file else None
 
 
 def class_names_of(cfg: CfgNode, name: str, folder: Path) -> list[str] | None:
-    """Return the class folders that are an OOD set (CLASSES); None: all that is in its folder."""
-    wanted = set_entry(cfg, name)[0].get("CLASSES")
-    if not wanted:
+    """Return the class folders that make up an OOD set (CLASSES); None for its whole folder."""
+    text = set_entry(cfg, name)[0].get("CLASSES")
+    if not text:
         return None
-    classes = read_class_list(wanted)
+    classes = read_class_list(text)
     require_folders(folder, classes, class_folders(folder))
     return classes
 
@@ -180,9 +179,9 @@ def class_names_of(cfg: CfgNode, name: str, folder: Path) -> list[str] | None:
 def _load(
     cfg: CfgNode, names: Sequence[str], classnames: Sequence[str] | None = None
 ) -> dict[str, list[Datum]]:
-    # All are found before any is listed: that takes longer.
-    found = {name: find_ood_set(cfg, name) for name in names}
-    return {name: _read(cfg, name, folder, classnames) for name, folder in found.items()}
+    # Find all before listing any, which takes longer.
+    folders = {name: find_ood_set(cfg, name) for name in names}
+    return {name: _read(cfg, name, folder, classnames) for name, folder in folders.items()}
 
 
 def _read(cfg: CfgNode, name: str, folder: Path, classnames: Sequence[str] | None) -> list[Datum]:
@@ -203,8 +202,8 @@ def _in_folder(cfg: CfgNode, name: str, folder: Path) -> list[Datum]:
     if classes is None:
         images = sorted(walk_images(folder, others))
     else:
-        found = class_images(folder, classes, others)
-        images = sorted(f"{own}/{image}" for own, names in found for image in names)
+        by_class = class_images(folder, classes, others)
+        images = sorted(f"{name}/{image}" for name, names in by_class for image in names)
     if not images:
         raise no_images(name, folder)
     if others:

@@ -1,4 +1,4 @@
-"""Make a user's own folders the ID and OOD sets: config keys from two flags."""
+"""Make a user's own folders the ID and OOD sets: set the config from --id-data and --ood-data."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from datasets.folders import absolute, no_folder
 from datasets.ood_sets import same_file_name
 from datasets.splits import SPLITS
 
-# Last parts of paths that say nothing of what is in them.
-NAMELESS = (*SPLITS, "images")
+# Names of folders that do not describe their images.
+GENERIC_NAMES = (*SPLITS, "images")
 
 
 def use_id_folder(cfg: CfgNode, folder: str) -> None:
@@ -29,7 +29,7 @@ def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
     """
     sets: dict[str, str] = {}
     for entry in folders:
-        name, path = _named(entry)
+        name, path = _name_and_path(entry)
         if pair := same_file_name([*sets, name]):
             first = pair[0]
             raise InputError(
@@ -43,26 +43,26 @@ def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:
     )
 
 
-def _named(entry: str) -> tuple[str, str]:
+def _name_and_path(entry: str) -> tuple[str, str]:
     name, equals, path = entry.partition("=")
-    if not equals or os.path.isdir(os.path.expanduser(entry)):  # a path may hold a "="
+    if not equals or os.path.isdir(os.path.expanduser(entry)):  # a path may contain "="
         path = _existing("--ood-data", entry)
-        # Files are named after it, see dassl.utils.names.check_set_name.
+        # Result files are named after the set, see dassl.utils.names.check_set_name.
         return re.sub(r"[^\w .+-]+|^[\W_]+", "-", folder_name(path)).lstrip("-") or "OOD", path
     return name, _existing("--ood-data", path)
 
 
 def folder_name(folder: str) -> str:
-    """Return what the images in a folder are called: the last part of its path that says it."""
+    """Return the name of the images in a folder: the last part of its path that is not generic."""
     parts = Path(absolute(os.path.expanduser(folder))).parts
-    return next(part for part in (*reversed(parts), parts[-1]) if part.lower() not in NAMELESS)
+    return next(part for part in (*reversed(parts), parts[-1]) if part.lower() not in GENERIC_NAMES)
 
 
 def _existing(flag: str, folder: str) -> str:
     path = absolute(os.path.expanduser(folder))
     if not os.path.isdir(path):
         raise InputError(
-            f"{flag} {folder}: {path} {no_folder(Path(path))}. Name a folder of images, as seen "
-            f"from here ({os.getcwd()})"
+            f"{flag} {folder}: {path} {no_folder(Path(path))}. Name a folder of images, relative "
+            f"to the working directory ({os.getcwd()}) or absolute"
         )
     return path

@@ -1,4 +1,4 @@
-"""Read one image-caption pair, fill one batch: what all sources of pairs share."""
+"""Read an image-caption pair and fill a batch, as all sources of pairs do."""
 
 import io
 import random
@@ -13,12 +13,11 @@ from dassl.utils import BadImageError, read_image
 
 
 class BadPair(ValueError):
-    """A pair that is skipped; the message says why, in a few words."""
+    """A pair that is skipped; the message states the reason in a few words."""
 
 
 def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[Image.Image, str]:
-    """Return the RGB image of a path or of a file's bytes, and the caption without outer blanks;
-    BadPair where either is missing or cannot be read."""
+    """Read an RGB image, from a path or bytes, and its caption; BadPair if either is unreadable."""
     if image is None:
         raise BadPair("no image")
     text = read_caption(caption)
@@ -29,7 +28,7 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
 
 
 def read_caption(caption: str | bytes | None) -> str:
-    """Return the caption without outer blanks; BadPair where it is missing or cannot be read."""
+    """Return the caption without outer blanks; BadPair if it is missing or cannot be read."""
     try:
         text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
     except UnicodeDecodeError as error:
@@ -42,11 +41,11 @@ def read_caption(caption: str | bytes | None) -> str:
 def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> dict[str, Any]:
     """Return batch `number` of an epoch, made of `count` samples.
 
-    Each image is copied into the batch before the next one is read, in a worker into the memory it
-    shares with the trainer: a batch of thousands of images is held once.
+    Each image is copied into the batch before the next one is read, so that a batch of thousands
+    of images is held once; in a worker, this memory is shared with the trainer.
 
     Args:
-        samples: of "img", a tensor `[3, H, W]`, "caption", and "bad", names of skipped pairs.
+        samples: with "img", a tensor `[3, H, W]`, "caption", and "bad", the names of skipped pairs.
     """
     captions: list[str] = []
     bad: list[str] = []

@@ -8,13 +8,13 @@ from detector.detector import Detector
 from detector.spec import DetectorSpec
 from detector.zero_shot import describe_clip
 from ood.regions import suggest_top_k
-from ood.scoring import score_parameters, scores_beside_usual
+from ood.scoring import offered_scores_and, score_parameters
 from trainers.base import ClipTrainer
 
 
 def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
     """Return an uncalibrated detector of the trainer's model, with the usual scores and `score`."""
-    offered = scores_beside_usual(score, trainer.model.provides)
+    offered = offered_scores_and(score, trainer.model.provides)
     spec = spec_of(trainer, trainer.class_features(), score_parameters(offered))
     return Detector(spec.choose(score), trainer.model.clip)
 

@@ -13,7 +13,7 @@ from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k
-from ood.scoring import get_scores, required_inputs, score_parameters, scores_beside_usual
+from ood.scoring import get_scores, offered_scores_and, required_inputs, score_parameters
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def spec_of_classes(
     needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
     words = find_words(model, classnames, needs, negatives, outliers)
     prompted.texts = words.texts
-    features, offered = prompted.class_features(), scores_beside_usual(score, prompted.provides)
+    features, offered = prompted.class_features(), offered_scores_and(score, prompted.provides)
     # MCM, a softmax, is always 1 for a single class.
     default = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
     score = score or score_for_words(negatives, outliers) or default

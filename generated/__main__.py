@@ -1,4 +1,4 @@
-"""Make the generated benchmark: python -m generated --root data"""
+"""Draw the generated benchmark and write it to a data folder: python -m generated --root data"""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m generated", description=__doc__)
     parser.add_argument("--root", default="data", help="data folder (default: data)")
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes that draw (default: one a core)"
+        "--workers", type=int, default=None, help="drawing processes (default: one a core)"
     )
     args = parser.parse_args(arguments)
     started = time.perf_counter()

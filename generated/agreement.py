@@ -1,4 +1,4 @@
-"""How well regions extracted without a mask agree with the objects that were drawn."""
+"""Agreement of ID-irrelevant regions with the masks of the objects that were drawn."""
 
 import json
 import logging
@@ -22,12 +22,13 @@ def compare_with_masks(
     k: int,
     output: Path,
 ) -> None:
-    """Log and write the agreement of the extracted regions with the masks of all `items`.
+    """Compare the extracted regions of all `items` with their masks; log and write the result.
 
     Args:
         masks: a folder of CLASS/NAME.png, white where the object is.
-        extract: from an image and its label to where its regions are ID-irrelevant, bool [h, w].
-        view: from a mask to the part of it that the model sees. k: K, for the record.
+        extract: maps an image and its label to a bool grid `[h, w]` of its ID-irrelevant regions.
+        view: maps a mask to the part of it that the model sees.
+        k: the K of top-K, for the record.
         output: JSON file to write.
     """
     extracted, objects = [], []
@@ -54,34 +55,34 @@ def compare_with_masks(
 def region_agreement(
     irrelevant: Sequence[np.ndarray], objects: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Return how well the extracted regions are those without the object, over many images.
+    """Return how well the extracted regions match the background, over many images.
 
-    `irrelevant`: bool grids [h, w]; `objects`: bool pixels [H, W], True on the object. A region
-    belongs to the object where more than half of its pixels do. The shares are
+    `irrelevant`: bool grids `[h, w]`; `objects`: bool pixels `[H, W]`, True on the object. A region
+    is background unless more than half of its pixels are the object's. The result holds
 
-    - precision: of the extracted regions, those that are background;
-    - recall: of the background regions, those that were extracted;
-    - background: of all regions, those that are background (the precision of extracting all);
-    - extracted: of all regions, those that were extracted.
+    - precision: share of the extracted regions that are background;
+    - recall: share of the background regions that were extracted;
+    - background: share of all regions that are background (the precision of extracting all);
+    - extracted: share of all regions that were extracted.
     """
     grids = [np.asarray(grid, dtype=bool) for grid in irrelevant]
     cells = [_to_cells(pixels, *grid.shape) for grid, pixels in zip(grids, objects, strict=True)]
     extracted = np.concatenate([grid.ravel() for grid in grids])
     background = np.concatenate([cell.ravel() <= 0.5 for cell in cells])
-    both = (extracted & background).sum()
+    correct = (extracted & background).sum()
     return {
-        "precision": float(both / max(1, extracted.sum())),
-        "recall": float(both / max(1, background.sum())),
+        "precision": float(correct / max(1, extracted.sum())),
+        "recall": float(correct / max(1, background.sum())),
         "background": float(background.mean()),
         "extracted": float(extracted.mean()),
     }
 
 
 def _to_cells(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Return the share of True pixels in each cell of a grid: [H, W] -> [rows, columns]."""
+    """Return the share of True pixels `[H, W]` in each cell of a grid `[rows, columns]`."""
     sums, areas = pixels.astype(float), np.ones(())
     for axis, cells in ((0, rows), (1, columns)):
-        # As region maps are drawn: borders at the nearest pixel.
+        # Borders are at the nearest pixel, as in region maps.
         edges = np.floor(np.arange(cells + 1) * pixels.shape[axis] / cells + 0.5).astype(int)
         sums = np.add.reduceat(sums, edges[:-1], axis=axis)
         areas = np.multiply.outer(areas, np.diff(edges))

@@ -1,6 +1,6 @@
-"""The backgrounds shared by the ID sets, the training stream and the living-looking OOD set.
+"""The backgrounds of the ID images, the training stream and generated-nature.
 
-Each is a function rng -> float32 [S, S, 3] (0..255), registered with the words captions use.
+Each is a function rng -> float32 `[S, S, 3]` (0..255), registered with the words of captions.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def background(name: str, place: str):
 
 
 def sky(rng: np.random.Generator, clouds: float = 0.5) -> np.ndarray:
-    """A day sky with soft clouds; `clouds` is how much of it they may cover."""
+    """Draw a day sky with soft clouds, which cover at most about the share `clouds`."""
     blue = mix(
         tint(rng, (80, 140, 215)), tint(rng, (150, 175, 205)), np.full((1, 1), rng.random() ** 2)
     )[0, 0]
@@ -43,7 +43,7 @@ def sky(rng: np.random.Generator, clouds: float = 0.5) -> np.ndarray:
 
 
 def ground(rng: np.random.Generator, first, second, rows: int = 16, columns: int = 6):
-    """Mottled ground that darkens towards the viewer: [S, S, 3]."""
+    """Draw mottled ground `[S, S, 3]` that darkens towards the viewer."""
     field = mix(tint(rng, first), tint(rng, second), fractal(rng, rows, columns))
     y, _ = grid()
     return field * (1.05 - 0.2 * y)[..., None]
@@ -57,7 +57,7 @@ def with_sky(
     low: float = 0.45,
     roughness: float = 0.05,
 ) -> np.ndarray:
-    """`land` below a horizon between the heights `high` and `low`, `above` over it."""
+    """Draw `land` below a horizon, which lies between `high` and `low`, and `above` over it."""
     return mix(above, land, below(ridge(rng, rng.uniform(high, low), roughness), 0.02))
 
 
@@ -93,7 +93,7 @@ def snowy_hill(rng):
 
 
 def _courses(rng, rows: int, columns: int, gap: float, shift: float = 0.5):
-    """Running bond: (share of gap [S, S], a random number for each brick [S, S])."""
+    """Lay a running bond: the share of gap `[S, S]`, and a random number a brick `[S, S]`."""
     y, x = grid()
     row = np.floor(y * rows)
     along = x * columns + shift * (row % 2) + rng.random()

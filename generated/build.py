@@ -1,4 +1,4 @@
-"""Writes the generated benchmark to disk: whole, or not at all."""
+"""Writing of the generated benchmark to disk, whole or not at all."""
 
 import csv
 import hashlib
@@ -26,8 +26,8 @@ WORDS = "words"  # lists of words in NegLabel's format
 
 @dataclass(frozen=True)
 class Counts:
-    """Images: `train`, `val` and, of these, corrupted ones (`shifted`) for each ID class, `ood` for
-    each OOD set; captioned `pairs`."""
+    """Numbers of images: for each ID class `train`, `val`, and corrupted ones of these (`shifted`);
+    `ood` for each OOD set; captioned `pairs`."""
 
     train: int = 32
     val: int = 50
@@ -36,76 +36,75 @@ class Counts:
     shifted: int = 10
 
     def images(self) -> int:
-        own = (self.train + self.val + min(self.val, self.shifted)) * len(ID_OBJECTS)
-        return own + self.ood * len(OOD_SETS) + self.pairs
+        per_class = self.train + self.val + min(self.val, self.shifted)
+        return per_class * len(ID_OBJECTS) + self.ood * len(OOD_SETS) + self.pairs
 
 
 def build(
     root: str | os.PathLike, counts: Counts = Counts(), workers: int | None = None, seed: int = SEED
 ) -> bool:
-    """Write the benchmark under `root`; False if it is already there, complete, in this version.
+    """Write the benchmark under `root`; return False if it is there, complete, in this version.
 
-    Everything is drawn into a temporary folder beside its place and moved there at the end; the
+    Everything is drawn into a temporary folder under `root` and moved into place at the end; the
     ID folder, whose marker says what was built, comes last. An outdated or damaged benchmark is
     replaced.
 
     Raises:
-        InputError: `root` cannot be written to, or a folder of that name holds something that
-            this generator did not make.
+        InputError: `root` cannot be written to, or a folder to write was not made by this
+            generator.
     """
     root = Path(root)
     if is_complete(root, counts, seed):
         return False
-    _refuse_strangers(root)
+    _check_replaceable(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".generated-", dir=root) as temporary:
             _draw_all(Path(temporary), counts, workers, seed)
             for name in (OOD_FOLDER, ID_FOLDER):
-                _swap_in(Path(temporary) / name, root / name)
+                _replace(Path(temporary) / name, root / name)
     except OSError as error:
         raise InputError(
             f"Cannot write the generated benchmark under {root}: "
-            f"{error.strerror or error}. Choose another folder with --root, or free "
-            "some space."
+            f"{error.strerror or error}. Free some space, or choose another folder with --root."
         ) from error
     return True
 
 
 def is_complete(root: Path, counts: Counts = Counts(), seed: int = SEED) -> bool:
-    """Return whether both markers say this version, seed and counts, and no image is missing."""
-    wanted = {"version": VERSION, "seed": seed, "counts": asdict(counts)}
+    """Return whether both markers have this version, seed and counts, and no image is missing."""
+    expected = {"version": VERSION, "seed": seed, "counts": asdict(counts)}
     for name in (ID_FOLDER, OOD_FOLDER):
         try:
-            found = json.loads((root / name / MARKER).read_text(encoding="utf-8"))
+            marker = json.loads((root / name / MARKER).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        if {key: found.get(key) for key in wanted} != wanted:
+        if {key: marker.get(key) for key in expected} != expected:
             return False
     if not (root / ID_FOLDER / WORDS).is_dir():
         return False
     if not (root / ID_FOLDER / f"{SHIFTED}.txt").is_file():
         return False
     folders = [root / ID_FOLDER / name for name in ("images", PAIRS, SHIFTED)]
-    pictures = sum(1 for folder in (*folders, root / OOD_FOLDER) for _ in folder.rglob("*.png"))
-    return pictures == counts.images()
+    images = sum(1 for folder in (*folders, root / OOD_FOLDER) for _ in folder.rglob("*.png"))
+    return images == counts.images()
 
 
-def _refuse_strangers(root: Path) -> None:
+def _check_replaceable(root: Path) -> None:
+    """Raise InputError if a folder to write exists and was not made by this generator."""
     for name in (ID_FOLDER, OOD_FOLDER):
         folder = root / name
         if folder.exists() and not (folder / MARKER).is_file():
             raise InputError(
-                f"{folder} exists, but has no {MARKER}: it was not made by this "
-                "generator and will not be replaced. Move it away, or choose another "
-                "folder with --root."
+                f"{folder} exists, but has no {MARKER}: it was not made by this generator and is "
+                "not replaced. Move it away, or choose another folder with --root."
             )
 
 
-def _swap_in(new: Path, place: Path) -> None:
-    if place.exists():
-        place.rename(new.with_name(f"old-{place.name}"))  # deleted with the temporary folder
-    new.rename(place)
+def _replace(new: Path, target: Path) -> None:
+    if target.exists():
+        target.rename(new.with_name(f"old-{target.name}"))  # deleted with the temporary folder
+    new.rename(target)
 
 
 def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> None:
@@ -114,17 +113,16 @@ def _draw_all(folder: Path, counts: Counts, workers: int | None, seed: int) -> N
     for captions, hashes in in_processes(run_job, jobs, workers, "drawing the benchmark"):
         rows += captions
         digests += hashes
-    for table, wanted in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
-        _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(wanted)])
+    for table, prefix in (("captions.csv", "images/"), (f"{PAIRS}.csv", f"{PAIRS}/")):
+        _write_table(folder / ID_FOLDER / table, [row for row in rows if row[0].startswith(prefix)])
     _write_shifted(folder / ID_FOLDER / f"{SHIFTED}.txt", rows)
     write_lists(folder / ID_FOLDER / WORDS)
-    content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     marker = {
         "version": VERSION,
         "seed": seed,
         "counts": asdict(counts),
         "images": counts.images(),
-        "pixels_sha256": content,
+        "pixels_sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         "note": "generated (synthetic) images; figures say nothing about ImageNet",
     }
     for name in (ID_FOLDER, OOD_FOLDER):
@@ -139,7 +137,7 @@ def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 def _write_shifted(path: Path, rows: list[tuple[str, ...]]) -> None:
-    """Write the list of the shifted images: `path label`, as OpenOOD's, of folders in order."""
+    """Write the list of the shifted images, `path label`; labels follow the sorted folders."""
     labels = {name: label for label, name in enumerate(sorted(ID_OBJECTS, key=folder_name))}
     lines = [
         f"{row[0].removeprefix(f'{SHIFTED}/')} {labels[row[2]]}\n"
@@ -158,7 +156,7 @@ def _jobs(folder: Path, counts: Counts, seed: int, chunk: int = 50) -> list[Job]
     streams += [(folder / OOD_FOLDER, "", name, counts.ood) for name in OOD_SETS]
     streams.append((folder / ID_FOLDER, PAIRS, PAIRS, counts.pairs))
     return [
-        Job(where, split, name, first, min(first + chunk, count), seed, counts.shifted)
-        for where, split, name, count in streams
+        Job(target, split, name, first, min(first + chunk, count), seed, counts.shifted)
+        for target, split, name, count in streams
         for first in range(0, count, chunk)
     ]

@@ -1,4 +1,4 @@
-"""Supersampled vector drawing on a small transparent layer, and colours with names."""
+"""Supersampled vector drawing on a small transparent layer, and named colours."""
 
 import colorsys
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 96
-"""Side of every generated image in pixels."""
+"""Side of every generated image, in pixels."""
 
 SUPERSAMPLE = 3
 CLEAR = (0, 0, 0, 0)
@@ -32,7 +32,7 @@ COLOUR_NAMES = tuple(_COLOURS)
 
 
 def colour(rng: np.random.Generator, name: str) -> tuple[int, int, int]:
-    """A random shade (RGB, 0..255) that still deserves `name`."""
+    """Draw a random shade (RGB, 0..255) of the colour `name`."""
     hue, saturation, value = _COLOURS[name]
     jitter = rng.normal(0, (0.015, 0.06, 0.06))
     rgb = colorsys.hsv_to_rgb(
@@ -46,7 +46,7 @@ def any_colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def shade(rgb: tuple[int, ...], factor: float) -> tuple[int, int, int]:
-    """Darker for factor < 1; towards white for factor > 1 (2 is white)."""
+    """Darken a colour (factor < 1), or lighten it towards white (factor > 1; 2 is white)."""
     if factor <= 1:
         return tuple(int(c * factor) for c in rgb)
     return tuple(int(c + (255 - c) * (factor - 1)) for c in rgb)
@@ -54,7 +54,7 @@ def shade(rgb: tuple[int, ...], factor: float) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Pose:
-    """Place drawing coordinates: pixel centre, pixels a unit, stretch, degrees, mirror."""
+    """The transform of drawing coordinates: centre in pixels, pixels a unit, stretch, degrees."""
 
     x: float = 0.0
     y: float = 0.0
@@ -72,11 +72,11 @@ class Pose:
 
 
 WHOLE_IMAGE = Pose(scale=SIZE)
-"""Drawing coordinates [0, 1] x [0, 1] cover the image: x to the right, y down."""
+"""The pose in which [0, 1] x [0, 1] covers the image: x to the right, y down."""
 
 
 class Pen:
-    """Draws filled shapes; later ones cover earlier ones, `CLEAR` erases.
+    """A pen for filled shapes; later ones cover earlier ones, and `CLEAR` erases.
 
     Objects are drawn within about [-1, 1] x [-1, 1], x to the right, y down, and placed by the
     pose; whole scenes use `WHOLE_IMAGE`.
@@ -91,7 +91,7 @@ class Pen:
         self._draw = ImageDraw.Draw(self._layer)
 
     def _place(self, points) -> list[float]:
-        """Return the pixels of points: x, y, x, y, ... as Pillow takes them fastest."""
+        """Return the pixels of points as x, y, x, y, ..., which Pillow takes fastest."""
         return (np.asarray(points, dtype=float) @ self._matrix.T + self._centre).ravel().tolist()
 
     def polygon(self, points, fill) -> None:
@@ -101,16 +101,16 @@ class Pen:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill)
 
     def blob(self, points, fill) -> None:
-        """A closed smooth shape through `points`."""
+        """Draw a closed smooth shape through `points`."""
         self.polygon(smooth(points, closed=True), fill)
 
     def ellipse(self, x, y, rx, ry, fill, start=0.0, end=360.0, angle=0.0) -> None:
-        """An ellipse; a part of it from `start` to `end` degrees (clockwise from +x) is closed
-        by a chord."""
+        """Draw an ellipse, or its part from `start` to `end` degrees (clockwise from +x), closed by
+        a chord."""
         self.polygon(arc(x, y, rx, ry, start, end, angle), fill)
 
     def line(self, points, width, fill) -> None:
-        """A stroke with round joints and ends."""
+        """Draw a stroke with round joints and ends."""
         placed = self._place(points)
         pixels = max(1.0, width * self._unit)
         self._draw.line(placed, fill=fill, width=round(pixels), joint="curve")
@@ -119,38 +119,38 @@ class Pen:
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
     def curve(self, points, width, fill) -> None:
-        """A stroke along a smooth curve through `points`."""
+        """Draw a stroke along a smooth curve through `points`."""
         self.line(smooth(points), width, fill)
 
     def ring(self, x, y, rx, ry, width, fill, start=0.0, end=360.0) -> None:
         self.line(arc(x, y, rx, ry, start, end), width, fill)
 
     def rgba(self) -> np.ndarray:
-        """Return the antialiased drawing: float32 [SIZE, SIZE, 4], colour 0..255, alpha 0..1."""
+        """Return the antialiased drawing, float32 `[S, S, 4]`: colour 0..255, alpha 0..1."""
         pixels = np.zeros((SIZE, SIZE, 4), np.float32)
         box = self._layer.getbbox()
-        if box is not None:  # only the part that was drawn on: most things are small
+        if box is not None:  # only the part drawn on, as most things are small
             step = self.supersample
             left, top = box[0] // step, box[1] // step
             right, bottom = -(-box[2] // step), -(-box[3] // step)
-            part = self._layer.crop((left * step, top * step, right * step, bottom * step))
-            pixels[top:bottom, left:right] = np.asarray(part.reduce(step) if step > 1 else part)
+            crop = self._layer.crop((left * step, top * step, right * step, bottom * step))
+            pixels[top:bottom, left:right] = np.asarray(crop.reduce(step) if step > 1 else crop)
         pixels[..., 3] /= 255
         return pixels
 
     def over(self, image: np.ndarray) -> np.ndarray:
-        """The drawing composited over `image` [SIZE, SIZE, 3]."""
+        """Composite the drawing over `image` `[S, S, 3]`."""
         return composite(image, self.rgba())
 
 
 def composite(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """`layer` [H, W, 4] over `image` [H, W, 3], float32."""
+    """Composite `layer` `[H, W, 4]` over `image` `[H, W, 3]`, float32."""
     alpha = np.repeat(layer[..., 3:], 3, axis=-1)
     return image * (1 - alpha) + layer[..., :3] * alpha
 
 
 def arc(x, y, rx, ry, start=0.0, end=360.0, angle=0.0) -> np.ndarray:
-    """Points [n, 2] along an ellipse turned by `angle` degrees."""
+    """Return points `[n, 2]` along an ellipse turned by `angle` degrees."""
     cosines, sines = _unit_arc(start, end)
     turn = np.deg2rad(angle)
     dx, dy = rx * cosines, ry * sines
@@ -162,13 +162,13 @@ def arc(x, y, rx, ry, start=0.0, end=360.0, angle=0.0) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _unit_arc(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines along an arc; most are whole circles."""
+    """Return cosines and sines along an arc; cached, as most are whole circles."""
     t = np.deg2rad(np.linspace(start, end, max(8, int(abs(end - start) / 9))))
     return np.cos(t), np.sin(t)
 
 
 def smooth(points, closed: bool = False, steps: int = 8) -> np.ndarray:
-    """A Catmull-Rom curve through `points`: [n * steps, 2]."""
+    """Return a Catmull-Rom curve `[n * steps, 2]` through `points`."""
     p = np.asarray(points, dtype=float)
     padded = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
     a, b, c, d = padded[:-3, None], padded[1:-2, None], padded[2:-1, None], padded[3:, None]

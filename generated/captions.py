@@ -1,9 +1,9 @@
-"""Captions in varied templates, and the words the generated benchmark uses."""
+"""Captions of generated images, from varied templates."""
 
 import numpy as np
 
-# Every second caption names the object alone. Colour and place together nearly single out an
-# image within a batch, and a CLIP that sees them in most captions hardly learns the objects.
+# Every second caption names only the object. Colour and place together nearly identify an image
+# within a batch, so a CLIP that sees them in most captions hardly learns the objects.
 NAME_TEMPLATES = (
     "a photo of {a_object}.",
     "{a_object}",
@@ -66,7 +66,7 @@ _WITHOUT_ARTICLE = {
 
 
 def with_article(name: str) -> str:
-    """Return "an umbrella" for "umbrella"; plurals and materials stay without an article."""
+    """Return "an umbrella" for "umbrella"; plurals and materials get no article."""
     if name.split()[-1] in _WITHOUT_ARTICLE:
         return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
@@ -79,7 +79,7 @@ def choose(rng: np.random.Generator, options):
 def object_caption(
     rng: np.random.Generator, name: str, colour: str, size: str, background, clutter: list[str]
 ) -> str:
-    """A caption of an image of one object; sometimes it names one of the nuisances as well."""
+    """Write a caption for an image of one object; some captions also name a nuisance."""
     templates = NAME_TEMPLATES if rng.random() < _NAME_ALONE else DETAILED_TEMPLATES
     caption = choose(rng, templates).format(
         object=name,
@@ -97,7 +97,7 @@ def object_caption(
 
 
 def pair_caption(rng: np.random.Generator, named: list[tuple[str, str]], background) -> str:
-    """A caption of an image of two objects, given as (colour, name)."""
+    """Write a caption for an image of two objects, given as (colour, name)."""
     first, second = (
         with_article(f"{colour} {name}" if rng.random() < 0.5 else name) for colour, name in named
     )
@@ -107,7 +107,7 @@ def pair_caption(rng: np.random.Generator, named: list[tuple[str, str]], backgro
 
 
 def background_caption(rng: np.random.Generator, background, clutter: list[str]) -> str:
-    """A caption of an image without an object: its background, perhaps a nuisance."""
+    """Write a caption for an image without an object: its background, perhaps a nuisance."""
     if clutter and rng.random() < 0.5:
         return f"{with_article(choose(rng, clutter))} {background.place}"
     return choose(rng, BACKGROUND_TEMPLATES).format(background=background.name)
@@ -116,7 +116,7 @@ def background_caption(rng: np.random.Generator, background, clutter: list[str])
 def view_caption(
     rng: np.random.Generator, name: str, texture: bool, colours: tuple[str, str]
 ) -> str:
-    """Return a caption of a scene, a place or a texture; `colours`: names of a texture's two."""
+    """Write a caption for a scene, a place or a texture; `colours` are a texture's two."""
     if not texture:
         return choose(rng, VIEW_TEMPLATES).format(view=with_article(name))
     first, second = colours

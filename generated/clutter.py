@@ -1,4 +1,4 @@
-"""Nuisance objects: small clutter that may stand anywhere, in ID, training and OOD images."""
+"""Nuisances: small objects that may be anywhere in ID, training and OOD images."""
 
 import numpy as np
 

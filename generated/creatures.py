@@ -1,4 +1,4 @@
-"""Living-looking shapes: the concepts of the OOD set generated-nature (iNaturalist's part)."""
+"""Living-looking shapes: the kinds of the OOD set generated-nature (in iNaturalist's role)."""
 
 import numpy as np
 

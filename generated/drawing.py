@@ -1,4 +1,4 @@
-"""The registry of things that can be drawn on a transparent layer: objects, clutter, creatures."""
+"""Things that can be drawn on a transparent layer: objects, clutter and creatures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ Paint = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Thing:
-    """Something with a name and a drawing function (pen, rng, colour); `tilt` = the standard
-    deviation of its rotation in degrees."""
+    """A named drawing function (pen, rng, colour); `tilt` is the standard deviation of its rotation
+    in degrees."""
 
     name: str
     draw: Callable[[Pen, np.random.Generator, Paint], None]
@@ -21,7 +21,7 @@ class Thing:
 
 
 class Things(dict[str, Thing]):
-    """Name -> Thing, filled by the decorator `things(name)`, in the order of definition."""
+    """Things by name, in the order of definition, filled by the decorator `things(name)`."""
 
     def __call__(self, name: str, tilt: float = 10):
         def register(draw):
@@ -32,7 +32,7 @@ class Things(dict[str, Thing]):
 
 
 def random_pose(rng: np.random.Generator, thing: Thing) -> Pose:
-    """Direction, stretch and mirror image; place and scale are chosen by `fit`."""
+    """Draw angle, stretch and mirroring; `fit` chooses position and scale."""
     return Pose(
         aspect=float(np.exp(rng.normal(0, 0.12))),
         angle=float(rng.normal(0, thing.tilt)),
@@ -43,7 +43,7 @@ def random_pose(rng: np.random.Generator, thing: Thing) -> Pose:
 def render(
     thing: Thing, paint: Paint, pose: Pose, seed: int, supersample: int = SUPERSAMPLE
 ) -> np.ndarray:
-    """The thing on a clear layer, float32 [S, S, 4]; the same `seed` gives the same thing."""
+    """Draw the thing on a clear layer, float32 `[S, S, 4]`; `seed` determines the drawing."""
     pen = Pen(pose, supersample)
     thing.draw(pen, np.random.default_rng(seed), paint)
     return pen.rgba()
@@ -56,10 +56,10 @@ def fit(
     coverage: float,
     at: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw `thing` so that it covers about `coverage` of the image, float32 [S, S, 4].
+    """Draw `thing` so that it covers about the share `coverage` of the image, float32 `[S, S, 4]`.
 
-    A thin thing that would outgrow the image is made as large as fits. It lies anywhere inside
-    the image, or has its middle `at` (x, y) in pixels.
+    A thin thing that would exceed the image is made as large as fits. It lies anywhere inside the
+    image, or is centred `at` (x, y) in pixels.
     """
     seed, pose = int(rng.integers(2**31)), random_pose(rng, thing)
     trial_scale = SIZE / 3.5

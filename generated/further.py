@@ -1,6 +1,6 @@
-"""Further objects of the training stream: neither ID classes nor concepts of an OOD set.
+"""Further objects of the training stream; some are ID classes or near-OOD kinds (`kinds.py`).
 
-They keep the small CLIP from being a closed-set classifier of the ID classes.
+The others keep the small CLIP from being a closed-set classifier of the ID classes.
 """
 
 import numpy as np

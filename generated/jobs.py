@@ -1,4 +1,4 @@
-"""Draw and write a part of the benchmark, in a process that imports no more than that takes."""
+"""Jobs that draw and write a part of the benchmark, in a module that imports little."""
 
 import hashlib
 import zlib
@@ -20,7 +20,7 @@ SHIFTED = "shifted"  # a folder of corrupted test images, and the list of their 
 class Job:
     """Images first..last of one stream: an ID class (with its split), an OOD set, or the pairs.
 
-    Of a class's test images, the first `shifted` are written corrupted too.
+    The first `shifted` of a class's test images are also written with a corruption.
     """
 
     folder: Path
@@ -37,16 +37,16 @@ def folder_name(name: str) -> str:
 
 
 def run_job(job: Job) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Draw and write a job's images: (their rows of captions.csv, a digest of each)."""
+    """Draw and write a job's images; return their table rows and a digest of each image."""
     rows, digests = [], []
     for index in range(job.first, job.last):
         if not job.split:
-            image, concept = ood_sample(job.name, index, job.seed)
-            path = f"{job.name}/{folder_name(concept)}/{index:05d}.png"
+            image, kind = ood_sample(job.name, index, job.seed)
+            path = f"{job.name}/{folder_name(kind)}/{index:05d}.png"
             _write(job.folder / path, image)
         else:
-            draw = _write_pair if job.split == PAIRS else _write_id_image
-            path, image, row = draw(job, index)
+            write = _write_pair if job.split == PAIRS else _write_id_image
+            path, image, row = write(job, index)
             rows.append(row)
         if job.split == "val" and index < job.shifted:
             digests.append(_digest(path, image))
@@ -86,5 +86,5 @@ def _write_corrupted(job: Job, index: int, image: np.ndarray):
 
 def _write(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A search for repeats costs most of the time, and finds none in these.
+    # Huffman coding only: searching for repeats would take most of the time and find none.
     Image.fromarray(image).save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)

@@ -1,7 +1,7 @@
-"""All kinds of thing the generator draws: which are ID, which OOD, and which captions may name.
+"""All kinds that the generator draws: which are ID, which are OOD, and which captions may name.
 
 Half of the kinds of each OOD set, drawn once from `NAMED_SEED`, appear in the captioned stream
-that the small CLIP learns from ("named"); the other half never do ("never seen").
+that the small CLIP trains on ("named"); the other half never do ("never seen").
 """
 
 from collections.abc import Callable
@@ -18,11 +18,10 @@ from generated.scenes import SCENES
 from generated.textures import TEXTURES, draw_texture
 
 NAMED_SEED = 20261126
-"""Written down before the small CLIP of version 3 was trained."""
+"""Fixed before the small CLIP of version 3 was trained."""
 
-# Objects that are ID classes although they are drawn in `further.py`; and those of the near-OOD
-# set: each shares a super-category (vehicles, animals, vessels, clothes, instruments, furniture)
-# with ID classes.
+# Objects from `further.py` that are ID classes, and those of the near-OOD set: each of these shares
+# a super-category (vehicles, animals, vessels, clothes, instruments, furniture) with ID classes.
 _MORE_ID = ("chair", "drum", "anchor", "windmill", "helicopter", "cat", "hat", "bottle")
 _NEAR = (
     "truck",
@@ -43,9 +42,10 @@ NEAR_OBJECTS: dict[str, Thing] = {name: FURTHER_OBJECTS[name] for name in _NEAR}
 
 @dataclass(frozen=True)
 class View:
-    """A whole image without a foreground: `draw(rng, first, second)` -> float32 [S, S, 3].
+    """A whole image without a foreground: `draw(rng, first, second)` -> float32 `[S, S, 3]`.
 
-    Textures are drawn in the two colours `(name, RGB)`; scenes and places ignore them.
+    `first` and `second` are the two colours (name, RGB) of a texture; scenes and places ignore
+    them.
     """
 
     name: str
@@ -72,8 +72,8 @@ OOD_SETS: dict[str, dict[str, Thing | View]] = {
 
 def _never_named() -> frozenset[str]:
     rng = np.random.default_rng(NAMED_SEED)
-    kinds = (rng.permutation(sorted(kinds))[: len(kinds) // 2] for kinds in OOD_SETS.values())
-    return frozenset(str(name) for part in kinds for name in part)
+    halves = (rng.permutation(sorted(kinds))[: len(kinds) // 2] for kinds in OOD_SETS.values())
+    return frozenset(str(name) for half in halves for name in half)
 
 
 NEVER_NAMED = _never_named()

@@ -1,4 +1,4 @@
-"""Draw the objects that are ID classes, each within about [-1, 1] x [-1, 1]."""
+"""Objects that are ID classes, each drawn within about [-1, 1] x [-1, 1]."""
 
 import numpy as np
 

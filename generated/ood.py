@@ -1,6 +1,6 @@
 """The OOD sets of the generated benchmark. None shows an ID class.
 
-Four far sets play the parts of iNaturalist, SUN, Places and Texture; `generated-near` shows kinds
+Four far sets take the roles of iNaturalist, SUN, Places and Texture; `generated-near` shows kinds
 of the same super-categories as ID classes.
 """
 
@@ -30,7 +30,7 @@ def _draw(rng: np.random.Generator, kind: Thing | View) -> np.ndarray:
 
 
 def ood_sample(name: str, index: int, seed: int = SEED) -> tuple[np.ndarray, str]:
-    """Return image `index` of the OOD set `name`, uint8 [S, S, 3], and its kind.
+    """Return image `index` of the OOD set `name`, uint8 `[S, S, 3]`, and the name of its kind.
 
     Kinds take turns.
     """

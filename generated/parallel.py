@@ -1,4 +1,4 @@
-"""Spread independent jobs over processes."""
+"""Independent jobs in several processes."""
 
 import multiprocessing
 import os
@@ -14,17 +14,17 @@ from generated import streams
 def in_processes(
     function: Callable, jobs: Sequence, workers: int | None = None, title: str = ""
 ) -> Iterator:
-    """`function` of every job, in order, a bar on a terminal; workers: None = one a core, 1 = here.
+    """Yield `function(job)` for every job, in order, with a progress bar on a terminal.
 
-    The workers are forked from a fresh process that has imported the generator and nothing else:
-    a plain fork would copy torch's threads, a spawn would import everything once a worker.
+    `workers`: None for one a core, 1 for this process. Workers are forked from a new process that
+    has imported only the generator: a plain fork would copy torch's threads, and a spawned worker
+    would import everything again.
     """
     workers = min(workers or os.cpu_count() or 1, max(len(jobs), 1))
     progress = tqdm(total=len(jobs), desc=title, unit="chunk", leave=False, disable=None)
     with progress:
         if workers == 1:
-            results = map(function, jobs)
-            for result in results:
+            for result in map(function, jobs):
                 yield result
                 progress.update()
             return
@@ -45,10 +45,10 @@ def _captioned_chunk(job: tuple[str, int, int, int]) -> tuple[np.ndarray, list[s
 def captioned_images(
     stream: str, count: int, seed: int = streams.SEED, workers: int | None = None, chunk: int = 250
 ):
-    """The first `count` samples of a captioned stream: (uint8 [count, S, S, 3], captions)."""
+    """Return the first `count` images of a captioned stream, uint8 `[n, S, S, 3]`, and captions."""
     jobs = [(stream, first, min(first + chunk, count), seed) for first in range(0, count, chunk)]
     images, captions = [], []
-    for some, texts in in_processes(_captioned_chunk, jobs, workers, f"drawing {stream}"):
-        images.append(some)
+    for chunk_images, texts in in_processes(_captioned_chunk, jobs, workers, f"drawing {stream}"):
+        images.append(chunk_images)
         captions += texts
     return np.concatenate(images), captions

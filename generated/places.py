@@ -1,4 +1,4 @@
-"""Indoor compositions: the OOD set generated-places (Places' part). rng -> [S, S, 3]."""
+"""Indoor compositions: the OOD set generated-places (in the role of Places)."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ PLACES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
 
 
 def indoor(name: str):
-    """Register a place; the function draws on a pen over an empty room: (pen, rng, room)."""
+    """Register a place: a function (pen, rng, room) that draws over an empty room."""
 
     def register(draw):
         PLACES[name] = draw
@@ -21,7 +21,7 @@ def indoor(name: str):
 
 
 class Room:
-    """A box seen from its open front: walls, floor and ceiling in one-point perspective."""
+    """A room seen from its open front: walls, floor and ceiling in one-point perspective."""
 
     def __init__(self, rng: np.random.Generator, depth: float | None = None):
         self.scale = depth or rng.uniform(0.45, 0.75)
@@ -40,7 +40,7 @@ class Room:
         )
 
     def at(self, x: float, y: float, depth: float) -> tuple[float, float]:
-        """Return the point (x, y) of the front opening moved to `depth` (0..1) inside."""
+        """Return the point (x, y) of the front opening, moved inside to `depth` (0..1)."""
         shrink = 1 - depth * (1 - self.scale * 0.55)
         vx, vy = self.vanish
         return vx + (x - vx) * shrink, vy + (y - vy) * shrink
@@ -64,7 +64,7 @@ def _rgb(values) -> tuple[int, int, int]:
 
 
 def draw_place(rng: np.random.Generator, name: str) -> np.ndarray:
-    """The place under soft light: float32 [S, S, 3]."""
+    """Draw the place under soft light, float32 `[S, S, 3]`."""
     pen, room = Pen(), Room(rng)
     room.draw(pen)
     PLACES[name](pen, rng, room)

@@ -1,22 +1,22 @@
 """Train the small CLIP of the generated benchmark: `python -m generated.pretrain --help`.
 
-Symmetric InfoNCE (Radford et al. 2021) on the generator's own captioned stream, AdamW, warm-up and
-cosine.
+Symmetric InfoNCE (Radford et al. 2021) on the generator's own captioned stream, with AdamW and a
+cosine schedule after a warm-up.
 
 Differs from CLIP's training:
 
-- Samples of a batch that share their caption count as matches of each other. With few kinds of
-  thing a batch repeats captions, and plain InfoNCE would push an image away from its own caption.
-- The logit scale follows a schedule (`scale_at`) and ends at 100, where CLIP's ends by itself. It
-  fixes how far apart cosines lie, which scores on cosines at temperature 1 depend on.
-- A second InfoNCE (`--local-weight`) makes the *local* features, those of the value path that
-  GL-MCM and LoCoOp read, agree with the captions: large CLIPs have meaningful ones without being
-  trained for it, one this small has not. No masks or places are used.
-- Label smoothing (`--label-smoothing`, in the last phase): it asks that all captions which do not
-  fit an image lie equally far from it, as CLIP's batches of 32,768 do. A batch of 128 does not ask:
-  once the right caption stands well above the rest, nothing moves the rest.
+- Samples of a batch that share a caption count as matches of each other. There are few kinds, so a
+  batch repeats captions, and plain InfoNCE would push an image away from its own caption.
+- The logit scale follows a schedule (`scale_at`) that ends at 100, the value CLIP's reaches by
+  itself. It determines how far apart cosines lie, on which scores at temperature 1 depend.
+- A second InfoNCE (`--local-weight`) aligns the *local* features, those of the value path that
+  GL-MCM and LoCoOp read, with the captions: large CLIPs have meaningful ones without training for
+  them, but one this small has not. No masks or positions are used.
+- Label smoothing (`--label-smoothing`, in the last phase) asks that all captions that do not fit an
+  image lie equally far from it, which CLIP's batches of 32,768 achieve. A batch of 128 does not:
+  once the right caption is well above the others, nothing moves the others.
 - Most steps see a third of each image's patches, drawn at random (Li et al., FLIP, CVPR 2023),
-  which makes a step nearly three times as fast. The last steps see all of them.
+  which makes a step nearly three times as fast. The last steps see all patches.
 """
 
 import argparse
@@ -54,38 +54,39 @@ from generated.small_clip import (
 
 FIRST_SCALE, LAST_SCALE = 14.0, 100.0
 RISE = (0.05, 0.6)  # shares of the steps between which the logit scale rises
-WHOLE_FROM = 0.93  # share of the steps after which no patch is left out
+WHOLE_FROM = 0.93  # share of the steps after which all patches are seen
 LOCAL_SHARPNESS = 30.0
-SIZES = {  # default and help
-    "patch": (8, "pixels of a patch's side"),
-    "width": (192, "of the image tower"),
-    "layers": (5, "of the image tower"),
-    "text-width": (128, "of the text tower"),
-    "text-layers": (3, "of the text tower"),
-    "embed-dim": (128, "width of the features"),
-    "steps": (4000, "of the optimiser"),
+SIZES = {  # flag -> default and help
+    "patch": (8, "side of a patch in pixels"),
+    "width": (192, "width of the image encoder"),
+    "layers": (5, "layers of the image encoder"),
+    "text-width": (128, "width of the text encoder"),
+    "text-layers": (3, "layers of the text encoder"),
+    "embed-dim": (128, "dimension of the features"),
+    "steps": (4000, "steps of the optimiser"),
     "batch-size": (128, "pairs a step"),
-    "seed": (1, "of weights, order and augmentation"),
+    "seed": (1, "seed of weights, order and augmentation"),
 }
 
 
 def info_nce(cosines: Tensor, scale: Tensor, groups: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Symmetric InfoNCE of cosines [B, B] (images x texts); a group's captions share the target.
+    """Return the symmetric InfoNCE of cosines `[B, B]` (images x texts).
 
-    `smoothing`: share of the target spread over the whole batch (label smoothing).
+    The target is shared by the texts of the same group `[B]`; `smoothing` is the share of it that
+    is spread over the whole batch (label smoothing).
     """
     matches = (groups[:, None] == groups[None]).float()
     target = matches / matches.sum(1, keepdim=True)  # symmetric [B, B]
     logits = scale * cosines
-    both = (F.cross_entropy(x, target, label_smoothing=smoothing) for x in (logits, logits.T))
-    return sum(both) / 2
+    losses = (F.cross_entropy(x, target, label_smoothing=smoothing) for x in (logits, logits.T))
+    return sum(losses) / 2
 
 
 def local_cosines(local: Tensor, texts: Tensor) -> Tensor:
-    """Return how well the best regions of images (local [B, N, D]) fit texts [T, D]: [B, T].
+    """Return the soft maximum over regions `[B, N, D]` of cosines with texts `[T, D]`: `[B, T]`.
 
-    A soft maximum over regions, as the object of a caption fills only some of them; in the manner
-    of FILIP's token-wise maximum (Yao et al. 2022). Features are normalised.
+    The object of a caption fills only some of the regions, so the best ones count, in the manner of
+    FILIP's token-wise maximum (Yao et al. 2022). Features are normalised.
     """
     cosines = torch.einsum("bnd,td->btn", local, texts)
     return ((LOCAL_SHARPNESS * cosines).softmax(-1) * cosines).sum(-1)
@@ -100,8 +101,8 @@ def batch_loss(
     local_weight: float,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """InfoNCE of image [B, D] and text [B, D] features, plus `local_weight` times that of the
-    regions [B, N, D]."""
+    """Return InfoNCE of image and text features `[B, D]`, plus `local_weight` times that of the
+    regions `[B, N, D]`."""
     texts = F.normalize(texts.float(), dim=-1)
     loss = info_nce(F.normalize(images.float(), dim=-1) @ texts.T, scale, groups, smoothing)
     if local_weight == 0:
@@ -111,7 +112,7 @@ def batch_loss(
 
 
 def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
-    """Return AdamW with decay on matrices only, and its schedule of warm-up and cosine."""
+    """Return AdamW with weight decay on matrices only, and its schedule: warm-up, then cosine."""
     learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim >= 2], "weight_decay": args.weight_decay},
@@ -129,7 +130,7 @@ def build_optimizer(model: torch.nn.Module, args: argparse.Namespace):
 
 
 def scale_at(progress: float, start: float = FIRST_SCALE) -> float:
-    """Return the logarithm of the logit scale at a share `progress` of the steps."""
+    """Return the logarithm of the logit scale after the share `progress` of the steps."""
     first, last = RISE
     share = min(max((progress - first) / (last - first), 0), 1)
     return math.log(start) + share * math.log(LAST_SCALE / start)
@@ -138,16 +139,16 @@ def scale_at(progress: float, start: float = FIRST_SCALE) -> float:
 def random_loss(
     model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace, precision: str
 ) -> Tensor:
-    """Return the loss of a random batch of augmented images and their captions, a scalar."""
+    """Return the loss of a random batch of augmented images and their captions."""
     device = next(model.parameters()).device
-    picked = torch.randint(len(pairs), (args.batch_size,))
-    rows = pairs.rows[picked]
+    batch = torch.randint(len(pairs), (args.batch_size,))
+    rows = pairs.rows[batch]
     texts = tokens[rows]
     texts = texts[:, : int((texts != 0).sum(1).max())].to(device)  # [B, L]
-    images = augment(prepare(pairs.images[picked].to(device)))
-    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    # On a CPU the fused attention's backward pass is the slower one at these short lengths.
-    with half, sdpa_kernel(SDPBackend.MATH):
+    images = augment(prepare(pairs.images[batch].to(device)))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    # On a CPU the backward pass of fused attention is slower at these short lengths.
+    with autocast, sdpa_kernel(SDPBackend.MATH):
         features = (
             *encode_image(model.visual, images, local=args.local_weight > 0),
             encode_text(model, texts),
@@ -159,7 +160,7 @@ def random_loss(
 def faster_precision(
     model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, args: argparse.Namespace
 ) -> str:
-    """Return "bf16" or "fp32", whichever takes a step faster on this device.
+    """Return "bf16" or "fp32", whichever is faster for a step on this device.
 
     A CPU without bfloat16 units emulates them, 20 times slower than float32.
     """
@@ -181,7 +182,7 @@ def train(
     args: argparse.Namespace,
     checkpoint=lambda: None,
 ) -> list[float]:
-    """Train in place; `checkpoint` is called four times on the way. Returns each step's loss."""
+    """Train `model` in place, call `checkpoint` four times, and return the loss of each step."""
     model.logit_scale.requires_grad_(False)
     optimizer, scheduler = build_optimizer(model, args)
     whole, dropout = model.visual.patch_dropout, PatchDropout(args.patch_dropout)
@@ -220,37 +221,37 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
 
-    def add(name: str, default, text: str, **more) -> None:
-        kind = None if default is None else type(default)
-        parser.add_argument(name, default=default, help=text, **{"type": kind, **more})
+    def add(name: str, default, text: str, **options) -> None:
+        value_type = None if default is None else type(default)
+        parser.add_argument(name, default=default, help=text, **{"type": value_type, **options})
 
-    add("--init", None, "go on from an earlier file of the same sizes", type=Path)
-    add("--images", 50000, "how many to draw")
-    add("--held-out", 1024, "pairs of the stream clip-held-out, for the final check")
+    add("--init", None, "file of the same sizes to start from", type=Path)
+    add("--images", 50000, "number of training images to draw")
+    add("--held-out", 1024, "number of pairs of the stream clip-held-out, for the final check")
     for name, size in SIZES.items():
         add(f"--{name}", *size)
-    add("--patch-dropout", 2 / 3, "share of the patches left out, but in the last steps")
+    add("--patch-dropout", 2 / 3, "share of the patches left out, except in the last steps")
     add("--lr", 1e-3, "peak learning rate")
-    add("--local-weight", 0.5, "weight of the loss of the best regions; 0 is plain CLIP")
+    add("--local-weight", 0.5, "weight of the loss of the best regions; 0: plain CLIP")
     add("--label-smoothing", 0.0, "share of the target spread over all captions of a batch")
-    add("--weight-decay", 0.1, "of matrices")
-    faster = "auto: the faster of the two, by a step of each"
-    add("--precision", "auto", faster, choices=["auto", "fp32", "bf16"])
-    add("--device", "cuda" if torch.cuda.is_available() else "cpu", "to train on")
-    add("--workers", None, "processes that draw; one a core", type=int)
-    add("--output", None, "the .safetensors file to write", type=Path, required=True)
+    add("--weight-decay", 0.1, "weight decay of matrices")
+    precisions = "auto: the faster of the two, measured by a step of each"
+    add("--precision", "auto", precisions, choices=["auto", "fp32", "bf16"])
+    add("--device", "cuda" if torch.cuda.is_available() else "cpu", "device to train on")
+    add("--workers", None, "drawing processes; None: one a core", type=int)
+    add("--output", None, ".safetensors file to write", type=Path, required=True)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[float]:
-    """Train and write the file; returns the losses."""
+    """Train, write the file, and return the losses."""
     args = parse(arguments)
     started = time.time()
     torch.manual_seed(args.seed)
     training, held_out = generated_pairs(args.images, args.held_out, args.workers)
     tokens, token_ids = tokenise(training.texts)
     model = build_model(args, len(token_ids))
-    earlier = start_from(args.init, model, token_ids) if args.init else {}
+    initial = start_from(args.init, model, token_ids) if args.init else {}
     model.to(args.device)
     command = shlex.join(["python", "-m", "generated.pretrain", *(arguments or sys.argv[1:])])
     metadata = {
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         "trained_on": f"generated (synthetic) images, stream clip-train, {args.images}",
         "command": command,
         "versions": json.dumps({"torch": torch.__version__}),
-        **earlier,
+        **initial,
     }
     losses = train(
         model, training, tokens, args, lambda: save(model, token_ids, args.output, metadata)

@@ -1,4 +1,4 @@
-"""Outdoor compositions: the OOD set generated-scenes (SUN's part). rng -> [S, S, 3]."""
+"""Outdoor compositions: the OOD set generated-scenes (in the role of SUN)."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ SCENES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {}
 
 
 def scene(name: str):
-    """Register a scene."""
+    """Register a scene: a function rng -> float32 `[S, S, 3]`."""
 
     def register(draw):
         SCENES[name] = draw

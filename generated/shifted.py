@@ -1,7 +1,7 @@
-"""Shifted ID images: test images, corrupted at five severities (after ImageNet-C).
+"""Shifted ID images: test images corrupted at five severities, after ImageNet-C.
 
-Hendrycks and Dietterich, ICLR 2019, have fifteen corruptions; these are five of them, with numpy
-and Pillow, and strengths of our own for 96 x 96 pixels.
+These are five of the fifteen corruptions of Hendrycks and Dietterich (ICLR 2019), by NumPy and
+Pillow, with strengths of our own for 96 x 96 pixels.
 """
 
 import io
@@ -26,7 +26,7 @@ def _jpeg(image: Image.Image, quality: int, _: np.random.Generator) -> Image.Ima
     return Image.open(file).convert("RGB")
 
 
-# Name -> function of an image, a strength and a generator; its strengths, from severity 1 to 5.
+# Name -> function (image, strength, generator), and its strengths for severities 1 to 5.
 CORRUPTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
     "gaussian_noise": (_noise, (0.04, 0.08, 0.12, 0.18, 0.26)),
     "gaussian_blur": (
@@ -48,9 +48,9 @@ CORRUPTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
 def corrupted(
     image: np.ndarray, name: str, index: int, seed: int = SEED
 ) -> tuple[np.ndarray, str, int]:
-    """Return test image `index` of a class, corrupted, with its corruption and severity, 1 to 5.
+    """Corrupt test image `index` of a class; return it, the corruption and the severity, 1 to 5.
 
-    Corruptions and severities take turns, so that all classes meet all corruptions.
+    Corruptions and severities take turns, so that every class has every corruption.
     """
     classes = list(ID_OBJECTS)
     number = index * len(classes) + classes.index(name)

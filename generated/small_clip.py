@@ -1,7 +1,7 @@
-"""The small CLIP of the generated benchmark and what it is trained on, for `generated.pretrain`.
+"""The small CLIP of the generated benchmark and its training data, for `generated.pretrain`.
 
-The file is OpenAI's state-dict layout in fp16 safetensors; it holds only the rows of the token
-embedding that the training captions use, and `token_ids` saying which.
+Its file has OpenAI's state-dict layout in fp16 safetensors, but only those rows of the token
+embedding that the training captions use; `token_ids` lists them.
 """
 
 import argparse
@@ -29,8 +29,8 @@ HEAD_WIDTH = 64
 
 @dataclass
 class Pairs:
-    """Captioned images: images uint8 [N, 3, S, S]; texts: T different captions; rows [N]: the row
-    of texts that describes each image. Images with equal captions match each other's."""
+    """Captioned images: images uint8 `[N, 3, S, S]`; texts: T different captions; rows `[N]`: the
+    index of each image's caption in texts."""
 
     images: Tensor
     texts: list[str]
@@ -43,12 +43,12 @@ class Pairs:
 def generated_pairs(
     training: int, held_out: int, workers: int | None = None
 ) -> tuple[Pairs, Pairs]:
-    """Return pairs of the streams clip-train and clip-held-out over one common table of texts."""
-    parts = [
+    """Return pairs of the streams clip-train and clip-held-out, with a common table of texts."""
+    streams = [
         captioned_images(stream, count, workers=workers)
         for stream, count in (("clip-train", training), ("clip-held-out", held_out))
     ]
-    texts = sorted({caption for _, captions in parts for caption in captions})
+    texts = sorted({caption for _, captions in streams for caption in captions})
     row = {text: index for index, text in enumerate(texts)}
     return tuple(
         Pairs(
@@ -56,14 +56,14 @@ def generated_pairs(
             texts,
             torch.tensor([row[caption] for caption in captions]),
         )
-        for images, captions in parts
+        for images, captions in streams
     )
 
 
 def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """OpenAI's tokens as rows of a small embedding: (rows [T, L], token_ids [R] ascending).
+    """Tokenise into rows `[T, L]` of a small embedding; return them and token_ids `[R]`, ascending.
 
-    Padding (id 0) is kept as row 0; the end token stays the largest id, hence the largest row.
+    Padding (id 0) stays row 0; the end token has the largest id, hence the largest row.
     """
     tokens = open_clip.tokenize(list(texts), context_length=CONTEXT_LENGTH)
     token_ids, rows = torch.unique(tokens, return_inverse=True)
@@ -73,7 +73,7 @@ def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
-    """ViT and text transformer of the sizes asked for, QuickGELU, heads of width 64."""
+    """Build a CLIP of the given sizes, with QuickGELU and attention heads of width 64."""
     for name in ("width", "text_width"):
         if getattr(args, name) % HEAD_WIDTH:
             raise InputError(
@@ -96,19 +96,19 @@ def build_model(args: argparse.Namespace, vocabulary: int) -> open_clip.CLIP:
 
 
 def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str, str]:
-    """Load an earlier file of this module into `model` and return metadata about its training.
+    """Load a file of this module into `model`; return metadata about its training.
 
-    Words that the file does not have keep their random start.
+    Embeddings of tokens that the file does not have keep their random values.
     """
     try:
         with safe_open(path, "pt") as file:
             state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = file.metadata()
-        known = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
+        row_of = {int(token): row for row, token in enumerate(state.pop("token_ids"))}
         rows = model.token_embedding.weight.detach().clone()
         for row, token in enumerate(token_ids.tolist()):
-            if token in known:
-                rows[row] = state["token_embedding.weight"][known[token]]
+            if token in row_of:
+                rows[row] = state["token_embedding.weight"][row_of[token]]
         model.load_state_dict({**state, "token_embedding.weight": rows})
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise InputError(
@@ -119,8 +119,8 @@ def start_from(path: Path, model: open_clip.CLIP, token_ids: Tensor) -> dict[str
 
 
 def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """Text features [T, D] of tokens [T, L], L <= 77: causal, so what follows the longest text
-    changes nothing and is left out."""
+    """Return text features `[T, D]` of tokens `[T, L]`, L <= 77: attention is causal, so padding
+    after the longest text changes nothing and is left out."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]  # [T, L, W]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
@@ -128,15 +128,15 @@ def encode_text(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
 
 
 def prepare(images: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] -> float, CLIP's mean and std."""
+    """Normalise uint8 images `[B, 3, S, S]` by CLIP's mean and standard deviation."""
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=images.device)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD, device=images.device)[:, None, None]
     return (images.float() / 255 - mean) / std
 
 
 def augment(images: Tensor) -> Tensor:
-    """Random resized crop (60-100 % of the area), mirror image, brightness and contrast, for each
-    image of float [B, 3, S, S] on its own."""
+    """Augment each image of a float batch `[B, 3, S, S]` by a random resized crop (60-100 % of the
+    area), mirroring, brightness and contrast."""
     n, device = len(images), images.device
     zoom = torch.empty(n, device=device).uniform_(0.6, 1).sqrt()
     stretch = torch.empty(n, device=device).uniform_(-0.1, 0.1).exp()
@@ -156,17 +156,16 @@ def augment(images: Tensor) -> Tensor:
 def retrieval_accuracy(
     model: open_clip.CLIP, pairs: Pairs, tokens: Tensor, batch: int = 128
 ) -> float:
-    """Share of images whose nearest caption, among those of their batch, is of their group."""
-    device, right = next(model.parameters()).device, 0
+    """Return the share of images whose nearest caption in their batch is their own caption."""
+    device, correct = next(model.parameters()).device, 0
     for first in range(0, len(pairs), batch):
-        part = slice(first, first + batch)
-        pixels = prepare(pairs.images[part].to(device))
+        rows = pairs.rows[first : first + batch]
+        pixels = prepare(pairs.images[first : first + batch].to(device))
         images, _ = encode_image(model.visual, pixels, local=False)
-        texts = F.normalize(encode_text(model, tokens[pairs.rows[part]].to(device)), dim=-1)
-        groups = pairs.rows[part]
+        texts = F.normalize(encode_text(model, tokens[rows].to(device)), dim=-1)
         nearest = (F.normalize(images, dim=-1) @ texts.T).argmax(1).cpu()
-        right += (groups[nearest] == groups).sum().item()
-    return right / len(pairs)
+        correct += (rows[nearest] == rows).sum().item()
+    return correct / len(pairs)
 
 
 def save(model: open_clip.CLIP, token_ids: Tensor, path: Path, metadata: dict[str, str]) -> None:

@@ -1,8 +1,8 @@
-"""Composition of whole images, and the streams they come in.
+"""Composition of whole images, and the streams that they form.
 
-Sample `index` of a stream depends only on (SEED, stream name, index): parts can be made in any
-order and in parallel. The CLIP's training stream, the few-shot pool, the test images and the OOD
-sets are different streams, so no two of them share an image.
+Sample `index` of a stream depends only on (SEED, stream name, index), so that samples can be drawn
+in any order and in parallel. The CLIP's training stream, the few-shot pool, the test images and the
+OOD sets are different streams, so no two of them share an image.
 """
 
 import zlib
@@ -21,27 +21,27 @@ from generated.kinds import ID_OBJECTS, NAMED_THINGS, NAMED_VIEWS, View
 from generated.noise import gradient, grid
 
 SEED = 20250517
-"""Chosen before the first image was scored and never changed since."""
+"""Chosen before the first image was scored, and never changed since."""
 
 COVERAGE = (0.08, 0.35)
-"""Share of the image an object covers; thin objects may cover less."""
+"""Range of the share of the image that an object covers; thin objects may cover less."""
 
 _LARGE, _SMALL = 0.22, 0.12
 _OCCLUDED = 0.25
 
 _CONTRAST = 70
-"""Least distance of a texture's two colours in RGB."""
+"""Smallest distance in RGB between the two colours of a texture."""
 
-# The training stream alone: closer views, and objects before a plain background, as the web has
-# them too; without them a small CLIP learns backgrounds and colours long before objects.
+# Only in the training stream: closer views, and objects on a plain background, as on the web;
+# without them a small CLIP learns backgrounds and colours long before objects.
 _TRAINING_COVERAGE = (0.08, 0.6)
 _PAIRS, _VIEWS, _BARE, _PLAIN = 0.12, 0.22, 0.08, 0.25
 
 
 @dataclass(frozen=True)
 class Sample:
-    """image uint8 [S, S, 3]; mask bool [S, S], true where the (first) object shows; label and
-    background: names without article ("" = none)."""
+    """An image uint8 `[S, S, 3]`; its mask bool `[S, S]`, true where the (first) object is visible;
+    its caption; label and background: names ("" = none)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -51,7 +51,7 @@ class Sample:
 
 
 def stream_rng(stream: str, index: int, seed: int = SEED) -> np.random.Generator:
-    """The generator of sample `index` of `stream`."""
+    """Return the random generator of sample `index` of `stream`."""
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index]))
 
 
@@ -59,9 +59,9 @@ def any_background(rng: np.random.Generator) -> Background:
     return choose(rng, list(BACKGROUNDS.values()))
 
 
-def scatter_clutter(rng: np.random.Generator, image: np.ndarray, most: int = 2):
-    """`image` with 0..most small nuisances on it, and their names."""
-    names = [choose(rng, list(CLUTTER)) for _ in range(rng.integers(0, most + 1))]
+def scatter_clutter(rng: np.random.Generator, image: np.ndarray, limit: int = 2):
+    """Draw up to `limit` small nuisances on `image`; return it and their names."""
+    names = [choose(rng, list(CLUTTER)) for _ in range(rng.integers(0, limit + 1))]
     for name in names:
         layer = fit(rng, CLUTTER[name], any_colour(rng), rng.uniform(0.006, 0.03))
         image = place(rng, image, layer)
@@ -69,14 +69,14 @@ def scatter_clutter(rng: np.random.Generator, image: np.ndarray, most: int = 2):
 
 
 def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """`layer` lit from one side and with a soft shadow, over `image`."""
+    """Draw `layer` over `image`, lit from one side and with a soft shadow."""
     alpha = Image.fromarray((layer[..., 3] * 255).astype(np.uint8))
     soft = np.asarray(alpha.filter(ImageFilter.GaussianBlur(SIZE / 32)), np.float32) / 255
     shift = (int(rng.integers(1, SIZE // 16)), int(rng.integers(-SIZE // 20, SIZE // 20)))
     image = image * (1 - rng.uniform(0.15, 0.5) * np.roll(soft, shift, (0, 1)))[..., None]
     turn, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
     brightness = rng.uniform(0.75, 1.1)
-    box = drawn_on(layer)  # all else is clear
+    box = drawn_on(layer)  # the rest is clear
     y, x = (2 * axis - 1 for axis in grid())
     light = brightness + strength * (x[:, box[1]] * np.cos(turn) + y[box[0]] * np.sin(turn))
     lit = layer[box].copy()
@@ -86,7 +86,7 @@ def place(rng: np.random.Generator, image: np.ndarray, layer: np.ndarray) -> np.
 
 
 def drawn_on(layer: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns of a layer that something was drawn on."""
+    """Return the slices of rows and columns of a layer that contain the drawing."""
     covered = layer[..., 3] > 0
     return tuple(
         slice(int(lines[0]), int(lines[-1]) + 1) if len(lines) else slice(0)
@@ -95,9 +95,9 @@ def drawn_on(layer: np.ndarray) -> tuple[slice, slice]:
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Exposure, colour cast, contrast, a little blur and sensor noise: uint8 [S, S, 3]."""
+    """Add exposure, colour cast, contrast, a little blur and sensor noise: uint8 `[S, S, 3]`."""
     image = (image - 128) * rng.uniform(0.75, 1.1) + 128 + rng.normal(0, 10)
-    cast = np.tile(rng.normal(1, 0.04, 3), SIZE)  # of a row: see `noise.mix`
+    cast = np.tile(rng.normal(1, 0.04, 3), SIZE)  # for a whole row: see `noise.mix`
     image = np.clip(image.reshape(SIZE, -1) * cast, 0, 255).reshape(image.shape)
     if rng.random() < 0.5:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * SIZE / 64)
@@ -107,12 +107,12 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _occlude(rng, image, mask):
-    """A nuisance in front of a part of the object; the mask loses what it hides."""
+    """Put a nuisance in front of a part of the object, and remove that part from the mask."""
     name = choose(rng, list(CLUTTER))
     ys, xs = np.nonzero(mask)
-    pick = int(rng.integers(len(xs)))
+    pixel = int(rng.integers(len(xs)))
     layer = fit(
-        rng, CLUTTER[name], any_colour(rng), rng.uniform(0.01, 0.035), at=(xs[pick], ys[pick])
+        rng, CLUTTER[name], any_colour(rng), rng.uniform(0.01, 0.035), at=(xs[pixel], ys[pixel])
     )
     return place(rng, image, layer), mask & (layer[..., 3] < 0.5), name
 
@@ -124,7 +124,7 @@ def object_image(
     field: np.ndarray,
     coverages: tuple[float, float] = COVERAGE,
 ):
-    """`thing` over the background `field` with clutter: (image float32, mask, clutter names)."""
+    """Draw `thing` and clutter over `field`; return image (float32), mask and names of clutter."""
     image, clutter = scatter_clutter(rng, field)
     coverage = np.exp(rng.uniform(*np.log(coverages)))
     layer = fit(rng, thing, paint, coverage)
@@ -148,7 +148,7 @@ def object_sample(
     background: Background | None = None,
     coverages: tuple[float, float] = COVERAGE,
 ) -> Sample:
-    """One object over `background`, or over a random one."""
+    """Draw one object over `background`, or over a random one."""
     background = background or any_background(rng)
     colour_name = choose(rng, COLOUR_NAMES)
     image, mask, clutter = object_image(
@@ -162,7 +162,7 @@ def object_sample(
 
 
 def pair_sample(rng: np.random.Generator, things: list[Thing]) -> Sample:
-    """Two different objects, the first of which may be partly hidden by the second."""
+    """Draw two different objects; the second may partly hide the first."""
     background = any_background(rng)
     image, named, masks = background.draw(rng), [], []
     for side in rng.permutation(2):
@@ -178,7 +178,7 @@ def pair_sample(rng: np.random.Generator, things: list[Thing]) -> Sample:
 
 
 def bare_sample(rng: np.random.Generator) -> Sample:
-    """A background without an object, perhaps with clutter."""
+    """Draw a background without an object, perhaps with clutter."""
     background = any_background(rng)
     image, clutter = scatter_clutter(rng, background.draw(rng))
     image = photograph(rng, image)
@@ -187,7 +187,7 @@ def bare_sample(rng: np.random.Generator) -> Sample:
 
 
 def view_sample(rng: np.random.Generator, view: View) -> Sample:
-    """A scene, a place or a texture with its caption."""
+    """Draw a scene, a place or a texture."""
     first, second = two_colours(rng)
     image = photograph(rng, view.draw(rng, first, second))
     caption = captions.view_caption(rng, view.name, view.texture, (first[0], second[0]))
@@ -195,7 +195,7 @@ def view_sample(rng: np.random.Generator, view: View) -> Sample:
 
 
 def two_colours(rng: np.random.Generator):
-    """Two named colours that differ clearly: (name, RGB) twice."""
+    """Choose two clearly different colours, each as (name, RGB)."""
     names = [choose(rng, COLOUR_NAMES) for _ in range(2)]
     first, second = (colour(rng, name) for name in names)
     while np.linalg.norm(np.subtract(first, second)) < _CONTRAST:
@@ -205,24 +205,24 @@ def two_colours(rng: np.random.Generator):
 
 
 def id_sample(split: str, name: str, index: int, seed: int = SEED) -> Sample:
-    """Image `index` of the ID class `name` in `split` ("train": few-shot pool, or "val")."""
+    """Draw image `index` of the ID class `name` in `split` ("train": few-shot pool, or "val")."""
     return object_sample(stream_rng(f"id-{split}/{name}", index, seed), ID_OBJECTS[name])
 
 
 def captioned_sample(stream: str, index: int, seed: int = SEED) -> Sample:
-    """Image `index` of a captioned stream ("clip-train", "clip-held-out", "web").
+    """Draw image `index` of a captioned stream ("clip-train", "clip-held-out", "web").
 
-    It shows everything the generator can draw except the kinds in `kinds.NEVER_NAMED`: objects and
-    creatures alone (some before a plain background) and in pairs, scenes, places, textures, and
-    backgrounds without anything on them.
+    These streams show all that the generator can draw except the kinds in `kinds.NEVER_NAMED`:
+    objects and creatures alone (some on a plain background) and in pairs, scenes, places, textures,
+    and backgrounds without an object.
     """
     rng = stream_rng(stream, index, seed)
-    kind = rng.random()
-    if kind < _BARE:
+    draw = rng.random()
+    if draw < _BARE:
         return bare_sample(rng)
-    if kind < _BARE + _VIEWS:
+    if draw < _BARE + _VIEWS:
         return view_sample(rng, choose(rng, NAMED_VIEWS))
-    if kind < _BARE + _VIEWS + _PAIRS:
+    if draw < _BARE + _VIEWS + _PAIRS:
         first, second = rng.choice(len(NAMED_THINGS), 2, replace=False)
         return pair_sample(rng, [NAMED_THINGS[first], NAMED_THINGS[second]])
     background = PLAIN if rng.random() < _PLAIN else any_background(rng)

@@ -1,6 +1,6 @@
-"""The OOD set generated-textures (DTD's part): functions (rng, first, second) -> [S, S, 3].
+"""Textures in two colours: the OOD set generated-textures (in the role of Texture, DTD).
 
-They are computed at twice the size and averaged down; `first` and `second` are colours.
+They are computed at twice the size and averaged.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ TEXTURES: dict[str, Callable] = {}
 
 
 def texture(name: str):
-    """Register a texture: a function rng -> share of the second colour [FINE, FINE]."""
+    """Register a texture: a function rng -> share of the second colour `[FINE, FINE]`."""
 
     def register(draw):
         TEXTURES[name] = draw
@@ -25,14 +25,14 @@ def texture(name: str):
 
 
 def draw_texture(rng: np.random.Generator, name: str, first, second) -> np.ndarray:
-    """The texture in two colours, unevenly lit: float32 [S, S, 3]."""
+    """Draw the texture in the colours `first` and `second`, unevenly lit: float32 `[S, S, 3]`."""
     field = mix(first, second, TEXTURES[name](rng))
     field = field * (0.75 + 0.4 * fractal(rng, 2, 2, 2, FINE))[..., None]
     return field.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3))
 
 
 def _turned(rng, frequency: float, warp: float = 0.0):
-    """Coordinates (u, v) in periods, turned by a random angle and warped."""
+    """Return coordinates (u, v) in periods, turned by a random angle and warped."""
     y, x = grid(FINE)
     turn = rng.uniform(0, np.pi)
     dx, dy = (warp * (smooth_noise(rng, 4, 4, FINE) - 0.5) for _ in range(2))
@@ -48,7 +48,7 @@ def _soft(value, sharpness: float = 6):
 
 
 def _nearest_two(rng, count: int):
-    """Distances to the nearest and second nearest of `count` random points: Worley noise."""
+    """Return distances to the nearest two of `count` random points (Worley noise)."""
     y, x = grid(FINE)
     points = rng.random((count, 2), dtype=np.float32)
     distances = np.sqrt((x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils import InputError, flatten
-from datasets.folders import some
+from datasets.folders import first_few
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
@@ -238,10 +238,10 @@ def _keep_largest(
             for key in ours | theirs
             if ours.get(key) != theirs.get(key)
         ]
-        folders = some([str(run.folder) for run in group], NAMED, "; ")
+        folders = first_few([str(run.folder) for run in group], NAMED, "; ")
         notes.append(
-            f"set apart {folders}: {some(reasons, NAMED, '; ')}. To see it, name only its folder; "
-            "to include it, evaluate it in the same way"
+            f"set apart {folders}: {first_few(reasons, NAMED, '; ')}. To see it, name only its "
+            "folder; to include it, evaluate it in the same way"
         )
     return kept, notes
 

@@ -33,7 +33,7 @@ from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
 from trainers.base import ClipTrainer
-from trainers.features import features_of, with_labels
+from trainers.features import features_by_path, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
 
 def data_needs(scores: Sequence[Score]) -> Needs:
     """Return whether training images are needed: some scores of pytorch-ood are fitted to them."""
-    fits = any(isinstance(s, LibraryScore) and s.kind.requires_fit for s in scores)
+    fits = any(isinstance(s, LibraryScore) and s.detector_class.requires_fit for s in scores)
     return Needs.TRAIN if fits else NOTHING
 
 
@@ -125,7 +125,7 @@ def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
     library, train = [s for s in scores if isinstance(s, LibraryScore)], None
     if data_needs(library):
         items = trainer.dm.dataset.train_x
-        features_and_labels = with_labels(features_of(trainer, {"train": items}), items)
+        features_and_labels = with_labels(features_by_path(trainer, {"train": items}), items)
         train = tuple(torch.from_numpy(x).to(trainer.device) for x in features_and_labels)
     facts = (trainer.text_features().clone(), trainer.model.scale.detach().float(), train)
     fitted = {s.name: s.fitted(*facts) for s in library}

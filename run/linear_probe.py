@@ -19,7 +19,7 @@ from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.config import build_cfg
 from run.flags import make_parser
-from trainers.features import Features, features_of, with_labels
+from trainers.features import Features, features_by_path, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def main() -> None:
     data = trainer.dm.dataset
     pool, val = (data.train_x, data.val) if data.val else divide(data.train_x)
     check_data(data.num_classes, val)
-    features = features_of(trainer, {"pool": pool, "val": val, "test": data.test})
+    features = features_by_path(trainer, {"pool": pool, "val": val, "test": data.test})
     rows = []
     for count in [2**i for i in range(shots.bit_length())]:
         train_shots = few_shot(pool, count, cfg.SEED)

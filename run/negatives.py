@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
-from datasets.folders import counted, some
+from datasets.folders import counted, first_few
 from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
 from ood.scoring import get_scores, required_inputs
 from ood.word_scores import FROM_WORDS, GROUPS, grouping
@@ -120,5 +120,5 @@ def _report(overlapping: list, names: Mapping[str, set[str]]) -> list[str]:
         same = [word.text for word, sets in overlapping if name in sets]
         if same:
             many = counted(len(same), "negative")
-            lines.append(f"  {many} of {name}'s {len(folders)} folder names: {some(same)}")
+            lines.append(f"  {many} of {name}'s {len(folders)} folder names: {first_few(same)}")
     return lines or ["  No negative is the name of an OOD set or of a folder in one."]

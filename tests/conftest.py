@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures shared by the tests of several rooms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import settings
 from tests.golden import weights_clipn
 from tests.golden.weights import make_state_dict
 
-# No time limit per example (CI machines stall), nothing left on disk.
+# No time limit per example, as CI machines stall; no database of examples on the disk.
 settings.register_profile("promptood", deadline=None, database=None)
 settings.load_profile("promptood")
 
@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory):
-    """Nothing is kept in the cache folder of whoever runs the tests."""
+    """Redirect caches, so that tests leave the user's cache folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -37,7 +37,7 @@ def _weights(arch: str, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def golden():
-    """Reads a golden file: `golden("loss.json")` or `golden("loss.npz")`."""
+    """Return a reader of golden files: `golden("loss.json")` or `golden("loss.npz")`."""
 
     @functools.cache
     def read(name: str):
@@ -52,13 +52,13 @@ def golden():
 
 @pytest.fixture(scope="session")
 def generated_weights():
-    """State dict of a golden architecture, in OpenAI's layout: `generated_weights("tiny-vit")`."""
+    """Return a maker of random weights in OpenAI's layout: `generated_weights("tiny-vit")`."""
     return lambda arch, seed=1001: dict(_weights(arch, seed))
 
 
 @pytest.fixture(scope="session")
 def clip_file(generated_weights, tmp_path_factory):
-    """Path of a safetensors file with those weights, which says that they are QuickGELU's."""
+    """Return a writer of safetensors files with these weights, marked as QuickGELU's."""
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("clip")
@@ -74,7 +74,7 @@ def clip_file(generated_weights, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_clip(clip_file):
-    """A loaded golden model: `tiny_clip("tiny-rn")`."""
+    """Return a loader of models with these weights: `tiny_clip("tiny-rn")`."""
     import clip
 
     return functools.cache(
@@ -84,7 +84,7 @@ def tiny_clip(clip_file):
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """Starts entry points in processes of their own: `forked("train", "--shots", 2)`."""
+    """Return a starter of entry points in new processes: `forked("train", "--shots", 2)`."""
     from tests.forked import Starter
 
     return Starter(tmp_path_factory)
@@ -92,15 +92,15 @@ def forked(tmp_path_factory):
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> str:
-    """Return the device to compute on; the GPU's turn is skipped where there is none."""
+    """Return the device to compute on: the CPU, and a GPU if there is one."""
     return request.param
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with Ray's tests, which wait much, and with files that have slow ones.
+    """Run Ray's tests first, which wait a lot, then the files with slow tests.
 
-    What is left for the end is small: no process waits long for the last.
+    Short tests are left for the end, so that no process waits long for the last one.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.name != "test_shards_ray.py", item.path not in slow))
@@ -113,7 +113,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """An entry point run in this process, by a test or a fixture, leaves the next one nothing."""
+    """Remove the log handlers that an entry point in this process leaves behind."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     yield
@@ -125,9 +125,9 @@ def logging_as_it_was():
 
 @pytest.fixture(scope="session")
 def clipn_file(tmp_path_factory):
-    """Path of a CLIPN as its authors' code saves one: `clipn_file(seed, variant="src")`.
+    """Return a writer of CLIPN checkpoints like its authors': `clipn_file(seed, variant="src")`.
 
-    `plain`: only the CLIP in it.
+    With `plain` the file holds only the CLIP in it.
     """
     folder = tmp_path_factory.mktemp("clipn")
 
@@ -145,7 +145,7 @@ def clipn_file(tmp_path_factory):
         state = weights_clipn.make_state_dict(seed, arch, variant, logit_scale)
         state = weights_clipn.plain_clip(state) if plain else state
         state = {f"module.{key}": torch.as_tensor(value) for key, value in state.items()}
-        # As numpy's cosine schedule leaves it in the published files.
+        # A NumPy scalar, as the cosine schedule leaves it in the published files.
         groups = [{"lr": np.float64(1e-4), "params": [0]}]
         torch.save(
             {

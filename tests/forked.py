@@ -1,6 +1,6 @@
-"""Entry points in child processes: imported in one process, which is forked for each of them.
+"""Entry points in child processes, forked from one process that has imported them.
 
-`python train.py` takes seconds to import what it needs; here that is done once.
+`python train.py` takes seconds to import what it needs; here this happens only once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 class Starter:
-    """Starts processes; what each prints and tells is kept in a folder that `folders` makes."""
+    """A starter of processes whose output goes to files in a folder that `folders` makes."""
 
     def __init__(self, folders) -> None:
         self.folders = folders
@@ -33,25 +33,25 @@ class Starter:
     ) -> BaseProcess:
         """Start `python ENTRY.py ARGUMENTS` in `folder`, on one thread.
 
-        environment: beside that of this process; largest: bytes that no file of its may exceed.
-        The process's printed() and told() are what it wrote to stdout and stderr.
+        environment: variables to add to those of this process; largest: limit on the size of a file
+        in bytes. The process has methods printed() and told(), which return its stdout and stderr.
         """
-        said = self.folders.mktemp("said")
+        files = self.folders.mktemp("output")
         words = list(map(str, arguments))
         process = _context().Process(
-            target=_run, args=(said, entry, words, str(folder), dict(environment or {}), largest)
+            target=_run, args=(files, entry, words, str(folder), dict(environment or {}), largest)
         )
         process.start()
-        process.printed = lambda: (said / "stdout").read_text(encoding="utf-8")
-        process.told = lambda: (said / "stderr").read_text(encoding="utf-8")
+        process.printed = lambda: (files / "stdout").read_text(encoding="utf-8")
+        process.told = lambda: (files / "stderr").read_text(encoding="utf-8")
         return process
 
     def run(self, entry: str, *arguments: object, folder: Path | str) -> str:
-        """Run one process to its end; return what it prints."""
+        """Run one process to its end; return its stdout."""
         return self.ranks(1, entry, *arguments, folder=folder)
 
     def ranks(self, count: int, entry: str, *arguments: object, folder: Path | str) -> str:
-        """Run so many processes as torchrun does; return what rank 0 prints once all have ended."""
+        """Run `count` ranks as torchrun does; return the stdout of rank 0 once all have ended."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -83,13 +83,13 @@ class Starter:
 def _context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.forked", "train", "eval_ood"])
-    first = context.Process(target=int)  # waits for the imports, which no run is to be timed with
+    first = context.Process(target=int)  # waits for the imports, so that no run is timed with them
     first.start()
     first.join()
     return context
 
 
-def _run(said, entry, arguments, folder, environment, largest) -> None:
+def _run(files, entry, arguments, folder, environment, largest) -> None:
     import torch
 
     from dassl import command
@@ -98,10 +98,10 @@ def _run(said, entry, arguments, folder, environment, largest) -> None:
     os.chdir(folder)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    # A loader's workers start as they do in `python train.py`, not as this process did.
+    # A loader's workers start as in `python train.py`, not as this process did.
     multiprocessing.set_start_method(None, force=True)
     sys.argv = [f"{entry}.py", *arguments]
-    sys.stdout, sys.stderr = (open(said / name, "w", buffering=1) for name in ("stdout", "stderr"))
+    sys.stdout, sys.stderr = (open(files / name, "w", buffering=1) for name in ("stdout", "stderr"))
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     command.run(main)

@@ -1,7 +1,7 @@
-"""Slow, obvious re-derivations from the papers, to test the fast code against.
+"""Slow, obvious derivations from the papers, to test the fast code against.
 
-Plain Python floats and loops; nothing here imports the project. Arguments are anything that can
-be indexed (lists, numpy arrays, tensors turned to lists): cosines [B][C], local [B][N][C].
+They use plain Python floats and loops and import nothing of the project. Arguments are anything
+that can be indexed (lists, NumPy arrays, tensors as lists): cosines [B][C], local [B][N][C].
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def l_mcm(local_cosines, temperature=1.0):
 
 
 def _forced(row, frozen, copies, temperature):
-    """The largest entry of FA's classifier: `row`, and so many copies of `frozen`."""
+    """Return the largest entry of FA's classifier: over `row` and `copies` copies of `frozen`."""
     return max(softmax([*row, *list(frozen) * int(copies)], temperature))
 
 
@@ -77,12 +77,12 @@ def energy(logits, temperature=1.0):
 
 
 def entropy(logits):
-    """Minus the Shannon entropy of the softmax, in nats."""
+    """Return minus the Shannon entropy of the softmax, in nats."""
     return [math.fsum(p * math.log(p) for p in softmax(row) if p > 0) for row in logits]
 
 
 def neg_label(logits, negatives):
-    """The softmax mass on the classes, beside all negatives: for fewer of them than groups."""
+    """Return the softmax mass on the classes, with all negatives in one group."""
     return [
         math.fsum(softmax([*inside, *outside])[: len(inside)])
         for inside, outside in zip(logits, negatives, strict=True)
@@ -98,7 +98,7 @@ def eoe(cosines, outliers, weight=0.25):
 
 
 def zoc(logits, candidate_lse):
-    """The log-odds of the classes' share of a softmax over them and the candidates."""
+    """Return the log-odds of the classes' share of a softmax over classes and candidates."""
     return [
         max(row) + math.log(math.fsum(math.exp(x - max(row)) for x in row)) - outside
         for row, outside in zip(logits, candidate_lse, strict=True)
@@ -114,7 +114,7 @@ def ctw_probability(logits, no_logits):
 
 
 def ctw(logits, no_logits):
-    """Log-odds of 1 - p_no of the winner, which are the difference of its logits."""
+    """Return the log-odds of 1 - p_no of the winner: the difference of its two logits."""
     winners = [max(range(len(yes)), key=lambda c: float(yes[c])) for yes in logits]
     return [
         float(yes[c]) - float(no[c]) for yes, no, c in zip(logits, no_logits, winners, strict=True)
@@ -122,7 +122,7 @@ def ctw(logits, no_logits):
 
 
 def _known_and_unknown(yes, no):
-    """Logarithms of sum_c (1 - p_no_c) p_c and of sum_c p_no_c p_c, times the same constant."""
+    """Return log sum_c (1 - p_no_c) p_c and log sum_c p_no_c p_c, plus the same constant."""
     known = [a - _log1p_exp(b - a) for a, b in zip(map(float, yes), map(float, no), strict=True)]
     unknown = [a - _log1p_exp(a - b) for a, b in zip(map(float, yes), map(float, no), strict=True)]
     return _log_sum_exp(known), _log_sum_exp(unknown), max(known)
@@ -153,7 +153,7 @@ def atd(logits, no_logits):
 
 
 def ctw_decision(logits, no_logits):
-    """True for an image that is rejected as OOD."""
+    """Return True for each image that is rejected as OOD."""
     return [score < 0 for score in ctw(logits, no_logits)]
 
 
@@ -167,7 +167,7 @@ def odin(logits, temperature=1000.0):
 
 
 def grad_norm(logits, norms):
-    """Sum over classes c and features d of |(p_c - 1/C) x_d|, with sum_d |x_d| given."""
+    """Return the sum over classes c and features d of |(p_c - 1/C) x_d|, given sum_d |x_d|."""
     return [
         math.fsum(abs(p - 1 / len(row)) for p in softmax(row)) * float(norm)
         for row, norm in zip(logits, norms, strict=True)
@@ -178,7 +178,7 @@ def grad_norm(logits, norms):
 
 
 def auroc(id_scores, ood_scores):
-    """Share of (ID, OOD) pairs in the right order; a tie is half a pair."""
+    """Return the share of (ID, OOD) pairs in the right order; a tie counts half."""
     halves = 0
     for i in id_scores:
         for o in ood_scores:
@@ -187,7 +187,7 @@ def auroc(id_scores, ood_scores):
 
 
 def roc(positives, negatives):
-    """(threshold, true positives, false positives) at each distinct threshold, strictest first."""
+    """List (threshold, true positives, false positives) for each threshold, strictest first."""
     points = []
     for threshold in sorted({*positives, *negatives}, reverse=True):
         caught = sum(1 for p in positives if p >= threshold)
@@ -197,7 +197,7 @@ def roc(positives, negatives):
 
 
 def average_precision(positives, negatives):
-    """sum over thresholds of (recall - recall before) * precision."""
+    """Return the sum over thresholds of (recall - recall before) * precision."""
     total, before = Fraction(0), 0
     for _, caught, wrong in roc(positives, negatives):
         total += Fraction(caught - before, len(positives)) * Fraction(caught, caught + wrong)
@@ -214,7 +214,7 @@ def aupr_out(id_scores, ood_scores):
 
 
 def fpr(id_scores, ood_scores, tpr=0.95, positive="id", rule="nearest"):
-    """False positive rate by scanning all thresholds; the rules of ood/metrics.py."""
+    """Return the false positive rate by scanning all thresholds, by a rule of ood/metrics.py."""
     if positive == "id":
         positives, negatives = list(id_scores), list(ood_scores)
     else:
@@ -230,8 +230,8 @@ def _first(points, tpr):
 
 
 def _nearest(points, tpr):
-    """Least |recall - tpr|; then the larger recall; then the larger false positive rate, but once
-    every positive is caught the threshold is lowered no further."""
+    """Choose the least |recall - tpr|; then the larger recall; then the larger false positive rate,
+    but do not lower the threshold further once every positive is caught."""
     candidates = []
     for recall, false_rate in points:
         candidates.append((-abs(recall - tpr), recall, false_rate))
@@ -241,8 +241,8 @@ def _nearest(points, tpr):
 
 
 def _interpolated(points, tpr):
-    """Straight lines from (0, 0) through all points; where the curve runs level at `tpr`, the
-    larger false positive rate."""
+    """Interpolate linearly from (0, 0) through all points; where the curve is level at `tpr`, take
+    the larger false positive rate."""
     curve = [(0.0, 0.0), *points]
     at_level = [false_rate for recall, false_rate in curve if recall == tpr]
     if at_level:
@@ -256,9 +256,9 @@ def _interpolated(points, tpr):
 
 
 def id_irrelevant_regions(local_cosines, label, k):
-    """[N] booleans for one image: True where the label is not among the region's top K.
+    """Return [N] booleans for one image: True where the label is not among the region's top K.
 
-    Sorts the classes by similarity; of equal ones the label comes first.
+    Classes are sorted by similarity; among equal ones the label comes first.
     """
     irrelevant = []
     for region in local_cosines:
@@ -268,7 +268,7 @@ def id_irrelevant_regions(local_cosines, label, k):
 
 
 def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
-    """`CE - lambda * mean_{i in J} ( - sum_c p_ic log(p_ic + 1e-5) )`; J over the whole batch."""
+    """Return `CE - lambda * mean_{i in J} (-sum_c p_ic log(p_ic + 1e-5))`, J of the whole batch."""
     cross_entropy = []
     entropies = []
     for row, regions, label in zip(cosines, local_cosines, labels, strict=True):
@@ -285,8 +285,8 @@ def locoop_loss(cosines, local_cosines, scale, labels, k, lam):
 
 
 def lr(epoch, max_epoch, base=0.002, warmup_lr=1e-5, warmup_epochs=1):
-    """Learning rate in `epoch` (from 0): constant warm-up, then a cosine that starts at `base`
-    after the warm-up and would reach 0 at `max_epoch + warmup_epochs`."""
+    """Return the learning rate in `epoch` (from 0): a constant warm-up, then a cosine that starts
+    at `base` and would reach 0 at `max_epoch + warmup_epochs`."""
     if epoch < warmup_epochs:
         return warmup_lr
     return base * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch)) / 2

@@ -52,3 +52,11 @@ def test_a_part_that_breaks_fails():
 
 def test_largest_difference_is_relative_to_the_largest_value():
     assert largest_difference(torch.tensor([1.0, 8.0]), torch.tensor([2.0, 8.0])) == 0.125
+
+
+def test_help_lists_every_flag(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["selftest.py", "--help"])
+    with pytest.raises(SystemExit):
+        selftest.parse_args()
+    text = capsys.readouterr().out
+    assert all(flag in text for flag in ("--device", "--classes", "--batch"))

@@ -1,4 +1,4 @@
-"""Small worlds that tests of the commands run in, and how the commands are run there."""
+"""Small data roots and configs for tests of the commands, and ways to run these."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def images(folder: Path, count: int, rng, suffix: str = ".jpg") -> None:
 
 
 def pets_world(folder: Path, clip_file) -> Path:
-    """A data root with an ID set and two OOD sets, and configs that fit a tiny CLIP."""
+    """Write a data root with an ID set and two OOD sets, and configs that fit a tiny CLIP."""
     rng = np.random.default_rng(0)
     for name in CLASSES:
         images(folder / "data/pets/train" / name, 4, rng)
@@ -91,7 +91,7 @@ def flags(world: Path, trainer: str = "LoCoOp") -> list[str]:
 
 
 def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
-    # As many threads as here: sums over other parts round otherwise, and runs are compared exactly.
+    # The same number of threads, on which rounding depends: runs are compared exactly.
     threads = str(torch.get_num_threads())
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": threads}
     return subprocess.run(
@@ -106,7 +106,7 @@ def script(folder, name, *arguments, check=True) -> subprocess.CompletedProcess:
 
 
 def jpeg(rng: np.random.Generator, edge: int = 40) -> bytes:
-    """A picture of a few colours, as a file's content."""
+    """Return the bytes of a JPEG file with a few random colours."""
     file = io.BytesIO()
     pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((edge, edge)).save(file, "JPEG")
@@ -114,7 +114,7 @@ def jpeg(rng: np.random.Generator, edge: int = 40) -> bytes:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    """A webdataset shard of these files."""
+    """Write a webdataset shard of these files."""
     with tarfile.open(path, "w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)

@@ -1,25 +1,25 @@
-"""Every setting and its default, but for the methods' own: those are in trainers/.
+"""The defaults of all settings but those of the methods, which are in trainers/.
 
-Upstream's names and values. A key is here only if something reads it: upstream's settings of
-trainers, transforms and data sets that this project does not have are left out, so that setting
-one is refused as unknown. Keys marked "ours" are not upstream's.
+Names and values are upstream's, except for keys marked as ours. A key is here only if something
+reads it: upstream's settings of trainers, transforms and data sets that this project does not have
+are left out, so that setting one is refused as unknown.
 """
 
 INPUT = {
     "SIZE": (224, 224),
     # bilinear | bicubic | nearest
     "INTERPOLATION": "bilinear",
-    # Extension of ours, of test images: shortest (resize the smaller edge, crop the centre) |
-    # squash (resize both edges, whatever their ratio)
+    # Ours, for test images: shortest (resize the smaller edge, crop the centre) | squash (resize
+    # both edges, which changes their ratio)
     "RESIZE_MODE": "shortest",
-    # Names of data.transforms, in any order; they are applied in a fixed order
+    # Names from AVAI_CHOICES (data/transforms); they are applied in the order given there
     "TRANSFORMS": (),
-    # ImageNet's
+    # Mean and standard deviation of ImageNet's channels
     "PIXEL_MEAN": [0.485, 0.456, 0.406],
     "PIXEL_STD": [0.229, 0.224, 0.225],
-    # random_resized_crop
+    # random_resized_crop: smallest and largest share of the area
     "RRCROP_SCALE": (0.08, 1.0),
-    # Ours: random_rotation, by at most so many degrees either way
+    # Ours, for random_rotation: largest angle either way, in degrees
     "ROTATION": 5.0,
     # colorjitter: brightness, contrast, saturation, hue
     "COLORJITTER_B": 0.4,
@@ -31,57 +31,57 @@ INPUT = {
 }
 
 DATASET = {
-    # Folder of all data sets (upstream: empty)
+    # Folder that holds all data sets (upstream: empty)
     "ROOT": "data",
     "NAME": "",
-    # Ours: the data set's folder under ROOT. Empty: the data set's own default, `imagenet` for
-    # ImageNet, ROOT itself for ImageFolder
+    # Ours: the data set's folder under ROOT. Empty: the data set's default, which is `imagenet`
+    # for ImageNet and ROOT itself for ImageFolder
     "FOLDER": "",
-    # Ours. Empty: all classes, each of which must be there; present: those whose folders exist; or
-    # class folders (WordNet ids), separated by commas, or a .txt file with one a line. Labels
-    # follow the sorted folder names, not the list
+    # Ours: the classes to use. Empty: all, each of which must be there; present: those whose
+    # folders exist; or class folders (WordNet ids), separated by commas, or a .txt file with one a
+    # line. Labels follow the sorted folder names, not the list
     "CLASSES": "",
-    # Ours, of ImageList: the folder of the images under FOLDER, and the file that divides them, in
-    # FOLDER or a path of yours: CoOp's split_zhou_*.json, or lists with {} for train, val and test
+    # Ours, for ImageList: the images' folder under FOLDER, and the file (in FOLDER, or a path) that
+    # divides them: CoOp's split_zhou_*.json, or lists with {} for train, val and test
     "IMAGES": "",
     "SPLIT_FILE": "",
-    # Ours: the hand-written prompt that goes with the data set, with {} for the class name
+    # Ours: the hand-written prompt for the data set, with {} for the class name
     "TEMPLATE": "a photo of a {}.",
-    # Ours: a file of lines `n01440764 tench`, instead of the built-in names; of ImageList, a name a
-    # line in label order, or names separated by commas
+    # Ours: a file of lines `n01440764 tench`, instead of the built-in names; for ImageList, a .txt
+    # file with a name a line in label order, or the names themselves, separated by commas
     "CLASSNAMES_FILE": "",
-    # Ours: where the data set can be had, or the command that makes it, for the data check;
-    # {root} stands for ROOT. OOD sets and pairs have such a line of their own
+    # Ours: where to get the data set, or the command that makes it, for the data check; {root}
+    # stands for ROOT. OOD sets and pairs have a DOWNLOAD of their own
     "DOWNLOAD": "",
-    # Images a class to train on; below 1: all
+    # Training images per class; below 1: all
     "NUM_SHOTS": -1,
-    # Share of each class that is held out where a set has no test images of its own
+    # Share of each class that is held out if a data set has no test images of its own
     "VAL_PERCENT": 0.1,
-    # all | base | new (CoOp)
+    # all | base (first half of the classes) | new (second half), as CoOp
     "SUBSAMPLE_CLASSES": "all",
-    # Ours: the image-caption pairs that CLIPN and ZOC learn from
+    # Ours: the image-caption pairs that CLIPN and ZOC train on
     "PAIRS": {
         # shards | csv | classnames (see datasets/captions.py)
         "SOURCE": "",
-        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar` a folder of tars, or a table
+        # Under ROOT, or absolute: `cc3m/{00000..00331}.tar`, a folder of tars, or a table
         "PATH": "",
-        # Pairs an epoch, another choice of them in each; 0: all
+        # Pairs per epoch, chosen anew in each; 0: all
         "NUM_PAIRS": 0,
-        # csv: columns of the path and of the caption
+        # csv: names of the columns of paths and captions
         "COLUMNS": ("path", "caption"),
         # classnames: sentences with {} for the class name
         "TEMPLATES": ("a photo of a {}.",),
-        # shards: pairs that each worker holds, undecoded, to draw from
+        # shards: size of each worker's shuffle buffer, in undecoded pairs
         "SHUFFLE": 2000,
         "DOWNLOAD": "",
     },
 }
 
-# Ours: the benchmark, which sets the ID set is measured against, and how
+# Ours: the OOD sets and the shifted ID sets of the benchmark
 OOD = {
     # NAME: {FOLDERS, LIST, CLASSES, IMAGES, MD5, GROUP}, see docs/data.md
     "SETS": {},
-    # Shifted ID sets, in the same form, each with a LIST whose labels are the ID set's
+    # Shifted ID sets in the same form; each has a LIST with the ID set's labels
     "SHIFTED": {},
     # IMAGES and MD5 of the protocol's list of ID test images (ImageList)
     "ID": {},
@@ -92,33 +92,34 @@ OOD = {
 TRAIN_LOADER = {
     "SAMPLER": "RandomSampler",
     "BATCH_SIZE": 32,
-    # Ours: leave the last batch of an epoch out if it is not whole
+    # Ours: drop the last batch of an epoch if it is incomplete
     "DROP_LAST": True,
+    # Upstream's; no sampler here reads them
     "N_DOMAIN": 0,
     "N_INS": 16,
 }
 
 DATALOADER = {
-    # Processes that read images, for each rank
+    # Processes that load images, for each rank
     "NUM_WORKERS": 4,
-    # Ours: V, epoch e has the augmentations of epoch e mod V, and the features of the images are
-    # kept in EVAL.FEATURES; 0: each epoch has its own (as published)
+    # Ours: the number V of views. Epoch e has the augmentations of epoch e mod V, and image
+    # features are kept in EVAL.FEATURES. 0: each epoch has new augmentations (as published)
     "VIEWS": 0,
-    # Extension of ours: stop | skip, when an image cannot be read
+    # Ours, for an image that cannot be read: stop | skip
     "BAD_IMAGES": "stop",
-    # Ours: the decoded pixels of training images, kept on disk (docs/training.md). GIB: of all sets
-    # together; 0: none. FOLDER: where; empty: promptood/decoded in the user's cache folder
+    # Ours: decoded pixels of training images, kept on disk (docs/training.md). GIB: limit for all
+    # data sets together; 0: keep none. FOLDER: empty: promptood/decoded in the user's cache folder
     "DECODED": {"GIB": 32.0, "FOLDER": ""},
+    # Labelled (X) and unlabelled (U) training images; SAME_AS_X: use TRAIN_X's settings
     "TRAIN_X": TRAIN_LOADER,
-    # SAME_AS_X: TRAIN_X's settings count
     "TRAIN_U": {"SAME_AS_X": True, **TRAIN_LOADER},
     "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
 }
 
 MODEL = {
-    # Weights to begin with
+    # File of weights to begin with; empty: none
     "INIT_WEIGHTS": "",
-    # ACTIVATION (ours): quick_gelu | gelu, for files of weights that do not say which
+    # ACTIVATION (ours): quick_gelu | gelu, for weight files that do not say which
     "BACKBONE": {"NAME": "", "ACTIVATION": ""},
 }
 
@@ -134,28 +135,28 @@ OPTIM = {
     "ADAM_BETA2": 0.999,
     # single_step | multi_step | cosine
     "LR_SCHEDULER": "single_step",
-    # Below 1 for single_step: MAX_EPOCH
+    # single_step: epochs between drops of LR, below 1: MAX_EPOCH; multi_step: epochs of the drops
     "STEPSIZE": (-1,),
     "GAMMA": 0.1,
     "MAX_EPOCH": 10,
-    # Above 0: so many epochs of warm-up come first
+    # Epochs of warm-up before the schedule; below 1: none
     "WARMUP_EPOCH": -1,
     # linear | constant
     "WARMUP_TYPE": "linear",
     "WARMUP_CONS_LR": 1e-5,
     "WARMUP_MIN_LR": 1e-5,
-    # True: the schedule proper begins at its epoch 0 after the warm-up
+    # True: after the warm-up the schedule begins at its epoch 0
     "WARMUP_RECOUNT": True,
 }
 
 TRAIN = {
-    # train_x | train_u | smaller_one: what makes an epoch where there are unlabelled images
+    # What counts as an epoch with unlabelled images: train_x | train_u | smaller_one
     "COUNT_ITER": "train_x",
-    # Epochs between intermediate checkpoints, of which the newest is kept; 0: none (upstream: 0)
+    # Epochs between intermediate checkpoints, of which only the newest is kept; 0: none (upstream)
     "CHECKPOINT_FREQ": 1,
     # Batches between progress lines
     "PRINT_FREQ": 10,
-    # Ours: a GPU is given the steps of prompt learners as one graph; False: kernel by kernel
+    # Ours: on a GPU, run a step of a prompt learner as one CUDA graph; False: kernel by kernel
     "CUDA_GRAPH": True,
 }
 
@@ -169,8 +170,7 @@ TEST = {
     "FINAL_MODEL": "last_step",
 }
 
-# Ours: what an evaluation computes and keeps
-# Ours. eval_ood.py, whose flags set them, says by --help what each is
+# Ours: what an evaluation computes and keeps. Its flags set them: see eval_ood.py --help
 EVAL = {
     "SCORES": "all",
     "TEMPERATURE": 1.0,
@@ -190,9 +190,9 @@ EVAL = {
 
 DEFAULTS = {
     "OUTPUT_DIR": "./output",
-    # Folder of an earlier run to go on from; empty: OUTPUT_DIR, if it holds one
+    # Folder of an earlier run to resume; empty: OUTPUT_DIR, if it holds a checkpoint
     "RESUME": "",
-    # Below 0: not seeded (upstream: -1)
+    # Below 0: no seed (upstream: -1)
     "SEED": 1,
     "USE_CUDA": True,
     "VERBOSE": True,

@@ -1,4 +1,4 @@
-"""Batches sent to the GPU one ahead of the step that needs them."""
+"""Prefetching: batches are sent to the GPU one ahead of the step that needs them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,10 +10,10 @@ _END = object()
 
 
 def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
-    """Iterate over the batches of `loader`, for a GPU with the next images already on their way.
+    """Iterate over the batches of `loader`; for a GPU, copy the next images during each step.
 
-    Images ("img", "img2", ...) arrive on `device`, what else is in a batch stays where it was. On
-    the CPU, or without workers to read meanwhile, these are simply the loader's batches.
+    Images ("img", "img2", ...) arrive on `device`; other entries stay where they are. On the CPU,
+    or without workers that read in the meantime, these are simply the loader's batches.
     """
     if device.type != "cuda" or not getattr(loader, "num_workers", 0):
         return iter(loader)
@@ -27,7 +27,7 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
         step = torch.cuda.current_stream(device)
         step.wait_stream(copies)
         for image in images_of(batch).values():
-            image.record_stream(step)  # else its memory could be given to the next copy too soon
+            image.record_stream(step)  # else the next copy could reuse its memory too soon
         return batch
 
     return one_ahead(loader, send, receive)
@@ -38,12 +38,12 @@ def one_ahead(
 ) -> Iterator[Any]:
     """Yield each batch, sent one batch ahead and received when its turn comes.
 
-    A batch that cannot be read raises when its turn comes, after all before it were handed out.
+    If a batch cannot be read, the error is raised after all batches before it were yielded.
     """
     ahead = map(send, batches)
     sent = next(ahead, _END)
     while sent is not _END:
-        batch = receive(sent)  # before the next one is sent, so as not to wait for that as well
+        batch = receive(sent)  # before the next is sent, so as not to wait for that copy as well
         try:
             sent = next(ahead, _END)
         except Exception:

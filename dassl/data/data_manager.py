@@ -1,4 +1,4 @@
-"""From a configuration to data loaders."""
+"""Data loaders, built from a configuration."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetWrapper(Dataset):
-    """Images of a list of Datum as dicts: img, label, domain, impath, index.
+    """A dataset of dicts (img, label, domain, impath, index), read from a list of Datum.
 
-    `transform` is one transform or several (then img, img2, ...). An unreadable image raises
+    `transform` is one transform or several (for img, img2, ...). An unreadable image raises
     BadImageError, or with BAD_IMAGES "skip" becomes {"bad": impath}, which `collate_readable`
     drops.
     """
@@ -71,15 +71,15 @@ def skips_bad_images(cfg: CfgNode) -> bool:
 
 
 def collate_readable(samples: list[Any]) -> Any:
-    """Collate all samples but {"bad": path} ones; their paths go to batch["bad"], if any.
+    """Collate the readable samples; list the paths of {"bad": path} samples in batch["bad"].
 
-    A batch of bad images only is {"bad": [...]}, without "img".
+    A batch without a readable image is {"bad": [...]}, without "img".
     """
     bad = [s["bad"] for s in samples if isinstance(s, dict) and "bad" in s]
     if not bad:
         return default_collate(samples)
-    good = [s for s in samples if "bad" not in s]
-    return {**(default_collate(good) if good else {}), "bad": bad}
+    readable = [s for s in samples if "bad" not in s]
+    return {**(default_collate(readable) if readable else {}), "bad": bad}
 
 
 def build_data_loader(
@@ -95,34 +95,34 @@ def build_data_loader(
     batches: Sequence[Sequence[int]] | None = None,
     drop_last: bool = True,
 ) -> DataLoader:
-    """Build a loader over `data_source`; `drop_last` in training: without an incomplete last batch.
+    """Build a loader over `data_source`.
 
-    In training `batch_size` is that of all ranks together, and this rank gets its slice of each
-    batch; every rank evaluates the whole set.
+    In training, `batch_size` counts the images of all ranks together, this rank gets its slice of
+    each batch, and `drop_last` leaves out an incomplete one; every rank evaluates the whole set.
 
-    In training the order is a function of SEED and the epoch, and the augmentation of an image of
-    these and of its place in `data_source`: see `EpochBatches`, whose `epoch` `set_epoch` sets.
-    Workers stay alive, unless `dataset_wrapper` is another than ours: its state may change.
+    In training, the order depends only on SEED and the epoch, and an image's augmentation also on
+    its position in `data_source`: see `EpochBatches`, whose `epoch` is set by `set_epoch`. Workers
+    stay alive between epochs, unless `dataset_wrapper` is not ours: its state may change.
     Differs from upstream: there, augmentations depend on the number of workers.
 
-    `batches`: positions in `data_source`, batch by batch, in place of sampler and batch size.
+    `batches` are positions in `data_source`, batch by batch, instead of a sampler and a batch size.
     """
     if not data_source:
-        kind = "training" if is_train else "evaluation"
+        role = "training" if is_train else "evaluation"
         raise InputError(
-            f"The {kind} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
+            f"The {role} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, tfm, is_train)
     if is_train and isinstance(dataset, DatasetWrapper):
         dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
-    order = {"batch_sampler": batches}
+    sampling = {"batch_sampler": batches}
     if batches is None:
         sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
-        order = _order(cfg, sampler, batch_size, is_train, drop_last)
+        sampling = _sampling_arguments(cfg, sampler, batch_size, is_train, drop_last)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
-        **order,
+        **sampling,
         **worker_settings(cfg),
         persistent_workers=is_train and workers > 0 and type(dataset) is DatasetWrapper,
         collate_fn=collate_readable if skips_bad_images(cfg) else None,
@@ -133,44 +133,43 @@ class TrainLoader(DataLoader):
     """A loader of `EpochBatches`."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, that the next pass is."""
+        """Set the epoch, counted from 0, of the next pass."""
         self.batch_sampler.epoch = epoch
 
     def end_workers(self) -> None:
         """End the workers, which stay alive between passes; another pass starts new ones.
 
-        Left to Python's garbage collection, which takes their queues first, each would be waited
-        for: 5 s.
+        Python's garbage collection would close their queues first, then wait 5 s for each of them.
         """
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
             iterator._shutdown_workers()
 
 
-def _order(
+def _sampling_arguments(
     cfg: CfgNode, sampler: Sampler, batch_size: int, is_train: bool, drop_last: bool
 ) -> dict[str, Any]:
-    """Return the arguments of a loader that say which images make a batch."""
+    """Return the arguments of a loader that determine which images form a batch."""
     if not is_train:
         return {"batch_size": batch_size, "sampler": sampler}
     batches = RankBatches(sampler, batch_size, drop_last and len(sampler) >= batch_size)
     seed = cfg.SEED if cfg.SEED >= 0 else int(torch.randint(2**31, ()))
-    views = cfg.DATALOADER.get("VIEWS", 0)  # a configuration of upstream has no such key
-    # Its own generator: the seeds come with the batches, none is drawn for workers beside.
+    views = cfg.DATALOADER.get("VIEWS", 0)  # upstream's configurations lack the key
+    # Its own generator: the worker seeds, unused here, must not be drawn from the global one.
     return {"batch_sampler": EpochBatches(batches, seed, views), "generator": torch.Generator()}
 
 
 class DataManager:
-    """The dataset that `cfg` names, and its loaders.
+    """The dataset that `cfg` names, with its transforms and loaders.
 
-    Differs from upstream: a loader, and what only it needs, is made when it is first read, so that
+    Differs from upstream: a loader, and what only it needs, is built when it is first used, so that
     evaluation does not list or transform training images.
 
-    `images` False: the dataset is its class names alone and need not be there, see
-    `build_dataset`; there are transforms and no loaders.
+    With `images` False the dataset has class names only and need not be on the disk (see
+    `build_dataset`); there are transforms, but no loaders.
     """
 
-    num_source_domains = 0  # upstream's, for domain adaptation
+    num_source_domains = 0  # part of upstream's API, for domain adaptation
 
     def __init__(
         self,
@@ -228,10 +227,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
-        own = {}
+        training = {}
         if is_train:
-            own = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
-            own["drop_last"] = settings.DROP_LAST
+            training = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            training["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
@@ -240,15 +239,15 @@ class DataManager:
             tfm=self.tfm_train if is_train else self.tfm_test,
             is_train=is_train,
             dataset_wrapper=self._dataset_wrapper,
-            **own,
+            **training,
         )
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
-        """Log a table of the sizes. Training images are counted only once they are listed."""
+        """Log a table of sizes. Training images are counted only if they are listed already."""
         data = self.dataset
         rows = [("Dataset", cfg.DATASET.NAME), ("# classes", f"{self.num_classes:,}")]
-        listed = f"{len(data.train_x or ()):,}" if data.train_x_listed else "not listed yet"
-        rows.append(("# train_x", listed))
+        train_size = f"{len(data.train_x or ()):,}" if data.train_x_listed else "not listed yet"
+        rows.append(("# train_x", train_size))
         for name in ("train_u", "val", "test"):
             if images := getattr(data, name):
                 rows.append((f"# {name}", f"{len(images):,}"))

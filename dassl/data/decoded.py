@@ -1,13 +1,13 @@
-"""Training images decoded once: their RGB pixels kept on disk as they were decoded.
+"""A cache of decoded training images: their RGB pixels on disk.
 
-Few-shot images are read in every epoch, and decoding is about half of the work on a JPEG: with 8
-workers a loader gives 1.6 times the images per second (docs/training.md). The pixels are kept
-uncropped, so that the same transforms draw from the same pixels: batches are bit-identical to those
-of images decoded in every epoch.
+Few-shot images are read in every epoch, and decoding is about half of the work on a JPEG: with this
+cache and 8 workers, a loader gives 1.6 times the images per second (docs/training.md). Pixels are
+kept uncropped and go through the same transforms: batches are bit-identical to those of images
+decoded in every epoch.
 
-One NumPy file an image, uint8 `[H, W, 3]`, written by the process that first reads the image, and
-shared by all runs. It is named by a hash of the image's path, size and time of change and of
-Pillow's version: pixels of another file, or of another decoder, are never used.
+There is one NumPy file an image, uint8 `[H, W, 3]`, written by the process that first reads the
+image and shared by all runs. Its name is a hash of the image's path, size and time of change, and
+of Pillow's version: pixels of a changed file, or of another decoder, are never used.
 """
 
 import hashlib
@@ -29,30 +29,30 @@ from .datasets import Datum
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 256  # images whose headers tell how large a set is
+SAMPLE = 256  # images whose headers are read to estimate the size of a set
 
 
 class DecodedImages:
-    """Read images as `read_image` does, from the pixels in `folder`, and keep those not there."""
+    """A reader like `read_image` that keeps the pixels in `folder` and takes them from there."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.keeps = folder, True
+        self.folder, self.can_write = folder, True
 
     def __call__(self, path: str) -> Image.Image:
         file = self.file_of(path)
         try:
             return Image.fromarray(np.load(file))
         except (OSError, ValueError, EOFError):
-            pass  # not kept yet, or cut off
+            pass  # not kept yet, or truncated
         image = read_image(path)
-        if self.keeps:
+        if self.can_write:
             self._keep(file, image)
         return image
 
     def file_of(self, path: str) -> Path:
-        """Return the file of an image's pixels."""
-        known_by = (os.path.abspath(path), *file_state(path), PIL.__version__)
-        key = hashlib.sha256(os.fsencode("\0".join(map(str, known_by)))).hexdigest()
+        """Return the file that keeps the pixels of the image at `path`."""
+        identity = (os.path.abspath(path), *file_state(path), PIL.__version__)
+        key = hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
         return self.folder / key[:2] / f"{key[2:34]}.npy"
 
     def _keep(self, file: Path, image: Image.Image) -> None:
@@ -60,17 +60,17 @@ class DecodedImages:
             with atomic_write(file, "wb", sync=False) as handle:
                 np.save(handle, np.asarray(image))
         except (WriteError, OSError) as error:
-            self.keeps = False
-            _say_why_not(error.__cause__ or error)
+            self.can_write = False
+            _warn_not_kept(error.__cause__ or error)
 
 
 def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.Image]:
-    """Return what reads the images of a training set.
+    """Return the function that reads the images of a training set.
 
-    `read_image` where DATALOADER.DECODED.GIB is 0 or there is only one epoch, and, with a sentence
-    in the log, where the pixels would take more room than is allowed or cannot be written.
+    That is `read_image` if DATALOADER.DECODED.GIB is 0 or there is only one epoch, and, with a
+    warning, if the pixels would take more space than is allowed or cannot be written.
     """
-    settings = cfg.DATALOADER.get("DECODED")  # a configuration of upstream has no such node
+    settings = cfg.DATALOADER.get("DECODED")  # upstream's configurations lack the node
     if not settings or settings.GIB <= 0 or cfg.OPTIM.MAX_EPOCH < 2:
         return read_image
     try:
@@ -79,17 +79,17 @@ def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.
         remove_leftovers(reader.folder, ABANDONED)
         _check_size(reader, list(dict.fromkeys(item.impath for item in items)), settings.GIB)
     except (InputError, OSError) as reason:
-        _say_why_not(reason)
+        _warn_not_kept(reason)
         return read_image
     logger.info(
-        "Training images are decoded once, their pixels kept in %s (DATALOADER.DECODED.GIB 0: not)",
+        "Training images are decoded once, and kept in %s (DATALOADER.DECODED.GIB 0: not)",
         reader.folder,
     )
     return reader
 
 
 def _check_size(reader: DecodedImages, paths: Sequence[str], gib: float) -> None:
-    """Raise InputError if the pixels of `paths` are too many for the disk."""
+    """Raise InputError if the pixels of `paths` do not fit the disk or the budget."""
     sample = paths[:: max(1, len(paths) // SAMPLE)]
     missing = sum(_pixel_bytes(path) for path in sample if not reader.file_of(path).exists())
     needed = len(paths) * missing // len(sample)
@@ -97,7 +97,7 @@ def _check_size(reader: DecodedImages, paths: Sequence[str], gib: float) -> None
 
 
 def _pixel_bytes(path: str) -> int:
-    """Return the bytes of an image's pixels by its header, 0 if it cannot be read."""
+    """Return the size of an image's pixels from its header; 0 if that cannot be read."""
     try:
         with Image.open(path) as image:
             return 3 * image.width * image.height
@@ -105,9 +105,9 @@ def _pixel_bytes(path: str) -> int:
         return 0
 
 
-def _say_why_not(reason: Exception) -> None:
+def _warn_not_kept(reason: Exception) -> None:
     logger.warning(
-        "The training images are decoded anew in each epoch, their pixels are not kept: %s. "
-        "DATALOADER.DECODED.FOLDER names another folder.",
+        "The training images are decoded anew in each epoch, as their pixels cannot be kept: %s. "
+        "To choose another folder, set DATALOADER.DECODED.FOLDER.",
         reason,
     )

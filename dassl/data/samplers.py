@@ -1,4 +1,4 @@
-"""Samplers of images by name, their batches shared out over ranks, and what seeds them."""
+"""Samplers by name, their batches divided among ranks, and the seeds of augmentations."""
 
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -26,7 +26,7 @@ def build_sampler(
     """Build the sampler called `sampler_type` over `data_source`.
 
     Differs from upstream: its samplers by domain and by class, which read the other arguments,
-    are left out. Their length is a guess, and trainers change the learning rate at batch
+    are left out. Their length is an estimate, yet trainers change the learning rate at batch
     number `len(loader)`.
     """
     check_availability(sampler_type, SAMPLERS, what="sampler")
@@ -36,12 +36,12 @@ def build_sampler(
 class RankBatches(BatchSampler):
     """This rank's slice of each batch that a single process would draw from `sampler`.
 
-    The order is rank 0's, as it draws it from its generators: N ranks see the global batches of
-    one. `batch_size` is the global one.
+    Rank 0 draws the order from its generators, so that N ranks see the same global batches as one.
+    `batch_size` is the global one.
 
     Raises:
-        InputError: the ranks do not divide `batch_size`, or a last, smaller batch that is kept
-            has fewer images than there are ranks.
+        InputError: `batch_size` is no multiple of the number of ranks, or a last, smaller batch
+            is kept that has fewer images than there are ranks.
     """
 
     def __init__(self, sampler: Sampler[int], batch_size: int, drop_last: bool) -> None:
@@ -63,10 +63,10 @@ class RankBatches(BatchSampler):
 
 @dataclass(frozen=True)
 class SeededBatch:
-    """Indices of a batch; whoever reads their images augments each from a seed of its own.
+    """The indices of a batch; iterating over them seeds the augmentation of each image.
 
-    A loader takes the indices one by one, and with each come generators that are seeded from the
-    run's seed, the number of the view and the index: neither workers nor batches matter.
+    Before an index is yielded, the global generators are seeded from the run's seed, the number of
+    the view and the index, so that neither workers nor batches influence an augmentation.
     """
 
     indices: list[int]
@@ -82,14 +82,14 @@ class SeededBatch:
 
 
 class EpochBatches(Sampler[SeededBatch]):
-    """The batches of each epoch, functions of `seed` and the epoch alone.
+    """The batches of each epoch, which depend only on `seed` and the epoch.
 
-    Every pass is an epoch; `epoch` is the next one's. The order is the one that a DataLoader's
-    sampler draws in its (epoch + 1)-th pass after torch's generator was seeded with `seed`.
+    Every pass is an epoch; `epoch` is the number of the next one. The order is the one that a
+    DataLoader's sampler draws in its (epoch + 1)-th pass after torch was seeded with `seed`.
 
     Args:
         batches: made by a sampler that draws from the global generators.
-        views: V; epoch e has the augmentations of epoch e mod V. 0: each epoch has its own.
+        views: V; epoch e has the augmentations of epoch e mod V. 0: each epoch has new ones.
     """
 
     def __init__(self, batches: Collection[list[int]], seed: int, views: int = 0) -> None:
@@ -99,15 +99,15 @@ class EpochBatches(Sampler[SeededBatch]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        # Not before the first batch is asked for: a DataLoader may begin twice.
+        # A generator, so that a pass counts from its first batch on: a DataLoader may begin twice.
         epoch, self.epoch = self.epoch, self.epoch + 1
-        yield from self.of(epoch)
+        yield from self.batches_of(epoch)
 
-    def of(self, epoch: int) -> list[SeededBatch]:
+    def batches_of(self, epoch: int) -> list[SeededBatch]:
         """Return the batches of an epoch."""
         state = get_rng_state(cuda=False)
         seed_cpu(self.seed)
-        for _ in range(2 * epoch + 1):  # before each order a DataLoader draws its workers' seed
+        for _ in range(2 * epoch + 1):  # a DataLoader draws a worker seed before each order
             torch.empty((), dtype=torch.int64).random_()
         order = list(self.batches)
         set_rng_state(state)

@@ -1,4 +1,4 @@
-"""Worker processes of a loader: how many, what they do first, and how they end."""
+"""Worker processes of a loader: their settings, and how they end."""
 
 import multiprocessing
 import os
@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 def worker_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of a DataLoader for its workers and for pinned memory.
 
-    Each rank has DATALOADER.NUM_WORKERS workers. They are as many as asked for, also on fewer
-    cores: PyTorch's warning of it is left out.
+    Each rank has DATALOADER.NUM_WORKERS workers, even on fewer cores: PyTorch's warning about that
+    is silenced.
     """
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
     return {
@@ -25,11 +25,11 @@ def worker_settings(cfg: CfgNode) -> dict[str, Any]:
 
 
 def end_with_parent(worker: int) -> None:
-    """Let no worker outlive the process it reads for, whatever ends that: a `worker_init_fn`.
+    """End this worker when the process it reads for ends, however it ends: a `worker_init_fn`.
 
-    PyTorch's own workers look at the id of their parent. Under the start method "forkserver",
-    Linux's from Python 3.14 on, that is the fork server, which in turn lives as long as they do:
-    after a kill -9 they would stay for ever.
+    PyTorch's own workers watch the id of their parent. Under the start method "forkserver",
+    Linux's default from Python 3.14 on, that is the fork server, which in turn lives as long as
+    they do: after a kill -9 they would stay for ever.
     """
     parent = multiprocessing.parent_process()
     threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The skeleton of the training loop, and of a step."""
+"""The training loop and its step, with hooks for trainers to override."""
 
 import os
 from collections.abc import Mapping
@@ -15,22 +15,22 @@ from dassl.utils import NonFiniteLossError, check_availability
 from .models import Models, Names
 from .progress import MetricsFile
 
-SAFER = {"fp32": (), "amp": ("fp32",)}  # precisions with more room than one; than others: both
+SAFER = {"fp32": (), "amp": ("fp32",)}  # precision -> wider ones; others: both
 
 
 class TrainerBase(Models):
-    """An epoch loop with hooks, and the steps of the models in it.
+    """An epoch loop with hooks, and the training step of the registered models.
 
-    The facts that a trainer declares about its method, all optional:
+    A trainer declares the properties of its method in class attributes, all optional:
         CONFIG_KEY: its node of the config, TRAINER.<CONFIG_KEY>; "" if it has none.
         CONFIG: the settings in that node, with their defaults.
-        FLAGS: command-line flags of its own, flag -> key of that node.
+        FLAGS: its own command-line flags, flag -> key of that node.
         INCIDENTAL: keys of that node that change time and memory, not figures.
-        LEARNS: False where there is nothing to train, so shots and seed change nothing.
-        KEEPS_VIEWS: True where a step reads features of the images that a frozen tower gives, so
-            that they may be kept (DATALOADER.VIEWS).
-        READS_PAIRS: True where it learns from the image-caption pairs of DATASET.PAIRS.
-        SCORE: the score its paper stands for, a detector's default.
+        LEARNS: False if there is nothing to train, so that shots and seed change nothing.
+        KEEPS_VIEWS: True if a step reads only image features of a frozen encoder, so that they
+            can be kept (DATALOADER.VIEWS).
+        READS_PAIRS: True if it trains on the image-caption pairs of DATASET.PAIRS.
+        SCORE: the score its paper proposes, a detector's default.
     """
 
     CONFIG_KEY: ClassVar[str] = ""
@@ -61,11 +61,11 @@ class TrainerBase(Models):
         )
 
     def precision_in_use(self) -> str:
-        """Return what the trainer computes in; "" if it does not say."""
+        """Return the precision that the trainer computes in; "" if unknown."""
         return ""
 
     def ways_out(self) -> list[str]:
-        """List what to try against infinity and NaN; never the precision that is in use."""
+        """List remedies for infinity and NaN, never the precision that is in use."""
         safer = " or ".join(SAFER.get(self.precision_in_use(), ("fp32", "amp")))
         return [f"precision {safer}"] * bool(safer) + ["a smaller OPTIM.LR"]
 
@@ -87,7 +87,7 @@ class TrainerBase(Models):
         self._writer = None
 
     def close(self) -> None:
-        """Let go of what only training needs, however it ended."""
+        """Release what only training needs, however it ended."""
         self.close_writer()
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
@@ -101,7 +101,7 @@ class TrainerBase(Models):
     def train(self, start_epoch: int | None = None, max_epoch: int | None = None) -> None:
         """Run the epochs `start_epoch` .. `max_epoch` - 1, with the hooks around them.
 
-        Those that are not given are the trainer's own.
+        An argument that is None defaults to the trainer's attribute of that name.
         """
         self.start_epoch = self.start_epoch if start_epoch is None else start_epoch
         self.max_epoch = self.max_epoch if max_epoch is None else max_epoch
@@ -154,7 +154,7 @@ class TrainerBase(Models):
         self.mean_gradients()
 
     def mean_gradients(self) -> None:
-        """Take the mean over the ranks, under torchrun, of the gradients of all that learns."""
+        """Average the gradients of all trained parameters over the ranks, under torchrun."""
         groups = [group for optim in self._optims_of(None) for group in optim.param_groups]
         distributed.mean_gradients(p for group in groups for p in group["params"])
 

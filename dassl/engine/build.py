@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 
 def build_trainer(cfg: CfgNode, **options: Any) -> Any:
-    """Build the registered trainer cfg.TRAINER.NAME from `cfg` and `options` of its own."""
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    """Build the registered trainer cfg.TRAINER.NAME; `options` go to its constructor."""
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         logger.info("Loading trainer: %s", cfg.TRAINER.NAME)
-    return trainer(cfg, **options)
+    return trainer_class(cfg, **options)

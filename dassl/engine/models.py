@@ -1,4 +1,4 @@
-"""Models under names, with their optimisers, schedulers and checkpoints."""
+"""Named models with their optimisers, schedulers and checkpoints."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ class Models:
         optim: Optimizer | None = None,
         sched: Any = None,
     ) -> None:
-        """Put `model` under `name`: its checkpoints go to the folder <output>/<name>."""
+        """Register `model` under `name`; its checkpoints go to the folder <output>/<name>."""
         if "_models" not in self.__dict__:
             raise AttributeError("Call super().__init__() before register_model()")
         if name in self._models:
@@ -68,19 +68,19 @@ class Models:
         return names
 
     def checkpoint_meta(self) -> dict[str, str | float]:
-        """Return what a checkpoint's weights depend on, stored in it as "meta"; {} by default."""
+        """Return the facts that weights depend on, for "meta" in a checkpoint; {} by default."""
         return {}
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Raise InputError if a checkpoint, whose weights are about to be loaded, does not fit."""
+        """Raise InputError if a checkpoint that is about to be loaded does not fit (optional)."""
 
     def optim_settings(self) -> dict[str, Any]:
-        """Return the settings that rates and steps depend on: a resumed run may have others."""
+        """Return the settings of optimiser and schedule, which may differ in a resumed run."""
         cfg = getattr(self, "cfg", None)
         return {} if cfg is None else plain(flatten(cfg.OPTIM))
 
     def schedule_steps(self, epochs: int) -> int:
-        """Return how often `epochs` epochs step the schedulers: once an epoch."""
+        """Return the number of scheduler steps in `epochs` epochs: one an epoch."""
         return epochs
 
     def save_model(
@@ -94,10 +94,9 @@ class Models:
         """Save every model to <directory>/<name>/; `epoch` (from 0) is the one just finished.
 
         Besides upstream's keys a checkpoint holds "rng", "meta", "optim_settings" and, if the
-        trainer has a gradient scaler as `self.scaler`, "scaler": what a resumed run needs to equal
-        an uninterrupted one. Parameters that are not finite are refused (NonFiniteLossError): the
-        checkpoint before stays.
-        Of several ranks, all must call this; rank 0 writes, and the others wait until it has.
+        trainer has a gradient scaler as `self.scaler`, "scaler": with these, a resumed run equals
+        an uninterrupted one. Parameters that are not finite raise NonFiniteLossError, and the
+        earlier checkpoint stays. All ranks must call this: rank 0 writes, and the others wait.
         """
         if distributed.is_main():
             self._refuse_non_finite_weights(epoch)
@@ -109,7 +108,7 @@ class Models:
 
     def _state(self, name: str) -> dict[str, Any]:
         optim, sched = self._optims[name], self._scheds[name]
-        scaler = self.scaler.state_dict() if self.scaler else {}  # nothing where none is needed
+        scaler = self.scaler.state_dict() if self.scaler else {}  # {} if the scaler is disabled
         return {
             "state_dict": self._models[name].state_dict(),
             "optimizer": None if optim is None else optim.state_dict(),
@@ -120,11 +119,11 @@ class Models:
         } | ({"scaler": scaler} if scaler else {})
 
     def resume_model_if_exist(self, directory: str | os.PathLike) -> int:
-        """Restore what the notes <directory>/<name>/checkpoint name; return the start epoch.
+        """Restore what the files <directory>/<name>/checkpoint name; return the start epoch.
 
-        Models, optimisers, schedulers, the scaler and all random generators are restored; under
-        OPTIM settings other than the checkpoint's, the schedule is the new one, set forward to the
-        epoch. Returns 0 if there is nothing to resume from.
+        Models, optimisers, schedulers, the scaler and all random generators are restored. If OPTIM
+        differs from the checkpoint's, the new schedule is used, advanced to the epoch. Returns 0 if
+        there is nothing to resume from.
         """
         start_epoch = self._resume(directory)
         epochs = distributed.from_all(start_epoch)
@@ -146,36 +145,36 @@ class Models:
         if len(set(epochs.values())) > 1:
             raise InputError(
                 f"The checkpoints are of different epochs: {epochs}. Let each file `checkpoint` "
-                "name one of the same epoch, or begin in an empty folder."
+                "name one of the same epoch, or start in an empty folder."
             )
         for name, checkpoint in checkpoints.items():
             self._check_same_trainer(checkpoint, paths[name])
             self.check_checkpoint(checkpoint, paths[name])
             steps = self._steps_of_new_schedule(checkpoint, paths[name])
-            parts = self._models[name], self._optims[name], self._scheds[name]
-            start_epoch = restore(checkpoint, paths[name], *parts, steps)
+            targets = self._models[name], self._optims[name], self._scheds[name]
+            start_epoch = restore(checkpoint, paths[name], *targets, steps)
         self._restore_run(checkpoint)
         return start_epoch
 
     def _check_same_trainer(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Raise InputError if another trainer wrote a checkpoint: half a run of each is of none."""
-        own = self.checkpoint_meta().get("trainer")
-        theirs = (checkpoint.get("meta") or {}).get("trainer", own)
-        if theirs != own:
+        """Raise InputError if another trainer wrote the checkpoint."""
+        trainer = self.checkpoint_meta().get("trainer")
+        writer = (checkpoint.get("meta") or {}).get("trainer", trainer)
+        if writer != trainer:
             raise InputError(
-                f"{path} is of {theirs}, not {own}: a run goes on with the trainer it began with. "
-                "To start from its weights, begin anew with MODEL.INIT_WEIGHTS and that file."
+                f"{path} is of {writer}, not {trainer}: resume a run with the trainer that began "
+                "it. To start from its weights, begin anew with MODEL.INIT_WEIGHTS and that file."
             )
 
     def _steps_of_new_schedule(self, checkpoint: dict[str, Any], path: Path) -> int | None:
-        """Return how far to set a schedule of new settings forward; None for the same settings."""
+        """Return by how many steps to advance a schedule of new settings; None if unchanged."""
         old, new = checkpoint.get("optim_settings") or {}, self.optim_settings()
         changed = [key for key in old if key in new and old[key] != new[key]]
         changes = {key: f"{key} was {old[key]}, is {new[key]}" for key in changed}
         if "NAME" in changes:
             raise InputError(
-                f"{path} cannot be gone on from with another optimiser: OPTIM.{changes['NAME']}. "
-                "Set it as it was, or begin anew without --resume."
+                f"{path} cannot be resumed with another optimiser: OPTIM.{changes['NAME']}. Set it "
+                "as it was, or begin anew without --resume."
             )
         if not changes:
             return None
@@ -186,16 +185,16 @@ class Models:
         if self.scaler is not None and checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         if checkpoint.get("rng") is None:
-            logger.warning("The checkpoint holds no random state: a resumed run will differ.")
+            logger.warning("The checkpoint holds no random state, so resuming is not exact.")
         else:
             set_rng_state(checkpoint["rng"])
 
     def load_model(self, directory: str | os.PathLike, epoch: int | None = None) -> None:
         """Load the weights of every model from <directory>/<name>/.
 
-        With `epoch`, model.pth.tar-<epoch>; else model-best.pth.tar if there is one, else the
-        file that the note `checkpoint` names, else model.pth.tar-<N> of the highest N. InputError
-        if it is not there.
+        With `epoch`, from model.pth.tar-<epoch>; else from model-best.pth.tar if there is one, the
+        one that the file `checkpoint` names, or model.pth.tar-<N> of the highest N. InputError if
+        there is none.
         """
         if not directory:
             logger.info("load_model() is skipped as no pretrained model is given")
@@ -224,7 +223,7 @@ class Models:
         return [optim for optim in optims if optim is not None]
 
     def _refuse_non_finite_weights(self, epoch: int) -> None:
-        """Refuse weights that the last step of an epoch made NaN, which no loss has shown yet."""
+        """Raise NonFiniteLossError if the last step spoilt weights: no loss shows it yet."""
         for name in self.get_model_names():
             for key, value in self._models[name].named_parameters():
                 if value.requires_grad and not torch.isfinite(value).all():
@@ -234,7 +233,7 @@ class Models:
 
 
 def _last_epoch(folder: Path) -> Path | None:
-    """Return the model.pth.tar-<N> of the highest N: files are published without the note."""
+    """Return the model.pth.tar-<N> of the highest N: published files come without `checkpoint`."""
     epochs = {path: path.name.rpartition("-")[2] for path in folder.glob("model.pth.tar-*")}
     numbered = {path: int(epoch) for path, epoch in epochs.items() if epoch.isdecimal()}
     return max(numbered, key=numbered.get, default=None)

@@ -1,4 +1,4 @@
-"""Progress lines and metrics.jsonl of a run that trains."""
+"""Progress lines and metrics.jsonl of a training run."""
 
 import datetime
 import json
@@ -20,7 +20,7 @@ def timed(batches: Iterable) -> Iterator[tuple[Any, float]]:
 
 
 class EpochProgress:
-    """Keep times and losses of one epoch."""
+    """Times and losses of one epoch."""
 
     def __init__(self, epoch: int, max_epoch: int, num_batches: int) -> None:
         self.epoch = epoch
@@ -33,7 +33,7 @@ class EpochProgress:
         self.begin = self.end = time.perf_counter()
 
     def step_done(self, loss_summary: dict[str, float] | None) -> None:
-        """Note that a batch is finished; None if it was skipped."""
+        """Record a finished batch; `loss_summary` is None if it was skipped."""
         now = time.perf_counter()
         if loss_summary is not None:
             self.batch_time.update(now - self.end)
@@ -41,7 +41,7 @@ class EpochProgress:
         self.end = now
 
     def line(self, batch_idx: int, lr: float) -> str:
-        """Return a line to print, in upstream's form; `lr` is the rate that the step used."""
+        """Return a progress line in upstream's form; `lr` is the rate that the step used."""
         return " ".join(
             [
                 f"epoch [{self.epoch + 1}/{self.max_epoch}]",
@@ -55,7 +55,7 @@ class EpochProgress:
         )
 
     def batch_record(self, batch_idx: int, lr: float) -> dict[str, Any]:
-        """Return what the line says, for metrics.jsonl; times in seconds."""
+        """Return the values of a progress line for metrics.jsonl; times in seconds."""
         return {
             "epoch": self.epoch + 1,
             "batch": batch_idx + 1,
@@ -67,7 +67,7 @@ class EpochProgress:
         }
 
     def epoch_record(self) -> dict[str, Any]:
-        """Return means over the epoch; `data_share`: the share of its time spent on waiting."""
+        """Return means over the epoch; `data_share` is the share of its time spent waiting."""
         seconds = time.perf_counter() - self.begin
         return {
             "epoch": self.epoch + 1,
@@ -84,10 +84,10 @@ class EpochProgress:
 
 
 class MetricsFile:
-    """Append to metrics.jsonl, one JSON object a line, as the run goes on.
+    """The file metrics.jsonl of a run, one JSON object a line.
 
-    Opened at epoch `start_epoch` of a resumed run it keeps the lines of the epochs before and
-    drops those of an epoch that was cut off, so that no epoch occurs twice.
+    Opened at epoch `start_epoch` of a resumed run, it keeps the lines of the epochs before and
+    drops those of an interrupted epoch, so that no epoch occurs twice.
     """
 
     def __init__(self, path: Path, start_epoch: int = 0) -> None:

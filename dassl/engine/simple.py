@@ -1,4 +1,4 @@
-"""A trainer that is configured by a yacs tree: data, evaluation and checkpoints."""
+"""A trainer configured by a yacs tree: data, evaluation and checkpoints."""
 
 import datetime
 import logging
@@ -91,14 +91,14 @@ class SimpleTrainer(TrainerBase):
         raise NotImplementedError(f"{type(self).__name__} must override build_model()")
 
     def before_train(self) -> None:
-        """Resume from RESUME, or from what OUTPUT_DIR holds, and open the writer.
+        """Resume from RESUME, or from a checkpoint in OUTPUT_DIR, and open the writer.
 
-        Differs from upstream: RESUME naming a folder without a checkpoint, or a run that has
-        nothing left to train, is an InputError, and so is TEST.FINAL_MODEL best_val without a
-        validation set (upstream then chose the model on the test set).
+        Differs from upstream: InputError if RESUME names a folder without a checkpoint or a run
+        with nothing left to train, or if TEST.FINAL_MODEL is best_val without a validation set
+        (upstream then chose the model on the test set).
         """
         self._check_best_val()
-        # Listing the training set may draw (few shots): before the generators are restored.
+        # Before the generators are restored: listing the training set may draw few-shot images.
         logger.info("Training images: %s", f"{len(self.train_loader_x.dataset):,}")
         resume = self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(resume)
@@ -122,7 +122,7 @@ class SimpleTrainer(TrainerBase):
     def close(self) -> None:
         super().close()
         for name in ("train_loader_x", "train_loader_u"):
-            loader = vars(self).get(name)  # not built here, if training ended before
+            loader = vars(self).get(name)  # absent if training ended before it was built
             if isinstance(loader, TrainLoader):
                 loader.end_workers()
 
@@ -139,16 +139,16 @@ class SimpleTrainer(TrainerBase):
         logger.info("Elapsed: %s", elapsed)
 
     def after_epoch(self) -> None:
-        """Keep the best model (TEST.FINAL_MODEL best_val), save every CHECKPOINT_FREQ epochs.
+        """Save a new best model (TEST.FINAL_MODEL best_val), and every CHECKPOINT_FREQ epochs.
 
-        Differs from upstream: of the intermediate checkpoints only the newest stays. One is
-        deleted once a later one is safely written, also the one that the run resumed from; what
-        RESUME names in another folder stays.
+        Differs from upstream: only the newest intermediate checkpoint stays. Once it is safely
+        written, the one before is deleted, even if the run was resumed from it; a checkpoint in
+        another folder, which RESUME named, stays.
         """
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
-            # One rank's word on what is best: saving waits for all of them.
-            own = self.test(split="val")
-            result = distributed.from_main(lambda: own)
+            # Rank 0 decides, as all ranks must agree on whether to save.
+            local_result = self.test(split="val")
+            result = distributed.from_main(lambda: local_result)
             if result > self.best_result:
                 self.best_result, best = result, "model-best.pth.tar"
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=best)
@@ -178,15 +178,15 @@ class SimpleTrainer(TrainerBase):
         if self.start_epoch == 0 or self.cfg.TEST.FINAL_MODEL != "best_val":
             return
         best = Path(directory, self.get_model_names()[0], "model-best.pth.tar")
-        found = load_checkpoint(best)["val_result"] if best.is_file() else self.best_result
-        self.best_result = distributed.from_main(lambda: found)
+        result = load_checkpoint(best)["val_result"] if best.is_file() else self.best_result
+        self.best_result = distributed.from_main(lambda: result)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
         """Evaluate on `split` (default TEST.SPLIT); return the first result, the accuracy.
 
-        "val" without a validation set means "test", as upstream. Several ranks share the batches
-        out, where the evaluator can bring together what each has seen.
+        "val" without a validation set means "test", as upstream. Several ranks divide the batches
+        among them if the evaluator can gather their results.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
@@ -203,7 +203,7 @@ class SimpleTrainer(TrainerBase):
         for batch in progress_bar(batches, f"testing on {split}", "batch", disable=quiet):
             bad += self.count_bad_images(batch)
             if has_images(batch):
-                with self.memory_of("a test batch", "TEST"):
+                with self.explain_out_of_memory("a test batch", "TEST"):
                     input, label = self.parse_batch_test(batch)
                     self.evaluator.process(self.model_inference(input), label)
         if shared:
@@ -220,19 +220,19 @@ class SimpleTrainer(TrainerBase):
         """Return the number of images dropped from `batch`, logging each path once."""
         bad = batch.get("bad", ()) if isinstance(batch, dict) else ()
         for path in set(bad) - self._bad_images:
-            logger.warning("Left out, as it cannot be read: %s", path)
+            logger.warning("Left out an image that cannot be read: %s", path)
         self._bad_images.update(bad)
         return len(bad)
 
     def memory_settings(self) -> dict[str, object]:
-        """Return settings, with values, that lower the memory of a step and not its result."""
+        """Return settings, with values, that lower a step's memory without changing its result."""
         return {}
 
-    def memory_of(self, what: str, loader: str, **settings: object) -> Any:
-        """Explain running out of memory in a batch; `loader` is a node of DATALOADER."""
+    def explain_out_of_memory(self, task: str, loader: str, **settings: object) -> Any:
+        """Return a context that explains running out of memory; `loader`: a DATALOADER node."""
         key, size = f"DATALOADER.{loader}.BATCH_SIZE", self.cfg.DATALOADER[loader].BATCH_SIZE
-        doing = f"{what} of {size} images and {self.num_classes} classes on {self.device}"
-        return explain_out_of_memory(doing, {**settings, key: size})
+        task = f"{task} of {size} images and {self.num_classes} classes on {self.device}"
+        return explain_out_of_memory(task, {**settings, key: size})
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
@@ -250,8 +250,8 @@ class SimpleTrainer(TrainerBase):
 def share_batches(loader: DataLoader) -> DataLoader:
     """Return a loader of this rank's share of the batches of `loader`, each of them unchanged.
 
-    Rank r of W has the batches r, r + W, ...: what is computed of a batch is what one process
-    would compute of it.
+    Rank r of W has the batches r, r + W, ...: each batch gives the same results as in a single
+    process.
     """
     if distributed.world_size() == 1:
         return loader

@@ -1,4 +1,4 @@
-"""Training on labelled images, and on unlabelled ones beside them."""
+"""Training on labelled images, alone or together with unlabelled ones."""
 
 import itertools
 import logging
@@ -24,13 +24,13 @@ class TrainerX(SimpleTrainer):
     """Training on labelled images."""
 
     def run_epoch(self) -> None:
-        """Pass once over train_loader_x, with `forward_backward` for each batch.
+        """Call `forward_backward` for each batch of train_loader_x.
 
-        self.num_batches and self.batch_idx are set for it. A batch of which no image could be
+        self.num_batches and self.batch_idx are set before. A batch of which no image could be
         read (BAD_IMAGES skip) is left out; if it is the last one, `update_lr` is called here, as
-        trainers do that themselves in the last batch.
+        trainers themselves call it in the last batch.
 
-        A loader whose order depends on the epoch has it set by its `set_epoch`.
+        A loader with a method `set_epoch` is given the epoch.
 
         Differs from upstream: the learning rate printed is the one the step used, not the next.
         """
@@ -50,7 +50,7 @@ class TrainerX(SimpleTrainer):
         return batches_for(self.train_loader_x, self.device)
 
     def begin_epoch(self) -> None:
-        """Get ready for the first batch of an epoch."""
+        """Prepare for the first batch of an epoch."""
         self.set_model_mode("train")
         distributed.seed_other_ranks()
         if hasattr(self.train_loader_x, "set_epoch"):
@@ -59,26 +59,26 @@ class TrainerX(SimpleTrainer):
         self._progress = EpochProgress(self.epoch, self.max_epoch, self.num_batches)
 
     def run_batch(self, batch: Any, waited: float) -> None:
-        """Take a step on batch number self.batch_idx, which came after `waited` seconds."""
-        progress, parts = self._progress, self.parts_of(batch)
+        """Take a step on batch number self.batch_idx, which took `waited` seconds to arrive."""
+        progress, inputs = self._progress, self.step_inputs(batch)
         progress.data_time.update(waited)
-        progress.bad_images += sum(map(self.count_bad_images, parts))
-        if all(map(has_images, parts)):
+        progress.bad_images += sum(map(self.count_bad_images, inputs))
+        if all(map(has_images, inputs)):
             lr = self.get_current_lr()
-            with self.memory_of("a training step", "TRAIN_X", **self.memory_settings()):
-                progress.step_done(self.forward_backward(*parts) or {})
+            with self.explain_out_of_memory("a training step", "TRAIN_X", **self.memory_settings()):
+                progress.step_done(self.forward_backward(*inputs) or {})
             self._report(progress, lr)
         else:
             if distributed.world_size() > 1:  # the others would wait for its features for ever
                 raise InputError(
-                    f"No image of a batch's share of {distributed.name_of_rank()} can be read; see "
-                    "the paths above. Replace or remove these files, or start fewer processes."
+                    f"{distributed.name_of_rank()} can read no image of its share of a batch; "
+                    "see the paths above. Replace or remove these files, or start fewer processes."
                 )
             progress.step_done(None)
             if self.batch_idx + 1 == self.num_batches:
                 self.update_lr()
 
-    def parts_of(self, batch: Any) -> tuple[Any, ...]:
+    def step_inputs(self, batch: Any) -> tuple[Any, ...]:
         """Return the arguments of `forward_backward`."""
         return (batch,)
 
@@ -108,8 +108,8 @@ class TrainerX(SimpleTrainer):
 class TrainerXU(TrainerX):
     """Training on labelled and unlabelled images: `forward_backward(batch_x, batch_u)`.
 
-    TRAIN.COUNT_ITER says what an epoch is: "train_x" or "train_u", a pass over that loader, or
-    "smaller_one"; the other loader begins anew as often as that takes.
+    TRAIN.COUNT_ITER defines an epoch: one pass over the loader "train_x" or "train_u", or over the
+    "smaller_one"; the other loader starts again as often as needed.
     """
 
     def count_batches(self) -> int:
@@ -124,14 +124,14 @@ class TrainerXU(TrainerX):
     def begin_epoch(self) -> None:
         super().begin_epoch()
         for loader in (self.train_loader_x, self.train_loader_u):
-            if hasattr(loader, "set_epoch"):  # each of its passes, of several an epoch, is its own
+            if hasattr(loader, "set_epoch"):  # each of several passes is numbered
                 loader.set_epoch(self.epoch * math.ceil(self.num_batches / len(loader)))
 
     def train_batches(self) -> Iterable[tuple[Any, Any]]:
         pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=True)
         return itertools.islice(pairs, self.num_batches)
 
-    def parts_of(self, batch: tuple[Any, Any]) -> tuple[Any, ...]:
+    def step_inputs(self, batch: tuple[Any, Any]) -> tuple[Any, ...]:
         return batch
 
     def parse_batch_train(

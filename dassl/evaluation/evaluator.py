@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluatorBase:
-    """`reset`, then `process` batch by batch, then `evaluate`."""
+    """The interface: `reset`, then `process` batch by batch, then `evaluate`."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
@@ -50,10 +50,10 @@ class Classification(EvaluatorBase):
         self._y_pred += mo.argmax(dim=1).tolist()
 
     def gather(self) -> None:
-        """Bring together what all ranks have processed, on each of them."""
-        parts = distributed.from_all((self._y_true, self._y_pred))
-        self._y_true = [label for true, _ in parts for label in true]
-        self._y_pred = [label for _, pred in parts for label in pred]
+        """Collect, on each rank, what all ranks have processed."""
+        gathered = distributed.from_all((self._y_true, self._y_pred))
+        self._y_true = [label for true, _ in gathered for label in true]
+        self._y_pred = [label for _, pred in gathered for label in pred]
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Log and return the results; InputError if no image was processed."""
@@ -79,7 +79,7 @@ class Classification(EvaluatorBase):
 
 def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
     """Build the registered evaluator cfg.TEST.EVALUATOR."""
-    evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
+    evaluator_class = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
     if cfg.VERBOSE:
         logger.info("Loading evaluator: %s", cfg.TEST.EVALUATOR)
-    return evaluator(cfg, **kwargs)
+    return evaluator_class(cfg, **kwargs)

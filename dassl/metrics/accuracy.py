@@ -6,11 +6,11 @@ import torch
 def compute_accuracy(
     output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor, topk: Sequence[int] = (1,)
 ) -> list[torch.Tensor]:
-    """Share in percent, a tensor [1] for each k, of samples whose label is among the k largest.
+    """Return the top-k accuracy in percent for each k, as tensors `[1]`.
 
     Args:
-        output: logits [B, C], or a tuple whose first entry they are.
-        target: labels [B].
+        output: logits `[B, C]`, or a tuple with these as its first entry.
+        target: labels `[B]`.
         topk: values of k; one above C counts as C.
     """
     logits = output[0] if isinstance(output, (tuple, list)) else output

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, with a warm-up in front.
+"""Learning-rate schedules by name, with an optional warm-up before them.
 
 A scheduler is stepped once an epoch. Warm-up and successor are composed as upstream composes
 them: with constant warm-up of one epoch and WARMUP_RECOUNT, epoch 0 runs at WARMUP_CONS_LR and
@@ -18,7 +18,7 @@ SCHEDULERS = ("single_step", "multi_step", "cosine")
 
 
 class _WarmupScheduler(LRScheduler):
-    """`warmup_epoch` epochs of its own rate, then `successor` takes over.
+    """A warm-up of `warmup_epoch` epochs, after which `successor` takes over.
 
     The state is plain (numbers, lists, dicts; the successor's state nested), so that
     `torch.load(weights_only=True)` reads it.
@@ -57,11 +57,11 @@ class _WarmupScheduler(LRScheduler):
 
 
 class ConstantWarmupScheduler(_WarmupScheduler):
-    """`first_lr` in every warm-up epoch."""
+    """A warm-up at `first_lr` in every epoch."""
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """`first_lr` in epoch 0, then LR * epoch / warmup_epoch."""
+    """A warm-up at `first_lr` in epoch 0, then at LR * epoch / warmup_epoch."""
 
     def get_lr(self) -> list[float]:
         if 0 < self.last_epoch < self.warmup_epoch:
@@ -70,7 +70,7 @@ class LinearWarmupScheduler(_WarmupScheduler):
 
 
 def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
-    """Build the schedule OPTIM.LR_SCHEDULER, behind a warm-up if WARMUP_EPOCH > 0."""
+    """Build the schedule OPTIM.LR_SCHEDULER, after a warm-up if WARMUP_EPOCH > 0."""
     scheduler = _main_scheduler(optimizer, optim_cfg)
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:

@@ -20,23 +20,22 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimiser OPTIM.NAME over `param_groups` if given, else over `model`.
 
-    `model` is a module (all of its parameters, frozen ones too, so that the numbering in a
-    checkpoint is upstream's; without a gradient they are not changed) or an iterable of
-    parameters.
+    `model` is an iterable of parameters, or a module. All of a module's parameters are taken, so
+    that a checkpoint numbers them as upstream's; frozen ones get no gradient and do not change.
     """
     check_availability(optim_cfg.NAME, OPTIMIZERS, what="OPTIM.NAME")
     params = model.parameters() if isinstance(model, nn.Module) else model
     if optim_cfg.NAME == "sgd":
-        own = {
+        options = {
             "momentum": optim_cfg.MOMENTUM,
             "dampening": optim_cfg.SGD_DAMPNING,
             "nesterov": optim_cfg.SGD_NESTEROV,
         }
     else:
-        own = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
+        options = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
     return OPTIMIZERS[optim_cfg.NAME](
         params if param_groups is None else param_groups,
         lr=optim_cfg.LR,
         weight_decay=optim_cfg.WEIGHT_DECAY,
-        **own,
+        **options,
     )

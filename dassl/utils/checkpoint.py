@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, read without running code."""
+"""Checkpoints: written whole or not at all, read without running code."""
 
 import io
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 BEST = "model-best.pth.tar"
 
-# Pickled objects that are read as nothing: upstream pickled whole schedulers, and with them
-# optimisers; CLIPN's files hold a learning rate as numpy's scalar.
+# Pickled objects that are dropped when read: upstream pickled whole schedulers, and with them
+# optimisers; CLIPN's files hold a learning rate as a NumPy scalar.
 _DROPPED_MODULES = ("torch.optim.", "dassl.optim.")
 _DROPPED_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 _DICTS = ("collections.defaultdict", "__builtin__.dict", "builtins.dict")
@@ -38,14 +38,14 @@ def save_checkpoint(
 ) -> None:
     """Write `state` to `save_dir`/`model_name` (default model.pth.tar-<epoch>).
 
-    Then the file `checkpoint` is made to name it; with `is_best` it is copied to
-    model-best.pth.tar. `remove_module_from_keys` strips DataParallel's "module.". Each file is
-    written whole or not at all (InputError), and `checkpoint` never names an incomplete one.
+    The file `checkpoint` then names it; with `is_best` it is also copied to model-best.pth.tar.
+    `remove_module_from_keys` strips DataParallel's "module.". Each file is written whole or not at
+    all (InputError), and `checkpoint` never names an incomplete one.
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
     path = Path(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    # Through memory: torch's own file writer turns a full disk into an obscure RuntimeError.
+    # Written in memory first: torch's own file writer turns a full disk into a RuntimeError.
     buffer = io.BytesIO()
     with atomic_write(path, "wb") as handle:
         torch.save(state, buffer)
@@ -69,7 +69,7 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
 
     Raises:
         InputError: no such file, a folder, a damaged file, one that would run code, or one that
-            holds something else than a dict.
+            does not hold a dict.
     """
     if fpath is None or not str(fpath):
         raise InputError("No checkpoint file was named.")
@@ -81,11 +81,11 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
         content = _load_weights_only(fpath)
     except InputError:
         raise
-    except Exception as error:  # of torch, pickle, zipfile, struct: a damaged file raises anything
+    except Exception as error:  # torch, pickle, zipfile and struct raise many for a damaged file
         text, code = " ".join(str(error).split()), re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise _refusal(fpath, f"loading it would run code ({code[1]})") from error
-        # Of pickle's errors torch's text says how to run the code.
+        # For pickle's errors, torch's text advises how to run the code: it is not shown.
         shown = "" if isinstance(error, pickle.UnpicklingError) else f" ({text[:200]})"
         raise InputError(
             f"{fpath} is not a readable checkpoint; it may be truncated or of another kind{shown}. "
@@ -100,13 +100,13 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
 
 
 def named_checkpoint(directory: str | os.PathLike) -> Path | None:
-    """Return the file that `directory`/checkpoint names, None if there is no such note."""
-    note = Path(directory, "checkpoint")
-    if not note.is_file():
+    """Return the file that `directory`/checkpoint names; None if there is no `checkpoint`."""
+    pointer = Path(directory, "checkpoint")
+    if not pointer.is_file():
         return None
-    lines = note.read_text(encoding="utf-8").splitlines()
+    lines = pointer.read_text(encoding="utf-8").splitlines()
     if not lines or not lines[0].strip():
-        raise InputError(f"{note} is empty; write the name of a checkpoint file into it.")
+        raise InputError(f"{pointer} is empty; write the name of a checkpoint file into it.")
     return Path(directory, lines[0].strip())
 
 
@@ -129,13 +129,13 @@ def restore(
     scheduler: Any = None,
     steps: int | None = None,
 ) -> int:
-    """Put a loaded checkpoint into model, optimiser and scheduler; return the epoch to go on at.
+    """Load a checkpoint into model, optimiser and scheduler; return the epoch to continue at.
 
-    A scheduler whose state was not kept (a file of upstream) is stepped forward to the epoch.
+    A scheduler whose state is missing (a file of upstream) is stepped forward to the epoch.
 
     Args:
-        steps: for an optimiser and a scheduler of other settings than the checkpoint's: the
-            settings stay, and the scheduler is set forward by so many steps.
+        steps: if the settings of optimiser and scheduler differ from the checkpoint's, the number
+            of steps to advance the scheduler by; the new settings are kept. None: they agree.
     """
     load_weights_into(model, checkpoint["state_dict"], path)
     epoch = int(checkpoint["epoch"])
@@ -144,23 +144,23 @@ def restore(
             scheduler.load_state_dict(checkpoint["scheduler"])
         else:
             with warnings.catch_warnings():
-                # torch wants optimizer.step() first; those steps were made in an earlier run.
+                # torch wants optimizer.step() first; an earlier run made those steps.
                 warnings.simplefilter("ignore", UserWarning)
                 for _ in range(epoch if steps is None else steps):
                     scheduler.step()
-    # After the scheduler: stepping that sets learning rates, the optimiser's state has the right
-    # ones, unless its settings are others now.
+    # After the scheduler, whose steps set learning rates: the optimiser's state holds the right
+    # ones, unless its settings have changed.
     if optimizer is not None and checkpoint.get("optimizer") is not None:
         settings = [{**group, "params": None} for group in optimizer.param_groups]
         try:
             optimizer.load_state_dict(checkpoint["optimizer"])
         except ValueError as error:
             raise InputError(
-                f"The optimiser of {path} is another ({error}): set OPTIM as it was."
+                f"{path} is of another optimiser ({error}): set OPTIM as it was."
             ) from error
         if steps is not None:
-            for group, now in zip(optimizer.param_groups, settings, strict=True):
-                group.update(now | {"params": group["params"]})
+            for group, current in zip(optimizer.param_groups, settings, strict=True):
+                group.update(current | {"params": group["params"]})
     return epoch
 
 
@@ -170,7 +170,7 @@ def resume_from_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: Any = None,
 ) -> int:
-    """Restore what the note `fdir`/checkpoint names; return the epoch to go on at."""
+    """Restore the file that `fdir`/checkpoint names; return the epoch to continue at."""
     path = named_checkpoint(fdir)
     if path is None:
         raise InputError(f"There is no file `checkpoint` in {fdir} to resume from.")
@@ -184,29 +184,29 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
 
     "module." is stripped; entries that do not fit are left out and listed in a warning.
 
-    Differs from upstream: if nothing fits that is an InputError, not a silent continue.
+    Differs from upstream: InputError if nothing fits; there, training continues silently.
     """
     checkpoint = load_checkpoint(weight_path)
-    own = model.state_dict()
+    weights = model.state_dict()
     fitting, left_out = OrderedDict(), []
     for name, value in _without_module(checkpoint.get("state_dict", checkpoint)).items():
-        if name in own and torch.is_tensor(value) and own[name].shape == value.shape:
+        if name in weights and torch.is_tensor(value) and weights[name].shape == value.shape:
             fitting[name] = value
         else:
             left_out.append(name)
     if not fitting:
         raise InputError(
             f"Nothing in {weight_path} fits the model: it holds {left_out[:5]}, "
-            f"the model has {list(own)[:5]} (names and shapes must agree)."
+            f"the model has {list(weights)[:5]} (names and shapes must agree)."
         )
-    model.load_state_dict({**own, **fitting})
+    model.load_state_dict({**weights, **fitting})
     logger.info("Loaded pretrained weights from %s", weight_path)
     if left_out:
-        logger.warning("Left out of %s, as name or shape differ: %s", weight_path, left_out)
+        logger.warning("Left out of %s, because names or shapes differ: %s", weight_path, left_out)
 
 
 class _Dropped:
-    """A stand-in for a pickled object whose content is dropped, such as one of torch.optim."""
+    """A stand-in for a pickled object that is dropped, such as one of torch.optim."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -216,7 +216,7 @@ class _Dropped:
 
 
 class _PlainDict:
-    """A stand-in for dict and defaultdict: contents are filled in, a factory is not kept."""
+    """A stand-in for dict and defaultdict that is filled with their content, without a factory."""
 
     def __new__(cls, *args: Any) -> dict:
         return {}
@@ -226,13 +226,13 @@ def _load_weights_only(path: str | os.PathLike) -> Any:
     """Load `path` on the CPU. Entries that needed torch.optim or dassl.optim objects become None.
 
     `torch.load(weights_only=True)` refuses them. Here the names it refuses are listed first,
-    statically, and bound to inert stubs; a name that has none is refused.
+    without loading, and bound to inert stubs; a name without a stub is refused.
     """
-    # torch's old format cannot be listed; torch.load refuses code in it.
+    # Names in torch's old format cannot be listed; torch.load refuses code in it.
     listed = zipfile.is_zipfile(path)
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if listed else []
     stubs = [_stub_for(name, path) for name in names]
-    # Opened here: of a path, torch.load believes the ending before the content.
+    # Opened here, because torch.load would judge a path by its suffix, not by its content.
     with open(path, "rb") as file, torch.serialization.safe_globals(stubs):
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     if not stubs:
@@ -245,9 +245,9 @@ def _load_weights_only(path: str | os.PathLike) -> Any:
 def _stub_for(name: str, path: str | os.PathLike) -> type:
     if name not in _DICTS + _DROPPED_NAMES and not name.startswith(_DROPPED_MODULES):
         raise _refusal(path, f"loading it would run code ({name})")
-    # Under the refused name itself: torch 2.6 finds a safe class by its module and name only.
-    module, _, own = name.rpartition(".")
-    return type(own, (_PlainDict if name in _DICTS else _Dropped,), {"__module__": module})
+    # The stub has the refused name, as torch 2.6 finds a safe class only by its module and name.
+    module, _, class_name = name.rpartition(".")
+    return type(class_name, (_PlainDict if name in _DICTS else _Dropped,), {"__module__": module})
 
 
 def _has_dropped(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a terminal shows, and what a pipe or a file of the output gets instead."""
+"""Output for terminals, pipes and files: progress bars, and text that all of them can take."""
 
 import io
 import logging
@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-LONG = 10  # seconds from which on a stage is worth a line in a log
+LONG = 10  # seconds from which a stage is worth a line in the log
 
 
 class progress_bar(tqdm):
-    """Show a bar on a terminal; elsewhere log one line at the end of a stage of `LONG` seconds.
+    """A bar on a terminal; elsewhere one log line at the end of a stage of `LONG` seconds or more.
 
     Arguments are tqdm's; `disable=True` shows and logs nothing.
     """
@@ -27,7 +27,7 @@ class progress_bar(tqdm):
         silent = options.pop("disable", False)
         self._line = "" if silent or not desc else f"{desc}: {{:,}} x {unit} in {{:.0f}} s"
         self._count, self._start = 0, time.monotonic()
-        # None: disabled unless it is written to a terminal.
+        # None disables the bar unless it is written to a terminal.
         super().__init__(iterable, desc=desc, unit=unit, disable=silent or None, **options)
 
     def __iter__(self) -> Iterator:
@@ -49,17 +49,17 @@ class progress_bar(tqdm):
         super().close()
 
     def __del__(self) -> None:
-        self._line = ""  # of a stage that did not come to its end nothing is said
+        self._line = ""  # a stage that did not finish logs no line
         super().__del__()
 
 
 def printable(text: str) -> str:
-    """Return text that UTF-8 can write: names of files may hold any bytes."""
+    """Return `text` as UTF-8 can write it, with escapes: file names may hold any bytes."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def escape_unprintable() -> None:
-    """Let stdout and stderr write what their encoding lacks as an escape, such as \\xe9.
+    """Let stdout and stderr escape the characters that their encoding lacks, as in \\xe9.
 
     An ASCII terminal or a file name that is not UTF-8 would otherwise end a command in the middle
     of its output.

@@ -8,14 +8,14 @@ import torch
 
 
 class InputError(ValueError):
-    """Something the user asked for cannot be done as asked.
+    """An error that the user can mend: what was asked cannot be done.
 
-    The message says what was asked, what was found, what is allowed and how to
-    mend it. Entry points print it without a traceback and exit non-zero.
+    The message says what was asked, what was found, what is allowed and how to mend it. Entry
+    points print it without a traceback and exit non-zero.
 
     Attributes:
         kind: one or two words for the table of the data check: missing, flat, ...
-        names: all files or folders it is about, where the message names a few.
+        names: all files or folders concerned, where the message names only a few.
     """
 
     kind: str = "refused"
@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 class UnknownNameError(InputError, KeyError):
-    """A name that no registry or list knows. A KeyError too, as upstream raised one."""
+    """A name that no registry or list knows; also a KeyError, which upstream raises."""
 
     def __str__(self) -> str:
         # KeyError prints the repr of its argument; a user should read a sentence.
@@ -34,21 +34,21 @@ class BadImageError(InputError):
     """An image file that cannot be read. The message names the file, on one line."""
 
     def __init__(self, message: str = "") -> None:
-        # A data loader's worker re-raises with its whole traceback as the message, our own
-        # sentence last: keep the sentence.
+        # A data loader's worker re-raises with its whole traceback as the message, which ends in
+        # our own sentence: keep that alone.
         super().__init__(message.rpartition("BadImageError: ")[2].strip())
 
 
 class WriteError(InputError):
-    """A file that cannot be written: a full disk, a missing permission."""
+    """A file that cannot be written, because of a full disk or a missing permission."""
 
 
 class NonFiniteLossError(InputError, FloatingPointError):
-    """The loss became infinite or NaN. A FloatingPointError too, as upstream raised one."""
+    """An infinite or NaN loss; also a FloatingPointError, which upstream raises."""
 
 
 def require_installed(what: str, extra: str, *modules: str) -> None:
-    """Raise InputError where optional modules that `what` needs are not installed."""
+    """Raise InputError if optional modules that `what` needs are not installed."""
     if missing := [name for name in modules if not importlib.util.find_spec(name)]:
         raise InputError(
             f"{what} needs {' and '.join(missing)}: "
@@ -57,18 +57,18 @@ def require_installed(what: str, extra: str, *modules: str) -> None:
 
 
 @contextmanager
-def explain_out_of_memory(doing: str, settings: Mapping[str, object]) -> Iterator[None]:
-    """Turn running out of a device's memory, or the machine's, into an InputError.
+def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator[None]:
+    """Turn running out of memory, of a device or of the machine, into an InputError.
 
     Args:
-        doing: what needed the memory, such as "a training step on cuda".
-        settings: those that lower the need, with their values; the best choice first.
+        task: what needed the memory, such as "a training step on cuda".
+        settings: those to lower, with their current values; the best choice first.
     """
     try:
         yield
     except RuntimeError as error:
-        # The CPU's allocator raises no class of its own.
+        # The CPU's allocator raises a plain RuntimeError.
         if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
             raise
-        ways = ", or ".join(f"{key} (now {value})" for key, value in settings.items())
-        raise InputError(f"out of memory in {doing}: set {ways} lower") from error
+        choices = ", or ".join(f"{key} (now {value})" for key, value in settings.items())
+        raise InputError(f"out of memory in {task}: lower {choices}") from error

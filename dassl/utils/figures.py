@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
-# Fonts as publishers take them (no Type 3), and the same file from the same figure.
+# Fonts that publishers accept (no Type 3), and the same file from the same figure.
 SETTINGS = {"pdf.fonttype": 42, "svg.hashsalt": "figure"}
 UNDATED = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
@@ -22,7 +22,7 @@ def figure_path(path: str | os.PathLike) -> Path:
     """Return `path` as a Path if its suffix is one of FORMATS.
 
     Raises:
-        InputError: it is another.
+        InputError: it is not.
     """
     path = Path(path)
     if path.suffix.lower().removeprefix(".") not in FORMATS:
@@ -32,11 +32,11 @@ def figure_path(path: str | os.PathLike) -> Path:
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
     """Write the figure in the format that the suffix names, atomically, and return its path."""
-    # Trainers import what can draw region maps; they should not wait for matplotlib.
+    # Imported here: trainers import this module and should not wait for matplotlib.
     from matplotlib import rc_context
 
     path = figure_path(path)
-    kind = path.suffix.lower().removeprefix(".")
+    suffix = path.suffix.lower().removeprefix(".")
     with atomic_write(path, "wb") as file, rc_context(SETTINGS):
-        figure.savefig(file, format=kind, metadata=UNDATED[kind])
+        figure.savefig(file, format=suffix, metadata=UNDATED[suffix])
     return path

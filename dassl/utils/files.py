@@ -18,7 +18,7 @@ from .errors import InputError, WriteError
 
 logger = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the disk takes no more
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `temporary_beside` names them
 
 
@@ -29,14 +29,14 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) ->
     Readers see the old file or the whole new one. On any error the temporary file is removed and
     the old file stays. `mode` is "w" (UTF-8) or "wb". A full disk, a missing permission and the
     like become a WriteError that names `path`. Without `sync` it does not wait for the disk: a
-    power failure may cut the file off.
+    power failure may truncate the file.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
     path = Path(path)
     temporary = temporary_beside(path)
     encoding = "utf-8" if mode == "w" else None
-    with explain_write_error(path, own=temporary):
+    with explain_write_error(path, alias=temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, mode, encoding=encoding) as handle:
@@ -55,7 +55,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def file_name(text: str) -> str:
-    """Return `text` as part of a file name: letters, digits, `_`, `.` and `-`."""
+    """Make `text` part of a file name: letters, digits, `_`, `.` and `-` stay."""
     return re.sub(r"[^\w.-]+", "_", text)
 
 
@@ -63,7 +63,7 @@ def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
     """Remove the temporary files and folders below `folder` that killed processes have left.
 
     Args:
-        age: seconds without a write after which one is nobody's; 0 where no other process writes.
+        age: seconds without a write after which one is removed; 0 if no other process writes.
     """
     for path in Path(folder).rglob(".*.tmp"):
         written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
@@ -73,17 +73,17 @@ def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
 
 
 @contextmanager
-def explain_write_error(path: str | os.PathLike, own: str | os.PathLike = "") -> Iterator[None]:
-    """Turn the OSError of a failed write to `path` (or to `own`) into a WriteError.
+def explain_write_error(path: str | os.PathLike, alias: str | os.PathLike = "") -> Iterator[None]:
+    """Turn the OSError of a failed write to `path`, or to its `alias`, into a WriteError.
 
     An OSError about some other file, raised inside the block, passes through unchanged.
     """
     try:
         yield
     except OSError as error:
-        about = error.filename2 or error.filename
-        ours = {str(path), str(own), str(Path(path).parent)}
-        if about is not None and str(about) not in ours:
+        failed = error.filename2 or error.filename
+        written = {str(path), str(alias), str(Path(path).parent)}
+        if failed is not None and str(failed) not in written:
             raise
         raise _cannot_write(path, error) from error
 
@@ -92,7 +92,7 @@ def explain_write_error(path: str | os.PathLike, own: str | os.PathLike = "") ->
 def explain_full_disk() -> Iterator[None]:
     """Turn the OSError of a full disk into a WriteError, wherever it comes from.
 
-    For what nobody wrote a `explain_write_error` around: what libraries write, or the console.
+    For writes without `explain_write_error` around them: those of libraries, or to the console.
     """
     try:
         yield
@@ -144,7 +144,7 @@ def write_json(obj: Any, fpath: str | os.PathLike, indent: int = 4) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON has it: NaN and infinity are None, unknown types are text.
+    """Return `value` as JSON can hold it: NaN and infinity become None, unknown types text.
 
     Tensors and arrays become numbers or lists, mappings dicts with text keys.
     """

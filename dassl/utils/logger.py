@@ -22,9 +22,9 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
     `output` is a folder (the file is its `log.txt`) or a path that ends in .txt or .log. Calling
     it again replaces the handlers of the earlier call.
 
-    Under torchrun ranks above 0 log to the console only, warnings only, and name themselves.
+    Under torchrun, ranks above 0 log only warnings, only to the console, and name themselves.
 
-    What is printed to sys.stdout goes to the file too, as upstream.
+    Text printed to sys.stdout goes to the file too, as upstream.
 
     Differs from upstream: our own messages are log records; an existing log is appended to under
     a dated line, so that a run that was stopped and resumed reads as one story. (Upstream starts
@@ -91,7 +91,7 @@ def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:
 def _file_handler(output: str) -> logging.Handler:
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
     mkdir_if_missing(os.path.dirname(path) or ".")
-    with explain_write_error(path, own=os.path.abspath(path)):
+    with explain_write_error(path, alias=os.path.abspath(path)):
         if os.path.exists(path):
             with open(path, "a", encoding="utf-8") as log:
                 log.write(f"\n===== {time.strftime('%Y-%m-%d %H:%M:%S')} =====\n")
@@ -99,14 +99,14 @@ def _file_handler(output: str) -> logging.Handler:
 
 
 class _Console(logging.StreamHandler):
-    """A console that may stop taking text (a closed pipe, a full disk): the run goes on."""
+    """A console handler that lets the run go on when the console fails (closed pipe, full disk)."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
             return
         self.addFilter(lambda _: False)
-        # What it still holds would fail again at exit, and change the exit status.
+        # Text still buffered would fail again at exit, and change the exit status.
         with suppress(OSError), open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), self.stream.fileno())
 
@@ -129,9 +129,9 @@ class _Printed:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that ends the run if it cannot be written: logging would print tracebacks.
+    """A log file that ends the run if it cannot be written; logging would print tracebacks.
 
-    It does so once, so that what is logged of the end does not hide it.
+    It raises only once, so that messages about the end of the run do not hide the error.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -6,7 +6,7 @@ import torch
 
 
 class AverageMeter:
-    """Keep the last value and the mean so far; with `ema` an exponential mean (weight 0.9)."""
+    """The last value and the mean so far; with `ema` an exponential mean (weight 0.9)."""
 
     def __init__(self, ema: bool = False) -> None:
         self.ema = ema
@@ -25,7 +25,7 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """Keep one AverageMeter a name; printed as `loss 3.7383 (3.7383) acc 20.0000 (20.0000)`."""
+    """One AverageMeter a name; printed as `loss 3.7383 (3.7383) acc 20.0000 (20.0000)`."""
 
     def __init__(self, delimiter: str = " ") -> None:
         self.meters: defaultdict[str, AverageMeter] = defaultdict(AverageMeter)

@@ -1,4 +1,4 @@
-"""Names that users type: what is known, and which known name is nearest."""
+"""Checks of names that users type, with suggestions of known names."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 from .errors import InputError, UnknownNameError
 
-NEAR = 0.6  # similarity, from 0 to 1, of a name that may have been meant
+NEAR = 0.6  # similarity, from 0 to 1, from which a name may have been meant
 LISTED = 12  # names in a message
 
 
@@ -20,7 +20,7 @@ nearest_name = get_most_similar_str_to_a_from_b
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return what helps the user who typed the unknown `name`: known names, and the one meant."""
+    """Return a hint for the user who typed the unknown `name`: known names, and the nearest."""
     known = list(known)
     nearest = nearest_name(name, known)
     is_near = nearest is not None and _similarity(name, nearest) >= NEAR
@@ -32,7 +32,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def check_availability(requested: str, available: Iterable[str], what: str = "name") -> None:
-    """Raise UnknownNameError unless `requested` is in `available`; `what` names the kind."""
+    """Raise UnknownNameError unless `requested` is in `available`; `what` says what it names."""
     available = list(available)
     if requested not in available:
         raise UnknownNameError(
@@ -44,8 +44,8 @@ def check_set_name(name: str) -> None:
     """Raise InputError unless an image set may be called `name`: files are named after it."""
     if not re.fullmatch(r"[^\W_][\w .+-]*", name):
         raise InputError(
-            f'image set "{name}": its name becomes a file name, so it may hold letters, '
-            "digits, spaces and . + - _ and starts with a letter or digit"
+            f'image set "{name}": its name becomes a file name; give one that starts with a letter '
+            "or digit and holds only letters, digits, spaces and . + - _"
         )
 
 

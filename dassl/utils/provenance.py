@@ -1,4 +1,4 @@
-"""What a result depends on besides its inputs: code and versions."""
+"""The state of the code and the versions of packages that a result depends on."""
 
 import os
 import platform
@@ -10,24 +10,24 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Those that can change a figure.
+# Packages that can change a figure.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
 
 def git_state(root: str | os.PathLike = ROOT) -> dict[str, str | bool] | None:
     """Return `{"commit": ..., "dirty": ...}` of the code; None without git or outside a repository.
 
-    Dirty = a tracked file differs from the commit. Untracked files do not count: data and outputs
-    lie among them.
+    Dirty means that a tracked file differs from the commit. Untracked files do not count, as data
+    and outputs are among them.
     """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-        return done.stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        return process.stdout.strip()
 
     try:
-        # A copy unpacked inside somebody else's repository must not report that one's commit.
+        # A copy unpacked inside another repository must not report that repository's commit.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(root).resolve():
             return None
         changed = git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
@@ -42,7 +42,7 @@ def versions() -> dict[str, str | None]:
 
 
 def collect_env_info() -> str:
-    """Describe the versions that figures can depend on, one a line. Starts no process."""
+    """List the versions that figures can depend on, one a line, without starting a process."""
     lines = [f"{name}: {version or 'not installed'}" for name, version in versions().items()]
     lines[0] += f" ({platform.system()} {platform.machine()})"
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""Name -> class, filled by a decorator."""
+"""Tables of classes by name, filled by a decorator."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class Registry:
         return obj
 
     def get(self, name: str) -> Any:
-        """Return the object called `name`; UnknownNameError with the nearest if there is none."""
+        """Return the object called `name`; UnknownNameError, with a hint, if there is none."""
         check_availability(name, self.registered_names(), what=self._name.lower())
         return self._objects[name]
 

@@ -1,4 +1,4 @@
-"""Tables as aligned text and as Markdown: the one place that lays out columns."""
+"""Tables as aligned text and as Markdown."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ def text_table(
     Args:
         rows: the cells of each row; `RULE` becomes a line.
         header: headings, with a line below; none by default.
-        sides: "<" (left) or ">" (right) for each column; the last one holds for all that follow.
+        sides: "<" (left) or ">" (right) for each column; the last holds for all further columns.
     """
     lines = [[str(cell) for cell in row] for row in ([header, RULE] if header else [])]
     lines += [[str(cell) for cell in row] for row in rows]

@@ -17,7 +17,7 @@ from .names import check_availability, get_most_similar_str_to_a_from_b  # noqa:
 from .provenance import collect_env_info  # noqa: F401
 from .rng import seed_cpu
 
-MAX_RATIO = 200  # of the edges of an image
+MAX_RATIO = 200  # largest ratio of the edges of an image
 
 # What Pillow raises for damaged or foreign files, by format.
 UNREADABLE = (
@@ -40,16 +40,15 @@ def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Ima
     """Return the image at `path`, decoded whole, as RGB.
 
     Args:
-        path: or an open file, with its name as `filename`.
-        upright: turn a photograph as its EXIF orientation says. Off in every benchmark, as
+        path: a path, or an open file with its name as `filename`.
+        upright: rotate a photograph by its EXIF orientation. Off in every benchmark, as
             upstream; `detect.py --exif` turns it on.
 
     Differs from upstream: a file that cannot be read is an error, not an endless retry, and 16-bit
-    grey is scaled to 8 bit; Pillow clips it, which makes nearly all of it white.
+    grey is scaled to 8 bit; Pillow clips it, which makes most images nearly white.
 
     Raises:
-        BadImageError: the file is missing, damaged, too large for Pillow, or one that `as_rgb`
-            refuses.
+        BadImageError: the file is missing, damaged, too large for Pillow, or refused by `as_rgb`.
     """
     try:
         with Image.open(path) as image:
@@ -58,26 +57,26 @@ def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Ima
             return as_rgb(image).convert("RGB")  # a copy, free of the file
     except UNREADABLE as error:
         name = getattr(path, "filename", path)
-        said = str(error).replace(repr(path), repr(name))  # of an open file Pillow says its address
-        reason = " ".join(said.split()) or type(error).__name__
+        text = str(error).replace(repr(path), repr(name))  # Pillow shows an open file's address
+        reason = " ".join(text.split()) or type(error).__name__
         raise BadImageError(
             f"Cannot read the image {name} ({reason}). Replace or remove the file."
         ) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return a decoded image as RGB of 8 bits; itself if it is that already.
+    """Return a decoded image as 8-bit RGB; the image itself if it is that already.
 
     Raises:
-        InputError: floating-point pixels, of which nothing says how bright 1.0 is; or one edge
-            more than `MAX_RATIO` times the other: resizing the shorter one to a model's input
-            would make gigabytes of it.
+        InputError: the pixels are floating-point, so that nothing says how bright 1.0 is; or one
+            edge is more than `MAX_RATIO` times the other: resizing the shorter one to a model's
+            input would need gigabytes.
     """
     width, height = image.size
     if max(width, height) > MAX_RATIO * min(width, height):
         raise InputError(
             f"it is {width} x {height} pixels, and one edge may be at most {MAX_RATIO} times "
-            "the other; cut it"
+            "the other; crop it"
         )
     image = _eight_bit(image)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -100,7 +99,7 @@ def tolist_if_not(x: Any) -> list:
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings, keys joined by dots: {"a": {"b": 1}} is {"a.b": 1}.
 
-    An empty mapping stays as a value, so that two trees that differ differ when flat.
+    An empty mapping stays as a value, so that different trees stay different.
     """
     flat = {}
     for key, value in tree.items():

@@ -17,7 +17,7 @@ from .names import check_availability
 
 
 def count_num_param(model: nn.Module | None = None, params=None) -> int:
-    """Count the numbers in `params` (tensors, or groups with "params") or in `model`."""
+    """Count the elements of `params` (tensors, or groups with "params") or of `model`."""
     if params is None:
         if model is None:
             raise ValueError("count_num_param needs a model or params")
@@ -56,12 +56,12 @@ def init_network_weights(model: nn.Module, init_type: str = "normal", gain: floa
     """Initialise convolutions and linear layers by `init_type`, norm layers to weight 1, bias 0."""
     check_availability(init_type, _INITIALISERS, what="init_type")
     for module in model.modules():
-        kind = type(module).__name__
+        class_name = type(module).__name__
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-        if "BatchNorm" in kind or "InstanceNorm" in kind:
+        if "BatchNorm" in class_name or "InstanceNorm" in class_name:
             if weight is not None:
                 nn.init.ones_(weight)
-        elif ("Conv" in kind or "Linear" in kind) and isinstance(weight, torch.Tensor):
+        elif ("Conv" in class_name or "Linear" in class_name) and isinstance(weight, torch.Tensor):
             _INITIALISERS[init_type](weight, gain)
         else:
             continue

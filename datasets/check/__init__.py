@@ -1,1 +1,1 @@
-"""Check the data of a run and say what is wrong: python -m run.check --root data"""
+"""Check the data of a run and report what is wrong: python -m run.check --root data"""

@@ -1,6 +1,6 @@
-"""The quick part: which sets are there, by the names of folders alone, in milliseconds.
+"""The quick part of the check: which sets exist, by the names of folders, in milliseconds.
 
-Entry points run it first. The images are then listed, and counted, once: by the run itself.
+Entry points run it first. The run itself then lists and counts the images.
 """
 
 from collections.abc import Iterator
@@ -35,57 +35,58 @@ from datasets.ood_sets import (
 from datasets.splits import class_folders
 
 ROOT, PAIRS = "data root", "DATASET.PAIRS"  # rows of the table
-NOT_THERE = ("missing", "no splits", "empty", "no images")  # kinds that a download mends
+DOWNLOADABLE = ("missing", "no splits", "empty", "no images")  # kinds that a download mends
 BOTH = Needs.TEST | Needs.TRAIN
 
 
 @dataclass
 class Layout:
-    """Sets of a config whose folders are there, and what is wrong with these or with others."""
+    """The sets of a config whose folders exist, and the problems of all sets."""
 
     cfg: CfgNode
     sets: list[ImageSet] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @contextmanager
-    def refusing(self, where: str, stops: Needs, source: str = "") -> Iterator[None]:
-        """Add what a loader refuses; `source` says where a set that is not there can be had."""
+    def collecting(self, where: str, stops: Needs, source: str = "") -> Iterator[None]:
+        """Turn an InputError in the block into a problem; `source`: where to get a missing set."""
         try:
             yield
         except InputError as error:
             more = ""
-            if source and error.kind in NOT_THERE:
+            if source and error.kind in DOWNLOADABLE:
                 more = f"Get it: {source.replace('{root}', absolute(data_root(self.cfg)))}"
             self.problems.append(Problem.of(error, where, stops, more))
 
 
 def require_data(cfg: CfgNode, needs: Needs) -> None:
-    """Raise an InputError that names all at once what keeps a run from the data it `needs`."""
+    """Raise an InputError that lists all problems with the data that a run `needs`."""
     problems = check_layout(cfg, needs).problems
     if problems:
         run = "training" if needs & (Needs.TRAIN | Needs.PAIRS) else "evaluation"
         listed = "\n\n".join(numbered(n, problem) for n, problem in enumerate(problems, start=1))
         raise InputError(
             f"the data are not ready for {run}: {counted(len(problems), 'problem')}.\n\n{listed}"
-            "\n\nbash scripts/check.sh with the same flags looks at all of the data."
+            "\n\nTo check all of the data, run bash scripts/check.sh with the same flags."
         )
 
 
 def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
-    """Find the sets that runs need, and what is wrong with their folders; InputError where the
-    config asks for what no folder could give."""
+    """Find the sets that runs need, and the problems of their folders; InputError if the config
+    itself is wrong, whatever the folders hold."""
     layout = Layout(cfg)
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)  # other loaders keep their images as they like
-    if needs & BOTH and issubclass(kind, ImageList):
-        _check_lists(layout, kind)
-    elif needs & BOTH and issubclass(kind, ClassFolders):
-        _check_class_folders(layout, kind)
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    # Data sets of other classes may keep their images anywhere, so they are not checked.
+    if needs & BOTH and issubclass(dataset_class, ImageList):
+        _check_lists(layout, dataset_class)
+    elif needs & BOTH and issubclass(dataset_class, ClassFolders):
+        _check_class_folders(layout, dataset_class)
     if needs & Needs.OOD:
         _check_ood_sets(layout)
     if needs & Needs.PAIRS:
         _check_pairs(layout)
     rootless = [problem for problem in layout.problems if problem.kind == "no data root"]
-    if rootless:  # said once
+    if rootless:  # every set has this problem, so report it once
         stops = reduce(or_, (problem.stops for problem in rootless))
         rest = [problem for problem in layout.problems if problem not in rootless]
         layout.problems = [replace(rootless[0], where=ROOT, stops=stops), *rest]
@@ -94,72 +95,73 @@ def check_layout(cfg: CfgNode, needs: Needs) -> Layout:
     return layout
 
 
-def _check_class_folders(layout: Layout, kind: type[ClassFolders]) -> None:
-    """Ask the ID set's loader, step by step, so that all faults are found, not the first."""
-    cfg, found, classes = layout.cfg, {}, None
-    refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
-    with refusing("ID", BOTH):
+def _check_class_folders(layout: Layout, dataset_class: type[ClassFolders]) -> None:
+    """Follow the ID set's loader step by step, to find all problems, not only the first."""
+    cfg, by_split, classes = layout.cfg, {}, None
+    collecting = partial(layout.collecting, source=cfg.DATASET.DOWNLOAD)
+    with collecting("ID", BOTH):
         require_root(data_root(cfg), [cfg.DATASET.FOLDER])
-        splits = kind.find_splits(kind.locate(cfg))
-        deciding = kind.deciding_splits(cfg, splits)
+        splits = dataset_class.find_splits(dataset_class.locate(cfg))
+        deciding = dataset_class.deciding_splits(cfg, splits)
         rows = {
             path: (f"ID {name}", BOTH if path in deciding else Needs.TRAIN)
             for name, path in splits.items()
         }
         for path, row in rows.items():
-            with refusing(*row):
-                found[path] = class_folders(path)
-        if all(path in found for path in deciding):
-            with refusing(*rows[deciding[0]]):
-                classes = kind.choose_classes(cfg, {path: found[path] for path in deciding})
-                for path in found:
-                    with refusing(*rows[path]):
-                        kind.require_classes(path, classes, found[path])
+            with collecting(*row):
+                by_split[path] = class_folders(path)
+        if all(path in by_split for path in deciding):
+            with collecting(*rows[deciding[0]]):
+                choices = {path: by_split[path] for path in deciding}
+                classes = dataset_class.choose_classes(cfg, choices)
+                for path in by_split:
+                    with collecting(*rows[path]):
+                        dataset_class.require_classes(path, classes, by_split[path])
         if "train" not in splits:
             train = next(iter(splits.values())).with_name("train")
-            with refusing("ID train", Needs.TRAIN):
+            with collecting("ID train", Needs.TRAIN):
                 text = f"There is no {absolute(train)}: nothing can be trained on this set."
                 raise DataError(text, "missing")
-        # The training set last: it is the largest.
+        # The training set comes last, because it is the largest.
         for name, path in sorted(splits.items(), key=lambda split: split[0] == "train"):
             stops = Needs.TRAIN if name == "train" else Needs.TEST
-            present = found.get(path, [])
-            own = present if classes is None else sorted(set(present).intersection(classes))
-            expected = {"IMAGES": kind.expected_images(name, len(classes or own)) or 0}
-            # Alone it is tested on, too. A flat split has no classes: listed as it lies.
+            present = by_split.get(path, [])
+            folders = present if classes is None else sorted(set(present).intersection(classes))
+            expected = {"IMAGES": dataset_class.expected_images(name, len(classes or folders)) or 0}
+            # A single split is also the test set. A flat split has no classes.
             stops = BOTH if len(splits) == 1 else stops
-            layout.sets.append(ImageSet(f"ID {name}", path, stops, own or None, expected))
+            layout.sets.append(ImageSet(f"ID {name}", path, stops, folders or None, expected))
 
 
-def _check_lists(layout: Layout, kind: type[ImageList]) -> None:
+def _check_lists(layout: Layout, dataset_class: type[ImageList]) -> None:
     cfg, lists = layout.cfg, {}
-    refusing = partial(layout.refusing, source=cfg.DATASET.DOWNLOAD)
-    with refusing("ID", BOTH):
-        folder, lists = kind.folders(cfg)[1], kind.read(cfg)[2]
-        with refusing("ID train", Needs.TRAIN):
-            lists |= kind.read(cfg, ["train"])[2]
+    collecting = partial(layout.collecting, source=cfg.DATASET.DOWNLOAD)
+    with collecting("ID", BOTH):
+        folder, lists = dataset_class.folders(cfg)[1], dataset_class.read(cfg)[2]
+        with collecting("ID train", Needs.TRAIN):
+            lists |= dataset_class.read(cfg, ["train"])[2]
     for split, items in lists.items():
         stops = Needs.TRAIN if split == "train" else Needs.TEST
         expected = cfg.OOD.ID if split == "test" else {}
-        file = kind.list_file(cfg, split)
+        file = dataset_class.list_file(cfg, split)
         layout.sets.append(ImageSet(f"ID {split}", folder, stops, None, expected, file, items))
 
 
 def _check_ood_sets(layout: Layout) -> None:
     cfg = layout.cfg
     try:
-        outside, shifted = set_names(cfg)
+        ood, shifted = set_names(cfg)
     except DataError as error:
         layout.problems.append(Problem.of(error, "OOD", Needs.OOD))
         return
-    for name in outside + shifted:
+    for name in ood + shifted:
         entry, _ = set_entry(cfg, name)
-        with layout.refusing(name, Needs.OOD, entry.get("DOWNLOAD", "")):
+        with layout.collecting(name, Needs.OOD, entry.get("DOWNLOAD", "")):
             folder, file = find_ood_set(cfg, name), list_file(cfg, name)
             items = read_list(file, folder) if file else ()
             classes = class_names_of(cfg, name, folder)
             layout.sets.append(ImageSet(name, folder, Needs.OOD, classes, entry, file, items))
-            if not (file or classes or any(walk_images(folder))):  # no further than the first
+            if not (file or classes or any(walk_images(folder))):  # `any` stops at the first
                 raise no_images(name, folder)
 
 
@@ -168,9 +170,9 @@ def _check_pairs(layout: Layout) -> None:
     check_availability(pairs.SOURCE, SOURCES, what="DATASET.PAIRS.SOURCE")
     if pairs.SOURCE == "classnames":
         return
-    # The YAML's address is of the YAML's pairs, not of others named by PATH.
-    its_own = all(part in pairs.DOWNLOAD for part in Path(pairs.PATH).parts[:1])
-    with layout.refusing(PAIRS, Needs.PAIRS, pairs.DOWNLOAD if its_own else ""):
+    # DOWNLOAD belongs to the PATH in the YAML, not to another one that the user gave.
+    matches = all(part in pairs.DOWNLOAD for part in Path(pairs.PATH).parts[:1])
+    with layout.collecting(PAIRS, Needs.PAIRS, pairs.DOWNLOAD if matches else ""):
         require_root(data_root(cfg), [pairs.PATH])
         path = pairs_path(cfg)
         if pairs.SOURCE == "shards":

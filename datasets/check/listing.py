@@ -1,4 +1,4 @@
-"""What a set holds, by name, and whether the numbers are the protocol's."""
+"""List the images of a set, and check their names and numbers."""
 
 import os
 import re
@@ -10,30 +10,29 @@ from typing import Any
 
 from dassl.data.datasets import Datum
 from datasets.check.report import Problem
-from datasets.folders import absolute, counted, entries_of, is_image, not_images, some, walk_images
+from datasets.folders import absolute, counted, entries_of, first_few, not_images, walk_images
 from datasets.lists import absent_images
 from datasets.needs import Needs
-from datasets.splits import class_images, empty_classes, loose_images
+from datasets.splits import class_images, empty_classes, loose_images, loose_names
 
-TRAINING_NAME = re.compile(r"(n\d{8})_\d+")  # of ImageNet's training images: class and number
+TRAINING_NAME = re.compile(r"(n\d{8})_\d+")  # ImageNet's training images: class and number
 
 
 @dataclass
 class ImageSet:
-    """A set as it lies on the disk.
+    """A set on the disk.
 
     Attributes:
         name: its row in the table.
-        stops: runs that need one of these cannot go ahead with a fault in it.
-        classes: the class folders that count, None where there are no classes.
-        expected: what the protocol has: IMAGES, and MD5 of a list; nothing if it says none.
-        file: the list of the images, None where the folder is gone through.
-        items: what the list says.
+        stops: runs that need one of these cannot go ahead if the set has a fault.
+        classes: the class folders that are used, None if there are no classes.
+        expected: the protocol's IMAGES, and MD5 of a list, if it has any.
+        file: the list of the images, None if they are found in the folder.
+        items: the images in the list.
         images: names relative to the folder, sorted.
-        counts: images of each class folder (OOD sets: of each folder that holds some; lists: of
-            each label).
-        others: paths of files among the images that are none by their ending.
-        missing: paths of listed images that are not there.
+        counts: images in each class folder (OOD sets: each folder with images; lists: each label).
+        others: paths of files among the images that have no image's extension.
+        missing: paths of listed images that do not exist.
     """
 
     name: str
@@ -49,8 +48,8 @@ class ImageSet:
     missing: list[str] = field(default_factory=list)
 
     def list(self) -> None:
-        """Go through the folder, once; of a set with classes through their folders alone;
-        InputError where a folder cannot be listed."""
+        """List the images, in class folders only if there are `classes`; InputError if a folder
+        cannot be listed."""
         if self.file is not None:
             self._from_list()
             return
@@ -77,20 +76,18 @@ class ImageSet:
 
 
 def listing_problems(images: ImageSet, shots: int) -> list[Problem]:
-    """Return what the listing shows: files left out, classes with no images or under `shots`."""
-    found = []
+    """Return problems of a listed set: files left out, classes with no images or under `shots`."""
+    problems = []
     if images.others:
-        found.append(Problem.of(not_images(images.folder, images.others), images.name))
+        problems.append(Problem.of(not_images(images.folder, images.others), images.name))
     if images.classes is None:
-        return found
-    entries = entries_of(images.folder).items()
-    loose = sorted(name for name, is_dir in entries if not is_dir and is_image(name))
-    if loose:
-        found.append(Problem.of(loose_images(images.folder, loose), images.name))
+        return problems
+    if loose := loose_names(entries_of(images.folder)):
+        problems.append(Problem.of(loose_images(images.folder, loose), images.name))
     empty = [name for name in images.classes if not images.counts[name]]
     if empty:
         fault = empty_classes(images.folder, empty, len(images.classes))
-        found.append(Problem.of(fault, images.name, images.stops))
+        problems.append(Problem.of(fault, images.name, images.stops))
     few = [name for name in images.classes if 0 < images.counts[name] < shots]
     if few:
         what = (
@@ -98,14 +95,14 @@ def listing_problems(images: ImageSet, shots: int) -> list[Problem]:
             f"whole, such as {few[0]} with {images.counts[few[0]]}. Add images, or train with "
             f"--shots {min(images.counts[name] for name in few)}."
         )
-        found.append(Problem(images.name, "few images", what, files=few))
-    return found
+        problems.append(Problem(images.name, "few images", what, files=few))
+    return problems
 
 
 def wrong_names(images: ImageSet) -> list[Problem]:
-    """Return ImageNet's files of another split, or of another class, than their names say."""
+    """Return problems of ImageNet's files whose names belong to another split or class."""
     train = images.name.endswith("train")
-    strays, misfiled, found = [], [], []
+    strays, misfiled, problems = [], [], []
     for image in images.images:
         folder, _, name = image.rpartition("/")
         match = TRAINING_NAME.match(name)
@@ -117,13 +114,13 @@ def wrong_names(images: ImageSet) -> list[Problem]:
     if strays:
         what = (
             f"{counted(len(strays), 'file')} in {where} named as images of another split: "
-            f"{some(strays, 3)}. Restore this split from its archive."
+            f"{first_few(strays, 3)}. Restore this split from its archive."
         )
-        found.append(Problem(images.name, "wrong split", what, files=strays))
+        problems.append(Problem(images.name, "wrong split", what, files=strays))
     if misfiled:
         what = (
             f"{counted(len(misfiled), 'image')} in another class folder of {where} than named: "
-            f"{some(misfiled, 3)}. Move each into the folder that its name begins with."
+            f"{first_few(misfiled, 3)}. Move each into the folder that its name begins with."
         )
-        found.append(Problem(images.name, "wrong class", what, files=misfiled))
-    return found
+        problems.append(Problem(images.name, "wrong class", what, files=misfiled))
+    return problems

@@ -1,4 +1,4 @@
-"""Problems with the data, the table of sets, and how both are printed and written."""
+"""The report of a check: problems with the data, and the table of sets, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a set.
+    """A problem with a set.
 
     Attributes:
-        where: the row of the table that it belongs to.
+        where: its row in the table.
         kind: one or two words for the table: missing, flat, duplicates, ...
         what: what was found and how to mend it, in sentences.
-        stops: a run that needs one of these cannot go ahead; none for a warning.
-        files: all files it is about, as far as they are known.
+        stops: a run that needs one of these cannot go ahead; nothing for a warning.
+        files: all files concerned, if they are known.
     """
 
     where: str
@@ -33,13 +33,13 @@ class Problem:
 
     @classmethod
     def of(cls, error: InputError, where: str, stops: Needs = NOTHING, more: str = "") -> Problem:
-        """Make a problem of what a loader refuses; `more` is added to its message."""
+        """Make a problem of a loader's error; `more` is appended to its message."""
         return cls(where, error.kind, f"{error} {more}".rstrip(), stops, error.names)
 
 
 @dataclass
 class Row:
-    """A set: where it was found, and what it holds. None = unknown or not expected."""
+    """A row of the table: a set, where it was found, and its numbers; None: unknown, or not set."""
 
     name: str
     found: str = "not found"
@@ -50,12 +50,12 @@ class Row:
 
 @dataclass
 class Report:
-    """All that a check found.
+    """The results of a check.
 
     Attributes:
-        runs: the runs that the user may want, by name, and what each needs.
-        asked: names of the runs that the user wants; a problem that stops another is a warning.
-        depth: what was looked at, in words.
+        runs: the possible runs by name, and what each needs.
+        asked: names of the runs that the user wants; what stops only other runs is a warning.
+        depth: how much was read, in words.
     """
 
     root: str
@@ -67,7 +67,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
     def level(self, problem: Problem) -> str:
-        """Return "error" for what stops a run that was asked for, else "warning"."""
+        """Return "error" if a problem stops a run that was asked for, else "warning"."""
         stopped = any(problem.stops & self.runs[run] for run in self.asked)
         return "error" if stopped else "warning"
 
@@ -82,15 +82,15 @@ class Report:
         return "error" not in map(self.level, self.problems)
 
     def text(self) -> str:
-        """Return the report as it is printed: table, problems, verdict on each run."""
-        parts = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table()]
+        """Return the report for printing: the table, the problems, a verdict on each run."""
+        paragraphs = [f"Data of {self.dataset} in {self.root}\n{self.depth}", self._table()]
         for number, problem in enumerate(self.ordered, start=1):
-            parts.append(numbered(number, problem, f"{self.level(problem)}: "))
+            paragraphs.append(numbered(number, problem, f"{self.level(problem)}: "))
         verdicts = [self._can_go_ahead(name, needs) for name, needs in self.runs.items()]
-        return "\n\n".join([*parts, "\n".join(verdicts)])
+        return "\n\n".join([*paragraphs, "\n".join(verdicts)])
 
     def record(self) -> dict:
-        """Return all of it for JSON; lists of files are whole."""
+        """Return the report for JSON, with complete lists of files."""
         return {
             "root": self.root,
             "dataset": self.dataset,

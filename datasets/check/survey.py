@@ -25,27 +25,26 @@ from datasets.needs import NOTHING, Needs
 def check(
     cfg: CfgNode, title: str, runs: Mapping[str, Needs], asked: Sequence[str], full: bool = False
 ) -> Report:
-    """Look at every set of a config.
+    """Check every set of a config.
 
     Args:
-        title: what the user calls the data set. runs, asked: as in `Report`.
-        full: decode and compare all files, not some.
+        title: the data set's name for the user. runs, asked: as in `Report`.
+        full: decode and compare all files, not a sample.
 
     Raises:
-        InputError: the config asks for what no folder could give.
+        InputError: the config itself is wrong, whatever the folders hold.
     """
-    sample = "All names were read, of the files a sample: --full reads all."
+    sample = "All names and a sample of the files were read: --full reads all files."
     depth = "All files were read." if full else sample
     needs = reduce(or_, runs.values())
     layout = check_layout(cfg, needs)
     report = Report(absolute(data_root(cfg)), title, runs, asked, depth, problems=layout.problems)
-    kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    imagenet = issubclass(kind, ImageNet)
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    imagenet = issubclass(dataset_class, ImageNet)
     shots = cfg.DATASET.NUM_SHOTS if "training" in asked else 0
     skip = cfg.DATALOADER.BAD_IMAGES == "skip"
     for images in layout.sets:
-        own = shots if images.name == "ID train" else 0
-        _list(report, layout, images, own, skip)
+        _list(report, layout, images, shots if images.name == "ID train" else 0, skip)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
     if needs & Needs.PAIRS:
@@ -54,20 +53,20 @@ def check(
     for images in layout.sets:
         report.problems += file_problems(images, full, skip)
     if full:
-        # A folder that is two sets is compared once; several lists may share one.
-        places = {(s.folder.resolve(), s.file and s.name): s for s in reversed(layout.sets)}
-        report.problems += duplicates(list(places.values())[::-1])
-    _add_refusals(cfg, report, layout, imagenet or issubclass(kind, ImageNetList))
+        # A folder that serves as two sets is compared once, but several lists may share a folder.
+        distinct = {(s.folder.resolve(), s.file and s.name): s for s in reversed(layout.sets)}
+        report.problems += duplicates(list(distinct.values())[::-1])
+    _add_errors(cfg, report, layout, imagenet or issubclass(dataset_class, ImageNetList))
     return report
 
 
 def _list(report: Report, layout: Layout, images: ImageSet, shots: int, skip: bool) -> None:
-    """List a set: its row in the table, and what its numbers show."""
+    """List a set, and add its row of the table and the problems of its names and numbers."""
     path = absolute(images.file or images.folder)
     found = os.path.relpath(path, report.root) if path.startswith(report.root + os.sep) else path
     row = Row(images.name, found, expected=images.expected.get("IMAGES") or None)
     report.rows.append(row)
-    with layout.refusing(images.name, images.stops):
+    with layout.collecting(images.name, images.stops):
         images.list()
         items = images.items or images.images
         row.folders, row.images = len(images.counts), len(items)
@@ -81,40 +80,41 @@ def _list(report: Report, layout: Layout, images: ImageSet, shots: int, skip: bo
 
 
 def _add_pairs(cfg: CfgNode, report: Report, layout: Layout) -> None:
-    """Add the row of the image-caption pairs, and what their loader alone refuses."""
-    own = cfg.DATASET.PAIRS.SOURCE == "classnames"  # the ID set's, which has rows of its own
-    part = Needs.TEST | Needs.TRAIN | Needs.PAIRS if own else Needs.PAIRS
-    if any(problem.stops & part for problem in report.problems):
+    """Add the row of the image-caption pairs, and the errors of their loader."""
+    from_id_set = cfg.DATASET.PAIRS.SOURCE == "classnames"
+    needs = Needs.TEST | Needs.TRAIN | Needs.PAIRS if from_id_set else Needs.PAIRS
+    if any(problem.stops & needs for problem in report.problems):
         return
-    row = Row(PAIRS, cfg.DATASET.PAIRS.SOURCE if own else cfg.DATASET.PAIRS.PATH)
-    with layout.refusing(PAIRS, Needs.PAIRS):
+    row = Row(PAIRS, cfg.DATASET.PAIRS.SOURCE if from_id_set else cfg.DATASET.PAIRS.PATH)
+    with layout.collecting(PAIRS, Needs.PAIRS):
         row.images = build_pairs_loader(cfg, transform=None).dataset.count
     report.rows.append(row)
 
 
 def _in_order(cfg: CfgNode, report: Report) -> list[Row]:
-    """Return the rows, with those of sets not found: the ID set, then the config's order."""
+    """Return the rows, also of sets not found: first the ID set, then OOD sets as in the config."""
     rows = {row.name: row for row in report.rows}
     for problem in report.problems:
         if problem.where != ROOT:
             rows.setdefault(problem.where, Row(problem.where))
-    own = [name for name in rows if name not in cfg.OOD.SETS]
-    return [rows[name] for name in [*own, *cfg.OOD.SETS] if name in rows]
+    first = [name for name in rows if name not in cfg.OOD.SETS]
+    return [rows[name] for name in [*first, *cfg.OOD.SETS] if name in rows]
 
 
-def _add_refusals(cfg: CfgNode, report: Report, layout: Layout, imagenet: bool) -> None:
-    """Add what the ID set's loader refuses where nothing above says why, shifted ID sets' labels
+def _add_errors(cfg: CfgNode, report: Report, layout: Layout, imagenet: bool) -> None:
+    """Add errors of the ID set's loader that no problem explains yet, labels of shifted ID sets
     that are no class, and equal prompts."""
     if any(problem.stops & Needs.TEST for problem in report.problems):
         return
-    with layout.refusing("ID", Needs.TEST | Needs.TRAIN):
+    with layout.collecting("ID", Needs.TEST | Needs.TRAIN):
         data = build_dataset(cfg)
-        shifted = cfg.OOD.SHIFTED if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else ()  # else left out
+        # With half of the classes, a run leaves the shifted sets out.
+        shifted = cfg.OOD.SHIFTED if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else ()
         for images in layout.sets:
             if images.name in shifted and images.file:
-                with layout.refusing(images.name, Needs.OOD):
+                with layout.collecting(images.name, Needs.OOD):
                     read_list(images.file, images.folder, data.classnames)
-        # ImageNet's own names hold two such pairs, in every paper alike.
+        # ImageNet's names have two such pairs, and every paper uses them.
         if not imagenet and (shared := shared_prompts(data.classnames)):
             shared = shared_prompts(data.class_folders) or shared
             row = next((row.name for row in report.rows), "ID")

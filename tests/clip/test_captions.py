@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from clip.captions import CaptionDecoder, Captioner, greedy_candidates, own_lse
+from clip.captions import CaptionDecoder, Captioner, greedy_candidates, lse_of_columns
 from clip.prompted import DescribedCLIP, PromptedCLIP
 from clip.tokenizer import decode, encode, tokenize
-from ood.negatives import candidate_columns, candidate_texts
+from ood.negatives import candidate_rows, candidate_texts
 from ood.scoring import compute_scores, get_scores
 
 SAYS = ("a", "photo", "of", "cat", "dog", "tree", "grass", "ly", "golden", ".")
@@ -69,7 +69,7 @@ def test_the_candidates_are_the_public_codes(golden):
     for image, own in enumerate(found.flatten(1).tolist()):
         said = [about["words"][i] for i in own]
         seen = about["splits"][image // 10][:6]
-        assert sorted(candidate_columns(said, seen)) == sorted(expected[image])
+        assert sorted(candidate_rows(said, seen)) == sorted(expected[image])
 
 
 def test_the_score_is_the_public_codes(golden):
@@ -80,7 +80,7 @@ def test_the_score_is_the_public_codes(golden):
     none = torch.full_like(columns, len(columns))
     chosen = torch.where(columns < counts[:, None] - 6, columns, none)  # [20, U]
     scale = torch.tensor(100.0)
-    lse = own_lse(scale * cosines[:, 6:].nan_to_num(), chosen, scale)
+    lse = lse_of_columns(scale * cosines[:, 6:].nan_to_num(), chosen, scale)
     inputs = {"logits": scale * cosines[:, :6], "candidate_lse": lse}
     found = compute_scores(get_scores(["ZOC"]), inputs)["ZOC"].double()
     public = torch.from_numpy(arrays["score_ood"]).flatten().double()
@@ -102,11 +102,12 @@ def test_a_caption_is_predicted_token_by_token(decoder):
     for image, caption in zip(images, captions, strict=True):
         own = [*encode(caption), 49407]
         for i, target in enumerate(own):
-            place = decoder.place[torch.tensor(own[:i], dtype=torch.int64)]
-            if decoder.place[target] == len(decoder.ids):
+            before = decoder.index_of[torch.tensor(own[:i], dtype=torch.int64)]
+            index = decoder.index_of[target]
+            if index == len(decoder.ids):
                 continue
-            logits = decoder(image[None], place[None])[0, -1]
-            expected, number = expected - logits.log_softmax(0)[decoder.place[target]], number + 1
+            logits = decoder(image[None], before[None])[0, -1]
+            expected, number = expected - logits.log_softmax(0)[index], number + 1
     assert_close(total, expected, rtol=1e-5, atol=1e-5)
     assert int(count) == number
 
@@ -144,7 +145,7 @@ def test_candidates_are_compared_as_if_each_image_had_texts_of_its_own(decoder, 
 def test_an_image_whose_candidates_are_all_classes_is_id():
     """No infinity: the candidates weigh less than any one could."""
     scale = torch.tensor(100.0)
-    found = own_lse(torch.zeros(2, 3), torch.tensor([[3, 3], [0, 3]]), scale)
+    found = lse_of_columns(torch.zeros(2, 3), torch.tensor([[3, 3], [0, 3]]), scale)
     assert found.tolist() == [-100.0, 0.0]
 
 

@@ -100,7 +100,7 @@ def test_the_draw_is_a_function_of_seed_and_step():
 
 def test_published_file_is_a_clip_too(clipn_file):
     """Zero-shot scores of its CLIP need no other file; the hash is the plain CLIP's."""
-    with pytest.raises(InputError, match=r"does not say its activation.*CLIPN's published files"):
+    with pytest.raises(InputError, match=r"does not state its activation.*CLIPN's published files"):
         clip.load(clipn_file(11))
     model, _ = clip.load(clipn_file(11), activation="gelu")
     plain, _ = clip.load(clipn_file(11, plain=True), activation="gelu")
@@ -122,7 +122,7 @@ def test_weights_over_a_backbone_loaded_apart(clipn_file, published, golden):
         ({"seed": 11, "variant": "hand"}, "learnable", "handcrafted variant.*VARIANT handcrafted"),
         ({"seed": 11}, "handcrafted", "learnable variant.*VARIANT learnable"),
         ({"seed": 12}, "learnable", "trained beside another CLIP"),
-        ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit .*set --backbone"),
+        ({"seed": 11, "arch": "tiny2"}, "learnable", "does not fit .*Set --backbone"),
         ({"seed": 11, "plain": True}, "learnable", 'holds no "no" text encoder'),
     ],
 )

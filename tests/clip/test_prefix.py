@@ -198,5 +198,5 @@ def test_repeats_are_bit_identical():
 
 def test_a_chunk_of_no_tokens_is_told():
     packing = Packing([1])
-    with pytest.raises(clip.prefix.InputError, match="TEXT_CHUNK is a number of tokens"):
+    with pytest.raises(clip.prefix.InputError, match="TEXT_CHUNK must be a number of tokens"):
         encode_packed(_model(), torch.zeros(1, 64), torch.zeros(1, 1, 64), packing, chunk=0)

@@ -1,4 +1,4 @@
-"""A tiny folder of images, and a configuration for it."""
+"""Fixtures: a tiny folder of images, and a configuration for it."""
 
 import logging
 
@@ -12,7 +12,7 @@ from dassl.config import get_cfg_default
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory):
-    """<root>/tiny/{train,test}/{ant,bee,cat}/<i>.png: 6 training and 3 test images a class."""
+    """Write <root>/tiny/{train,test}/{ant,bee,cat}/<i>.png: 6 training, 3 test images a class."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
@@ -28,7 +28,7 @@ def tiny_root(tmp_path_factory):
 
 @pytest.fixture
 def make_cfg(tiny_root, tmp_path):
-    """make_cfg("KEY", value, ...) -> configuration of a short run of the upstream-style trainer."""
+    """Return a maker of configurations for a short run: `make_cfg("KEY", value, ...)`."""
 
     def make(*opts):
         cfg = get_cfg_default()

@@ -257,7 +257,7 @@ def test_a_rank_does_not_stand_by_without_images(make_cfg, monkeypatch):
     trainer.__dict__["train_loader_x"] = [{"bad": ["x.png"]}]
     monkeypatch.setattr(distributed, "seed_other_ranks", lambda: None)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="No image of a batch's share of rank 0 of 2 can be read"):
+    with pytest.raises(InputError, match="rank 0 of 2 can read no image of its share of a batch"):
         trainer.run_epoch()
 
 

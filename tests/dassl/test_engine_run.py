@@ -371,7 +371,7 @@ def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplo
         "DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip", "DATALOADER.TRAIN_X.BATCH_SIZE", 18
     )
     run(cfg)
-    named = [m for m in caplog.messages if m.startswith("Left out, as it cannot be read: ")]
+    named = [m for m in caplog.messages if m.startswith("Left out an image that cannot be read: ")]
     assert sorted(Path(m).parent.name + "/" + Path(m).name for m in named) == [
         "ant/0.png",
         "bee/1.png",

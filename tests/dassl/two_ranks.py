@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in each of two processes; and itself as one.
+"""The program that test_distributed.py runs in each of two processes, and in a single one.
 
 Usage: two_ranks.py OUT. Each rank writes OUT/rank<r>.pt.
 """
@@ -35,8 +35,8 @@ from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
 ROWS = 6
-# Class-specific contexts, where the class name stands, tokens encoded at once. 21 names of 1 to 5
-# tokens make an odd number of rows, and more texts in the last of them.
+# Class-specific contexts or not, position of the class name, tokens encoded at once. 21 names of 1
+# to 5 tokens make an odd number of rows, and more texts in the last of them.
 PROMPTS = [(False, "end", 10**6), (False, "end", 40), (False, "middle", 10**6), (True, "front", 70)]
 NAMES = [" ".join(["cat"] * (1 + i % 5)) for i in range(21)]
 
@@ -84,7 +84,7 @@ def global_rows() -> torch.Tensor:
 
 
 def gather():
-    """The gathered rows, and the gradient of a loss of all pairs with respect to them."""
+    """Return the gathered rows, and the gradient of a loss over all pairs by this rank's rows."""
     rows = mine(global_rows()).clone().requires_grad_()
     every = distributed.gather_with_grad(rows)
     loss = torch.logsumexp(every @ every.T, dim=1).mean()
@@ -93,7 +93,7 @@ def gather():
 
 
 def step(mean=True):
-    """One step of SGD on a loss like CLIPN's, of all pairs: loss and parameters after it."""
+    """Take an SGD step on a loss like CLIPN's over all pairs; return loss and new parameters."""
     set_random_seed(3)
     towers = nn.ModuleList(nn.Linear(5, 4, dtype=torch.float64) for _ in range(3))
     towers[0].requires_grad_(False)  # images: frozen
@@ -114,7 +114,7 @@ def step(mean=True):
 
 
 def mean():
-    """Means of values of which the ranks hold 4 and 2, and of none at all; with a gradient."""
+    """Return means, with a gradient, of values of which the ranks hold 4 and 2, and of none."""
     values = torch.arange(6.0)[:4] if distributed.is_main() else torch.arange(6.0)[4:]
     values = torch.arange(6.0) if distributed.world_size() == 1 else values
     weight = torch.tensor(2.0, requires_grad=True)
@@ -133,14 +133,14 @@ def gradient_on_one_rank():
 
 
 def batches():
-    """Batches over two epochs, though this rank's own generator is somewhere else."""
+    """Return the batches of two epochs, from a generator whose state differs between ranks."""
     set_random_seed(5 + distributed.rank())
     sampler = RankBatches(torch.utils.data.RandomSampler(range(11)), 4, drop_last=False)
     return [list(sampler) for _ in range(2)], len(sampler)
 
 
 def broadcast():
-    """The state of a module that starts from other numbers on each rank, in views too."""
+    """Broadcast a module, views included, that starts from different numbers on each rank."""
     torch.manual_seed(distributed.rank())
     module = nn.BatchNorm1d(3)
     nn.init.normal_(module.weight)
@@ -149,27 +149,27 @@ def broadcast():
     module.register_buffer("last", whole.transpose(0, 2)[1:])
     between = whole[:, 1:, 0].clone()
     distributed.broadcast_state(module)
-    kept = torch.equal(whole[:, 1:, 0], between)  # what lies between a view's numbers
+    kept = torch.equal(whole[:, 1:, 0], between)  # the numbers in the gaps of a view
     return [value.clone() for value in module.state_dict().values()], kept
 
 
 def overflow():
-    """Steps under a gradient scaler; in the second the gradient of one rank overflows."""
+    """Take steps with a gradient scaler; in the second, the gradient of one rank overflows."""
     parameter = nn.Parameter(torch.ones(2))
     optimiser = torch.optim.SGD([parameter], lr=0.1)
-    scaler, found = torch.amp.GradScaler("cpu", init_scale=8.0), []
+    scaler, states = torch.amp.GradScaler("cpu", init_scale=8.0), []
     for factor in (1.0, 1e38 if distributed.rank() == distributed.world_size() - 1 else 1.0, 1.0):
         optimiser.zero_grad()
         scaler.scale((parameter * factor).sum() * factor).backward()
         distributed.mean_gradients([parameter])
         scaler.step(optimiser)
         scaler.update()
-        found.append((parameter.detach().clone(), scaler.get_scale()))
-    return found
+        states.append((parameter.detach().clone(), scaler.get_scale()))
+    return states
 
 
 def shared_test():
-    """Labels, predictions and results of a test of 11 images in batches of 3; images seen here."""
+    """Test 11 images in batches of 3; return results, labels with predictions, and own batches."""
     cfg = get_cfg_default()
     seen = []
 
@@ -192,7 +192,7 @@ def shared_test():
 
 
 def best_of(result):
-    """Whether this rank saves a best model: all of them, or none, by rank 0's result."""
+    """Return whether this rank saves a best model; all must decide by the result of rank 0."""
     trainer = SimpleTrainer.__new__(SimpleTrainer)
     trainer.cfg, trainer.epoch, trainer.max_epoch = get_cfg_default(), 0, 2
     trainer.cfg.TEST.FINAL_MODEL, trainer.cfg.TRAIN.CHECKPOINT_FREQ = "best_val", 0
@@ -204,7 +204,7 @@ def best_of(result):
 
 
 def seeds():
-    """Draws after seeding, twice from the same state of rank 0."""
+    """Return draws after seeding, twice from the same state of rank 0."""
     draws = []
     for _ in range(2):
         set_random_seed(1 if distributed.is_main() else random.randrange(99))
@@ -214,7 +214,7 @@ def seeds():
 
 
 def pairs():
-    """Captions of two epochs of shards of 3, 4, 2 and 4 pairs, in batches of 4 of all ranks."""
+    """Return captions of two epochs over shards of 3, 4, 2 and 4 pairs, in global batches of 4."""
     cfg = get_cfg_default()
     cfg.DATASET.PAIRS.SOURCE, cfg.DATASET.PAIRS.PATH, cfg.SEED = "shards", "{0..3}.tar", -1
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS = 4, 0
@@ -242,7 +242,7 @@ def write_shard(path: Path, shard: int, count: int) -> None:
 
 
 def prompts(csc, position, chunk):
-    """A step of CoOp's and LoCoOp's losses: rows encoded here, losses, gradient of the context."""
+    """Take the losses of CoOp and LoCoOp; return encoded rows, loss and gradient of the context."""
     state = {
         name: torch.from_numpy(value) for name, value in make_state_dict(0, "tiny-vit").items()
     }

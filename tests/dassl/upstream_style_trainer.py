@@ -1,4 +1,4 @@
-"""A dataset and a trainer written as for upstream Dassl: nothing here knows of PromptOOD."""
+"""A dataset and a trainer written for upstream Dassl, without anything of PromptOOD."""
 
 import os.path as osp
 

@@ -1,4 +1,4 @@
-"""Tiny image trees and configs."""
+"""Fixtures: tiny image trees and configurations."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ def _image_bytes() -> bytes:
 
 @pytest.fixture
 def tree(tmp_path):
-    """tree({"train/cat": 3, ...}) writes 3 images 0.png.. into each folder; returns the root."""
+    """Return a writer of image trees: `tree({"train/cat": 3, ...})` returns the root."""
     data = _image_bytes()
 
     def make(folders: dict[str, int], root: Path = tmp_path) -> Path:
@@ -32,7 +32,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def cfg(tmp_path):
-    """A Dassl config with this room's keys, DATASET.ROOT at the temporary folder, seed 1."""
+    """Return the default configuration with the temporary folder as DATASET.ROOT."""
     config = get_cfg_default()
     config.DATASET.ROOT = str(tmp_path)
     config.SEED = 1

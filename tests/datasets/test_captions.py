@@ -353,7 +353,7 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
     [
         told("cannot be read: .*No such file", SOURCE="csv", PATH="nowhere.csv"),
         told(
-            "has no column text. Found: path, caption",
+            "has no column text. Columns: path, caption",
             SOURCE="csv",
             PATH="web/a.csv",
             COLUMNS=("path", "text"),
@@ -365,13 +365,13 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
         ),
         told("has no rows", SOURCE="csv", PATH="web/none.csv"),
         told(
-            r"COLUMNS is \('path',\): it must be two names",
+            r"COLUMNS is \('path',\): it must name two columns",
             SOURCE="csv",
             PATH="web/a.csv",
             COLUMNS=("path",),
         ),
         told(
-            r"COLUMNS is \(1, 2\): it must be two names",
+            r"COLUMNS is \(1, 2\): it must name two columns",
             SOURCE="csv",
             PATH="web/a.csv",
             COLUMNS=(1, 2),
@@ -424,7 +424,7 @@ def test_few_images_with_class_names_make_a_smaller_batch(
     made = loader(batch_size=2048, SOURCE="classnames", TEMPLATES=("{}",))
     made.dataset.transform = ToTensor()
     assert [len(found["caption"]) for found in made] == [batch // ranks]
-    assert f"batches of {batch} are taken" in caplog.text
+    assert f"batches of {batch} are used" in caplog.text
 
 
 def test_a_batch_is_held_once(folder, loader, monkeypatch):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.utils.errors import InputError
-from datasets.folders import contents, is_image, some, walk_images
+from datasets.folders import contents, first_few, is_image, walk_images
 from datasets.splits import class_folders
 
 
@@ -87,5 +87,5 @@ def test_loose_images_beside_class_folders_are_warned_of(tree, caplog):
 
 
 def test_some_says_how_many_more():
-    assert some(["a", "b", "c"], limit=2) == "a, b and 1 more"
-    assert some(["a", "b"], limit=2) == "a, b"
+    assert first_few(["a", "b", "c"], limit=2) == "a, b and 1 more"
+    assert first_few(["a", "b"], limit=2) == "a, b"

@@ -131,7 +131,7 @@ def test_names_shared_by_folders_are_warned_of(tree, build, caplog):
 BAD_TREES = {
     "missing": ({"other": 1}, "pets does not exist.*Found beside it: other.*DATASET.FOLDER"),
     "empty": ({"pets": 0}, "pets holds no class folders. Found in it: nothing"),
-    "one image": ({"pets/train/cat": 1}, "one image each leave none to test on"),
+    "one image": ({"pets/train/cat": 1}, "has one image, which leaves none to test on"),
     "flat": (
         {"pets/train/cat": 1, "pets/val": 3},
         "pets/val is flat: 3 images such as 0.png.*Sort them into val/<class>/.*valprep.sh",

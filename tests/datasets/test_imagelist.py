@@ -110,14 +110,14 @@ def damage(root, content):
             lambda root: (root / "things/split.json").unlink(),
             "The list .*split.json cannot be read .No such file",
         ),
-        (lambda root: damage(root, {"train": []}), "is not CoOp's kind of split file"),
+        (lambda root: damage(root, {"train": []}), "is not a split file of CoOp's kind"),
         (
             lambda root: damage(root, {s: [["no.png", 0, "x"]] for s in ("train", "val", "test")}),
             "1 listed image not there: .*no.png",
         ),
         (
             lambda root: damage(root, {"train": [], "val": [], "test": []}),
-            "there is nothing to train on",
+            "lists no images to train on",
         ),
         (
             lambda root: damage(root, {s: [["1/0.png", 4, "x"]] for s in ("train", "val", "test")}),

@@ -67,7 +67,7 @@ def test_missing_classes_are_counted_and_named(tree, build):
     with pytest.raises(
         InputError,
         match=r"997 of 1000 class folders are missing.*val: n01491361.*"
-        r'Found: 3 .*CLASSES: "present"',
+        r'Found: 3 .*CLASSES to "present"',
     ):
         build()
 

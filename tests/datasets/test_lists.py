@@ -193,7 +193,7 @@ def test_one_list_is_a_test_set(world):
     world.DATASET.SPLIT_FILE = "lists/test_id.txt"
     data = build_dataset(world)
     assert len(data.test) == 6 and data.val is None
-    with pytest.raises(InputError, match="is one list, of images to test on"):
+    with pytest.raises(InputError, match="lists test images only"):
         len(data.train_x)
 
 
@@ -228,7 +228,7 @@ def test_what_sets_of_lists_refuse(world, tmp_path):
 
 def test_shifted_sets_share_the_names_of_rows(world):
     world.OOD.SHIFTED["near"] = world.OOD.SHIFTED.V2
-    with pytest.raises(InputError, match="would write one file"):
+    with pytest.raises(InputError, match="are one file name"):
         load_ood_sets(world)
 
 

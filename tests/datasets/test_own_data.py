@@ -51,7 +51,7 @@ def test_few_images_change_sides_when_one_is_added():
 def test_a_share_that_is_none_is_told(share):
     with pytest.raises(InputError, match=r"DATASET.VAL_PERCENT"):
         hold_out(items([4]), share, "data")
-    with pytest.raises(InputError, match=r"leave none to test on"):
+    with pytest.raises(InputError, match=r"leaves none to test on"):
         hold_out(items([1, 1]), 0.5, "data")
 
 

@@ -3,7 +3,7 @@
 make_state_dict(seed, arch, variant) -> {key: float32 ndarray}, keys as upstream CLIPN names them
 (open_clip ViT naming + transformer_no.*, token_embedding_no.weight, positional_embedding_no,
 ln_final_no.*, text_projection_no, prompt_no).  variant 'src' has prompt_no (16, ctx, width);
-variant 'hand' (the hand-crafted code) has not.
+variant 'hand' (the hand-crafted code) has none.
 
 Every tensor has its own generator, np.random.RandomState(crc32(key) folded with the seed), whose
 stream numpy guarantees never to change; drawn in float64, rounded once to float32.
@@ -80,7 +80,7 @@ def _normal(seed, key, shape, std, mean=0.0):
 
 
 def model_config(arch):
-    """The open_clip json config of the architecture."""
+    """Return the open_clip JSON config of the architecture."""
     a = ARCHS[arch]
     return {
         "embed_dim": a["embed_dim"],
@@ -162,7 +162,7 @@ def make_state_dict(seed, arch, variant="src", logit_scale=4.6052, prompt_std=0.
 
 
 def plain_clip(sd):
-    """The plain CLIP checkpoint (no '_no' keys) contained in a CLIPN state dict."""
+    """Return the plain CLIP checkpoint (no '_no' keys) contained in a CLIPN state dict."""
     return {k: v for k, v in sd.items() if "_no" not in k}
 
 
@@ -188,7 +188,7 @@ def make_images(seed, n, size, scale=1.0):
 
 
 def make_features(seed, key, n, d):
-    """L2-normalised random features, float32."""
+    """Return L2-normalised random features, float32."""
     x = _rs(seed, key).standard_normal((n, d))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
@@ -198,7 +198,7 @@ def make_normal(seed, key, shape, std=1.0, mean=0.0):
 
 
 def checksum(sd):
-    """crc32 over sorted keys and little-endian bytes."""
+    """Return the crc32 over sorted keys and little-endian bytes."""
     c = 0
     for k in sorted(sd):
         c = zlib.crc32(k.encode(), c)

@@ -1,4 +1,4 @@
-"""Evaluated runs for tables and reports."""
+"""Fixtures: evaluated runs for tables and reports."""
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ def write_run(
     provenance=(),
     **comparable,
 ):
-    """Write a results folder whose ID scores lie `shift` above the OOD sets'.
+    """Write a results folder whose ID scores are on average `shift` above those of the OOD sets.
 
-    The images' own difficulty depends on the set alone; `seed` and `trainer` add noise to it.
+    The difficulty of images depends only on their set; `seed` and `trainer` add noise to it.
     """
     noise = np.random.default_rng([seed, *trainer.encode()])
     parts = []
@@ -58,7 +58,7 @@ def write_run(
 
 
 def gather(folders):
-    """Return the runs under some folders by method."""
+    """Return the runs under `folders`, grouped by method."""
     return group_runs(find_runs(folders)[0])
 
 

@@ -1,4 +1,4 @@
-"""The world that the tests of the commands share, and a run that is trained in it once."""
+"""Fixtures: the data that tests of the commands share, and a run that is trained on them once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.worlds import SEED1, flags, pets_world
 
 
 def pytest_collection_modifyitems(items):
-    """Mark whatever needs the trained run as slow: a process trains it."""
+    """Mark tests that need the trained run as slow: a process trains it."""
     for item in items:
         if "trained" in item.fixturenames and item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.slow)
@@ -27,7 +27,7 @@ def world(tmp_path_factory, clip_file):
 
 @pytest.fixture(scope="session")
 def trained(world, forked):
-    """A LoCoOp run, trained in another folder than the repository's."""
+    """Train a LoCoOp run outside the repository's folder."""
     output = world / "output" / "LoCoOp" / SEED1
     words = ["--shots", "2", "--seed", "1", "--output-dir", output]
     forked.run("train", *flags(world), *words, folder=world)
@@ -36,7 +36,7 @@ def trained(world, forked):
 
 @pytest.fixture
 def call(monkeypatch, tmp_path_factory):
-    """Runs an entry point in this process: `call(train, "--shots", "2")`."""
+    """Return a runner of entry points in this process: `call(train, "--shots", "2")`."""
     features = str(tmp_path_factory.mktemp("features"))
     monkeypatch.setitem(EVAL, "FEATURES", features)
 
@@ -51,7 +51,7 @@ def call(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def told(call):
-    """What an entry point says when it refuses: one sentence, no traceback, exit not zero."""
+    """Return a runner of entry points that must end in one sentence and a non-zero status."""
 
     def run(module, *arguments) -> str:
         with pytest.raises(SystemExit) as exit_:

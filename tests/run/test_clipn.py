@@ -165,7 +165,7 @@ def test_clipns_bad_input_is_told_in_a_sentence(world, trained, told, clipn_file
         (["MODEL.INIT_WEIGHTS", clipn_file(11)], "another CLIP"),
         (
             ["TRAINER.CLIPN.MICRO_BATCH", "-1"],
-            "MICRO_BATCH is -1: the pairs encoded at a time must be",
+            "MICRO_BATCH is -1: the number of pairs encoded at once must be",
         ),
     )
     for number, (extra, words) in enumerate(cases):

@@ -51,11 +51,11 @@ def test_out_of_memory_names_the_settings_that_lower_it(
     }
     for trainer, settings in expected.items():
         message = told(train, *flags(world, trainer), "--output-dir", tmp_path / trainer)
-        assert f"4 classes on cpu: set {settings} lower" in message
+        assert f"4 classes on cpu: lower {settings}" in message
     message = told(train, "--root", f"{world}/data", "--model-dir", trained, "--eval-only")
     assert message.endswith(
-        "in a test batch of 100 images and 4 classes on cpu: set "
-        "DATALOADER.TEST.BATCH_SIZE (now 100) lower"
+        "in a test batch of 100 images and 4 classes on cpu: lower "
+        "DATALOADER.TEST.BATCH_SIZE (now 100)"
     )
     message = told(
         eval_ood,
@@ -67,7 +67,7 @@ def test_out_of_memory_names_the_settings_that_lower_it(
         tmp_path / "scores",
     )
     assert message == (
-        "error: out of memory in scoring on cpu: set DATALOADER.TEST.BATCH_SIZE (now 100) lower"
+        "error: out of memory in scoring on cpu: lower DATALOADER.TEST.BATCH_SIZE (now 100)"
     )
     monkeypatch.setattr(error, "args", ("shapes do not fit",))
     if not isinstance(error, torch.OutOfMemoryError):

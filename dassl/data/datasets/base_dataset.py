@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class Datum:
     """One image: its path, class label, domain label and class name.
 
-    Differs from upstream: the file is looked for when it is read, not here; a million stat calls
-    took minutes on network drives.
+    Differs from upstream: a missing file is noticed when it is read, not here; a million stat
+    calls took minutes on network drives.
     """
 
     impath: str = ""
@@ -46,8 +46,8 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # the folder of the dataset under DATASET.ROOT
-    class_folders: Sequence[str] = ()  # their names in label order, where classes are folders
-    held_out: Source = ()  # images set apart for testing where no split is
+    class_folders: Sequence[str] = ()  # in label order, if each class is a folder
+    held_out: Source = ()  # test images set apart if there is no test split
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class DatasetBase:
 
     @property
     def train_x_listed(self) -> bool:
-        """Return whether the training images are listed; reading `.train_x` lists them."""
+        """Return whether the training images are listed already; reading `.train_x` lists them."""
         return not callable(self._train_x)
 
     @property
@@ -105,10 +105,10 @@ class DatasetBase:
     ) -> Source | Sequence[Source]:
         """Draw `num_shots` images of each class from each source, class by class.
 
-        A class with fewer images is taken whole, without a draw; with `repeat` it is filled up
-        by drawing with replacement. Below 1, the sources come back unchanged. `rng` defaults to
-        Python's global generator, as upstream; after `random.seed(s)` that draws the same as
-        `random.Random(s)`. One source gives one list, several a list of lists.
+        A class with fewer images is taken whole, without a draw; with `repeat`, `num_shots` of
+        them are drawn with replacement. With `num_shots` below 1 the sources are returned as they
+        are. `rng` defaults to Python's global generator, as upstream; after `random.seed(s)` it
+        draws the same as `random.Random(s)`. One source gives one list, several a list of lists.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
@@ -140,10 +140,10 @@ class DatasetBase:
 def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
     """Build the registered dataset cfg.DATASET.NAME.
 
-    `images` False, for kinds that take it: its class names alone, for which nothing need be on the
-    disk; its lists of images are None.
+    With `images` False (for classes that accept it) the dataset has class names only: nothing need
+    be on the disk, and its lists of images are None.
     """
-    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         logger.info("Loading dataset: %s", cfg.DATASET.NAME)
-    return dataset(cfg) if images else dataset(cfg, images=False)
+    return dataset_class(cfg) if images else dataset_class(cfg, images=False)

@@ -1,4 +1,4 @@
-"""The one way from an image to what a model reads of it."""
+"""The preprocessing of an image into a model's input, in one place."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ RESIZE_MODES = ("shortest", "squash")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Make a model's input of an image: resize, crop, scale to [0, 1], normalise.
+    """The test transform of an image: resize, crop, scale to [0, 1], normalise.
 
     Attributes:
         size: (H, W) of the input.
@@ -36,7 +36,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         check_availability(self.interpolation, INTERPOLATION_MODES, what="INPUT.INTERPOLATION")
         check_availability(self.resize_mode, RESIZE_MODES, what="INPUT.RESIZE_MODE")
-        for name in ("size", "mean", "std"):  # lists, where they were read from a file
+        for name in ("size", "mean", "std"):  # they are lists if read from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.size) != 2 or min(self.size) < 1:
             raise InputError(f"INPUT.SIZE {self.size}: give height and width in pixels")
@@ -49,7 +49,7 @@ class Preprocess:
             )
 
     def settings(self) -> dict[str, Any]:
-        """Return the config's INPUT keys that describe it."""
+        """Return the INPUT keys of a config that describe this transform."""
         return {
             "SIZE": self.size,
             "INTERPOLATION": self.interpolation,
@@ -66,9 +66,9 @@ class Preprocess:
         """Return what the model sees, as an RGB image of H x W: the pixels before scaling.
 
         Raises:
-            InputError: an image that `as_rgb` refuses.
+            InputError: `as_rgb` refuses the image.
         """
-        # First, not after resizing as in OpenAI's code: a palette cannot be interpolated.
+        # Before resizing, unlike OpenAI's code: a palette cannot be interpolated.
         image = as_rgb(image)
         height, width = self.size
         mode = INTERPOLATION_MODES[self.interpolation]
@@ -77,8 +77,8 @@ class Preprocess:
         return F.center_crop(F.resize(image, [max(height, width)], mode), [height, width])
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return the part of a `width` x `height` image that `view` shows: left, top, right,
-        bottom in its pixels, rounded."""
+        """Return the part of a `width` x `height` image that `view` shows, in rounded pixels: left,
+        top, right, bottom."""
         if self.resize_mode == "squash":
             return 0, 0, width, height
         scale = min(width, height) / max(self.size)

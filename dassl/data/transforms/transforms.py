@@ -1,4 +1,4 @@
-"""Image transforms by name, made of torchvision's."""
+"""Image transforms by name, built from torchvision's."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,19 +12,19 @@ from .preprocess import INTERPOLATION_MODES, Preprocess
 
 logger = logging.getLogger(__name__)
 
-# What comes behind resizing and cropping, made of the config's INPUT.
-FURTHER: dict[str, Callable[[CfgNode], Callable]] = {
-    "random_flip": lambda given: T.RandomHorizontalFlip(),
-    "random_vertical_flip": lambda given: T.RandomVerticalFlip(),
-    "random_rotation": lambda given: T.RandomRotation(given.ROTATION),
-    "colorjitter": lambda given: T.ColorJitter(
-        given.COLORJITTER_B, given.COLORJITTER_C, given.COLORJITTER_S, given.COLORJITTER_H
+# Augmentations after resizing and cropping, built from the INPUT node of a config.
+POST_CROP: dict[str, Callable[[CfgNode], Callable]] = {
+    "random_flip": lambda node: T.RandomHorizontalFlip(),
+    "random_vertical_flip": lambda node: T.RandomVerticalFlip(),
+    "random_rotation": lambda node: T.RandomRotation(node.ROTATION),
+    "colorjitter": lambda node: T.ColorJitter(
+        node.COLORJITTER_B, node.COLORJITTER_C, node.COLORJITTER_S, node.COLORJITTER_H
     ),
-    "randomgrayscale": lambda given: T.RandomGrayscale(given.RGS_P),
+    "randomgrayscale": lambda node: T.RandomGrayscale(node.RGS_P),
 }
-# Applied in this order, whatever order the configuration names them in. center_crop is always part
-# of the test transform; naming it changes nothing, as upstream.
-AVAI_CHOICES = ["random_translation", "random_resized_crop", *FURTHER, "center_crop", "normalize"]
+# They are applied in this order, whatever their order in the configuration. center_crop is always
+# part of the test transform; naming it changes nothing, as upstream.
+AVAI_CHOICES = ["random_translation", "random_resized_crop", *POST_CROP, "center_crop", "normalize"]
 
 
 def build_transform(
@@ -35,8 +35,8 @@ def build_transform(
     `choices` (default INPUT.TRANSFORMS) are names in AVAI_CHOICES; at test time only "normalize"
     counts, and the transform is a `Preprocess`.
 
-    Differs from upstream: INPUT.RESIZE_MODE may be "squash", and the augmentations are those that
-    CLIP trainers name.
+    Differs from upstream: INPUT.RESIZE_MODE may be "squash", and only the augmentations that CLIP
+    trainers use are here.
     """
     choices = list(cfg.INPUT.TRANSFORMS if choices is None else choices)
     for choice in choices:
@@ -52,13 +52,13 @@ def build_transform(
 
 
 def build_preprocess(cfg: CfgNode, normalize: bool) -> Preprocess:
-    """Build what INPUT describes; without `normalize` pixels stay in [0, 1]."""
-    given = cfg.INPUT
+    """Build the test transform that INPUT describes; without `normalize`, pixels stay in [0, 1]."""
+    settings = cfg.INPUT
     return Preprocess(
-        size=given.SIZE,
-        interpolation=given.INTERPOLATION,
-        resize_mode=given.RESIZE_MODE,
-        **({"mean": given.PIXEL_MEAN, "std": given.PIXEL_STD} if normalize else {}),
+        size=settings.SIZE,
+        interpolation=settings.INTERPOLATION,
+        resize_mode=settings.RESIZE_MODE,
+        **({"mean": settings.PIXEL_MEAN, "std": settings.PIXEL_STD} if normalize else {}),
     )
 
 
@@ -66,19 +66,19 @@ def _augmentations(cfg: CfgNode, choices: list[str]) -> list[Callable]:
     size, name = tuple(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
     check_availability(name, INTERPOLATION_MODES, what="INPUT.INTERPOLATION")
     mode = INTERPOLATION_MODES[name]
-    given, moves = cfg.INPUT, [random_translation(size)] * ("random_translation" in choices)
+    translation = [random_translation(size)] * ("random_translation" in choices)
     if "random_resized_crop" in choices:
-        scale = tuple(given.RRCROP_SCALE)
-        first = [*moves, T.RandomResizedCrop(size, scale=scale, interpolation=mode)]
+        scale = tuple(cfg.INPUT.RRCROP_SCALE)
+        first = [*translation, T.RandomResizedCrop(size, scale=scale, interpolation=mode)]
     else:
-        first = [T.Resize(size, interpolation=mode), *moves]  # as upstream
-    return [*first, *(make(given) for name, make in FURTHER.items() if name in choices)]
+        first = [T.Resize(size, interpolation=mode), *translation]  # as upstream
+    return [*first, *(make(cfg.INPUT) for name, make in POST_CROP.items() if name in choices)]
 
 
 def random_translation(size: tuple[int, int]) -> T.RandomApply:
     """Enlarge half of the images by an eighth and crop (H, W) = `size` anywhere in them.
 
-    Differs from upstream: every place is as likely as any other (there those at the rim half so).
+    Differs from upstream: all positions are equally likely; there, those at the rim are half so.
     """
     larger = [round(1.125 * side) for side in size]
     return T.RandomApply([T.Resize(larger), T.RandomCrop(size)], p=0.5)
