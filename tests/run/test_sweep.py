@@ -204,7 +204,7 @@ def test_a_sweep_by_the_script(world, call, tmp_path, capsys):
     # train.py takes it for its own run; so does eval_ood.py.
     command = shlex.split(rows[3]["command"])
     call(train, *command[2:])
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
     # Again: nothing is trained or evaluated a second time, but for what is asked for anew.
     stamps = {
