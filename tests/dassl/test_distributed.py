@@ -169,6 +169,13 @@ def test_ranks_share_the_class_prompts_out(results, csc, position, chunk):
     torch.testing.assert_close(ranks[0]["alone"], one["alone"], rtol=1e-12, atol=0)
 
 
+def test_ranks_with_unequal_shares_keep_the_prompts_of_one_process(results):
+    whole, first, second = (part["kept"] for part in results)
+    for count, expected in whole.items():
+        assert expected.shape == (count, 2)
+        assert torch.cat([first[count], second[count]]).equal(expected)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(results):
     for part in results[1:]:
         assert "BATCH_SIZE is 5, which 2 processes cannot share equally" in part["share"]

@@ -30,6 +30,7 @@ from dassl.evaluation.evaluator import Classification
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from tests.golden.weights import make_state_dict
+from trainers.gallop import GalLoP
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
@@ -63,6 +64,7 @@ def main(out: str) -> None:
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
+        "kept": {count: kept(count) for count in (8, 9, 21)},
         "prompts": {
             f"{csc} {position} {chunk}": prompts(csc, position, chunk)
             for csc, position, chunk in PROMPTS
@@ -227,6 +229,17 @@ def pairs():
             loader.set_epoch(epoch)
             epochs.append([batch["caption"] for batch in loader])
     return loader.dataset.count, epochs
+
+
+def kept(count):
+    """Return the prompts that GalLoP's dropout keeps for this rank's share of `count` images."""
+    trainer = GalLoP.__new__(GalLoP)
+    trainer.cfg = get_cfg_default()
+    trainer.cfg.TRAINER.GALLOP = GalLoP.CONFIG.clone()
+    trainer.cfg.TRAINER.GALLOP.DROPOUT = 0.5
+    trainer.epoch, trainer.num_batches, trainer.batch_idx = 1, 5, 2
+    trainer.device = torch.device("cpu")
+    return trainer.kept_prompts(len(mine(range(count))))
 
 
 def write_shard(path: Path, shard: int, count: int) -> None:
