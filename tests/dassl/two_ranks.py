@@ -30,11 +30,14 @@ from dassl.evaluation.evaluator import Classification
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from tests.golden.weights import make_state_dict
+from trainers.clipn import clipn_losses
 from trainers.gallop import GalLoP
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEATURES = ("img", "yes", "no")
 ROWS = 6
 # Class-specific contexts or not, position of the class name, tokens encoded at once. 21 names of 1
 # to 5 tokens make an odd number of rows, and more texts in the last of them.
@@ -64,6 +67,7 @@ def main(out: str) -> None:
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
+        "clipn": clipn(),
         "kept": {count: kept(count) for count in (8, 9, 21)},
         "prompts": {
             f"{csc} {position} {chunk}": prompts(csc, position, chunk)
@@ -229,6 +233,16 @@ def pairs():
             loader.set_epoch(epoch)
             epochs.append([batch["caption"] for batch in loader])
     return loader.dataset.count, epochs
+
+
+def clipn():
+    """Return CLIPN's losses, and their gradients by this rank's features, of a golden's."""
+    with np.load(GOLDEN / "clipn_loss.npz") as arrays:
+        whole = [torch.from_numpy(arrays[f"ddp/N4/{key}"]).double() for key in FEATURES]
+    own = [mine(x).requires_grad_() for x in whole]
+    losses = clipn_losses(*map(distributed.gather_with_grad, own), torch.tensor(20.0).double())
+    (0.5 * sum(losses)).backward()
+    return torch.stack(losses).detach(), [x.grad for x in own]
 
 
 def kept(count):

@@ -249,6 +249,10 @@ def test_public_gl_mcm_project(images, t, w):
     values = one("GL-MCM", inputs, temperature=float(t), local_weight=float(w))
     expected = -recorded(f"glmcm/{images}/T{t}/w{w}").double()
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+    for name in ("MCM", "L-MCM"):
+        expected = -recorded(f"glmcm/{images}/T{t}/{name}").double()
+        values = one(name, inputs, temperature=float(t))
+        torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("case", ["normal", "saturated", "ties", "C1", "small_scale"])

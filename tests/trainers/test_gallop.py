@@ -109,13 +109,13 @@ def test_scores_and_predictions(case, golden, make):
                 model,
                 Batch(*model.image_features(pixels(arrays, name), local=True)),
                 classes,
-                get_scores(["MCM", "GL-MCM"]),
+                get_scores(["MCM", "GL-MCM", "L-MCM"]),
                 {},
             )
             for model in (trainer.model, described)
         ]
     for scored in found:
-        for score in ("MCM", "GL-MCM"):
+        for score in ("MCM", "GL-MCM", "L-MCM"):
             expected = arrays[f"{name}/score_{score}_f64"]
             np.testing.assert_allclose(scored.scores[score], expected, rtol=1e-5)
         assert scored.cosines.argmax(-1).tolist() == arrays[f"{name}/pred_both_f64"].tolist()
