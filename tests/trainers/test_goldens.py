@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
+from ood.scoring import compute_scores, get_scores
 from run.settings import default_cfg
+from tests.golden.weights import make_images_q
 
 EPS = float(np.finfo(np.float32).eps)
 GOLDEN_CONFIG = {
@@ -153,6 +155,35 @@ def _check_gradient(grad, arrays, case, k, none_selected):
         close(grad, arrays[f"{key}/grad"], 4 * EPS)
     else:  # of some classes only
         close(grad[[0, 3, -1]], arrays[f"{key}/grad_cls"], 4 * EPS)
+
+
+def scores_at_100(model, images, names, params=None):
+    """Scores as the public code has them: of logits / 100, whatever the model's scale."""
+    classes, scores = model.class_features(), get_scores(names)
+    needs = {need for score in scores for need in score.needs}
+    with torch.no_grad():
+        inputs = model.inputs(*model.image_features(images, True), classes, needs)
+    share = model.scale.item() / 100
+    inputs = {key: x * share if "cosines" in key else x for key, x in inputs.items()}
+    return compute_scores(scores, inputs, params)
+
+
+@pytest.mark.parametrize("arch", ["tiny-vit", "tiny-rn"])
+@pytest.mark.parametrize("t", ["1.0", "0.5", "2.0", "0.01"])
+def test_scores_of_images(arch, t, golden, clip_file, tmp_path, monkeypatch):
+    """In float64; the public code negates."""
+    arrays, case = golden("ood_scores.npz"), {"n_ctx": 16, "csc": False}
+    case |= {"class_token_position": "end"}
+    names = golden("loss.json")["classnames"]
+    trainer = make_trainer("LoCoOp", case, names, None, tmp_path, clip_file(arch))
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    trainer.model.double()
+    trainer.learner.ctx.data.copy_(torch.from_numpy(arrays["locoop/ctx0"]))
+    images = torch.from_numpy(make_images_q(911, 20, 64)).double() / 32
+    kinds = ["MCM", "GL-MCM"]
+    found = scores_at_100(trainer.model, images, kinds, {"temperature": float(t)})
+    for name in kinds:
+        close(found[name], -arrays[f"locoop/{arch.replace('-', '_')}/T{t}/{name}_f64"], EPS)
 
 
 def _runs():

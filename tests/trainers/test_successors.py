@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from dassl.utils.errors import InputError
-from ood.scoring import compute_scores, get_scores
 from run.settings import default_cfg, read_config_file
 from tests.golden.weights import images_f32, make_images_q
-from tests.trainers.test_goldens import Batches, close, make_trainer
+from tests.trainers.test_goldens import Batches, close, make_trainer, scores_at_100
 
 FOLDER = Path(__file__).parents[1] / "golden"
 ABOUT = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in ("sct", "fa", "fobor")}
@@ -72,17 +71,6 @@ def check_contexts(contexts, start, arrays, run):
         expected = arrays[f"{run}/ctx_f64_step{number}"]
         close(contexts[number - 1], expected)
         assert relative(contexts[number - 1] - start, expected - start) < 1e-3
-
-
-def scores_at_100(model, images, names):
-    """Scores as the public code has them: of logits / 100, whatever the model's scale."""
-    classes, scores = model.class_features(), get_scores(names)
-    needs = {need for score in scores for need in score.needs}
-    with torch.no_grad():
-        inputs = model.inputs(*model.image_features(images, True), classes, needs)
-    share = model.scale.item() / 100
-    inputs = {key: x * share if "cosines" in key else x for key, x in inputs.items()}
-    return compute_scores(scores, inputs)
 
 
 # SCT
