@@ -92,7 +92,7 @@ def test_losses_and_gradients(case, chunk, golden, make):
     state = dict(trainer.learner.named_parameters())
     assert set(state) == set(LEARNED.values())
     for ours, theirs in LEARNED.items():
-        assert norm_error(state[theirs].grad, arrays[f"{name}/grad_{ours}_f64"]) < 1e-4, ours
+        assert norm_error(state[theirs].grad, arrays[f"{name}/grad_{ours}_f64"]) < 1e-5, ours
 
 
 @pytest.mark.parametrize("case", ABOUT["cases"], ids=lambda case: case["id"])
@@ -166,7 +166,7 @@ def test_steps_of_training(golden, make, monkeypatch):
         for ours, theirs in LEARNED.items():
             expected = arrays[f"{name}/{ours}_f64_step{number}"] - start[theirs].double().numpy()
             changed = states[number - 1][theirs].double() - start[theirs].double()
-            assert norm_error(changed, expected) < 1e-3, (ours, number)
+            assert norm_error(changed, expected) < 1e-4, (ours, number)
 
 
 def test_top_regions_are_the_largest():
