@@ -14,6 +14,7 @@ from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, check_availability, flatten
 from dassl.utils.names import suggest
+from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
 
 HERE = Path(__file__).resolve().parents[1]
@@ -109,7 +110,7 @@ def _over(base: dict, top: dict) -> dict:
 
 def merge(cfg: CfgNode, content: dict, source: str) -> None:
     """Set what `content`, read from `source`, says."""
-    _refuse_empty(content, f"{source}: ")
+    _refuse_unfit(content, f"{source}: ")
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
     except KeyError as error:
@@ -118,11 +119,16 @@ def merge(cfg: CfgNode, content: dict, source: str) -> None:
         raise InputError(f"{source}: {error}") from error
 
 
-def _refuse_empty(content: dict, source: str = "") -> None:
-    """Raise InputError for a setting without a value: what `KEY:` in a YAML file sets."""
-    for key, value in flatten(content).items():
+def _refuse_unfit(content: dict, where: str = "") -> None:
+    """Raise InputError for a setting without a value, as `KEY:` in a YAML file, and for a name
+    that is no text, as `5: {...}`."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise InputError(f"{where}{key} is not read as text: put the name in quotes")
         if value is None:
-            raise InputError(f"{source}{key} has no value: give it one, or leave the line out")
+            raise InputError(f"{where}{key} has no value: give it one, or leave the line out")
+        if isinstance(value, dict):
+            _refuse_unfit(value, f"{where}{key}.")
 
 
 def in_pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -170,10 +176,11 @@ def check_values(cfg: CfgNode) -> None:
     """Refuse values that would fail deep inside torch or numpy, or train nothing.
 
     Raises:
-        InputError: a setting without a value, a number that is not finite or out of its range.
+        InputError: a setting without a value, a number that is not finite or out of its range, a
+            malformed entry of an OOD set.
     """
     values = flatten(cfg)
-    _refuse_empty(values)
+    _refuse_unfit(values)
     for key, value in values.items():
         numbers = value if isinstance(value, list | tuple) else [value]
         if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
@@ -185,6 +192,7 @@ def check_values(cfg: CfgNode) -> None:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
     check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
+    check_sets(cfg)
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
         raise InputError(

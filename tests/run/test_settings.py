@@ -98,7 +98,9 @@ def test_every_number_must_be_finite(value):
         ("TRAINER:\n  NAME:", "TRAINER.NAME has no value"),
         ("OPTIM:", "OPTIM has no value"),
         ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
+        ("OOD:\n  SETS:\n    5: {FOLDERS: [x]}", "OOD.SETS.5 is not read as text.*quotes"),
         ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], it names a file"),
+        ("on: 3", "True is not read as text"),
         ("_BASE_: 3", "_BASE_ is 3, it names a file"),
     ],
 )
