@@ -95,15 +95,16 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
 def check_sets(cfg: CfgNode) -> None:
     """Raise InputError for an entry of OOD.SETS, OOD.SHIFTED or OOD.ID with an unknown key, which
     would be ignored, or with a value of another type."""
-    for name in (*cfg.OOD.SETS, *cfg.OOD.SHIFTED):
-        entry, key = set_entry(cfg, name)
+    sets = [(node, *item) for node in ("SETS", "SHIFTED") for item in cfg.OOD[node].items()]
+    for node, name, entry in sets:
+        key = f"OOD.{node}.{name}"
         if not isinstance(entry, dict) or "FOLDERS" not in entry:
             raise InputError(
                 f"{key} is {entry!r}. It must list its folders, and may give the expected number "
                 f"of images:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
             )
         _check_entry(entry, key, KEYS)
-        if key.startswith("OOD.SHIFTED") and entry.FOLDERS and not entry.get("LIST"):
+        if node == "SHIFTED" and entry.FOLDERS and not entry.get("LIST"):
             raise InputError(f"{key} has no LIST, which gives the labels of shifted ID images.")
     _check_entry(cfg.OOD.ID, "OOD.ID", ("IMAGES", "MD5"))
 
