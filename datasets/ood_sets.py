@@ -76,7 +76,8 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
         if name.lower() in map(str.lower, RESERVED) or name.lower().startswith(f"{AVERAGE} "):
             raise InputError(
                 f"An OOD set may not be called {name!r}: the results have rows of their own called "
-                f"{' and '.join(RESERVED)}. Rename OOD.SETS.{name} in the data set's YAML."
+                f"{' and '.join(RESERVED)}. Rename {set_entry(cfg, name)[1]} in the data set's "
+                "YAML, or give it another name by --ood-data NAME=FOLDER."
             )
     if pair := same_file_name(ood + shifted):
         raise InputError(

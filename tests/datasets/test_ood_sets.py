@@ -92,7 +92,7 @@ def test_no_set_is_refused(load):
         ("Places/365", "Places/365.*becomes a file name"),
         ("_x", "starts with a letter or digit"),
         ("Average", "may not be called 'Average'"),
-        ("id", "may not be called 'id'"),
+        ("id", "may not be called 'id'.*Rename OOD.SETS.id in .*or .*--ood-data NAME=FOLDER"),
     ],
 )
 def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
