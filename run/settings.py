@@ -14,6 +14,7 @@ from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, check_availability, flatten
 from dassl.utils.names import suggest
+from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
 
@@ -21,6 +22,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 LOWEST = {
     "SEED": -1,
+    "DATASET.NUM_SHOTS": -1,
     "OPTIM.LR": 0,
     "OPTIM.MAX_EPOCH": 1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
@@ -194,6 +196,8 @@ def check_values(cfg: CfgNode) -> None:
     check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
     check_sets(cfg)
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if kind.LEARNS and not kind.READS_PAIRS:
+        check_shots(cfg.DATASET.NUM_SHOTS, cfg.SEED)
     if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
         raise InputError(
             f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: it keeps the features of a frozen image "

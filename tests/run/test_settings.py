@@ -137,6 +137,21 @@ def test_what_a_setting_sets_is_not_set_again():
     assert built("--seed", "0").SEED == 0 and built().SEED == 1
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--shots 0", "NUM_SHOTS is 0.*1 or more"),
+        ("--shots -2", "NUM_SHOTS is -2, it must be at least -1"),
+        ("--shots 4 --seed -1", "needs a seed"),
+    ],
+)
+def test_shots_that_cannot_be_drawn_are_refused_with_the_settings(words, message):
+    with pytest.raises(InputError, match=message):
+        built(*words.split())
+    assert built("--shots", "-1", "--seed", "-1").DATASET.NUM_SHOTS == -1
+    assert built("--shots", "0", "--trainer", "CLIPN").DATASET.NUM_SHOTS == 0  # reads pairs
+
+
 def test_flags_are_understood_before_between_and_behind_settings():
     for words in (
         "--seed 3 --shots 4 OPTIM.LR 0.5 OPTIM.MAX_EPOCH 2",
