@@ -1,14 +1,14 @@
-"""Verdicts on images, ID or OOD: python detect.py --model-dir DIR IMAGE_OR_FOLDER...
+"""Decide whether images are ID or OOD: python detect.py --model-dir DIR IMAGE_OR_FOLDER...
 
-DIR is a run that eval_ood.py has evaluated. Without any training or config:
+DIR is a run that eval_ood.py has evaluated. Zero-shot, without any run:
     python detect.py --classes "cat,dog,tractor" photo.jpg
-which has no threshold, and so no verdict, before --calibrate FOLDER_OF_IMAGES_OF_THESE_CLASSES.
-On webdataset shards, a Parquet file for each, on one machine or many (docs/scale.md):
+This has no threshold, and gives no verdict, before --calibrate FOLDER_OF_IMAGES_OF_THESE_CLASSES.
+On webdataset shards, with a Parquet file for each, on one machine or many (docs/scale.md):
     python detect.py --model-dir DIR --shards 'web/{00000..09999}.tar' --out FOLDER --engine ray
 
-Printed: image, class, the class's probability (among the classes), score, verdict. Exit status 1
-if an image, or a whole shard, could not be read (the others are done all the same), 2 for wrong
-flags.
+Each line of output has image, class, the class's probability (among the classes), score and
+verdict. Exit status: 1 if an image or a whole shard could not be read (the others are still
+scored), 2 for wrong flags.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from detector.export import check_export, export
 from detector.of_trainer import detector_of
 from detector.spec import FILE, refuse_fitted
 from detector.verdicts import VerdictFile
-from detector.zero_shot import usual_score
+from detector.zero_shot import score_for_words
 from ood.scores import SCORES
 from ood.scoring import get_scores
 from ood.words import BUNDLED
@@ -47,22 +47,25 @@ from run.negatives import add_words
 from run.shards import FLAGS as SHARD_FLAGS
 from run.shards import check_shard_flags, detect_shards, note
 
-OWN_FLAGS = ("activation", "negatives", "outliers")  # of this entry point, for a model to build
-FLAGS = {  # with what they take, where help should name it
-    "classes": "zero-shot: class names separated by commas, or a .txt file with one a line; in "
-    "--template (default: a photo of a {}.) they take the place of {}",
-    "activation": "quick_gelu or gelu, for a --backbone file that does not say",
-    "score": f"one of {', '.join(SCORES)} (default: the one the method's paper stands for: GL-MCM "
-    "for LoCoOp and its kin, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; with --negatives "
-    "NegLabel, with --outliers EOE)",
-    "negatives DIR": "with --classes or a run that was not evaluated: words that are not classes, "
-    f"for NegLabel: a folder of lists, or {BUNDLED} (default: none)",
-    "outliers FILE": "the same, for EOE: a .txt file, a name a line (default: none)",
-    "calibrate FOLDER": "images of the classes, not trained on, to find a threshold with",
-    "save DIR": "keep the calibrated detector, for --model-dir",
-    "export DIR": "write it there as ONNX, with a program that needs no PyTorch",
-    "csv FILE": "write the verdicts there",
-    "regions FOLDER": "draw the region map of every image there",
+MODEL_FLAGS = ("activation", "negatives", "outliers")  # read only where a model is built
+FLAGS = {  # flag, and the placeholder of its value where the help shows one
+    "classes": "zero-shot: class names separated by commas, or a .txt file with one per line; each "
+    "replaces the {} in --template (default: a photo of a {}.)",
+    "activation": "quick_gelu or gelu, for a --backbone file that does not state its own",
+    "score": f"one of {', '.join(SCORES)} (default: the score of the method's paper: GL-MCM for "
+    "LoCoOp and its variants, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; NegLabel with "
+    "--negatives, EOE with --outliers)",
+    "negatives DIR": "words that are not classes, for NegLabel, with --classes or a run that was "
+    f"not evaluated: a folder of word lists, or {BUNDLED} (default: none)",
+    "outliers FILE": ".txt file of outlier names, one per line, for EOE; with --classes or a run "
+    "that was not evaluated (default: none)",
+    "calibrate FOLDER": "images of the classes, not trained on, to compute the threshold from "
+    "(default: none)",
+    "save DIR": "folder to save the calibrated detector in, for --model-dir (default: none)",
+    "export DIR": "folder to write the detector to as ONNX, with a program that needs no PyTorch "
+    "(default: none)",
+    "csv FILE": "file to write the verdicts to (default: none)",
+    "regions FOLDER": "folder to draw a region map of every image in (default: none)",
 }
 
 
@@ -99,12 +102,12 @@ def parse_args() -> argparse.Namespace:
     add_flags(parser)
     args = parser.parse_intermixed_args()
     if not (args.images or args.calibrate or args.shards or args.export or args.demo):
-        raise InputError("which images? Name files or folders, --shards or --calibrate FOLDER")
+        raise InputError("no images: name files or folders, --shards TARS or --calibrate FOLDER")
     check_shard_flags(args)
     if bool(args.classes) == bool(args.model_dir):
         raise InputError('give either --model-dir DIR, an evaluated run, or --classes "cat,dog"')
     if args.save and not args.calibrate:
-        raise InputError("--save keeps a calibration: add --calibrate FOLDER_OF_ID_IMAGES")
+        raise InputError("--save saves a calibration: add --calibrate FOLDER_OF_ID_IMAGES")
     if args.score:
         refuse_fitted(args.score)
         get_scores(args.score)
@@ -115,84 +118,85 @@ def parse_args() -> argparse.Namespace:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of detect.py alone."""
+    """Add the flags that only detect.py has."""
     add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="images, and folders with all below")
-    for named, text in (FLAGS | SHARD_FLAGS).items():
-        flag, _, metavar = named.partition(" ")
+    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="image files, and folders of images")
+    for declaration, text in (FLAGS | SHARD_FLAGS).items():
+        flag, _, metavar = declaration.partition(" ")
         add(f"--{flag}", default="", metavar=metavar or None, help=text)
-    add("--demo", action="store_true", help="show a page to drop images on, as scripts/demo.sh")
-    add("--port", type=int, default=PORT, help="of that page (default: %(default)s)")
+    add("--demo", action="store_true", help="serve a web page to drop images on (scripts/demo.sh)")
+    add("--port", type=int, default=PORT, help="port of that page (default: %(default)s)")
     add("--tpr", type=float, help=f"share of ID images to keep (default: the run's, else {TPR:g})")
     add(
         "--exif",
         action="store_true",
-        help="turn photographs as their EXIF orientation says, as a person sees them "
-        "(default: no, as in the benchmarks; a detector saved with it keeps it)",
+        help="rotate photographs by their EXIF orientation, as viewers do (default: no, as in the "
+        "benchmarks; a saved detector remembers it)",
     )
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise InputError for images that are not there, and for outputs in the place of images."""
+    """Raise InputError for missing images, and for outputs that would mix with the images."""
     calibration = [args.calibrate] if args.calibrate else []
     for path in (*args.images, *calibration):
         if not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
         if args.regions and Path(absolute(args.regions)).is_relative_to(absolute(path)):
             raise InputError(
-                f"--regions {args.regions} lies in {path}: next time the maps would be "
-                "taken for images there. Name a folder outside of it"
+                f"--regions {args.regions} lies in {path}: the next call would take the maps for "
+                "images. Name a folder outside of it"
             )
     for paths in (args.images, calibration):
         if paths and next(images_of(paths), None) is None:
             raise InputError(
-                f"{', '.join(paths)}: no images there: name image files, or folders that hold some"
+                f"no images in {', '.join(paths)}: name image files, or folders that hold some"
             )
     if is_image(args.csv):
         raise InputError(
-            f"{args.csv} is an image's name, the verdicts would replace it: name a .csv file"
+            f"--csv {args.csv} has the name of an image and would replace it: name a .csv file"
         )
 
 
 def find_detector(args: argparse.Namespace) -> Detector:
-    """Return the one an evaluation saved, one of class names, or one of an unevaluated run."""
+    """Return the detector of class names, of an evaluated run, or of an unevaluated one."""
     if args.classes:
-        refuse_idle_flags(args, "--classes", ("template", *OWN_FLAGS))
-        read = ("backbone", "template", "score", *OWN_FLAGS)
-        given = {flag: value for flag in read if (value := getattr(args, flag))}
-        return Detector.zero_shot(read_names(args.classes), **given)
+        refuse_unused_flags(args, "--classes", ("template", *MODEL_FLAGS))
+        flags = ("backbone", "template", "score", *MODEL_FLAGS)
+        options = {flag: value for flag in flags if (value := getattr(args, flag))}
+        return Detector.zero_shot(read_names(args.classes), **options)
     if not Path(args.model_dir, FILE).exists():
-        return uncalibrated(args)
-    refuse_idle_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")
+        return unevaluated(args)
+    refuse_unused_flags(args, f"the detector saved as {Path(args.model_dir, FILE)}")
     return Detector.load(args.model_dir, args.score, args.tpr, backbone=args.backbone)
 
 
-def refuse_idle_flags(args: argparse.Namespace, what: str, read: tuple[str, ...] = ()) -> None:
-    """Raise InputError for a flag of trainers that `what` does not read: no trainer is built."""
-    unset = {**vars(make_parser("", pairs=False).parse_args([])), **dict.fromkeys(OWN_FLAGS, "")}
-    for flag, no in sorted(unset.items()):
-        if flag not in ("backbone", "model_dir", *read) and getattr(args, flag) != no:
-            raise InputError(f"--{flag.replace('_', '-')} has no effect with {what}: leave it out")
+def refuse_unused_flags(args: argparse.Namespace, source: str, used: tuple[str, ...] = ()) -> None:
+    """Raise InputError for a trainer's flag that a detector from `source` does not use."""
+    unset = {**vars(make_parser("", pairs=False).parse_args([])), **dict.fromkeys(MODEL_FLAGS, "")}
+    for flag, default in sorted(unset.items()):
+        if flag not in ("backbone", "model_dir", *used) and getattr(args, flag) != default:
+            name = f"--{flag.replace('_', '-')}"
+            raise InputError(f"{name} has no effect with {source}: leave it out")
 
 
-def uncalibrated(args: argparse.Namespace) -> Detector:
-    """Return the model of a run, or of a published checkpoint, without an evaluation.
+def unevaluated(args: argparse.Namespace) -> Detector:
+    """Return the uncalibrated detector of an unevaluated run or a published checkpoint.
 
-    No image of the ID set is read, and none need be there where the class names are known.
+    No image of the ID set is read, and none is needed where the class names are known.
     """
     keys = ("MODEL.BACKBONE.ACTIVATION", "EVAL.NEGATIVES", "EVAL.OUTLIERS")
-    given = zip(keys, (getattr(args, flag) for flag in OWN_FLAGS), strict=True)
-    args.opts = [word for key, value in given if value for word in (key, value)]
+    settings = zip(keys, (getattr(args, flag) for flag in MODEL_FLAGS), strict=True)
+    args.opts = [word for key, value in settings if value for word in (key, value)]
     cfg = build_cfg(args)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
-    score = args.score or usual_score(args.negatives, args.outliers)
+    score = args.score or score_for_words(args.negatives, args.outliers)
     add_words(cfg, trainer, score or trainer.SCORE)
     return detector_of(trainer, score)
 
 
 def warn_if_trained_on(args: argparse.Namespace) -> None:
-    """Warn of calibration images that the run was trained on: the threshold is too high."""
+    """Warn if the run was trained on calibration images, which makes the threshold too high."""
     config = read_config(args.model_dir) if args.model_dir else None
     if config:
         root = config.get("DATASET", {}).get("ROOT", "")
@@ -201,7 +205,7 @@ def warn_if_trained_on(args: argparse.Namespace) -> None:
 
 
 def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
-    """Print and write the verdict on every image, and return how many could not be read."""
+    """Print and write the verdict on every image, and return the number of unreadable images."""
     counts: Counter[str] = Counter()
     images = progress_bar(images_of(args.images), "detecting", "image")
     with VerdictFile(args.csv) if args.csv else nullcontext() as file:
@@ -213,18 +217,18 @@ def print_verdicts(detector: Detector, args: argparse.Namespace) -> int:
                 name = f"{number:06d}_{file_name(Path(verdict.image).stem)}.png"
                 detector.save_regions(verdict.image, Path(args.regions, name), verdict)
             counts["unreadable" if verdict.error else verdict.verdict or "without a verdict"] += 1
-    note(", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+    note(", ".join(f"{count:,} {outcome}" for outcome, count in counts.items()))
     return counts["unreadable"]
 
 
 def describe_threshold(detector: Detector, args: argparse.Namespace) -> str:
-    """Say what the verdicts rest on, or how to come by a threshold."""
+    """Return a sentence on the threshold, or on how to get one."""
     if detector.threshold is not None:
         return f"ID at {detector.spec.score} >= {detector.threshold}"
-    evaluate = f"; or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
+    evaluate = f", or evaluate the run: eval_ood.py --model-dir {args.model_dir}"
     return (
-        f"No verdict: {detector.spec.score} has no threshold yet. Find one on images of these "
-        "classes, not trained on: --calibrate FOLDER (--save DIR keeps it)"
+        f"No verdict: {detector.spec.score} has no threshold yet. Add --calibrate FOLDER with "
+        "images of these classes, not trained on (--save DIR keeps the result)"
         + ("" if args.classes else evaluate)
     )
 

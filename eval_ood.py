@@ -1,6 +1,6 @@
 """Evaluate OOD detection: python eval_ood.py --model-dir DIR; without --model-dir, zero-shot CLIP.
 
-Flags set keys of the config, which can also be given as KEY VALUE pairs or in a YAML file.
+Each flag sets a key under EVAL in the config; KEY VALUE pairs or a YAML file can set it as well.
 """
 
 import argparse
@@ -21,29 +21,29 @@ from run.flags import make_parser
 from run.folder import locked
 
 HELP = {
-    "SCORES": "all that are usual and the model can give, or some, separated by commas: "
-    f"{', '.join(SCORES)}; or {PREFIX}NAME, a detector of that library (docs/methods.md)",
-    "TEMPERATURE": "of MCM and GL-MCM, on cosine similarities",
+    "SCORES": "scores to compute, separated by commas: all, which means the usual ones that the "
+    f"model supports, or some of {', '.join(SCORES)}; or {PREFIX}NAME for a detector of that "
+    "library (docs/methods.md)",
+    "TEMPERATURE": "temperature of MCM and GL-MCM, for cosine similarities",
     "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
-    "NEGATIVES": "words that are not classes, for NegLabel and CSP: a folder of lists "
-    "(noun.NAME.txt, adj.NAME.txt) or of WordNet's data files, from here or under --root; or "
-    "wordnet, the words of which come with this repository",
-    "NEGATIVES_SHARE": "share of these words, the farthest from the classes, that is used",
-    "OUTLIERS": "a .txt file with the name of an outlier a line, for EOE",
-    "STREAMS": "test-time methods, which learn from the images they score: "
-    f"{', '.join(STREAMS)}, separated by commas. They need kept features, and have a table of "
-    "their own",
-    "STREAM_RATIO": "shares of OOD images in their streams, as 0.01,0.1,0.5; none takes all images "
-    "of both sets",
-    "STREAM_BATCH": "images a batch; 0 is each method's own: "
-    f"{', '.join(f'{name} {kind.batch}' for name, kind in STREAMS.items())}",
-    "STREAM_SEED": "seed of the order of the images",
+    "NEGATIVES": "words that are not classes, for NegLabel and CSP: wordnet, which this repository "
+    "includes, or a folder of word lists (noun.NAME.txt, adj.NAME.txt) or of WordNet's data "
+    "files, relative to the working directory or to --root",
+    "NEGATIVES_SHARE": "share of these words to use: those farthest from the classes",
+    "OUTLIERS": ".txt file of outlier names, one per line, for EOE",
+    "STREAMS": "test-time methods, which learn from the images they score, separated by commas: "
+    f"{', '.join(STREAMS)}. They need kept features, and get a table of their own",
+    "STREAM_RATIO": "share of OOD images in a stream, or several such as 0.01,0.1,0.5; without it "
+    "a stream has all images of both sets",
+    "STREAM_BATCH": "images in a batch of a stream; 0 for each method's own: "
+    f"{', '.join(f'{name} {method.batch}' for name, method in STREAMS.items())}",
+    "STREAM_SEED": "seed of the order of the images in a stream",
     "TPR": "share of ID images that the saved detector keeps",
-    "FEATURES": "folder of image features that later evaluations, and runs with DATALOADER.VIEWS, "
-    "read; none to keep none",
-    "FEATURES_LIMIT": "GiB that this folder may come to hold",
-    "FEATURES_LOCAL": "keep also the features of the regions, for GL-MCM, rounded to float16 "
-    "(ImageNet and its OOD sets: 16 GiB)",
+    "FEATURES": "folder to keep image features in, for later evaluations and for runs with "
+    "DATALOADER.VIEWS; the word none keeps none",
+    "FEATURES_LIMIT": "limit on the size of that folder, in GiB",
+    "FEATURES_LOCAL": "also keep the features of the regions, for GL-MCM, rounded to float16 "
+    "(16 GiB for ImageNet and its OOD sets)",
 }
 
 
@@ -57,23 +57,23 @@ def main() -> None:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse the options of an evaluation, from `arguments` or the command line.
+    """Parse the flags of an evaluation, from `arguments` or the command line.
 
-    The flags for the keys of EVAL become KEY VALUE pairs before the given ones.
+    Flags for keys of EVAL become KEY VALUE pairs, placed before the user's own pairs.
     """
     parser = make_parser(__doc__)
     parser.set_defaults(trains=False)
-    for key, usual in EVAL.items():
-        name = f"--{key.lower().replace('_', '-')}"
-        names = ("--T", name) if key == "TEMPERATURE" else (name,)
-        kind = {"action": "store_true"} if usual is False else {"type": type(usual)}
-        text = f"{HELP[key]} (default: {'none' if usual == '' else usual})"
-        parser.add_argument(*names, dest=key, default=None, help=text, **kind)
+    for key, default in EVAL.items():
+        flag = f"--{key.lower().replace('_', '-')}"
+        flags = ("--T", flag) if key == "TEMPERATURE" else (flag,)
+        options = {"action": "store_true"} if default is False else {"type": type(default)}
+        text = f"{HELP[key]} (default: {'none' if default == '' else default})"
+        parser.add_argument(*flags, dest=key, default=None, help=text, **options)
     args = parser.parse_args(arguments)
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
-    given = {key: getattr(args, key) for key in EVAL}
-    pairs = [(f"EVAL.{key}", str(value)) for key, value in given.items() if value is not None]
+    values = {key: getattr(args, key) for key in EVAL}
+    pairs = [(f"EVAL.{key}", str(value)) for key, value in values.items() if value is not None]
     args.opts = [word for pair in pairs for word in pair] + args.opts
     return args
 

@@ -1,8 +1,8 @@
 """Train and evaluate a sweep in one process: python sweep.py --trainers CoOp,LoCoOp --seeds 1,2,3.
 
 Runs that see the same images train side by side: every batch is loaded and encoded once for all
-of them. Each ends as train.py would have ended it alone, in a folder of its own. The sweep can be
-stopped and started again; finished runs are not repeated, failed ones do not stop the others.
+of them. Each gets a folder of its own, and the results that train.py would give. A stopped sweep
+resumes when started again: finished runs are not repeated. A failed run does not stop the others.
 """
 
 import argparse
@@ -29,42 +29,41 @@ from run import evaluation
 from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run
-from run.plan import PlannedRun, groups, listing, plan
-from run.streams import listed
+from run.plan import PlannedRun, group_by_images, list_runs, plan
+from run.streams import split_commas
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)
 
-Failures = dict[str, str]  # name of a run -> why it failed
+Failures = dict[str, str]  # name of a run -> reason of its failure
 
 
 def main() -> None:
     args = parse_args()
-    get_scores(args.scores if args.scores == "all" else listed(args.scores))  # before training
+    get_scores("all" if args.scores == "all" else split_commas(args.scores))  # may refuse a name
     if distributed.world_size() > 1:
         raise InputError("a sweep runs in one process: start sweep.py without torchrun")
     runs = plan(args)
-    parts = groups(runs)
+    groups = group_by_images(runs)
     setup_logger()
-    logger.info(
-        "%s\n%s in %s", listing(parts), counted(len(runs), "run"), counted(len(parts), "group")
-    )
+    counts = counted(len(runs), "run"), counted(len(groups), "group")
+    logger.info("%s\n%s in %s", list_runs(groups), *counts)
     if args.dry_run:
         return
     failed: Failures = {}
     try:
-        for number, part in enumerate(parts, 1):
-            train_group(part, f"group {number} of {len(parts)}", failed)
+        for number, group in enumerate(groups, 1):
+            train_group(group, f"group {number} of {len(groups)}", failed)
         trained = [] if args.no_eval else [run for run in runs if run.name not in failed]
         evaluated = [run for run in trained if evaluate(run, args, failed)]
     except KeyboardInterrupt as stop:
-        first = (str(stop) or "stopped").partition(". ")[0]  # a run by itself says what it keeps
+        first = (str(stop) or "stopped").partition(". ")[0]  # drops the sentence on one run alone
         raise type(stop)(
-            f"{first}. Every run keeps its newest checkpoint; the same command goes on from there"
+            f"{first}. Every run keeps its newest checkpoint; the same command resumes from there"
         ) from None
     save_table(runs, evaluated, args, failed)
     if failed:
-        reasons = [f"  {name}: {why}" for name, why in failed.items()]
+        reasons = [f"  {name}: {reason}" for name, reason in failed.items()]
         total = counted(len(runs), "run")
         raise InputError("\n".join([f"{len(failed)} of {total} failed:", *reasons]))
 
@@ -73,70 +72,70 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
-    add("--trainers", type=listed, required=True, help=f"separated by commas, of {known}")
-    add("--shots", type=whole_numbers, help="images a class, by commas; -1 for all (default: all)")
-    add("--seeds", type=whole_numbers, default=[1], help="separated by commas (default: 1)")
+    add("--trainers", type=split_commas, required=True, help=f"some of {known}; A,B for several")
+    add("--shots", type=whole_numbers, help="images per class, as 1,4,16; -1: all (default: all)")
+    add("--seeds", type=whole_numbers, default=[1], help="seeds, as 1,2,3 (default: 1)")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE,...",
-        help="a setting and the values it takes; again for another. TRAINER.*.KEY: of every "
-        "trainer that has it",
+        help="a setting and its values, one run each; repeat the flag for another setting. "
+        "TRAINER.*.KEY sets KEY of every trainer that has it (default: none)",
     )
     add_data_flags(parser)
     add("--output-dir", default="output", help="folder of all runs (default: output)")
-    add("--name", default="sweep", help="of the table's folder beside the runs (default: sweep)")
-    add("--scores", default="all", help="to evaluate, separated by commas (default: all)")
-    add("--features-local", action="store_true", help="as of eval_ood.py (default: no)")
-    add("--no-eval", action="store_true", help="only train")
+    add("--name", default="sweep", help="name of the folder of the table (default: sweep)")
+    add("--scores", default="all", help="scores to evaluate, as MCM,GL-MCM (default: all)")
+    add("--features-local", action="store_true", help="same as in eval_ood.py (default: no)")
+    add("--no-eval", action="store_true", help="train without evaluating (default: no)")
     add("--dry-run", action="store_true", help="only list the runs, their state and their folders")
     return parser.parse_args()
 
 
 def whole_numbers(text: str) -> list[int]:
-    return [int(word) for word in listed(text)]
+    return [int(word) for word in split_commas(text)]
 
 
 def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:
-    """Train those runs of a group that are not finished, holding their folders meanwhile."""
-    with ExitStack() as held:
-        left: list[tuple[PlannedRun, RunState]] = []
+    """Train the unfinished runs of a group, with their folders locked meanwhile."""
+    with ExitStack() as locks:
+        unfinished: list[tuple[PlannedRun, RunState]] = []
         for run in [run for run in runs if run.learns]:
             with isolated(run.name, failed):
                 train.require_training_data(run.cfg)
-                held.enter_context(locked(run.folder))
+                locks.enter_context(locked(run.folder))
                 if (state := open_run(run.cfg)) is not RunState.FINISHED:
-                    left.append((run, state))
-        if left:
-            logger.info("\n%s: %s", title, "; ".join(run.name for run, _ in left))
-            train_left(left, failed)
-    # Trainers and their schedulers hold each other: without this their CLIP, their features and
-    # their workers would stay through the next groups.
+                    unfinished.append((run, state))
+        if unfinished:
+            logger.info("\n%s: %s", title, "; ".join(run.name for run, _ in unfinished))
+            train_opened(unfinished, failed)
+    # Trainers and their schedulers refer to each other: without this their CLIP, features and
+    # loader workers would stay in memory through the next groups.
     gc.collect()
 
 
-def train_left(left: list[tuple[PlannedRun, RunState]], failed: Failures) -> None:
-    """Train opened runs, side by side if they share images; then it is all of them."""
-    first, state = left[0]
+def train_opened(opened: list[tuple[PlannedRun, RunState]], failed: Failures) -> None:
+    """Train the opened runs of a group side by side, or the only run if it shares no images."""
+    first, state = opened[0]
     if images_seen(first.cfg) is None:
         with isolated(first.name, failed):
             train.start(first.cfg, state)
         setup_logger()
         return
     together = SideBySide(failed)
-    for run, state in left:
+    for run, state in opened:
         with isolated(run.name, failed):
             together.add(run.name, run.cfg.OUTPUT_DIR, partial(train.begin, run.cfg, state))
     together.train()
-    for run, _ in left:
+    for run, _ in opened:
         if run.name not in failed:
             with isolated(run.name, failed):
                 finish_run(run.cfg)
 
 
 def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
-    """Evaluate a run as eval_ood.py does it, and return whether its results are there."""
+    """Evaluate a run as eval_ood.py does, and return whether it has results."""
     with isolated(run.name, failed):
         pairs = ["EVAL.SCORES", args.scores, "EVAL.FEATURES_LOCAL", str(args.features_local)]
         options = run.evaluation(opts=[*pairs, *run.args.opts])
@@ -153,7 +152,7 @@ def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> boo
 def save_table(
     runs: list[PlannedRun], evaluated: list[PlannedRun], args: argparse.Namespace, failed: Failures
 ) -> None:
-    """Write the list of the runs and, if any were evaluated, print and write their table."""
+    """Write the list of the runs and, if any was evaluated, print and write their table."""
     folder = Path(args.output_dir, runs[0].folder.relative_to(args.output_dir).parts[0], args.name)
     write_json(
         [
@@ -176,8 +175,8 @@ def save_table(
         return
     methods: dict[str, list[evaluations.Run]] = {}
     for run in evaluated:
-        done = evaluations.Run(run.folder, read_results(run.folder))
-        methods.setdefault(run.method, []).append(done)
+        results = evaluations.Run(run.folder, read_results(run.folder))
+        methods.setdefault(run.method, []).append(results)
     with isolated("the table", failed):
         summary = summarise(methods)
         with atomic_write(folder / "summary.md") as file:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     args = parse_args()
-    top_k, args.topk = args.topk, None  # of the map, whether or not the trainer has a K
+    top_k, args.topk = args.topk, None  # K of the map; the trainer may have no such setting
     cfg = build_cfg(args)
     setup_logger()
     names_suffice = bool(args.image) and names_known(cfg)
@@ -69,29 +69,29 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE_OR_FOLDER",
-        help="an image, or a folder with all below; give it several times for one figure of all "
-        f"(at most {MOST}; default: none)",
+        help="an image, or a folder of images; repeat the flag to draw several in one figure (at "
+        f"most {MOST}; default: none)",
     )
     add(
         "--label",
         action="append",
         default=[],
-        help="name, folder or index of the image's class; once for all images, or once for each "
-        "(default: the class that the image's folder is named after, else the predicted one)",
+        help="name, folder or index of the image's class; give it once for all images, or once "
+        "for each (default: the class that the image's folder is named after, else the predicted)",
     )
     add(
         "--masks",
         default="",
         metavar="FOLDER",
-        help="object masks (CLASS/NAME.png, white where the object is). With --image: draws the "
-        "object's outline. Without: compares the regions of all test images with the masks "
+        help="object masks (CLASS/NAME.png, white where the object is). With --image, the object's "
+        "outline is drawn; without, the regions of all test images are compared with the masks "
         "(default: none)",
     )
     add(
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help=f"of the figure (default: {FORMATS[0]}, {DPI} dots per inch)",
+        help=f"format of the figure (default: {FORMATS[0]}, {DPI} dots per inch)",
     )
     args = parser.parse_args()
     if not (args.masks or args.image):
@@ -102,7 +102,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def choose_k(asked: str | None, spec: DetectorSpec) -> int:
-    """Return K as asked, else the trainer's, else the paper's ratio."""
+    """Return K as asked, else that of the detector."""
     if asked is not None and not asked.isdecimal():
         raise InputError(f"--topk {asked!r}: K is a whole number of classes")
     k = int(asked) if asked else spec.top_k
@@ -111,7 +111,7 @@ def choose_k(asked: str | None, spec: DetectorSpec) -> int:
 
 
 def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], folder: Path) -> None:
-    """Save one figure of the region maps of all images in `folder`."""
+    """Draw the region maps of all images into one figure in `folder`; `known` is `class_keys`."""
     images = [Path(path).absolute() for path in images_of(args.image)]
     if not 1 <= len(images) <= MOST:
         raise InputError(f"--image names {len(images)} images; a figure shows 1 to {MOST}")
@@ -119,10 +119,10 @@ def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], fo
     maps = []
     for image, label in zip(images, labels, strict=True):
         mask = Path(args.masks, image.parent.name, f"{image.stem}.png")
-        found = str(mask) if args.masks and mask.is_file() else ""
-        maps.append(detector.region_map(image, label, found))
+        mask_file = str(mask) if args.masks and mask.is_file() else ""
+        maps.append(detector.region_map(image, label, mask_file))
         logger.info("%s\n%s", image, maps[-1].caption)
-    if args.masks and not any(each.mask for each in maps):
+    if args.masks and not any(region_map.mask for region_map in maps):
         logger.warning("--masks %s has none of these images: no outline is drawn", args.masks)
     name = file_name(f"{images[0].parent.name}_{images[0].stem}")
     if len(images) > 1:
@@ -134,7 +134,7 @@ def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], fo
 
 
 def class_keys(dataset: DatasetBase) -> dict[str, int]:
-    """Return the label of every class name and, where there are some, class folder."""
+    """Return the label of every class name and, in data sets that have them, class folder."""
     folders = dataset.class_folders if isinstance(dataset, ClassFolders) else []
     return {
         _plain(name): label
@@ -146,27 +146,27 @@ def class_keys(dataset: DatasetBase) -> dict[str, int]:
 def find_labels(
     asked: Sequence[str], images: Sequence[Path], known: dict[str, int]
 ) -> list[int | None]:
-    """Return the label of every image: as asked, else of its folder; None where neither says."""
+    """Return the label of every image: as asked, else by its folder's name, else None."""
     if not asked:
         return [known.get(_plain(image.parent.name)) for image in images]
     if len(asked) not in (1, len(images)):
         raise InputError(
             f"{len(asked)} --label for {len(images)} images: give one for all, or one for each"
         )
-    labels = [find_label(each, known) for each in asked]
+    labels = [find_label(name, known) for name in asked]
     return labels * len(images) if len(labels) == 1 else labels
 
 
 def find_label(asked: str, known: dict[str, int]) -> int:
-    """Return the label of the class that `asked` names or numbers."""
-    wanted, count = _plain(asked), 1 + max(known.values())
-    if wanted in known:  # before the index: a class may be called 2
-        return known[wanted]
+    """Return the label of the class with the name or index `asked`."""
+    name, count = _plain(asked), 1 + max(known.values())
+    if name in known:  # names come before indices: a class may be called 2
+        return known[name]
     if asked.isdecimal() and int(asked) < count:
         return int(asked)
     raise InputError(
         f"--label {asked!r} is neither a class name nor an index from 0 to {count - 1}. "
-        f"{suggest(wanted, known)}"
+        f"{suggest(name, known)}"
     )
 
 

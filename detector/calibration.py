@@ -1,14 +1,14 @@
-"""From the scores of held-out ID images to a threshold that can be deployed.
+"""Compute a threshold for deployment from the scores of held-out ID images.
 
 An image is ID when its score reaches the threshold. Of n held-out ID images the threshold is the
 m-th largest score, `m = ceil(tpr (n + 1))`: it keeps at least the share `tpr` of these images, ties
 included, and at least `tpr` of *new* ID images on average over draws of the n, whatever their
 distribution (the quantile of split conformal prediction: Vovk, Gammerman and Shafer, Algorithmic
 Learning in a Random World, 2005). With n < tpr / (1 - tpr) images (19 for 95 %) no threshold can
-promise that: then it is the smallest score, which keeps n / (n + 1) on average.
+promise that; the threshold is then the smallest score, which keeps n / (n + 1) on average.
 
-All of it holds for images that are drawn like the held-out ones and that nothing was trained or
-chosen on.
+All this holds only for images that are drawn like the held-out ones, and if nothing was trained or
+chosen on either.
 """
 
 import itertools
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 TPR = EVAL["TPR"]
 CONFIDENCE = 0.95  # of intervals
-# A calibration set is remarked on where this share of it is called by half of the classes or less.
+# `warn_if_one_sided` warns if half of the classes or fewer make up this share of predictions.
 NEARLY_ALL = 0.95
 
 
@@ -36,8 +36,8 @@ NEARLY_ALL = 0.95
 class Threshold:
     """A score's threshold: ID at `score >= value`.
 
-    `kept` of the `images` held-out ID images reach it, at least `required` of them, ties
-    aside; `tpr` is the share asked for.
+    `tpr` is the share asked for. `kept` of the `images` held-out ID images reach the threshold;
+    `required` of them would without ties.
     """
 
     value: float
@@ -48,19 +48,19 @@ class Threshold:
 
     @property
     def promised(self) -> bool:
-        """Return whether at least `tpr` of new ID images are kept on average: not with too few."""
+        """Return whether the images suffice to keep at least `tpr` of new ones on average."""
         return self.required >= self.tpr * (self.images + 1) - 1e-9
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the rates between which new ID images are kept, with confidence `CONFIDENCE`.
+        """Return the interval of the rate at which new ID images are kept, at `CONFIDENCE`.
 
         Clopper and Pearson's exact interval (Biometrika 1934). For continuous scores the rate of
         an order statistic has the law Beta(m, n + 1 - m) (Wilks, Annals of Mathematical
         Statistics 1941); the lower end is that law's quantile, the upper end lies above it. Ties
         can only raise the rate, so the lower end counts without them, the upper end with them.
         """
-        from scipy.special import betaincinv  # here: a verdict should not wait for scipy
+        from scipy.special import betaincinv  # here, so that a verdict does not wait for scipy
 
         tail, n = (1 - CONFIDENCE) / 2, self.images
         low = betaincinv(self.required, n - self.required + 1, tail)
@@ -80,7 +80,7 @@ class Threshold:
 
 
 def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
-    """Return the threshold that keeps at least `tpr` of ID images; `id_scores` [n], in any order.
+    """Return the threshold that keeps at least `tpr` of ID images, from `id_scores` [n].
 
     Raises:
         InputError: no scores, one that is not finite, or `tpr` outside (0, 1].
@@ -93,7 +93,7 @@ def calibrate(id_scores: ArrayLike, tpr: float = TPR) -> Threshold:
         )
     check_tpr(tpr)
     n = scores.size
-    # 19.000000000000004 is 19: 0.95 is not quite 19/20 in binary.
+    # Rounds 19.000000000000004 to 19: binary fractions cannot represent 0.95 exactly.
     required = min(math.ceil(tpr * (n + 1) * (1 - 1e-9)), n)
     value = scores[n - required]
     kept = n - int(np.searchsorted(scores, value, side="left"))
@@ -107,14 +107,14 @@ def check_tpr(tpr: float) -> None:
 
 
 def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:
-    """Warn of calibration images that show few of the classes `names`; `labels`: how many each."""
+    """Warn if few of the classes `names` are predicted; `labels` counts the images of each."""
     total = labels.total()
-    seen = itertools.accumulate(count for _, count in labels.most_common())
-    shown = 1 + sum(images < NEARLY_ALL * total for images in seen)
-    if len(names) > 1 and 2 * shown <= min(len(names), total):
-        called = ", ".join(names[label] for label, _ in labels.most_common(min(shown, 5)))
+    running = itertools.accumulate(count for _, count in labels.most_common())
+    needed = 1 + sum(images < NEARLY_ALL * total for images in running)
+    if len(names) > 1 and 2 * needed <= min(len(names), total):
+        examples = ", ".join(names[label] for label, _ in labels.most_common(min(needed, 5)))
         logger.warning(
-            f"Nearly all of the {total} images to calibrate on are called {called}, {shown} of the "
-            f"{len(names)} classes: the threshold is one for images like these. Use images of all "
-            "classes"
+            f"Nearly all of the {total} images to calibrate on are predicted as {needed} of the "
+            f"{len(names)} classes ({examples}), and the threshold suits only images like these. "
+            "Use images of all classes"
         )

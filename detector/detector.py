@@ -44,7 +44,7 @@ READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's
 
 
 class Detector:
-    """Scores images with the score of `spec`, and compares with its threshold.
+    """A model and a `spec`: scores images, and compares the scores with the spec's threshold.
 
     Args:
         model: the CLIP that `spec.clip` describes.
@@ -71,12 +71,12 @@ class Detector:
         """Load the detector of an evaluated run, or one that `save` wrote.
 
         Args:
-            score, tpr: another score, or share of ID images to keep, than it was made for.
-            device: a GPU if there is one, unless given.
+            score, tpr: use another score, or keep another share of ID images, than the saved ones.
+            device: by default a GPU if there is one.
             backbone: name or file of CLIP, if its file has moved.
 
         Raises:
-            InputError: no detector there, no such score, or CLIP is not the one it was made with.
+            InputError: there is no detector, no such score, or CLIP has other weights.
         """
         if not Path(folder, FILE).exists():
             raise InputError(
@@ -86,14 +86,14 @@ class Detector:
         spec = read_spec(folder).choose(score, tpr)
         name = backbone or spec.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(f"{name}, the detector's CLIP, is not there: name it with --backbone")
+            raise InputError(f"{name}, the detector's CLIP, is missing: name it with --backbone")
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
         if model.weights_hash != spec.clip["weights_hash"]:
             raise InputError(
-                f"{name} is not the CLIP that the detector in {folder} was made with, its weights "
-                "differ: name the right file with --backbone, or evaluate again"
+                f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
+                "right file with --backbone, or evaluate again"
             )
         return cls(spec, model)
 
@@ -109,12 +109,12 @@ class Detector:
         negatives: str = "",
         outliers: str = "",
     ) -> Detector:
-        """Make a detector of CLIP as it comes, or of CLIPN as published (a file with a "no" text
-        encoder), for classes by name; it gives no verdicts before `calibrate`.
+        """Make a detector for class names, from CLIP or a published CLIPN (a file with a "no" text
+        encoder), without training. It gives no verdicts before `calibrate`.
 
         Args:
             negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
-            outliers: a .txt file with the name of an outlier a line, for EOE.
+            outliers: .txt file of outlier names, one per line, for EOE.
         """
         device = torch.device(device or local_device())
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
@@ -123,45 +123,45 @@ class Detector:
 
     @cached_property
     def threshold(self) -> Threshold | None:
-        """Return the threshold of this detector's score, None before a calibration."""
+        """Return the threshold of this detector's score, or None before a calibration."""
         return self.spec.threshold()
 
     def __repr__(self) -> str:
         spec, limit = self.spec, self.threshold
-        said = (
+        rule = (
             f"ID at {spec.score} >= {limit.value:.6g}" if limit else f"{spec.score}, no threshold"
         )
         trainer = spec.origin.get("trainer", "CLIP")
-        return f"Detector({trainer} on {spec.clip['name']}, {len(spec.classnames)} classes, {said})"
+        return f"Detector({trainer} on {spec.clip['name']}, {len(spec.classnames)} classes, {rule})"
 
     def __call__(self, images: Input | Sequence[Input]) -> Verdict | list[Verdict]:
-        """Return a verdict on one image, or a list of them on several.
+        """Return the verdict on one image, or a list of verdicts on several.
 
-        An image is a path, a PIL image, or a tensor: pixels `[3, H, W]`, uint8; or floating point,
-        prepared by `preprocess`. A tensor `[B, 3, H, W]` is several.
+        An image is a path, a PIL image, or a tensor `[3, H, W]`: pixels in uint8, or floating point
+        as `preprocess` returns it. A tensor `[B, 3, H, W]` is several images.
 
         Raises:
-            BadImageError: a file cannot be read. `verdicts` goes on instead.
+            BadImageError: a file cannot be read. `verdicts` does not stop there.
         """
-        one = isinstance(images, str | os.PathLike | Image.Image) or (
+        single = isinstance(images, str | os.PathLike | Image.Image) or (
             isinstance(images, Tensor) and images.dim() == 3
         )
-        found = []
-        for verdict in self.verdicts([images] if one else images):
+        verdicts = []
+        for verdict in self.verdicts([images] if single else images):
             if verdict.error:
                 raise BadImageError(verdict.error)
-            found.append(verdict)
-        return found[0] if one else found
+            verdicts.append(verdict)
+        return verdicts[0] if single else verdicts
 
     def verdicts(self, images: Iterable[Input]) -> Iterator[Verdict]:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
-        time. An image that cannot be read gives a verdict that says so (`error`).
+        time. An unreadable image gets a verdict with the reason in `error`.
         """
-        for scored in self.score_images(images, [self.spec.score]):
-            yield from self.judge(*scored)
+        for batch in self.score_images(images, [self.spec.score]):
+            yield from self.judge(*batch)
 
     def preprocess(self, image: Input) -> Tensor:
-        """Return what the model reads of an image, `[3, H, W]`; a prepared tensor passes through.
+        """Return the model's input `[3, H, W]`; a floating-point tensor is returned as it is.
 
         Raises:
             BadImageError: the file cannot be read. InputError: a tensor of another shape, or an
@@ -180,24 +180,24 @@ class Detector:
         try:
             return self.spec.preprocess(image)
         except ValueError as error:
-            raise InputError(f"the image {_name(image)} cannot be used: {error}") from error
+            raise InputError(f"the image {_path(image)} cannot be used: {error}") from error
 
     def calibrate(self, images: Iterable[Input], tpr: float = TPR, of: str = "") -> Detector:
-        """Return this detector with thresholds, of all its scores, that keep `tpr` of ID images.
+        """Return this detector with a threshold for each score that keeps `tpr` of ID images.
 
         Args:
-            images: held-out ID images, which nothing was trained on. Those that cannot be read
-                are left out, and counted in the spec.
-            of: where they are from, for the record.
+            images: held-out ID images, on which nothing was trained. Unreadable ones are left out
+                and counted in the spec.
+            of: source of the images, for the record.
         """
         columns: dict[str, list[float]] = {name: [] for name in self.spec.parameters}
         labels: Counter[int] = Counter()
         unreadable = 0
-        for _, errors, found in self.score_images(images, list(columns)):
+        for _, errors, scored in self.score_images(images, list(columns)):
             unreadable += sum(map(bool, errors))
-            if found:
-                labels.update(found.cosines.argmax(dim=-1).tolist())
-                for name, values in found.scores.items():
+            if scored:
+                labels.update(scored.cosines.argmax(dim=-1).tolist())
+                for name, values in scored.scores.items():
                     columns[name] += values.tolist()
         if not labels:
             raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
@@ -206,7 +206,7 @@ class Detector:
         return Detector(calibrated, self.model.clip)
 
     def save(self, folder: str | os.PathLike) -> Path:
-        """Write the detector, for `load`; CLIP's weights stay where they are."""
+        """Write the detector for `load`, without the weights of CLIP, and return the file."""
         return write_spec(folder, self.spec)
 
     @torch.inference_mode()
@@ -220,49 +220,47 @@ class Detector:
         return ranks.reshape(self.model.clip.grid)
 
     def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
-        """Return where the class `label` is not among the K most similar: bool `[h, w]`, CPU."""
+        """Return in which regions `label` is not among the top K classes: bool `[h, w]`, CPU."""
         return self.label_ranks(image, label) > self.spec.top_k
 
     def region_map(
         self, image: str | os.PathLike, of: Verdict | int | None = None, mask: str = ""
     ) -> RegionMap:
-        """Return what a region map shows of an image file.
+        """Return the region map of an image file.
 
         Args:
-            of: the image's class; or a verdict on it, which the caption repeats. Made if not given.
+            of: the image's class, or a verdict, which the caption quotes (default: a new one).
             mask: an image file of the same size, white where the object is; "" if not known.
         """
-        spec, label, said = self.spec, of, ""
+        spec, label, decision = self.spec, of, ""
         if not isinstance(of, int):
             verdict = of or self(image)
             label = verdict.label
-            said = f"{spec.score} {verdict.score:.6g}"
+            decision = f"{spec.score} {verdict.score:.6g}"
             if verdict.verdict:
                 sign = ">=" if verdict.score >= verdict.threshold else "<"
-                said += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
+                decision += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
         original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
             raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
         shown = Path(image), original, spec.preprocess.box(*original.size)
         ranks = self.label_ranks(original, label).numpy()
-        name = spec.classnames[label] + (" (predicted)" if said else "")
-        return RegionMap(*shown, ranks, spec.top_k, len(spec.classnames), name, said, shape)
+        name = spec.classnames[label] + (" (predicted)" if decision else "")
+        return RegionMap(*shown, ranks, spec.top_k, len(spec.classnames), name, decision, shape)
 
     def save_regions(
         self, image: str | os.PathLike, path: str | os.PathLike, of: Verdict | int | None = None
     ) -> str:
-        """Draw a `region_map` at `path` (PNG, PDF or SVG), and return its caption."""
-        drawn = self.region_map(image, of)
-        save_region_maps(path, [drawn])
-        return drawn.caption
-
-    # What every image passes
+        """Draw a `region_map` to the file `path` (PNG, PDF or SVG), and return its caption."""
+        region_map = self.region_map(image, of)
+        save_region_maps(path, [region_map])
+        return region_map.caption
 
     def score_images(
         self, images: Iterable[Input], scores: Sequence[str]
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
-        """Yield batch by batch: images, for each why it could not be read ("": it could), and the
-        scores of the others. Files are read one batch ahead of the model."""
+        """Yield for each batch its images, the error of each ("" if it was read), and the scores
+        of those that were read, if any. Files are read one batch ahead of the model."""
         images = iter(images)
         batches = iter(lambda: list(itertools.islice(images, BATCH)), [])
         with ThreadPoolExecutor(READERS) as pool:
@@ -275,12 +273,12 @@ class Detector:
                 yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
 
     def judge(
-        self, images: Sequence[Input], errors: Sequence[str], found: BatchScores | None
+        self, images: Sequence[Input], errors: Sequence[str], scored: BatchScores | None
     ) -> Iterator[Verdict]:
-        """Yield the verdicts on a batch that `score_images` scored, in its order."""
-        rows = iter(self._rows(found) if found else [])
+        """Yield the verdicts on a batch from `score_images`, in its order."""
+        rows = iter(self._verdict_fields(scored) if scored else [])
         for image, error in zip(images, errors, strict=True):
-            yield Verdict(_name(image), **({"error": error} if error else next(rows)))
+            yield Verdict(_path(image), **({"error": error} if error else next(rows)))
 
     def _read(self, image: Input) -> Tensor | BadImageError:
         try:
@@ -299,30 +297,30 @@ class Detector:
             batch = Batch(features, regions, images)
             return score_batch(self.model, batch, self.model.features, scores, params)
 
-    def _rows(self, found: BatchScores) -> list[dict[str, Any]]:
-        """Return what the verdicts on scored images say of them."""
-        cosines, labels = (x.tolist() for x in found.cosines.max(dim=-1))
-        scores = found.scores[self.spec.score].tolist()
+    def _verdict_fields(self, scored: BatchScores) -> list[dict[str, Any]]:
+        """Return the fields of the `Verdict` on each image of a scored batch."""
+        cosines, labels = (x.tolist() for x in scored.cosines.max(dim=-1))
+        scores = scored.scores[self.spec.score].tolist()
         limit = self.threshold and self.threshold.value
         columns = {
             "label": labels,
             "classname": [self.spec.classnames[label] for label in labels],
-            "probability": (self.model.scale * found.cosines).softmax(-1).amax(-1).tolist(),
+            "probability": (self.model.scale * scored.cosines).softmax(-1).amax(-1).tolist(),
             "cosine": cosines,
             "score": scores,
-            "verdict": ["" if limit is None else _say(score < limit) for score in scores],
-            **{name.lower(): map(_say, x.tolist()) for name, x in found.rejected.items()},
+            "verdict": ["" if limit is None else _verdict(score < limit) for score in scores],
+            **{name.lower(): map(_verdict, x.tolist()) for name, x in scored.rejected.items()},
         }
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True), threshold=limit) for row in rows]
 
 
-def _say(rejected: bool) -> str:
+def _verdict(rejected: bool) -> str:
     return "OOD" if rejected else "ID"
 
 
-def _name(image: Input) -> str:
-    """Return the path of an image, of a PIL image too if it was read from a file."""
+def _path(image: Input) -> str:
+    """Return the path of an image, also that of a PIL image read from a file, else ""."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     return getattr(image, "filename", "")

@@ -1,4 +1,4 @@
-"""A detector as ONNX, with all that a program without PyTorch needs to use it."""
+"""Export a detector as ONNX, with a program that uses it without PyTorch."""
 
 import io
 import os
@@ -22,18 +22,18 @@ from detector.spec import FILE, TENSORS, DetectorSpec
 from ood.registry import SCORES
 
 GRAPH, PROGRAM = "detector.onnx", "verdict.py"
-SOURCE = Path(__file__).with_name("exported.py")  # of PROGRAM
+PROGRAM_SOURCE = Path(__file__).with_name("exported.py")
 OUTPUTS = ("score", "prediction", "probabilities")
 OPSET = 17  # the first with LayerNormalization
-TOLERANCE = 1e-4  # between scores, relative to those above 1
+TOLERANCE = 1e-4  # between scores of PyTorch and ONNX Runtime, relative where they exceed 1
 MEANING = (
     "pixels [B, 3, H, W], float32 -> score [B], prediction [B] (index of a class), probabilities "
-    "[B, C] (softmax at CLIP's temperature). ID at score >= threshold; null: not calibrated."
+    "[B, C] (softmax at CLIP's temperature). ID at score >= threshold; null if not calibrated."
 )
 
 
 class Graph(nn.Module):
-    """From pixels `[B, 3, H, W]` to `OUTPUTS`, `[B]`, `[B]` and `[B, C]`: what is exported."""
+    """The exported computation, from pixels `[B, 3, H, W]` to `OUTPUTS`: `[B]`, `[B]`, `[B, C]`."""
 
     def __init__(self, model: DescribedCLIP, spec: DetectorSpec):
         super().__init__()
@@ -50,23 +50,23 @@ class Graph(nn.Module):
 
 
 def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
-    """Raise InputError where a detector cannot be exported, or not into `folder`."""
+    """Raise InputError if a detector cannot be exported, or not into `folder`."""
     require_installed("--export", "export", "onnx", "onnxruntime")
-    hard = PromptedCLIP.FROM_IMAGES | {"candidate_lse"}
-    able = [name for name in spec.parameters if hard.isdisjoint(SCORES[name].needs)]
-    if spec.score not in able:
+    unsupported = PromptedCLIP.FROM_IMAGES | {"candidate_lse"}
+    exportable = [name for name in spec.parameters if unsupported.isdisjoint(SCORES[name].needs)]
+    if spec.score not in exportable:
         raise InputError(
-            f"{spec.score} needs more than one pass through a tower, which an ONNX graph does not "
-            f"do: choose another --score of {', '.join(able)}"
+            f"{spec.score} needs more than one pass through a tower, which an ONNX graph cannot "
+            f"do: choose another --score of {', '.join(exportable)}"
         )
-    inside = os.listdir(folder) if os.path.isdir(folder) else []
-    if os.path.isfile(folder) or TENSORS in inside or (inside and GRAPH not in inside):
-        raise InputError(f"{folder} is a file, or holds others: name a new folder for --export")
+    entries = os.listdir(folder) if os.path.isdir(folder) else []
+    if os.path.isfile(folder) or TENSORS in entries or (entries and GRAPH not in entries):
+        raise InputError(f"--export {folder}: it is a file, or has other files: name a new folder")
 
 
 def export(detector: Detector, folder: str | os.PathLike) -> Path:
-    """Write the detector with its score in use, in float32, into `folder`: an ONNX graph, whose
-    path is returned, its facts and a program.
+    """Write the detector with its current score into `folder`, in float32: an ONNX graph, whose
+    path is returned, detector.json and a program.
 
     Raises:
         InputError: as `check_export`; the graph is impossible or above 2 GiB, or it disagrees with
@@ -80,12 +80,14 @@ def export(detector: Detector, folder: str | os.PathLike) -> Path:
     try:
         content = _trace(graph, spec.preprocess.size)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        why = str(error).strip().split("\n")[0]
-        raise InputError(f"PyTorch cannot write {spec.score} on {source.name}: {why}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"PyTorch cannot export {spec.score} of {source.name}: {reason}"
+        ) from error
     _compare(graph, content, spec.preprocess.size)
     mkdir_if_missing(folder)
     (folder / FILE).unlink(missing_ok=True)
-    for name, data in ((GRAPH, content), (PROGRAM, SOURCE.read_bytes())):
+    for name, data in ((GRAPH, content), (PROGRAM, PROGRAM_SOURCE.read_bytes())):
         with atomic_write(folder / name, "wb") as file:
             file.write(data)
     write_json(plain(_describe(spec)), folder / FILE, indent=1)
@@ -93,14 +95,14 @@ def export(detector: Detector, folder: str | os.PathLike) -> Path:
 
 
 def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
-    """Return the ONNX file, whose number of images is free.
+    """Return the content of an ONNX file for any number of images.
 
-    Traced, because the other exporter of PyTorch 2.6 knows no attention.
+    The graph is traced, because the newer exporter of PyTorch 2.6 does not support attention.
     """
     file, names, pixels = io.BytesIO(), ("pixels", *OUTPUTS), torch.zeros(1, 3, *size)
     with warnings.catch_warnings(), torch.no_grad(), _operators_of_onnx():
-        warnings.simplefilter("ignore")  # what depends on the model's own sizes may be constant
-        graph(pixels)  # draws NegLabel's groups, which a trace must find drawn
+        warnings.simplefilter("ignore")  # of constants: those of the model's sizes are right
+        graph(pixels)  # draws NegLabel's groups, so that the trace does not record the draw
         torch.onnx.export(
             graph,
             (pixels,),
@@ -116,21 +118,21 @@ def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
 
 @contextmanager
 def _operators_of_onnx() -> Iterator[None]:
-    """Compute attention by plain operators, and log sigmoid without a logarithm of 0.
+    """Compute attention by plain operators, and log sigmoid as -softplus(-x).
 
-    ONNX Runtime's sigmoid is 1.5e-8 from -18 on, whose logarithm the exporter would take.
+    The exporter would take the logarithm of ONNX Runtime's sigmoid, which is never below 1.5e-8.
     """
-    fused, mha = "aten::log_sigmoid", torch.backends.mha
-    before = mha.get_fastpath_enabled()
+    log_sigmoid, mha = "aten::log_sigmoid", torch.backends.mha
+    was_enabled = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     torch.onnx.register_custom_op_symbolic(
-        fused, lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))), OPSET
+        log_sigmoid, lambda g, x: g.op("Neg", g.op("Softplus", g.op("Neg", x))), OPSET
     )
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic(fused, OPSET)
-        mha.set_fastpath_enabled(before)
+        torch.onnx.unregister_custom_op_symbolic(log_sigmoid, OPSET)
+        mha.set_fastpath_enabled(was_enabled)
 
 
 @torch.inference_mode()
@@ -139,8 +141,8 @@ def _compare(graph: Graph, content: bytes, size: tuple[int, int]) -> None:
 
     pixels = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = graph(pixels)[0].numpy()
-    (found,) = onnxruntime.InferenceSession(content).run(["score"], {"pixels": pixels.numpy()})
-    difference = np.abs(found - expected).max() / max(1, np.abs(expected).max())
+    (scores,) = onnxruntime.InferenceSession(content).run(["score"], {"pixels": pixels.numpy()})
+    difference = np.abs(scores - expected).max() / max(1, np.abs(expected).max())
     if not difference <= TOLERANCE:
         raise InputError(f"ONNX Runtime's scores differ by {difference:.2g}: nothing was exported")
 
@@ -155,7 +157,7 @@ def _describe(spec: DetectorSpec) -> dict[str, object]:
         "threshold": limit and limit.value,
         "about_threshold": str(limit or "not calibrated: detect.py --calibrate FOLDER"),
         "preprocessing": {
-            "in_words": _in_words(spec.preprocess, spec.exif),
+            "in_words": _describe_preprocess(spec.preprocess, spec.exif),
             **asdict(spec.preprocess),
             "exif": spec.exif,
         },
@@ -165,13 +167,14 @@ def _describe(spec: DetectorSpec) -> dict[str, object]:
     }
 
 
-def _in_words(seen: Preprocess, exif: bool) -> str:
-    height, width = seen.size
-    edges = f"to {width} x {height} pixels, whatever its ratio"
-    if seen.resize_mode == "shortest":
-        edges = f"until its shorter edge is {max(seen.size)} pixels, the longer one rounded down"
+def _describe_preprocess(preprocess: Preprocess, exif: bool) -> str:
+    height, width = preprocess.size
+    edges = f"to {width} x {height} pixels, whatever its aspect ratio"
+    if preprocess.resize_mode == "shortest":
+        edges = f"until its shorter edge is {max(height, width)} pixels, the longer rounded down"
     return (
-        f"{'Heed' if exif else 'Ignore'} the EXIF orientation. Make the image RGB of 8 bits. "
-        f"Resize it with Pillow's {seen.interpolation} filter {edges}. Cut {width} x {height} "
-        "pixels out of its centre. Divide by 255, subtract mean, divide by std of each channel."
+        f"{'Apply' if exif else 'Ignore'} the EXIF orientation. Convert the image to 8-bit RGB. "
+        f"Resize it with Pillow's {preprocess.interpolation} filter {edges}. Crop {width} x "
+        f"{height} pixels from its centre. Divide by 255, subtract mean, divide by std of each "
+        "channel."
     )

@@ -1,4 +1,4 @@
-"""A trainer's model as a detector."""
+"""Make a detector from a trainer's model."""
 
 from torch import Tensor
 
@@ -8,14 +8,13 @@ from detector.detector import Detector
 from detector.spec import DetectorSpec
 from detector.zero_shot import describe_clip
 from ood.regions import suggest_top_k
-from ood.scoring import score_parameters, scores_beside_usual
+from ood.scoring import offered_scores_and, score_parameters
 from trainers.base import ClipTrainer
 
 
 def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
-    """Return the trainer's model as a detector, not calibrated yet, with all usual scores, and
-    `score` if it is another."""
-    offered = scores_beside_usual(score, trainer.model.provides)
+    """Return an uncalibrated detector of the trainer's model, with the usual scores and `score`."""
+    offered = offered_scores_and(score, trainer.model.provides)
     spec = spec_of(trainer, trainer.class_features(), score_parameters(offered))
     return Detector(spec.choose(score), trainer.model.clip)
 
@@ -23,11 +22,8 @@ def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
 def spec_of(
     trainer: ClipTrainer, features: dict[str, Tensor], parameters: dict[str, dict[str, float]]
 ) -> DetectorSpec:
-    """Return what a detector needs of the trainer's model, not calibrated yet.
-
-    Args:
-        features: of its classes, as `class_features` gave them. parameters: score -> parameters.
-    """
+    """Return the uncalibrated `DetectorSpec` of the trainer's model with its `class_features` and
+    score -> parameters."""
     facts, names, cfg = trainer.provenance(), list(trainer.dm.dataset.classnames), trainer.cfg
     captioner = trainer.model.captioner
     return DetectorSpec(
@@ -45,7 +41,7 @@ def spec_of(
             "seed": cfg.SEED,
             "settings": facts["comparable"]["settings"],
             "dataset": cfg.DATASET.NAME,
-            # Which checkpoint: its file and the hash of what was loaded.
+            # These name the checkpoint: its file and the hash of the loaded tensors.
             **{key: facts[key] for key in ("context", "no_encoder", "decoder") if key in facts},
             "versions": versions(),
             "git": git_state(),

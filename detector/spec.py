@@ -1,8 +1,8 @@
-"""What a detector is made of, and its files: `detector.json` and `detector.safetensors`.
+"""The contents of a detector, and its files: `detector.json` and `detector.safetensors`.
 
-They hold the class names and their text features, each score with its parameters, the scores of
-the held-out ID images, from which a threshold for any share of them follows, and of CLIP the name
-and the hash, not the weights.
+The files hold the class names and their text features, each score with its parameters, and the
+scores of the held-out ID images, from which a threshold for any share of them follows. Of CLIP they
+hold the name and the hash of the weights, not the weights.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from ood.library import PREFIX
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
-WRITTEN = ("score", "tpr", "clip", "precision", "top_k", "exif")  # as they are
-ID_SCORES = "id_scores/"  # before the names of scores, among the tensors
+WRITTEN = ("score", "tpr", "clip", "precision", "top_k", "exif")  # attributes written unchanged
+ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (
-    "ID at score >= threshold (higher = more in-distribution), which `kept` of the held-out ID "
-    "images reach, `required` of them without ties; `interval`: rates at which new images drawn "
-    "like these are kept, 95 % confidence. To be read: a detector computes its threshold anew."
+    "ID at score >= threshold (higher = more in-distribution). `kept` of the held-out ID images "
+    "reach the threshold, `required` of them would without ties; `interval`: 95 % confidence "
+    "interval of the rate at which new images drawn like these are kept. The threshold is here for "
+    "readers; a detector computes it again from the ID scores."
 )
 
 
@@ -43,19 +44,19 @@ class DetectorSpec:
 
     Attributes:
         classnames: C names in label order.
-        features: "text" `[C, D]`, of a CLIPN "no" `[C, D]`, and those of words that are not
+        features: "text" `[C, D]`, for CLIPN "no" `[C, D]`, and those of words that are not
             classes (`PromptedCLIP.texts`): normalised, float32.
         scale: the factor between cosine similarities and logits, a scalar tensor.
         clip: "name", "weights_hash" and "activation".
-        preprocess: from an image to the model's input.
+        preprocess: the transform from an image to the model's input.
         precision: as in `clip.precision`.
-        parameters: score -> its parameters, of every score offered.
-        score: the one in use.
+        parameters: score -> its parameters, for every score that the detector offers.
+        score: the score that verdicts use.
         top_k: K of region maps.
         tpr: share of ID images that the threshold keeps.
-        exif: photographs are turned as their EXIF orientation says.
+        exif: whether photographs are rotated by their EXIF orientation.
         id_scores: score -> sorted scores `[n]` of held-out ID images; empty before a calibration.
-        origin: what else could change a verdict, for readers: trainer, checkpoint, ID set, ...
+        origin: other facts that could change a verdict, for readers: trainer, checkpoint, ...
     """
 
     classnames: list[str]
@@ -73,51 +74,51 @@ class DetectorSpec:
     origin: dict[str, Any] = field(default_factory=dict)
 
     def choose(self, score: str = "", tpr: float | None = None) -> DetectorSpec:
-        """Return the same with another score or share of ID images; "" and None change nothing.
+        """Return a copy with another score or share of ID images; "" and None change nothing.
 
         Raises:
-            InputError: a score that it has not, or an impossible share.
+            InputError: the detector has no such score, or the share is impossible.
         """
         score, tpr = score or self.score, self.tpr if tpr is None else tpr
         refuse_fitted(score)
         if score not in self.parameters:
             raise InputError(
-                f"the detector has no score {score!r}. {suggest(score, self.parameters)} Evaluate "
-                "again with the names of others as --scores"
+                f"the detector has no score {score!r}. {suggest(score, self.parameters)} To add "
+                "others, evaluate again with their names as --scores"
             )
         check_tpr(tpr)
         return replace(self, score=score, tpr=tpr)
 
     def calibrate(
-        self, id_scores: Mapping[str, ArrayLike], tpr: float, of: Mapping[str, Any]
+        self, id_scores: Mapping[str, ArrayLike], tpr: float, record: Mapping[str, Any]
     ) -> DetectorSpec:
-        """Return the same with the scores of held-out ID images; `of`: which images those are."""
+        """Return a copy with the scores of held-out ID images; `record` describes the images."""
         ordered = {
             name: np.sort(np.asarray(id_scores[name], np.float32)) for name in self.parameters
         }
-        origin = {**self.origin, "calibration": dict(of)}
+        origin = {**self.origin, "calibration": dict(record)}
         return replace(self, id_scores=ordered, tpr=tpr, origin=origin)
 
     def threshold(self, score: str = "") -> Threshold | None:
-        """Return the threshold of a score, the one in use by default; None if not calibrated."""
+        """Return the threshold of `score` (default: the current score), None if not calibrated."""
         if not self.id_scores:
             return None
         return calibrate(self.id_scores[score or self.score], self.tpr)
 
 
 def refuse_fitted(score: str) -> None:
-    """Raise InputError for a score of pytorch-ood: no file holds what it was fitted to."""
+    """Raise InputError for a score of pytorch-ood, whose fitted state a detector does not save."""
     if score.startswith(PREFIX):
         raise InputError(
-            f"a detector cannot use {score}: the features that pytorch-ood is fitted to are not in "
-            f"its files. Such scores are for evaluations: eval_ood.py --scores {score}"
+            f"a detector cannot use {score}: its files do not hold what pytorch-ood was fitted to. "
+            f"Such scores are for evaluations: eval_ood.py --scores {score}"
         )
 
 
 def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
-    """Write both files into `folder`, detector.json last, and return its path."""
+    """Write both files into `folder`, detector.json last, and return the latter's path."""
     folder, content = Path(folder), _tensors(spec)
-    # Without it nobody takes old thresholds for those of new tensors if this dies on the way.
+    # An interrupted write must not leave old thresholds beside new tensors.
     (folder / FILE).unlink(missing_ok=True)
     with atomic_write(folder / TENSORS, "wb") as file:
         file.write(content)
@@ -126,11 +127,11 @@ def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
 
 
 def fingerprint(spec: DetectorSpec) -> str:
-    """Return a hash of all that verdicts follow from, the same for a detector that was saved."""
+    """Return a hash of everything that decides verdicts; saving a detector does not change it."""
     content = _describe(spec, _tensors(spec))
-    of_clip = {key: value for key, value in spec.clip.items() if key != "name"}  # files move
-    decides = {**content, "clip": of_clip, "meaning": "", "origin": ""}
-    return hashlib.sha256(json.dumps(plain(decides), sort_keys=True).encode()).hexdigest()
+    clip = {key: value for key, value in spec.clip.items() if key != "name"}  # files may move
+    decisive = {**content, "clip": clip, "meaning": "", "origin": ""}
+    return hashlib.sha256(json.dumps(plain(decisive), sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(spec: DetectorSpec) -> bytes:
@@ -145,9 +146,9 @@ def _describe(spec: DetectorSpec, tensors: bytes) -> dict[str, Any]:
     scores: dict[str, dict] = {}
     for name, parameters in spec.parameters.items():
         scores[name] = {"parameters": parameters}
-        if found := spec.threshold(name):
-            facts = {key: getattr(found, key) for key in ("required", "kept", "images", "interval")}
-            scores[name] |= {"threshold": found.value, **facts}
+        if limit := spec.threshold(name):
+            facts = {key: getattr(limit, key) for key in ("required", "kept", "images", "interval")}
+            scores[name] |= {"threshold": limit.value, **facts}
     return {
         "schema": SCHEMA,
         "meaning": MEANING,
@@ -169,9 +170,9 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     """
     path = Path(folder) / FILE
     content = read_json(path)
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
-        raise InputError(f"{path} has schema {found}, this version reads {SCHEMA}: evaluate again")
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}: evaluate again")
     try:
         return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)
     except (KeyError, TypeError, AttributeError) as error:
@@ -179,11 +180,11 @@ def read_spec(folder: str | Path) -> DetectorSpec:
 
 
 def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec:
-    content = {"exif": False, **content}  # detectors of old have none
+    content = {"exif": False, **content}  # older detectors lack the key
     names = content["classnames"]
     if classnames_hash(names) != content["classnames_hash"]:
         raise InputError(
-            f"{path}: its class names are not those its text features were made of: evaluate again"
+            f"{path}: its class names are not those of its text features: evaluate again"
         )
     scale = tensors.pop("scale")
     id_scores = {key for key in tensors if key.startswith(ID_SCORES)}
@@ -206,6 +207,6 @@ def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
     content = tensors.read_bytes() if tensors.is_file() else b""
     if hashlib.sha256(content).hexdigest() != expected:
         raise InputError(
-            f"{tensors} is missing, damaged, or of another {FILE} than {path}: evaluate again"
+            f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again"
         )
     return load(content)

@@ -1,4 +1,4 @@
-"""Verdicts on images, and a file of them that is whole at any moment."""
+"""Verdicts on images, and a CSV file of verdicts that never holds half a row."""
 
 import csv
 import io
@@ -17,15 +17,15 @@ class Verdict:
     """The verdict of a detector on one image.
 
     Attributes:
-        image: its path, "" if it came without one.
+        image: its path, "" if it has none.
         label, classname: the most similar class.
-        probability: of that class, softmax over all classes at CLIP's own temperature. It says
-            which class, given that it is one of them; it is no OOD score.
-        cosine: similarity with that class's text.
+        probability: softmax of that class over all classes at CLIP's own temperature, given that
+            the image shows one of them; not an OOD score.
+        cosine: similarity with the text of that class.
         score: higher = more in-distribution. threshold: None without a calibration.
         verdict: "ID" or "OOD"; "" without a calibration, or if the image could not be read.
-        ctw, atd: CLIPN's decisions without a threshold, "ID" or "OOD"; "" of any other model.
-        error: why it could not be read; then label is -1 and the numbers are None.
+        ctw, atd: CLIPN's decisions without a threshold, "ID" or "OOD"; "" for other models.
+        error: reason why the image could not be read; then label is -1 and the numbers are None.
     """
 
     image: str
@@ -46,15 +46,15 @@ class Verdict:
             return f"{image}\tunreadable\t{printable(self.error)}"
         decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
         numbers = f"{self.probability:.1%}", f"{self.score:.6g}"
-        parts = (image, self.classname, *numbers, self.verdict, decisions)
-        return "\t".join(part for part in parts if part)
+        columns = (image, self.classname, *numbers, self.verdict, decisions)
+        return "\t".join(filter(None, columns))
 
 
 class VerdictFile(AbstractContextManager):
-    """A growing CSV file of verdicts: a stopped run leaves whole rows.
+    """A CSV file that verdicts are appended to; an interrupted command leaves whole rows.
 
-    A row is handed to the system in one piece, so that a process killed at any moment leaves no
-    half row; after a write that failed (a full disk) the file ends with its last whole row.
+    Each row is written with one system call, so that a killed process leaves no half row. After a
+    failed write (a full disk) the file is cut back to its last whole row.
     """
 
     def __init__(self, path: str | os.PathLike):

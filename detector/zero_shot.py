@@ -1,4 +1,4 @@
-"""CLIP, or a published CLIPN, with classes by name as a detector."""
+"""Make a detector for class names from CLIP, or from a published CLIPN."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k
-from ood.scoring import get_scores, required_inputs, score_parameters, scores_beside_usual
+from ood.scoring import get_scores, offered_scores_and, required_inputs, score_parameters
 
 
 @torch.inference_mode()
@@ -26,43 +26,43 @@ def spec_of_classes(
     negatives: str = "",
     outliers: str = "",
 ) -> DetectorSpec:
-    """Return what a detector of these classes needs, in float32, not calibrated yet.
+    """Return the uncalibrated `DetectorSpec` of these classes, in float32.
 
     Args:
-        score: the one in use; "": that of what is given, NegLabel for `negatives`, EOE for
-            `outliers`, else CLIPN's or MCM. negatives, outliers: as `ood.negatives.find_words`.
+        score: the score that verdicts use; "" for NegLabel with `negatives`, EOE with `outliers`,
+            else ATD for CLIPN and MCM for CLIP. negatives, outliers: as `ood.negatives.find_words`.
     """
     refuse_fitted(score)
-    described = _prompted(model, classnames, template)
+    prompted = _prompted(model, classnames, template)
     needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
     words = find_words(model, classnames, needs, negatives, outliers)
-    described.texts = words.texts
-    features, offered = described.class_features(), scores_beside_usual(score, described.provides)
-    # A softmax over one class is always 1.
-    usual = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
-    score = score or usual_score(negatives, outliers) or usual
-    about = {"template": template, "words": words.facts, "versions": versions()}
+    prompted.texts = words.texts
+    features, offered = prompted.class_features(), offered_scores_and(score, prompted.provides)
+    # MCM, a softmax, is always 1 for a single class.
+    default = "ATD" if "no" in features else "MCM" if len(classnames) > 1 else "MaxLogit"
+    score = score or score_for_words(negatives, outliers) or default
+    facts = {"template": template, "words": words.facts, "versions": versions()}
     return DetectorSpec(
         classnames=list(classnames),
         features=features,
-        scale=described.scale,
+        scale=prompted.scale,
         clip=describe_clip(model),
         precision="fp32",
         preprocess=preprocess,
         parameters=score_parameters(offered),
         score=score,
         top_k=suggest_top_k(len(classnames)),
-        origin={"trainer": "zero-shot", **about},
+        origin={"trainer": "zero-shot", **facts},
     )
 
 
-def usual_score(negatives: str, outliers: str) -> str:
-    """Return the score that words are given for; "" where none are."""
+def score_for_words(negatives: str, outliers: str) -> str:
+    """Return the score that uses the given words, or "" without words."""
     return "NegLabel" if negatives else "EOE" if outliers else ""
 
 
 def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -> PromptedCLIP:
-    """Return the model with prompts of the classes, and of a CLIPN with the "no" branch's."""
+    """Return the model with prompts for the classes; for CLIPN also those of the "no" branch."""
     pairs = template_pairs(template)
     if model.has_negation:
         encoder = clip.build_no_encoder(model, "").to(model.logit_scale.device)
@@ -72,6 +72,6 @@ def _prompted(model: clip.ClipModel, classnames: Sequence[str], template: str) -
 
 
 def describe_clip(model: clip.ClipModel) -> dict[str, str]:
-    """Return what must be the same for features to be; a file's path becomes absolute."""
+    """Return the facts of a CLIP that decide its features; the path of a file becomes absolute."""
     name = os.path.abspath(model.name) if os.path.exists(model.name) else model.name
     return {"name": name, "weights_hash": model.weights_hash, "activation": model.activation}

@@ -1,6 +1,6 @@
-"""CLIPN's threshold-free decisions: OOD or not, without a score to put a threshold on.
+"""CLIPN's threshold-free decisions: whether an image is rejected as OOD, without a threshold.
 
-Wang et al., ICCV 2023, Section 3.4. A decision says of each image whether it is rejected as OOD.
+Wang et al., ICCV 2023, Section 3.4.
 
 Differs from upstream: the public code has the scores of CTW and ATD only.
 """
@@ -16,16 +16,16 @@ from ood.scores import atd_log_probabilities, ctw
 logger = logging.getLogger(__name__)
 
 NEEDS = ("logits", "no_logits")
-DECISIONS = ("CTW", "ATD")  # competing to win, agreeing to differ
+DECISIONS = ("CTW", "ATD")  # competing-to-win, agreeing-to-differ
 FEW_CLASSES = 3
 
 
 def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Reject images of a batch, bool [B], by each decision; {} without logits of a "no" encoder.
+    """Return which images each decision rejects, bool [B]; {} without logits of a "no" encoder.
 
-    CTW: iff `p_no > 1/2` for the class of the largest logit. ATD: iff the unknown class,
-    `1 - sum_c (1 - p_no_c) p_c`, is more probable than every `(1 - p_no_c) p_c`, the reading of the
-    paper in which the C + 1 probabilities sum to 1.
+    CTW rejects iff `p_no > 1/2` for the class of the largest logit. ATD rejects iff the unknown
+    class, `1 - sum_c (1 - p_no_c) p_c`, is more probable than every `(1 - p_no_c) p_c`; this is the
+    reading of the paper in which the C + 1 probabilities sum to 1.
     """
     if not set(NEEDS) <= inputs.keys():
         return {}
@@ -35,11 +35,11 @@ def decide(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def warn_if_few_classes(classes: int) -> None:
-    """Warn of so few classes that the decisions have little to compete or differ about."""
+    """Warn of so few classes that the decisions are unreliable."""
     if classes <= FEW_CLASSES:
         logger.warning(
-            f"With {classes} classes ATD is known to reject nearly everything (with one class, CTW "
-            "decides the same): use a score with a threshold, or add classes"
+            f"With {classes} classes ATD is known to reject nearly everything (and with one class, "
+            "CTW equals ATD): use a score with a threshold, or add classes"
         )
 
 
@@ -51,13 +51,13 @@ def decision_rates(
     """Return the rates of every decision, as fractions.
 
     Args:
-        inside: decision -> bool [n], which ID images are rejected. outside: set -> the same.
-        means: name -> the sets it is over.
+        inside: decision -> bool [n], which ID images it rejects. outside: OOD set -> the same.
+        means: name of a mean -> the OOD sets it is over.
 
     Returns:
         decision -> {"id_acceptance": share of ID images kept, "sets": set -> {"ood_rejection":
-        share of its images rejected, "accuracy": share of its and the ID images that are decided
-        rightly}}, after the sets their unweighted means.
+        share of its images rejected, "accuracy": share of correct decisions on its and the ID
+        images}}; the unweighted means follow the sets.
     """
     rates = {}
     for name, rejected in inside.items():
@@ -65,8 +65,8 @@ def decision_rates(
         rows = {}
         for set_name, decisions in outside.items():
             caught = np.asarray(decisions[name])
-            right = (kept.sum() + caught.sum()) / (len(kept) + len(caught))
-            rows[set_name] = {"ood_rejection": float(caught.mean()), "accuracy": float(right)}
+            accuracy = (kept.sum() + caught.sum()) / (len(kept) + len(caught))
+            rows[set_name] = {"ood_rejection": float(caught.mean()), "accuracy": float(accuracy)}
         for mean, sets in means.items():
             rows[mean] = {
                 key: float(np.mean([rows[s][key] for s in sets]))

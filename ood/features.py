@@ -2,20 +2,20 @@
 
     <folder>/<hash of model and transform>/<image set>-<hash of its list>/
         global.f32   float32 [n, D], normalised, of the n images that could be read, in their order
-        local.f16    float16 [n, N, D], of the N regions of each; only where asked for
-        about.json   what they are of, and the checksums
+        local.f16    float16 [n, N, D], of the N regions of each image; only if asked for
+        about.json   the image files' hash, the unreadable images, and the checksums
 
-A run that repeats its augmentations (`trainers.views`) keeps those of its training images here,
-too, unnormalised and in the precision they were computed in: a file's ending says which.
+A run that repeats its augmentations (`trainers.views`) keeps the features of its training images
+here too, unnormalised and in the precision they were computed in, which the file's suffix names.
 
-A set's folder gets its name when it is whole, so a pass that dies leaves none, and of two passes
-that write the same at once the later one's stays. Nothing is used without comparing all that could
-have changed: weights, transform, versions, and path, size and time of every image file.
+A set's folder gets its name when it is complete, so an evaluation that dies leaves none; if two
+write the same set at once, the later one's folder stays. Features are only used if all that could
+change them is equal: weights, transform, versions, and path, size and time of every image file.
 
-Global features are kept as they are: scores from them equal, bit for bit, those of a pass that
-encodes the images in batches of the same size. Local ones are rounded to float16, by whoever asks
-for them to be kept and whether or not they are found, so that figures depend on what was asked and
-never on what happened to lie in the folder.
+Global features are kept exactly: scores from them equal, bit for bit, those of an evaluation that
+encodes the images in batches of the same size. Local features are rounded to float16 by every
+evaluation that asks to keep them, whether or not they are found, so that figures depend on what was
+asked for and never on what was in the folder.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 2
 ABOUT, GLOBAL, LOCAL, ATTENTION = "about.json", "global", "local", "attention"
-ENDINGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-NUMPY = {"f32": "<f4", "f16": "<f2", "bf16": "<i2"}  # numpy has no bfloat16: its bits
-OF_TESTS = {GLOBAL: torch.float32, LOCAL: torch.float16}
+SUFFIXES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+NUMPY_TYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<i2"}  # NumPy has no bfloat16: map its bits
+TEST_PRECISIONS = {GLOBAL: torch.float32, LOCAL: torch.float16}
 
 
 @dataclass(frozen=True)
 class KeptFeatures:
-    """Features of an image set as they lie on disk.
+    """Features of an image set on disk.
 
     Attributes:
-        index: [n], which images of the set they are of; the others could not be read.
-        features: memory map [n, D], float32 unless they were kept otherwise. regions: [n, N, D],
-            float16 unless they were kept otherwise, or None. attention: of the regions [n, N], kept
-            for training alone, or None.
+        index: [n], numbers of the images that could be read.
+        features: memory map [n, D], float32 unless kept for training. regions: [n, N, D], float16
+            unless kept for training, or None. attention: of the regions, [n, N], which is kept only
+            for training, or None.
     """
 
     index: np.ndarray
@@ -71,25 +71,24 @@ class KeptFeatures:
     attention: np.ndarray | None = None
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Yield index and features of the batches that a loader of `size` makes of the set; to
-        each of several ranks its share."""
+        """Yield index, features and regions of the batches in which a loader with batches of
+        `size` reads the set; each rank gets its share."""
         stop = int(self.index[-1]) + 1 if len(self.index) else 0
         borders = np.searchsorted(self.index, range(0, stop + size, size))
-        parts = list(map(slice, borders[:-1], borders[1:]))
-        for part in parts[distributed.rank() :: distributed.world_size()]:
-            if part.start < part.stop:
-                regions = None if self.regions is None else np.array(self.regions[part])
-                yield self.index[part], np.array(self.features[part]), regions
+        batches = list(map(slice, borders[:-1], borders[1:]))
+        for batch in batches[distributed.rank() :: distributed.world_size()]:
+            if batch.start < batch.stop:
+                regions = None if self.regions is None else np.array(self.regions[batch])
+                yield self.index[batch], np.array(self.features[batch]), regions
 
 
 class FeatureStore:
     """The features of one model's image tower, set by set.
 
     Args:
-        cfg: EVAL names the folder, for all models, how many GiB it may come to hold, and whether
-            local features are kept, too; DATASET.ROOT is what the paths of images are relative to,
-            so that data may be moved.
-        encoding: all that could change the features of an image file, as
+        cfg: reads EVAL (the folder for all models, its limit in GiB, and whether to keep local
+            features) and DATASET.ROOT; paths are kept relative to it, so that data may be moved.
+        encoding: everything that could change an image's features, see
             `ClipTrainer.image_encoding`.
     """
 
@@ -99,37 +98,37 @@ class FeatureStore:
         self.skip_bad = skips_bad_images(cfg)
 
     def read(self, name: str, items: Sequence[Datum], local: bool) -> KeptFeatures | None:
-        """Return the features of a set, with local ones if asked and there; None if there are none
-        that fit, and those that do not fit are removed."""
+        """Return a set's features, with local ones if asked for and kept; None if none are kept.
+        Features that are damaged, or of files that have changed, are removed."""
         place = self._place(name, items)
         if not place.is_dir():
             return None
         try:
-            found = self._open(place, items, local)
+            kept = self._open(place, items, local)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             logger.warning(
-                f"Image features of {name} in {place} are damaged, or of image files that have "
-                "changed since. They are made anew"
+                f"The image features of {name} in {place} are damaged, or the image files have "
+                "changed since. The images are encoded again"
             )
             shutil.rmtree(place, ignore_errors=True)
             return None
-        # With images left out, the loader must name the first of them, unless it may skip it.
-        return found if self.skip_bad or len(found.index) == len(items) else None
+        # Unless bad images may be skipped, the loader must meet and name the first one.
+        return kept if self.skip_bad or len(kept.index) == len(items) else None
 
     def _open(self, place: Path, items: Sequence[Datum], local: bool) -> KeptFeatures:
         about = read_json(place / ABOUT)
         if about["schema"] != SCHEMA or about["images"] != self.files_hash(items):
             raise ValueError("of another version, or of other images")
         index = np.delete(np.arange(len(items)), about["unreadable"])
-        found = {}
+        arrays = {}
         for name, checksum in about["files"].items():
-            kind, ending = name.split(".")
+            kind, suffix = name.split(".")
             if kind == GLOBAL or local:
                 if file_checksum(place / name) != checksum:
                     raise ValueError(f"{name} is damaged")
-                found[kind] = np.memmap(place / name, NUMPY[ending], mode="r")
-        features = found[GLOBAL].reshape(len(index), -1)  # [n, D]
-        regions, attention = found.get(LOCAL), found.get(ATTENTION)
+                arrays[kind] = np.memmap(place / name, NUMPY_TYPES[suffix], mode="r")
+        features = arrays[GLOBAL].reshape(len(index), -1)  # [n, D]
+        regions, attention = arrays.get(LOCAL), arrays.get(ATTENTION)
         if regions is not None:
             regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
         if attention is not None:
@@ -137,15 +136,15 @@ class FeatureStore:
         return KeptFeatures(index, features, regions, attention)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
-        listed = "\n".join(self._relative(item) for item in items)
+        paths = "\n".join(self._relative(item) for item in items)
         model = text_hash(json.dumps(self.encoding, sort_keys=True))[:16]
-        return self.folder / model / f"{name}-{text_hash(listed)[:8]}"
+        return self.folder / model / f"{name}-{text_hash(paths)[:8]}"
 
     def _relative(self, item: Datum) -> str:
         return os.path.relpath(item.impath, self.root)
 
     def files_hash(self, items: Sequence[Datum]) -> str:
-        """Return the sha256 over path, size and time of change of every image file."""
+        """Return the SHA-256 over path, size and modification time of every image file."""
         lines = []
         for item in items:
             size, changed = file_state(item.impath)
@@ -155,41 +154,41 @@ class FeatureStore:
     def writers(
         self, sets: Mapping[str, Sequence[Datum]], width: int, regions: int
     ) -> dict[str, FeatureWriter]:
-        """Make a writer for each of `sets`, whose features are `width` wide and, unless `regions`
-        is 0, have that many local ones to keep; none, with the reason in the log, without room."""
+        """Build a writer for each of `sets`, of features `width` wide and `regions` local ones an
+        image (0 to keep none); {} if there is no room for them, with the reason in the log."""
         needed = width * (4 + 2 * regions) * sum(map(len, sets.values()))
         try:
             remove_leftovers(self.folder, ABANDONED)
             check_room(self.folder, needed, self.limit, "--features-limit")
-            kinds = OF_TESTS if regions else {GLOBAL: OF_TESTS[GLOBAL]}
+            kinds = TEST_PRECISIONS if regions else {GLOBAL: TEST_PRECISIONS[GLOBAL]}
             writers = {name: self.writer(name, items, kinds) for name, items in sets.items()}
         except (InputError, OSError) as reason:
             logger.warning(
-                f"Image features are not kept in {self.folder}, and the evaluation goes on "
-                f"without: {reason}. --features names another folder"
+                f"Image features cannot be kept in {self.folder}: {reason}. The evaluation goes on "
+                "without keeping them; --features names another folder"
             )
             return {}
         logger.info(
-            f"Image features of {', '.join(sets)}{' and of their regions' if regions else ''} are "
-            f"not in {self.folder} yet: they are kept there for later evaluations"
+            f"Image features of {', '.join(sets)}{' and of their regions' if regions else ''} will "
+            f"be kept in {self.folder} for later evaluations"
         )
         return writers
 
     def writer(
         self, name: str, items: Sequence[Datum], kinds: Mapping[str, torch.dtype]
     ) -> FeatureWriter:
-        """Make a writer of a set's features of some `kinds`, each in a precision."""
+        """Build the writer of a set's features; `kinds` maps each kind to its precision."""
         return FeatureWriter(self._place(name, items), self.files_hash(items), len(items), kinds)
 
 
 class FeatureWriter:
-    """Writes the features of a set batch by batch, in order; `finish` puts them in their place.
+    """Write the features of a set batch by batch, in order; `finish` moves them to their place.
 
-    A disk that fails ends the writing, which the log says, and nothing else.
+    If the disk fails, a warning is logged and nothing more is written; the evaluation goes on.
 
     Args:
-        images: what `FeatureStore.files_hash` says of the set's `count` images.
-        kinds: what is written, GLOBAL alone or with LOCAL and ATTENTION, and in which precision.
+        images: the result of `FeatureStore.files_hash` for the set's `count` images.
+        kinds: the kinds to write, GLOBAL alone or with LOCAL and ATTENTION, and their precisions.
     """
 
     def __init__(self, place: Path, images: str, count: int, kinds: Mapping[str, torch.dtype]):
@@ -197,7 +196,7 @@ class FeatureWriter:
         self.index: list[int] = []
         self.temporary = temporary_beside(place)
         self.temporary.mkdir(parents=True)
-        self.names = {kind: f"{kind}.{ENDINGS[dtype]}" for kind, dtype in kinds.items()}
+        self.names = {kind: f"{kind}.{SUFFIXES[dtype]}" for kind, dtype in kinds.items()}
         opened = (open(self.temporary / name, "wb") for name in self.names.values())  # noqa: SIM115 (until `finish`)
         self.files = dict(zip(kinds, opened, strict=True))
 
@@ -208,21 +207,21 @@ class FeatureWriter:
         regions: Tensor | None,
         attention: Tensor | None = None,
     ) -> None:
-        """Append features `[B, D]` of the images `index`; and those of regions `[B, N, D]` and
-        their attention `[B, N]`, if these are kept."""
+        """Append features `[B, D]` of the images `index`, and, if these are kept, features of
+        regions `[B, N, D]` and their attention `[B, N]`."""
         self.index += index.tolist()
-        parts = {GLOBAL: features, LOCAL: regions, ATTENTION: attention}
-        with self._or_stop():
+        tensors = {GLOBAL: features, LOCAL: regions, ATTENTION: attention}
+        with self._stopping_at_errors():
             for kind, file in self.files.items():
-                # Rounded on the device: half as many bytes of local features are copied.
-                values = parts[kind].to(self.kinds[kind]).cpu().contiguous()
+                # Rounding on the device halves the bytes of local features to copy.
+                values = tensors[kind].to(self.kinds[kind]).cpu().contiguous()
                 file.write(values.view(torch.uint8).numpy().tobytes())
 
     def finish(self) -> None:
-        """Move the features to their place; another pass may have been quicker."""
+        """Move the features to their place, replacing those another evaluation wrote meanwhile."""
         if not self.files or not self.index:
             return
-        with self._or_stop():
+        with self._stopping_at_errors():
             for file in self.files.values():
                 file.close()
             read = set(self.index)
@@ -239,24 +238,24 @@ class FeatureWriter:
             os.replace(self.temporary, self.place)
 
     def discard(self) -> None:
-        """Remove what is not finished; after `finish` that is nothing."""
+        """Remove unfinished files; after `finish` there are none."""
         for file in self.files.values():
-            with suppress(OSError):  # what it still held did not fit on the disk
+            with suppress(OSError):  # its buffer did not fit on the disk
                 file.close()
         self.files = {}
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     @contextmanager
-    def _or_stop(self) -> Iterator[None]:
+    def _stopping_at_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            logger.warning("Image features are not kept in %s (%s)", self.place, error)
+            logger.warning("Image features cannot be kept in %s: %s", self.place, error)
             self.discard()
 
 
 def feature_store(cfg: CfgNode, encoding: Mapping[str, Any]) -> FeatureStore | None:
-    """Return the `FeatureStore` that a config asks for, None where it keeps nothing."""
+    """Return the `FeatureStore` of a config; None if EVAL.FEATURES names no folder."""
     return None if keeps_nothing(cfg) else FeatureStore(cfg, encoding)
 
 
@@ -266,16 +265,16 @@ def keeps_nothing(cfg: CfgNode) -> bool:
 
 
 def as_tensor(values: np.ndarray) -> Tensor:
-    """Return the features that were mapped from a file, in the precision they were kept in."""
+    """Return features mapped from a file as a tensor, in the precision they were kept in."""
     tensor = torch.from_numpy(values)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
 
 def file_checksum(path: Path) -> int:
-    """Return the CRC-32 of a file that is not empty."""
+    """Return the CRC-32 of a file, which must not be empty."""
     return zlib.crc32(np.memmap(path, mode="r"))
 
 
 def text_hash(text: str) -> str:
-    """Return the SHA-256 of a text, as of file names, which are bytes and need not be UTF-8."""
+    """Return the SHA-256 of a text; parts of it, such as file names, need not be valid UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,13 +4,13 @@ Published figures disagree on two points, so both are named wherever a number is
 
 *Which class is positive.* With ID as the positive class, FPR95 is the share of OOD images kept
 when 95 % of the ID images are kept (MCM, GL-MCM, LoCoOp, CLIPN). With OOD as the positive class
-it is the share of ID images rejected when 95 % of the OOD images are caught (OpenOOD).
+it is the share of ID images rejected when 95 % of the OOD images are rejected (OpenOOD).
 
 *Where the threshold lies.* An image is kept when its score reaches the threshold; every distinct
 score is a threshold. With finitely many images the rate 0.95 is rarely met exactly:
 
 - `nearest`: the threshold whose rate is nearest to 0.95 (MCM, GL-MCM, LoCoOp);
-- `interpolated`: straight lines between the points of the ROC curve (CLIPN);
+- `interpolated`: linear interpolation between the points of the ROC curve (CLIPN);
 - `first`: the strictest threshold whose rate is at least 0.95 (OpenOOD).
 
 All functions take one-dimensional arrays (a column is accepted), compute in float64, and raise
@@ -47,14 +47,14 @@ CONVENTIONS = {
     "first": "strictest threshold whose true positive rate is at least 95 % (OpenOOD)",
     "average": "unweighted mean over the OOD sets",
 }
-"""What the names of figures mean; in every results file."""
+"""The meaning of the figures' names; every results file holds it."""
 
 
 class OperatingPoint(NamedTuple):
     """A threshold and the rates it gives.
 
-    ID is kept at `score >= threshold`; with OOD positive, OOD is caught at
-    `score <= threshold`. `tpr` and `fpr` are those of the positive class asked for.
+    With ID positive, an image is kept at `score >= threshold`; with OOD positive, it is rejected
+    at `score <= threshold`. `tpr` and `fpr` are rates of the positive class.
     """
 
     threshold: float
@@ -81,7 +81,7 @@ def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return (is ID, score) of all images, ID images first."""
+    """Return whether each image is ID, and its score, for all images, ID images first."""
     inside, outside = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
     scores = np.concatenate([inside, outside])
     return np.arange(scores.size) < inside.size, scores
@@ -89,7 +89,7 @@ def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the chance that a random ID image scores above a random OOD image; ties count 1/2."""
-    # Here: commands that check a convention's name should not wait a second for scikit-learn.
+    # Imported here, as scikit-learn takes a second, and not every command computes metrics.
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(*_labelled(id_scores, ood_scores)))
@@ -113,7 +113,7 @@ def _average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _curve(is_positive: np.ndarray, scores: np.ndarray) -> Curve:
-    """Return the ROC curve at every distinct threshold, from (0, 0) on; positives score higher."""
+    """Return the ROC curve at every distinct threshold, beginning with (0, 0)."""
     from sklearn.metrics import roc_curve
 
     fpr, tpr, thresholds = roc_curve(is_positive, scores, drop_intermediate=False)
@@ -122,10 +122,10 @@ def _curve(is_positive: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def _nearest(curve: Curve, tpr: float) -> OperatingPoint:
-    """Take the laxest of equally near thresholds, as upstream, and none past full recall.
+    """Return the laxest of the nearest thresholds, as upstream does, but none past full recall.
 
-    The recall at the chosen point can be shared by several thresholds which differ only in
-    negatives let in: the laxest of these has the largest FPR, and published figures use it.
+    Several thresholds may have the same recall and differ only in the negatives they let in. The
+    laxest of these has the largest FPR, and published figures use it.
     """
     last = int(np.searchsorted(curve[1], 1.0))
     distance = np.abs(curve[1][1 : last + 1] - tpr)  # (0, 0) is at no threshold
@@ -156,15 +156,15 @@ def threshold_at_tpr(
     positive: Positive = "id",
     rule: Rule = "nearest",
 ) -> OperatingPoint:
-    """Return the threshold where `tpr` of the positive class is recognised, and its true rates.
+    """Return the threshold at which the true positive rate is `tpr`, and the rates found there.
 
-    Differs from upstream: OpenOOD looks for its first point on a ROC curve from which scikit-learn
-    has dropped points in line with their neighbours; here every threshold is on the curve.
+    Differs from upstream: OpenOOD takes the first point of a ROC curve from which scikit-learn has
+    dropped collinear points; here every threshold is on the curve.
     """
     if positive not in POSITIVES or rule not in RULES:
         raise InputError(
             f'positive = "{positive}", rule = "{rule}": positive must be one of {POSITIVES}, '
-            f"rule one of {(*RULES,)}"
+            f"and rule one of {(*RULES,)}"
         )
     if not 0 < tpr <= 1:
         raise InputError(f"tpr = {tpr}: it must lie in (0, 1], for example 0.95")
@@ -182,18 +182,18 @@ def fpr_at_tpr(
     positive: Positive = "id",
     rule: Rule = "nearest",
 ) -> float:
-    """Return the false positive rate where the true positive rate is `tpr`; see the module."""
+    """Return the false positive rate at a true positive rate of `tpr`; see the module."""
     return threshold_at_tpr(id_scores, ood_scores, tpr, positive, rule).fpr
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return (share of OOD kept, of ID kept) at every distinct threshold, (0, 0) to (1, 1)."""
+    """Return the shares of OOD and of ID images kept at every distinct threshold."""
     _, tpr, fpr = _curve(*_labelled(id_scores, ood_scores))
     return fpr, tpr
 
 
 def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
-    """Return all metrics of one OOD set, as fractions, under the names explained in CONVENTIONS.
+    """Return all metrics of one OOD set, as fractions; CONVENTIONS explains their names.
 
     Keys: auroc, aupr_in, aupr_out, fpr95_{id,ood}_{nearest,interpolated,first}, n_id, n_ood.
     """

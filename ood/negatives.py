@@ -1,10 +1,10 @@
 """Negatives: words far from all classes, which become further classes of a softmax.
 
-A recipe says which words are candidates, in which templates they and the classes are encoded, and
-how close to the classes a word is. The farthest share of the nouns and of the adjectives are the
-negatives. No image is looked at, so they are the same for all methods on the same text tower and
-class list. Recipes: NegLabel (Jiang et al., ICLR 2024), CSP (Chen et al., NeurIPS 2024). EOE (Cao
-et al., ICML 2024) takes a user's list of outlier names as it is.
+A recipe defines which words are candidates, in which templates they and the classes are encoded,
+and how close a word is to the classes. The negatives are the farthest share of the nouns and of the
+adjectives. They are chosen without images, so they are the same for all methods with the same text
+tower and class list. Recipes: NegLabel (Jiang et al., ICLR 2024), CSP (Chen et al., NeurIPS 2024).
+EOE (Cao et al., ICML 2024) takes a user's list of outlier names as it is.
 """
 
 import logging
@@ -35,16 +35,16 @@ OUTLIER_TEMPLATE = ("a photo of a {}",)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Describe how words become negatives.
+    """How words become negatives.
 
     Attributes:
-        score: the score that they are for; in small letters the name of the texts.
-        templates: of classes and nouns. adjective_templates: of adjectives, or their phrases.
+        score: the score that the negatives are for; in lower case the name of its texts.
+        templates: for classes and nouns. adjective_templates: for adjectives and their phrases.
         left_out: lists that are not read.
-        phrases: an adjective is followed by one of them, drawn by Python's generator from `seed`;
+        phrases: nouns of which each adjective gets one, drawn by Python's generator from `seed`;
             if there are any, underscores are read as spaces.
-        quantile: of a word's cosines with the classes, which is its closeness.
-        near_copy: a word with a larger cosine than this with some class comes last.
+        quantile: the quantile of a word's cosines with the classes that is its closeness.
+        near_copy: words with a larger cosine than this with some class come last.
     """
 
     score: str
@@ -72,11 +72,11 @@ class Recipe:
     def encoded(
         self, model: ClipModel, words: Sequence[Word]
     ) -> Iterator[tuple[list[Word], np.ndarray]]:
-        """Yield the nouns, and the adjectives, with their features `[W, D]` as they are on disk."""
+        """Yield the nouns, then the adjectives, with their features `[W, D]` from disk."""
         for kind in KINDS:
-            if own := [word for word in words if word.kind == kind]:
-                texts = [word.text for word in own]
-                yield own, word_features(model, texts, self.templates_of(own[0]))
+            if selected := [word for word in words if word.kind == kind]:
+                texts = [word.text for word in selected]
+                yield selected, word_features(model, texts, self.templates_of(selected[0]))
 
     def templates_of(self, word: Word) -> Sequence[str]:
         return self.adjective_templates if word.kind == "adj" else self.templates
@@ -85,7 +85,7 @@ class Recipe:
         """Return how close words `[W, D]` are to classes `[C, D]`: `[W]`, small = far."""
         cosines = features @ classes.T  # [W, C]
         place = self.quantile * (cosines.shape[1] - 1)
-        top = cosines.topk(cosines.shape[1] - int(place), dim=1).values  # the largest first
+        top = cosines.topk(cosines.shape[1] - int(place), dim=1).values  # largest first
         low, high = top[:, -1], top[:, -2] if top.shape[1] > 1 else top[:, -1]
         closeness = low + (place - int(place)) * (high - low)
         if self.near_copy is not None:
@@ -119,12 +119,12 @@ RECIPES = (NEGLABEL, CSP)
 
 @dataclass(frozen=True)
 class Negatives:
-    """The M negatives of a recipe, nouns first, each kind from far to near.
+    """The M negatives of a recipe, first nouns, then adjectives, each from far to near.
 
     Attributes:
-        words: the words. closeness: of each. features: normalised, float32 `[M, D]`.
+        closeness: of each word. features: normalised, float32 `[M, D]`.
         classes: features of the classes in the recipe's templates, `[C, D]`.
-        facts: what else could change them, for a results file.
+        facts: entries for a results file: the lists' hash, counts and the share.
     """
 
     recipe: Recipe
@@ -135,70 +135,69 @@ class Negatives:
     facts: dict[str, object]
 
     def prompt(self, word: Word) -> str:
-        """Return the text that a word is encoded as, in the first of its templates."""
+        """Return the text of a word in the first of its templates."""
         return self.recipe.templates_of(word)[0].replace("{}", word.text)
 
 
 @torch.no_grad()
-def mine(
+def mine_negatives(
     model: ClipModel, classnames: Sequence[str], lists: Lists, recipe: Recipe, share: float = SHARE
 ) -> Negatives:
-    """Return the `share` of the words that are farthest from the classes, nouns and adjectives
-    apart.
+    """Return the `share` of the nouns and of the adjectives that is farthest from the classes.
 
     Args:
         model: in float32.
 
     Raises:
-        InputError: nothing is left to choose of, or nothing chosen.
+        InputError: there are no candidates, or the share leaves none.
     """
     candidates = recipe.candidates(lists)
     classes = template_features(model, _spaced(classnames), recipe.templates)  # [C, D]
     words, closeness, features = [], [], []
-    for own, kept in recipe.encoded(model, candidates):
-        parts = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(own), CHUNK))
-        close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in parts])
-        chosen = close.argsort(stable=True)[: int(share * len(own))]
-        words += [own[i] for i in chosen]
+    for group, kept in recipe.encoded(model, candidates):
+        chunks = (torch.from_numpy(kept[i : i + CHUNK].copy()) for i in range(0, len(kept), CHUNK))
+        close = torch.cat([recipe.closeness(x.to(classes.device), classes).cpu() for x in chunks])
+        chosen = close.argsort(stable=True)[: int(share * len(group))]
+        words += [group[i] for i in chosen]
         closeness.append(close[chosen])
         features.append(torch.from_numpy(kept[chosen.numpy()]))
-    _check(words, candidates, classnames, share, recipe)
+    _check_negatives(words, candidates, classnames, share, recipe)
     counts = {"candidates": len(candidates), "negatives": len(words)}
     facts = {"words": words_hash(lists), **counts, "share": share}
-    found = torch.cat(features).to(classes.device)
-    return Negatives(recipe, words, torch.cat(closeness).tolist(), found, classes, facts)
+    stacked = torch.cat(features).to(classes.device)  # [M, D]
+    return Negatives(recipe, words, torch.cat(closeness).tolist(), stacked, classes, facts)
 
 
-def _check(
+def _check_negatives(
     words: list[Word], candidates: list[Word], names: Sequence[str], share: float, recipe: Recipe
 ) -> None:
     if not words:
         raise InputError(
             f"no negative is left for {recipe.score}: the share {share:g} of {len(candidates)} "
-            "words is none. Name a folder of more words (--negatives) or, of eval_ood.py, a larger "
-            "--negatives-share"
+            "words is less than one word. Name a folder of more words (--negatives) or, in "
+            "eval_ood.py, a larger --negatives-share"
         )
     if len(words) < GROUPS:
         logger.warning(
-            f"{recipe.score}: {len(words)} negatives are fewer than its {GROUPS} groups: they make "
-            "one group"
+            f"{recipe.score}: {len(words)} negatives are fewer than its {GROUPS} groups, so they "
+            "form one group"
         )
-    if same := [word.text for word, found in overlaps(words, {"classes": names}) if found]:
+    if same := [word.text for word, sets in overlaps(words, {"classes": names}) if sets]:
         logger.warning(
             f"{recipe.score}: {len(same)} of {len(words)} negatives are class names "
-            f"({first_few(same)}): the share {share:g} takes words that are not far from the "
-            "classes. Lower --negatives-share, or leave these words out"
+            f"({first_few(same)}): the share {share:g} includes words that are not far from the "
+            "classes. Lower --negatives-share, or remove these words from the lists"
         )
 
 
 def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
-    """Read names of outliers, one a line; those that are class names, or come again, are left out.
+    """Read the names of outliers, one a line, without class names and repetitions.
 
     Raises:
-        InputError: no .txt file, one that cannot be read, or no name left.
+        InputError: not a .txt file, one that cannot be read, or no name is left.
     """
     if not path.lower().endswith(".txt"):
-        raise InputError(f"--outliers {path}: name a .txt file, with the name of an outlier a line")
+        raise InputError(f"--outliers {path}: name a .txt file with one outlier name a line")
     try:
         names = read_names(path)
     except InputError as error:
@@ -208,20 +207,18 @@ def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     for name in names:
         first.setdefault(as_in_prompts(name), name)
     if len(first) < len(names):
-        logger.warning("--outliers %s: of names that are alike the first counts", path)
+        logger.warning("--outliers %s: repeated names are read once", path)
     if same := [name for plain, name in first.items() if plain in known]:
-        logger.warning("--outliers %s: left out, as they are classes: %s", path, first_few(same))
+        logger.warning("--outliers %s: names of classes are left out: %s", path, first_few(same))
     left = [name for plain, name in first.items() if plain not in known]
     if not left:
-        raise InputError(
-            f"--outliers {path} names nothing but classes: name what is no class, a name a line"
-        )
+        raise InputError(f"--outliers {path} names only classes: give other names, one a line")
     return left
 
 
 @dataclass(frozen=True)
 class Words:
-    """All texts beside the classes' own that scores need.
+    """All texts that scores need beside the class texts.
 
     Attributes:
         texts: name -> features `[*, D]`, for `PromptedCLIP.texts`. negatives: of each recipe.
@@ -244,58 +241,59 @@ def find_words(
     """Return the words that the inputs `needs` of scores are computed from.
 
     Args:
-        model: in float32. negatives: as `read_lists`; "" for none. outliers: a file; "" for none.
+        model: in float32. negatives: `source` of `read_lists`; "" for none.
+        outliers: a file, or "" for none.
 
     Raises:
-        InputError: as `read_lists`, `mine` and `read_outliers`.
+        InputError: as `read_lists`, `mine_negatives` and `read_outliers`.
     """
-    found = Words({}, [], {})
+    words = Words({}, [], {})
     for recipe in RECIPES:
         if negatives and f"{recipe.name}_negatives_logits" in needs:
-            own = mine(model, classnames, read_lists(negatives), recipe, share)
-            found.negatives.append(own)
-            found.texts[recipe.name] = own.classes
-            found.texts[f"{recipe.name}_negatives"] = own.features
-            found.facts[recipe.score] = own.facts
+            mined = mine_negatives(model, classnames, read_lists(negatives), recipe, share)
+            words.negatives.append(mined)
+            words.texts[recipe.name] = mined.classes
+            words.texts[f"{recipe.name}_negatives"] = mined.features
+            words.facts[recipe.score] = mined.facts
     if outliers and "eoe_outliers_cosines" in needs:
         names = read_outliers(outliers, classnames)
-        found.texts["eoe"] = template_features(model, _spaced(classnames), OUTLIER_TEMPLATE)
-        found.texts["eoe_outliers"] = template_features(model, _spaced(names), OUTLIER_TEMPLATE)
-        found.facts["EOE"] = {"words": words_hash({"outliers": names}), "outliers": len(names)}
-    return found
+        words.texts["eoe"] = template_features(model, _spaced(classnames), OUTLIER_TEMPLATE)
+        words.texts["eoe_outliers"] = template_features(model, _spaced(names), OUTLIER_TEMPLATE)
+        words.facts["EOE"] = {"words": words_hash({"outliers": names}), "outliers": len(names)}
+    return words
 
 
 def overlaps(
     words: Sequence[Word], names: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[Word, list[str]]]:
-    """Yield each word with those of `names`, such as OOD sets, that have it among their names."""
-    known = {name: set(map(as_in_prompts, own)) for name, own in names.items()}
+    """Yield each word with the keys of `names`, such as OOD sets, whose names include it."""
+    plain = {key: set(map(as_in_prompts, group)) for key, group in names.items()}
     for word in words:
-        yield word, [name for name, own in known.items() if as_in_prompts(word.text) in own]
+        yield word, [key for key, group in plain.items() if as_in_prompts(word.text) in group]
 
 
 def candidate_texts(
     model: ClipModel, captioner: Captioner, classnames: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Return the features of all texts that may be a caption's candidates, `[S, D]`, and which of
-    them each of the decoder's V tokens is, S for a class name, `[V]`.
+    """Return the features `[S, D]` of all texts that may be a caption's candidates, and for each of
+    the decoder's V tokens its text's row there, `[V]`, or S if it is a class name.
 
     Args:
-        model: in float32. captioner: its decoder and template count.
+        model: in float32. captioner: its decoder and template are used.
     """
-    said = captioner.decoder.texts()
-    every = list(dict.fromkeys(said))  # whatever the classes: kept on disk for all of them
-    columns = candidate_columns(every, classnames)
-    features = word_features(model, every, (captioner.template,))
-    found = torch.from_numpy(features[[text in columns for text in every]])  # [S, D]
-    text_of = torch.tensor([columns.get(text, len(columns)) for text in said])
-    return found.to(captioner.rule.device), text_of.to(captioner.rule.device)
+    token_texts = captioner.decoder.texts()  # [V]
+    distinct = list(dict.fromkeys(token_texts))  # with class names, to serve any class list
+    rows = candidate_rows(distinct, classnames)
+    features = word_features(model, distinct, (captioner.template,))
+    candidates = torch.from_numpy(features[[text in rows for text in distinct]])  # [S, D]
+    row_of = torch.tensor([rows.get(text, len(rows)) for text in token_texts])
+    return candidates.to(captioner.rule.device), row_of.to(captioner.rule.device)
 
 
-def candidate_columns(said: Sequence[str], classnames: Sequence[str]) -> dict[str, int]:
+def candidate_rows(texts: Sequence[str], classnames: Sequence[str]) -> dict[str, int]:
     """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are)."""
     names = {name.lower() for name in _spaced(classnames)}
-    return {text: i for i, text in enumerate(dict.fromkeys(t for t in said if t not in names))}
+    return {text: i for i, text in enumerate(dict.fromkeys(t for t in texts if t not in names))}
 
 
 def _spaced(names: Sequence[str]) -> list[str]:

@@ -16,15 +16,15 @@ from torch import Tensor
 from dassl.utils.errors import InputError
 from dassl.utils.figures import figure_path, save_figure
 
-if TYPE_CHECKING:  # nobody waits for matplotlib who draws nothing
+if TYPE_CHECKING:  # matplotlib is slow to import, and needed only for drawing
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 GREY = 200  # what the public LoCoOp demo paints over ID regions
-COLOURS = "cividis_r"  # the same to all eyes; light where the label ranks high
+COLOURS = "cividis_r"  # suits colour-blind readers; light where the label ranks high
 
-# Inches: the panels of a row, and what stands around them. A figure is as wide as a page's text.
+# Inches: the panels of a row and the space around them. A figure is as wide as a page's text.
 PANEL, GAP, MARGIN, ROW_GAP, LINE, FOOT = 2.2, 0.1, 0.1, 0.16, 0.16, 0.75
 WIDTH = 3 * PANEL + 2 * GAP + 2 * MARGIN
 TITLES = ("original", "ID-irrelevant regions", "rank of the label")
@@ -33,24 +33,24 @@ LEGEND = (
     "ID-irrelevant. Rank 1: the most similar class; smooth between regions.\n"
 )
 DPI = 300  # of PNG files, and of the pictures within PDF and SVG ones
-COLUMNS = 105  # letters of a caption's line
-MOST = 40  # images a figure
+COLUMNS = 105  # characters of a caption's line
+MOST = 40  # largest number of images in a figure
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True)
 class RegionMap:
-    """Hold what is drawn of one image.
+    """The contents of one image's row in a figure.
 
     Attributes:
-        source: its file. original: the image.
+        source: the image's file. original: the image.
         box: the part that the model sees.
-        ranks: of the label in every region, int `[h, w]`, 1 where it is the most similar class.
+        ranks: the label's rank in every region, int `[h, w]`, 1 where it is the most similar class.
         k: K; regions where the label ranks below it are ID-irrelevant.
         label: name of the image's class.
-        verdict: of a detector, with its score; "" where there is none.
-        mask: of the image's size, white where the object is; None where that is not known.
+        verdict: a detector's verdict and score, or "".
+        mask: image of the same size, white where the object is; None if that is not known.
     """
 
     source: Path
@@ -65,7 +65,7 @@ class RegionMap:
 
     @property
     def irrelevant(self) -> np.ndarray:
-        """Return where the regions are ID-irrelevant, bool `[h, w]`."""
+        """Return which regions are ID-irrelevant, bool `[h, w]`."""
         return self.ranks > self.k
 
     @property
@@ -75,7 +75,7 @@ class RegionMap:
 
     @property
     def caption(self) -> str:
-        """Return lines with label, K, share of regions, verdict, and why it is none or all."""
+        """Return lines with label, K, share of ID-irrelevant regions, verdict, and `_reason`."""
         count, total = int(self.irrelevant.sum()), self.ranks.size
         facts = (
             f"label: {self.label}",
@@ -85,7 +85,7 @@ class RegionMap:
         return "\n".join(filter(None, ("   |   ".join(facts), self.verdict, self._reason())))
 
     def _reason(self) -> str:
-        """Say why no region or every region is ID-irrelevant."""
+        """Explain why no region, or every region, is ID-irrelevant; else return ""."""
         best, worst = int(self.ranks.min()), int(self.ranks.max())
         if worst == 1:
             return "None, whatever K is: the label is the most similar class in every region"
@@ -99,28 +99,28 @@ class RegionMap:
 
 
 def save_region_maps(path: str | os.PathLike, maps: Sequence[RegionMap]) -> Path:
-    """Draw and save the region maps as one PNG, PDF or SVG file, atomically; InputError where
-    `path` is one of the images, or has another suffix."""
+    """Draw the region maps and save them atomically as one PNG, PDF or SVG file; raise InputError
+    if `path` is one of the images, or has another suffix."""
     path = figure_path(path)
-    for source in (each.source for each in maps):
+    for source in (item.source for item in maps):
         if path.resolve() == source.resolve() or (path.exists() and path.samefile(source)):
             raise InputError(f"{path} is the input image: choose another place for its region map")
     return save_figure(region_figure(maps), path)
 
 
 def region_figure(maps: Sequence[RegionMap]) -> Figure:
-    """Draw a row an image: caption, original, ID-irrelevant regions, rank of the label."""
+    """Draw one row an image: caption, original, ID-irrelevant regions, rank of the label."""
     from matplotlib.figure import Figure
 
-    captions = [_wrap(each.caption) for each in maps]
+    captions = [_wrap(item.caption) for item in maps]
     lines = [1 + caption.count("\n") for caption in captions]
     bottom = sum(lines) * LINE + len(maps) * (PANEL + ROW_GAP) + FOOT
     figure = Figure(figsize=(WIDTH, bottom), dpi=DPI, facecolor="white")
-    for each, caption, count in zip(maps, captions, lines, strict=True):
+    for item, caption, count in zip(maps, captions, lines, strict=True):
         bottom -= count * LINE + PANEL + ROW_GAP
         _write(figure, MARGIN, bottom + PANEL + 0.07, caption)
         row = [_place(figure, _left(i), bottom, PANEL, PANEL) for i in range(len(TITLES))]
-        colours = _draw_row(row, each)
+        colours = _draw_row(row, item)
     _draw_foot(figure, maps, colours)
     return figure
 
@@ -148,19 +148,19 @@ def _write(figure: Figure, left: float, bottom: float, text: str, **style: objec
     figure.text(left / w, bottom / h, text, **style)
 
 
-def _draw_row(row: Sequence[Axes], each: RegionMap) -> AxesImage:
-    """Draw the three panels of one image, and return the last, whose colours have a scale."""
+def _draw_row(row: Sequence[Axes], item: RegionMap) -> AxesImage:
+    """Draw the three panels of one image, and return the last, for a scale of its colours."""
     from matplotlib.colors import LogNorm
 
-    original, ranks = each.original.convert("RGB"), np.log(each.ranks).astype(np.float32)
-    seen = _enlarge(original.crop(each.box))
-    scale = {"cmap": COLOURS, "norm": LogNorm(1, max(2, each.num_classes))}
-    _show(row[0], _enlarge(original), (0, 0, *original.size), each.mask)
-    _show(row[1], draw_regions(seen, each.irrelevant), each.box, each.mask)
+    original, ranks = item.original.convert("RGB"), np.log(item.ranks).astype(np.float32)
+    seen = _enlarge(original.crop(item.box))
+    scale = {"cmap": COLOURS, "norm": LogNorm(1, max(2, item.num_classes))}
+    _show(row[0], _enlarge(original), (0, 0, *original.size), item.mask)
+    _show(row[1], draw_regions(seen, item.irrelevant), item.box, item.mask)
     smooth = np.exp(_enlarge(Image.fromarray(ranks), seen.size))
-    colours = _show(row[2], smooth, each.box, each.mask, **scale)
-    if each.is_cropped:
-        (x0, y0, x1, y1), axes = each.box, row[0]
+    colours = _show(row[2], smooth, item.box, item.mask, **scale)
+    if item.is_cropped:
+        (x0, y0, x1, y1), axes = item.box, row[0]
         axes.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), "k", lw=1.6, clip_on=False)
         axes.plot((x0, x1, x1, x0, x0), (y0, y0, y1, y1, y0), "w--", lw=0.8, clip_on=False)
     return colours
@@ -169,62 +169,62 @@ def _draw_row(row: Sequence[Axes], each: RegionMap) -> AxesImage:
 def _show(
     axes: Axes, picture: Image.Image | np.ndarray, box: Box, mask: Image.Image | None, **scale: Any
 ) -> AxesImage:
-    """Show a picture of the part `box` of an image, and the border of what `mask` has there."""
+    """Show a picture of the part `box` of an image, and the outline of the object in `mask`."""
     left, top, right, bottom = box
     drawn = axes.imshow(np.asarray(picture), extent=(left, right, bottom, top), **scale)
     if mask:
-        # The mask's own pixels are no part of the object's shape.
-        soft = _enlarge(mask.convert("L").filter(ImageFilter.GaussianBlur(0.6)))
+        # Blurred, so that the outline does not follow the mask's pixels.
+        smooth = _enlarge(mask.convert("L").filter(ImageFilter.GaussianBlur(0.6)))
         for width, colour in ((2.0, "black"), (1.0, "white")):
             extent = (0, mask.width, 0, mask.height)
-            axes.contour(soft, [127.5], colors=colour, linewidths=width, extent=extent)
+            axes.contour(smooth, [127.5], colors=colour, linewidths=width, extent=extent)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_axis_off()
     return drawn
 
 
 def _enlarge(image: Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
-    """Resize an image, smoothly, to `size`, else to the pixels of a panel."""
+    """Resize an image bicubically to `size`, by default to the pixels of a panel."""
     factor = PANEL * DPI / max(image.size)
     size = size or (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _draw_foot(figure: Figure, maps: Sequence[RegionMap], colours: AxesImage) -> None:
-    """Write below the panels what they are, and draw the scale of ranks."""
+    """Write titles and a legend below the panels, and draw the scale of ranks."""
     title = {"ha": "center", "va": "baseline", "fontsize": 9}
     for i, text in enumerate(TITLES):
         _write(figure, _left(i) + PANEL / 2, FOOT - 0.17, text, **title)
     k, classes = maps[-1].k, maps[-1].num_classes
     axes = _place(figure, _left(2), FOOT - 0.37, PANEL, 0.1)
     scale = figure.colorbar(colours, cax=axes, orientation="horizontal")
-    far = [x for x in (1, classes) if abs(np.log(x / k)) > 0.15 * np.log(classes)]
-    scale.set_ticks([*far, k], labels=[*map(str, far), f"K = {k}"], fontsize=7)
-    for x, label in zip((*far, k), axes.get_xticklabels(), strict=True):
-        at = np.log(x) / np.log(max(2, classes))
-        label.set_ha("left" if at < 0.15 else "right" if at > 0.75 else "center")
+    ends = [x for x in (1, classes) if abs(np.log(x / k)) > 0.15 * np.log(classes)]  # far from K
+    scale.set_ticks([*ends, k], labels=[*map(str, ends), f"K = {k}"], fontsize=7)
+    for x, label in zip((*ends, k), axes.get_xticklabels(), strict=True):
+        position = np.log(x) / np.log(max(2, classes))
+        label.set_ha("left" if position < 0.15 else "right" if position > 0.75 else "center")
     scale.minorticks_off()
-    legend = ["White line: the object."] * any(each.mask is not None for each in maps)
-    legend += ["Dashed: what the model sees."] * any(each.is_cropped for each in maps)
+    legend = ["White line: the object."] * any(item.mask is not None for item in maps)
+    legend += ["Dashed: what the model sees."] * any(item.is_cropped for item in maps)
     _write(figure, MARGIN, FOOT - 0.3, LEGEND + "  ".join(legend), va="top", fontsize=7)
 
 
 def _to_pixels(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Spread a mask `[h, w]` over pixels `[height, width]`, each of the cell its centre is in."""
+    """Spread a mask `[h, w]` over pixels `[height, width]`: each gets the cell of its centre."""
     rows = ((2 * np.arange(height) + 1) * mask.shape[0] - 1) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * mask.shape[1] - 1) // (2 * width)
     return mask[rows[:, None], columns]  # [height, width]
 
 
 def draw_regions(image: Image.Image, irrelevant: Tensor | np.ndarray) -> Image.Image:
-    """Grey the regions that belong to the label, so that the ID-irrelevant ones stay visible.
+    """Return an RGB image in which only the ID-irrelevant regions are visible, and others grey.
 
-    `image` is what the model saw (after resize and crop), `irrelevant` bool [h, w], True where
-    `id_irrelevant_regions` is. Cell boundaries are rounded to pixels, so every pixel belongs to
-    exactly one region, whatever the image's size. Returns a new RGB image.
+    `image` is the model's input (after resize and crop), `irrelevant` the bool [h, w] of
+    `id_irrelevant_regions`. Cell boundaries are rounded to pixels, so every pixel belongs to
+    exactly one region, whatever the image's size.
 
-    Differs from upstream: the public demo leaves the last column of regions ungreyed, and paints
-    over the squashed input where the model saw a centre crop.
+    Differs from upstream: the public demo never greys the last column of regions, and paints over
+    the squashed image although the model saw a centre crop.
     """
     mask = np.asarray(irrelevant, dtype=bool)
     if mask.ndim != 2 or 0 in mask.shape:

@@ -12,7 +12,7 @@ from dassl.utils.errors import InputError
 
 
 def suggest_top_k(num_classes: int) -> int:
-    """Return K at the paper's ratio, 200 of 1000; the authors' 20 for ImageNet-100 agrees."""
+    """Return K by the paper's ratio, 200 of 1000, as the authors' 20 for ImageNet-100."""
     return max(1, num_classes // 5)
 
 
@@ -29,22 +29,22 @@ def label_ranks(local_cosines: Tensor, label: Tensor | int) -> Tensor:
     """Return the rank of the label among the classes of each region, 1 for the most similar.
 
     local_cosines [N, C] with one label, or [B, N, C] with labels [B]; returns int32 [N] or [B, N].
-    Cosines, logits and probabilities rank alike, so any of them will do. Of classes that are
-    equally similar, the label comes first.
+    Logits and probabilities may replace cosines, as they give the same ranks. In a tie the label
+    ranks first.
     """
     label = torch.as_tensor(label, device=local_cosines.device)
     regions = local_cosines.shape[-2]
     index = label[..., None, None].expand(*label.shape, regions, 1)  # [..., N, 1]
-    of_label = local_cosines.gather(-1, index)
-    # int32: on the CPU twice as fast as the default int64.
-    return (local_cosines > of_label).sum(dim=-1, dtype=torch.int32) + 1
+    label_cosines = local_cosines.gather(-1, index)
+    # On a CPU int32 is twice as fast as the default int64.
+    return (local_cosines > label_cosines).sum(dim=-1, dtype=torch.int32) + 1
 
 
 def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) -> Tensor:
     """Return True where the label is not among the region's top-K classes: bool [N] or [B, N].
 
-    Arguments as for `label_ranks`. K must lie between 1 and C (InputError, with a suggestion);
-    with K = C no region is irrelevant. A tie counts for the label.
+    Arguments as for `label_ranks`. K must lie between 1 and C, else InputError suggests one; with
+    K = C no region is irrelevant. In a tie the label ranks first.
 
     Differs from upstream: `torch.topk` breaks ties by an order of its own, and fails when K > C.
     """

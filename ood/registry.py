@@ -1,4 +1,4 @@
-"""The registry of scores: what a decorated function in `ood.scores` becomes."""
+"""The registry of scores: `score` decorates a function, which becomes a `Score`."""
 
 import inspect
 from collections.abc import Callable
@@ -12,25 +12,25 @@ from torch import Tensor
 class Score:
     """A registered score: `function(*needs, **parameters) -> [B]`, higher = more ID.
 
-    `facts`: what a results file says of it beside its parameters.
+    `facts`: entries for a results file beside the parameters.
     """
 
     name: str
     needs: tuple[str, ...]
     function: Callable[..., Tensor]
     parameters: dict[str, float]  # name -> default
-    usual: bool = True  # part of "all"
+    in_all: bool = True  # part of "all"
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 SCORES: dict[str, Score] = {}
 
 
-def score(name: str, usual: bool = True) -> Callable:
-    """Register a score function under `name`; one that is not `usual` must be asked for by it.
+def score(name: str, in_all: bool = True) -> Callable:
+    """Register a score function under `name`; unless `in_all`, only its name selects it.
 
-    Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. One
-    without a numeric default is a TypeError when the module is imported; so is a name used twice.
+    Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. A
+    parameter without a default, and a name used twice, raise TypeError at import.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -41,7 +41,7 @@ def score(name: str, usual: bool = True) -> Callable:
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
         if name in SCORES:
             raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, needs, function, parameters, usual)
+        SCORES[name] = Score(name, needs, function, parameters, in_all)
         return function
 
     return register

@@ -1,25 +1,25 @@
-"""OOD scores: pure functions of what CLIP says about a batch of images.
+"""OOD scores: pure functions of CLIP's outputs for a batch of images.
 
-**Higher = more in-distribution, for every score here.** No caller turns a sign.
+**Higher = more in-distribution, for every score here.** No caller changes a sign.
 
 A score is one decorated function. Its positional arguments are the inputs it needs, its
-keyword-only arguments are its parameters; the registry reads both from the signature, so a new
-score reaches the command line, the results files and the tests by being written down here.
+keyword-only arguments are its parameters. The registry reads both from the signature, so the
+command line, the results files and the tests know a new score as soon as it is defined here.
 
 Inputs (any floating type; half precision is computed in float32, float64 stays float64):
 
 - `cosines` [B, C]: cosine similarity of each image with each class text.
 - `local_cosines` [B, N, C]: the same for each of the N regions of an image.
-- `logits` [B, C]: `exp(logit_scale) * cosines`. `features` [B, D]: of the images, normalised.
+- `logits` [B, C]: `exp(logit_scale) * cosines`. `features` [B, D]: the images', normalised.
 - `no_logits` [B, C]: the same with the texts of CLIPN's "no" text encoder.
 - `odin_logits` [B, C]: logits of the images after ODIN's step towards their class.
-- `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, what enters the cosine head.
-- `frozen_cosines` [B, C], `frozen_local_cosines` [B, N, C]: with the frozen prompts of FA, and
-  `frozen_copies` [B], K: how many of each stand in its classifier.
-- those of words that are not classes: `ood.word_scores`.
+- `head_norm` [B]: L1 norm of `exp(logit_scale) * f`, the input of the cosine head.
+- `frozen_cosines` [B, C], `frozen_local_cosines` [B, N, C]: similarities with FA's frozen
+  prompts. `frozen_copies` [B]: K, the copies of each frozen prompt in FA's classifier.
+- similarities with words that are not classes: `ood.word_scores`.
 
-Differs from upstream: the public LoCoOp code divides logits by the literal 100 to get back
-cosines; here the cosines themselves come in, whatever the model's logit scale. And upstream's
+Differs from upstream: the public LoCoOp code divides logits by the literal 100 to recover
+cosines; here the inputs are the cosines, whatever the model's logit scale. And upstream's
 softmax runs in the model's precision, which in float16 leaves some 200 distinct scores.
 """
 
@@ -31,12 +31,12 @@ from ood.registry import SCORES, score  # noqa: F401 (SCORES: filled here)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Return what a score is computed in: float32, or float64 of float64."""
+    """Return the type in which a score is computed: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise InputError where 1/T or T itself leaves float32's normal range."""
+    """Raise InputError unless T and 1/T are in float32's normal range."""
     if not 1e-30 <= temperature <= 1e30:
         raise InputError(
             f"temperature {temperature} is not allowed: it must be a positive number "
@@ -47,9 +47,8 @@ def check_temperature(temperature: float) -> None:
 def gap_to_peak(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return `((x - max) / T [..., C], max [..., 1])` in float32 or float64.
 
-    The one fresh tensor is worked on in place; the caller may do so too. Half-precision `x`
-    is promoted by the subtraction itself, so a large local tensor is never copied just to
-    change its type.
+    The result is a new tensor, which the caller may change in place. The subtraction itself
+    promotes half-precision `x`, so a large local tensor is never copied only to change its type.
     """
     check_temperature(temperature)
     peak = x.amax(dim=-1, keepdim=True).to(compute_dtype(x))
@@ -91,7 +90,7 @@ def gl_mcm(
     return mcm(cosines, temperature=temperature) + local_weight * best_region
 
 
-@score("L-MCM", usual=False)
+@score("L-MCM", in_all=False)
 def l_mcm(local_cosines: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Return GL-MCM's local part, `max_{i,c} softmax_c(local_cosines / T)`: [B, N, C] -> [B]."""
     return _max_softmax(local_cosines, temperature).amax(dim=-1)
@@ -149,8 +148,8 @@ def yes_no_log_odds(logits: Tensor, no_logits: Tensor) -> Tensor:
 
 
 def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ATD's log-probabilities: of the classes [B, C], `log((1 - p_no_c) p_c)`, and of the
-    unknown class [B], `log sum_c p_no_c p_c`."""
+    """Return ATD's log-probabilities: `log((1 - p_no_c) p_c)` of each class [B, C], and
+    `log sum_c p_no_c p_c` of the unknown class [B]."""
     log_p = torch.log_softmax(logits, dim=-1, dtype=compute_dtype(logits))
     odds = yes_no_log_odds(logits, no_logits)
     known = log_p + torch.nn.functional.logsigmoid(odds)
@@ -161,9 +160,9 @@ def atd_log_probabilities(logits: Tensor, no_logits: Tensor) -> tuple[Tensor, Te
 def ctw(logits: Tensor, no_logits: Tensor) -> Tensor:
     """Return the log-odds of `1 - p_no` of the class with the largest logit: [B, C], [B, C] -> [B].
 
-    Competing to win. Differs from upstream: the probability itself is 1 in float32 from log-odds
-    of 16.6, and the ties move AUROC by points. Log-odds order images alike and never tie;
-    CTW-public saturates.
+    Competing to win. Differs from upstream: there the probability itself is the score, which in
+    float32 is 1 from log-odds of 16.6, and the ties move AUROC by points. Log-odds give the same
+    order without ties; CTW-public is upstream's score.
     """
     winner = logits.argmax(dim=-1, keepdim=True)
     return yes_no_log_odds(logits, no_logits).gather(-1, winner).squeeze(-1)
@@ -180,27 +179,27 @@ def atd(logits: Tensor, no_logits: Tensor) -> Tensor:
     return torch.logsumexp(known, dim=-1) - unknown
 
 
-@score("CTW-public", usual=False)
+@score("CTW-public", in_all=False)
 def ctw_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Return `1 - p_no` of the winning class, as the public code: [B, C], [B, C] -> [B], ties at 0
-    and 1 included."""
+    """Return `1 - p_no` of the winning class, as the public code does: [B, C], [B, C] -> [B], with
+    its ties at 0 and 1."""
     return torch.sigmoid(ctw(logits, no_logits))
 
 
-@score("ATD-public", usual=False)
+@score("ATD-public", in_all=False)
 def atd_public(logits: Tensor, no_logits: Tensor) -> Tensor:
-    """Return `sum_c (1 - p_no_c) p_c`, as the public code: [B, C], [B, C] -> [B], ties at 0 and 1
-    included."""
+    """Return `sum_c (1 - p_no_c) p_c`, as the public code does: [B, C], [B, C] -> [B], with its
+    ties at 0 and 1."""
     p = torch.softmax(logits, dim=-1, dtype=compute_dtype(logits))
     return (torch.sigmoid(yes_no_log_odds(logits, no_logits)) * p).sum(dim=-1)
 
 
-@score("ODIN", usual=False)  # two more passes and a backward one through the image tower
+@score("ODIN", in_all=False)  # costs two forward and one backward pass through the image tower
 def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
     """Return `max_c softmax_c(logits(x') / T)`: [B, C] -> [B].
 
-    `x'` is the image after a step of 0.0014 in each pixel value, up the gradient of
-    `log max_c softmax_c(logits(x) / T)` at T = 1000, by the model. The logits are CLIP's scaled
+    The model computes `x'`: it moves each pixel value of the image by 0.0014 along the sign of the
+    gradient of `log max_c softmax_c(logits(x) / T)` at T = 1000. The logits are CLIP's scaled
     cosine similarities with the class texts. Liang et al., Enhancing the reliability of
     out-of-distribution image detection in neural networks, ICLR 2018.
     """
@@ -211,8 +210,8 @@ def odin(odin_logits: Tensor, *, odin_temperature: float = 1000.0) -> Tensor:
 def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
     """Return `|| d KL(u || softmax(W x)) / d W ||_1`, in closed form: [B, C], [B] -> [B].
 
-    The cosine head taken as the linear last layer: weights `W` [C, D], the normalised texts (not
-    CLIP's own parameters), input `x = exp(logit_scale) f`. The gradient is
+    The cosine head serves as the linear last layer: its weights `W` [C, D] are the normalised texts
+    (not CLIP's own parameters), its input is `x = exp(logit_scale) f`. The gradient is
     `(softmax(W x) - u) x^T`, so its norm is `||softmax(W x) - u||_1 ||x||_1`. Huang et al., On the
     importance of gradients for detecting distributional shifts in the wild, NeurIPS 2021, eqs. 2
     to 6 with T = 1.
@@ -226,16 +225,16 @@ def grad_norm(logits: Tensor, head_norm: Tensor) -> Tensor:
 
 
 def _max_forced_softmax(x: Tensor, frozen: Tensor, copies: Tensor, temperature: float) -> Tensor:
-    """Return the largest probability in a softmax over `x` [..., C] and `copies` [...] times
-    `frozen` [..., C], both divided by T: -> [...]. No copies: of `x` alone."""
+    """Return the largest probability of a softmax over `x` [..., C] and `copies` [...] copies of
+    `frozen` [..., C], both divided by T: -> [...]. Without copies the softmax is over `x` alone."""
     check_temperature(temperature)
-    dtype, there = compute_dtype(x), copies > 0
-    rival = frozen.amax(dim=-1).to(dtype).where(there, -torch.inf)
+    dtype, has_copies = compute_dtype(x), copies > 0
+    rival = frozen.amax(dim=-1).to(dtype).where(has_copies, -torch.inf)
     peak = torch.maximum(x.amax(dim=-1).to(dtype), rival)
-    own, others = (
+    learned_sum, frozen_sum = (
         (entries - peak[..., None]).div_(temperature).exp_().sum(dim=-1) for entries in (x, frozen)
     )
-    return (own + (copies * others).where(there, 0)).reciprocal()
+    return (learned_sum + (copies * frozen_sum).where(has_copies, 0)).reciprocal()
 
 
 @score("FA-MCM")
@@ -244,7 +243,7 @@ def fa_mcm(
 ) -> Tensor:
     """Return the largest entry of the softmax over FA's classifier: [B, C], [B, C], [B] -> [B].
 
-    With cf the cosines, co the frozen ones, K copies, all divided by T:
+    With cf the cosines and co the frozen ones, both divided by T, and K copies, this is
     `exp(max(max_c cf, max_c co)) / (sum_c exp cf + K sum_c exp co)`; K = 0 is MCM.
     """
     return _max_forced_softmax(cosines, frozen_cosines, frozen_copies, temperature)
@@ -260,7 +259,7 @@ def fa_gl_mcm(
     *,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Return `FA-MCM + max_i` of the same on region i: [B, C], [B, N, C], ... -> [B]."""
+    """Return FA-MCM plus the largest FA-MCM of a region: [B, C], [B, N, C], ... -> [B]."""
     regions = _max_forced_softmax(
         local_cosines, frozen_local_cosines, frozen_copies[:, None], temperature
     )  # [B, N]

@@ -1,4 +1,4 @@
-"""Look up, check and compute scores: by name, of their inputs, with their parameters."""
+"""Look up scores by name, check their inputs and parameters, and compute them."""
 
 import functools
 import logging
@@ -20,29 +20,29 @@ logger = logging.getLogger(__name__)
 _NO_WORDS = (
     "no words that are not classes: {score} needs --negatives, a folder of word lists or wordnet"
 )
-# What goes wrong when an input is absent, for the inputs a model may be unable to give.
+# The reasons for a missing input, where a model may not provide it.
 ABSENCE = {
     "local_cosines": "no local features: {score} would silently equal MCM",
-    "no_logits": 'the model has no "no" text encoder: {score} is for a CLIPN, --trainer CLIPN',
+    "no_logits": 'the model has no "no" text encoder: {score} is for CLIPN, --trainer CLIPN',
     "neglabel_logits": _NO_WORDS,
     "csp_logits": _NO_WORDS,
-    "eoe_cosines": "no names of outliers: {score} needs --outliers FILE, with a name a line",
+    "eoe_cosines": "no outlier names: {score} needs --outliers FILE, with one name a line",
     "candidate_lse": "the model writes no captions: {score} is for ZOC, --trainer ZOC",
     "frozen_cosines": "the model has no frozen prompts: {score} is for FA, --trainer FA",
 }
 
 
 def get_scores(names: str | Iterable[str]) -> list[Score]:
-    """Return scores by name, in the order asked; "all": every usual one. Detectors of pytorch-ood
-    (`ood.library`) are still to be fitted.
+    """Return scores by name, in the given order; "all" means all that are `in_all`. Detectors of
+    pytorch-ood (`ood.library`) must still be fitted.
 
-    Raises InputError for an unknown name (with the nearest one), a repeated one, or none.
+    Raises InputError if a name is unknown (naming the nearest one) or repeated, or there is none.
     """
     if names == "all":
-        return [s for s in SCORES.values() if s.usual]
+        return [s for s in SCORES.values() if s.in_all]
     names = [names] if isinstance(names, str) else list(names)
     if not names or len(set(names)) != len(names):
-        raise InputError(f'scores {names}: name at least one, each once, or say "all"')
+        raise InputError(f'scores {names}: give one or more names, each once, or "all"')
     return [_find(name) for name in names]
 
 
@@ -54,13 +54,13 @@ def _find(name: str) -> Score:
 
 
 def required_inputs(scores: Iterable[Score]) -> set[str]:
-    """Return all inputs that `scores` need: local features are computed only if asked for."""
+    """Return the names of all inputs that `scores` need."""
     return {need for s in scores for need in s.needs}
 
 
 def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[Score]:
-    """Return scores as `get_scores`, for a model that `provides` these inputs: "all" means those
-    it can give; any other that it lacks the inputs for is an InputError."""
+    """Return scores as `get_scores` does, for a model that `provides` some inputs: "all" means
+    those it has the inputs for; naming one that it lacks an input for raises InputError."""
     provides = set(provides)
     if names == "all":
         return [s for s in get_scores("all") if provides.issuperset(s.needs)]
@@ -72,10 +72,10 @@ def offered_scores(names: str | Iterable[str], provides: Iterable[str]) -> list[
     return scores
 
 
-def scores_beside_usual(name: str, provides: Iterable[str]) -> list[Score]:
-    """Return the usual scores that a model can give, and the score `name` if it is another."""
+def offered_scores_and(name: str, provides: Iterable[str]) -> list[Score]:
+    """Return the scores of "all" that a model has the inputs for, and the score `name`, if any."""
     offered = offered_scores("all", provides)
-    return offered + [s for s in offered_scores(name or "all", provides) if not s.usual]
+    return offered + [s for s in offered_scores(name or "all", provides) if not s.in_all]
 
 
 def compute_scores(
@@ -83,9 +83,9 @@ def compute_scores(
 ) -> dict[str, Tensor]:
     """Compute every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 
-    Each function gets the inputs it needs and those of `params` which it declares. Raises
-    InputError for an absent or non-finite input, and for a parameter that no registered score
-    declares or that is not a finite number.
+    Each function gets the inputs it needs and those `params` that it declares. Raises InputError
+    if an input is missing or not finite, and if a parameter is declared by no registered score or
+    is not a finite number.
     """
     scores = list(scores)
     params = params or {}
@@ -93,8 +93,8 @@ def compute_scores(
     _check_inputs(scores, inputs)
     results = {}
     for s in scores:
-        own = {name: float(params[name]) for name in s.parameters if name in params}
-        results[s.name] = s.function(*(inputs[need] for need in s.needs), **own)
+        chosen = {name: float(params[name]) for name in s.parameters if name in params}
+        results[s.name] = s.function(*(inputs[need] for need in s.needs), **chosen)
     _warn_if_one_class(inputs, results)
     return results
 
@@ -116,31 +116,31 @@ def _check_params(params: Mapping[str, float]) -> None:
     for name, value in params.items():
         check_availability(name, declared, "parameter of scores")
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"score parameter {name} = {value!r}: it must be a finite number")
+            raise InputError(f"score parameter {name} is {value!r}: it must be a finite number")
         if name.endswith("temperature"):
             check_temperature(value)
 
 
 def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
-    user = {need: s.name for s in reversed(scores) for need in s.needs}  # first score to need it
-    for need, name in user.items():
+    first_user = {need: s.name for s in reversed(scores) for need in s.needs}
+    for need, name in first_user.items():
         x = inputs.get(need)
         if x is None:
             raise _missing(name, need, [k for k in inputs if inputs[k] is not None])
-        # aminmax passes NaN on and allocates nothing: isfinite would copy a large local tensor.
+        # aminmax propagates NaN and allocates nothing; isfinite would copy a large local tensor.
         if x.numel() and not torch.isfinite(torch.stack(torch.aminmax(x))).all():
             bad = (~torch.isfinite(x)).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
             raise InputError(
                 f"score {name}: {need} holds NaN or infinite values for {len(bad)} of {len(x)} "
-                f"images (first in the batch: {bad[0]}); half precision may have overflowed: try "
+                f"images (first in the batch: {bad[0]}). Half precision may have overflowed: try "
                 "fp32"
             )
 
 
-def _missing(name: str, need: str, found: list[str]) -> InputError:
-    reason = ABSENCE.get(need, "{score} needs them").format(score=name)
-    found = ", ".join(found) or "nothing"
-    return InputError(f'score {name}: the input "{need}" is missing ({reason}); got {found}')
+def _missing(name: str, need: str, provided: list[str]) -> InputError:
+    reason = ABSENCE.get(need, "{score} needs it").format(score=name)
+    inputs = ", ".join(provided) or "nothing"
+    return InputError(f'score {name}: the input "{need}" is missing ({reason}); got {inputs}')
 
 
 _warn_once = functools.cache(logger.warning)
@@ -148,9 +148,9 @@ _warn_once = functools.cache(logger.warning)
 
 def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
     if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in inputs.values()):
-        flat = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
-        if flat:
+        constant = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
+        if constant:
             _warn_once(
-                f"there is a single class: a softmax over it is always 1, so {', '.join(flat)} "
+                f"there is a single class: a softmax over it is always 1, so {', '.join(constant)} "
                 "cannot tell images apart; use MaxLogit or Energy, or add classes"
             )

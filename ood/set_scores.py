@@ -13,8 +13,8 @@ class SetScores:
     """Scores of one image set, image by image; higher = more in-distribution.
 
     `images`: paths relative to the data root. `scores`: score name -> [n]. `labels` and
-    `predictions` (class indices, [n]) are for sets that have them. `rejected`: name of a
-    threshold-free decision -> bool [n].
+    `predictions`: class indices, [n], or None. `rejected`: name of a threshold-free decision ->
+    bool [n].
     """
 
     name: str
@@ -29,7 +29,7 @@ class SetScores:
 
     @property
     def accuracy(self) -> float | None:
-        """Return the share of right predictions, None without labels and predictions."""
+        """Return the share of correct predictions; None without labels or predictions."""
         if self.labels is None or self.predictions is None or not len(self.labels):
             return None
         return float(np.mean(np.asarray(self.labels) == np.asarray(self.predictions)))

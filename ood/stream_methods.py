@@ -1,13 +1,14 @@
 """Test-time methods: they score a stream of images batch by batch, and learn from its images.
 
-**Higher = more in-distribution.** A method is a class that is made afresh for every stream. Its
-arguments `needs` are texts, `[*, D]` and normalised, and the model's factor between cosines and
-logits; all others are its numbers, with the published values. `update` takes a batch and returns
-its scores. The scores of an image depend on the images before it and beside it.
+**Higher = more in-distribution.** A method is a class with one instance for every stream. `update`
+takes a batch and returns its scores, which depend on the batch and on all images before it.
+Arguments with a default are settings, with the published values; the others, `needs`, are inputs:
 
 - `classes` [C, D], `negatives` [M, D]: NegLabel's class texts and the negatives chosen for them.
-- `words` [A, D]: all words that negatives are chosen of. `noise` [15, D]: images of noise.
+- `words` [A, D]: all words from which negatives are chosen. `noise` [15, D]: images of noise.
 - `scale`: exp(logit_scale).
+
+All texts and images are normalised features.
 """
 
 from typing import ClassVar
@@ -21,7 +22,7 @@ from ood.word_scores import neg_label
 
 
 class StreamMethod:
-    """A method with a memory.
+    """A test-time method with a memory.
 
     Attributes:
         needs: names of the arguments without a default. batch: images a batch, as published.
@@ -34,13 +35,13 @@ class StreamMethod:
         """Remember a batch and return its scores `[B]`.
 
         Args:
-            features: normalised image features `[B, D]`. base: a score of single images, `[B]`.
+            features: normalised image features `[B, D]`. base: scores of the single images, `[B]`.
         """
         raise NotImplementedError
 
 
 class OODD(StreamMethod):
-    """A queue of the images that look most OOD; being near to them counts against an image.
+    """Keep a queue of the images that look most OOD; similarity to them lowers an image's score.
 
         S = base - k-th largest cosine of the image with the queue, after its batch was queued
 
@@ -63,26 +64,26 @@ class OODD(StreamMethod):
         images = torch.cat([self.features.to(features).view(-1, features.shape[1]), features])
         order = scores.argsort(stable=True)[: self.size]  # of equal scores the earlier image
         self.scores, self.features = scores[order], images[order]
-        near = cosines(features, self.features)  # [B, Q]
-        return base - near.topk(min(self.k, near.shape[1]), dim=1).values[:, -1]
+        similarity = cosines(features, self.features)  # [B, Q]
+        return base - similarity.topk(min(self.k, similarity.shape[1]), dim=1).values[:, -1]
 
 
 class AdaNeg(StreamMethod):
-    """Classes and negatives move towards the images that surely belong to them.
+    """Move classes and negatives towards the images that confidently belong to them.
 
         s_0 = NegLabel's score on the texts, in 5 groups;  s_1 = the same on the proxies
-        proxy of a row = normalise(its text + the sum of the images it remembers)
+        proxy of a text = normalise(the text + the sum of the images in its memory)
         S   = s_1 + w s_0
 
-    An image with s_0 above 0.75 is remembered by its most probable class, one below 0.25 by its
-    most probable negative; a full row keeps the images of least entropy.
+    An image with s_0 above 0.75 enters the memory of its most probable class, one below 0.25 that
+    of its most probable negative; a full memory keeps the images of least entropy.
 
     Zhang and Zhang, AdaNeg: adaptive negative proxy guided OOD detection with vision-language
-    models, NeurIPS 2024: the variant without sample-adaptive proxies, which its script runs. Its
-    memory of `length` has one slot that is never used, hence `length - 1` images a row.
+    models, NeurIPS 2024: the variant without sample-adaptive proxies, which its script runs. One
+    slot of its memory of `length` is never used, hence `length - 1` images a text.
 
     Attributes:
-        images: remembered, `[C + M, length - 1, D]`. entropies: of each, infinite in empty slots.
+        images: remembered, `[C + M, length - 1, D]`. entropies: theirs, infinite in empty slots.
         proxies: `[C + M, D]`.
     """
 
@@ -102,7 +103,7 @@ class AdaNeg(StreamMethod):
     ):
         self.sizes, self.scale = [len(classes), len(negatives)], scale
         self.groups, self.weight = groups, weight
-        self.low, self.high = sure_beyond(threshold, gap)
+        self.low, self.high = confident_bounds(threshold, gap)
         self.text = torch.cat([classes, negatives])  # [C + M, D]
         self.proxies = self.text.clone()
         rows, width = self.text.shape
@@ -111,46 +112,47 @@ class AdaNeg(StreamMethod):
 
     def update(self, features: Tensor, base: Tensor) -> Tensor:
         logits = self.scale * cosines(features, self.text)  # [B, C + M]
-        first = self._score(logits)
-        self._remember(features, logits, first)
-        return self._score(self.scale * cosines(features, self.proxies)) + self.weight * first
+        text_scores = self._score(logits)
+        self._remember(features, logits, text_scores)
+        proxy_scores = self._score(self.scale * cosines(features, self.proxies))
+        return proxy_scores + self.weight * text_scores
 
     def _score(self, logits: Tensor) -> Tensor:
         return neg_label(*logits.split(self.sizes, dim=1), groups=self.groups)
 
-    def _remember(self, features: Tensor, logits: Tensor, first: Tensor) -> None:
+    def _remember(self, features: Tensor, logits: Tensor, scores: Tensor) -> None:
         classes, negatives = logits.split(self.sizes, dim=1)
-        touched = set()
-        for sure, own, start in (
-            (first > self.high, classes, 0),
-            (first < self.low, negatives, self.sizes[0]),
+        changed = set()
+        for confident, kind, start in (
+            (scores > self.high, classes, 0),
+            (scores < self.low, negatives, self.sizes[0]),
         ):
-            p = own[sure].softmax(dim=1)
+            p = kind[confident].softmax(dim=1)
             entropies = -(p * (p + 1e-8).log()).sum(dim=1)
-            rows = start + own[sure].argmax(dim=1)
-            images = zip(rows.tolist(), entropies.cpu().numpy(), features[sure], strict=True)
+            rows = start + kind[confident].argmax(dim=1)
+            images = zip(rows.tolist(), entropies.cpu().numpy(), features[confident], strict=True)
             for row, entropy, image in images:
-                slot = self.entropies[row].argmax()  # the first empty one, if there is one
+                slot = self.entropies[row].argmax()  # the first empty slot, or the worst image's
                 if entropy < self.entropies[row, slot]:
                     self.entropies[row, slot], self.images[row, slot] = entropy, image
-                    touched.add(row)
-        rows = sorted(touched)
+                    changed.add(row)
+        rows = sorted(changed)
         sums = self.text[rows] + self.images[rows].sum(dim=1)
         self.proxies[rows] = torch.nn.functional.normalize(sums, dim=1)
 
 
 class TANL(StreamMethod):
-    """The negatives are chosen again in each batch: words that sure OOD images activate more.
+    """Choose the negatives anew in each batch: words that confident OOD images activate more.
 
         a(x)  = softmax over C classes + A words;  r = the B words of largest mean a(OOD) - a(ID)
-        S     = mean over m = step, 2 step, .., B of the classes' mass beside the first m words of r
+        S     = mean over m = step, 2 step, .., B of the classes' share beside the first m of r
 
-    The means are those of the batch's sure images, and of a queue where there are none. Sure is
-    what lies beyond the threshold that divides the past scores best, by half of the way to the end.
-    At the start class texts stand for ID images and images of noise for OOD ones.
+    The means are over the batch's confident images, or over a queue if there are none. A score is
+    confident if it is beyond the threshold that best divides the past scores by at least half the
+    way to 0 or 1. At the start class texts replace ID images, and images of noise OOD ones.
 
-    TANL, CVPR 2026, after its public code, which is AdaNeg's repository. The script there has
-    `step` 2, 1 and 0 (all B words at once); which of them the paper reports is not known to us.
+    TANL, CVPR 2026, from its public code in AdaNeg's repository. The script there has `step` 2, 1
+    and 0 (all B words at once); we do not know which of them the paper reports.
 
     Attributes:
         inside, outside: queues of activations, oldest first, `[Q, A]`. history: past scores.
@@ -184,23 +186,23 @@ class TANL(StreamMethod):
             self._activations(self._logits(x[torch.randperm(len(x), generator=draw)[-length:]]))
             for x in (classes, noise)
         )
-        chosen = self._chosen(self.inside.mean(dim=0), self.outside.mean(dim=0))
+        chosen = self._choose(self.inside.mean(dim=0), self.outside.mean(dim=0))
         starts = torch.cat([classes, noise]).split(self.batch)
         self.history = torch.cat([self._score(self._logits(x), chosen) for x in starts])
 
     def update(self, features: Tensor, base: Tensor) -> Tensor:
         logits = self._logits(features)
         means = self.inside.mean(dim=0), self.outside.mean(dim=0)
-        first = self._score(logits, self._chosen(*means))
-        self.history = torch.cat([self.history, first])[-self.past :]
+        scores = self._score(logits, self._choose(*means))
+        self.history = torch.cat([self.history, scores])[-self.past :]
         self.threshold = dividing_threshold(self.history)
         a = self._activations(logits)
-        low, high = sure_beyond(self.threshold, self.gap)
-        inside, outside = a[first > high], a[first < low]
-        means = self._mixed(means[0], inside), self._mixed(means[1], outside)
+        low, high = confident_bounds(self.threshold, self.gap)
+        inside, outside = a[scores > high], a[scores < low]
+        means = self._mix(means[0], inside), self._mix(means[1], outside)
         self.inside = torch.cat([self.inside, inside])[-self.length :]
         self.outside = torch.cat([self.outside, outside])[-self.length :]
-        return self._score(logits, self._chosen(*means))
+        return self._score(logits, self._choose(*means))
 
     def _logits(self, features: Tensor) -> Tensor:
         return self.scale * cosines(features, self.text)  # [B, C + A]
@@ -208,13 +210,13 @@ class TANL(StreamMethod):
     def _activations(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)[:, self.classes :]  # [B, A]
 
-    def _chosen(self, inside: Tensor, outside: Tensor) -> Tensor:
+    def _choose(self, inside: Tensor, outside: Tensor) -> Tensor:
         return (outside - inside).topk(self.labels).indices
 
-    def _mixed(self, mean: Tensor, sure: Tensor) -> Tensor:
-        if not len(sure):
+    def _mix(self, mean: Tensor, confident: Tensor) -> Tensor:
+        if not len(confident):
             return mean
-        return self.weight * mean + (1 - self.weight) * sure.mean(dim=0)
+        return self.weight * mean + (1 - self.weight) * confident.mean(dim=0)
 
     def _score(self, logits: Tensor, chosen: Tensor) -> Tensor:
         inside = logits[:, : self.classes].logsumexp(dim=1, keepdim=True)
@@ -222,16 +224,14 @@ class TANL(StreamMethod):
         return torch.sigmoid(inside - words[:, self.ends]).mean(dim=1)
 
 
-def sure_beyond(threshold: float, gap: float) -> tuple[float, float]:
-    """Return the scores below which an image is surely OOD, and above which it is surely ID."""
+def confident_bounds(threshold: float, gap: float) -> tuple[float, float]:
+    """Return the scores below which an image is confidently OOD, and above which ID."""
     return threshold - gap * threshold, threshold + gap * (1 - threshold)
 
 
 def dividing_threshold(scores: Tensor) -> float:
-    """Return which of 0.00, 0.01, .. 0.99 divides scores `[n]` with the least variance within.
-
-    Of equally good ones the middle one. A score at the threshold is above it.
-    """
+    """Return the one of 0.00, 0.01, .. 0.99 that divides scores `[n]` with the least variance in
+    the two parts, and the middle one of equals. A score at the threshold is in the upper part."""
     ordered = scores.double().sort().values
     grid = (torch.arange(100) / 100).to(ordered)
     zero = ordered.new_zeros(1)
@@ -244,4 +244,4 @@ def dividing_threshold(scores: Tensor) -> float:
     return float(grid[best[len(best) // 2]])
 
 
-STREAMS: dict[str, type[StreamMethod]] = {kind.__name__: kind for kind in (OODD, AdaNeg, TANL)}
+STREAMS: dict[str, type[StreamMethod]] = {m.__name__: m for m in (OODD, AdaNeg, TANL)}

@@ -1,11 +1,11 @@
 """Text features of lists of words, on disk: encoded once for all class lists, runs and scores.
 
     <folder>/<hash of all that could change them>.f32     float32 [W, D], normalised
-    <folder>/<the same>.json                              what they are of, and their checksum
+    <folder>/<the same>.json                              what was hashed, and the checksum
 
 The folder is `promptood/texts` in the user's cache folder. Encoding 70,000 to 420,000 prompts
-takes minutes on a GPU and hours on a CPU, so words are written in blocks as they are encoded: a
-process that dies loses a block, and the next one goes on behind the last.
+takes minutes on a GPU and hours on a CPU, so words are encoded and written in blocks: a process
+that dies loses one block at most, and the next process continues after the last whole block.
 """
 
 import json
@@ -29,27 +29,27 @@ from ood.features import file_checksum, text_hash
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 2048  # words encoded, and written, at a time
-LIMIT = 10.0  # GiB that the folder may come to hold
-PACKAGES = ("torch", "open_clip_torch")  # that tokenise and encode
+BLOCK = 2048  # words encoded and written at once
+LIMIT = 10.0  # GiB that the folder may grow to
+PACKAGES = ("torch", "open_clip_torch")  # they tokenise and encode
 
 
 def template_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return features `[W, D]`: the mean over templates of unnormalised ones, normalised.
+    """Return words' features `[W, D]`: means over templates of unnormalised features, normalised.
 
-    CSP's way (its public code); of one template it is everybody's.
+    This is how CSP's public code averages; with one template all methods agree.
     """
     texts = ([fill(template, word) for word in words] for template in templates)
-    return F.normalize(sum(encode_texts(model, own) for own in texts), dim=-1)
+    return F.normalize(sum(encode_texts(model, filled) for filled in texts), dim=-1)
 
 
 def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """Return `template_features` of many words, float32 `[W, D]`, read from disk if they are there.
+    """Return `template_features` of many words, float32 `[W, D]`, from disk where kept.
 
-    Without room on the disk they are encoded all the same, and not kept.
+    If the disk has no room, they are encoded but not kept.
 
     Args:
-        model: in float32, whatever the precision of a run: what is kept serves all runs.
+        model: in float32, whatever a run's precision, as all runs share the kept features.
     """
     about = _description(model, words, templates)
     width = template_features(model, words[:1], templates[:1]).shape[-1]
@@ -57,10 +57,10 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
         name = text_hash(json.dumps(about, sort_keys=True))[:32]
         place = cache_folder("texts") / f"{name}.f32"
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):  # who comes second reads what the first wrote
-            if not _is_whole(place, about):
-                there = place.stat().st_size if place.exists() else 0
-                needed = 4 * width * len(words) - there
+        with FileLock(place.with_suffix(".lock")):  # a second process waits, and reads the result
+            if not _is_complete(place, about):
+                written = place.stat().st_size if place.exists() else 0
+                needed = 4 * width * len(words) - written
                 check_room(place.parent, needed, LIMIT, "the limit of kept word features")
                 _write(place, width, model, words, templates)
                 write_json({**about, "checksum": file_checksum(place)}, place.with_suffix(".json"))
@@ -71,7 +71,7 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
 
 
 def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str]) -> dict:
-    """Return all that could change the features."""
+    """Return everything that could change the features."""
     return {
         "weights": model.weights_hash,
         "activation": model.activation,
@@ -83,16 +83,16 @@ def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str
     }
 
 
-def _is_whole(place: Path, about: dict) -> bool:
-    """Return whether the features of `about` are there to their end; damaged ones are removed."""
+def _is_complete(place: Path, about: dict) -> bool:
+    """Return whether the features of `about` are on disk to the end; remove damaged ones."""
     note = place.with_suffix(".json")
-    with suppress(InputError, OSError, ValueError):  # the last of an empty file
+    with suppress(InputError, OSError, ValueError):  # ValueError: an empty file has no checksum
         if read_json(note) == {**about, "checksum": file_checksum(place)}:
             return True
     if note.exists():
         logger.warning(
-            f"The word features in {place} are damaged, or of other words or another model. They "
-            "are made anew"
+            f"The word features in {place} are damaged, or of other words or another model. The "
+            "words are encoded again"
         )
         place.unlink(missing_ok=True)
         note.unlink()
@@ -102,10 +102,10 @@ def _is_whole(place: Path, about: dict) -> bool:
 def _write(
     place: Path, width: int, model: ClipModel, words: Sequence[str], templates: Sequence[str]
 ) -> None:
-    """Write the blocks that are not there yet."""
+    """Append the blocks that are not in the file yet."""
     size = 4 * width * BLOCK
     with open(place, "ab") as file:
-        done = min(file.tell() // size, len(words) // BLOCK)  # whole blocks, of these words
+        done = min(file.tell() // size, len(words) // BLOCK)  # whole blocks in the file
         file.truncate(done * size)
         for block in _encoded(model, words, templates, done * BLOCK):
             file.write(block.tobytes())

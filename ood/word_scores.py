@@ -5,7 +5,7 @@ Inputs beside those of `ood.scores`:
 - `neglabel_logits`, `csp_logits`, `eoe_cosines` [B, C]: with the class texts beside the words.
 - `neglabel_negatives_logits`, `csp_negatives_logits` [B, M]: with the negatives.
 - `eoe_outliers_cosines` [B, L]: with the names of outliers.
-- `candidate_lse` [B]: log-sum-exp of the logits with what captions of each image might say.
+- `candidate_lse` [B]: log-sum-exp of the logits with each image's candidate words.
 """
 
 import functools
@@ -26,14 +26,14 @@ GROUPS_SEED = 0
 def grouping(negatives: int, groups: int) -> Tensor:
     """Return which of M negatives each group holds: int64 [G, M // G], on the CPU.
 
-    The last `M mod G` are in none; the others are shuffled by a generator of their own. Fewer
+    The last `M mod G` are in no group; the others are shuffled with a seed of their own. Fewer
     negatives than groups make one group.
 
-    Differs from upstream: there the shuffle is the GPU's, and fewer negatives than groups are
-    dropped, which scores every image 1.
+    Differs from upstream: there the GPU shuffles, and fewer negatives than groups are dropped,
+    which scores every image 1.
     """
     if groups < 1:
-        raise InputError(f"groups is {groups}: negatives are shared out to at least one group")
+        raise InputError(f"groups is {groups}: the number of groups must be 1 or more")
     if negatives < groups:
         return torch.arange(negatives)[None]  # [1, M]
     generator = torch.Generator().manual_seed(GROUPS_SEED)
@@ -61,14 +61,14 @@ def neg_label(
         x.to(compute_dtype(x)) for x in (neglabel_logits, neglabel_negatives_logits)
     )
     members = grouping(int(negatives.shape[-1]), int(groups)).to(negatives.device)
-    # index_select: on a CPU six times as fast as an index.
+    # On a CPU index_select is six times as fast as indexing.
     grouped = negatives.index_select(1, members.flatten())
     grouped = grouped.view(-1, *members.shape)  # [B, G, M // G]
     outside = (grouped / t).logsumexp(dim=-1)  # [B, G]
     return torch.sigmoid((logits / t).logsumexp(dim=-1, keepdim=True) - outside).mean(dim=-1)
 
 
-@score("CSP", usual=False)  # six times as many prompts as NegLabel's
+@score("CSP", in_all=False)  # it encodes six times as many prompts as NegLabel
 def csp(
     csp_logits: Tensor,
     csp_negatives_logits: Tensor,
@@ -109,11 +109,11 @@ def eoe(
 
 @score("ZOC")
 def zoc(logits: Tensor, candidate_lse: Tensor) -> Tensor:
-    """Return `log sum_c e^{l_c} - log sum_{k in U} e^{l_k}`, the log-odds of the share of the
-    softmax over classes and an image's candidates U that the classes have: [B, C], [B] -> [B].
+    """Return `log sum_c e^{l_c} - log sum_{k in U} e^{l_k}`, the log-odds of the classes' share of
+    the softmax over classes and an image's candidates U: [B, C], [B] -> [B].
 
     Esmaeilpour et al., Zero-shot out-of-distribution detection based on the pre-trained model CLIP,
-    AAAI 2022. Differs from upstream: there that share, which is 0 in float32 for many images.
+    AAAI 2022. Differs from upstream: there it is the share, which in float32 is 0 for many images.
     """
     logits, candidate_lse = (x.to(compute_dtype(x)) for x in (logits, candidate_lse))
     return logits.logsumexp(dim=-1) - candidate_lse

@@ -1,9 +1,8 @@
-"""Lists of words that are not classes, in NegLabel's format or out of WordNet's own files.
+"""Lists of words that are not classes, in NegLabel's format or derived from WordNet's files.
 
-A folder of lists holds UTF-8 files `noun.NAME.txt` and `adj.NAME.txt`, a word or phrase a line;
-other files are ignored. A folder `dict` of WordNet (`data.noun`, `data.adj`) stands for the lists
-that NegLabel derived from WordNet, and "wordnet" for those of WordNet 3.1, which come with this
-repository (`ood/wordnet`).
+A folder of lists holds UTF-8 files `noun.NAME.txt` and `adj.NAME.txt`, one word or phrase a line;
+other files are ignored. From WordNet's folder `dict` (`data.noun`, `data.adj`) lists are derived as
+in NegLabel. "wordnet" stands for the lists of WordNet 3.1 in this repository (`ood/wordnet`).
 """
 
 import re
@@ -20,14 +19,14 @@ BUNDLED = "wordnet"
 BUNDLED_FILE = Path(__file__).parent / "wordnet/words.zip"
 KINDS = ("noun", "adj")
 LIST = re.compile(r"(noun|adj)\..+\.txt")
-LEXNAMES = BUNDLED_FILE.with_name("lexnames.txt")  # "number name" of each file that is a list
-CLUSTERS = 0  # the file of adjectives that come in clusters of antonyms
+LEXNAMES = BUNDLED_FILE.with_name("lexnames.txt")  # lines "number name", one a list
+CLUSTERS = 0  # number of the file of adjectives that form clusters of antonyms
 
 Lists = Mapping[str, list[str]]  # file name -> its lines
 
 
 class Word(NamedTuple):
-    """A word or phrase, "noun" or "adj", and the list it is from."""
+    """A word or phrase, its kind ("noun" or "adj"), and its list's file."""
 
     text: str
     kind: str
@@ -35,19 +34,19 @@ class Word(NamedTuple):
 
 
 def read_lists(source: str) -> Lists:
-    """Read the lists of a folder, sorted by name, which makes the order the same everywhere.
+    """Read the lists of a folder, sorted by name, so that the order is the same everywhere.
 
     Args:
         source: a folder of lists, or of WordNet's `data.noun` and `data.adj`; or "wordnet".
 
     Raises:
-        InputError: no such folder, no lists in it, a list that is not UTF-8, or no word at all.
+        InputError: no such folder, no lists in it, a list that is not UTF-8, or no words in them.
     """
     folder = zipfile.Path(BUNDLED_FILE) if source == BUNDLED else Path(source).expanduser()
     if not folder.is_dir():
         raise InputError(
             f"--negatives {source}: there is no such folder ({absolute(source)}). Name a folder of "
-            f"lists (noun.NAME.txt, adj.NAME.txt), or {BUNDLED} for WordNet's words"
+            f"word lists (noun.NAME.txt, adj.NAME.txt), or {BUNDLED} for WordNet's words"
         )
     if (folder / "data.noun").is_file():
         lists = derive_lists(folder)
@@ -55,10 +54,10 @@ def read_lists(source: str) -> Lists:
         files = {file.name: file for file in folder.iterdir() if LIST.fullmatch(file.name)}
         lists = {name: _lines(files[name]) for name in sorted(files)}
     if not any(any(map(str.strip, lines)) for lines in lists.values()):
-        found = f"its lists ({', '.join(lists)}) are empty" if lists else "there is no list in it"
+        reason = f"its lists ({', '.join(lists)}) are empty" if lists else "there is no list in it"
         raise InputError(
-            f"--negatives {source} names no words: {found}. A list is a UTF-8 file called "
-            "noun.NAME.txt or adj.NAME.txt, with a word a line"
+            f"--negatives {source} names no words: {reason}. A list is a UTF-8 file called "
+            "noun.NAME.txt or adj.NAME.txt, with one word a line"
         )
     return lists
 
@@ -71,34 +70,34 @@ def distinct_words(
     Args:
         left_out: names of lists that are not read. spaces: read underscores as spaces.
     """
-    found: dict[str, Word] = {}
+    words: dict[str, Word] = {}
     for name, lines in lists.items():
         if name in left_out:
             continue
         for line in lines:
             text = line.replace("_", " ") if spaces else line
             if text := text.strip():
-                found.setdefault(text, Word(text, name.partition(".")[0], name))
-    return list(found.values())
+                words.setdefault(text, Word(text, name.partition(".")[0], name))
+    return list(words.values())
 
 
 def words_hash(lists: Lists) -> str:
     """Return 16 hexadecimal digits of the SHA-256 over names and lines of all lists."""
-    return classnames_hash([line for name, own in lists.items() for line in (name, *own)])
+    return classnames_hash([line for name, lines in lists.items() for line in (name, *lines)])
 
 
 def _lines(file: Path | zipfile.Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if "\0" in text:  # as in UTF-16, which else would pass for words
+        if "\0" in text:  # UTF-16, whose bytes may be valid UTF-8
             raise ValueError("it holds zero bytes")
     except OSError as error:
         raise InputError(f"The list {file} cannot be read: {error}") from error
-    except ValueError as error:  # a UnicodeDecodeError, too
+    except ValueError as error:  # includes UnicodeDecodeError
         likely = "UTF-16" if b"\0" in file.read_bytes() else "LATIN1"
         raise InputError(
-            f"The list {file} is not UTF-8 ({error}): save it as UTF-8, or convert it, as by "
-            f"iconv -f {likely} -t UTF-8 {file.name}"
+            f"The list {file} is not UTF-8 ({error}): save it as UTF-8, or convert it, for example "
+            f"by iconv -f {likely} -t UTF-8 {file.name}"
         ) from error
     return text.splitlines()
 
@@ -109,8 +108,8 @@ def _lines(file: Path | zipfile.Path) -> list[str]:
 def derive_lists(folder: Path) -> Lists:
     """Derive NegLabel's lists from WordNet's `data.noun` and `data.adj`.
 
-    One word a synset, its first, in lower case with spaces; words of one letter and those that a
-    list has already are dropped. Of WordNet 3.1 that gives NegLabel's published lists but for
+    Each synset gives its first word, in lower case with spaces; words of one letter and repetitions
+    within a list are dropped. From WordNet 3.1 this gives NegLabel's published lists, except for
     two words each way, once traces of their parsing (a leading bracket, quotes) are removed.
     """
     lines = LEXNAMES.read_text(encoding="utf-8").splitlines()
@@ -149,13 +148,13 @@ def _synsets(path: Path) -> Iterator[_Synset]:
             yield _Synset(int(offset), int(file), kind, word, antonyms)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read as a file of WordNet ({error}): name its folder dict, "
+            f"{path} cannot be read as a file of WordNet ({error}): name WordNet's folder dict, "
             "with data.noun and data.adj"
         ) from error
 
 
 def _opens_cluster(synset: _Synset, clusters: set[int]) -> bool:
-    """Return whether a synset opens a cluster of adjectives: those the published lists lack."""
+    """Return whether a synset opens a cluster of adjectives; the published lists lack these."""
     antonyms = [at for at in synset.antonyms if at in clusters]
     opens = synset.file == CLUSTERS and synset.kind == "a" and antonyms
     return bool(opens) and min(antonyms) > synset.offset

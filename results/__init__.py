@@ -1,1 +1,1 @@
-"""Results: files, averages, comparisons, tables, plots, the report."""
+"""Results of evaluations: files, averages, comparisons, tables, plots and the report."""

@@ -1,13 +1,13 @@
-"""Compare two methods on the same images: is one better, or is it these images?
+"""Compare two methods on the same images: does one stay better on other images?
 
-Every resample draws the same images for both (`results.bootstrap`), so what makes an image hard for
-both cancels. The interval is that of the difference over the resamples, and the two-sided p-value
-is the bootstrap's. Simulated, methods of equal quality fall below p = 0.05 in 5 % of cases by
-AUROC and in 1 to 3 % by FPR95, whose threshold, a quantile, the bootstrap takes to be less certain
-than it is (tests/results/test_comparison.py).
+Every resample draws the same images for both methods (`results.bootstrap`), so what makes an image
+hard for both cancels. Interval and two-sided p-value are those of the difference over the
+resamples. In simulations, methods of equal quality fall below p = 0.05 in 5 % of cases for AUROC
+and in 1 to 3 % for FPR95: its threshold is a quantile, and the bootstrap overestimates the variance
+of quantiles (tests/results/test_comparison.py).
 
-Of a method with several runs the mean over its runs is compared. That speaks of these runs on
-other images, not of other training runs.
+For a method with several runs the mean over its runs is compared. The result is about these runs
+on other images, not about other training runs.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from results.runs import Groups, Run, comparable_runs
 from results.tables import percent
 
 NOTE = (
-    "Paired bootstrap over the images, the same for both; p: two-sided. Interval and p speak of "
-    "these runs on other images, not of other seeds."
+    "Paired bootstrap over images, with the same images for both; p is two-sided. Interval and p "
+    "are about these runs on other images, not about other seeds."
 )
 
 
 class Difference(NamedTuple):
-    """First minus second, as fractions, with its 95 % interval and two-sided p-value."""
+    """First minus second, as fractions, with the 95 % interval and two-sided p-value."""
 
     set_name: str
     metric: str
@@ -62,10 +62,10 @@ class Side(NamedTuple):
 def find_sides(
     groups: Groups, first: str, second: str
 ) -> tuple[list[tuple[Side, Side]], list[str]]:
-    """Return the pairs that `--compare FIRST SECOND` names, and notes on runs that are set apart.
+    """Return the pairs that `--compare FIRST SECOND` names, and notes on runs that are left out.
 
-    FIRST and SECOND are METHOD or METHOD:SCORE. Without a score, the pairs are the scores that both
-    methods have; with one alone, it is that of both.
+    FIRST and SECOND are METHOD or METHOD:SCORE. A score given for one applies to both; without a
+    score there is a pair for each score that both methods have.
 
     Raises:
         InputError: unknown names, nothing in common, or methods evaluated on different images.
@@ -73,67 +73,65 @@ def find_sides(
     (a, a_score), (b, b_score) = (_method_and_score(groups, text) for text in (first, second))
     kept, notes = comparable_runs({name: groups[name] for name in (a, b)})
     if not {a, b} <= kept.keys():
-        raise InputError("\n".join([f"{a} and {b} are not of the same images:", *notes]))
+        raise InputError("\n".join([f"{a} and {b} were not evaluated on the same images:", *notes]))
     a_scores, b_scores = (kept[method][0].figures for method in (a, b))
     if a_score or b_score:
         pairs = [(a_score or b_score, b_score or a_score)]
     else:
         pairs = [(score, score) for score in a_scores if score in b_scores]
-    for one, other in pairs:
-        check_availability(one, a_scores, f"score of {a}")
-        check_availability(other, b_scores, f"score of {b}")
-    if a == b and all(one == other for one, other in pairs):
+    for of_a, of_b in pairs:
+        check_availability(of_a, a_scores, f"score of {a}")
+        check_availability(of_b, b_scores, f"score of {b}")
+    if a == b and all(of_a == of_b for of_a, of_b in pairs):
         raise InputError(f"{a} is compared with itself: name two methods, or two of its scores")
     if not pairs:
-        raise InputError(f"{a} and {b} have no score in common: name one of each, METHOD:SCORE")
-    return [(Side(a, kept[a], one), Side(b, kept[b], other)) for one, other in pairs], notes
+        raise InputError(f"{a} and {b} have no score in common: give each its own, METHOD:SCORE")
+    return [(Side(a, kept[a], of_a), Side(b, kept[b], of_b)) for of_a, of_b in pairs], notes
 
 
 def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
-    named = text in groups or ":" not in text
-    method, _, score = (text, "", "") if named else text.rpartition(":")
+    is_method = text in groups or ":" not in text
+    method, _, score = (text, "", "") if is_method else text.rpartition(":")
     check_availability(method, groups, "method")
     return method, score
 
 
 def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Difference]:
-    """Compare two sides by METRICS on every OOD set and on average.
-
-    Raises:
-        InputError: the images of two runs differ, or too few resamples.
-    """
+    """Compare two sides by METRICS on every OOD set and on average; raise InputError if their
+    images differ, or for too few resamples."""
     check_resamples(resamples)
     inside, outside = _same_images(first, second)
     means = first.runs[0].means
     figures = resample(inside, outside, resamples, means=[*means.values()])
     split = len(first.runs)
-    differences = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
-    found = []
+    resampled = figures[:split].mean(axis=0) - figures[split:].mean(axis=0)
+    differences = []
     for k, metric in enumerate(METRICS):
         for column, name in enumerate([*outside, *means]):
             values = first.mean(name, metric), second.mean(name, metric)
-            drawn = differences[:, column, k]
-            found.append(Difference(name, metric, *values, *interval(drawn), two_sided_p(drawn)))
-    return found
+            drawn = resampled[:, column, k]
+            statistics = *interval(drawn), two_sided_p(drawn)
+            differences.append(Difference(name, metric, *values, *statistics))
+    return differences
 
 
 def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
-    """Return the scores of both sides' runs, image by image the same, as `resample` takes them."""
+    """Return the scores of both sides' runs for `resample`, with the images in the same order."""
     reference = first.runs[0]
     columns: dict[str, list[np.ndarray]] = {}
-    for name, part in reference.images.items():
-        wanted = sorted(part.images)
+    for name, scored in reference.images.items():
+        expected = sorted(scored.images)
         for score, run in [(side.score, r) for side in (first, second) for r in side.runs]:
-            found = run.images[name]
-            order = sorted(range(len(found.images)), key=found.images.__getitem__)
-            if [found.images[i] for i in order] != wanted:
-                example = min({*wanted} ^ {*found.images}, default="one is there twice")
+            images, values = run.images[name].images, run.images[name].scores[score]
+            order = sorted(range(len(images)), key=images.__getitem__)
+            if [images[i] for i in order] != expected:
+                example = min({*expected} ^ {*images}, default="one is there twice")
                 raise InputError(
                     f"{reference.folder} and {run.folder} do not have the same images of {name} "
-                    f"({len(wanted):,} and {len(found.images):,}; {example}): evaluate both on "
-                    "the same data"
+                    f"({len(expected):,} and {len(images):,}; {example}): evaluate both on the "
+                    "same data"
                 )
-            columns.setdefault(name, []).append(found.scores[score][order])
+            columns.setdefault(name, []).append(values[order])
     return columns.pop(reference.id_set), columns
 
 

@@ -1,8 +1,8 @@
 """Write and read the results of an evaluation: figures, per-image scores, provenance.
 
 A results folder holds `results.json` (everything), `results.csv` (one row per score and set)
-and `scores/<set>.csv` (one row per image). Every file is written atomically and results.json
-last, so its presence says that the folder is complete.
+and `scores/<set>.csv` (one row per image). Every file is written atomically, and results.json
+last: where it exists, the folder is complete.
 """
 
 import csv
@@ -21,11 +21,11 @@ from ood.set_scores import SetScores
 SCHEMA = 1
 AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
-REJECTED = "rejected by "  # before a decision's name: a column that is 1 where it says OOD
+REJECTED = "rejected by "  # prefix of a decision's column, which is 1 where the decision is OOD
 CLASSES = ("label", "prediction")  # columns of class indices
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set or mean -> metric -> value
-Means = Mapping[str, Sequence[str]]  # name of a mean -> the OOD sets it is over
+Means = Mapping[str, Sequence[str]]  # name of a mean -> its OOD sets
 
 
 def evaluate_sets(
@@ -37,14 +37,14 @@ def evaluate_sets(
 
     Args:
         id_scores: score -> [n]. ood_scores: set -> score -> [m].
-        means: of `datasets.ood_sets.ood_means`. None: "average", over all sets.
+        means: those of `datasets.ood_sets.ood_means`. None: "average", over all sets.
 
     Returns:
-        score -> set -> metrics as fractions, after the sets a row for each mean: unweighted, its
-        n_ood the number of OOD images of its sets.
+        score -> set -> metrics as fractions. After the sets comes each mean: unweighted, with the
+        total of its sets' OOD images as n_ood.
 
     Raises:
-        InputError: no OOD set, empty scores.
+        InputError: there is no OOD set, or scores are empty.
     """
     if not ood_scores:
         raise InputError("there is no OOD set to evaluate on: name at least one")
@@ -56,8 +56,8 @@ def evaluate_sets(
                 rows[name] = ood_metrics(inside, scores[score])
             except InputError as error:
                 raise InputError(f"{score} on OOD set {name}: {error}") from error
-        chosen = (means or {AVERAGE: list(rows)}).items()
-        figures[score] = rows | {name: _average([rows[s] for s in sets]) for name, sets in chosen}
+        groups = (means or {AVERAGE: list(rows)}).items()
+        figures[score] = rows | {name: _average([rows[s] for s in sets]) for name, sets in groups}
     return figures
 
 
@@ -67,7 +67,7 @@ def full_spectrum(
     """Return the figures in which shifted ID images count as ID (OpenOOD v1.5, Zhang et al., DMLR
     2024): {"sets": ID set and shifted ID sets, "accuracy" on all their images, "figures"}.
 
-    All ID images together, each once, so that a large set weighs more, against the same OOD sets.
+    All ID images are pooled, so that a large set weighs more; the OOD sets stay the same.
 
     Args:
         inside: the ID set, then the shifted ID sets.
@@ -99,19 +99,19 @@ def write_results(
     """Write results.csv, scores/<set>.csv and, last, results.json; return the latter's path.
 
     Args:
-        folder: what it holds of the same names is replaced. figures: of `evaluate_sets`.
+        folder: its older result files are replaced. figures: those of `evaluate_sets`.
         sets: the scores of the ID images, of each OOD set, and of shifted ID sets.
-        provenance: all that could change the figures. Its entry "comparable", a dict, must be equal
-            in runs that are averaged (class list, transform, score parameters, ...). Values that
-            JSON does not know are written as text, NaN and infinity as null.
+        provenance: everything that could change the figures. Its entry "comparable", a dict, must
+            be equal in runs that are averaged (class list, transform, score parameters, ...).
+            Values that JSON lacks are written as text, NaN and infinity as null.
         decisions: rates of threshold-free decisions (`ood.decisions`), if there are any.
-        means: which sets each mean in `figures` is over. None: "average", over all.
+        means: the sets of each mean in `figures`. None: "average", over all.
         primary: the FPR95 that tables show first.
-        full_spectrum: of the function of this name, if there are shifted ID sets.
+        full_spectrum: result of the function of this name, if there are shifted ID sets.
     """
     folder = Path(folder)
     path = folder / "results.json"
-    # The old results would otherwise stand beside new scores if this run dies on the way.
+    # An interrupted write must not leave old results beside new scores.
     path.unlink(missing_ok=True)
     for s in sets:
         _write_set(folder / "scores" / f"{s.name}.csv", s)
@@ -162,26 +162,26 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """Return the content of results.json; `path` is that file or its folder.
+    """Return the content of results.json; `path` is the file or its folder.
 
     Raises:
-        InputError: the file is missing, damaged, or of another schema.
+        InputError: the file is missing, damaged, or has another schema.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     if not path.exists():
         raise InputError(f"{path} is missing: run the evaluation (again) to its end")
     content = read_json(path)
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
         raise InputError(
-            f"{path} has results schema {found}, this version reads {SCHEMA}: evaluate again"
+            f"{path} has results schema {schema}, this version reads {SCHEMA}: evaluate again"
         )
     return content
 
 
 def read_scores(path: str | os.PathLike) -> SetScores:
-    """Read a `scores/<set>.csv` file; InputError if it is none."""
+    """Read a `scores/<set>.csv` file; raise InputError if it is not one."""
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
-"""Score histograms and ROC curves.
+"""Plots: score histograms, ROC curves, figures over shots and over methods.
 
-Figures are built without pyplot: nothing global is touched and no display is needed.
+They are built without pyplot, which would change global state and may need a display.
 """
 
 import base64
@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from ood.metrics import PRIMARY, auroc, fpr_at_tpr, roc_points, threshold_at_tpr
 
 DPI = 130
-BINS, FEW_IMAGES = 60, 500  # of a set smaller than that, half the bins are drawn
-# Okabe and Ito's palette without its yellow: told apart with any common colour blindness.
+BINS, FEW_IMAGES = 60, 500  # smaller sets get half the bins
+# Okabe and Ito's palette without its yellow: distinct under any common colour blindness.
 SET_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000001")
 OOD_COLOUR, ID_COLOUR = SET_COLOURS[:2]
 TEXT_COLOUR, LINE_COLOUR = "#444444", "#777777"
@@ -29,10 +29,7 @@ METHOD_METRICS = {PRIMARY: "FPR95 (%), ID positive; lower is better", "auroc": "
 def histograms(
     id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray], score: str, title: str = ""
 ) -> Figure:
-    """Draw a panel per OOD set: density of its scores [m] over those of ID [n], in the same bins.
-
-    Without a title it names the score.
-    """
+    """Draw a panel per OOD set: densities of its scores [m] and ID scores [n], in shared bins."""
     bins = _shared_bins(id_scores, ood_sets)
     columns = min(len(ood_sets), 2 if len(ood_sets) in (2, 4) else 3)
     rows = -(-len(ood_sets) // columns)
@@ -54,7 +51,7 @@ def _shared_bins(id_scores: np.ndarray, ood_sets: Mapping[str, np.ndarray]) -> n
     """Return the edges of the bins in which the histograms of all sets are drawn."""
     values = np.concatenate([id_scores, *ood_sets.values()]).astype(np.float64)
     low, high = np.percentile(values, RANGE_PERCENTILES)
-    if not high > low:  # (nearly) all scores equal
+    if not high > low:  # (nearly) all scores are equal
         low, high = values.min() - 0.5, values.max() + 0.5
     few = min(map(len, ood_sets.values())) < FEW_IMAGES
     return np.linspace(low, high, (BINS // 2 if few else BINS) + 1)
@@ -90,7 +87,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     figure = Figure(figsize=(5.2, 5.0), dpi=DPI)
     margins = _margins(figure, left=0.65, right=0.15, bottom=0.6, top=0.45)
     axes = figure.subplots(gridspec_kw=margins)
-    # 7 colours and 4 styles, 28 lines before both come again; a cycle's lists are as long.
+    # 7 colours and 4 styles make 28 different lines; both lists must have that length.
     axes.set_prop_cycle(color=4 * SET_COLOURS, linestyle=7 * ("-", "--", "-.", ":"))
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
     axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
@@ -108,10 +105,10 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
 
 
 def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Figure:
-    """Draw a figure over the number of training images a class, one line a method.
+    """Draw a metric over the number of training images per class, with a line for each method.
 
     Args:
-        lines: method -> shots -> the fractions of its runs.
+        lines: method -> shots -> the metric of each run, as fractions.
     """
     figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -124,7 +121,7 @@ def shots_plot(lines: Mapping[str, Mapping[int, Sequence[float]]], title: str) -
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({n for runs in lines.values() for n in runs}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlabel("training images a class", color=TEXT_COLOUR)
+    axes.set_xlabel("training images per class", color=TEXT_COLOUR)
     axes.set_title(title, fontsize=12, fontweight="bold", pad=12)
     axes.legend(fontsize=8.5, framealpha=0.9, edgecolor="none")
     _tidy(axes)
@@ -136,22 +133,22 @@ def over_methods(
     ood_sets: Sequence[str],
     title: str,
 ) -> Figure:
-    """Draw FPR95 and AUROC of several methods: a dot a run and OOD set, a bar at the runs' mean.
+    """Draw FPR95 and AUROC of several methods: a dot for each run and OOD set, a bar for the mean.
 
     Args:
-        figures: method -> of each run: OOD set or mean over sets -> metric -> fraction.
-        ood_sets: which of these are sets; the means are drawn in black.
+        figures: method -> for each run: OOD set or mean over sets -> metric -> fraction.
+        ood_sets: the names among these that are sets; means over sets are drawn in black.
     """
     names = list(next(iter(figures.values()))[0])
     height = 1.4 + len(figures) * (0.15 + 0.11 * len(names))
     figure = Figure(figsize=(7, height), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    places = 0.8 * ((np.arange(len(names)) + 0.5) / len(names) - 0.5)  # about a method's row
+    offsets = 0.8 * ((np.arange(len(names)) + 0.5) / len(names) - 0.5)  # from the method's row
     for axes, (metric, label) in zip(panels, METHOD_METRICS.items(), strict=True):
         for i, name in enumerate(names):
             colour = SET_COLOURS[i % len(SET_COLOURS)] if name in ood_sets else "black"
             for row, runs in enumerate(figures.values()):
-                x, y = [100 * run[name][metric] for run in runs], row + places[i]
+                x, y = [100 * run[name][metric] for run in runs], row + offsets[i]
                 marks = axes.plot(x, [y] * len(x), "o", color=colour, alpha=0.6, markersize=4)
                 marks[0].set_label("" if row else name)
                 axes.plot(np.mean(x), y, "|", color=colour, markersize=9, markeredgewidth=1.6)
@@ -159,8 +156,8 @@ def over_methods(
         axes.set_yticks(range(len(figures)), figures)
         _tidy(axes)
     panels[0].invert_yaxis()
-    shown = panels[0].get_legend_handles_labels()
-    figure.legend(*shown, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
 
@@ -172,7 +169,7 @@ def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
 
 
 def _margins(figure: Figure, left: float, right: float, bottom: float, top: float) -> dict:
-    """Return margins given in inches as parts of the figure: a search for them takes as long."""
+    """Return margins in inches as fractions of the figure; a layout engine would be slower."""
     width, height = figure.get_size_inches()
     sides = {"left": left / width, "right": 1 - right / width}
     return sides | {"bottom": bottom / height, "top": 1 - top / height}
@@ -187,7 +184,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def as_svg(figure: Figure) -> str:
-    """Return the figure as an SVG data URL, its text as text."""
+    """Return the figure as an SVG data URL; its text stays text."""
     file = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "path.simplify_threshold": 0.4}):
         figure.savefig(file, format="svg")

@@ -1,7 +1,7 @@
-"""Evaluated runs on disk: found, grouped into methods, and those set apart that do not belong.
+"""Find evaluated runs, group them into methods, and set apart those that cannot be compared.
 
-Runs of one method are averaged only if they measured the same thing; methods stand in one table
-only if they were evaluated on the same images. What differs is set apart and named.
+Runs of one method are averaged only if they measured the same thing; methods share a table only if
+they were evaluated on the same images. Runs that differ are set apart and named.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
 
-NAMED = 3  # runs or differences that one sentence names
+NAMED = 3  # most runs, or differences, that one sentence names
 
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one evaluation, and the folder that they lie in."""
+    """The results of one evaluation, and their folder."""
 
     folder: Path
     result: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Run:
 
     @property
     def comparable(self) -> Mapping[str, Any]:
-        """Return what must be equal in runs that are averaged, empty if the results do not say."""
+        """Return the facts that must be equal in runs that are averaged; empty if not recorded."""
         return self.provenance.get("comparable") or {}
 
     @property
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """Return the seed of the training, None if nothing was trained."""
+        """Return the seed of the training, or None if nothing was trained."""
         return self.provenance.get("seed") if self.comparable.get("training") is not None else None
 
     @property
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def means(self) -> Means:
-        """Return the OOD sets of each mean; results of older versions have one, over all."""
+        """Return the OOD sets of each mean; older results have a single mean over all sets."""
         names = [name for name in next(iter(self.figures.values())) if name != AVERAGE]
         return self.result.get("means") or {AVERAGE: names}
 
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def id_set(self) -> str:
-        """Name of the in-distribution set: the one that no figures are of."""
+        """Return the name of the in-distribution set: the first without figures."""
         return next(name for name in self.result["images"] if name not in self.ood_sets)
 
     @property
@@ -74,35 +74,35 @@ class Run:
 
     @property
     def spectrum(self) -> list[str]:
-        """Return the ID set and the shifted ID sets of full-spectrum figures, [] without these."""
+        """Return the ID set and the shifted ID sets of full-spectrum figures, [] without such."""
         return self.result.get("full_spectrum", {}).get("sets", [])
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
-        """Set -> the scores of its images, the ID set first.
+        """Return set -> the scores of its images; the ID set comes first.
 
         Raises:
-            InputError: a file is missing, damaged, or of another evaluation.
+            InputError: a file is missing, damaged, or from another evaluation.
         """
         sets = {}
         for name in (self.id_set, *self.ood_sets):
             path = self.folder / "scores" / f"{name}.csv"
-            sets[name] = found = read_scores(path)
-            lacking = self.figures.keys() - found.scores.keys()
-            if len(found.images) != self.result["images"][name] or lacking:
+            sets[name] = scored = read_scores(path)
+            missing = self.figures.keys() - scored.scores.keys()
+            if len(scored.images) != self.result["images"][name] or missing:
                 raise InputError(
-                    f"{path} is not of the evaluation in results.json: it has "
-                    f"{len(found.images)} images with {', '.join(found.scores)}; evaluate again"
+                    f"{path} does not belong to the evaluation in results.json: it has "
+                    f"{len(scored.images)} images with {', '.join(scored.scores)}; evaluate again"
                 )
         return sets
 
     def with_scores(self, scores: Iterable[str]) -> Run:
-        """Return the run with the figures, and their parameters, of `scores` alone."""
+        """Return the run with the figures, and the parameters, of `scores` only."""
         figures = {score: self.figures[score] for score in scores}
-        chosen = {**self.comparable}
-        if isinstance(chosen.get("scores"), Mapping):
-            chosen["scores"] = {s: p for s, p in chosen["scores"].items() if s in figures}
-        provenance = {**self.provenance, "comparable": chosen}
+        comparable = {**self.comparable}
+        if isinstance(comparable.get("scores"), Mapping):
+            comparable["scores"] = {s: p for s, p in comparable["scores"].items() if s in figures}
+        provenance = {**self.provenance, "comparable": comparable}
         return replace(self, result={**self.result, "figures": figures, "provenance": provenance})
 
 
@@ -112,19 +112,19 @@ Groups = Mapping[str, Sequence[Run]]  # method -> its runs
 def load_groups(
     folders: Sequence[str | os.PathLike], scores: str = ""
 ) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs under `folders` by method, and sentences on those that are set apart.
+    """Return the runs under `folders` by method, and notes on those that are set apart.
 
     Args:
-        scores: those to keep, separated by commas; "" for all.
+        scores: scores to keep, separated by commas; "" for all.
 
     Raises:
-        InputError: no run, or none that has one of the scores.
+        InputError: there is no run, or a score is in no run.
     """
     runs, notes = find_runs(folders)
     if not runs:
         empty = f"there are no results in {', '.join(map(str, folders))}: run an evaluation first"
         raise InputError("\n".join([empty, *notes]))
-    # Before methods are named: a stray run changes no name in the table.
+    # This comes before methods are named, so that a stray run changes no name in the table.
     runs, apart = _keep_largest(runs, _images)
     groups, without = group_runs(runs), []
     if scores:
@@ -133,10 +133,10 @@ def load_groups(
 
 
 def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str]]:
-    """Return the evaluated runs under `folders`, and a sentence for each that cannot be read."""
+    """Return the evaluated runs under `folders`, and a note on each that cannot be read."""
     paths = {path.parent for folder in folders for path in Path(folder).rglob("results.json")}
     runs, notes = [], []
-    # By length first: seed2 before seed10.
+    # Sorted by length first, so that seed2 comes before seed10.
     for path in sorted(paths, key=lambda path: (path.parent, len(path.name), path.name)):
         try:
             runs.append(Run(path, read_results(path)))
@@ -146,10 +146,9 @@ def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Group runs into methods: those whose folders differ in the seed alone.
+    """Group runs into methods: runs of a method have folders that differ only in the seed.
 
-    A method is named after its trainer where that is enough to tell it from the others, else
-    after what its folder has of its own too.
+    A method is named after its trainer. Methods of the same trainer add their folders to the name.
     """
     groups: dict[Path, list[Run]] = {}
     for run in runs:
@@ -166,52 +165,49 @@ def _name(method: Path, trainers: Mapping[Path, str]) -> str:
     alike = [other for other, trainer in trainers.items() if trainer == trainers[method]]
     if len(alike) == 1:
         return trainers[method]
-    own = os.path.relpath(method, os.path.commonpath(alike))
-    return f"{trainers[method]} ({method.name if own == '.' else own})"
+    path = os.path.relpath(method, os.path.commonpath(alike))
+    return f"{trainers[method]} ({method.name if path == '.' else path})"
 
 
 def choose_scores(groups: Groups, scores: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs with the figures of `scores` alone, and notes on runs that have none of them.
-
-    Raises:
-        InputError: a score that no run has.
-    """
+    """Return the runs with the figures of `scores` only, and notes on runs without any of them;
+    raise InputError for a score that no run has."""
     known = list(dict.fromkeys(s for runs in groups.values() for r in runs for s in r.figures))
     unknown = [score for score in scores if score not in known]
     if unknown:
         raise InputError(
-            f"score {', '.join(unknown)} is in no run: evaluate again, or choose of "
+            f"score {', '.join(unknown)} is in no run: evaluate again, or choose from "
             f"{', '.join(known)}"
         )
     chosen: dict[str, list[Run]] = {}
     notes = []
     for name, run in ((name, run) for name, runs in groups.items() for run in runs):
-        having = [score for score in scores if score in run.figures]
-        if having:
-            chosen.setdefault(name, []).append(run.with_scores(having))
+        present = [score for score in scores if score in run.figures]
+        if present:
+            chosen.setdefault(name, []).append(run.with_scores(present))
         else:
             notes.append(f"set apart {run.folder}: evaluated without {', '.join(scores)}")
     return chosen, notes
 
 
 def comparable_runs(groups: Groups) -> tuple[dict[str, list[Run]], list[str]]:
-    """Return the runs that one table may hold, and sentences on those that are set apart.
+    """Return the runs that can share a table, and notes on those that are set apart.
 
-    Of runs on different images, and of different runs of a method, the larger part is kept; of
-    parts of one size the first.
+    The largest set of runs on the same images is kept, and in each method the largest set of runs
+    that measured the same; the first of equally large sets.
     """
     alike, notes = _keep_largest([run for runs in groups.values() for run in runs], _images)
     kept = {}
     for name, runs in groups.items():
-        own = [run for run in runs if run in alike]
-        if own:
-            kept[name], apart = _keep_largest(own, _measured)
+        candidates = [run for run in runs if run in alike]
+        if candidates:
+            kept[name], apart = _keep_largest(candidates, _measured)
             notes += apart
     return kept, notes
 
 
 def _images(run: Run) -> dict[str, Any]:
-    """Return what must be equal in the runs of a table: ID set, OOD sets, their sizes."""
+    """Return the facts that must be equal in the runs of a table: ID set, OOD sets, their sizes."""
     rows = next(iter(run.figures.values()))
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
     shifted = {f"shifted ID set {s}": run.result["images"][s] for s in run.spectrum[1:]}
@@ -221,32 +217,31 @@ def _images(run: Run) -> dict[str, Any]:
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    """Return what must be equal in the runs of a method, as flat entries."""
+    """Return the facts that must be equal in the runs of a method, with dotted keys."""
     more = {"conventions": run.result["conventions"], "scores found": sorted(run.figures)}
     return flatten({**run.comparable, **more})
 
 
 def _keep_largest(
-    runs: Sequence[Run], of: Callable[[Run], dict[str, Any]]
+    runs: Sequence[Run], facts_of: Callable[[Run], dict[str, Any]]
 ) -> tuple[list[Run], list[str]]:
-    """Return the largest part of runs for which `of` is equal, and a sentence on each other."""
-    parts: dict[str, list[Run]] = {}
+    """Return the largest group of runs with equal facts, and a note on each other group."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        parts.setdefault(repr(sorted(of(run).items())), []).append(run)
-    kept, *others = sorted(parts.values(), key=len, reverse=True)
+        groups.setdefault(repr(sorted(facts_of(run).items())), []).append(run)
+    kept, *others = sorted(groups.values(), key=len, reverse=True)
     notes = []
-    for part in others:
-        ours, theirs = of(kept[0]), of(part[0])
+    for group in others:
+        ours, theirs = facts_of(kept[0]), facts_of(group[0])
         reasons = [
             f"{key} {theirs.get(key, 'none')} (the table: {ours.get(key, 'none')})"
             for key in ours | theirs
             if ours.get(key) != theirs.get(key)
         ]
-        folders = [str(run.folder) for run in part]
-        named, why = (first_few(parts, NAMED, "; ") for parts in (folders, reasons))
+        folders = first_few([str(run.folder) for run in group], NAMED, "; ")
         notes.append(
-            f"set apart {named}: {why}. To see it, name its folder alone; to bring it in, evaluate "
-            "it in the same way"
+            f"set apart {folders}: {first_few(reasons, NAMED, '; ')}. To see it, name only its "
+            "folder; to include it, evaluate it in the same way"
         )
     return kept, notes
 
@@ -254,9 +249,9 @@ def _keep_largest(
 def missing_seeds(groups: Groups) -> list[str]:
     """Return a sentence for each method that lacks seeds which other methods have."""
     seeds = {name: {r.seed for r in runs if r.seed is not None} for name, runs in groups.items()}
-    everything = set().union(*seeds.values())
+    all_seeds = set().union(*seeds.values())
     return [
-        f"{name} has no run of seed {', '.join(map(str, sorted(everything - own)))}"
-        for name, own in seeds.items()
-        if own and everything - own
+        f"{name} has no run of seed {', '.join(map(str, sorted(all_seeds - present)))}"
+        for name, present in seeds.items()
+        if present and all_seeds - present
     ]

@@ -1,4 +1,4 @@
-"""Results of test-time methods, in files and a table of their own: they have seen the mixture."""
+"""Results of test-time methods, in files and a table apart: they depend on the image mixture."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ class Stream:
     """The result of a method on one stream.
 
     Attributes:
-        ratio: share of OOD images that was asked for, None for all images of both sets.
-        figures: of `ood.metrics.ood_metrics`. base: the same of the base score on these images.
+        ratio: requested share of OOD images; None for all images of both sets.
+        figures: those of `ood.metrics.ood_metrics`. base: those of the base score on these images.
     """
 
     method: str
@@ -44,13 +44,13 @@ class Stream:
 
 
 def with_averages(streams: Sequence[Stream]) -> list[Stream]:
-    """Return the streams of each ratio and method, and behind them their mean over the sets."""
-    found = []
+    """Return the streams, with the mean over the sets after those of each ratio and method."""
+    rows = []
     for (ratio, method), group in groupby(streams, lambda s: (s.ratio, s.method)):
-        own = list(group)
-        means = (_mean([s.figures for s in own]), _mean([s.base for s in own]))
-        found += [*own, Stream(method, AVERAGE, ratio, own[0].batch, *means)]
-    return found
+        sets = list(group)
+        means = (_mean([s.figures for s in sets]), _mean([s.base for s in sets]))
+        rows += [*sets, Stream(method, AVERAGE, ratio, sets[0].batch, *means)]
+    return rows
 
 
 def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -60,17 +60,17 @@ def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def write_streams(
     folder: str | os.PathLike,
     streams: Sequence[Stream],
-    about: Mapping[str, Any],
+    settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write streams.csv and streams.json.
 
     Args:
-        about: facts of all streams: "base", the score they start from, and the "seed" of the order.
+        settings: those of all streams: "base", the base score, and "seed", that of the order.
     """
-    rows = [{"kind": KIND, **_row(stream), "order_seed": about["seed"]} for stream in streams]
+    rows = [{"kind": KIND, **_row(stream), "order_seed": settings["seed"]} for stream in streams]
     write_csv(Path(folder, "streams.csv"), rows[0], (row.values() for row in rows))
-    content = {"schema": SCHEMA, "kind": KIND, **about, "conventions": CONVENTIONS}
+    content = {"schema": SCHEMA, "kind": KIND, **settings, "conventions": CONVENTIONS}
     content |= {"streams": rows, "provenance": provenance}
     write_json(plain(content), Path(folder, "streams.json"), indent=1)
 
@@ -81,27 +81,27 @@ def _row(stream: Stream) -> dict[str, Any]:
         "set": stream.set_name,
         "ratio": stream.ratio,
         "batch": stream.batch,
-        **{name: stream.figures.get(name) for name in COUNTS},  # none of an average
+        **{name: stream.figures.get(name) for name in COUNTS},  # an average has none
         **{name: x for name, x in stream.figures.items() if name not in COUNTS},
         **{f"base_{name}": x for name, x in stream.base.items() if name not in COUNTS},
     }
 
 
-def format_streams(streams: Sequence[Stream], about: Mapping[str, Any]) -> str:
-    """Return the table of `with_averages`, under a title that says what a stream is."""
+def format_streams(streams: Sequence[Stream], settings: Mapping[str, Any]) -> str:
+    """Return the table of `with_averages`, below a note that explains streams."""
     rows: list[Sequence[str]] = []
     for stream in streams:
         rows.append(_cells(stream))
         rows += [RULE] if stream.set_name == AVERAGE and stream is not streams[-1] else []
     header = ["OOD share", "method", "OOD set", "ID : OOD", "batch", *COLUMNS]
-    header += [f"{about['base']} {name}" for name in ("FPR95", "AUROC")]
-    return f"{NOTE.format(kind=KIND, **about)}\n\n{text_table(rows, header, '<<<>')}"
+    header += [f"{settings['base']} {name}" for name in ("FPR95", "AUROC")]
+    return f"{NOTE.format(kind=KIND, **settings)}\n\n{text_table(rows, header, '<<<>')}"
 
 
 def _cells(stream: Stream) -> list[str]:
-    own, alone = stream.figures, stream.base
+    online, base = stream.figures, stream.base
     share = "all images" if stream.ratio is None else f"{100 * stream.ratio:g} %"
-    images = f"{own['n_id']:,} : {own['n_ood']:,}" if "n_id" in own else ""
-    figures = [*(own[m] for m in COLUMNS.values()), alone[PRIMARY], alone["auroc"]]
+    images = f"{online['n_id']:,} : {online['n_ood']:,}" if "n_id" in online else ""
+    figures = [*(online[m] for m in COLUMNS.values()), base[PRIMARY], base["auroc"]]
     names = [share, stream.method, stream.set_name, images, str(stream.batch)]
     return [*names, *map(percent, figures)]

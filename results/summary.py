@@ -1,7 +1,7 @@
-"""One table of several runs: python -m results.summary output/imagenet --scores MCM,GL-MCM.
+"""Summarise several runs in tables: python -m results.summary output/imagenet --scores MCM,GL-MCM.
 
-Mean and spread over seeds, method by method, with intervals over the images where every image's
-scores are at hand; which seeds are missing; two methods compared on the same images.
+The tables have mean and spread over seeds for each method, and intervals over images where the
+per-image scores exist; notes name missing seeds. Two methods can be compared on the same images.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TITLES = {
     "fpr95_ood_nearest": "FPR95 (%), OOD positive, threshold rule: nearest. Lower is better.",
     OPENOOD: "FPR95 (%), OOD positive, threshold rule: first (OpenOOD). Lower is better.",
 }
-METRICS_SHOWN = {  # by the FPR95 that comes first
+METRICS_SHOWN = {  # the FPR95 that comes first -> the metrics with a table
     PRIMARY: (PRIMARY, "auroc", "fpr95_ood_nearest"),
     OPENOOD: (OPENOOD, "auroc", PRIMARY),
 }
@@ -37,7 +37,7 @@ FPR95 = {
     PRIMARY: "ID positive, threshold rule: nearest",
     OPENOOD: "OOD positive, threshold rule: first",
 }
-FULL_SPECTRUM = "Full spectrum, shifted ID images count as ID. "
+FULL_SPECTRUM = "Full spectrum: shifted ID images count as ID. "
 NOTE = (
     "Mean ± sample standard deviation over the runs; average = mean over the OOD sets. The best "
     "mean of each column is {mark}; no test is implied (`--compare A B` is the test)."
@@ -51,14 +51,14 @@ OVERVIEW_NOTE = (
     "Percent, mean over the OOD sets, but for those with a column, ± standard deviation over the "
     "runs. FPR95: {fpr95}, lower is better."
 )
-INTERVAL_NOTE = "Intervals: other images of the same kind, by bootstrap; not other seeds."
+INTERVAL_NOTE = "Intervals cover other images of the same kind, by bootstrap; not other seeds."
 
 Resampled = dict[tuple[str, str], np.ndarray]  # method, score -> [resamples, sets + 1, 2]
 
 
 @dataclass
 class Summary:
-    """The tables of several methods, and what a reader must know besides."""
+    """The tables of several methods, and notes for their reader."""
 
     groups: Groups
     blocks: list[Block]
@@ -69,52 +69,51 @@ class Summary:
         return any(block.has_intervals for block in self.blocks)
 
     def legend(self, mark: str = "in bold") -> str:
-        """Return what the cells are; `mark` says how the best are set off."""
+        """Return a sentence that explains the cells; `mark` says how the best ones are marked."""
         note = NOTE.format(mark=mark)
         return f"{note} {INTERVAL_NOTE}" if self.has_intervals else note
 
     def as_text(self) -> str:
-        """Return all of it as plain text."""
+        """Return tables and notes as plain text."""
         blocks = (tables.titled(block, text_table, "{}*") for block in self.blocks)
         return "\n\n".join([*blocks, self.legend("marked *"), *self.notes])
 
     def as_markdown(self) -> str:
-        """Return all of it as the content of a Markdown file."""
+        """Return tables and notes as the content of a Markdown file."""
         blocks = (tables.titled(block, markdown_table, "**{}**") for block in self.blocks)
         return "\n\n".join([*blocks, self.legend(), *self.notes]) + "\n"
 
 
 def summarise(groups: Groups, resamples: int = 0) -> Summary:
-    """Return the tables of all methods, with intervals if `resamples` is not 0.
-
-    Runs that do not belong in one table are set apart and named in the notes.
-
-    Raises:
-        InputError: too few resamples.
-    """
+    """Return the tables of all methods, with intervals if `resamples` is not 0 (InputError if it is
+    too small). Runs that cannot share a table are left out and named in the notes."""
     if resamples:
         check_resamples(resamples)
     groups, notes = comparable_runs(groups)
-    some = next(iter(groups.values()))[0]
-    sets = list(next(iter(some.figures.values())))
+    example = _first_run(groups)
+    sets = list(next(iter(example.figures.values())))
     columns = sets if len(sets) > 2 else sets[:1]  # the average of one set is that set
     resampled: Resampled = {}
-    waiting = groups.items() if resamples else ()
-    for name, runs in progress_bar(waiting, "resampling images", "method", leave=False):
+    methods = groups.items() if resamples else ()
+    for name, runs in progress_bar(methods, "resampling images", "method", leave=False):
         try:
             resampled |= _resample(name, runs, resamples)
         except InputError as error:
             notes.append(f"{name} has no intervals: {error}")
-    metrics = METRICS_SHOWN[some.primary]
+    metrics = METRICS_SHOWN[example.primary]
     blocks = [_block(metric, groups, columns, resampled) for metric in metrics]
-    if some.spectrum:
+    if example.spectrum:
         blocks += [_block(m, groups, columns, {}, spectrum=True) for m in metrics[:2]]
     blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
     return Summary(groups, blocks, notes + missing_seeds(groups))
 
 
+def _first_run(groups: Groups) -> Run:
+    return next(iter(groups.values()))[0]
+
+
 def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
-    """Return the mean over a method's runs in every resample, for each of its scores."""
+    """Return for each score of a method the mean over its runs in every resample."""
     scores = list(runs[0].figures)
     columns = {
         s: [run.images[s].scores[score] for run in runs for score in scores]
@@ -123,7 +122,7 @@ def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     means = [*runs[0].means.values()]
     figures = resample(columns.pop(runs[0].id_set), columns, resamples, means=means)
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
-    return {(name, score): own for score, own in zip(scores, means, strict=True)}
+    return {(name, score): mean for score, mean in zip(scores, means, strict=True)}
 
 
 def _block(
@@ -133,10 +132,10 @@ def _block(
         results = [run.result for run in groups[method]]
         results = [r["full_spectrum"] for r in results] if spectrum else results
         values = [result["figures"][score][set_name][metric] for result in results]
-        own = resampled.get((method, score))
-        if own is None or metric not in METRICS:
+        draws = resampled.get((method, score))
+        if draws is None or metric not in METRICS:
             return Figure(values)
-        return Figure(values, interval(own[:, place, METRICS.index(metric)]))
+        return Figure(values, interval(draws[:, place, METRICS.index(metric)]))
 
     rows = [
         Row(name, score, [figure(name, score, i, column) for i, column in enumerate(columns)])
@@ -149,46 +148,46 @@ def _block(
 
 
 def _accuracy_block(groups: Groups) -> list[Block]:
-    """Return the accuracy on the ID images, shifted ones apart and all together, if every run has
-    it."""
-    rows, some = [], next(iter(groups.values()))[0]
-    columns = some.spectrum or [some.id_set]
+    """Return the table of ID accuracies, with a column for each shifted ID set and for all images
+    together; no table if a run lacks them."""
+    rows, example = [], _first_run(groups)
+    columns = example.spectrum or [example.id_set]
     for method, runs in groups.items():
         accuracies = [[r.result.get("accuracy", {}).get(name) for r in runs] for name in columns]
-        if any(None in own for own in accuracies):
+        if any(None in column for column in accuracies):
             return []
-        if some.spectrum:
+        if example.spectrum:
             accuracies.append([run.result["full_spectrum"]["accuracy"] for run in runs])
-        rows.append(Row(method, "", [Figure(own) for own in accuracies]))
+        rows.append(Row(method, "", [Figure(column) for column in accuracies]))
     title = "Accuracy on ID images (%). Higher is better."
-    columns = [*columns, "all ID images"] if some.spectrum else columns
+    columns = [*columns, "all ID images"] if example.spectrum else columns
     block = Block("accuracy", title, columns, rows, kind="")
     return [tables.mark_best(block, higher_is_better=True)]
 
 
 def _decision_block(groups: Groups, columns: Sequence[str]) -> list[Block]:
-    """Return the decisions without a threshold of the methods that make them, if any does."""
+    """Return the table of threshold-free decisions, if any method makes them."""
     rows = []
     for method, runs in groups.items():
         decisions = [run.result.get("decisions") or {} for run in runs]
         for name in decisions[0]:
-            rates = [own[name] for own in decisions if name in own]
-            values = [[own["id_acceptance"] for own in rates]]
-            values += [[own["sets"][s]["ood_rejection"] for own in rates] for s in columns]
+            rates = [by_name[name] for by_name in decisions if name in by_name]
+            values = [[rate["id_acceptance"] for rate in rates]]
+            values += [[rate["sets"][s]["ood_rejection"] for rate in rates] for s in columns]
             rows.append(Row(method, name, [Figure(column) for column in values]))
     title = "Threshold-free decisions (%): ID images kept, OOD images rejected. Higher is better."
     return [Block("decisions", title, ["ID kept", *columns], rows, kind="decision")] if rows else []
 
 
 def overview(summary: Summary) -> str:
-    """Return one short table: averages over the OOD sets, a row a method and score.
+    """Return a short table of averages over the OOD sets, with a row for each method and score.
 
-    Groups of sets that the average leaves out, near ones say, have a column of AUROC each.
+    Each set or group of sets that the average leaves out, such as near OOD, has a column of AUROC.
     """
-    some = next(iter(summary.groups.values()))[0]
-    averaged = {name for sets in some.means.values() for name in sets}
-    apart = [name for name in (*some.means, *some.ood_sets) if name not in {*averaged, AVERAGE}]
-    columns = [(AVERAGE, some.primary), (AVERAGE, "auroc"), *((name, "auroc") for name in apart)]
+    example = _first_run(summary.groups)
+    averaged = {AVERAGE, *(name for sets in example.means.values() for name in sets)}
+    apart = [name for name in (*example.means, *example.ood_sets) if name not in averaged]
+    columns = [(AVERAGE, example.primary), (AVERAGE, "auroc"), *((n, "auroc") for n in apart)]
     rows = []
     for method, runs in summary.groups.items():
         accuracies = [run.result.get("accuracy", {}).get(run.id_set) for run in runs]
@@ -198,7 +197,7 @@ def overview(summary: Summary) -> str:
             rows.append((method, len(runs), score, *figures, accuracy))
     more = (f"AUROC {name.removeprefix(f'{AVERAGE} ')}" for name in apart)
     header = ("method", "runs", "score", "FPR95", "AUROC", *more, "ID accuracy")
-    note = OVERVIEW_NOTE.format(fpr95=FPR95[some.primary].partition(",")[0])
+    note = OVERVIEW_NOTE.format(fpr95=FPR95[example.primary].partition(",")[0])
     return "\n\n".join([text_table(rows, header), note, *summary.notes])
 
 
@@ -211,30 +210,31 @@ def summary_of(args: argparse.Namespace) -> Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose runs and resamples."""
+    """Add the flags that choose runs and resamples."""
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, help="searched for results.json")
-    add("--scores", default="", help="separated by commas (default: all that the runs have)")
+    add("folders", nargs="+", type=Path, help="folders to search for results.json")
+    add("--scores", default="", help="scores to show, as MCM,GL-MCM (default: all of the runs)")
     add(
         "--resamples",
         type=int,
         default=RESAMPLES,
-        help="of the images, for the intervals; 0 for none (default: %(default)s)",
+        help="resamples of the images for the intervals; 0 for no intervals (default: %(default)s)",
     )
 
 
 def main() -> None:
-    """Print the table of all runs under the given folders, and save it if asked."""
+    """Print tables of all runs under the given folders, and write them to files if asked."""
     parser = argparse.ArgumentParser(prog="python -m results.summary", description=main.__doc__)
     add_arguments(parser)
     parser.add_argument(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="print only the comparison of two methods, METHOD or METHOD:SCORE, on the same images",
+        help="print only the comparison of two methods, METHOD or METHOD:SCORE, on the same images "
+        "(default: none)",
     )
     parser.add_argument(
-        "--overview", action="store_true", help="print only the averages, as one short table"
+        "--overview", action="store_true", help="print only a short table of averages (default: no)"
     )
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, help="file to write (default: none)")
@@ -250,8 +250,7 @@ def main() -> None:
 
 def _save(summary: Summary, args: argparse.Namespace) -> None:
     runs = ", ".join(f"{name} {len(runs)}" for name, runs in summary.groups.items())
-    primary = next(iter(summary.groups.values()))[0].primary
-    caption = CAPTION.format(fpr95=FPR95[primary], runs=runs)
+    caption = CAPTION.format(fpr95=FPR95[_first_run(summary.groups).primary], runs=runs)
     contents = {
         args.markdown: summary.as_markdown(),
         args.latex: tables.as_latex(summary.blocks, caption) + "\n",
@@ -268,12 +267,12 @@ def _comparison(args: argparse.Namespace) -> str:
     groups, notes = load_groups(args.folders, args.scores)
     try:
         sides, apart = find_sides(groups, *args.compare)
-    except InputError as error:  # one of the two may have been set apart
+    except InputError as error:  # the notes may say why a method is missing
         raise InputError("\n".join([str(error), *notes])) from error
-    found = [
+    comparisons = [
         format_comparison(*pair, compare(*pair, args.resamples or RESAMPLES)) for pair in sides
     ]
-    return "\n\n".join([*found, COMPARISON_NOTE, *notes, *apart])
+    return "\n\n".join([*comparisons, COMPARISON_NOTE, *notes, *apart])
 
 
 if __name__ == "__main__":

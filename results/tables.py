@@ -12,7 +12,7 @@ from results.files import Figures
 
 CSV_COLUMNS = ("metric", "method", "runs", "score", "set", "mean", "std", "low", "high")
 LATEX_METRICS = [r"FPR95 $\downarrow$", r"AUROC $\uparrow$"]
-LATEX = str.maketrans(  # its own characters, escaped
+LATEX = str.maketrans(  # escapes LaTeX's special characters
     {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -22,7 +22,7 @@ LATEX = str.maketrans(  # its own characters, escaped
     }
 )
 
-# Heading -> metric, in the table of one evaluation, after FPR95; last, the other convention's.
+# Heading -> metric in the table of one evaluation, after FPR95. OTHER_FPR95 is the last column.
 EVALUATION_COLUMNS = {"AUROC": "auroc", "AUPR-in": "aupr_in", "AUPR-out": "aupr_out"}
 OTHER_FPR95 = {
     PRIMARY: {"FPR95 (OOD pos.)": "fpr95_ood_nearest"},
@@ -44,7 +44,7 @@ FPR95 (ID pos.): OOD images kept when 95 % of ID images are kept (MCM, LoCoOp; n
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as percent with two decimals; "-" for None."""
+    """Return a fraction as percent with two decimals, or "-" for None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
@@ -52,14 +52,14 @@ def percent(value: float | None) -> str:
 
 
 def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
-    """Return the table of one evaluation, the FPR95 `primary` first, and what its columns are."""
-    some = next(iter(next(iter(figures.values())).values()))
-    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **some)
+    """Return the table of one evaluation, the FPR95 `primary` first, below a note on columns."""
+    row = next(iter(next(iter(figures.values())).values()))
+    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **row)
     return f"{note}\n\n{figures_table(figures, primary)}"
 
 
 def figures_table(figures: Figures, primary: str = PRIMARY) -> str:
-    """Return the table of one evaluation: of each score a row per OOD set, then the averages."""
+    """Return the table of one evaluation: for each score its OOD sets, then the averages."""
     columns = {"FPR95": primary, **EVALUATION_COLUMNS, **OTHER_FPR95[primary]}
     rows: list[Sequence[str]] = []
     for score, sets in figures.items():
@@ -71,7 +71,7 @@ def figures_table(figures: Figures, primary: str = PRIMARY) -> str:
 
 
 def format_rates(rates: Mapping[str, Mapping]) -> str:
-    """Return the table of `ood.decisions.decision_rates`, in percent; "" for none."""
+    """Return the table of `ood.decisions.decision_rates` in percent, or "" if there are none."""
     if not rates:
         return ""
     rows = [
@@ -103,7 +103,7 @@ def format_full_spectrum(
 
 @dataclass
 class Figure:
-    """A cell: a fraction for each run, its interval over images, best mean of its column or not."""
+    """A cell: a fraction for each run, an interval over images, and whether the mean is best."""
 
     values: Sequence[float]
     interval: tuple[float, float] | None = None
@@ -115,7 +115,7 @@ class Figure:
 
     @property
     def std(self) -> float | None:
-        """Return the sample standard deviation over the runs, None for a single run."""
+        """Return the sample standard deviation over the runs, or None for a single run."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
@@ -137,16 +137,13 @@ class Row(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A table of one metric: a row for each method and score, a column for each image set.
-
-    `kind` heads the column of scores; "" leaves it out.
-    """
+    """A table of one metric: a row for each method and score, a column for each image set."""
 
     metric: str
     title: str
     columns: list[str]
     rows: list[Row]
-    kind: str = "score"
+    kind: str = "score"  # heading of the column of scores; "" leaves the column out
 
     @property
     def has_intervals(self) -> bool:
@@ -154,7 +151,7 @@ class Block(NamedTuple):
 
 
 def mark_best(block: Block, higher_is_better: bool) -> Block:
-    """Mark the best mean of each column, as printed: all those that print alike."""
+    """Mark the best mean of each column, with all means that are printed as the same number."""
     best = max if higher_is_better else min
     for column in zip(*(row.figures for row in block.rows), strict=True):
         top = percent(best(figure.mean for figure in column))
@@ -164,7 +161,7 @@ def mark_best(block: Block, higher_is_better: bool) -> Block:
 
 
 def titled(block: Block, table: Callable[..., str], best: str) -> str:
-    """Return a table below its title, the best of each column written as `best`, such as `{}*`.
+    """Return a table below its title; `best`, such as `{}*`, formats the best cell of a column.
 
     The interval, if any, is that of the last column.
     """
@@ -183,27 +180,27 @@ def titled(block: Block, table: Callable[..., str], best: str) -> str:
 
 
 def as_latex(blocks: Sequence[Block], caption: str) -> str:
-    """Return one `table` for the package booktabs: FPR95 and AUROC, the first two of `blocks`.
+    """Return a LaTeX `table` for the package booktabs: FPR95 and AUROC, the first two of `blocks`.
 
     A row is a method, or a method with one of its scores; the average comes last.
     """
     fpr, auroc = blocks[:2]
-    first = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
-    ends = [first + 2 * i for i in range(1, len(fpr.columns) + 1)]
+    labels = 2 if len({row.score for row in fpr.rows}) > 1 else 1  # columns before the figures
+    ends = [labels + 2 * i for i in range(1, len(fpr.columns) + 1)]
     groups = [rf"\multicolumn{{2}}{{c}}{{{name.translate(LATEX)}}}" for name in fpr.columns]
-    header = ["Method", "Score"][:first] + LATEX_METRICS * len(groups)
+    header = ["Method", "Score"][:labels] + LATEX_METRICS * len(groups)
     rows = [
-        [text.translate(LATEX) for text in (one.method, one.score)[:first]]
+        [text.translate(LATEX) for text in (one.method, one.score)[:labels]]
         + [_latex(f) for pair in zip(one.figures, two.figures, strict=True) for f in pair]
         for one, two in zip(fpr.rows, auroc.rows, strict=True)
     ]
-    lines = [" & ".join(cells) + r" \\" for cells in ([*[""] * first, *groups], header, *rows)]
+    lines = [" & ".join(cells) + r" \\" for cells in ([*[""] * labels, *groups], header, *rows)]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption.translate(LATEX)}}}",
-            rf"\begin{{tabular}}{{@{{}}{'l' * first}{'rr' * len(groups)}@{{}}}}",
+            rf"\begin{{tabular}}{{@{{}}{'l' * labels}{'rr' * len(groups)}@{{}}}}",
             r"\toprule",
             lines[0],
             " ".join(rf"\cmidrule(lr){{{end - 1}-{end}}}" for end in ends),
@@ -224,7 +221,7 @@ def _latex(figure: Figure) -> str:
 
 
 def csv_rows(blocks: Sequence[Block]) -> Iterator[list]:
-    """Yield CSV_COLUMNS of each figure, as fractions with all digits; empty where nothing is."""
+    """Yield a row of CSV_COLUMNS for each figure, as fractions with all digits."""
     for block in blocks:
         for row in block.rows:
             for name, figure in zip(block.columns, row.figures, strict=True):

@@ -1,7 +1,7 @@
-"""Check the data: say what is there, what is missing, and how to mend it.
+"""Check the data: report what is there, what is missing, and how to mend it.
 
-Takes the flags of train.py and eval_ood.py. Exits with 0 when the run that they describe can go
-ahead (evaluation; with a --trainer that learns, or --shots, training as well), else with 1.
+Takes the flags of train.py and eval_ood.py. Exits with 0 if the data suffice for the evaluation
+and, with --shots or a --trainer that learns, for the training that the flags describe, else with 1.
 """
 
 import logging
@@ -24,18 +24,18 @@ def main() -> None:
         action="store_true",
         help="decode all images and compare all files of the sets (default: decode a sample)",
     )
-    parser.add_argument("--json", default="", help="file for all that was found (default: none)")
+    parser.add_argument("--json", default="", help="file to write the report to (default: none)")
     args = parser.parse_args()
-    logging.getLogger().addHandler(logging.NullHandler())  # the report has the loaders' warnings
+    logging.getLogger().addHandler(logging.NullHandler())  # the report repeats loaders' warnings
     trains = args.shots is not None
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
     cfg = build_cfg(args)
     trains |= TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS and not args.model_dir
     asked = ["evaluation", "training"] if trains else ["evaluation"]
-    named = args.id_data or args.dataset or args.dataset_config_file or args.model_dir
-    runs = {"evaluation": EVALUATION, "training": training_needs(cfg)}
-    report = check(cfg, named or DEFAULT_DATASET, runs, asked, args.full)
+    title = args.id_data or args.dataset or args.dataset_config_file or args.model_dir
+    needs = {"evaluation": EVALUATION, "training": training_needs(cfg)}
+    report = check(cfg, title or DEFAULT_DATASET, needs, asked, args.full)
     print(report.text())
     if args.json:
         write_json(report.record(), args.json)

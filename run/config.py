@@ -1,7 +1,8 @@
 """Assemble the config of a run.
 
-Later wins: defaults (dassl/config/defaults.py and the trainers' own), the data set's YAML, the
-trainer's YAML (or, with --model-dir, the settings that run was made with), flags, KEY VALUE pairs.
+Later sources override earlier ones: defaults (dassl/config/defaults.py and those of the trainers),
+the data set's YAML, the trainer's YAML (or, with --model-dir, the config of that run), flags, KEY
+VALUE pairs.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from dassl.utils.names import suggest
 from datasets.own import folder_name, use_id_folder, use_ood_folders
 from run import flags, settings
 from run.folder import CONFIG, check_model_dir, read_config
-from run.settings import HERE, default_cfg, value_of
+from run.settings import ROOT, default_cfg, value_of
 
-# Settings of a method that its folders are named after, and what they are called there.
+# Settings of a method that are part of its runs' folder names -> their prefix in these names.
 IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
 
 
 def build_cfg(args: argparse.Namespace) -> CfgNode:
-    """Return the frozen config of a run, from parsed flags.
+    """Return the frozen config of a run from parsed flags.
 
     Raises:
         InputError: unknown keys or names, values of the wrong type, missing files.
@@ -50,9 +51,9 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if trainer_file:
         settings.merge(cfg, settings.read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
-    if own := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
-        clean_cfg(cfg, own)  # settings of other trainers would be accepted and ignored
-    promised = model_name(cfg)
+    if node := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
+        clean_cfg(cfg, node)  # settings of other trainers would be accepted and ignored
+    file_name = model_name(cfg)
     _merge_flags(cfg, args)
     _merge_settings(cfg, args.opts)
     settings.check_values(cfg)
@@ -60,35 +61,35 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if not cfg.OUTPUT_DIR:
         dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem
         config = Path(trainer_file).stem
-        cfg.OUTPUT_DIR = usual_folder(cfg, dataset, config, promised, args.trains)
+        cfg.OUTPUT_DIR = default_folder(cfg, dataset, config, file_name, args.trains)
     cfg.freeze()
     return cfg
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
-    """Return the paths of the data set's and the trainer's YAML, "" where `run` stands for it."""
-    usual = flags.OWN_DATASET if args.id_data else flags.DEFAULT_DATASET
-    name = args.dataset or (usual if run is None else "")
-    dataset = args.dataset_config_file or (name and _named(flags.DATASET_CONFIGS, name, "dataset"))
+    """Return the paths of the data set's and the trainer's YAML; "" where `run` replaces it."""
+    default = flags.OWN_DATASET if args.id_data else flags.DEFAULT_DATASET
+    name = args.dataset or (default if run is None else "")
+    dataset = args.dataset_config_file or (name and _find(flags.DATASET_CONFIGS, name, "dataset"))
     if run is not None:
         return dataset, ""
     if not args.trainer:
         raise InputError(
-            "which method? Give --trainer, one of "
+            "no method is named: give --trainer, one of "
             f"{', '.join(TRAINER_REGISTRY.registered_names())}, or the --model-dir of a trained run"
         )
     if args.config_file:
         return dataset, args.config_file
     configs = flags.TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
     names = [*(file.stem for file in settings.config_files(dataset)), *flags.DEFAULT_CONFIGS]
-    usual = next((n for n in names if (HERE / configs / f"{n}.yaml").exists()), names[0])
-    return dataset, _named(configs, args.config or usual, "config")
+    default = next((n for n in names if (ROOT / configs / f"{n}.yaml").exists()), names[0])
+    return dataset, _find(configs, args.config or default, "config")
 
 
-def _named(folder: Path, name: str, kind: str) -> str:
+def _find(folder: Path, name: str, kind: str) -> str:
     path = folder / f"{name.removesuffix('.yaml')}.yaml"
-    if not (HERE / path).exists():
-        known = sorted(file.stem for file in (HERE / folder).glob("*.yaml"))
+    if not (ROOT / path).exists():
+        known = sorted(file.stem for file in (ROOT / folder).glob("*.yaml"))
         raise InputError(f"unknown {kind} {name!r} in {folder}. {suggest(name, known)}")
     return str(path)
 
@@ -104,10 +105,10 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.backbone and args.model_dir:
         check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
-    named = args.backbone or dict(settings.in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
-    if named and not (args.model_dir and read_config(args.model_dir)):
-        # A YAML's belong to its own backbone; a run's to the weights that it was trained on.
-        cfg.INPUT.update(input_settings(named))
+    backbone = args.backbone or dict(settings.in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
+    if backbone and not (args.model_dir and read_config(args.model_dir)):
+        # INPUT in a YAML is that of the YAML's backbone. A trained run keeps its own INPUT.
+        cfg.INPUT.update(input_settings(backbone))
     for flag, owners in flags.trainer_flags().items():
         if (value := getattr(args, flag)) is None:
             continue
@@ -125,7 +126,7 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
         use_id_folder(cfg, args.id_data)
         if not (args.model_dir or args.dataset or args.dataset_config_file):
             cfg.OOD = default_cfg().OOD
-            # What paths in the results are relative to, wherever a command is started.
+            # Paths in the results are relative to it; the working directory must not change them.
             cfg.DATASET.ROOT = args.root or os.path.dirname(cfg.DATASET.FOLDER)
     if args.ood_data:
         use_ood_folders(cfg, args.ood_data)
@@ -134,7 +135,7 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
 def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
     for key, value in settings.in_pairs(words):
         if key == "TRAINER.NAME":
-            raise InputError(f"TRAINER.NAME {value}: name the method by --trainer {value}")
+            raise InputError(f"TRAINER.NAME {value}: name the method with --trainer {value}")
         if value_of(cfg, key) is None and value_of(default_cfg(), key) is not None:
             node, names = key.split(".")[1], TRAINER_REGISTRY.registered_names()
             owner = next(n for n in names if node == TRAINER_REGISTRY.get(n).CONFIG_KEY)
@@ -142,44 +143,43 @@ def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
         settings.merge_pairs(cfg, [(key, value)])
 
 
-def usual_folder(cfg: CfgNode, dataset: str, config: str, promised: str, trains: bool) -> str:
-    """Return the folder of a run, in LoCoOp's layout.
+def default_folder(cfg: CfgNode, dataset: str, config: str, file_name: str, trains: bool) -> str:
+    """Return the default folder of a run, in LoCoOp's layout.
 
-    It is called after the config file `config` as long as the run is what that file says, of which
-    `promised` is the `model_name`; with another backbone, number of epochs or of views it is called
-    after these. Results of a model that no run has trained never go to a run's folder.
+    The folder is named after the config file `config`, unless flags changed the backbone or the
+    number of epochs or views: then after these. `file_name` is the `model_name` before flags.
+    Results of a model that no run has trained never go into the folder of a run.
     """
-    kind, name = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), model_name(cfg)
-    name = config if name == promised else name
+    trainer_class, name = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), model_name(cfg)
+    name = config if name == file_name else name
     folder = Path("output", dataset, cfg.TRAINER.NAME)
-    if not kind.LEARNS:
+    if not trainer_class.LEARNS:
         folder /= name
     elif not trains:
-        # A published CLIPN is one file among several of the same config.
+        # Several published files of CLIPN have the same config.
         weights = Path(cfg.MODEL.INIT_WEIGHTS or cfg.MODEL.BACKBONE.NAME)
         folder = folder / config / (weights.stem if weights.is_file() else "")
     else:
-        own = cfg.TRAINER.get(kind.CONFIG_KEY, {})
-        context = "_".join(f"{name}{own[key]}" for key, name in IN_FOLDER.items() if key in own)
+        node = cfg.TRAINER.get(trainer_class.CONFIG_KEY, {})
+        context = "_".join(f"{prefix}{node[k]}" for k, prefix in IN_FOLDER.items() if k in node)
         folder = folder / f"{name}_{cfg.DATASET.NUM_SHOTS}shots" / context / f"seed{cfg.SEED}"
     return folder.as_posix()
 
 
 def model_name(cfg: CfgNode) -> str:
-    """Return model, pairs, epochs and views, as far as the method has them, in the way of config
-    files: vit_b16_ep50."""
-    kind, pairs = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg.DATASET.PAIRS
+    """Return backbone, pairs, epochs and views, where they apply, such as vit_b16_ep50."""
+    trainer_class, pairs = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), cfg.DATASET.PAIRS
     parts = [_slug(cfg.MODEL.BACKBONE.NAME)]
-    if kind.READS_PAIRS:  # cc3m for cc3m/{00000..00331}.tar
+    if trainer_class.READS_PAIRS:  # cc3m for cc3m/{00000..00331}.tar
         path = Path(re.split(r"[{*]", pairs.PATH)[0]).stem
         parts.append(pairs.SOURCE if pairs.SOURCE == "classnames" else _slug(path))
-    if kind.LEARNS:
+    if trainer_class.LEARNS:
         parts.append(f"ep{cfg.OPTIM.MAX_EPOCH}")
         parts.append(f"views{cfg.DATALOADER.VIEWS}" if cfg.DATALOADER.VIEWS else "")
     return "_".join(filter(None, parts))
 
 
 def _slug(backbone: str) -> str:
-    """Return a backbone as config files name it: ViT-B/16 is vit_b16; a file is its own name."""
+    """Return a backbone as config files name it: vit_b16 for ViT-B/16; for a file, its stem."""
     name = Path(backbone).stem if Path(backbone).exists() else re.sub(r"/(?=\d)", "", backbone)
     return re.sub(r"[^\w.+]+", "_", name).lower()

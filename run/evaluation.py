@@ -31,9 +31,9 @@ from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
-from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, listed
+from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
 from trainers.base import ClipTrainer
-from trainers.features import features_of, with_labels
+from trainers.features import features_by_path, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +42,18 @@ LOG = "eval_log.txt"
 
 
 def score_names(cfg: CfgNode) -> str | list[str]:
-    """Return the names of the scores to compute, or "all": with the one that streams start from,
-    and MCM where all are of pytorch-ood, which a detector's files cannot hold."""
+    """Return the names of the scores to compute, or "all". Streams add their base score; MCM is
+    added if all others are of pytorch-ood, which the files of a detector cannot hold."""
     if cfg.EVAL.SCORES == "all":
         return "all"
-    names = listed(cfg.EVAL.SCORES)
+    names = split_commas(cfg.EVAL.SCORES)
     more = [base_score(cfg)] if cfg.EVAL.STREAMS else []
     more += ["MCM"] if all(name.startswith(PREFIX) for name in [*names, *more]) else []
     return names + [name for name in more if name not in names]
 
 
 def score_params(cfg: CfgNode) -> dict[str, float]:
-    """Return the parameters of scores, by the names that the scores' functions have for them."""
+    """Return the parameters of scores, by the argument names of the score functions."""
     return {"temperature": cfg.EVAL.TEMPERATURE, "local_weight": cfg.EVAL.LOCAL_WEIGHT}
 
 
@@ -64,13 +64,13 @@ def check_settings(cfg: CfgNode) -> None:
     if not 0 < (share := cfg.EVAL.NEGATIVES_SHARE) <= 1:
         raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
     if cfg.EVAL.FEATURES_LOCAL and keeps_nothing(cfg):
-        raise InputError("--features-local keeps features, --features none keeps none: choose")
+        raise InputError("--features-local keeps features, --features none does not: drop one")
     check_streams(cfg, keeps_nothing(cfg))
 
 
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
-    """Score the sets of `cfg` by the run in `model_dir`, or by a model that nothing was trained
-    for, and write the results to OUTPUT_DIR."""
+    """Score the sets of `cfg` with the run in `model_dir` ("": an untrained method), and write the
+    results to OUTPUT_DIR."""
     require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
@@ -86,17 +86,17 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     if cfg.EVAL.FEATURES_LOCAL and "local_cosines" in required_inputs(scores):
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
-    every = {ID: trainer.dm.dataset.test, **sets}
-    check_stream_sets(trainer, every, scores)
-    evaluation = score(trainer, {**every, **shifted}, scores)
+    id_and_ood = {ID: trainer.dm.dataset.test, **sets}
+    check_stream_sets(trainer, id_and_ood, scores)
+    evaluation = score(trainer, {**id_and_ood, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes
         return
-    spec = calibrated(trainer, evaluation, parameters, model_dir)
-    # From here on the old results are half replaced.
+    spec = calibrated_spec(trainer, evaluation, parameters, model_dir)
+    # An interrupted write must not leave old results beside a new detector.
     Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
     write_spec(cfg.OUTPUT_DIR, spec)
     provenance |= {
-        "config": recorded(cfg),
+        "config": recorded_config(cfg),
         "skipped": evaluation.skipped,
         "features_read": evaluation.read,
         "classnames": list(trainer.dm.dataset.classnames),
@@ -110,43 +110,42 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
     )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
-    evaluate_streams(trainer, every, evaluation, provenance)
+    evaluate_streams(trainer, id_and_ood, evaluation, provenance)
 
 
 def data_needs(scores: Sequence[Score]) -> Needs:
-    """Return the training images if some score is fitted to them."""
-    fits = any(isinstance(s, LibraryScore) and s.kind.requires_fit for s in scores)
+    """Return whether training images are needed: some scores of pytorch-ood are fitted to them."""
+    fits = any(isinstance(s, LibraryScore) and s.detector_class.requires_fit for s in scores)
     return Needs.TRAIN if fits else NOTHING
 
 
 def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
-    """Return `scores`, those of pytorch-ood fitted: to the run's own training images (its shots,
-    drawn by its seed; without shots all), prepared as test images are."""
+    """Return `scores`, with those of pytorch-ood fitted to the run's training images: its shots,
+    drawn with its seed (all images without shots), transformed as for a test."""
     library, train = [s for s in scores if isinstance(s, LibraryScore)], None
     if data_needs(library):
         items = trainer.dm.dataset.train_x
-        found = with_labels(features_of(trainer, {"train": items}), items)
-        train = tuple(torch.from_numpy(x).to(trainer.device) for x in found)
+        features_and_labels = with_labels(features_by_path(trainer, {"train": items}), items)
+        train = tuple(torch.from_numpy(x).to(trainer.device) for x in features_and_labels)
     facts = (trainer.text_features().clone(), trainer.model.scale.detach().float(), train)
     fitted = {s.name: s.fitted(*facts) for s in library}
     return [fitted.get(s.name, s) for s in scores]
 
 
-def calibrated(
+def calibrated_spec(
     trainer: ClipTrainer, evaluation: Evaluation, parameters: Mapping[str, dict], model_dir: str
 ) -> DetectorSpec:
-    """Return the detector of an evaluation, calibrated on the ID test set; pytorch-ood's scores
-    are left out, as its files cannot hold them."""
+    """Return the detector of an evaluation, calibrated on the ID test set, without the scores of
+    pytorch-ood, which its files cannot hold."""
     cfg, inside = trainer.cfg, evaluation.sets[ID]
-    what = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
-    of = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, what)
-    carried = {name: own for name, own in parameters.items() if not name.startswith(PREFIX)}
-    uncalibrated = spec_of(trainer, evaluation.classes, carried)
-    return uncalibrated.calibrate(inside.scores, cfg.EVAL.TPR, of)
+    source = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
+    record = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, source)
+    ours = {name: values for name, values in parameters.items() if not name.startswith(PREFIX)}
+    return spec_of(trainer, evaluation.classes, ours).calibrate(inside.scores, cfg.EVAL.TPR, record)
 
 
 def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTrainer:
-    """Return the trainer of `cfg`, with what the run in `model_dir`, if any, has learned."""
+    """Return the trainer of `cfg`, with the checkpoint of the run in `model_dir`, if any."""
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     trainer = build_trainer(cfg)
@@ -156,27 +155,28 @@ def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTr
 
 
 def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
-    """Return whether the results of exactly this evaluation are in OUTPUT_DIR."""
+    """Return whether OUTPUT_DIR has the results of exactly this evaluation."""
     folder = Path(cfg.OUTPUT_DIR)
     results, marker = folder / "results.json", folder / MARKER
     if not results.exists():
         return False
     if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
         return False
-    found = read_results(folder)["provenance"]
-    same = found["comparable"].get("load_epoch") == load_epoch
-    return same and found.get("config") == recorded(cfg) and same_words(cfg, found)
+    provenance = read_results(folder)["provenance"]
+    same_epoch = provenance["comparable"].get("load_epoch") == load_epoch
+    same_config = provenance.get("config") == recorded_config(cfg)
+    return same_epoch and same_config and same_words(cfg, provenance)
 
 
-def recorded(cfg: CfgNode) -> str:
-    """Return the config as results record it: without the folder of kept features and its size,
-    which change no figure."""
+def recorded_config(cfg: CfgNode) -> str:
+    """Return the config for the results file, without keys that change no figure: the folder of
+    kept features and its limit."""
     kept = {k: v for k, v in cfg.EVAL.items() if k not in ("FEATURES", "FEATURES_LIMIT")}
     return CfgNode({**cfg, "EVAL": kept}).dump(sort_keys=False)
 
 
 def score(trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]) -> Evaluation:
-    """Score all images of `sets` by the trainer's model."""
+    """Score all images of `sets` with the trainer's model."""
     cfg = trainer.cfg
     store = feature_store(cfg, trainer.image_encoding())
     size = {"DATALOADER.TEST.BATCH_SIZE": cfg.DATALOADER.TEST.BATCH_SIZE}
@@ -188,14 +188,14 @@ def score(trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]) -
 
 
 def check_same_model(folder: str, comparable: dict) -> None:
-    """Refuse to put another model's results over those in `folder`; other scores are welcome."""
+    """Raise InputError if `folder` has results of another model; the scores may be others."""
     if not Path(folder, "results.json").exists():
         return
-    before = read_results(folder)["provenance"]["comparable"]
-    for key, value in plain(comparable).items():  # as a file has it
-        if key not in ("scores", "local_features") and before.get(key) != value:
+    previous = read_results(folder)["provenance"]["comparable"]
+    for key, value in plain(comparable).items():  # as results.json holds it
+        if key not in ("scores", "local_features") and previous.get(key) != value:
             raise InputError(
-                f"{folder} holds results of another model: {key} was {before.get(key)}, is "
+                f"{folder} holds results of another model: {key} was {previous.get(key)}, is "
                 f"{value}. Choose another --output-dir, or remove its results.json"
             )
 
@@ -203,35 +203,32 @@ def check_same_model(folder: str, comparable: dict) -> None:
 def report(
     cfg: CfgNode, sets: Mapping[str, SetScores], provenance: dict, shifted: Sequence[str] = ()
 ) -> str:
-    """Write results and plots into OUTPUT_DIR, and return the tables and where everything lies.
-
-    Args:
-        shifted: names of the shifted ID sets among `sets`.
-    """
+    """Write results and plots into OUTPUT_DIR, and return the tables and the places of the files.
+    `shifted` names the shifted ID sets among `sets`."""
     folder, means, primary = cfg.OUTPUT_DIR, ood_means(cfg), cfg.OOD.FPR95
     inside, spectrum = sets[ID], [sets[name] for name in (ID, *shifted)]
-    others = [part for name, part in sets.items() if name not in (ID, *shifted)]
-    outside = {part.name: part.scores for part in others}
+    ood_sets = [ood_set for name, ood_set in sets.items() if name not in (ID, *shifted)]
+    outside = {ood_set.name: ood_set.scores for ood_set in ood_sets}
     figures = evaluate_sets(inside.scores, outside, means)
     full = full_spectrum(spectrum, outside, means) if shifted else None
-    rejected = {part.name: part.rejected for part in others}
+    rejected = {ood_set.name: ood_set.rejected for ood_set in ood_sets}
     decisions = decision_rates(inside.rejected, rejected, means)
     if decisions:
         warn_if_few_classes(provenance["comparable"]["num_classes"])
     plots = Path(folder, "plots")
     for old in (*plots.glob("*.png"), *Path(folder, "scores").glob("*.csv")):
-        old.unlink()  # of scores or sets that are not asked for this time
+        old.unlink()  # an earlier evaluation may have had other scores or sets
     for name, values in inside.scores.items():
-        columns = {set_name: own[name] for set_name, own in outside.items()}
+        columns = {set_name: scores[name] for set_name, scores in outside.items()}
         save_figure(histograms(values, columns, name), plots / f"{file_name(name)}_histogram.png")
-        curves = {set_name: (values, other) for set_name, other in columns.items()}
+        curves = {set_name: (values, ood) for set_name, ood in columns.items()}
         save_figure(roc(curves, f"{name}: ROC"), plots / f"{file_name(name)}_roc.png")
     write_results(folder, figures, [*sets.values()], provenance, decisions, means, primary, full)
-    parts = [
+    sections = [
         format_figures(figures, primary),
         format_rates(decisions),
         format_full_spectrum(full, spectrum, primary) if full else "",
         f"ID accuracy: {100 * inside.accuracy:.2f} %\n"
         f"results.json, results.csv, scores/ and plots/ are in {folder}",
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, sections))

@@ -11,33 +11,32 @@ from dassl.utils.names import suggest
 
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
 DEFAULT_DATASET = "generated"
-OWN_DATASET = "imagefolder"  # that --id-data fills in
-# Where a dataset has no config of its own name.
+OWN_DATASET = "imagefolder"  # for --id-data
+# The first that a trainer has is used if it has no config named after the data set.
 DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16_ep25", "vit_b16_ep30", "vit_b16", "vit_b16_cc3m")
 
-COMMON_FLAGS = {  # of entry points of one run and of many
+COMMON_FLAGS = {  # of sweep.py and of the entry points for one run
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",
     "dataset": f"name of a file in {DATASET_CONFIGS} (default: {DEFAULT_DATASET})",
-    "dataset-config-file": "path of such a file, instead of its name",
+    "dataset-config-file": "path of such a file, in place of --dataset (default: none)",
     "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (default: the data set's name, or its "
     f"_BASE_'s, if there is such a file, else {DEFAULT_CONFIGS[0]})",
-    "config-file": "path of such a file, instead of its name",
-    "id-data": "folder of your ID images: with train/ and val/ or test/ in it, a folder for each "
-    "class in these; or of class folders alone, then a part of each class is held out "
-    "for testing",
+    "config-file": "path of such a file, in place of --config (default: none)",
+    "id-data": "folder of your ID images: class folders inside train/ and val/ or test/; or class "
+    "folders alone, and then part of each class is held out for testing (default: none)",
     "backbone": "CLIP: OpenAI name, open_clip model/tag or file (default: the config's)",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that understands flags before, between and behind KEY VALUE pairs, its `opts`."""
+    """A parser for flags and KEY VALUE pairs in any order; the pairs become `opts`."""
 
     def __init__(self, description: str, pairs: bool = True) -> None:
         what = "[KEY VALUE ...]" if pairs else "FILE ..."
         super().__init__(
             description=description.split("\n")[0],
             usage=f"%(prog)s [--FLAG VALUE ...] {what}   (--help lists the flags)",
-            epilog="KEY VALUE pairs set anything in the config, such as OPTIM.LR 0.001." * pairs,
+            epilog="KEY VALUE pairs set any key of the config, as in OPTIM.LR 0.001." * pairs,
             allow_abbrev=False,
         )
         self.set_defaults(opts=[])
@@ -45,28 +44,28 @@ class Parser(argparse.ArgumentParser):
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        found, rest = self.parse_known_args(args, namespace)
+        parsed, rest = self.parse_known_args(args, namespace)
         if unknown := [word for word in rest if word.startswith("--")]:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
             self.error(f"unknown flag {unknown[0]}. {suggest(unknown[0], known)}")
-        found.opts = rest
-        return found
+        parsed.opts = rest
+        return parsed
 
 
 def make_parser(description: str, pairs: bool = True) -> Parser:
-    """Return a parser of the flags that every entry point has.
+    """Return a parser of the flags that all entry points for one run share.
 
     Args:
-        pairs: whether KEY VALUE pairs may follow; an entry point that takes files there has none.
+        pairs: whether words without a flag are KEY VALUE pairs; if not, they are files.
     """
     parser = Parser(description, pairs)
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
     add("--trainer", default="", help=f"one of {known} (default: that of --model-dir)")
     add_data_flags(parser)
-    add("--shots", type=int, default=None, help="images a class; -1 for all (default: all)")
+    add("--shots", type=int, default=None, help="images per class; -1 for all (default: all)")
     seed = get_cfg_default().SEED
-    add("--seed", type=int, default=None, help=f"0 or more; -1: not seeded (default: {seed})")
+    add("--seed", type=int, default=None, help=f"0 or more; -1 for no seed (default: {seed})")
     add(
         "--output-dir",
         default="",
@@ -75,16 +74,16 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     add("--model-dir", default="", help="folder of a trained run (default: none)")
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (default: the last)")
     for flag, owners in trainer_flags().items():
-        kinds = [TRAINER_REGISTRY.get(name) for name in owners]
-        keys = ", ".join(f"TRAINER.{kind.CONFIG_KEY}.{kind.FLAGS[flag]}" for kind in kinds)
-        usual = kinds[0].CONFIG[kinds[0].FLAGS[flag]]
-        add(f"--{flag}", default=None, help=f"sets {keys} (default: the config's, usually {usual})")
+        classes = [TRAINER_REGISTRY.get(name) for name in owners]
+        keys = ", ".join(f"TRAINER.{each.CONFIG_KEY}.{each.FLAGS[flag]}" for each in classes)
+        value = classes[0].CONFIG[classes[0].FLAGS[flag]]
+        add(f"--{flag}", default=None, help=f"sets {keys} (default: the config's, often {value})")
     parser.set_defaults(resume="", trains=True)
     return parser
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for data and model, of entry points of one run and of many."""
+    """Add the flags for data and model, which sweep.py has too."""
     for flag, text in COMMON_FLAGS.items():
         parser.add_argument(f"--{flag}", default="", help=text)
     parser.add_argument(
@@ -92,8 +91,8 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FOLDER",
-        help="an OOD set of yours, any folder of images; give it once for each (default: the data "
-        "set's)",
+        help="an OOD set of yours: any folder of images; repeat the flag for several (default: the "
+        "data set's)",
     )
 
 
@@ -107,16 +106,16 @@ def trainer_flags() -> dict[str, dict[str, str]]:
 
 
 def choose(args: argparse.Namespace, **chosen: object) -> argparse.Namespace:
-    """Return the arguments of one run: those of `args`, others where they are `chosen`."""
+    """Return the arguments of one run: `args` updated with `chosen`, completed by defaults."""
     return argparse.Namespace(**{**vars(make_parser("").parse_args([])), **vars(args), **chosen})
 
 
 def as_words(args: argparse.Namespace) -> list[str]:
-    """Return the command line that `args` of one run stand for."""
+    """Return the words of the command line that gives `args`, the arguments of one run."""
     parser, words = make_parser(""), []
     for action in parser._actions:
         value = getattr(args, action.dest, action.default)
         if action.option_strings and value != action.default:
-            for one in value if isinstance(value, list) else [value]:
-                words += [action.option_strings[0], str(one)]
+            for item in value if isinstance(value, list) else [value]:
+                words += [action.option_strings[0], str(item)]
     return words + args.opts

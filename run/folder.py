@@ -1,4 +1,4 @@
-"""Hold the folder of a run: who works in it, what it was asked to do, whether it has done it."""
+"""The folder of a run: its lock, its settings, and whether the run is finished."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ from run.settings import default_cfg, read_yaml
 logger = logging.getLogger(__name__)
 
 CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
-KEPT = ("*/checkpoint", "*.parquet")  # what took long to make, in the folder of a command
-# Settings that say where and how a run computes, not what.
+KEPT = ("*/checkpoint", "*.parquet")  # costly to make: a folder with such files is not removed
+# Settings that say where and how a run computes, not what it computes.
 INCIDENTAL = (
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "TEST", "OOD", "EVAL"),
     *("DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.PAIRS.DOWNLOAD"),
@@ -39,26 +39,26 @@ class RunState(Enum):
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Hold the folder of a run: no other process trains or evaluates into it meanwhile.
+    """Lock the folder of a run, so that no other process trains or evaluates into it meanwhile.
 
-    The system lets go of it when the process ends, however it ends. What a killed process was
-    about to write there is removed. Of several ranks, rank 0 holds it for all. If the folder was
-    not there before and the run is refused, nothing of it is left.
+    The operating system releases the lock when the process ends, however it ends. Temporary files
+    of a killed process are removed. Of several ranks, rank 0 holds the lock for all. If the folder
+    is new and the run is refused, the folder is removed again.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be written to.
+        InputError: another process holds the lock, or the folder cannot be written to.
     """
     folder = Path(folder)
     lock = FileLock(folder / LOCK)
-    made = distributed.from_main(lambda: _acquire(lock, folder))
+    created = distributed.from_main(lambda: _acquire(lock, folder))
     try:
         yield
     except InputError:
-        kept = any(path for pattern in KEPT for path in folder.glob(pattern))
-        if made and distributed.is_main() and not kept:
-            shutil.rmtree(made[0], ignore_errors=True)
-            with suppress(OSError):  # another run has begun there
-                for path in made[1:]:
+        worth_keeping = any(path for pattern in KEPT for path in folder.glob(pattern))
+        if created and distributed.is_main() and not worth_keeping:
+            shutil.rmtree(created[0], ignore_errors=True)
+            with suppress(OSError):  # another run may have begun in a parent folder
+                for path in created[1:]:
                     path.rmdir()
         raise
     finally:
@@ -66,8 +66,8 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> list[Path]:
-    """Acquire the lock and return the folders that were made for it, innermost first."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Acquire the lock and return the folders that were created for it, innermost first."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     mkdir_if_missing(folder)
     with explain_write_error(folder / LOCK):
         try:
@@ -78,11 +78,11 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
                 "output folder"
             ) from error
     remove_leftovers(folder)
-    return made
+    return created
 
 
 def open_run(cfg: CfgNode) -> RunState:
-    """Return the state of a run, see `run_state`; write a new run's config into its folder."""
+    """Return the `run_state`, and write the config of a new run into its folder."""
     state = run_state(cfg)
     if state is RunState.NEW:
         with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG)) as file:
@@ -93,17 +93,17 @@ def open_run(cfg: CfgNode) -> RunState:
 def run_state(cfg: CfgNode) -> RunState:
     """Return the state of the run in `cfg.OUTPUT_DIR`.
 
-    A run is finished when its marker says so, not when its folder exists. One that never came to
-    a checkpoint has nothing to keep, so it may be started with other settings.
+    A run is finished when its marker exists, not when its folder does. A run without a checkpoint
+    counts as new, whatever settings it was started with.
 
     Raises:
         InputError: the folder holds a run with other settings.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    before = read_config(folder) if any(folder.glob("*/checkpoint")) else None
-    if before is None:
+    previous = read_config(folder) if any(folder.glob("*/checkpoint")) else None
+    if previous is None:
         return RunState.NEW
-    if differences := _differences(before, cfg):
+    if differences := _differences(previous, cfg):
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
             "--output-dir, or remove that folder if the run is not wanted"
@@ -112,44 +112,44 @@ def run_state(cfg: CfgNode) -> RunState:
 
 
 def finish_run(cfg: CfgNode) -> None:
-    """Mark a run as trained to its end."""
+    """Write the marker of a finished training."""
     facts = {"max_epoch": cfg.OPTIM.MAX_EPOCH, "trainer": cfg.TRAINER.NAME, "seed": cfg.SEED}
     write_json(facts, Path(cfg.OUTPUT_DIR, MARKER))
 
 
-def what_is_kept(folder: str | Path) -> str:
-    """Return a sentence on the newest checkpoint of a run that did not come to its end."""
-    notes = sorted(Path(folder).glob("*/checkpoint"))
-    newest = [str(named_checkpoint(note.parent)) for note in notes]
+def describe_checkpoints(folder: str | Path) -> str:
+    """Return a sentence on the newest checkpoint of an unfinished run."""
+    pointers = sorted(Path(folder).glob("*/checkpoint"))
+    newest = [str(named_checkpoint(pointer.parent)) for pointer in pointers]
     if not newest:
-        return f"{folder} holds no checkpoint yet: the same command begins again."
-    return f"Kept: {', '.join(newest)}; the same command goes on from there."
+        return f"{folder} holds no checkpoint yet: the same command starts again."
+    return f"Kept: {', '.join(newest)}; the same command resumes from there."
 
 
-def held_out_record(folder: str | Path, images: Sequence[str], root: str, of: str) -> dict:
-    """Return the record of the ID images that a threshold rests on; warn if some were trained on.
+def held_out_record(folder: str | Path, images: Sequence[str], root: str, source: str) -> dict:
+    """Return the record of the ID images behind a threshold; warn if some were trained on.
 
     Args:
-        folder: of the run, whose split.json says what it was trained on.
+        folder: the run's folder, whose split.json lists its training images.
         images: paths relative to `root`.
-        of: what the images are.
+        source: where the images come from, for the record.
     """
     path = Path(folder, "split.json")
     rows = read_json(path)["train"] if path.exists() else ()
-    names = {os.path.relpath(os.path.join(root, row[0]), root) for row in rows}
-    trained = len(names.intersection(images))
+    training_images = {os.path.relpath(os.path.join(root, row[0]), root) for row in rows}
+    trained = len(training_images.intersection(images))
     if trained:
         logger.warning(
             f"{trained} of the {len(images)} ID images were trained on: figures and thresholds "
             "flatter the model. Keep training and test images apart"
         )
-    return {"images": of, "count": len(images), "trained_on": trained}
+    return {"images": source, "count": len(images), "trained_on": trained}
 
 
 def check_model_dir(path: str | Path) -> None:
-    """Raise InputError unless `path` is a folder that may be a run's.
+    """Raise InputError unless `path` may be the folder of a run.
 
-    It is none if it is a checkpoint, a folder of checkpoints inside a run, or a folder of runs.
+    A checkpoint, a folder of checkpoints inside a run, and a folder of runs are refused.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
@@ -159,41 +159,44 @@ def check_model_dir(path: str | Path) -> None:
             f"{folder.parent}, and --load-epoch N for the checkpoint of an epoch"
         )
     if not path.is_dir():
-        found = "it is a file" if path.exists() else "there is no such folder"
-        raise InputError(f"--model-dir {path}: {found}. Give the folder of a trained run")
-    runs = sorted({str(note.parents[1]) for note in path.glob("*/**/checkpoint")} - {str(path)})
+        problem = "it is a file" if path.exists() else "there is no such folder"
+        raise InputError(f"--model-dir {path}: {problem}. Give the folder of a trained run")
+    runs = sorted({str(file.parents[1]) for file in path.glob("*/**/checkpoint")} - {str(path)})
     if runs and not any(path.glob("*/checkpoint")):
         more = ", ..." if len(runs) > 3 else ""
         raise InputError(f"--model-dir {path} holds runs, name one: {', '.join(runs[:3])}{more}")
 
 
 def read_config(folder: str | Path) -> dict | None:
-    """Return the settings a run was made with, None for a folder without them (published files).
+    """Return the settings of a run, or None for a folder without a config (published files).
 
-    Settings that an older version had are left out.
+    Settings that only older versions knew are left out.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
         return None
     content = read_yaml(path)
     if not content.get("TRAINER"):
-        raise InputError(f"config file {path} holds no run's settings: it names no TRAINER")
-    return _known(content, default_cfg())
+        raise InputError(f"config file {path} has no TRAINER group, so it is not a run's config")
+    return _drop_unknown(content, default_cfg())
 
 
-def _known(content: Any, usual: Any) -> Any:
-    """Return `content` without what `usual` lacks, but for the groups that are free for names."""
-    if not (isinstance(content, dict) and isinstance(usual, CfgNode)) or usual.is_new_allowed():
+def _drop_unknown(content: Any, defaults: Any) -> Any:
+    """Return `content` without keys that `defaults` lacks; groups open to new keys keep all."""
+    is_group = isinstance(content, dict) and isinstance(defaults, CfgNode)
+    if not is_group or defaults.is_new_allowed():
         return content
-    return {key: _known(value, usual[key]) for key, value in content.items() if key in usual}
+    known = {key: value for key, value in content.items() if key in defaults}
+    return {key: _drop_unknown(value, defaults[key]) for key, value in known.items()}
 
 
-def _differences(before: dict, cfg: CfgNode) -> list[str]:
-    """Return how the settings of a run differ from those it had before, in words."""
-    old = flatten(plain(default_cfg())) | flatten(before)
+def _differences(previous: dict, cfg: CfgNode) -> list[str]:
+    """Return a phrase for each setting of the run in `cfg` that differs from its `previous` one."""
+    old = flatten(plain(default_cfg())) | flatten(previous)
     new = flatten(plain(cfg))
-    own = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    incidental = INCIDENTAL + tuple(f"TRAINER.{own.CONFIG_KEY}.{key}" for key in own.INCIDENTAL)
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    node = f"TRAINER.{trainer_class.CONFIG_KEY}"
+    incidental = INCIDENTAL + tuple(f"{node}.{key}" for key in trainer_class.INCIDENTAL)
     return [
         f"{key} was {old.get(key)!r}, is {value!r}"
         for key, value in sorted(new.items())

@@ -1,7 +1,7 @@
 """Fit a linear classifier to image features: python -m run.linear_probe --dataset dtd --shots 16.
 
-CoOp's linear probe (Zhou et al., IJCV 2022): logistic regression on a few images of each class, C
-chosen on validation images. For all numbers of shots up to --shots: 1, 2, 4, ...
+This is CoOp's linear probe (Zhou et al., IJCV 2022): logistic regression on a few images of each
+class, with C chosen on validation images, for 1, 2, 4, ... shots up to --shots.
 """
 
 import logging
@@ -19,7 +19,7 @@ from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.config import build_cfg
 from run.flags import make_parser
-from trainers.features import Features, features_of, with_labels
+from trainers.features import Features, features_by_path, with_labels
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ def main() -> None:
     args = make_parser(__doc__).parse_args()
     if args.trainer not in (None, "", "ZeroshotCLIP"):
         raise InputError(
-            f"--trainer {args.trainer}: a linear probe reads the image tower's features, the same "
-            "under every trainer; leave the flag out"
+            f"--trainer {args.trainer}: a linear probe reads the image tower's features, which are "
+            "the same for every trainer; leave the flag out"
         )
     args.trainer, shots = "ZeroshotCLIP", MAX_SHOTS if args.shots is None else args.shots
     if shots < 1:
-        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images a class")
-    args.shots = shots + VAL_SHOTS  # where a data set has no validation images: some of these
+        raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images per class")
+    args.shots = shots + VAL_SHOTS  # without a val/, `divide` uses some of them for validation
     cfg = build_cfg(args)
     check_shots(args.shots, cfg.SEED)
     setup_logger()
@@ -46,14 +46,14 @@ def main() -> None:
     trainer = build_trainer(cfg)
     data = trainer.dm.dataset
     pool, val = (data.train_x, data.val) if data.val else divide(data.train_x)
-    check_choice(data.num_classes, val)
-    found = features_of(trainer, {"pool": pool, "val": val, "test": data.test})
+    check_data(data.num_classes, val)
+    features = features_by_path(trainer, {"pool": pool, "val": val, "test": data.test})
     rows = []
     for count in [2**i for i in range(shots.bit_length())]:
-        chosen = few_shot(pool, count, cfg.SEED)
-        fewer = few_shot(val, min(count, VAL_SHOTS), cfg.SEED)
-        parts = (with_labels(found, part) for part in (chosen, fewer, data.test))
-        rows.append((count, *probe(*parts)))
+        train_shots = few_shot(pool, count, cfg.SEED)
+        val_shots = few_shot(val, min(count, VAL_SHOTS), cfg.SEED)
+        splits = (with_labels(features, split) for split in (train_shots, val_shots, data.test))
+        rows.append((count, *probe(*splits)))
     folder = Path(args.output_dir or f"{cfg.OUTPUT_DIR}_linear_probe/seed{cfg.SEED}")
     table = [dict(zip(("shots", "accuracy", "C"), row, strict=True)) for row in rows]
     content = {"seed": cfg.SEED, "dataset": cfg.DATASET.NAME, "probe": table}
@@ -62,29 +62,32 @@ def main() -> None:
     print(text_table(shown, ("shots", "accuracy", "C")), f"\n{folder / 'probe.json'}")
 
 
-def check_choice(classes: int, val: Sequence[Datum]) -> None:
-    """Raise InputError where there are no classes to tell apart, or no images to choose C on."""
+def check_data(classes: int, val: Sequence[Datum]) -> None:
+    """Raise InputError if there is only one class, or no validation image to choose C on."""
     if classes < 2 or not val:
         raise InputError(
             f"a linear probe needs 2 or more classes and some validation images; found {classes} "
-            f"and {len(val)}. Where a data set has no val/, half of a class's training images, at "
-            "most 4, are set apart: give a class 2 or more"
+            f"and {len(val)}. Without a val/ in the data set, half of the training images of each "
+            "class, at most 4, are used for validation: give each class 2 or more"
         )
 
 
 def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
-    """Set up to 4 images of each class apart from the training images, at most half of them."""
+    """Return training and validation images: of each class up to 4, at most half, validate."""
     classes: dict[int, list[Datum]] = {}
     for item in items:
         classes.setdefault(item.label, []).append(item)
-    counts = {label: min(VAL_SHOTS, len(own) // 2) for label, own in classes.items()}
-    kept = [x for label, own in classes.items() for x in own[: len(own) - counts[label]]]
-    return kept, [x for label, own in classes.items() for x in own[len(own) - counts[label] :]]
+    train, val = [], []
+    for members in classes.values():
+        split = len(members) - min(VAL_SHOTS, len(members) // 2)
+        train += members[:split]
+        val += members[split:]
+    return train, val
 
 
 def probe(train: Features, val: Features, test: Features) -> tuple[float, float]:
     """Return the accuracy on `test`, and the C that was best on `val`."""
-    from sklearn.linear_model import LogisticRegression  # here, for it takes a second to import
+    from sklearn.linear_model import LogisticRegression  # here because it takes a second to import
 
     def fit(c: float) -> LogisticRegression:
         return LogisticRegression(C=c, max_iter=1000).fit(*train)
@@ -94,11 +97,11 @@ def probe(train: Features, val: Features, test: Features) -> tuple[float, float]
 
 
 def search_c(accuracy: Callable[[float], float]) -> float:
-    """Return the C of the best accuracy: of a grid, then 8 steps of halving around it, as CoOp.
+    """Return the C of the best accuracy: of a grid, then by 8 bisections around it, as CoOp.
 
     Differs from upstream: features are normalised, so that another C is best.
     """
-    peak = max(GRID, key=accuracy)  # of equal ones the first, the largest C
+    peak = max(GRID, key=accuracy)  # the largest of equally good C
     left, right = peak / 10, peak * 10
     for _ in range(STEPS):
         middle = (left * right) ** 0.5

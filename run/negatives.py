@@ -1,4 +1,4 @@
-"""The words that are not classes, in an evaluation: which scores need them, and their record."""
+"""Words that are not classes, in an evaluation: which scores need them, and negatives.csv."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,35 +19,34 @@ from trainers.base import ClipTrainer
 logger = logging.getLogger(__name__)
 
 FILE = "negatives.csv"
-OTHERS = ("_negatives", "_outliers")  # ends of the names of texts that are no class's
+NOT_CLASSES = ("_negatives", "_outliers")  # endings of the names of texts that are no class's
 COLUMNS = ("score", "rank", "word", "kind", "file", "prompt", "similarity", "group", "ood_sets")
 
 
 def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
-    """Give the trainer's model the words that `scores` need, of those that EVAL names, and the
-    texts of captions where it writes some.
+    """Give the trainer's model the words of EVAL that `scores` need, and a captioner its texts.
 
-    A method that learns its class texts keeps them; of all others the recipe's own count.
+    A method that learns class texts keeps them; others take the class texts of the score's recipe.
     """
-    needs, named = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
+    needs, source = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
-    used = named and not needs.isdisjoint(FROM_WORDS)
-    model = text_model(trainer) if used or captioner else trainer.model.clip
+    has_words = source and not needs.isdisjoint(FROM_WORDS)
+    model = text_model(trainer) if has_words or captioner else trainer.model.clip
     names, source = trainer.dm.dataset.classnames, lists_folder(cfg)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
     words = find_words(model, names, needs, source, outliers, share)
     if captioner:
         captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
-    resolve_precision(trainer.precision.name, trainer.device)  # `load` has set the switches of fp32
+    resolve_precision(trainer.precision.name, trainer.device)  # `load` has switched to fp32
     trainer.model.texts = {
-        name: None if trainer.model.learns_texts and not name.endswith(OTHERS) else features
+        name: None if trainer.model.learns_texts and not name.endswith(NOT_CLASSES) else features
         for name, features in words.texts.items()
     }
     return words
 
 
 def text_model(trainer: ClipTrainer) -> ClipModel:
-    """Return the trainer's CLIP in float32: its words are the same for runs in all precisions."""
+    """Return the trainer's CLIP in float32, so that runs in any precision choose the same words."""
     if trainer.precision.name == "fp32":
         return trainer.model.clip
     backbone = trainer.cfg.MODEL.BACKBONE
@@ -55,7 +54,7 @@ def text_model(trainer: ClipTrainer) -> ClipModel:
 
 
 def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
-    """Return whether lists of words and outliers still say what was read for a results file."""
+    """Return whether the lists of words and outliers are unchanged since a results file."""
     for name, facts in provenance["comparable"].get("scores", {}).items():
         if "words" in facts:
             if name == "EOE":
@@ -68,18 +67,18 @@ def same_words(cfg: CfgNode, provenance: Mapping) -> bool:
 
 
 def lists_folder(cfg: CfgNode) -> str:
-    """Return the folder of EVAL.NEGATIVES: as it is written, or under DATASET.ROOT."""
+    """Return EVAL.NEGATIVES, below DATASET.ROOT if the folder is there and not where it says."""
     source = cfg.EVAL.NEGATIVES
-    beside = Path(cfg.DATASET.ROOT, source)
-    given = source in ("", BUNDLED) or Path(source).is_dir() or not beside.is_dir()
-    return source if given else str(beside)
+    below_root = Path(cfg.DATASET.ROOT, source)
+    as_written = source in ("", BUNDLED) or Path(source).is_dir() or not below_root.is_dir()
+    return source if as_written else str(below_root)
 
 
 def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datum]]) -> str:
     """Write negatives.csv into a run's folder, and return the report of overlaps with OOD sets.
 
     Args:
-        sets: the OOD sets. What they show is named by them and by the folders of their images.
+        sets: the OOD sets. Their own names and those of their image folders tell what they show.
     """
     path = Path(folder, FILE)
     path.unlink(missing_ok=True)
@@ -91,22 +90,22 @@ def record_negatives(folder: str, words: Words, sets: Mapping[str, Sequence[Datu
     }
     rows, lines = [], []
     for negatives in words.negatives:
-        found = list(overlaps(negatives.words, names))
-        rows += _rows(negatives, [own for _, own in found])
+        overlapping = list(overlaps(negatives.words, names))
+        rows += _rows(negatives, [set_names for _, set_names in overlapping])
         facts, kinds = negatives.facts, [word.kind for word in negatives.words]
         lines.append(
             f"{negatives.recipe.score}: {facts['negatives']:,} negatives of "
             f"{facts['candidates']:,} words, {kinds.count('noun'):,} nouns and "
             f"{kinds.count('adj'):,} adjectives ({path})."
         )
-        lines += _report(found, names)
+        lines += _report(overlapping, names)
     write_csv(path, COLUMNS, rows)
     return "\n".join(lines)
 
 
 def _rows(negatives: Negatives, sets: list[list[str]]):
     groups = grouping(len(negatives.words), GROUPS)
-    group_of = {i: g for g, own in enumerate(groups.tolist()) for i in own}
+    group_of = {i: g for g, members in enumerate(groups.tolist()) for i in members}
     for i, word in enumerate(negatives.words):
         about = (word.text, word.kind, word.file, negatives.prompt(word))
         closeness = f"{negatives.closeness[i]:.6f}"
@@ -114,12 +113,12 @@ def _rows(negatives: Negatives, sets: list[list[str]]):
         yield [*row, "; ".join(sets[i])]
 
 
-def _report(found: list, names: Mapping[str, set[str]]) -> list[str]:
-    """Return a line for each OOD set that negatives name something of, or one that none does."""
+def _report(overlapping: list, names: Mapping[str, set[str]]) -> list[str]:
+    """Return a line for each OOD set that shares names with negatives, or one for no overlap."""
     lines = []
-    for name, own in names.items():
-        same = [word.text for word, sets in found if name in sets]
+    for name, folders in names.items():
+        same = [word.text for word, sets in overlapping if name in sets]
         if same:
             many = counted(len(same), "negative")
-            lines.append(f"  {many} of {name}'s {len(own)} folder names: {first_few(same)}")
+            lines.append(f"  {many} of {name}'s {len(folders)} folder names: {first_few(same)}")
     return lines or ["  No negative is the name of an OOD set or of a folder in one."]

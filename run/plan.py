@@ -1,7 +1,7 @@
 """Plan the runs of a sweep: every combination of its methods, shots, settings and seeds.
 
-A run is the arguments of train.py and the config that train.py makes of them, so whatever a sweep
-has trained, train.py would have trained, and goes on with.
+A run is made of the arguments of train.py and the config that train.py builds from them. So
+train.py can resume any run of a sweep, and a sweep any run of train.py.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from run.folder import run_state
 from run.settings import in_pairs, value_of
 from trainers.side_by_side import images_seen
 
-# In the folder's name anyway.
+# Settings that `run.config.default_folder` puts into the folder's name.
 NAMED = {*IN_FOLDER, "OPTIM.MAX_EPOCH", "DATALOADER.VIEWS", "MODEL.BACKBONE.NAME"}
 
-Axis = tuple[str, list[str]]  # a config key and its values, as written
+Axis = tuple[str, list[str]]  # a config key and its values, as the user wrote them
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        method: its name in the table: what varies in the sweep, but for the seed.
-        args: the arguments of train.py. cfg: the config that they give.
+        method: its name in the table, made of all that varies in the sweep except the seed.
+        args: the arguments of train.py. cfg: the config built from them.
     """
 
     method: str
@@ -44,7 +44,7 @@ class PlannedRun:
 
     @property
     def learns(self) -> bool:
-        """Return whether shots and seeds make a difference."""
+        """Return whether the run is trained, so that shots and seeds matter."""
         return TRAINER_REGISTRY.get(self.cfg.TRAINER.NAME).LEARNS
 
     @property
@@ -57,7 +57,7 @@ class PlannedRun:
 
     @property
     def state(self) -> str:
-        """Return the word for its state, new, started or finished, or why the run cannot be."""
+        """Return its state as a word (new, started, finished), or why it is refused."""
         if not self.learns:
             return "no training"
         try:
@@ -66,50 +66,50 @@ class PlannedRun:
             return f"refused ({error})"
 
     def evaluation(self, **chosen: object) -> argparse.Namespace:
-        """Return the arguments of its evaluation, others where they are `chosen`."""
+        """Return the arguments of its evaluation, updated with `chosen`."""
         args = choose(self.args, trains=False, **chosen)
         if self.learns:
-            # The OOD sets of today's flags and YAML, as of the runs without training.
+            # Naming the data set brings in its current OOD sets, as for methods without training.
             if not (args.dataset or args.dataset_config_file or args.id_data):
                 args.dataset = DEFAULT_DATASET
-            args.model_dir, args.backbone = str(self.folder), ""  # --set may have named another
+            args.model_dir, args.backbone = str(self.folder), ""  # its config names the backbone
         return args
 
 
 def plan(args: argparse.Namespace) -> list[PlannedRun]:
-    """Return the runs that the flags of sweep.py ask for, seeds innermost.
+    """Return the runs that the flags of sweep.py ask for; seeds vary fastest.
 
     Raises:
-        InputError: as `build_cfg`; a setting that no trainer of the sweep has; two runs with one
-            folder.
+        InputError: as `build_cfg`; a setting that no trainer of the sweep has; two runs with the
+            same folder.
     """
     axes = [_axis(text) for text in args.set]
     fixed = in_pairs(args.opts)
     for key in [key for key, _ in (*axes, *fixed)]:
-        if all(own_key(key, trainer) is None for trainer in args.trainers):
+        if all(key_for_trainer(key, trainer) is None for trainer in args.trainers):
             raise InputError(f"no trainer of this sweep ({', '.join(args.trainers)}) has {key}")
     runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes, fixed)]
-    twice = [folder for folder, count in Counter(run.folder for run in runs).items() if count > 1]
-    if twice:
+    ((folder, count),) = Counter(run.folder for run in runs).most_common(1)
+    if count > 1:
         raise InputError(
-            f"two runs of the sweep would have the folder {twice[0]}: is a trainer, "
-            "a seed or a value named twice?"
+            f"two runs of the sweep would have the folder {folder}: name each trainer, seed and "
+            "value once"
         )
     return runs
 
 
-def groups(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
-    """Group the runs that see the same images; one that shares none is by itself."""
-    parts: dict[str, list[PlannedRun]] = {}
+def group_by_images(runs: Iterable[PlannedRun]) -> list[list[PlannedRun]]:
+    """Group the runs that see the same images; a run that shares none is a group of its own."""
+    groups: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        parts.setdefault(images_seen(run.cfg) or str(run.folder), []).append(run)
-    return list(parts.values())
+        groups.setdefault(images_seen(run.cfg) or str(run.folder), []).append(run)
+    return list(groups.values())
 
 
-def listing(parts: Iterable[list[PlannedRun]]) -> str:
+def list_runs(groups: Iterable[list[PlannedRun]]) -> str:
     """Return a table of the runs, group by group."""
     lines = []
-    for number, runs in enumerate(parts, 1):
+    for number, runs in enumerate(groups, 1):
         shared = ", on the same images" if len(runs) > 1 else ""
         lines.append(f"group {number}: {counted(len(runs), 'run')}{shared}")
         width = max(len(run.name) for run in runs)
@@ -117,19 +117,19 @@ def listing(parts: Iterable[list[PlannedRun]]) -> str:
     return "\n".join(lines)
 
 
-def own_key(key: str, trainer: str) -> str | None:
-    """Return `key` as a run of `trainer` reads it, None if it is a setting of other trainers.
+def key_for_trainer(key: str, trainer: str) -> str | None:
+    """Return `key` with `*` resolved for `trainer`, or None if the trainer has no such setting.
 
-    `TRAINER.*.KEY` is that key of every trainer that has it; `OPTIM` is of those that learn.
+    `TRAINER.*.KEY` is KEY of every trainer that has it. Only trainers that learn have `OPTIM`.
     """
-    kind = TRAINER_REGISTRY.get(trainer)
+    trainer_class = TRAINER_REGISTRY.get(trainer)
     first, node, name = [*key.split(".", 2), "", ""][:3]
-    if first == "OPTIM" and not kind.LEARNS:
+    if first == "OPTIM" and not trainer_class.LEARNS:
         return None
-    if first != "TRAINER" or node == kind.CONFIG_KEY:
+    if first != "TRAINER" or node == trainer_class.CONFIG_KEY:
         return key
-    if node == "*" and name in kind.CONFIG:
-        return f"TRAINER.{kind.CONFIG_KEY}.{name}"
+    if node == "*" and name in trainer_class.CONFIG:
+        return f"TRAINER.{trainer_class.CONFIG_KEY}.{name}"
     return None
 
 
@@ -139,25 +139,25 @@ def _axis(text: str) -> Axis:
         raise InputError(
             f"--set {text}: write KEY=VALUE,VALUE,..., as in --set TRAINER.LOCOOP.LAMBDA=0.1,0.25"
         )
-    return key, re.split(r",(?![^\[(]*[\])])", values)  # not at the commas of a list
+    return key, re.split(r",(?![^\[(]*[\])])", values)  # but not at commas inside a list
 
 
 def _runs_of(
     trainer: str, args: argparse.Namespace, axes: list[Axis], fixed: list[tuple[str, str]]
 ) -> list[PlannedRun]:
-    fixed = [(own, value) for key, value in fixed if (own := own_key(key, trainer))]
-    axes = [(own, values) for key, values in axes if (own := own_key(key, trainer))]
-    usual = build_cfg(_arguments(args, trainer, fixed))
+    fixed = [(name, value) for key, value in fixed if (name := key_for_trainer(key, trainer))]
+    axes = [(name, values) for key, values in axes if (name := key_for_trainer(key, trainer))]
+    base = build_cfg(_arguments(args, trainer, fixed))
     learns = TRAINER_REGISTRY.get(trainer).LEARNS
     shots, seeds = (args.shots or [None], args.seeds) if learns else ([None], [None])
     runs = []
     for shot, *values, seed in product(shots, *(values for _, values in axes), seeds):
         chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
         run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
-        run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, usual, learns)
-        varied = [pair for pair, (_, every) in zip(chosen, axes, strict=True) if len(every) > 1]
+        run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, base, learns)
+        varied = [pair for pair, (_, axis) in zip(chosen, axes, strict=True) if len(axis) > 1]
         method = [trainer, f"{shot} shots"] if len(shots) > 1 else [trainer]
-        method += [f"{_short(key)} {value}" for key, value in varied]
+        method += [f"{_without_node(key)} {value}" for key, value in varied]
         runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))
     return runs
 
@@ -171,24 +171,24 @@ def _arguments(
 
 
 def _folder(
-    root: str, cfg: CfgNode, chosen: list[tuple[str, str]], usual: CfgNode, learns: bool
+    root: str, cfg: CfgNode, chosen: list[tuple[str, str]], base: CfgNode, learns: bool
 ) -> str:
-    """Return the folder that train.py would choose, under `root` in the place of `output`.
+    """Return the default folder of a run, under `root` in place of `output`.
 
-    Settings of `--set` that are not the usual ones are added to its name. It depends on the run
-    alone: a sweep that is made larger finds the runs it has.
+    Settings of `--set` with other values than in the config `base` are added to its name. The name
+    depends on the run alone, so that an enlarged sweep finds the runs it has already trained.
     """
-    path, extra = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:]), ""
+    path, suffix = Path(root, *Path(cfg.OUTPUT_DIR).parts[1:]), ""
     for key, _ in chosen:
-        value = value_of(cfg, key)
-        if _short(key) not in NAMED and value != value_of(usual, key):
-            extra += f"_{_short(key).lower()}{value}"
-    extra = re.sub(r"[^\w.+-]+", "-", extra)
+        name, value = _without_node(key), value_of(cfg, key)
+        if name not in NAMED and value != value_of(base, key):
+            suffix += f"_{name.lower()}{value}"
+    suffix = re.sub(r"[^\w.+-]+", "-", suffix)
     if not learns:
-        return path.with_name(path.name + extra).as_posix()
-    return (path.parent.with_name(path.parent.name + extra) / path.name).as_posix()
+        return path.with_name(path.name + suffix).as_posix()
+    return (path.parent.with_name(path.parent.name + suffix) / path.name).as_posix()
 
 
-def _short(key: str) -> str:
-    """Return `key` without the trainer's node, which a run's trainer implies."""
+def _without_node(key: str) -> str:
+    """Return `key` without the trainer's node, which the run's trainer implies."""
     return key.split(".", 2)[2] if key.startswith("TRAINER.") else key

@@ -1,4 +1,4 @@
-"""Settings: their defaults, how files and words set them, and which values no run could have."""
+"""Settings: defaults, merging of YAML files and command-line pairs, and checks of values."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
 
-HERE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
 LOWEST = {
     "SEED": -1,
@@ -51,7 +51,7 @@ def keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
-    """Return the value of the dotted `key`, None if there is no such setting."""
+    """Return the value of the dotted `key`, or None if there is no such setting."""
     node = cfg
     for part in key.split("."):
         node = node.get(part) if isinstance(node, CfgNode) else None
@@ -76,42 +76,42 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def read_config_file(path: str | Path) -> dict:
-    """Return the settings of a YAML file on top of those of its `_BASE_`, a file beside it."""
-    content: dict = {}
-    for own in config_files(path).values():
-        content = _over(own, content)
-    return content
+    """Return the settings of a YAML file, which override those of its `_BASE_`."""
+    merged: dict = {}
+    for content in config_files(path).values():
+        merged = _update(content, merged)
+    return merged
 
 
 def config_files(path: str | Path) -> dict[Path, dict]:
-    """Return what a YAML file sets, what its `_BASE_` sets, and so on, by file."""
-    # Names are looked up beside the code, so that the commands run from any folder.
-    file = Path(path) if Path(path).exists() else HERE / path
-    found: dict[Path, dict] = {}
-    while file.resolve() not in found:
-        own = found[file.resolve()] = read_yaml(file)
-        base = own.pop("_BASE_", None)
+    """Return the content of a YAML file, of its `_BASE_` beside it, and so on, by file."""
+    # The repository is searched too, so that commands run from any working directory.
+    file = Path(path) if Path(path).exists() else ROOT / path
+    contents: dict[Path, dict] = {}
+    while file.resolve() not in contents:
+        content = contents[file.resolve()] = read_yaml(file)
+        base = content.pop("_BASE_", None)
         if base is None:
-            return found
+            return contents
         if not isinstance(base, str):
-            raise InputError(f"config file {file}: _BASE_ is {base!r}, it names a file beside it")
+            raise InputError(f"config file {file}: _BASE_ is {base!r}, not the name of a file")
         file = file.parent / base
     raise InputError(
         f"config file {path} is its own _BASE_: leave that line out, or name another file"
     )
 
 
-def _over(base: dict, top: dict) -> dict:
+def _update(base: dict, top: dict) -> dict:
     """Return `base` updated with `top`, node by node."""
     merged = base | top
     for key in base.keys() & top.keys():
         if isinstance(base[key], dict) and isinstance(top[key], dict):
-            merged[key] = _over(base[key], top[key])
+            merged[key] = _update(base[key], top[key])
     return merged
 
 
 def merge(cfg: CfgNode, content: dict, source: str) -> None:
-    """Set what `content`, read from `source`, says."""
+    """Set the settings in `content`; error messages name its `source`."""
     _refuse_unfit(content, f"{source}: ")
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
@@ -122,8 +122,8 @@ def merge(cfg: CfgNode, content: dict, source: str) -> None:
 
 
 def _refuse_unfit(content: dict, where: str = "") -> None:
-    """Raise InputError for a setting without a value, as `KEY:` in a YAML file, and for a name
-    that is no text, as `5: {...}`."""
+    """Raise InputError for a setting without a value, such as `KEY:` in a YAML file, and for a name
+    that is no text, such as `5: {...}`."""
     for key, value in content.items():
         if not isinstance(key, str):
             raise InputError(f"{where}{key} is not read as text: put the name in quotes")
@@ -148,23 +148,23 @@ def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            mismatch, now = str(error).startswith("Type mismatch"), value_of(cfg, key)
-            why = f"give a value of the kind of {now!r}" if mismatch else error
-            raise InputError(f"{key} {value!r}: {why}") from error
+            mismatch, current = str(error).startswith("Type mismatch"), value_of(cfg, key)
+            reason = f"give a value of the type of {current!r}" if mismatch else error
+            raise InputError(f"{key} {value!r}: {reason}") from error
 
 
 def _typed(cfg: CfgNode, key: str, value: str) -> Any:
-    """Return `value` as the number or text that the setting is; yacs reads all others.
+    """Return `value` as the float or string that the setting has now; yacs parses other types.
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    now = value_of(cfg, key)
-    if isinstance(now, CfgNode):
-        raise ValueError(f"this is a group of settings, name one of {', '.join(now)} in it")
-    if isinstance(now, str):
+    current = value_of(cfg, key)
+    if isinstance(current, CfgNode):
+        raise ValueError(f"this is a group of settings, name one of {', '.join(current)} in it")
+    if isinstance(current, str):
         return repr(value)
     try:
-        return float(value) if isinstance(now, float) else value
+        return float(value) if isinstance(current, float) else value
     except ValueError:
         return value
 
@@ -175,11 +175,10 @@ def _unknown_key(cfg: CfgNode, key: str) -> str:
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse values that would fail deep inside torch or numpy, or train nothing.
+    """Raise InputError for values that would fail deep inside torch or numpy, or train nothing.
 
-    Raises:
-        InputError: a setting without a value, a number that is not finite or out of its range, a
-            malformed entry of an OOD set.
+    These are settings without a value, numbers that are not finite or out of range, shots that
+    cannot be drawn, and malformed entries of OOD sets.
     """
     values = flatten(cfg)
     _refuse_unfit(values)
@@ -195,23 +194,23 @@ def check_values(cfg: CfgNode) -> None:
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
     check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
     check_sets(cfg)
-    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    if kind.LEARNS and not kind.READS_PAIRS:
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if trainer_class.LEARNS and not trainer_class.READS_PAIRS:
         check_shots(cfg.DATASET.NUM_SHOTS, cfg.SEED)
-    if cfg.DATALOADER.VIEWS and kind.LEARNS and not kind.KEEPS_VIEWS:
+    if cfg.DATALOADER.VIEWS and trainer_class.LEARNS and not trainer_class.KEEPS_VIEWS:
         raise InputError(
             f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: it keeps the features of a frozen image "
-            f"tower, and steps of {cfg.TRAINER.NAME} read the images themselves; set it to 0"
+            f"tower, but {cfg.TRAINER.NAME} trains on the images themselves; set it to 0"
         )
-    build_preprocess(cfg, normalize=True)  # refuses what no image could be prepared by
+    build_preprocess(cfg, normalize=True)  # raises InputError for an impossible INPUT
 
 
 def describe(cfg: CfgNode) -> str:
-    """Return the settings that differ from the defaults, and all of the method's own, in lines."""
-    usual, groups = flatten(default_cfg()), {}
-    own = f"TRAINER.{TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY}."
+    """Return the settings of the method, and all others that differ from defaults, as lines."""
+    defaults, groups = flatten(default_cfg()), {}
+    node = f"TRAINER.{TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY}."
     for key, value in flatten(cfg).items():
-        group, _, name = key.rpartition(".") if key.startswith(own) else key.partition(".")
-        if (key.startswith(own) or usual.get(key) != value) and group != "OOD":
+        group, _, name = key.rpartition(".") if key.startswith(node) else key.partition(".")
+        if (key.startswith(node) or defaults.get(key) != value) and group != "OOD":
             groups.setdefault(group, []).append(f"{name} {value}".strip())
     return "\n".join(f"  {group}: {', '.join(values)}" for group, values in groups.items())

@@ -1,4 +1,4 @@
-"""Verdicts on more images than one machine has time for: tars in, a Parquet file a tar out."""
+"""Verdicts on the images of webdataset shards: a Parquet file for each tar, with progress."""
 
 import argparse
 import os
@@ -20,23 +20,24 @@ from detector.spec import FILE, fingerprint, read_spec
 from run.folder import locked
 
 SUMMARY = "summary.json"
-FLAGS = {  # of detect.py, with what they take
-    "shards TARS": "webdataset shards: a path with braces, {00000..09999}, or a folder",
-    "out FOLDER": "of --shards: a Parquet file for each; those there are not repeated",
-    "engine ray": "of --shards: all cores or GPUs of a Ray cluster (default: one process)",
-    "address HOST:PORT": "of --engine ray: its cluster (default: this machine alone)",
+FLAGS = {  # of detect.py: flag and the placeholder of its value
+    "shards TARS": "webdataset shards: a path with braces, as in {00000..09999}.tar, or a folder "
+    "(default: none)",
+    "out FOLDER": "folder for the Parquet files of --shards; finished ones are not repeated",
+    "engine ray": "score --shards on all cores or GPUs of a Ray cluster (default: in one process)",
+    "address HOST:PORT": "the cluster of --engine ray (default: this machine alone)",
 }
 Task = dict[str, str]  # "shard" and "target"
 
 
 def check_shard_flags(args: argparse.Namespace) -> None:
-    """Raise InputError for flags that --shards needs or has no use for, or that need it."""
-    idle = ("images", "csv", "regions") if args.shards else ("out", "engine", "address")
-    if wrong := [flag for flag in idle if getattr(args, flag)]:
+    """Raise InputError for missing or impossible flags of --shards, and for unused flags."""
+    unused = ("images", "csv", "regions") if args.shards else ("out", "engine", "address")
+    if wrong := [flag for flag in unused if getattr(args, flag)]:
         name = "images" if wrong[0] == "images" else f"--{wrong[0]}"
         raise InputError(f"{name}: no effect with{'' if args.shards else 'out'} --shards")
     if args.shards and not args.out:
-        raise InputError("--shards: where to? Add --out FOLDER, for a Parquet file a shard")
+        raise InputError("--shards needs --out FOLDER, for a Parquet file of each shard")
     if args.engine not in ("", "ray") or (args.address and not args.engine):
         raise InputError("--engine is ray, or left out for one process; --address is for ray alone")
     if args.shards:
@@ -45,16 +46,16 @@ def check_shard_flags(args: argparse.Namespace) -> None:
 
 
 def detect_shards(detector: Detector, pattern: str, out: str, engine: str, address: str) -> int:
-    """Write verdicts on all shards of `pattern` into the folder `out`; those there are kept.
+    """Write verdicts on all shards of `pattern` into the folder `out`, but for finished ones.
 
-    Returns how many could not be scored; each is named, with the reason.
+    Each shard that cannot be scored is reported with the reason; their number is returned.
     """
     shards, folder = find_shards(Path(absolute(pattern)), "--shards"), Path(absolute(out))
     targets = [folder / f"{shard.stem}.parquet" for shard in shards]
     if len(set(targets)) < len(targets):
         raise InputError(
-            "--shards names shards that are called the same, and each one's file is called after "
-            "it: give each of their folders an --out of its own"
+            "--shards has several shards of the same file name, and so their Parquet files would "
+            "have one name too: score each folder with an --out of its own"
         )
     with locked(folder):
         keep_detector(detector, folder)
@@ -64,8 +65,8 @@ def detect_shards(detector: Detector, pattern: str, out: str, engine: str, addre
         results: Iterable[dict[str, Any]] = map(ShardScorer(detector), tasks)
         if engine and tasks:
             results = score_on_ray(folder, detector.model.clip.name, tasks, address)
-        failed = follow(results, tasks)
-        remove_leftovers(folder)  # of workers that were killed
+        failed = report_progress(results, tasks)
+        remove_leftovers(folder)  # of killed workers
         summary = summarise([t for t in targets if t.exists()], detector.spec.score)
         write_json(summary, folder / SUMMARY)
     print(format_summary(summary))
@@ -74,11 +75,8 @@ def detect_shards(detector: Detector, pattern: str, out: str, engine: str, addre
 
 
 def keep_detector(detector: Detector, folder: Path) -> None:
-    """Save the detector beside its verdicts: workers load it there, and so may you.
-
-    Raises:
-        InputError: another one, or files in the places of those to be written, are there.
-    """
+    """Save the detector beside its verdicts, for workers to load; raise InputError if `folder`
+    holds another detector, or results without a detector."""
     if not (folder / FILE).exists():
         if taken := [*folder.glob("*.parquet"), *folder.glob(SUMMARY)]:
             raise InputError(
@@ -87,19 +85,19 @@ def keep_detector(detector: Detector, folder: Path) -> None:
             )
         detector.save(folder)
         return
-    kept, own = read_spec(folder), detector.spec
-    if fingerprint(kept) != fingerprint(own):
-        then, now = (f"{spec.score}, threshold {spec.threshold()}" for spec in (kept, own))
+    kept, current = read_spec(folder), detector.spec
+    if fingerprint(kept) != fingerprint(current):
+        then, now = (f"{spec.score}, threshold {spec.threshold()}" for spec in (kept, current))
         raise InputError(
-            f"{folder} is another detector's ({then}; now {now}): choose another --out, or go on "
-            f"with the one that is kept there, --model-dir {folder}"
+            f"{folder} holds verdicts of another detector ({then}; now {now}): choose another "
+            f"--out, or continue with that detector, --model-dir {folder}"
         )
 
 
-def follow(results: Iterable[dict[str, Any]], tasks: Sequence[Task]) -> int:
-    """Say what is wrong with a shard, and how far all of it is; return how many failed."""
+def report_progress(results: Iterable[dict[str, Any]], tasks: Sequence[Task]) -> int:
+    """Print problems and progress as results come in; return the number of failed shards."""
     sizes = {task["shard"]: os.path.getsize(task["shard"]) for task in tasks}
-    start, said, read, images, failed = time.monotonic(), 0.0, 0, 0, 0
+    start, printed, read, images, failed = time.monotonic(), 0.0, 0, 0, 0
     for number, result in enumerate(results, start=1):
         read, images = read + sizes[result["shard"]], images + result["images"]
         if not result["images"]:
@@ -109,8 +107,8 @@ def follow(results: Iterable[dict[str, Any]], tasks: Sequence[Task]) -> int:
             many = f"{result['unreadable']:,} of {result['images']:,} images"
             note(f"{result['shard']}: {many} cannot be read: {result['error']}")
         now = time.monotonic()
-        if now - said >= LONG or number == len(tasks):
-            said, seconds = now, now - start
+        if now - printed >= LONG or number == len(tasks):
+            printed, seconds = now, now - start
             left = timedelta(seconds=round(seconds * (sum(sizes.values()) / read - 1)))
             note(
                 f"{number:,} of {len(tasks):,} shards, {images:,} images, "
@@ -125,13 +123,14 @@ def format_summary(summary: dict[str, Any]) -> str:
     readable = summary["images"] - summary["unreadable"]
     for name, count in sorted(summary["verdicts"].items()):
         lines.append(f"{name}: {count:,} ({count / readable:.2%})")
-    most = max(summary["histogram"])
-    for low, count in zip(summary["edges"], summary["histogram"] * (most > 0), strict=False):
-        bar = "#" * (40 * count // most)  # of edges there is one more
+    tallest = max(summary["histogram"])
+    bins = zip(summary["edges"][:-1], summary["histogram"], strict=True) if tallest else ()
+    for low, count in bins:
+        bar = "#" * (40 * count // tallest)
         lines.append(f"{summary['score']} from {low:<12.6g}{count:>14,}  {bar}".rstrip())
     return "\n".join(lines)
 
 
 def note(text: str) -> None:
-    """Print to stderr: stdout holds the verdicts alone."""
+    """Print to stderr; stdout is for verdicts only."""
     print(text, file=sys.stderr)

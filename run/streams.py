@@ -1,4 +1,4 @@
-"""Test-time methods in an evaluation: their settings, their texts, and their runs over streams."""
+"""Test-time methods in an evaluation: checks of their settings, and their runs over streams."""
 
 import functools
 import logging
@@ -26,24 +26,24 @@ from trainers.base import ClipTrainer
 logger = logging.getLogger(__name__)
 
 
-def listed(text: str) -> list[str]:
-    """Return what `text` lists, separated by commas."""
+def split_commas(text: str) -> list[str]:
+    """Return the entries of `text`, which are separated by commas."""
     return [name.strip() for name in text.split(",")]
 
 
 def base_score(cfg: CfgNode) -> str:
-    """Return the score of single images that streams start from, and are set beside."""
+    """Return the single-image score that streams start from and are compared with."""
     return NEGLABEL.score if cfg.EVAL.NEGATIVES else "MCM"
 
 
 def _methods(cfg: CfgNode) -> list[str]:
-    names = listed(cfg.EVAL.STREAMS) if cfg.EVAL.STREAMS else []
+    names = split_commas(cfg.EVAL.STREAMS) if cfg.EVAL.STREAMS else []
     for name in names:
         check_availability(name, STREAMS, "test-time method")
         if STREAMS[name].needs and not cfg.EVAL.NEGATIVES:
             raise InputError(
-                f"--streams {name}: no words that are not classes, and it needs some. Name them by "
-                "--negatives, a folder of word lists or wordnet"
+                f"--streams {name} needs words that are not classes: add --negatives with a folder "
+                "of word lists, or with wordnet"
             )
     if len(set(names)) < len(names):
         raise InputError(f"--streams {cfg.EVAL.STREAMS}: name each method once")
@@ -54,13 +54,13 @@ def _ratios(cfg: CfgNode) -> list[float | None]:
     if not cfg.EVAL.STREAM_RATIO:
         return [None]
     try:
-        ratios = [float(text) for text in listed(cfg.EVAL.STREAM_RATIO)]
+        ratios = [float(text) for text in split_commas(cfg.EVAL.STREAM_RATIO)]
     except ValueError:
         ratios = [0.0]
     if not all(0 < ratio < 1 for ratio in ratios) or len(set(ratios)) < len(ratios):
         raise InputError(
-            f"--stream-ratio {cfg.EVAL.STREAM_RATIO}: shares of OOD images lie between 0 and 1, "
-            "each named once, as 0.01,0.1,0.5"
+            f"--stream-ratio {cfg.EVAL.STREAM_RATIO}: give shares of OOD images between 0 and 1, "
+            "each once, as in 0.01,0.1,0.5"
         )
     return ratios
 
@@ -69,26 +69,23 @@ def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
     """Raise InputError for unknown methods, impossible values, and streams without features."""
     if not _methods(cfg):
         if cfg.EVAL.STREAM_RATIO:
-            raise InputError("--stream-ratio is of test-time methods: name some by --streams")
+            raise InputError("--stream-ratio has no effect without a method: add --streams")
         return
     _ratios(cfg)
     if cfg.EVAL.STREAM_BATCH < 0 or not 0 <= cfg.EVAL.STREAM_SEED < 2**32:
         raise InputError(
             f"--stream-batch {cfg.EVAL.STREAM_BATCH} --stream-seed {cfg.EVAL.STREAM_SEED}: a batch "
-            "is a number of images, 0 for the method's own; a seed lies in 0 to 2^32 - 1"
+            "is a number of images, 0 for the method's own; a seed lies between 0 and 2^32 - 1"
         )
     if keeps_nothing:
         raise InputError(
-            "--streams reads kept image features, --features none keeps none: name a folder"
+            "--streams reads kept image features, but --features is none: name a folder"
         )
 
 
 def check_stream_sets(trainer: ClipTrainer, sets: Sets, scores: list[Score]) -> None:
-    """Raise InputError where a set is too small for a stream, or a score keeps no features.
-
-    Args:
-        sets: the ID set, then the OOD sets.
-    """
+    """Raise InputError for a set (ID, then OOD) too small for a stream, or a score without kept
+    features."""
     if not _methods(trainer.cfg):
         return
     inside, *outside = map(len, sets.values())
@@ -98,17 +95,17 @@ def check_stream_sets(trainer: ClipTrainer, sets: Sets, scores: list[Score]) -> 
     for score in scores:
         if trainer.model.FROM_IMAGES.intersection(score.needs):
             raise InputError(
-                f"--streams reads kept image features, {score.name} keeps none, as it needs the "
-                "images themselves: evaluate it apart"
+                f"--streams reads kept image features, but {score.name} needs the images "
+                "themselves and keeps no features: evaluate it without --streams"
             )
 
 
 def evaluate_streams(
     trainer: ClipTrainer, sets: Sets, evaluation: Evaluation, provenance: Mapping[str, object]
 ) -> None:
-    """Run the methods that EVAL.STREAMS names over their streams; write and show the results.
+    """Run the methods in EVAL.STREAMS over their streams; write and log the results.
 
-    Where that fails, the log says why: a refusal would take the results that are written with it.
+    A failure is logged, not raised: the results of the single-image scores are already written.
     """
     cfg = trainer.cfg
     for name in FILES:  # of an earlier evaluation
@@ -116,7 +113,7 @@ def evaluate_streams(
     if not _methods(cfg):
         return
     base, store = base_score(cfg), feature_store(cfg, trainer.image_encoding())
-    about = {"base": base, "seed": cfg.EVAL.STREAM_SEED}
+    settings = {"base": base, "seed": cfg.EVAL.STREAM_SEED}
     try:
         images = {
             name: StreamImages(_features(store, name, items), evaluation.sets[name].scores[base])
@@ -126,8 +123,8 @@ def evaluate_streams(
     except InputError as error:
         logger.error("No streams: %s", error)
         return
-    write_streams(cfg.OUTPUT_DIR, streams, about, provenance)
-    table = format_streams(streams, about)
+    write_streams(cfg.OUTPUT_DIR, streams, settings, provenance)
+    table = format_streams(streams, settings)
     logger.info("%s\n\n%s are in %s", table, " and ".join(FILES), cfg.OUTPUT_DIR)
 
 
@@ -135,8 +132,8 @@ def _features(store: FeatureStore, name: str, items: Sequence[Datum]) -> np.ndar
     kept = store.read(name, items, False)
     if kept is None:
         raise InputError(
-            f"the image features of {name} could not be kept in {store.folder}, the log above says "
-            "why. Mend that, or name another folder by --features"
+            f"the image features of {name} could not be kept in {store.folder}; the log above has "
+            "the reason. Mend it, or name another folder with --features"
         )
     return kept.features
 
@@ -146,29 +143,29 @@ def _streams(
 ) -> Iterator[Stream]:
     cfg = trainer.cfg
     inside, *outside = images
-    known = _known(trainer, classes)
+    inputs = _inputs(trainer, classes)
     for ratio in _ratios(cfg):
         for name in _methods(cfg):
-            kind = STREAMS[name]
-            batch = cfg.EVAL.STREAM_BATCH or kind.batch
-            for other in outside:
-                method = kind(**{need: known[need]() for need in kind.needs})
-                parts = images[inside], images[other]
-                order = mixture(*(len(p.base) for p in parts), ratio, cfg.EVAL.STREAM_SEED)
-                figures = run_stream(method, *parts, order, batch, trainer.device)
-                yield Stream(name, other, ratio, batch, *figures)
+            method_class = STREAMS[name]
+            batch = cfg.EVAL.STREAM_BATCH or method_class.batch
+            for ood_set in outside:
+                method = method_class(**{need: inputs[need]() for need in method_class.needs})
+                pair = images[inside], images[ood_set]
+                order = mixture(*(len(x.base) for x in pair), ratio, cfg.EVAL.STREAM_SEED)
+                figures = run_stream(method, *pair, order, batch, trainer.device)
+                yield Stream(name, ood_set, ratio, batch, *figures)
 
 
-def _known(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Callable[[], Tensor]]:
-    """Return what methods may need, by name, computed when it is first asked for."""
+def _inputs(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Callable[[], Tensor]]:
+    """Return functions for the tensors that methods may need; slow ones compute only once."""
 
     @functools.cache
     @torch.inference_mode()
     def words() -> Tensor:
         candidates = NEGLABEL.candidates(read_lists(lists_folder(trainer.cfg)))
         encoded = NEGLABEL.encoded(text_model(trainer), candidates)
-        parts = [torch.from_numpy(np.array(features)) for _, features in encoded]
-        return torch.cat(parts).to(trainer.device)  # [A, D]
+        batches = [torch.from_numpy(np.array(features)) for _, features in encoded]
+        return torch.cat(batches).to(trainer.device)  # [A, D]
 
     @functools.cache
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Count the Python outside tests/ and generated/: lines, long files, lengths of functions."""
+"""Count lines and functions of the Python outside tests/ and generated/, and list the long ones."""
 
 import ast
 import subprocess

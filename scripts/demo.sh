@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A page on this machine: drop an image, see its verdict and why, move the threshold.
+# Serve a web page on this machine: drop an image, see its verdict and why, move the threshold.
 #   bash scripts/demo.sh --model-dir output/.../seed1
 #   bash scripts/demo.sh --classes "cat,dog,tractor" --calibrate my_pets/ --port 7861
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Is an image one of the classes? Verdicts on images and folders:
+# Decide whether images are one of the classes (ID) or not (OOD):
 #   bash scripts/detect.sh --model-dir output/.../seed1 IMAGE_OR_FOLDER...
 #   bash scripts/detect.sh --classes "cat,dog,tractor" photo.jpg
 set -euo pipefail

@@ -1,5 +1,5 @@
-# Sourced by the other scripts: $REPOSITORY, its root, and $PYTHON: as given, else that of
-# $REPOSITORY/.venv, else the path's first from 3.11 on. The working directory stays the user's.
+# Sourced by the other scripts. Sets $REPOSITORY, the root of the repository, and $PYTHON unless it
+# is set: that of $REPOSITORY/.venv, else the first on the path from 3.11 on.
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
     for PYTHON in "$REPOSITORY/.venv/bin/python" python python3 python3.13 python3.12 python3.11; do
@@ -7,8 +7,8 @@ if [ -z "${PYTHON:-}" ]; then
     done
 fi
 
-# launch FILE|-m MODULE [ARGUMENT ...]: become Python with the repository first on its path. Not the
-# working directory (-P): a package called datasets, clip or run may lie where the user stands.
+# launch FILE|-m MODULE [ARGUMENT ...]: become Python with the repository first on its path. -P keeps
+# the working directory off the path: it may have packages named datasets, clip or run.
 launch() {
     if ! "$PYTHON" -P -c 'import importlib.util as u, sys
 sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs")))' >/dev/null; then
@@ -19,17 +19,17 @@ sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs"))
     PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH} exec "$PYTHON" -P "$@"
 }
 
-# launch_ranks FILE [ARGUMENT ...]: the same, as NPROC processes if that is set; TORCHRUN are torchrun's
-# own arguments, for several machines.
+# launch_ranks FILE [ARGUMENT ...]: like launch, but with NPROC processes if NPROC is set. TORCHRUN has
+# arguments for torchrun, for several machines.
 launch_ranks() {
     if [ -z "${NPROC:-}" ]; then launch "$@"; fi
-    # torchrun would set 1 thread a process; share the cores instead.
+    # Shares the cores among the processes; torchrun would give each a single thread.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
     launch "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} --nproc-per-node "$NPROC" "$@"
 }
 
-# Install requirement files into .venv, unless $PYTHON has all they name. pip answers that offline,
-# in half a second: with no index to look in, what is missing is an error.
+# require FILE...: install requirement files into .venv, unless $PYTHON has all their packages. pip
+# checks that offline, in half a second: without an index, a missing package is an error.
 require() {
     local files=()
     for file in "$@"; do files+=(-r "$REPOSITORY/$file"); done

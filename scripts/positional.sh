@@ -1,17 +1,17 @@
-# Sourced by scripts/locoop, coop, clipn, sct and fobor, which take the published positional arguments. Behind
-# these, the flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow.
+# Sourced by the scripts in locoop, coop, clipn, sct and fobor, which take the published positional
+# arguments. The flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow them.
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-# usage N "NAMES" "$@": stops with the names of the arguments unless N of them come first.
+# usage N "NAMES" "$@": print the names of the arguments and exit unless N of them come before flags.
 usage() {
     local count=$1 names=$2
     shift 2
-    local given=0
+    local positional=0
     for word in "$@"; do
         case $word in --*) break ;; esac
-        given=$((given + 1))
+        positional=$((positional + 1))
     done
-    if [ "$given" -lt "$count" ]; then
+    if [ "$positional" -lt "$count" ]; then
         echo "usage: bash $0 $names [--FLAG VALUE ...] [KEY VALUE ...]" >&2
         exit 2
     fi
@@ -47,14 +47,14 @@ visualize() {
 # [--FLAG ... KEY VALUE ...]: sets the arrays trainers and more, and a variable for each other argument.
 fobor_arguments() {
     local words=() last
-    # Up to a flag or a key: a word with a point behind a capital, or of capitals alone, as SEED.
+    # Stops at a flag or a key of the config, such as OPTIM.LR or SEED.
     while [ $# -gt 0 ] && [[ $1 != --* && $1 != [A-Z]*.* && $1 == *[!A-Z_]* ]]; do words+=("$1"); shift; done
     more=("$@")
     last=$((${#words[@]} - 13))
     if [ "$last" -lt 1 ] || [ "${words[last+9]} ${words[last+10]}" != "1 1" ]; then
         echo "usage: bash $0 TRAINER [TRAINER ...] DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" \
             "ALPHA BETA ETA 1 1 FUSE K [--FLAG VALUE ...] [KEY VALUE ...]" >&2
-        echo "1 1: one confusable class and one patch of it, as in every published command" >&2
+        echo "1 1 stands for one confusable class and one patch of it, as in every published command" >&2
         exit 2
     fi
     trainers=("${words[@]:0:last}")

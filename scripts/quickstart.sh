@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole story without a GPU or any data, in a few minutes: makes the generated (synthetic)
-# benchmark, trains CoOp and LoCoOp (16 shots, three seeds) and CLIPN (the benchmark's image-caption
-# pairs, one seed) on it, evaluates them and zero-shot CLIP, draws region maps, gives verdicts, and
-# writes one table and a report. A line a step; what the steps print is in output/generated/logs.
+# Show everything in a few minutes, without a GPU or any data: make the generated (synthetic)
+# benchmark, train CoOp and LoCoOp (16 shots, three seeds) and CLIPN (the benchmark's image-caption
+# pairs, one seed) on it, evaluate them and zero-shot CLIP, draw region maps, give verdicts, and
+# write tables and a report. Prints a line for each step; its output is in output/generated/logs.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
@@ -15,7 +15,7 @@ STEPS=7
 number=0
 mkdir -p "$LOGS"
 
-# step TITLE LOG COMMAND...: one line for a step and its time; all it prints goes to $LOGS/LOG.txt.
+# step TITLE LOG COMMAND...: run a step, print a line with its time, and log it to $LOGS/LOG.txt.
 step() {
     local title=$1 log=$LOGS/$2.txt begun=$SECONDS
     shift 2
@@ -24,7 +24,7 @@ step() {
     if ! "$@" >"$log" 2>&1; then
         echo " failed:"
         tail -n 20 "$log" >&2
-        echo "All it printed: $log" >&2
+        echo "Full output: $log" >&2
         exit 1
     fi
     printf ' %4d s\n' $((SECONDS - begun))
@@ -32,8 +32,8 @@ step() {
 
 make_benchmark() { (launch -m generated --root data); }
 
-# Two processes of one thread: the operations of a step here are too small to be shared out. The
-# evaluation measures the accuracy, too: no run ends with a test of its own.
+# Two processes with one thread each: operations are too small here for several threads. The
+# evaluation measures the accuracy, so the runs need no final test (TEST.NO_TEST).
 train() {
     local sweep=(bash scripts/sweep.sh --dataset generated --features-local --trainers) failed=0
     local untested=(TEST.NO_TEST True)
@@ -69,13 +69,13 @@ step "Report" report bash scripts/report.sh "$OUT"
 echo
 cat "$LOGS/verdicts.txt"
 echo
-echo "The generated benchmark: synthetic images, a small CLIP trained on them."
-echo "Its figures say nothing of ImageNet's."
+echo "This is the generated benchmark: synthetic images, and a small CLIP trained on them."
+echo "Its figures say nothing about ImageNet."
 echo
 cat "$LOGS/table.txt"
 echo
 echo "all scores:   $OUT/summary.md, results.json and results.csv in each run's folder"
-echo "report:       $OUT/report.html: all of it, and the images with the most mistaken scores"
+echo "report:       $OUT/report.html, with the images that the scores get most wrong"
 echo "histograms:   plots/ in each run's folder"
 echo "region maps:  $LOCOOP/visualization/"
 echo "logs:         $LOGS/"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run the tests, on the CPU, in about ten minutes; sets up .venv if something is missing.
-#   bash scripts/test.sh              all but those marked gpu
-#   bash scripts/test.sh --fast       nor those marked slow: about 2 minutes
-#   bash scripts/test.sh --lowest     all, in .venv-lowest: the lowest version of each requirement
-#   bash scripts/test.sh -m gpu       those that need a GPU
-# Other arguments are pytest's. A file's tests stay in one process, one process a core; each
-# computes on one thread.
+# Run the tests on the CPU, in about ten minutes. If packages are missing, .venv is set up first.
+#   bash scripts/test.sh              all tests except those marked gpu
+#   bash scripts/test.sh --fast       all except those marked gpu or slow: about 2 minutes
+#   bash scripts/test.sh --lowest     all, with the lowest version of each requirement
+#   bash scripts/test.sh -m gpu       the tests that need a GPU
+# Other arguments go to pytest. There is one process for each core, with one thread; the tests of a
+# file share a process.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
@@ -23,8 +23,8 @@ if [ -n "${LOWEST:-}" ]; then
 fi
 require "${files[@]}"
 export OMP_NUM_THREADS=1
-unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: each module is compiled once
+unset PYTHONDONTWRITEBYTECODE  # some hundred processes start: compile each module only once
 if [[ " $* " != *" -m gpu "* ]]; then export CUDA_VISIBLE_DEVICES=; fi
-export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1  # whatever plugins this Python has
+export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1  # other plugins of this Python could change the tests
 exec "$PYTHON" -m pytest -p xdist -p hypothesispytest -n auto --dist loadfile \
     --no-loadscope-reorder -m "$marks" "$@"

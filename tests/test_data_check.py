@@ -217,4 +217,4 @@ def test_own_folders_by_flags(data, exit_code, capsys):
 def test_what_no_folder_could_mend_is_told_in_a_sentence(data, exit_code):
     assert "Did you mean 'imagenet'" in exit_code("--root", "data", "--dataset", "imagenett")
     refused = exit_code("--root", "data", *FLAGS, "OOD.SETS.SUN.FOLDERS", "SUN")
-    assert "OOD.SETS.SUN.FOLDERS 'SUN': give a value of the kind of ['SUN'" in refused
+    assert "OOD.SETS.SUN.FOLDERS 'SUN': give a value of the type of ['SUN'" in refused

@@ -463,13 +463,13 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
     "arguments, says",
     [
         (["odd/0.png"], "either --model-dir DIR"),
-        (["--model-dir", RUN], "which images?"),
+        (["--model-dir", RUN], "no images: name files"),
         (["--model-dir", RUN, "nowhere.jpg"], "nowhere.jpg: there is no such file"),
         (["--model-dir", RUN, "odd", "--score", "MCN"], "Did you mean 'MCM'"),
         (["--model-dir", RUN, "odd", "--tpr", "95"], "--tpr 95.0"),
-        (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "is an image's name"),
+        (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "has the name of an image"),
         (["--model-dir", RUN, "odd", "--save", "kept"], "add --calibrate"),
-        (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images there"),
+        (["--model-dir", RUN, f"{RUN}/prompt_learner"], "no images in output"),
         (["--classes", "cat", "--backbone", "VIT", "odd"], "Nearest name"),
     ],
 )

@@ -110,7 +110,7 @@ def test_clip_files(seed, tmp_path, generated_weights):
 @seeds
 def test_configs(seed, tmp_path):
     path = tmp_path / "config.yaml"
-    whole = (config.HERE / "configs/trainers/LoCoOp/vit_b16_ep50.yaml").read_bytes()
+    whole = (config.ROOT / "configs/trainers/LoCoOp/vit_b16_ep50.yaml").read_bytes()
     path.write_bytes(damaged(whole, seed))
     parser = flags.make_parser("")
     args = parser.parse_args(["--trainer", "LoCoOp", "--config-file", str(path)])

@@ -168,7 +168,7 @@ def test_another_detector_is_refused_and_named(call, tmp_path, change):
     assert call() == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     said = call(*change)
-    assert "is another detector's (MCM, threshold" in said
+    assert "holds verdicts of another detector (MCM, threshold" in said
     assert f"--model-dir {tmp_path / 'out'}" in said
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -218,8 +218,8 @@ def test_a_shard_of_unreadable_images_alone_has_rows(call, tmp_path, capsys):
     "arguments, words",
     [
         (["--shards", "no-{0..3}.tar"], "4 of 4 shards do not exist or are empty"),
-        (["--shards", "{a,b}/0.tar"], "--shards names shards that are called the same"),
-        (["--out", ""], "Add --out FOLDER"),
+        (["--shards", "{a,b}/0.tar"], "--shards has several shards of the same file name"),
+        (["--out", ""], "needs --out FOLDER"),
         (["--csv", "x.csv"], "--csv: no effect with --shards"),
         (["photo.jpg"], "images: no effect with --shards"),
         (["--engine", "spark"], "--engine is ray, or left out for one process"),
@@ -255,7 +255,7 @@ def test_verdicts_of_nobody_knows_whom(call, tmp_path):
 def test_a_folder_of_something_else_stays_as_it_is(world, call, tmp_path):
     shutil.copytree(world / "detector", tmp_path / "out")  # as an evaluated run's
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert "is another detector's" in call("--score", "Energy")
+    assert "holds verdicts of another detector" in call("--score", "Energy")
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == before.get(path.name, b"")  # b"": the lock
     shutil.rmtree(tmp_path / "out")

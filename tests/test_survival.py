@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from dassl.utils.errors import InputError, NonFiniteLossError
-from run.folder import LOCK, locked, what_is_kept
+from run.folder import LOCK, describe_checkpoints, locked
 
 pytestmark = pytest.mark.slow  # processes that are killed
 
@@ -169,7 +169,7 @@ def test_a_signal_ends_it_in_a_sentence(arguments, number, tmp_path):
     assert "Traceback" not in told
     last = told.splitlines()[-1]
     assert last.startswith(f"stopped by {number.name}. Kept: {tmp_path}/prompt_learner/model.pth")
-    assert "the same command goes on from there" in last
+    assert "the same command resumes from there" in last
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -184,7 +184,7 @@ def test_a_full_disk_is_a_sentence(arguments, forked, tmp_path, largest, name):
     assert process.exitcode == 1 and "Traceback" not in process.told()
     assert told.startswith(f"error: Cannot write {tmp_path}/{name}") and "File too large" in told
     if name != "config.yaml":
-        assert told.endswith(f"{tmp_path} holds no checkpoint yet: the same command begins again.")
+        assert told.endswith(f"{tmp_path} holds no checkpoint yet: the same command starts again.")
     assert not [path for path in tmp_path.glob("*/model*") if path.is_file()]
     assert "Logging error" not in process.told() and not list(tmp_path.rglob("*.tmp"))
 
@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_later_on(arguments, forked, tmp_path):
     told = process.told().splitlines()
     assert process.exitcode == 1 and len(told) == 1
     assert told[0].startswith(f"error: Cannot write {tmp_path}/log.txt: File too large.")
-    assert told[0].endswith(f"Kept: {good}; the same command goes on from there.")
+    assert told[0].endswith(f"Kept: {good}; the same command resumes from there.")
     assert good.read_bytes() == before
 
 
@@ -236,11 +236,13 @@ def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
         model.weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteLossError, match=r"weight of prompt_learner .* after epoch 2"):
         trainer.save_model(1, tmp_path)
-    assert what_is_kept(tmp_path).startswith(f"Kept: {tmp_path}/prompt_learner/model.pth.tar-1;")
+    assert describe_checkpoints(tmp_path).startswith(
+        f"Kept: {tmp_path}/prompt_learner/model.pth.tar-1;"
+    )
 
 
 @pytest.mark.parametrize("asked, used", [("amp", "fp32"), ("amp_bf16", "amp_bf16")])
-def test_a_loss_of_nan_names_what_is_kept(arguments, forked, tmp_path, asked, used):
+def test_a_loss_of_nan_names_the_checkpoint_that_is_kept(arguments, forked, tmp_path, asked, used):
     """Where it came up, in what the CPU really computed, and what is left of the time before."""
     process = forked(
         "train",

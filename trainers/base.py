@@ -1,4 +1,4 @@
-"""Trainers around a frozen CLIP: loading, precision, the step, and what a run depends on."""
+"""Trainers around a frozen CLIP: loading, precision, checkpoints and provenance."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from trainers.step import StepTrainer
 
 logger = logging.getLogger(__name__)
 
-IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # that decode and encode
+IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # they decode and encode
 
 
 class ClipTrainer(StepTrainer):
     """A Dassl trainer around a frozen CLIP.
 
-    A method that learns the prompt is a `PromptTrainer` and needs a `loss` alone. Any other one
-    defines `build_model`, which sets `self.model`, a `PromptedCLIP`, by `load_clip`, and ends with
-    `learn`; and `loss`.
+    A method that learns only the prompt is a `PromptTrainer` and defines `loss`. Any other method
+    defines `loss` and `build_model`, which loads the CLIP by `load_clip`, sets `self.model` to a
+    `PromptedCLIP`, and ends with `learn`.
 
     Methods declare the facts of `TrainerBase` and `StepTrainer`, and
-        MUST_MATCH: entries of a checkpoint's meta that must be the config's.
-        WEIGHTS: settings of theirs that scale the loss, or a part of it.
-        top_k: K of region maps; 0: the paper's ratio.
+        MUST_MATCH: entries of a checkpoint's meta that must equal the config's.
+        WEIGHTS: the method's settings that scale the loss or a part of it.
+        top_k: K of region maps; 0 for the paper's ratio.
     """
 
     MUST_MATCH: ClassVar[tuple[str, ...]] = ("activation", "weights_hash")
@@ -54,21 +54,21 @@ class ClipTrainer(StepTrainer):
         """Build the data, the model and the evaluator.
 
         Args:
-            beside: a trainer of the same data and the same CLIP, which are then shared.
-            images: False: the classes have their names and no images, so that nothing of the data
-                set need be there (see `build_dataset`); there is nothing to train or test on.
+            beside: a trainer of the same data and the same CLIP, to share them.
+            images: False to load only the class names, without the images of the data set (see
+                `build_dataset`); such a trainer can neither train nor test.
         """
         self._beside, self._images = beside, images
         super().__init__(cfg)
         self._beside = None
-        if self.precision.autocast:  # only now: text features in float32 may be needed to build
+        if self.precision.autocast:  # not earlier: building may need text features in float32
             self.model.clip.store_for_autocast(self.precision.autocast)
 
     # Building
 
     @property
     def settings(self) -> CfgNode:
-        """Return this trainer's own node of the config."""
+        """Return this trainer's node of the config."""
         return self.cfg.TRAINER[self.CONFIG_KEY]
 
     def load_clip(self) -> ClipModel:
@@ -86,40 +86,39 @@ class ClipTrainer(StepTrainer):
     def _check_input(self, model: ClipModel) -> None:
         """Refuse images of another size or transform than the model was trained on.
 
-        Of a file the config decides on the transform, whatever a JSON beside the file says.
+        For weights in a file, the config overrules the JSON beside it; only the size must agree.
         """
-        given = self.cfg.INPUT
-        found = {key: _rounded(value) for key, value in model.preprocess.settings().items()}
-        differing = [key for key, value in found.items() if _rounded(given[key]) != value]
+        settings = self.cfg.INPUT
+        expected = {key: _rounded(value) for key, value in model.preprocess.settings().items()}
+        differing = [key for key, value in expected.items() if _rounded(settings[key]) != value]
         if not model.transform_known:
             for key in [key for key in differing if key != "SIZE"]:
                 logger.warning(
-                    "INPUT.%s is %s, not %s's %s", key, given[key], model.name, found[key]
+                    "INPUT.%s is %s, not %s's %s", key, settings[key], model.name, expected[key]
                 )
             model.preprocess = build_preprocess(self.cfg, normalize=True)
             differing = [key for key in differing if key == "SIZE"]
-        wrong = [f"INPUT.{key} is {given[key]}, the model wants {found[key]}" for key in differing]
+        wrong = [f"INPUT.{key} is {settings[key]}, not {expected[key]}" for key in differing]
         if wrong:
             raise InputError(
-                f"the images would not be what {model.name} was trained on: {'; '.join(wrong)}. "
-                "Set these keys in the trainer's YAML or behind the command"
+                f"{model.name} was trained on images of another form: {'; '.join(wrong)}. "
+                "Set these keys in the trainer's YAML or at the end of the command"
             )
 
     def learn(self, name: str, module: nn.Module, groups: list[dict] | None = None) -> None:
-        """End `build_model`: `module` learns, in parameter `groups`, and has `name` in files."""
+        """Build the optimiser of `module`, called `name` in files; `build_model` ends with this."""
         self.optim = build_optimizer(module, self.cfg.OPTIM, groups)
         self.sched = self.build_scheduler()
         self.register_model(name, module, self.optim, self.sched)
         if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in self.model.clip.modules()):
             torch.backends.cudnn.benchmark = True  # a ResNet, on images of one size
-        # Without float16 it is no more than a name for a step.
         enabled = self.precision.needs_scaler
-        if enabled:  # it leaves out steps that overflow, often the very first
+        if enabled:  # the scaler skips steps that overflow, often the very first
             warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=enabled)
         if self.cfg.SEED >= 0:
-            # Building a model draws random numbers, how many depends on where its
-            # weights come from. The order of the images must not.
+            # Building a model draws a number of random values that depends on where its weights
+            # come from; the order of the images must not depend on it.
             set_random_seed(self.cfg.SEED)
 
     def build_scheduler(self) -> LRScheduler:
@@ -132,10 +131,10 @@ class ClipTrainer(StepTrainer):
             self._beside.dm.show_dataset_summary(self.cfg)
         return self._beside.dm
 
-    # What is told of a step
+    # Messages about a step
 
     def precision_in_use(self) -> str:
-        return self.precision.name  # a CPU takes float32 for float16
+        return self.precision.name  # not PREC: a CPU replaces float16 by float32
 
     def ways_out(self) -> list[str]:
         large = [
@@ -149,7 +148,7 @@ class ClipTrainer(StepTrainer):
 
     @torch.no_grad()
     def text_features(self) -> Tensor:
-        """Return text features `[C, D]` of the classes, encoded once as long as weights stay."""
+        """Return the classes' text features `[C, D]`, kept until the weights may have changed."""
         if self._text is None:
             with self.autocast():
                 self._text = self.model.text_features()
@@ -162,39 +161,39 @@ class ClipTrainer(StepTrainer):
             return self.model.class_features()
 
     def model_inference(self, images: Tensor) -> Tensor:
-        """Return logits `[B, C]`; the prompts are encoded once for all batches of a test."""
+        """Return logits `[B, C]`."""
         with self.autocast():
             features, _ = self.model.image_features(images, local=False)
             return cosines(features, self.text_features()) * self.model.scale
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
-        """Set the mode, as Dassl's; whoever does may go on to change the weights."""
+        """Set the mode as Dassl does, and drop the kept text features: the weights may change."""
         self._text = None
         super().set_model_mode(mode, names)
 
-    # Checkpoints, and what a run depends on
+    # Checkpoints and provenance
 
     def before_train(self) -> None:
-        """Resume if there is something to resume, and record which images are trained on."""
+        """Resume a run that was stopped, and record which images are trained on."""
         super().before_train()
         self.record_split()
 
     def record_split(self) -> None:
-        """Write down which images of the ID dataset are trained on, and which were held out."""
-        given, data = self.cfg.DATASET, self.dm.dataset
+        """Write to split.json which ID images are trained on, and which were held out."""
+        settings, data = self.cfg.DATASET, self.dm.dataset
         record = split_record(
-            data.train_x, given.ROOT, given.NUM_SHOTS, self.cfg.SEED, data.held_out
+            data.train_x, settings.ROOT, settings.NUM_SHOTS, self.cfg.SEED, data.held_out
         )
         if distributed.is_main():
             write_json(record, Path(self.output_dir, "split.json"))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load what was learned from the run in `directory`; nothing if that is "".
+        """Load the learned weights of the run in `directory`, or nothing if that is "".
 
         CoOp's and LoCoOp's published files load too.
 
         Raises:
-            InputError: no such file, or one that `check_checkpoint` refuses.
+            InputError: there is no such file, or `check_checkpoint` refuses it.
         """
         super().load_model(directory, epoch)
         self._text = None
@@ -203,7 +202,7 @@ class ClipTrainer(StepTrainer):
             self._loaded_from = str(self.checkpoint_file(directory, first, epoch))
 
     def checkpoint_meta(self) -> dict[str, str | int]:
-        """Return what a checkpoint must fit to be used again."""
+        """Return the facts that say which models and classes a checkpoint fits."""
         clip, names = self.model.clip, self.dm.dataset.classnames
         return {
             "trainer": type(self).__name__,
@@ -221,26 +220,26 @@ class ClipTrainer(StepTrainer):
                 raise InputError(f"{message}: use it with the model it was trained on")
 
     def _mismatch(self, checkpoint: dict, path: Path, key: str) -> str:
-        """Return how an entry of the checkpoint's meta differs from the config's; "" if not.
+        """Describe how an entry of the checkpoint's meta differs from the config's, or "" if not.
 
-        Published files have no meta: of them nothing can be checked.
+        Published files have no meta, so nothing is compared for them.
         """
-        theirs, ours = checkpoint.get("meta") or {}, self.checkpoint_meta()
-        if key not in theirs or theirs[key] == ours[key]:
+        found, expected = checkpoint.get("meta") or {}, self.checkpoint_meta()
+        if key not in found or found[key] == expected[key]:
             return ""
         return (
-            f"{path} was trained with {key} {theirs[key]} ({theirs.get('backbone')}, "
-            f"{theirs.get('num_classes')} classes), the config gives {ours[key]} "
-            f"({ours['backbone']}, {ours['num_classes']} classes)"
+            f"{path} was trained with {key} {found[key]} ({found.get('backbone')}, "
+            f"{found.get('num_classes')} classes), the config gives {expected[key]} "
+            f"({expected['backbone']}, {expected['num_classes']} classes)"
         )
 
     def provenance(self) -> dict[str, object]:
-        """Return all that could change this model's figures, for a results file.
+        """Return everything that could change this model's figures, for a results file.
 
         "comparable" holds what must be equal in runs whose figures are averaged.
         """
         cfg, meta = self.cfg, self.checkpoint_meta()
-        own = self.settings.items()
+        settings = {k: v for k, v in self.settings.items() if k not in self.INCIDENTAL}
         training = {
             "shots": cfg.DATASET.NUM_SHOTS,
             "optim": dict(cfg.OPTIM),
@@ -248,12 +247,12 @@ class ClipTrainer(StepTrainer):
             "transforms": list(cfg.INPUT.TRANSFORMS),
             "init_weights": cfg.MODEL.INIT_WEIGHTS,
         }
-        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation came twice
+        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation is repeated
             training["views"] = cfg.DATALOADER.VIEWS
         return {
             "comparable": {
                 "trainer": meta["trainer"],
-                "settings": {key: value for key, value in own if key not in self.INCIDENTAL},
+                "settings": settings,
                 "training": training if self.get_model_names() else None,
                 "weights_hash": meta["weights_hash"],
                 "activation": meta["activation"],
@@ -271,7 +270,7 @@ class ClipTrainer(StepTrainer):
         }
 
     def image_encoding(self) -> dict[str, object]:
-        """Return all that could change the features of an image file, whatever the prompts are."""
+        """Return everything that could change an image's features; the prompts cannot."""
         clip = self.model.clip
         return {
             "weights": weights_hash(clip.visual.state_dict()),

@@ -1,4 +1,4 @@
-"""CLIPN: a second text encoder learns to say "no" from pairs of images and captions."""
+"""CLIPN: a second text encoder that learns to say "no" from image-caption pairs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, as_bytes, from_bytes
 from trainers.pairs import PairTrainer
 
-ADAM_EPS = 1e-6  # published; the config, as Dassl's, has no key for it
+ADAM_EPS = 1e-6  # as published; Dassl's config has no key for it
 
 
 @TRAINER_REGISTRY.register()
 class CLIPN(PairTrainer):
     """Teaching CLIP to say no (Wang et al., ICCV 2023).
 
-    Only the "no" text encoder learns. Every step needs the whole batch of pairs, as each caption
-    is held against each image; MICRO_BATCH bounds the memory without changing the gradient.
+    Only the "no" text encoder learns. A step needs the whole batch of pairs, as it compares each
+    caption with each image; MICRO_BATCH bounds the memory without changing the gradient.
 
-    Differs from upstream: one process trains too; the loss is finite at any logit; the prompts
-    drawn depend on SEED and the step alone; captions are tokenised as OpenAI's code does it.
+    Differs from upstream: one process trains too; the loss is finite at any logit; the drawn
+    prompts depend only on SEED and the step; captions are tokenised as in OpenAI's code.
     """
 
     CONFIG_KEY = "CLIPN"
@@ -44,11 +44,11 @@ class CLIPN(PairTrainer):
         {
             "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (frozen towers in float16)
             "VARIANT": "learnable",  # or handcrafted, see clip.negation
-            # Of the classifier, see clip.templates; handcrafted: of the captions too.
+            # The classifier's templates (clip.templates); handcrafted: the captions', too.
             "TEMPLATE": "imagenet80",
-            "LOSS_WEIGHT": 0.5,  # of the sum of the three losses; 1.0 in the paper
+            "LOSS_WEIGHT": 0.5,  # factor on the sum of the three losses; 1.0 in the paper
             "WARMUP_STEPS": 0,
-            "MICRO_BATCH": 0,  # pairs encoded at a time; 0: the whole batch
+            "MICRO_BATCH": 0,  # pairs encoded at once; 0 for the whole batch
         }
     )
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
@@ -62,8 +62,8 @@ class CLIPN(PairTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         if cfg.TRAINER.CLIPN.MICRO_BATCH < 0:
             raise InputError(
-                f"TRAINER.CLIPN.MICRO_BATCH is {cfg.TRAINER.CLIPN.MICRO_BATCH}: the pairs encoded "
-                "at a time must be 1 or more; 0 is the whole batch"
+                f"TRAINER.CLIPN.MICRO_BATCH is {cfg.TRAINER.CLIPN.MICRO_BATCH}: the number of "
+                "pairs encoded at once must be 1 or more, or 0 for the whole batch"
             )
 
     def build_model(self) -> None:
@@ -79,11 +79,11 @@ class CLIPN(PairTrainer):
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
-        """Build the loader of DATASET.PAIRS; its batches are described at `loss`."""
+        """Build the loader of DATASET.PAIRS; `loss` describes its batches."""
         return self.pairs_loader(as_bytes(self.dm.tfm_train), texts=self.texts())
 
     def texts(self) -> BranchTexts:
-        """Return what makes the texts of a batch, in the loader's workers."""
+        """Return the function that makes the texts of a batch in the loader's workers."""
         pairs = None if self.encoder.variant == "learnable" else self.pairs
         choices = len(pairs) if pairs else CHOICES
         context = self.encoder.context_length
@@ -91,28 +91,27 @@ class CLIPN(PairTrainer):
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Return what pixels are normalised by, `[3, 1, 1]` each."""
-        seen = self.dm.tfm_test
-        return tuple(
-            torch.tensor(x, device=self.device).view(3, 1, 1) for x in (seen.mean, seen.std)
-        )
+        """Return the pixels' mean and standard deviation, `[3, 1, 1]` each."""
+        values = self.dm.tfm_test.mean, self.dm.tfm_test.std
+        return tuple(torch.tensor(x, device=self.device).view(3, 1, 1) for x in values)
 
     # A step
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         numbers = super().forward_backward(batch)
-        # As CLIP's training after every step: exp of it stays in [1, 100].
+        # As in CLIP's training, the scale stays in [1, 100] after every step.
         self.encoder.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         return numbers
 
     def loss(
         self, images: Tensor, tokens: Tensor, denied: Tensor, choices: Tensor | None
     ) -> tuple[None, dict[str, Tensor]]:
-        """Return the three losses of a batch of pairs, and the "loss" they make.
+        """Return the three losses of a batch of pairs, and their weighted sum "loss".
 
         Args:
-            images: `[B, 3, H, W]`, may be uint8. tokens, denied: of both branches, `[B, L]`.
-            choices: prompts drawn, `[B]`; None in the handcrafted variant.
+            images: `[B, 3, H, W]`, possibly uint8.
+            tokens, denied: captions for CLIP's and for the "no" text encoder, `[B, L]`.
+            choices: numbers of the drawn prompts, `[B]`; None in the handcrafted variant.
         """
         frozen = self.frozen_features(images, tokens)
         return None, self.losses(*frozen, self.no_features(denied, choices))
@@ -123,31 +122,32 @@ class CLIPN(PairTrainer):
 
     @torch.no_grad()
     def frozen_features(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised features `[B, D]` of images and texts by the frozen towers."""
+        """Return normalised features `[B, D]` of images and texts from the frozen towers."""
         size, clip = self.part_size(len(images)), self.model.clip
         features = [clip.encode_image(self.floats(part)) for part in images.split(size)]
         text = [clip.encode_text(part) for part in tokens.split(size)]
         return normalised(torch.cat(features)), normalised(torch.cat(text))
 
     def floats(self, images: Tensor) -> Tensor:
-        """Return images `[B, 3, H, W]` as the tower reads them, normalised if they are uint8."""
+        """Return images `[B, 3, H, W]` as the tower reads them: uint8 ones are normalised."""
         return from_bytes(images, *self.mean_and_std) if images.dtype == torch.uint8 else images
 
     def no_features(self, tokens: Tensor, choices: Tensor | None) -> Tensor:
         """Return normalised "no" features `[T, D]`.
 
-        With MICRO_BATCH part by part, each encoded once more on the way back, so that the graph of
-        one part is held at a time. Exact, as the loss needs the features alone.
+        With MICRO_BATCH, parts of the batch are encoded one after the other, and once more in the
+        backward pass, so that memory holds the graph of one part only. The gradient is exact, as
+        the loss needs nothing but the features.
         """
         size, encode = self.part_size(len(tokens)), self.encoder
         if size < len(tokens):
-            # Nothing in the tower is random, so no generator has to be put back.
+            # Nothing in the tower is random, so the generators' state need not be restored.
             encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
         drawn = repeat(None) if choices is None else choices.split(size)
         return normalised(torch.cat([*map(encode, tokens.split(size), drawn)]))
 
     def losses(self, features: Tensor, text: Tensor, negation: Tensor) -> dict[str, Tensor]:
-        """Return `loss` of normalised features `[B, D]`."""
+        """Return the entries of `loss` from normalised features `[B, D]`."""
         with exact(features):
             bin_yes, bin_no, tso = clipn_losses(
                 *map(gather_with_grad, (features, text, negation)), self.model.scale
@@ -163,7 +163,7 @@ class CLIPN(PairTrainer):
 
     def provenance(self) -> dict[str, object]:
         facts = super().provenance()
-        if self._loaded_from is None:  # not one of the seeds of a training: a model of its own
+        if self._loaded_from is None:  # not a run's model: only the same weights are comparable
             facts["comparable"]["no_encoder"] = facts["no_encoder"]["hash"]
         return facts
 
@@ -172,14 +172,14 @@ class CLIPN(PairTrainer):
 class BranchTexts:
     """Make the texts of a batch of captions for both branches of CLIPN.
 
-    A loader's workers call it, so the trainer is sent tokens. The prompts, or templates, are a
-    function of seed and step.
+    The loader's workers call it, so that the trainer receives tokens. Which prompt or pair of
+    templates a caption gets is a function of seed and step.
 
     Attributes:
-        choices: how many prompts, or pairs of templates, a text is drawn one of.
-        pairs: templates of the handcrafted variant, None for the learnable one.
-        rank, ranks: this process's place; every rank takes its part of the whole batch's draw.
-        context: tokens the text towers read, L.
+        choices: the number of prompts, or pairs of templates, to draw from.
+        pairs: templates of the handcrafted variant; None for the learnable one.
+        rank, ranks: this process's number, and how many there are: they share a batch's draw.
+        context: the largest number of tokens that the text towers read.
     """
 
     choices: int
@@ -190,9 +190,9 @@ class BranchTexts:
     context: int = CONTEXT_LENGTH
 
     def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
-        """Return "tokens" and "denied" `[B, L]`, and "choices" `[B]` (learnable).
+        """Return "tokens" and "denied" `[B, L]`, and "choices" `[B]` if learnable.
 
-        Texts that do not fit are cut.
+        Texts that are too long are truncated.
         """
         count = len(captions)
         drawn = draw(count * self.ranks, self.choices, self.seed, step)
@@ -216,19 +216,19 @@ def clipn_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return CLIPN's losses bin_yes, bin_no and tso of n pairs, from normalised features `[n, D]`.
 
-    With `p_ij = sigmoid(scale (f_i . g_j - f_i . t_j))`, the probability that caption j does not
-    fit image i, the image-text binary-opposite loss has the parts
-    `bin_yes = -mean_i log(1 - p_ii)` and `bin_no = -mean_{i != j} log p_ij` (0 for a single pair,
-    which has no j); the text semantic-opposite loss is
-    `tso = mean_i (2 - sqrt(2 - 2 t_i . g_i + 1e-4))`.
+    Let `p_ij = sigmoid(scale (f_i . g_j - f_i . t_j))` be the probability that caption j does not
+    fit image i. The image-text binary-opposite loss has the parts
+    `bin_yes = -mean_i log(1 - p_ii)` and `bin_no = -mean_{i != j} log p_ij` (0 for a single pair);
+    the text semantic-opposite loss is `tso = mean_i (2 - sqrt(2 - 2 t_i . g_i + 1e-4))`.
 
-    Differs from upstream: log-sigmoid where the public code takes the logarithm of a probability,
+    Differs from upstream: log-sigmoid, where the public code takes the logarithm of a probability,
     which in float32 is infinite from a logit gap of 104.
     """
     gap = scale * (images @ negation.T - images @ text.T)  # [n, n], log-odds of p
     same = torch.eye(len(gap), dtype=torch.bool, device=gap.device)
     bin_yes = -F.logsigmoid(-gap.diagonal()).mean()
-    others = F.logsigmoid(gap).masked_fill(same, 0)  # masked: to select would wait for the device
+    # Masking instead of selecting, which would make the host wait for the device.
+    others = F.logsigmoid(gap).masked_fill(same, 0)
     bin_no = -others.sum() / max(1, len(gap) * (len(gap) - 1))
     tso = (2 - (2 - 2 * (text * negation).sum(dim=-1) + 1e-4).sqrt()).mean()
     return bin_yes, bin_no, tso
@@ -237,8 +237,8 @@ def clipn_losses(
 def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
     """Return CLIPN's parameter groups.
 
-    Vectors and scalars (biases, LayerNorms) are not decayed; the embeddings, the projection and
-    the learnable prompts are.
+    Weight decay applies to matrices, embeddings and the learnable prompts, but not to vectors and
+    scalars (biases, LayerNorms).
     """
     parameters = list(encoder.parameters())
     return [

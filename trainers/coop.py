@@ -16,7 +16,7 @@ PROMPT_CONFIG = {
     "CTX_INIT": "",  # words to start from, instead of N_CTX random vectors
     "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (towers in float16)
     "CLASS_TOKEN_POSITION": "end",  # end, middle or front
-    "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: memory and time, no figures
+    "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: changes memory and time, not figures
 }
 
 
@@ -37,5 +37,5 @@ class CoOp(PromptTrainer):
         return similarity, {"loss": mean_over_ranks(losses)}
 
     def with_rivals(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Return the logits `[B, C + more]` of a softmax in which others compete with the C."""
+        """Return the softmax's logits `[B, C + R]`: those of the classes and of R rivals."""
         return logits

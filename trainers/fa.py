@@ -1,4 +1,4 @@
-"""FA: CoOp, whose prompts must beat copies of the frozen prompts that they started from."""
+"""FA: CoOp whose learned prompts must beat copies of the frozen prompts they started from."""
 
 import math
 
@@ -20,18 +20,18 @@ class FA(StepSchedule, CoOp):
     """Forced prompt learning (Lu et al., ICCV 2025).
 
     The softmax of the cross entropy runs over the C learned ("forced") prompts and K copies of
-    the C frozen ones; the label is the learned one. K = 0 is CoOp.
+    the C frozen ones; the target is the label's learned prompt. K = 0 is CoOp.
 
-    Differs from upstream: the context is float32 (there float16, without loss scaling); K and the
-    frozen words are kept in the checkpoint, so that one is never scored with another K.
+    Differs from upstream: the context is float32 (there float16, without loss scaling); the
+    checkpoint records K and the frozen words, so that it is never scored with others.
     """
 
     CONFIG_KEY = "FA"
     CONFIG = CfgNode(
         {
             **PROMPT_CONFIG,
-            "N_CTX": 4,  # as many as CTX_INIT has tokens, which count
-            "CTX_INIT": "a photo of a",  # the frozen prompts' words, too
+            "N_CTX": 4,  # without effect: CTX_INIT's number of tokens is used
+            "CTX_INIT": "a photo of a",  # both the learned prompts' start and the frozen prompts
             "K": 3,  # copies of the frozen prompts in the softmax
         }
     )
@@ -40,16 +40,16 @@ class FA(StepSchedule, CoOp):
     MUST_MATCH = (*CoOp.MUST_MATCH, "trainer", "K", "frozen_words")
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        own = cfg.TRAINER.FA
-        if not own.CTX_INIT.strip("_ "):
+        settings = cfg.TRAINER.FA
+        if not settings.CTX_INIT.strip("_ "):
             raise InputError(
-                "TRAINER.FA.CTX_INIT is empty: the learned prompts would be held against random "
-                'ones. Give words, as "a photo of a"'
+                "TRAINER.FA.CTX_INIT is empty: the learned prompts would compete with random "
+                'ones. Give words, such as "a photo of a"'
             )
-        if own.K < 0:
+        if settings.K < 0:
             raise InputError(
-                f"TRAINER.FA.K is {own.K}: the number of copies of the frozen prompts must be 0 or "
-                "more; the paper uses 2 to 4, 0 is CoOp"
+                f"TRAINER.FA.K is {settings.K}: the number of copies of the frozen prompts must be "
+                "0 or more; the paper uses 2 to 4, and 0 is CoOp"
             )
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
@@ -61,15 +61,15 @@ class FA(StepSchedule, CoOp):
         if self.settings.K == 0:
             return logits
         frozen = self.model.scale * cosines(features, self.model.frozen)
-        return torch.cat([logits, frozen + math.log(self.settings.K)], dim=1)  # K copies: + log K
+        return torch.cat([logits, frozen + math.log(self.settings.K)], dim=1)  # log K: K copies
 
     def checkpoint_meta(self) -> dict[str, str | int]:
-        own = self.settings
-        return {**super().checkpoint_meta(), "K": own.K, "frozen_words": own.CTX_INIT}
+        facts = {"K": self.settings.K, "frozen_words": self.settings.CTX_INIT}
+        return super().checkpoint_meta() | facts
 
 
 class ForcedCLIP(PromptedCLIP):
-    """A frozen CLIP with learned prompts and `copies` times the frozen text features `[C, D]`."""
+    """A frozen CLIP with learned prompts and `copies` of the frozen text features `[C, D]`."""
 
     has_frozen = True
 

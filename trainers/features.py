@@ -1,4 +1,4 @@
-"""Features of lists of images by a trainer's frozen image tower, kept on disk."""
+"""Image features of lists of files from a trainer's frozen image tower, kept on disk."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -15,15 +15,15 @@ from trainers.base import ClipTrainer
 Features = tuple[np.ndarray, np.ndarray]  # [n, D], labels [n]
 
 
-def features_of(
+def features_by_path(
     trainer: ClipTrainer, sets: Mapping[str, Sequence[Datum]], skip_bad: bool = False
 ) -> dict[str, np.ndarray]:
-    """Return the normalised feature `[D]` of every image by its path; kept ones are read.
+    """Return the normalised features `[D]` of every image by its path, from disk where kept.
 
     Args:
         skip_bad: leave out images that cannot be read, whatever DATALOADER.BAD_IMAGES says.
     """
-    cfg, model, found = trainer.cfg.clone(), trainer.model.eval(), {}
+    cfg, model, features = trainer.cfg.clone(), trainer.model.eval(), {}
     cfg.defrost()
     cfg.DATALOADER.BAD_IMAGES = "skip" if skip_bad else cfg.DATALOADER.BAD_IMAGES
     store = feature_store(cfg, trainer.image_encoding())
@@ -33,11 +33,11 @@ def features_of(
         with closing(source.batches(trainer.dm.tfm_test, width)) as batches:
             for name, index, batch in batches:
                 rows = batch.features.cpu().numpy()
-                found |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
-    return {path: row for rank in distributed.from_all(found) for path, row in rank.items()}
+                features |= {sets[name][i].impath: row for i, row in zip(index, rows, strict=True)}
+    return {path: row for rank in distributed.from_all(features) for path, row in rank.items()}
 
 
-def with_labels(found: Mapping[str, np.ndarray], items: Sequence[Datum]) -> Features:
-    """Return the features `found`, and the labels, of those `items` that could be read."""
-    items = [item for item in items if item.impath in found]
-    return np.stack([found[x.impath] for x in items]), np.array([x.label for x in items])
+def with_labels(features: Mapping[str, np.ndarray], items: Sequence[Datum]) -> Features:
+    """Return the features, found by path, and the labels of those `items` that could be read."""
+    items = [item for item in items if item.impath in features]
+    return np.stack([features[x.impath] for x in items]), np.array([x.label for x in items])

@@ -1,4 +1,4 @@
-"""FoBoR on LoCoOp and on SCT: background weighed by attention, confusable foreground rectified."""
+"""FoBoR on LoCoOp and on SCT: background weighted by attention, confusable foreground rectified."""
 
 from typing import ClassVar
 
@@ -19,22 +19,22 @@ from trainers.sct import SCT
 class FoBoR(LoCoOp):
     """Foreground and background refinement (Li et al., arXiv 2601.15065, 2026).
 
-    Adaptive background suppression weighs a region by the attention it gets and by how sure the
-    model is of the image. Confusable foreground rectification takes the region most like the
-    label's hardest rival, and raises the entropy between label and rival there.
+    Adaptive background suppression weights a region by the attention it receives and by the model's
+    confidence in the image. Confusable foreground rectification takes the region most similar to
+    the label's hardest rival, and raises the entropy between label and rival there.
 
-    Differs from upstream: one rival and one region, as all its commands have it; the logarithm in
-    the cross entropy is log_softmax's in every precision.
+    Differs from upstream: one rival and one region, as in all its commands; the cross entropy uses
+    log_softmax in every precision.
     """
 
     CONFIG = CfgNode(
         {
             **PROMPT_CONFIG,
-            "ALPHA": 0.2,  # weight of the background suppression, in the place of LoCoOp's lambda
+            "ALPHA": 0.2,  # weight of the background suppression; replaces LoCoOp's lambda
             "BETA": 3.0,  # weight of the foreground rectification
-            "ETA": 5.0,  # how much attention counts in a region's weight
+            "ETA": 5.0,  # how strongly attention changes a region's weight
             "FUSE": 0.17,  # share of the texts' similarity in choosing the rival, 0 to 1
-            "TOPK": 0,  # K; 0: the paper's ratio, 200 of 1000 classes, for any number of classes
+            "TOPK": 0,  # K; 0 for the paper's ratio to the number of classes, 200 of 1000
         }
     )
     ATTENTION = True
@@ -54,16 +54,16 @@ class FoBoR(LoCoOp):
     def build_model(self) -> None:
         super().build_model()
         with collected_attention(self.model.clip.visual):
-            pass  # refuses a tower without it
+            pass  # raises InputError for a tower without attention
 
     def loss(
         self, features: Tensor, regions: Tensor, attention: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `PromptTrainer.loss`; attention: of the regions, `[B, N]`."""
-        own, text = self.settings, self.model.text_features()
+        """Return cosines and losses as `LoCoOp.loss`; `attention` is the regions', `[B, N]`."""
+        settings, text = self.settings, self.model.text_features()
         similarity, loss_id, loss_abs = self.terms(text, features, regions, labels, attention)
         loss_cfr = self.rectification(text, similarity, regions, labels)
-        total = loss_id + own.ALPHA * loss_abs + own.BETA * loss_cfr
+        total = loss_id + settings.ALPHA * loss_abs + settings.BETA * loss_cfr
         parts = {"loss_id": loss_id, "loss_abs": loss_abs, "loss_cfr": loss_cfr}
         return similarity, {"loss": total, **parts}
 
@@ -71,22 +71,22 @@ class FoBoR(LoCoOp):
         low, high = attention.aminmax(dim=1, keepdim=True)
         attention = (attention - low) / (high - low + 1e-8)  # [B, N], 0 to 1 in each image
         weights = torch.sigmoid(self.settings.ETA * (-losses).exp()[:, None] * attention)
-        return weights * super().region_weights(losses)  # SCT's stay
+        return weights * super().region_weights(losses)  # LoCoOp's are 1, SCT's are not
 
     def rectification(
         self, text: Tensor, similarity: Tensor, regions: Tensor, labels: Tensor
     ) -> Tensor:
         """Return minus the mean entropy between label y and rival v on the region most like v.
 
-        With v the class c != y of the largest (1 - FUSE) f.t_c + FUSE t_y.t_c, pi the region's
-        softmax over all classes, and q = pi / (pi_y + pi_v + 1e-4): the sum over y and v of
-        q log(q + 1e-5).
+        The rival v is the class c != y with the largest (1 - FUSE) f.t_c + FUSE t_y.t_c. With pi
+        the region's softmax over all classes and q = pi / (pi_y + pi_v + 1e-4), an image's value
+        is the sum over y and v of q log(q + 1e-5).
 
         Args:
             similarity: cosines `[B, C]` of the images with `text` `[C, D]`.
         """
         fuse, images = self.settings.FUSE, torch.arange(len(labels), device=labels.device)
-        with torch.no_grad(), exact(text):  # which class, and which region
+        with torch.no_grad(), exact(text):  # choosing the rival and the region has no gradient
             rivals = (1 - fuse) * similarity + fuse * text[labels] @ text.T  # [B, C]
             rival = rivals.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)  # [B]
             likeness = (regions @ text[rival][..., None]).squeeze(-1)  # [B, N]
@@ -106,6 +106,6 @@ class LoCoOpFoBoR(FoBoR):
 
 @TRAINER_REGISTRY.register()
 class SCTFoBoR(FoBoR, SCT):
-    """FoBoR on SCT, whose weights stay."""
+    """FoBoR on SCT, with the loss weights of both."""
 
     CONFIG_KEY = "SCTFOBOR"

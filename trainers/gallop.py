@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 class GalLoP(ContextTrainer):
     """Learn global and local prompts (Lafon et al., ECCV 2024).
 
-    Differs from upstream: which prompts dropout keeps is a function of SEED and the step; few-shot
-    images are drawn as for every trainer here; class names have spaces for underscores; memory is
-    bounded by TEXT_CHUNK.
+    Differs from upstream: the prompts that dropout keeps depend only on SEED and the step; few-shot
+    images are drawn as for every trainer here; underscores in class names become spaces; TEXT_CHUNK
+    bounds the memory.
     """
 
     CONFIG_KEY = "GALLOP"
@@ -39,11 +39,11 @@ class GalLoP(ContextTrainer):
         {
             "N_GLOBAL": 4,  # prompts of the whole image, m
             "N_LOCAL": 4,  # prompts of its regions, n
-            "TOPK": [5, 10, 15, 20],  # regions that count, for each local prompt; or one for all
-            "DROPOUT": 0.75,  # share of the global prompts that a training image does not see
-            "TEMPLATE": "A photo of a",  # where all prompts start
+            "TOPK": [5, 10, 15, 20],  # top regions of each local prompt, or one number for all
+            "DROPOUT": 0.75,  # share of the global prompts dropped for a training image
+            "TEMPLATE": "A photo of a",  # words that all prompts start from
             "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (towers in float16)
-            "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: memory and time, no figures
+            "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: changes memory and time only
         }
     )
     SCORE = "GL-MCM"
@@ -51,48 +51,48 @@ class GalLoP(ContextTrainer):
     GRAPHED = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        own = cfg.TRAINER.GALLOP
+        settings = cfg.TRAINER.GALLOP
         for key in ("N_GLOBAL", "N_LOCAL"):
-            if own[key] < 1:
-                raise InputError(f"TRAINER.GALLOP.{key} is {own[key]}: GalLoP needs at least one")
-        whole = all(isinstance(k, int) and k >= 1 for k in own.TOPK)
-        if len(own.TOPK) not in (1, own.N_LOCAL) or not whole:
+            if settings[key] < 1:
+                raise InputError(f"TRAINER.GALLOP.{key} is {settings[key]}: it must be 1 or more")
+        valid = all(isinstance(k, int) and k >= 1 for k in settings.TOPK)
+        if len(settings.TOPK) not in (1, settings.N_LOCAL) or not valid:
             raise InputError(
-                f"TRAINER.GALLOP.TOPK is {own.TOPK}: give one number of regions for all "
-                f"{own.N_LOCAL} local prompts (N_LOCAL), or one for each, all 1 or more, whole"
+                f"TRAINER.GALLOP.TOPK is {settings.TOPK}: give whole numbers of 1 or more, "
+                f"one for all {settings.N_LOCAL} local prompts (N_LOCAL) or one for each"
             )
-        if not 0 <= own.DROPOUT < 1:
+        if not 0 <= settings.DROPOUT < 1:
             raise InputError(
-                f"TRAINER.GALLOP.DROPOUT is {own.DROPOUT}: the share of global prompts that are "
-                "dropped must be 0 or more and below 1"
+                f"TRAINER.GALLOP.DROPOUT is {settings.DROPOUT}: the share of global prompts that "
+                "are dropped must be 0 or more and below 1"
             )
-        if not own.TEMPLATE.strip():
-            raise InputError("TRAINER.GALLOP.TEMPLATE is empty: the prompts start from its words")
+        if not settings.TEMPLATE.strip():
+            raise InputError("TRAINER.GALLOP.TEMPLATE is empty: all prompts start from its words")
 
     @property
     def ks(self) -> list[int]:
-        """Return for each local prompt how many regions count."""
-        given = list(self.settings.TOPK)
-        return given if len(given) == self.settings.N_LOCAL else given * self.settings.N_LOCAL
+        """Return the number of top regions of each local prompt."""
+        ks = list(self.settings.TOPK)
+        return ks if len(ks) == self.settings.N_LOCAL else ks * self.settings.N_LOCAL
 
     def build_model(self) -> None:
-        cfg, own, clip = self.cfg, self.settings, self.load_clip()
+        cfg, settings, clip = self.cfg, self.settings, self.load_clip()
         if clip.region_projection is None:
             raise InputError(
-                f"GalLoP maps the local features of a ViT before their projection; {clip.name} "
-                "has none: use a ViT, such as ViT-B/16, or another trainer"
+                "GalLoP maps the local features of a ViT before their projection, which "
+                f"{clip.name} does not have: use a ViT, such as ViT-B/16, or another trainer"
             )
         names = self.dm.dataset.classnames
-        learner = PromptSets(names, clip, own.TEMPLATE, own.N_GLOBAL, own.N_LOCAL)
+        learner = PromptSets(names, clip, settings.TEMPLATE, settings.N_GLOBAL, settings.N_LOCAL)
         self.learner = learner.to(self.device)
-        self.model = PromptSetsCLIP(clip, learner, self.ks, own.TEXT_CHUNK)
-        if path := cfg.MODEL.INIT_WEIGHTS:  # a published file, too
+        self.model = PromptSetsCLIP(clip, learner, self.ks, settings.TEXT_CHUNK)
+        if path := cfg.MODEL.INIT_WEIGHTS:  # may be a published file
             checkpoint = load_checkpoint(path)
             self.check_checkpoint(checkpoint, Path(path))
             load_weights_into(learner, checkpoint["state_dict"], path)
         if max(self.ks) > self.model.num_regions:
             logger.warning(
-                "TRAINER.GALLOP.TOPK %s: an image has %d regions; a larger number means all",
+                "TRAINER.GALLOP.TOPK is %s: an image has %d regions; a larger number means all",
                 self.ks,
                 self.model.num_regions,
             )
@@ -104,11 +104,11 @@ class GalLoP(ContextTrainer):
     def loss(
         self, images: Tensor, kept: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `ClipTrainer.loss`, of `gallop_losses`."""
+        """Return cosines and losses by `gallop_losses`."""
         return gallop_losses(self.model, images, labels, kept)
 
     def kept_prompts(self, count: int) -> Tensor:
-        """Draw `[count, q]` global prompts with replacement: those that dropout keeps."""
+        """Draw with replacement the global prompts `[count, q]` that dropout keeps."""
         prompts = self.settings.N_GLOBAL
         kept = max(prompts - int(self.settings.DROPOUT * prompts), 1)
         step = self.epoch * self.num_batches + self.batch_idx
@@ -118,13 +118,13 @@ class GalLoP(ContextTrainer):
     # Evaluation
 
     def test(self, split: str | None = None) -> float:
-        """Evaluate as Dassl does, and report what either kind of prompt predicts alone."""
-        self._seen, self._right = 0, torch.zeros(2, dtype=torch.int64, device=self.device)
+        """Evaluate as Dassl does, and report the accuracy of each kind of prompt alone."""
+        self._total, self._correct = 0, torch.zeros(2, dtype=torch.int64, device=self.device)
         result = super().test(split)
-        counts = zip(*from_all([self._seen, *self._right.tolist()]), strict=True)
-        seen, *right = map(sum, counts)
-        of_global, of_local = (100 * count / seen for count in right)
-        logger.info("Accuracy: global prompts %.2f %%, local prompts %.2f %%", of_global, of_local)
+        counts = zip(*from_all([self._total, *self._correct.tolist()]), strict=True)
+        total, *correct = map(sum, counts)
+        percents = [100 * count / total for count in correct]
+        logger.info("Accuracy: global prompts %.2f %%, local prompts %.2f %%", *percents)
         return result
 
     def parse_batch_test(self, batch: dict) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -132,42 +132,42 @@ class GalLoP(ContextTrainer):
         images, labels = super().parse_batch_test(batch)
         with self.autocast():
             encoded = self.model.image_features(images, local=True)
-            sets = self.model.set_cosines(*encoded, self.text_features())
-        alone = torch.stack([part.mean(dim=1).argmax(dim=-1) for part in sets])  # [2, B]
-        self._right += (alone == labels).sum(dim=1)
-        self._seen += len(labels)
-        return sets, labels
+            pair = self.model.set_cosines(*encoded, self.text_features())
+        predicted = torch.stack([x.mean(dim=1).argmax(dim=-1) for x in pair])  # [2, B]
+        self._correct += (predicted == labels).sum(dim=1)
+        self._total += len(labels)
+        return pair, labels
 
-    def model_inference(self, sets: tuple[Tensor, Tensor]) -> Tensor:
+    def model_inference(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         """Return logits `[B, C]` of the cosines of both kinds of prompt."""
-        return both_cosines(*sets) * self.model.scale
+        return mean_cosines(*pair) * self.model.scale
 
-    # Checkpoints, and what a run depends on
+    # Checkpoints and provenance
 
     def contexts(self) -> dict[str, Tensor]:
         kinds = {"global": self.learner.global_prompt, "local": self.learner.local_prompts}
         return {f"{kind} {i + 1}": x for kind, sets in kinds.items() for i, x in enumerate(sets)}
 
     def image_encoding(self) -> dict[str, object]:
-        """Return what features of an image depend on: of regions, what was learned too."""
+        """Return what could change an image's features; for its regions that is the map, too."""
         facts = super().image_encoding()
         if self.cfg.EVAL.FEATURES_LOCAL:
             facts["local_map"] = weights_hash({"map": self.learner.local_proj.linear.weight})
         return facts
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
-        """Refuse what other methods learned, and prompts of other numbers or another CLIP."""
-        found = checkpoint["state_dict"] = plain_names(checkpoint)
+        """Refuse checkpoints of other methods, other numbers of prompts or another CLIP."""
+        state = checkpoint["state_dict"] = plain_names(checkpoint)
         expected = {name: list(x.shape) for name, x in self.learner.state_dict().items()}
-        if missing := expected.keys() - found.keys():
+        if missing := expected.keys() - state.keys():
             raise InputError(
-                f"{path} holds no {', '.join(sorted(missing))}: it is not of GalLoP. Name the "
-                "trainer it was made with (--trainer), or a file of GalLoP's"
+                f"{path} holds no {', '.join(sorted(missing))}: it is no checkpoint of GalLoP. "
+                "Name the trainer that wrote it (--trainer), or another file"
             )
         for name, shape in expected.items():
-            if list(found[name].shape) != shape:
+            if list(state[name].shape) != shape:
                 raise InputError(
-                    f"{path} does not fit: its {name} is {list(found[name].shape)}, the config "
+                    f"{path} does not fit: its {name} is {list(state[name].shape)}, the config "
                     f"asks for {shape}. Set TRAINER.GALLOP.N_GLOBAL, .N_LOCAL and .TEMPLATE (or "
                     "--backbone) as they were in training"
                 )
@@ -175,20 +175,20 @@ class GalLoP(ContextTrainer):
 
 
 class PromptSets(PromptLearner):
-    """Hold m global and n local prompts, shared by all classes, and the map of the regions.
+    """The m global and n local prompts, shared by all classes, and the map of the regions.
 
     State dict, as published: `global_prompt` `[m, M, W]`, `local_prompts` `[n, M, W]`,
     `local_proj.linear.weight` `[V, V]`, V the width of the image tower. A prompt has no full stop.
     """
 
     def __init__(
-        self, classnames: list[str], clip: ClipModel, template: str, globals_: int, locals_: int
+        self, classnames: list[str], clip: ClipModel, template: str, n_global: int, n_local: int
     ):
         super().__init__(classnames, clip, ctx_init=template, stop="")
-        start = self.ctx.detach()
-        del self.ctx  # [M, W]: it gave the layout, the sets are what learns
-        self.global_prompt = nn.Parameter(start.repeat(globals_, 1, 1))
-        self.local_prompts = nn.Parameter(start.repeat(locals_, 1, 1))
+        start = self.ctx.detach()  # [M, W]
+        del self.ctx  # it served to lay out the prompts; the two sets learn instead
+        self.global_prompt = nn.Parameter(start.repeat(n_global, 1, 1))
+        self.local_prompts = nn.Parameter(start.repeat(n_local, 1, 1))
         width = len(clip.region_projection)
         linear = nn.Linear(width, width, bias=False)
         nn.init.eye_(linear.weight)
@@ -196,21 +196,21 @@ class PromptSets(PromptLearner):
 
 
 class EncodedSets(LearnedPrompts):
-    """Encode all prompts of a `PromptSets`; its `chunk` tokens bound what is held on the way."""
+    """Encode all prompts of a `PromptSets`, at most `chunk` tokens at once."""
 
     def forward(self) -> Tensor:
         """Return unnormalised text features `[m + n, C, D]`, those of the global prompts first."""
         encode = super().forward
         contexts = [*self.learner.global_prompt, *self.learner.local_prompts]
-        again = len(contexts) * self.learner.fixed[..., 0].numel() > self.chunk
-        return torch.stack([encode(context, again) for context in contexts])
+        recompute = len(contexts) * self.learner.fixed[..., 0].numel() > self.chunk
+        return torch.stack([encode(context, recompute) for context in contexts])
 
 
 class PromptSetsCLIP(PromptedCLIP):
     """A frozen CLIP with GalLoP's prompts.
 
     Args:
-        ks: for each local prompt how many regions count. chunk: of `EncodedSets`.
+        ks: the number of top regions of each local prompt. chunk: as in `EncodedSets`.
     """
 
     def __init__(self, clip: ClipModel, learner: PromptSets, ks: Sequence[int], chunk: int = CHUNK):
@@ -219,46 +219,46 @@ class PromptSetsCLIP(PromptedCLIP):
 
     @property
     def local_map(self) -> Tensor:
-        """Return the learned map and CLIP's projection in one, `[V, D]`."""
+        """Return the product of the learned map and CLIP's projection, `[V, D]`."""
         weight = self.prompts.learner.local_proj.linear.weight
         with exact(weight):
             return weight.T @ self.clip.region_projection.to(weight.dtype)
 
-    def kinds(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the text features of the global prompts `[m, C, D]`, and of the local ones."""
+    def split(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Split text features into those of global `[m, C, D]` and local prompts `[n, C, D]`."""
         return text[: -len(self.ks)], text[-len(self.ks) :]
 
     def set_cosines(self, features: Tensor, regions: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines with the global prompts `[B, m, C]` and the local ones `[B, n, C]`.
 
         Args:
-            features: `[B, D]`, regions: `[B, N, D]`, mapped; text: as `text_features` gives it.
+            features: `[B, D]`. regions: `[B, N, D]`, mapped. text: as `text_features` returns it.
         """
-        whole, parts = self.kinds(text)
-        found = cosines(features, whole.flatten(0, 1)).unflatten(1, whole.shape[:2])
-        return found, top_region_cosines(regions, parts, self.ks)
+        global_text, local_text = self.split(text)
+        similarity = cosines(features, global_text.flatten(0, 1))  # [B, m C]
+        similarity = similarity.unflatten(1, global_text.shape[:2])
+        return similarity, top_region_cosines(regions, local_text, self.ks)
 
     def with_texts(self, text: Tensor) -> dict[str, Tensor]:
-        """Return `PromptedCLIP.with_texts`; beside words, a mean of prompts is of length 1."""
-        found = super().with_texts(text)
-        return found | {name: normalised(text) for name, x in self.texts.items() if x is None}
+        """Return `PromptedCLIP.with_texts`, with the mean of prompts normalised beside words."""
+        features = super().with_texts(text)
+        return features | {name: normalised(text) for name, x in self.texts.items() if x is None}
 
     def class_features(self) -> dict[str, Tensor]:
         """Return what scores need: "text" `[C, D]`, the mean of the normalised global prompts'
         features, "local_text" `[n, C, D]`, "local_k" `[n]` and "local_map" `[V, D]`."""
-        whole, parts = self.kinds(self.text_features())
-        ks = torch.tensor(self.ks, device=parts.device)
+        global_text, local_text = self.split(self.text_features())
         return {
-            **self.with_texts(whole.mean(dim=0)),
-            "local_text": parts,
-            "local_k": ks,
+            **self.with_texts(global_text.mean(dim=0)),
+            "local_text": local_text,
+            "local_k": torch.tensor(self.ks, device=local_text.device),
             "local_map": self.local_map.detach(),
         }
 
 
-def both_cosines(whole: Tensor, parts: Tensor) -> Tensor:
-    """Return what predicts the class, `[B, C]`: the mean of the global and of the local cosines."""
-    return (whole.mean(dim=1) + parts.mean(dim=1)) / 2
+def mean_cosines(of_global: Tensor, of_local: Tensor) -> Tensor:
+    """Return the mean cosine `[B, C]` of the two kinds of prompt, which predicts the class."""
+    return (of_global.mean(dim=1) + of_local.mean(dim=1)) / 2
 
 
 def gallop_losses(
@@ -266,19 +266,19 @@ def gallop_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return cosines `[B, C]` and GalLoP's losses: cross entropy of global and of local prompts.
 
-    Global: of the mean cosine of the prompts that dropout keeps for an image. Local: the mean over
-    prompts, each read on its own number of regions (Sections 3.2 and 3.3).
+    The global loss takes the mean cosine of the prompts that dropout keeps for an image; the local
+    one is a mean over prompts, each with its number of top regions (Sections 3.2 and 3.3).
 
     Args:
-        images: `[B, 3, H, W]`, labels: `[B]`, kept: global prompts of each image, `[B, q]`.
+        images: `[B, 3, H, W]`. labels: `[B]`. kept: global prompts of each image, `[B, q]`.
     """
     encoded = model.image_features(images, local=True)
-    whole, parts = model.set_cosines(*encoded, model.text_features())
-    index = kept[..., None].expand(-1, -1, whole.shape[-1])  # [B, q, C]
-    seen = whole.gather(1, index).mean(dim=1)  # [B, C]
-    each = labels.repeat_interleave(parts.shape[1])  # [B n]
-    of_global = F.cross_entropy(model.scale * seen, labels, reduction="none")
-    of_local = F.cross_entropy(model.scale * parts.flatten(0, 1), each, reduction="none")
-    of_global, of_local = mean_over_ranks(of_global), mean_over_ranks(of_local)
-    losses = {"loss": of_global + of_local, "loss_global": of_global, "loss_local": of_local}
-    return both_cosines(whole, parts), losses
+    of_global, of_local = model.set_cosines(*encoded, model.text_features())
+    index = kept[..., None].expand(-1, -1, of_global.shape[-1])  # [B, q, C]
+    logits = model.scale * of_global.gather(1, index).mean(dim=1)  # [B, C]
+    local_logits = model.scale * of_local.flatten(0, 1)  # [B n, C]
+    local_labels = labels.repeat_interleave(of_local.shape[1])  # [B n]
+    loss_global = mean_over_ranks(F.cross_entropy(logits, labels, reduction="none"))
+    loss_local = mean_over_ranks(F.cross_entropy(local_logits, local_labels, reduction="none"))
+    parts = {"loss_global": loss_global, "loss_local": loss_local}
+    return mean_cosines(of_global, of_local), {"loss": loss_global + loss_local, **parts}

@@ -1,4 +1,4 @@
-"""LoCoOp: CoOp, and background regions pushed away from every class."""
+"""LoCoOp: CoOp plus a loss that pushes background regions away from every class."""
 
 import logging
 from typing import ClassVar
@@ -18,8 +18,8 @@ from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
-# Similarities of regions and classes held at once, a handful of copies of 4 bytes each: 16 MB a
-# copy on a CPU, 256 MB on a GPU, which a small chunk would leave waiting for the host.
+# Similarities of regions and classes computed at once. Memory holds a few copies of 4 bytes each:
+# 16 MB a copy on a CPU, 256 MB on a GPU, which small chunks would leave waiting for the host.
 CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
@@ -32,7 +32,7 @@ class LoCoOp(PromptTrainer):
         {
             **PROMPT_CONFIG,
             "LAMBDA": 0.25,  # weight of the OOD regularisation; 0 is CoOp
-            "TOPK": 0,  # K; 0: the paper's ratio, 200 of 1000 classes, for any number of classes
+            "TOPK": 0,  # K; 0 for the paper's ratio to the number of classes, 200 of 1000
         }
     )
     LOCAL = True
@@ -48,14 +48,14 @@ class LoCoOp(PromptTrainer):
             if not 0 <= value < float("inf"):
                 raise InputError(
                     f"TRAINER.{self.CONFIG_KEY}.{key}{flags.get(key, '')} is {value}: the weight "
-                    "of a part of the loss must be 0 or more; 0 leaves it out"
+                    "of a loss term must be 0 or more; 0 leaves the term out"
                 )
 
     def build_model(self) -> None:
         if self.settings.TOPK == 0:
             logger.info(
-                "K = %d of %d classes: preset, the paper's ratio of 200 to 1000, not tuned for "
-                "this data (--topk)",
+                "K = %d of %d classes: preset by the paper's ratio, 200 of 1000, not tuned for "
+                "this data (--topk sets another)",
                 self.top_k,
                 self.num_classes,
             )
@@ -63,7 +63,7 @@ class LoCoOp(PromptTrainer):
 
     @property
     def top_k(self) -> int:
-        """Return K, the preset where none is asked for."""
+        """Return K: TOPK, or if that is 0 the paper's ratio."""
         return self.settings.TOPK or suggest_top_k(self.num_classes)
 
     def provenance(self) -> dict[str, object]:
@@ -75,8 +75,8 @@ class LoCoOp(PromptTrainer):
         check_top_k(self.top_k, self.num_classes)
         if self.top_k == self.num_classes:
             logger.warning(
-                "K = %d is the number of classes: no region is ID-irrelevant, and the loss has no "
-                "term of regions (LoCoOp is CoOp). Choose a smaller K (--topk); the paper's ratio "
+                "K = %d is the number of classes: no region is ID-irrelevant, and the loss ignores "
+                "the regions (LoCoOp becomes CoOp). Choose a smaller K (--topk); the paper's ratio "
                 "gives %d",
                 self.top_k,
                 suggest_top_k(self.num_classes),
@@ -97,7 +97,7 @@ class LoCoOp(PromptTrainer):
         """Return cosines `[B, C]`, the loss of the images and the regularisation of their regions.
 
         Args:
-            text: text features `[C, D]`. more: what else `region_weights` reads.
+            text: text features `[C, D]`. more: further arguments of `region_weights`.
         """
         scale = self.model.scale
         similarity = cosines(features, text)
@@ -107,12 +107,11 @@ class LoCoOp(PromptTrainer):
         return similarity, mean_over_ranks(self.image_losses(losses)), loss_en
 
     def image_losses(self, losses: Tensor) -> Tensor:
-        """Return what is averaged of the images' cross entropies `[B]`."""
+        """Return the images' cross entropies `[B]`, weighted."""
         return losses
 
     def region_weights(self, losses: Tensor) -> Tensor:
-        """Return weights of the regions, `[B, N]` or `[B, 1]`, by the images' cross entropies
-        `[B]`."""
+        """Return the regions' weights, `[B, N]` or `[B, 1]`, given the cross entropies `[B]`."""
         return losses.new_ones(len(losses), 1)
 
 
@@ -125,23 +124,23 @@ def ood_regularisation(
     chunk: int | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Return minus the mean entropy of the batch's ID-irrelevant regions, each with its weight.
+    """Return minus the mean weighted entropy of the batch's ID-irrelevant regions.
 
     With `p = softmax(scale * regions @ text.T)` and J the regions whose label is not among their
-    K most probable classes (LoCoOp, equations 4 to 6):
+    K most probable classes, this is (LoCoOp, equations 4 to 6)
 
         1/|J| sum_{j in J} w_j sum_c p_jc log(p_jc + 1e-5)
 
     Args:
         regions: local features `[B, N, D]`, normalised; no gradient reaches them.
         text: text features `[C, D]`, normalised. labels: `[B]`.
-        chunk: similarities of regions and classes computed at once; None for the device's usual.
-        weights: w, `[B, N]` or `[B, 1]`; a gradient reaches them. None: all 1. The mean is over
-            the regions, not over their weights.
+        chunk: similarities of regions and classes computed at once; None for the device's CHUNK.
+        weights: w, `[B, N]` or `[B, 1]`, which a gradient reaches; None for 1. The sum is divided
+            by the number of regions, not by the sum of their weights.
 
     Returns:
-        A scalar; 0 where no region of the batch is ID-irrelevant. Under torchrun the mean runs
-        over the regions of all ranks.
+        A scalar; 0 if no region of the batch is ID-irrelevant. Under torchrun the mean runs over
+        the regions of all ranks.
     """
     with exact(text):
         weights = text.new_ones(1, 1) if weights is None else weights
@@ -156,35 +155,35 @@ def ood_regularisation(
 
 
 class _SumOfNegativeEntropies(torch.autograd.Function):
-    """Compute similarities of one chunk of regions at a time, and each of them once.
+    """Sum the regions' weighted negative entropies over chunks, computing each similarity once.
 
-    The result is a sum over regions, so a chunk's share of the gradient with respect to the
-    text features is known as soon as the chunk is: it is taken at once, in the forward pass. That
+    The result is a sum over regions, so a chunk's share of the gradient with respect to the text
+    features is computed in the forward pass, while its similarities are in memory. The gradient
     with respect to a region's weight is the region's own value.
     """
 
     @staticmethod
     def forward(ctx, text, weights, regions, labels, scale, k, size):
         total, count, grad = text.new_zeros(()), text.new_zeros(()), torch.zeros_like(text)
-        found, chunks = [], (x.split(size) for x in (regions, labels, weights))
-        for part, of, weight in zip(*chunks, strict=True):
+        all_values, chunks = [], (x.split(size) for x in (regions, labels, weights))
+        for chunk, chunk_labels, chunk_weights in zip(*chunks, strict=True):
             with torch.enable_grad():
                 leaf = text.detach().requires_grad_(ctx.needs_input_grad[0])
-                values, irrelevant = _negative_entropies(part, leaf, of, scale, k)
-                summed = (values * weight.detach()).sum()
-            if summed.requires_grad:
-                grad += torch.autograd.grad(summed, leaf)[0]
-            total += summed.detach()
+                values, irrelevant = _negative_entropies(chunk, leaf, chunk_labels, scale, k)
+                weighted = (values * chunk_weights.detach()).sum()
+            if weighted.requires_grad:
+                grad += torch.autograd.grad(weighted, leaf)[0]
+            total += weighted.detach()
             count += irrelevant
-            found.append(values.detach())
-        ctx.save_for_backward(grad, torch.cat(found))
+            all_values.append(values.detach())
+        ctx.save_for_backward(grad, torch.cat(all_values))
         ctx.mark_non_differentiable(count)
         return total, count
 
     @staticmethod
     def backward(ctx, grad_output, _):
-        of_text, of_weights = (grad_output * saved for saved in ctx.saved_tensors)
-        return of_text, of_weights if ctx.needs_input_grad[1] else None, *[None] * 5
+        text, weights = (grad_output * saved for saved in ctx.saved_tensors)
+        return text, weights if ctx.needs_input_grad[1] else None, *[None] * 5
 
 
 def _negative_entropies(
@@ -192,12 +191,12 @@ def _negative_entropies(
 ) -> tuple[Tensor, Tensor]:
     """Return sum_c p log(p + 1e-5) `[n]` of regions `[n, D]`, and how many are ID-irrelevant.
 
-    The others are 0, not left out: to select would make the host wait for the device.
+    The other regions get 0: leaving them out would make the host wait for the device.
     """
     similarity = regions @ text.T  # [n, C]
     irrelevant = id_irrelevant_regions(similarity.detach()[:, None], labels, k)[:, 0]  # [n]
     log_p = F.log_softmax(scale * similarity, dim=-1)  # [n, C]
     p = log_p.exp()
-    # log(p + 1e-5) and not log_p: the published objective, bounded where p vanishes.
+    # log(p + 1e-5), not log_p, is the published objective: it is bounded where p vanishes.
     values = (p * torch.log(p + 1e-5)).sum(dim=-1)  # [n]
     return values.masked_fill(~irrelevant, 0), irrelevant.sum()

@@ -1,4 +1,4 @@
-"""What the trainers share that learn from image-caption pairs, CLIPN and ZOC."""
+"""The common base of the trainers that learn from image-caption pairs, CLIPN and ZOC."""
 
 import logging
 from typing import Any
@@ -11,28 +11,28 @@ logger = logging.getLogger(__name__)
 
 
 class PairTrainer(StepSchedule):
-    """Learn from DATASET.PAIRS, with a rate by step; what is learned fits any class list."""
+    """A trainer that learns from DATASET.PAIRS; the learned weights fit any class list."""
 
     READS_PAIRS = True
 
     @property
-    def of_classnames(self) -> bool:
+    def captions_are_classnames(self) -> bool:
         """Return whether the pairs are the ID dataset's images with its class names."""
         return self.cfg.DATASET.PAIRS.SOURCE == "classnames"
 
     def pairs_loader(self, *args: Any, **kwargs: Any) -> PairsLoader:
-        """Return `build_pairs_loader(cfg, ...)`."""
-        if self.of_classnames:
+        """Build the loader of DATASET.PAIRS, with a warning if the captions are class names."""
+        if self.captions_are_classnames:
             logger.warning(
-                "Captions are made from class names: this is not the paper's setting, and its "
-                "figures cannot be compared with those of %s",
+                "The captions are made from class names. This is not the paper's setting: do not "
+                "compare its figures with those of %s",
                 type(self).__name__,
             )
         return build_pairs_loader(self.cfg, *args, **kwargs)
 
     def record_split(self) -> None:
-        """Record the training images, unless the captions are not of the ID dataset's images."""
-        if self.of_classnames:
+        """Record the training images if they are those of the ID dataset."""
+        if self.captions_are_classnames:
             super().record_split()
 
     def provenance(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Trainers that learn the context of the prompt and nothing else: CoOp's, LoCoOp's."""
+"""Trainers that learn only the context of the prompt, such as CoOp and LoCoOp."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 class PromptTrainer(ContextTrainer):
-    """A trainer that learns nothing but the context of the prompt.
+    """A trainer that learns only the context of the prompt.
 
-    Subclasses declare `LOCAL`, True if their loss reads local features, `ATTENTION`, True if it
-    reads FoBoR's attention of the regions too, and define `loss` of normalised image features
-    `[B, D]`, those of the regions `[B, N, D]` (without LOCAL None, or there all the same), and
-    labels `[B]`.
+    Subclasses declare `LOCAL`, True if their loss reads local features, and `ATTENTION`, True if
+    it reads the attention of the regions, as FoBoR's does. They define `loss` of normalised image
+    features `[B, D]`, region features `[B, N, D]` (which may be None unless LOCAL), and labels
+    `[B]`.
 
-    A step has two halves: `encode`, what the frozen image tower makes of a batch, and the rest,
-    which never sees an image. Trainers that see the same images share the first half
-    (`trainers.side_by_side`), and where augmentations are repeated it is kept (`trainers.views`).
+    A step has two halves: `encode` runs the frozen image tower, and the rest never sees an image.
+    Trainers that see the same images share the first half (`trainers.side_by_side`); repeated
+    augmentations are encoded once, and their features kept (`trainers.views`).
     """
 
     LOCAL: ClassVar[bool] = False
     ATTENTION: ClassVar[bool] = False
     COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     KEEPS_VIEWS = True
-    BATCH = ("features", "regions", "label")  # of what `encode` returns
+    BATCH = ("features", "regions", "label")  # entries of what `encode` returns
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings
@@ -64,15 +64,14 @@ class PromptTrainer(ContextTrainer):
         self.learn("prompt_learner", learner)
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
-        """Return the model of the prompts, whose context is at its start."""
+        """Build the model of the prompts, whose context has just been initialised."""
         return PromptedCLIP(clip, prompts)
 
     @torch.no_grad()
     def encode(self, batch: dict, local: bool, attention: bool = False) -> dict:
-        """Return `batch` with "features" `[B, D]`, "regions" `[B, N, D]` if `local`, and their
-        "attention" `[B, N]` if asked, else None, in the place of its images "img". An encoded
-        batch, and one of which no image could be read, is returned as it is."""
-        if "img" not in batch:
+        """Replace the images "img" of a batch by "features" `[B, D]`, "regions" `[B, N, D]` or, if
+        not `local`, None, and the regions' "attention" `[B, N]` or, unless asked, None."""
+        if "img" not in batch:  # encoded before, or no image could be read
             return batch
         rest = {key: value for key, value in batch.items() if key != "img"}
         images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
@@ -82,23 +81,23 @@ class PromptTrainer(ContextTrainer):
     def tower(
         self, images: Tensor, local: bool, attention: bool = False
     ) -> tuple[Tensor | None, ...]:
-        """Return what the image tower gives of images `[B, 3, H, W]` on the trainer's device, in
-        its own precision and not normalised: features `[B, D]`, regions `[B, N, D]` if `local`, and
-        their attention `[B, N]` if asked; else None."""
-        collected = collected_attention(self.model.clip.visual) if attention else nullcontext()
-        with self.autocast(), collected as parts:
-            found = self.model.clip.encode_image(images, local)
-        features, regions = found if local else (found, None)
-        return features, regions, torch.cat(parts) if attention else None
+        """Return the image tower's output for images `[B, 3, H, W]` on the trainer's device,
+        unnormalised and in the tower's precision: features `[B, D]`, regions `[B, N, D]` if
+        `local`, and their attention `[B, N]` if asked; else None."""
+        collector = collected_attention(self.model.clip.visual) if attention else nullcontext()
+        with self.autocast(), collector as collected:
+            output = self.model.clip.encode_image(images, local)
+        features, regions = output if local else (output, None)
+        return features, regions, torch.cat(collected) if attention else None
 
     def encoded(self, features: Tensor, regions: Tensor | None, attention: Tensor | None) -> dict:
-        """Return the entries of an encoded batch, of what `tower` gave."""
+        """Return the entries of an encoded batch from the output of `tower`."""
         regions = None if regions is None else normalised(regions)
         return {"features": normalised(features), "regions": regions, "attention": attention}
 
     @cached_property
     def views(self) -> KeptViews | None:
-        """Make the views that the epochs repeat; None if they repeat none (DATALOADER.VIEWS 0)."""
+        """Build the store of the views that epochs repeat; None if DATALOADER.VIEWS is 0."""
         return KeptViews(self) if self.cfg.DATALOADER.VIEWS else None
 
     def before_train(self) -> None:
@@ -106,15 +105,15 @@ class PromptTrainer(ContextTrainer):
             check_views(self)
         super().before_train()
 
-    def train_batches(self, *reads: bool) -> Iterable[dict]:
-        """Return the batches of an epoch, encoded where its views are kept.
+    def train_batches(self, *needs: bool) -> Iterable[dict]:
+        """Return the batches of an epoch, already encoded if its views are kept.
 
         Args:
-            reads: whether those have regions, and attention; none: what this trainer reads.
+            needs: whether they need regions, and attention; by default, if this trainer does.
         """
         if self.views is None:
             return super().train_batches()
-        return self.views.batches(self.epoch, *(reads or (self.LOCAL, self.ATTENTION)))
+        return self.views.batches(self.epoch, *(needs or (self.LOCAL, self.ATTENTION)))
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor | None, ...]:
         return super().parse_batch_train(self.encode(batch, self.LOCAL, self.ATTENTION))
@@ -136,8 +135,8 @@ class PromptTrainer(ContextTrainer):
     def checkpoint_file(
         self, directory: str | os.PathLike, name: str, epoch: int | None = None
     ) -> Path:
-        """Find a context in published files of whole models, too: FoBoR's in the folder `model`,
-        FA's model.pth."""
+        """Return the file of a context; published files of whole models are found, too: FoBoR's
+        in the folder `model`, and FA's model.pth."""
         folder = Path(directory)
         if not (folder / name).is_dir():
             if (folder / "model").is_dir():
@@ -147,11 +146,11 @@ class PromptTrainer(ContextTrainer):
         return super().checkpoint_file(folder, name, epoch)
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
-        """Refuse a context that was learned for something else than the config describes.
+        """Refuse a context that was learned for another configuration.
 
-        A shared context may move to other classes, which is only warned of.
+        A shared context may be used for other classes, with a warning.
         """
-        # As other training code wraps it: module.ctx, without "state_dict", or in a whole model.
+        # Other training code writes module.ctx, no "state_dict", or a whole model.
         named, prefix = plain_names(checkpoint), "prompt_learner."
         state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
         state = checkpoint["state_dict"] = state or named
@@ -181,19 +180,19 @@ class LearnedPrompts(torch.nn.Module):
         # A tuple, so that the CLIP is not registered a second time.
         self._clip, self.learner, self.chunk = (clip,), learner, chunk
 
-    def forward(self, ctx: Tensor | None = None, again: bool = False) -> Tensor:
+    def forward(self, ctx: Tensor | None = None, recompute: bool = False) -> Tensor:
         """Return unnormalised text features `[C, D]`, with the context `ctx` or the learner's own.
 
         Args:
-            again: encode once more on the way back, to hold none of it in between.
+            recompute: encode once more in the backward pass, to hold no activations until then.
         """
-        # A gradient is wanted in training steps, which all ranks take together.
+        # Only training steps enable gradients, and all ranks take these together.
         over_ranks = torch.is_grad_enabled()
         packed = self.learner.packed(ctx)
-        return encode_packed(self._clip[0], *packed, self.chunk, over_ranks, again)
+        return encode_packed(self._clip[0], *packed, self.chunk, over_ranks, recompute)
 
 
 def _describe(shape: torch.Size) -> str:
     *classes, n_ctx, width = shape
-    kind = f"one context for each of {classes[0]} classes" if classes else "a shared context"
-    return f"{kind} of {n_ctx} tokens, {width} wide"
+    contexts = f"one context for each of {classes[0]} classes" if classes else "a shared context"
+    return f"{contexts} of {n_ctx} tokens, {width} wide"

@@ -1,4 +1,4 @@
-"""SCT: LoCoOp, its two terms weighed by how sure the model is of an image."""
+"""SCT: LoCoOp with its two loss terms weighted by the model's confidence in an image."""
 
 from torch import Tensor
 
@@ -10,11 +10,11 @@ from trainers.locoop import LoCoOp
 class SCT(LoCoOp):
     """Self-calibrated tuning (Yu et al., NeurIPS 2024).
 
-    With t the probability of an image's label, its cross entropy weighs 1 - t and its regions
-    weigh t: the regions of an image that the model does not recognise yet are not background.
+    With t the probability of an image's label, the weight of its cross entropy is 1 - t and that of
+    its regions t: while the model does not recognise an image, it cannot tell its background.
 
-    Differs from upstream: the logarithm is log_softmax's in every precision (there, with mixed
-    precision, log(p + 1e-12)).
+    Differs from upstream: the loss uses log_softmax in every precision (there log(p + 1e-12) with
+    mixed precision).
     """
 
     CONFIG_KEY = "SCT"
@@ -23,4 +23,4 @@ class SCT(LoCoOp):
         return losses * (1.0000001 - (-losses).exp())
 
     def region_weights(self, losses: Tensor) -> Tensor:
-        return 1e-7 + (-losses).exp()[:, None]  # [B, 1]; the gradient reaches t here and above
+        return 1e-7 + (-losses).exp()[:, None]  # [B, 1]; t has a gradient, in both weights

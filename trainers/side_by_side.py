@@ -1,10 +1,9 @@
 """Prompt learners trained side by side: a batch is loaded and encoded once for all of them.
 
-Exact, not alike. Which images make a batch, and how each is augmented, are functions of the seed
-and the epoch, so that in an epoch all runs see the images they would have seen alone. Each then
-takes its own step, in turn, by the code that a run alone takes it by, from the very features it
-would have computed. What a step itself draws comes from a state of the global random generators
-that each run keeps of its own, as a checkpoint does.
+Each run's results are exactly those of the run alone. Which images make a batch, and how each is
+augmented, are functions of the seed and the epoch, so all runs see the images they would have seen
+alone. Each run then takes its own step in turn, by the same code and from the same features as
+alone. Random draws within a step come from the run's own state of the global random generators.
 """
 
 import json
@@ -30,48 +29,49 @@ from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
-# Settings that runs on the same images may differ in: what is learned from them, and where to.
-OWN = ("TRAINER", "OPTIM", "TRAIN", "MODEL.INIT_WEIGHTS", "OUTPUT_DIR", "RESUME", "VERBOSE")
+# Settings in which runs on the same images may differ.
+MAY_DIFFER = ("TRAINER", "OPTIM", "TRAIN", "MODEL.INIT_WEIGHTS", "OUTPUT_DIR", "RESUME", "VERBOSE")
 
 
 def images_seen(cfg: CfgNode) -> str | None:
-    """Return a key that is equal for runs that encode the same images; None if it shares none.
+    """Return a key that is equal for runs that encode the same images; None if a run cannot share.
 
-    Only prompt learners share, whose step is that of `PromptTrainer`, with a seed.
+    A run can share if it has a seed and its trainer takes the steps of `PromptTrainer`.
     """
-    kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    shares = (
-        issubclass(kind, PromptTrainer)
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    can_share = (
+        issubclass(trainer_class, PromptTrainer)
         and cfg.SEED >= 0
-        and kind.forward_backward is PromptTrainer.forward_backward
-        and kind.run_epoch is TrainerX.run_epoch
+        and trainer_class.forward_backward is PromptTrainer.forward_backward
+        and trainer_class.run_epoch is TrainerX.run_epoch
     )
-    if not shares:
+    if not can_share:
         return None
-    seen = {
+    settings = {
         key: value
         for key, value in flatten(cfg).items()
-        if not any(key == own or key.startswith(f"{own}.") for own in OWN)
+        if not any(key == node or key.startswith(f"{node}.") for node in MAY_DIFFER)
     }
-    seen |= {"PREC": cfg.TRAINER[kind.CONFIG_KEY].PREC, "MAX_EPOCH": cfg.OPTIM.MAX_EPOCH}
-    return json.dumps(plain(seen), sort_keys=True)
+    precision = cfg.TRAINER[trainer_class.CONFIG_KEY].PREC
+    settings |= {"PREC": precision, "MAX_EPOCH": cfg.OPTIM.MAX_EPOCH}
+    return json.dumps(plain(settings), sort_keys=True)
 
 
 @contextmanager
 def isolated(name: str, failed: dict[str, str], title: str = "") -> Iterator[None]:
-    """Log an exception under `title`, and record it in `failed` as the failure of run `name`."""
+    """Catch an exception: log it under `title`, and record it in `failed` for the run `name`."""
     try:
         with explain_full_disk():
             yield
     except Exception as error:
         failed[name] = str(error) or type(error).__name__
-        # A mistake of the user's is a sentence, one of ours has its place.
+        # A user's mistake needs only its message, a bug in the code its traceback.
         unexpected = None if isinstance(error, InputError) else error
         logger.error("%s: %s", title or f"{name} failed", failed[name], exc_info=unexpected)
 
 
 class Member:
-    """A run of a group: its trainer, its log and its random state."""
+    """A run trained side by side with others: its trainer, its log and its random state."""
 
     trainer: PromptTrainer
 
@@ -81,10 +81,10 @@ class Member:
 
 
 class SideBySide(TrainerBase):
-    """A trainer whose every hook is that hook of its members, one after the other.
+    """A trainer whose hooks call the same hook of each member in turn.
 
-    `add` the runs, then `train`. An error ends the run that it is of, and only it: `failed` has
-    the reason by the run's name. The members' settings must have the same `images_seen`.
+    `add` the runs, then `train`. An error ends only the run in which it occurs, and `failed` maps
+    that run's name to the reason. All members' settings must have the same `images_seen`.
     """
 
     def __init__(self, failed: dict[str, str]) -> None:
@@ -95,17 +95,17 @@ class SideBySide(TrainerBase):
     def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> None:
         """Add a run called `name`, which logs into `folder`.
 
-        `build(beside=other)` makes its trainer on the data and CLIP of `other`, if not None.
+        `build(beside=other)` builds its trainer, on the data and CLIP of `other` if not None.
         """
-        beside = self.going[0].trainer if self.going else None
+        beside = self.active[0].trainer if self.active else None
         member = Member(name, folder)
         self.members.append(member)
-        with self._acting(member):
+        with self._state_of(member):
             member.trainer = build(beside=beside)
 
     @contextmanager
-    def _acting(self, member: Member) -> Iterator[None]:
-        """Put a member's random state and log in place."""
+    def _state_of(self, member: Member) -> Iterator[None]:
+        """Run code with a member's random state and log; an error ends that member's run."""
         set_rng_state(member.rng)
         with member.log, isolated(member.name, self.failed, "failed"):
             yield
@@ -113,55 +113,55 @@ class SideBySide(TrainerBase):
 
     @contextmanager
     def _failing_together(self, members: list[Member]) -> Iterator[None]:
-        """Take an error, of the images, for one of all members: alone each would have met it."""
+        """Record an error in the images for all members: each would have met it alone."""
         try:
             yield
         except Exception as error:
-            for member in self._well(members):
-                with self._acting(member):
+            for member in self._unfailed(members):
+                with self._state_of(member):
                     raise error
 
-    def _well(self, members: Iterable[Member]) -> list[Member]:
+    def _unfailed(self, members: Iterable[Member]) -> list[Member]:
         return [member for member in members if member.name not in self.failed]
 
-    def _all(self, members: Iterable[Member], hook: str) -> None:
-        for member in self._well(members):
-            with self._acting(member):
+    def _call(self, hook: str, members: Iterable[Member]) -> None:
+        for member in self._unfailed(members):
+            with self._state_of(member):
                 getattr(member.trainer, hook)()
 
     @property
-    def going(self) -> list[Member]:
+    def active(self) -> list[Member]:
         """Return the members that have not failed."""
-        return self._well(self.members)
+        return self._unfailed(self.members)
 
     @property
-    def now(self) -> list[Member]:
-        """Return those that have this epoch before them: some may be resumed further on."""
-        return [m for m in self.going if m.trainer.start_epoch <= self.epoch]
+    def in_epoch(self) -> list[Member]:
+        """Return the active members without those that are resumed at a later epoch."""
+        return [m for m in self.active if m.trainer.start_epoch <= self.epoch]
 
     def train(self) -> None:
-        super().train(0, max((m.trainer.max_epoch for m in self.going), default=0))
+        super().train(0, max((m.trainer.max_epoch for m in self.active), default=0))
 
     def before_train(self) -> None:
-        self._all(self.going, "before_train")
-        starts = [m.trainer.start_epoch for m in self.going]
+        self._call("before_train", self.active)
+        starts = [m.trainer.start_epoch for m in self.active]
         self.start_epoch = min(starts, default=self.max_epoch)
 
     def before_epoch(self) -> None:
-        for member in self.now:
+        for member in self.in_epoch:
             member.trainer.epoch = self.epoch
-        self._all(self.now, "before_epoch")
+        self._call("before_epoch", self.in_epoch)
 
     def run_epoch(self) -> None:
-        """Run an epoch of all members that have it before them, on one pass over the images."""
-        members = self.now
+        """Run an epoch of all members that take part in it, on one pass over the images."""
+        members = self.in_epoch
         if not members:  # all have failed
             return
         first = members[0].trainer
-        reads = [any(getattr(m.trainer, what) for m in members) for what in ("LOCAL", "ATTENTION")]
-        self._all(members, "begin_epoch")
+        needs = [any(getattr(m.trainer, fact) for m in members) for fact in ("LOCAL", "ATTENTION")]
+        self._call("begin_epoch", members)
         bar = progress_bar(
-            timed(first.train_batches(*reads)),
+            timed(first.train_batches(*needs)),
             f"{len(members)} runs, epoch {self.epoch + 1}/{self.max_epoch}",
             "batch",
             total=first.num_batches,
@@ -170,33 +170,33 @@ class SideBySide(TrainerBase):
         with self._failing_together(members):
             for number, (batch, waited) in enumerate(bar):
                 with first.explain_out_of_memory("a training step", "TRAIN_X"):
-                    batch = first.encode(batch, *reads)
-                for member in self._well(members):
-                    with self._acting(member):
+                    batch = first.encode(batch, *needs)
+                for member in self._unfailed(members):
+                    with self._state_of(member):
                         member.trainer.batch_idx = number
                         member.trainer.run_batch(batch, waited)
-                if not self._well(members):
+                if not self._unfailed(members):
                     return
-        self._all(members, "end_epoch")
+        self._call("end_epoch", members)
 
     def after_epoch(self) -> None:
-        self._all(self.now, "after_epoch")
+        self._call("after_epoch", self.in_epoch)
 
     def after_train(self) -> None:
-        """Test the members on images that are encoded once, and kept: features are small."""
-        going = self.going
-        if going and not going[0].trainer.cfg.TEST.NO_TEST:
-            first, shared = going[0].trainer, []
-            with self._failing_together(going):
+        """Test all members on the test images, encoded once and kept in memory."""
+        members = self.active
+        if members and not members[0].trainer.cfg.TEST.NO_TEST:
+            first, encoded = members[0].trainer, []
+            with self._failing_together(members):
                 for batch in progress_bar(first.dm.test_loader, "encoding the test images"):
                     with first.explain_out_of_memory("a test batch", "TEST"):
-                        shared.append(first.encode(batch, local=False))
-            for member in going:
-                member.trainer.test_loader = shared
-        self._all(going, "after_train")
+                        encoded.append(first.encode(batch, local=False))
+            for member in members:
+                member.trainer.test_loader = encoded
+        self._call("after_train", members)
 
     def close(self) -> None:
-        for member in self.going:
+        for member in self.active:
             member.trainer.close()
         for member in self.members:
             member.log.close()

@@ -1,4 +1,4 @@
-"""A training step: its loss, gradients and precision; on a GPU it is one CUDA graph."""
+"""The training step: its loss, gradients and precision, and its CUDA graph on a GPU."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class StepTrainer(TrainerX):
 
     Methods declare
         BATCH: entries of a batch that a step reads, in the order of the arguments of `loss`.
-        GRAPHED: every step is the same function of a batch's tensors and the learned parameters,
-            without draws or waits of its own: on a GPU it is recorded (`StepGraph`).
-        BY_STEP: the schedule is stepped after every batch, not once an epoch.
+        GRAPHED: True if every step is the same function of a batch's tensors and the learned
+            parameters, and neither draws random numbers nor waits for the device: then a GPU
+            records it (`StepGraph`).
+        BY_STEP: True if the schedule is stepped after every batch, not once an epoch.
     """
 
     BATCH: ClassVar[tuple[str, ...]] = ("img", "label")
@@ -37,16 +38,16 @@ class StepTrainer(TrainerX):
     precision: Precision
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return cosines `[B, C]` and the named parts of the loss, the total as "loss".
+        """Return cosines `[B, C]` and the named parts of the loss, with the total as "loss".
 
-        The arguments are what `parse_batch_train` returns, the labels `[B]` last; a method that
-        learns from no labels has no cosines. Under torchrun B is this rank's share; the losses are
-        those of the batch of all ranks.
+        The arguments are what `parse_batch_train` returns, the labels `[B]` last. A method that
+        learns without labels returns None for the cosines. Under torchrun B is this rank's share
+        of the batch, and the losses are those of the whole batch.
         """
         raise NotImplementedError
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
-        """Take one step: the same code with and without mixed precision."""
+        """Take one step, by the same code with and without mixed precision."""
         summary = self.summary(batch)
         self.model_zero_grad()
         self.scaler.scale(summary["loss"]).backward()
@@ -56,17 +57,17 @@ class StepTrainer(TrainerX):
         return numbers
 
     def summary(self, batch: dict) -> dict[str, Tensor]:
-        """Return the named parts of a batch's loss, and its accuracy "acc" where there is one."""
+        """Return the named parts of a batch's loss, and its accuracy "acc" if it has labels."""
         return self._summary(batch) if self.graph is None else self.graph(batch)
 
     @cached_property
     def graph(self) -> StepGraph | None:
-        """Make the graph of the steps; None where each kernel is launched."""
+        """Build the CUDA graph of the steps; None if they run without one."""
         wanted = self.GRAPHED and self.cfg.TRAIN.CUDA_GRAPH and self.device.type == "cuda"
         if not wanted or distributed.world_size() > 1:  # a graph holds no collectives
             return None
         parameters = (p for group in self.optim.param_groups for p in group["params"])
-        summary = WeakMethod(self._summary)  # not a cycle: a graph holds memory of the GPU
+        summary = WeakMethod(self._summary)  # a cycle would keep the graph's GPU memory
         return StepGraph(lambda batch: summary()(batch), parameters, self.device)
 
     def _summary(self, batch: dict) -> dict[str, Tensor]:
@@ -78,10 +79,10 @@ class StepTrainer(TrainerX):
         return summary
 
     def take_step(self, summary: dict[str, Tensor]) -> dict[str, float]:
-        """Step every optimiser on the gradients of the scaled "loss"; return the numbers.
+        """Step every optimiser on the gradients of the scaled "loss", and return the numbers.
 
-        The host waits for the device once in a step, here: all numbers are read together, and a
-        loss that is not finite is refused before the weights are changed.
+        This is the one place of a step where the host waits for the device: it reads all numbers
+        together, and refuses a loss that is not finite before the weights change.
         """
         self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
         values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
@@ -98,23 +99,23 @@ class StepTrainer(TrainerX):
         return self.precision.context(self.device)
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor | None, ...]:
-        """Return the entries BATCH, on their way to the trainer's device; None of one it lacks."""
-        found = (batch.get(key) for key in self.BATCH)
-        return tuple(x if x is None else x.to(self.device, non_blocking=True) for x in found)
+        """Return the entries BATCH on the trainer's device; None for one that the batch lacks."""
+        entries = (batch.get(key) for key in self.BATCH)
+        return tuple(x if x is None else x.to(self.device, non_blocking=True) for x in entries)
 
 
 class StepGraph:
-    """Compute what `step` does of a batch, forwards and backwards, by CUDA graphs.
+    """Run `step` forwards and backwards by CUDA graphs.
 
-    A step of a prompt learner is some 1,600 kernels, most of a few microseconds, and a GPU waits
-    for the host that launches them. The graphs are recorded on the first batch; batches with
-    tensors of other shapes are computed as they would be without.
+    A step of a prompt learner launches some 1,600 kernels, most of a few microseconds, so a GPU
+    would wait for the host. The graphs are recorded on the first batch; a batch with tensors of
+    other shapes is computed without them.
 
     Args:
-        step: from a batch, entries by name of which it reads the tensors alone, to tensors by name,
-            "loss" among them. The same kernels for every batch: no draws, no numbers of Python's
-            that change, nothing that waits for the device.
-        parameters: what the loss has gradients for.
+        step: function from a batch, of which it reads only the tensors, to named tensors, "loss"
+            among them. It launches the same kernels for every batch: it draws no random numbers,
+            reads no Python numbers that change, and never waits for the device.
+        parameters: the parameters that the loss has gradients for.
     """
 
     def __init__(
@@ -145,21 +146,20 @@ class StepGraph:
         losses = []
 
         def step(*inputs: Tensor) -> dict[str, Tensor]:
-            found = self.step(dict(zip(tensors, inputs)))  # noqa: B905 (parameters stand behind)
-            losses.append(found["loss"])
-            return {name: x if name == "loss" else x.detach() for name, x in found.items()}
+            summary = self.step(dict(zip(tensors, inputs)))  # noqa: B905 (parameters come last)
+            losses.append(summary["loss"])
+            return {name: x if name == "loss" else x.detach() for name, x in summary.items()}
 
-        # Clones: each batch is copied into the tensors that were recorded.
+        # Clones, because each later batch is copied into the recorded tensors.
         inputs = (*(value.clone() for value in tensors.values()), *self.parameters)
         try:
             with warnings.catch_warnings():
-                # Of PyTorch's own rehearsals, on a stream beside the steps'.
+                # PyTorch's own warm-up passes cause it: they run on a stream of their own.
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
                 self.recorded = torch.cuda.make_graphed_callables(step, inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            logger.warning("Steps are not recorded as a CUDA graph, and slower for it: %s", error)
+            logger.warning("Recording a CUDA graph failed; steps run slower without it: %s", error)
         for loss in losses:
-            # Lets go of autograd's nodes, which would tie the parameters to the recording's stream.
-            loss.detach_()
+            loss.detach_()  # else autograd's nodes tie the parameters to the recording's stream

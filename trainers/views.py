@@ -1,11 +1,11 @@
-"""Views: augmentations that epochs repeat, each image of each encoded once and kept on disk.
+"""Views: augmentations that epochs repeat, whose image features are computed once and kept on disk.
 
-With DATALOADER.VIEWS V, epoch e has the augmentations of epoch e mod V. A view is then a fixed set
-of images: the training images under the augmentations of one epoch. It is encoded in the very
-batches of that epoch, the images that these leave out behind them, and kept as the image tower
-gave it. So with V of at least the number of epochs a step sees, bit by bit, the features of the run
-that keeps nothing; and with fewer, the same features whoever encoded them and when: this run, one
-of another method, or this one before it was stopped.
+With DATALOADER.VIEWS V, epoch e repeats the augmentations of epoch e mod V. A view is a fixed set
+of images: the training images under the augmentations of one of the first V epochs. It is encoded
+in the batches of that epoch, followed by the images that these leave out, and kept on disk in the
+precision of the image tower. So if V is at least the number of epochs, a step sees bit for bit the
+features it would see without views. If V is smaller, the features are the same whichever run
+encoded them: this one, one of another method, or this one before it was stopped.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ood.features import (
     FeatureWriter,
     KeptFeatures,
     as_tensor,
+    keeps_nothing,
 )
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_views(trainer: PromptTrainer) -> None:
-    """Raise an InputError if the features of a run's training images cannot be kept."""
+    """Raise InputError if the features of a run's training images cannot be kept."""
     cfg, loader, reason = trainer.cfg, trainer.train_loader_x, ""
     if cfg.SEED < 0:
         reason = "without a seed no two runs see the same views: give a --seed of 0 or more"
     elif distributed.world_size() > 1:
-        reason = "each process sees its share of the images alone: start one process"
-    elif cfg.EVAL.FEATURES.lower() in ("", "none"):
+        reason = "each process sees only its share of the images: start one process"
+    elif keeps_nothing(cfg):
         reason = "EVAL.FEATURES names no folder to keep features in: name one"
     elif not isinstance(loader, TrainLoader) or type(loader.dataset) is not DatasetWrapper:
         reason = "this data set is not a fixed list of images"
@@ -59,11 +60,11 @@ def check_views(trainer: PromptTrainer) -> None:
 
 
 class KeptViews:
-    """The features of the training images of a trainer, view by view."""
+    """The features of a trainer's training images, view by view."""
 
     def __init__(self, trainer: PromptTrainer) -> None:
         cfg = trainer.cfg
-        self.trainer, self.loader = proxy(trainer), trainer.train_loader_x  # not a cycle
+        self.trainer, self.loader = proxy(trainer), trainer.train_loader_x  # proxy: no cycle
         self.items = self.loader.dataset.data_source
         self.labels = torch.tensor([item.label for item in self.items])
         self.views, self.total = cfg.DATALOADER.VIEWS, min(cfg.DATALOADER.VIEWS, trainer.max_epoch)
@@ -73,61 +74,61 @@ class KeptViews:
         }
         self.store = FeatureStore(cfg, encoding)
         self.opened: dict[int, KeptFeatures] = {}
-        how = "not as published" if self.views < trainer.max_epoch else "as published"
+        note = "not as published" if self.views < trainer.max_epoch else "as published"
         numbers = self.views, trainer.max_epoch
-        logger.info("%d views for %d epochs, %s. Kept in %s", *numbers, how, self.store.folder)
+        logger.info("%d views for %d epochs (%s), kept in %s", *numbers, note, self.store.folder)
 
-    def batches(self, epoch: int, *reads: bool) -> Iterator[dict]:
-        """Yield the encoded batches of an epoch; `reads`: with regions, with attention."""
+    def batches(self, epoch: int, *needs: bool) -> Iterator[dict]:
+        """Yield the encoded batches of an epoch; `needs`: with regions, with attention."""
         view = epoch % self.views
-        order, kept = self._order(view), self._kept(view, *reads)
+        order, kept = self._order(view), self._kept(view, *needs)
         row_of = np.full(len(order), -1)  # [n], -1: the image could not be read
         row_of[order[kept.index]] = np.arange(len(kept.index))
         for batch in self.loader.batch_sampler.batches_of(epoch):
             index = np.array(batch.indices)
             rows = row_of[index]
-            found = self._batch(index[rows >= 0], kept, rows[rows >= 0], *reads)
+            encoded = self._batch(index[rows >= 0], kept, rows[rows >= 0], *needs)
             bad = [self.items[i].impath for i in index[rows < 0]]
-            yield found | ({"bad": bad} if bad else {})
+            yield encoded | ({"bad": bad} if bad else {})
 
-    def _batch(self, index: np.ndarray, kept: KeptFeatures, rows: np.ndarray, *reads: bool) -> dict:
+    def _batch(self, index: np.ndarray, kept: KeptFeatures, rows: np.ndarray, *needs: bool) -> dict:
         if not len(rows):
             return {}
-        parts = zip((kept.features, kept.regions, kept.attention), (True, *reads), strict=True)
-        found = [self._tensor(part, rows) if wanted else None for part, wanted in parts]
+        arrays = zip((kept.features, kept.regions, kept.attention), (True, *needs), strict=True)
+        outputs = [self._tensor(array, rows) if needed else None for array, needed in arrays]
         labels = self.labels[index].to(self.trainer.device, non_blocking=True)
-        return {**self.trainer.encoded(*found), "label": labels}
+        return {**self.trainer.encoded(*outputs), "label": labels}
 
     def _tensor(self, kept: np.ndarray, rows: np.ndarray) -> Tensor:
         return as_tensor(np.asarray(kept)[rows]).to(self.trainer.device, non_blocking=True)
 
     def _order(self, view: int) -> np.ndarray:
-        """Return the images `[n]` in the order in which they are encoded."""
+        """Return the numbers `[n]` of the images in the order in which they are encoded."""
         batches = [batch.indices for batch in self.loader.batch_sampler.batches_of(view)]
-        seen = np.array(list(chain.from_iterable(batches)))
-        return np.append(seen, np.setdiff1d(np.arange(len(self.items)), seen))
+        in_batches = np.array(list(chain.from_iterable(batches)))
+        return np.append(in_batches, np.setdiff1d(np.arange(len(self.items)), in_batches))
 
-    def _kept(self, view: int, *reads: bool) -> KeptFeatures:
-        """Return the features of a view, which are encoded first if they are not there."""
+    def _kept(self, view: int, *needs: bool) -> KeptFeatures:
+        """Return the features of a view, encoding it first if they are not on disk."""
         kept = self.opened.get(view)
-        if not _has(kept, *reads):
+        if not _has(kept, *needs):
             name = f"training-seed{self.loader.batch_sampler.seed}-view{view}"
             items = [self.items[i] for i in self._order(view)]
-            kept = self.store.read(name, items, reads[0])
-            if not _has(kept, *reads):
-                self._encode(view, name, items, *reads)
-                kept = self.store.read(name, items, reads[0])
-            if not _has(kept, *reads):
+            kept = self.store.read(name, items, needs[0])
+            if not _has(kept, *needs):
+                self._encode(view, name, items, *needs)
+                kept = self.store.read(name, items, needs[0])
+            if not _has(kept, *needs):
                 raise InputError(
-                    f"the features of view {view + 1} could not be kept in {self.store.folder}; "
+                    f"the features of view {view + 1} could not be kept in {self.store.folder}: "
                     "the log says why, or another run wrote them at the same time. Start again, "
-                    "or name another folder as EVAL.FEATURES"
+                    "or set EVAL.FEATURES to another folder"
                 )
             self.opened[view] = kept
         return kept
 
-    def _encode(self, view: int, name: str, items: list, *reads: bool) -> None:
-        place = np.argsort(self._order(view))  # [n], where an image stands in the order
+    def _encode(self, view: int, name: str, items: list, *needs: bool) -> None:
+        place = np.argsort(self._order(view))  # [n], each image's place in the order
         writer = None
         try:
             for batch in self._images(view):
@@ -135,9 +136,9 @@ class KeptViews:
                     continue
                 images = batch["img"].to(self.trainer.device, non_blocking=True)
                 with self.trainer.explain_out_of_memory("a training step", "TRAIN_X"):
-                    found = self.trainer.tower(images, *reads)
-                writer = writer or self._writer(view, name, items, *found)
-                writer.append(place[batch["index"]], *found)
+                    outputs = self.trainer.tower(images, *needs)
+                writer = writer or self._writer(view, name, items, *outputs)
+                writer.append(place[batch["index"]], *outputs)
             if writer is not None:
                 writer.finish()
         finally:
@@ -145,7 +146,7 @@ class KeptViews:
                 writer.discard()
 
     def _images(self, view: int) -> Iterator[dict]:
-        """Yield the batches of a view's first epoch, and then the images that these leave out."""
+        """Yield the batches of a view's first epoch, then one of the images that they leave out."""
         loader = self.loader
         loader.set_epoch(view)
         yield from progress_bar(
@@ -160,25 +161,25 @@ class KeptViews:
             batch = SeededBatch(left.tolist(), loader.batch_sampler.seed, view)
             yield loader.collate_fn([loader.dataset[i] for i in batch])
 
-    def _writer(self, view: int, name: str, items: list, *found: Tensor | None) -> FeatureWriter:
-        """Make the writer of a view whose first batch is given, if all that follow have room."""
-        named = zip((GLOBAL, LOCAL, ATTENTION), found, strict=True)
-        parts = {kind: part for kind, part in named if part is not None}
-        image = sum(part[0].numel() * part.element_size() for part in parts.values())
+    def _writer(self, view: int, name: str, items: list, *outputs: Tensor | None) -> FeatureWriter:
+        """Build the writer of a view from its first batch's `outputs`, if all views have room."""
+        named = zip((GLOBAL, LOCAL, ATTENTION), outputs, strict=True)
+        tensors = {kind: tensor for kind, tensor in named if tensor is not None}
+        bytes_per_image = sum(x[0].numel() * x.element_size() for x in tensors.values())
         left = self.total - view
         try:
-            needed = image * len(items) * left
+            needed = bytes_per_image * len(items) * left
             check_room(self.store.folder, needed, self.store.limit, "EVAL.FEATURES_LIMIT")
         except InputError as error:
             raise InputError(
                 f"there is no room for the features of {left} views: {error}. Choose fewer "
-                "DATALOADER.VIEWS, 0 to keep none, or a larger limit"
+                "DATALOADER.VIEWS, or 0 to keep none, or a larger limit"
             ) from error
-        return self.store.writer(name, items, {kind: part.dtype for kind, part in parts.items()})
+        return self.store.writer(name, items, {kind: x.dtype for kind, x in tensors.items()})
 
 
 def _has(kept: KeptFeatures | None, local: bool, attention: bool) -> bool:
-    """Return whether a view is there with all that is asked for."""
+    """Return whether a view's features are on disk, with regions and attention if asked."""
     return (
         kept is not None
         and not (local and kept.regions is None)

@@ -1,6 +1,6 @@
-"""What learned context vectors are like: the nearest words of CLIP's vocabulary.
+"""The words of CLIP's vocabulary nearest to learned context vectors.
 
-CoOp (Zhou et al., IJCV 2022), Section 4.2. Few of them mean anything: the paper says so too.
+CoOp (Zhou et al., IJCV 2022), Section 4.2. As the paper says, few of them mean anything.
 """
 
 import logging
@@ -19,13 +19,13 @@ from trainers.base import ClipTrainer
 logger = logging.getLogger(__name__)
 
 FILE = "context_words.json"
-WORDS = 3  # of each vector
+WORDS = 3  # words a vector
 
 
 class ContextTrainer(ClipTrainer):
-    """A trainer that learns contexts, and writes down which words they are like.
+    """A trainer that learns contexts, and writes the words nearest to them to a file.
 
-    It sets `self.learner`, which holds them, and its settings have TEXT_CHUNK.
+    Subclasses set `self.learner`, which holds the contexts, and have the setting TEXT_CHUNK.
     """
 
     INCIDENTAL = ("TEXT_CHUNK",)
@@ -49,32 +49,33 @@ class ContextTrainer(ClipTrainer):
 
 
 def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, float]]]:
-    """Return for each of the vectors `[M, W]` its nearest words, with their Euclidean distance.
+    """Return the nearest words of each vector `[M, W]`, with their Euclidean distances.
 
     Args:
-        embedding: of the whole vocabulary, `[V, W]`; a row of zeros is of a word that the CLIP has
-            never seen, and near to none.
+        embedding: the vocabulary's, `[V, W]`. A row of zeros is a word that the CLIP never saw in
+            training: it is left out.
     """
-    vectors, known = context.detach().float(), embedding.detach().float()
-    far = torch.cdist(vectors, known).masked_fill(~known.any(dim=-1), torch.inf)  # [M, V]
-    found = far.topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
-    # Again: made by a matrix product, short distances lose their digits.
-    distances = (vectors[:, None] - known[found]).norm(dim=-1)
+    vectors, vocabulary = context.detach().float(), embedding.detach().float()
+    unseen = ~vocabulary.any(dim=-1)  # [V]
+    far = torch.cdist(vectors, vocabulary).masked_fill(unseen, torch.inf)  # [M, V]
+    nearest = far.topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
+    # Computed anew, as `cdist`'s matrix product loses digits of short distances.
+    distances = (vectors[:, None] - vocabulary[nearest]).norm(dim=-1)
     words = tokenizer().decoder
     return [
         [
             (words[i].removesuffix("</w>"), round(distance, 4))
             for distance, i in zip(*row, strict=True)
         ]
-        for row in zip(distances.tolist(), found.tolist(), strict=True)
+        for row in zip(distances.tolist(), nearest.tolist(), strict=True)
     ]
 
 
 def write_words(contexts: Mapping[str, Tensor], clip: ClipModel, folder: str | Path) -> None:
     """Write the nearest words of every context `[M, W]` into `folder`, and log the first's."""
-    embedding = clip.token_embedding.weight
-    found = {name: nearest_words(context, embedding) for name, context in contexts.items()}
-    write_json({"distance": "Euclidean, of embeddings", "contexts": found}, Path(folder, FILE))
-    name, rows = next(iter(found.items()))
-    first = " ".join(row[0][0] for row in rows)
-    logger.info('Nearest words of the context "%s": %s (%s)', name, first, Path(folder, FILE))
+    embedding, path = clip.token_embedding.weight, Path(folder, FILE)
+    words = {name: nearest_words(context, embedding) for name, context in contexts.items()}
+    write_json({"distance": "Euclidean, of embeddings", "contexts": words}, path)
+    name, rows = next(iter(words.items()))
+    nearest = " ".join(row[0][0] for row in rows)
+    logger.info('Nearest words of the context "%s": %s (%s)', name, nearest, path)

@@ -1,4 +1,4 @@
-"""ZOC: a caption decoder on CLIP's image features suggests what else an image may show."""
+"""ZOC: a caption decoder on CLIP's image features suggests what else an image might show."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -16,7 +16,7 @@ from dassl.distributed import mean_of_sums
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, load_pretrained_weights
 from datasets.captions import PairsLoader
-from trainers.features import features_of
+from trainers.features import features_by_path
 from trainers.pairs import PairTrainer
 
 LOWEST = {"STEPS": 1, "TOP": 1, "WARMUP_STEPS": 0}
@@ -26,20 +26,20 @@ LOWEST = {"STEPS": 1, "TOP": 1, "WARMUP_STEPS": 0}
 class ZOC(PairTrainer):
     """Zero-shot OOD detection by captions (Esmaeilpour et al., AAAI 2022).
 
-    Only the caption decoder learns: cross entropy of the next token of each caption. Images are
-    not augmented, so those that are files are encoded once, and their features kept.
+    Only the caption decoder learns, by the cross entropy of each caption's next token. Images are
+    not augmented, so image files are encoded once, and their features kept.
 
     Differs from upstream: the decoder is a copy of CLIP's text transformer and reads normalised
-    features; it writes as it was trained, with positions and a causal mask (there without).
+    features; it generates as it was trained, with positions and a causal mask (there without).
     """
 
     CONFIG_KEY = "ZOC"
     CONFIG = CfgNode(
         {
             "PREC": "amp",  # fp32, tf32, amp, amp_bf16 or fp16 (frozen towers in float16)
-            "TEMPLATE": "This is a photo of a {}",  # of classes and candidates
-            "STEPS": 9,  # tokens of the greedy caption of an image; 10 in the paper's text
-            "TOP": 35,  # most probable tokens of each step: its candidates
+            "TEMPLATE": "This is a photo of a {}",  # for classes and candidates
+            "STEPS": 9,  # tokens of an image's greedy caption; 10 in the paper's text
+            "TOP": 35,  # most probable tokens in each step, taken as candidates
             "WARMUP_STEPS": 500,
         }
     )
@@ -47,46 +47,47 @@ class ZOC(PairTrainer):
     BATCH = ("img", "tokens")
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        own = cfg.TRAINER.ZOC
-        if own.TEMPLATE.count("{}") != 1:
+        settings = cfg.TRAINER.ZOC
+        if settings.TEMPLATE.count("{}") != 1:
             raise InputError(
-                f"TRAINER.ZOC.TEMPLATE is {own.TEMPLATE!r}: it must hold {{}} once, where the name "
-                "of a class or candidate goes"
+                f"TRAINER.ZOC.TEMPLATE is {settings.TEMPLATE!r}: it must hold {{}} once, in the "
+                "place of a class or candidate name"
             )
         for key, low in LOWEST.items():
-            if own[key] < low:
-                raise InputError(f"TRAINER.ZOC.{key} is {own[key]}, it must be at least {low}")
+            if settings[key] < low:
+                raise InputError(f"TRAINER.ZOC.{key} is {settings[key]}: it must be {low} or more")
 
     def build_model(self) -> None:
-        cfg, own, clip = self.cfg, self.settings, self.load_clip()
-        if clip.context_length < own.STEPS:
+        cfg, settings, clip = self.cfg, self.settings, self.load_clip()
+        if clip.context_length < settings.STEPS:
             raise InputError(
-                f"TRAINER.ZOC.STEPS is {own.STEPS}: the text tower of {clip.name}, which the "
-                f"decoder starts from, reads {clip.context_length} tokens at most"
+                f"TRAINER.ZOC.STEPS is {settings.STEPS}: it must be {clip.context_length} or less, "
+                f"as the decoder, a copy of {clip.name}'s text tower, reads no more tokens"
             )
-        text = classifier(clip, self.dm.dataset.classnames, [own.TEMPLATE])
+        text = classifier(clip, self.dm.dataset.classnames, [settings.TEMPLATE])
         self.decoder = CaptionDecoder(clip).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(self.decoder, cfg.MODEL.INIT_WEIGHTS)
         self.model = PromptedCLIP(clip, lambda: text)
-        captioner = Captioner(self.decoder, own.STEPS, own.TOP, own.TEMPLATE)
+        captioner = Captioner(self.decoder, settings.STEPS, settings.TOP, settings.TEMPLATE)
         self.model.captioner = captioner.to(self.device)
         self.learn("decoder", self.decoder)
 
     @cached_property
     def train_loader_x(self) -> PairsLoader:
-        """Build the loader of DATASET.PAIRS, of features where the images are files."""
+        """Build the loader of DATASET.PAIRS, which yields features if the images are files."""
         texts = partial(caption_tokens, self.model.clip.context_length)
         return self.pairs_loader(self.dm.tfm_test, texts=texts, encode=self.encode)
 
     def encode(self, paths: Sequence[str]) -> dict[str, Tensor]:
-        """Return path -> normalised features `[D]` of those images that can be read."""
-        # Of a pair that cannot be read the loader takes another.
-        found = features_of(self, {"pairs": [Datum(path) for path in paths]}, skip_bad=True)
-        return {path: torch.from_numpy(row) for path, row in found.items()}
+        """Return the normalised features `[D]` of the readable images by their paths."""
+        # The loader replaces pairs whose images cannot be read.
+        pairs = [Datum(path) for path in paths]
+        features = features_by_path(self, {"pairs": pairs}, skip_bad=True)
+        return {path: torch.from_numpy(row) for path, row in features.items()}
 
     def loss(self, images: Tensor, tokens: Tensor) -> tuple[None, dict[str, Tensor]]:
-        """Return the mean over the tokens of all ranks.
+        """Return the mean cross entropy over the tokens of all ranks.
 
         Args:
             images: `[B, 3, H, W]`, or their features `[B, D]`. tokens: captions, `[B, L]`.
@@ -97,5 +98,5 @@ class ZOC(PairTrainer):
 
 
 def caption_tokens(context: int, captions: Sequence[str], step: int) -> dict[str, Tensor]:
-    """Return the "tokens" `[B, L]` of a batch's captions; those that do not fit are cut."""
+    """Return the "tokens" `[B, L]` of a batch's captions; those too long are truncated."""
     return {"tokens": cut_to_longest(tokenize(list(captions), context, truncate=True))}

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: a hand-written prompt, nothing is trained."""
+"""Zero-shot CLIP: hand-written prompts, no training."""
 
 import logging
 
@@ -15,22 +15,22 @@ logger = logging.getLogger(__name__)
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(ClipTrainer):
-    """CLIP as it comes (Radford et al., ICML 2021), the model of MCM and GL-MCM."""
+    """CLIP without training (Radford et al., ICML 2021), the model of MCM and GL-MCM."""
 
     CONFIG_KEY = "ZSCLIP"
     LEARNS = False
     CONFIG = CfgNode(
         {
             "PREC": "amp",
-            "TEMPLATE": "dataset",  # DATASET.TEMPLATE; or as `clip.templates.template_pairs` has it
+            "TEMPLATE": "dataset",  # DATASET.TEMPLATE; or see `clip.templates.template_pairs`
         }
     )
 
     @property
     def template(self) -> str:
-        """Return the templates in use, the data set's where none of its own is set."""
-        own = self.settings.TEMPLATE
-        return self.cfg.DATASET.TEMPLATE if own == "dataset" else own
+        """Return the templates in use: the data set's, unless TEMPLATE names others."""
+        template = self.settings.TEMPLATE
+        return self.cfg.DATASET.TEMPLATE if template == "dataset" else template
 
     def provenance(self) -> dict[str, object]:
         facts = super().provenance()
@@ -48,13 +48,13 @@ class ZeroshotCLIP(ClipTrainer):
         self.model = PromptedCLIP(clip, lambda: features)
 
     def train(self) -> None:
-        """Report the accuracy: there is nothing to train."""
+        """Only report the accuracy: there is nothing to train."""
         self.test()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         if not directory:
             return
         raise InputError(
-            f"zero-shot CLIP has nothing to load from {directory}: leave --model-dir out, or name "
-            "the trainer the run was made with (--trainer)"
+            f"zero-shot CLIP has no learned weights to load from {directory}: leave out "
+            "--model-dir, or name the trainer of that run (--trainer)"
         )

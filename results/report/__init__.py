@@ -1,1 +1,1 @@
-"""One self-contained HTML page of a run or a comparison: `python -m results.report DIR...`."""
+"""The report: a self-contained HTML page on one or several runs, `python -m results.report DIR`."""

@@ -1,4 +1,4 @@
-"""Write a report of all runs under the given folders: one HTML file that needs nothing else."""
+"""Write a report on all runs under the given folders: one self-contained HTML file."""
 
 import argparse
 import os
@@ -15,22 +15,22 @@ from results.summary import add_arguments, summary_of
 
 
 def main() -> None:
-    """Write the report that the command line asks for, and print its path and size."""
+    """Write the report, and print its path and size."""
     parser = argparse.ArgumentParser(prog="python -m results.report", description=__doc__)
     add_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,
-        help="file to write (default: report.html in the folder, or in the one that holds all)",
+        help="file to write (default: report.html in the folder, or in the parent of several)",
     )
     parser.add_argument(
-        "--root", type=Path, help="folder of the datasets (default: where the evaluation had it)"
+        "--root", type=Path, help="folder of the data sets (default: that of the evaluation)"
     )
     parser.add_argument(
-        "--plots", type=Path, help="folder to write every plot into as well (default: none)"
+        "--plots", type=Path, help="folder to write every plot to as well (default: none)"
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default="pdf", help="of --plots (default: %(default)s)"
+        "--format", choices=FORMATS, default="pdf", help="format of --plots (default: %(default)s)"
     )
     args = parser.parse_args()
 
@@ -40,8 +40,8 @@ def main() -> None:
         return as_svg(figure)
 
     summary = summary_of(args)
-    shared = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
-    path = args.output or Path(os.path.relpath(shared), "report.html")
+    parent = os.path.commonpath([os.path.abspath(folder) for folder in args.folders])
+    path = args.output or Path(os.path.relpath(parent), "report.html")
     page = report_page(summary, args.root, draw)
     with atomic_write(path) as file:
         file.write(page)

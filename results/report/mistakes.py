@@ -1,4 +1,4 @@
-"""Find the images that a score is most wrong about, in both directions, and their thumbnails."""
+"""Find the images that a score gets most wrong, ID and OOD, and make their thumbnails."""
 
 import base64
 import io
@@ -15,14 +15,14 @@ from ood.metrics import threshold_at_tpr
 from ood.set_scores import SetScores
 from results.runs import Run
 
-SHOWN = 6  # images a list
-THUMBNAIL, QUALITY = 112, 72  # pixels, JPEG
+SHOWN = 6  # images in a list
+THUMBNAIL, QUALITY = 112, 72  # longer side in pixels, JPEG quality
 
 logger = logging.getLogger(__name__)
 
 
 class Mistake(NamedTuple):
-    """An image on the wrong side. `beyond`: share of the other side's images it has passed."""
+    """An image on the wrong side. `beyond`: share of the other kind's images that it has passed."""
 
     image: str
     score: float
@@ -36,7 +36,7 @@ def rejected_id(
 ) -> list[Mistake]:
     """Return the ID images with the lowest scores, below the threshold that keeps 95 % of ID."""
     values = inside.scores[score]
-    others = np.sort(np.concatenate([part.scores[score] for part in outside]))
+    others = np.sort(np.concatenate([ood_set.scores[score] for ood_set in outside]))
     wrong = np.flatnonzero(values < threshold_at_tpr(values, others).threshold)
     order = wrong[np.argsort(values[wrong], kind="stable")][:SHOWN]
     passed = 1 - np.searchsorted(others, values[order], "right") / len(others)
@@ -44,31 +44,32 @@ def rejected_id(
 
 
 def accepted_ood(
-    score: str, inside: SetScores, part: SetScores, names: Mapping[int, str]
+    score: str, inside: SetScores, outside: SetScores, names: Mapping[int, str]
 ) -> list[Mistake]:
-    """Return the images of one OOD set with the highest scores, of those that are kept as ID."""
-    values, others = part.scores[score], np.sort(inside.scores[score])
+    """Return the images of one OOD set with the highest scores, at or above the threshold."""
+    values, others = outside.scores[score], np.sort(inside.scores[score])
     wrong = np.flatnonzero(values >= threshold_at_tpr(others, values).threshold)
     order = wrong[np.argsort(-values[wrong], kind="stable")][:SHOWN]
     passed = np.searchsorted(others, values[order]) / len(others)
-    return _mistakes(part, score, order, passed, names)
+    return _mistakes(outside, score, order, passed, names)
 
 
 def _mistakes(
-    part: SetScores, score: str, order: np.ndarray, beyond: np.ndarray, names: Mapping[int, str]
+    scored: SetScores, score: str, order: np.ndarray, beyond: np.ndarray, names: Mapping[int, str]
 ) -> list[Mistake]:
     def name(classes: Sequence[int] | None, i: int) -> str | None:
         return None if classes is None else names.get(int(classes[i]), f"class {classes[i]}")
 
-    found = []
+    mistakes = []
     for i, share in zip(order, beyond, strict=True):
-        classes = [name(own, i) for own in (part.labels, part.predictions)]
-        found.append(Mistake(part.images[i], float(part.scores[score][i]), *classes, float(share)))
-    return found
+        classes = name(scored.labels, i), name(scored.predictions, i)
+        value = float(scored.scores[score][i])
+        mistakes.append(Mistake(scored.images[i], value, *classes, float(share)))
+    return mistakes
 
 
 def class_names(run: Run, inside: SetScores) -> dict[int, str]:
-    """Return the class names as the results say, else the folders of the ID images."""
+    """Return the class names in the results, or else the names of the ID images' folders."""
     names = dict(enumerate(run.provenance.get("classnames") or []))
     if not names and inside.labels is not None:
         labels, first = np.unique(inside.labels, return_index=True)
@@ -78,7 +79,7 @@ def class_names(run: Run, inside: SetScores) -> dict[int, str]:
 
 
 def thumbnail(path: Path) -> str:
-    """Return a data URL of a small copy of the image; empty if it is missing or damaged."""
+    """Return a data URL of a small copy of the image, or "" if it is missing or damaged."""
     try:
         return jpeg(read_image(path), THUMBNAIL) if path.is_file() else ""
     except InputError as error:
@@ -87,7 +88,7 @@ def thumbnail(path: Path) -> str:
 
 
 def jpeg(image: Image.Image, size: int, quality: int = QUALITY) -> str:
-    """Return a data URL of the RGB image, which becomes no side longer than `size` pixels."""
+    """Return a data URL of the RGB image, shrunk so that no side is longer than `size` pixels."""
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, optimize=True)

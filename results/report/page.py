@@ -1,4 +1,4 @@
-"""Gather what the report shows from the runs, and make the page of it."""
+"""Gather the contents of the report from the runs, and render the page."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,16 @@ from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id
 from results.runs import Groups, Run
 from results.summary import Summary
 
-MAPS, MAP_SIZE = 6, 1600  # region maps a method, and their longer side in pixels
-CONTEXTS = 8  # learned contexts a method whose words are shown
+MAPS, MAP_SIZE = 6, 1600  # most region maps of a method, and their longer side in pixels
+CONTEXTS = 8  # most learned contexts of a method with their words
 UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
-ELSEWHERE = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
-# What a method is trained with comes first in the settings, after the method's own numbers.
+OMITTED = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
+# These settings come first in their table, after those of the method itself.
 LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim.LR",
            "training.batch_size", "backbone", "precision")  # fmt: skip
 
 
-Draw = Callable[[Figure, str], str]  # from a plot and its name to an address for the page
+Draw = Callable[[Figure, str], str]  # from a plot and its name to the URL for the page
 
 
 def report_page(
@@ -37,11 +37,11 @@ def report_page(
     """Return the HTML page.
 
     Args:
-        root: folder of the datasets, if not where the evaluation had it.
-        draw: may keep the plots, besides.
+        root: folder of the data sets; None for that of the evaluation.
+        draw: returns the URL of a plot; it may write the plot to a file as well.
     """
-    shown = {name: runs[0] for name, runs in summary.groups.items()}
-    drawable = {name: run for name, run in shown.items() if _has_scores(run)}
+    first_runs = {name: runs[0] for name, runs in summary.groups.items()}
+    drawable = {name: run for name, run in first_runs.items() if _has_scores(run)}
     scores = list(dict.fromkeys(s for run in drawable.values() for s in run.figures))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -55,14 +55,14 @@ def report_page(
         summary=summary,
         title=f"OOD detection: {', '.join(summary.groups)}",
         facts=_facts(summary.groups),
-        undrawn=[name for name in shown if name not in drawable],
+        undrawn=[name for name in first_runs if name not in drawable],
         methods=_methods(summary.groups, draw),
         sections={score: _score_section(score, drawable, root, draw) for score in scores},
         shots=_shots_sections(summary.groups, draw),
-        words={name: _context_words(run) for name, run in shown.items()},
+        words={name: _context_words(run) for name, run in first_runs.items()},
         maps={name: _region_maps(runs) for name, runs in summary.groups.items()},
         settings=_settings(summary.groups),
-        configs={name: run.provenance.get("config", "") for name, run in shown.items()},
+        configs={name: run.provenance.get("config", "") for name, run in first_runs.items()},
         conventions={**CONVENTIONS, "units": UNITS},
     )
 
@@ -76,35 +76,35 @@ def _has_scores(run: Run) -> bool:
 
 
 def _facts(groups: Groups) -> dict[str, str]:
-    """Return what the figures stand on: data, backbone, date, versions; all where they differ."""
-    found = [_facts_of(run) for runs in groups.values() for run in runs]
+    """Return data, backbone, date and versions of the runs, with every value that occurs."""
+    rows = [_facts_of(run) for runs in groups.values() for run in runs]
     return {
-        name: "; ".join(dict.fromkeys(facts[name] for facts in found if facts[name]))
-        for name in found[0]
+        name: "; ".join(dict.fromkeys(facts[name] for facts in rows if facts[name]))
+        for name in rows[0]
     }
 
 
 def _facts_of(run: Run) -> dict[str, str]:
-    about, same, images = run.provenance, run.comparable, run.result["images"]
-    folder, classes = same.get("folder"), same.get("num_classes")
-    git = about.get("git") or {}
+    provenance, comparable, images = run.provenance, run.comparable, run.result["images"]
+    folder, classes = comparable.get("folder"), comparable.get("num_classes")
+    git = provenance.get("git") or {}
     date = datetime.fromtimestamp((run.folder / "results.json").stat().st_mtime)
     versions = {"code": git.get("commit", "")[:10] + (" (changed)" if git.get("dirty") else "")}
-    versions |= about.get("versions") or {}
+    versions |= provenance.get("versions") or {}
     return {
-        "data set": f"{same.get('dataset', run.id_set)}"
+        "data set": f"{comparable.get('dataset', run.id_set)}"
         + (f", folder {folder}" if folder else "")
         + (f", {classes:,} classes" if classes else "")
         + f", {images[run.id_set]:,} ID images",
         "OOD sets": ", ".join(f"{name} ({images[name]:,})" for name in run.ood_sets),
-        "backbone": about.get("backbone", ""),
+        "backbone": provenance.get("backbone", ""),
         "evaluated": f"{date:%Y-%m-%d}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
 
 
 def _methods(groups: Groups, draw: Draw) -> dict[str, str]:
-    """Return a plot over the methods for each score that several of them have."""
+    """Return a plot over methods for each score that several of them have."""
     charts = {}
     for score in dict.fromkeys(score for runs in groups.values() for score in runs[0].figures):
         figures = {
@@ -123,20 +123,20 @@ def _score_section(
 ) -> dict[str, Any]:
     """Return the curves of one score, and the histograms and mistakes of each method."""
     runs = {name: run for name, run in runs.items() if score in run.figures}
-    curves: dict[str, dict[str, tuple]] = {}  # a panel for each OOD set; of one method for all
+    panels: dict[str, dict[str, tuple]] = {}  # one for each OOD set, or one for a single method
     for method, run in runs.items():
         inside, *outside = run.images.values()
-        for part in outside:
-            panel, line = (method, part.name) if len(runs) == 1 else (part.name, method)
-            curves.setdefault(panel, {})[line] = inside.scores[score], part.scores[score]
-    drawn = {panel: draw(roc(own, panel), f"{score}_roc_{panel}") for panel, own in curves.items()}
+        for ood_set in outside:
+            panel, line = (method, ood_set.name) if len(runs) == 1 else (ood_set.name, method)
+            panels.setdefault(panel, {})[line] = inside.scores[score], ood_set.scores[score]
+    rocs = {name: draw(roc(lines, name), f"{score}_roc_{name}") for name, lines in panels.items()}
     bars = {method: _histograms(score, run, method, draw) for method, run in runs.items()}
     mistakes = {method: _mistakes(score, run, root) for method, run in runs.items()}
-    return {"roc": drawn, "histograms": bars, "mistakes": mistakes}
+    return {"roc": rocs, "histograms": bars, "mistakes": mistakes}
 
 
 def _histograms(score: str, run: Run, method: str, draw: Draw) -> dict[str, str]:
-    inside, *outside = (part.scores[score] for part in run.images.values())
+    inside, *outside = (scored.scores[score] for scored in run.images.values())
     charts = {}
     for name, values in zip(run.ood_sets, outside, strict=True):
         figure = histograms(inside, {name: values}, score, method)
@@ -145,11 +145,11 @@ def _histograms(score: str, run: Run, method: str, draw: Draw) -> dict[str, str]
 
 
 def _mistakes(score: str, run: Run, root: Path | None) -> dict[str, list[tuple]]:
-    """Return (mistake, thumbnail) of the worst mistakes on each set, the ID set first."""
+    """Return (mistake, thumbnail) for the worst mistakes on each set, the ID set first."""
     inside, *outside = run.images.values()
     root, names = root or data_root(run), class_names(run, inside)
     lists = {inside.name: rejected_id(score, inside, outside, names)}
-    lists |= {part.name: accepted_ood(score, inside, part, names) for part in outside}
+    lists |= {ood_set.name: accepted_ood(score, inside, ood_set, names) for ood_set in outside}
     return {
         name: [(m, thumbnail(root / m.image) if root else "") for m in mistakes]
         for name, mistakes in lists.items()
@@ -157,21 +157,21 @@ def _mistakes(score: str, run: Run, root: Path | None) -> dict[str, list[tuple]]
 
 
 def data_root(run: Run) -> Path | None:
-    """Return the folder in which the evaluation found its images, as its config says."""
+    """Return the folder of the evaluation's images, from its config."""
     config = yaml.safe_load(run.provenance.get("config") or "{}") or {}
     root = (config.get("DATASET") or {}).get("ROOT")
     return Path(root).expanduser() if root else None
 
 
 def _context_words(run: Run) -> dict[str, list]:
-    """Return the words that a run's learned contexts are like: context -> rows of words."""
+    """Return the words nearest to a run's learned contexts: context -> rows of words."""
     path = run.folder / "context_words.json"
-    found = read_json(path).get("contexts", {}) if path.is_file() else {}
-    return dict(list(found.items())[:CONTEXTS])
+    contexts = read_json(path).get("contexts", {}) if path.is_file() else {}
+    return dict(list(contexts.items())[:CONTEXTS])
 
 
 def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
-    """Return plots of figures over shots by title; none where all runs have as many."""
+    """Return title -> plot of figures over shots, for methods with several numbers of shots."""
     charts = {}
     for title, lines in over_shots(groups).items():
         name = title.partition(" (")[0].replace(" ", "_").lower()
@@ -180,57 +180,57 @@ def _shots_sections(groups: Groups, draw: Draw) -> dict[str, str]:
 
 
 def shots_of(run: Run) -> int:
-    """Return the training images a class of a run, 0 where nothing, or all, was trained on."""
+    """Return the training images per class of a run; 0 for no training, and for all images."""
     return max(0, (run.comparable.get("training") or {}).get("shots", 0))
 
 
 def over_shots(groups: Groups) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Return ID accuracy, and FPR95 of each score on average over the OOD sets, over shots.
+    """Return ID accuracy, and each score's FPR95 averaged over OOD sets: title -> line -> shots.
 
-    A line is a method, or a method and a score. Empty where no method has several numbers.
+    A line is a method, or a method and a score, with several numbers of shots.
     """
     accuracy, fpr95 = (defaultdict(lambda: defaultdict(list)) for _ in range(2))
     trained = [run for runs in groups.values() for run in runs if shots_of(run)]
     for run in trained:
         name, shots = method_of(run, trained), shots_of(run)
-        found = run.result.get("accuracy", {}).get(run.id_set)
-        if found is not None:
-            accuracy[name][shots].append(found)
+        id_accuracy = run.result.get("accuracy", {}).get(run.id_set)
+        if id_accuracy is not None:
+            accuracy[name][shots].append(id_accuracy)
         for score, sets in run.figures.items():
             fpr95[f"{name} {score}"][shots].append(sets[AVERAGE][PRIMARY])
-    kept = {
-        title: {name: runs for name, runs in own.items() if len(runs) > 1}
-        for title, own in (("ID accuracy (%)", accuracy), ("FPR95 (%), ID positive", fpr95))
+    plots = {
+        title: {name: points for name, points in lines.items() if len(points) > 1}
+        for title, lines in (("ID accuracy (%)", accuracy), ("FPR95 (%), ID positive", fpr95))
     }
-    return {title: own for title, own in kept.items() if own}
+    return {title: lines for title, lines in plots.items() if lines}
 
 
 def method_of(run: Run, runs: Sequence[Run]) -> str:
-    """Return the trainer's name, with what runs of this trainer differ in besides the shots."""
-    alike = [_varied(other) for other in runs if other.trainer == run.trainer]
-    own = _varied(run)
-    differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-    return " ".join([run.trainer, *(f"{key} {own[key]}" for key in differing)])
+    """Return the trainer's name and the settings, except shots, that vary among its runs."""
+    alike = [_method_settings(other) for other in runs if other.trainer == run.trainer]
+    settings = _method_settings(run)
+    differing = [key for key in settings if any(s.get(key) != settings[key] for s in alike)]
+    return " ".join([run.trainer, *(f"{key} {settings[key]}" for key in differing)])
 
 
-def _varied(run: Run) -> dict:
+def _method_settings(run: Run) -> dict:
     views = (run.comparable.get("training") or {}).get("views", 0)
-    own = run.comparable.get("settings") or {}
-    return {"backbone": run.provenance.get("backbone"), "views": views, **own}
+    settings = run.comparable.get("settings") or {}
+    return {"backbone": run.provenance.get("backbone"), "views": views, **settings}
 
 
 def _region_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return (caption, data URL) of the maps beside the runs."""
+    """Return (caption, data URL) for the region maps in the runs' folders."""
     paths = [path for run in runs for path in sorted((run.folder / "visualization").glob("*.png"))]
     return [(path.stem, jpeg(read_image(path), MAP_SIZE, quality=80)) for path in paths[:MAPS]]
 
 
 def _settings(groups: Groups) -> dict[str, dict[str, list[str]]]:
-    """Return tables of settings, the methods' own first: title -> setting -> a value a method."""
+    """Return the tables of settings: title -> setting -> its value for each method."""
     columns = [_flat_settings(runs) for runs in groups.values()]
     keys = list(dict.fromkeys(key for column in columns for key in column))
-    own = [key for key in keys if key.startswith("settings.")]
-    leading = [*own, *(key for key in LEADING if key in keys)]
+    leading = [key for key in keys if key.startswith("settings.")]
+    leading += [key for key in LEADING if key in keys]
     rows = {key: [column.get(key, "") for column in columns] for key in keys}
     return {
         "Methods": {key.rpartition(".")[2]: rows[key] for key in leading},
@@ -240,10 +240,10 @@ def _settings(groups: Groups) -> dict[str, dict[str, list[str]]]:
 
 def _flat_settings(runs: Sequence[Run]) -> dict[str, str]:
     first = runs[0].provenance
-    own = {key: value for key, value in first.items() if key not in ELSEWHERE}
-    own["seed"] = ", ".join(str(run.provenance.get("seed")) for run in runs)
-    own["folders"] = ", ".join(str(run.folder) for run in runs)
-    own["images"] = runs[0].result["images"]
+    facts = {key: value for key, value in first.items() if key not in OMITTED}
+    facts["seed"] = ", ".join(str(run.provenance.get("seed")) for run in runs)
+    facts["folders"] = ", ".join(str(run.folder) for run in runs)
+    facts["images"] = runs[0].result["images"]
     skipped = {name: len(paths) for name, paths in first.get("skipped", {}).items() if paths}
-    everything = {**runs[0].comparable, **own, "unreadable images": skipped or "none"}
-    return {key: str(value) for key, value in flatten(everything).items()}
+    settings = {**runs[0].comparable, **facts, "unreadable images": skipped or "none"}
+    return {key: str(value) for key, value in flatten(settings).items()}

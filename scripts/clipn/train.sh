@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CLIPN, one run for each seed of $SEEDS (1):
+# Train CLIPN, one run for each seed of $SEEDS (default: 1):
 #   bash scripts/clipn/train.sh data imagenet vit_b16_cc3m learnable -1
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CoOp, three seeds (or those of $SEEDS), with the published positional arguments:
+# Train CoOp with three seeds (or those of $SEEDS), with the published positional arguments:
 #   bash scripts/coop/train.sh data imagenet vit_b16_ep50 end 16 1 False
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

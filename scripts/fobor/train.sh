@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# FoBoR on one or more trainers, three seeds (or those of $SEEDS), with the published positional
-# arguments; the data are below ./data, or --root as a flag behind them:
+# Train FoBoR on one or more trainers with three seeds (or those of $SEEDS), with the published
+# positional arguments. The data are in ./data; for another folder add --root FOLDER at the end:
 #   bash scripts/fobor/train.sh LoCoOpFoBoR SCTFoBoR imagenet vit_b16_ep30 end 16 16 False 0.2 3.0 5.0 1 1 0.17 200
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LoCoOp, three seeds (or those of $SEEDS), with the published positional arguments:
+# Train LoCoOp with three seeds (or those of $SEEDS), with the published positional arguments:
 #   bash scripts/locoop/train.sh data imagenet vit_b16_ep50 end 16 1 False 0.25 200
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Region map of an image under a trained SCT:
+# Draw the region map of an image for a trained SCT:
 #   bash scripts/sct/demo_visualization.sh data imagenet vit_b16_ep25 MODEL_DIR IMAGE LABEL
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SCT, three seeds (or those of $SEEDS), with the published positional arguments:
+# Train SCT with three seeds (or those of $SEEDS), with the published positional arguments:
 #   bash scripts/sct/train.sh data imagenet vit_b16_ep25 end 16 1 False 0.25 200
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"

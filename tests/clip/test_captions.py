@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from clip.captions import CaptionDecoder, Captioner, greedy_candidates, lse_of_columns
 from clip.prompted import DescribedCLIP, PromptedCLIP
 from clip.tokenizer import decode, encode, tokenize
-from ood.negatives import candidate_columns, candidate_texts
+from ood.negatives import candidate_rows, candidate_texts
 from ood.scoring import compute_scores, get_scores
 
 SAYS = ("a", "photo", "of", "cat", "dog", "tree", "grass", "ly", "golden", ".")
@@ -69,7 +69,7 @@ def test_the_candidates_are_the_public_codes(golden):
     for image, own in enumerate(found.flatten(1).tolist()):
         said = [about["words"][i] for i in own]
         seen = about["splits"][image // 10][:6]
-        assert sorted(candidate_columns(said, seen)) == sorted(expected[image])
+        assert sorted(candidate_rows(said, seen)) == sorted(expected[image])
 
 
 def test_the_score_is_the_public_codes(golden):

@@ -223,7 +223,7 @@ def test_what_cannot_be_exported_is_said(call, clip_file, tmp_path, monkeypatch)
         raise RuntimeError("The model is larger than the 2GiB limit.\nMore of it.")
 
     monkeypatch.setattr(torch.onnx, "export", too_large)
-    with pytest.raises(SystemExit, match=r"cannot write MCM on .*: The model .* limit.$"):
+    with pytest.raises(SystemExit, match=r"cannot export MCM of .*: The model .* limit.$"):
         call(*flags, "--export", "new")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: n != "onnx" and find(n))

@@ -71,12 +71,12 @@ def test_calibrating_on_few_of_the_classes_is_remarked_on(caplog, classes, label
     warn_if_one_sided(Counter(labels), [f"class {i}" for i in range(classes)])
     assert ("Use images of all classes" in caplog.text) == warns
     if warns:
-        assert f"of the {classes} classes" in caplog.text and "called class" in caplog.text
+        assert f"of the {classes} classes" in caplog.text and "(class " in caplog.text
 
 
 def test_a_calibration_counts_what_its_images_are_called(detector, photograph, caplog):
     detector.calibrate([photograph] * 20)
-    assert "Nearly all of the 20 images to calibrate on are called" in caplog.text
+    assert "Nearly all of the 20 images to calibrate on are predicted as" in caplog.text
 
 
 def test_region_pictures_carry_score_and_verdict(detector, photograph, tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_and_made_anew(evaluate, model, root, tmp_p
     evaluate()
     SPOIL[how](entries(tmp_path)["inside"], root)
     assert same(evaluate(), evaluate(store=False))
-    assert "Image features of inside" in caplog.text and "made anew" in caplog.text
+    assert "image features of inside" in caplog.text and "encoded again" in caplog.text
     evaluate()
     assert model.encoded == 0
 
@@ -238,7 +238,7 @@ def test_regions_that_are_not_kept_are_encoded_again(evaluate, model, caplog, tm
     evaluate()
     stamp = entries(tmp_path)["inside"].stat().st_mtime_ns
     evaluate(scores=["GL-MCM"])
-    assert model.encoded == 11 and "only --features-local keeps" in caplog.text
+    assert model.encoded == 11 and "kept only with --features-local" in caplog.text
     assert entries(tmp_path)["inside"].stat().st_mtime_ns == stamp
     for encoded in (11, 0):
         evaluate(scores=["GL-MCM"], local=True)
@@ -263,7 +263,7 @@ def test_a_limit_is_told_before_it_starts(evaluate, model, caplog, tmp_path, mon
     width = model.text_features().shape[1]
     just_global = 11 * width * 4 / 2**30
     evaluate(scores=["GL-MCM"], local=True, limit=just_global)
-    assert "are not kept" in caplog.text and entries(tmp_path) == {}
+    assert "cannot be kept" in caplog.text and entries(tmp_path) == {}
     evaluate(limit=just_global)
     assert set(entries(tmp_path)) == {"inside", "dots"}
     caplog.clear()
@@ -276,7 +276,7 @@ def test_a_limit_is_told_before_it_starts(evaluate, model, caplog, tmp_path, mon
 def test_a_folder_that_cannot_be_written_stops_nothing(evaluate, caplog, tmp_path):
     (tmp_path / "file").write_text("")
     assert same(evaluate(folder=tmp_path / "file"), evaluate(store=False))
-    assert "are not kept" in caplog.text and "goes on" in caplog.text
+    assert "cannot be kept" in caplog.text and "goes on" in caplog.text
 
 
 def test_a_disk_that_fills_up_on_the_way_stops_nothing(evaluate, caplog, tmp_path, monkeypatch):

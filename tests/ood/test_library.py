@@ -65,9 +65,9 @@ NAMES += ["RMD", "SHE", "TemperatureScaling", "ViM"]
 
 
 def test_every_detector_of_features_or_logits_is_a_score(theirs):
-    from ood.library import _detectors, lacks
+    from ood.library import _detectors, missing_inputs
 
-    assert [name for name, kind in _detectors().items() if not lacks(kind)] == NAMES
+    assert [name for name, kind in _detectors().items() if not missing_inputs(kind)] == NAMES
     assert len(get_scores([f"pytorch-ood:{name}" for name in NAMES])) == 21
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_a_score_is_refused_by_name(name, words, theirs):
     "name, words",
     [
         ("KNN:k=101", "pytorch-ood:KNN:k=101 on 100 training images: k=101 exceeds"),
-        ("KNN:k=0", "on 100 training images: .*Its hyper-parameters .k, normalize. are set as in"),
+        ("KNN:k=0", "on 100 training images: .*Set its hyper-parameters .k, normalize. as in"),
         ("ViM:d=1000", "d=1000 does not fit these features, it took"),
         ("DICE:p=70", "p must be a fraction"),
     ],
@@ -201,7 +201,7 @@ def test_scores_that_are_not_finite_are_refused(theirs):
 
 
 def test_an_unfitted_detector_scores_nothing(theirs):
-    with pytest.raises(InputError, match="after it was fitted"):
+    with pytest.raises(InputError, match="must be fitted first"):
         compute_scores(get_scores(["pytorch-ood:ViM"]), inputs(World.inside))
 
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import clip
 from dassl.utils.errors import InputError
 from ood import word_features as word_features_module
-from ood.negatives import CSP, NEGLABEL, find_words, mine, overlaps, read_outliers
+from ood.negatives import CSP, NEGLABEL, find_words, mine_negatives, overlaps, read_outliers
 from ood.scores import SCORES
 from ood.scoring import compute_scores, get_scores
 from ood.word_features import template_features, word_features
@@ -66,7 +66,7 @@ def _mined(model, about, case, recipe):
     if case.get("noun_templates") == 10:
         recipe = replace(recipe, templates=[*SKETCH, *recipe.templates])
     names = case.get("classes") or about["classes"]
-    return mine(model, names, _lists(about, case), recipe, case["share"])
+    return mine_negatives(model, names, _lists(about, case), recipe, case["share"])
 
 
 def _scored(score, logits, negatives, **params):
@@ -165,7 +165,7 @@ def test_temperature_and_one_group(golden):
     sides = golden("zeroshot_csp.npz")
     logits = [100 * torch.from_numpy(sides[f"g0_{side}_cos"]) for side in ("pos", "neg")]
     assert_close(_scored("CSP", *logits, groups=1), one, rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="at least one group"):
+    with pytest.raises(InputError, match="must be 1 or more"):
         _scored("NegLabel", *logits, groups=0)
 
 
@@ -285,14 +285,15 @@ CLASSES = ["cat", "tea_pot"]
 
 def test_a_share_that_leaves_nothing_is_refused(model, kept):
     with pytest.raises(InputError, match=r"no negative is left for NegLabel: the share 0.15 of 3"):
-        mine(model, CLASSES, {"noun.a.txt": ["x y", "z"], "adj.a.txt": ["red"]}, NEGLABEL)
+        mine_negatives(model, CLASSES, {"noun.a.txt": ["x y", "z"], "adj.a.txt": ["red"]}, NEGLABEL)
 
 
 def test_few_words_and_class_names_are_warned_of(model, kept, caplog):
     with caplog.at_level(logging.WARNING):
-        found = mine(model, CLASSES, {"noun.a.txt": ["Tea  Pot", "sky"]}, NEGLABEL, share=1.0)
+        words = {"noun.a.txt": ["Tea  Pot", "sky"]}
+        found = mine_negatives(model, CLASSES, words, NEGLABEL, share=1.0)
     assert len(found.words) == 2
-    assert "2 negatives are fewer than its 100 groups: they make one group" in caplog.text
+    assert "2 negatives are fewer than its 100 groups, so they form one group" in caplog.text
     assert "1 of 2 negatives are class names (Tea  Pot)" in caplog.text
 
 
@@ -301,13 +302,13 @@ def test_outliers_that_are_classes_are_left_out(tmp_path, caplog):
     path.write_text("tea pot\nstorm\nCat\n")
     with caplog.at_level(logging.WARNING):
         assert read_outliers(str(path), CLASSES) == ["storm"]
-    assert "left out, as they are classes: tea pot, Cat" in caplog.text
+    assert "names of classes are left out: tea pot, Cat" in caplog.text
     path.write_text("storm\nTram car\nStorm\ntram_car\nstorm\n")
     with caplog.at_level(logging.WARNING):
         assert read_outliers(str(path), CLASSES) == ["storm", "Tram car"]
-    assert "of names that are alike the first counts" in caplog.text
+    assert "repeated names are read once" in caplog.text
     path.write_text("cat\n")
-    with pytest.raises(InputError, match="names nothing but classes"):
+    with pytest.raises(InputError, match="names only classes"):
         read_outliers(str(path), CLASSES)
     with pytest.raises(InputError, match=r"--outliers storm,tram: name a \.txt file"):
         read_outliers("storm,tram", CLASSES)

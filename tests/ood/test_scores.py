@@ -332,13 +332,13 @@ def test_all_means_what_the_model_can_give():
     both = [s.name for s in offered_scores("all", plain | {"no_logits", "local_cosines"})]
     assert set(both) - set(names) == {"GL-MCM", "CTW", "ATD"}
     assert [s.name for s in offered_scores(["ODIN"], plain)] == ["ODIN"]
-    with pytest.raises(InputError, match=r'score CTW: .*no "no" text encoder: CTW is for a CLIPN'):
+    with pytest.raises(InputError, match=r'score CTW: .*no "no" text encoder: CTW is for CLIPN'):
         offered_scores(["MCM", "CTW"], plain)
 
 
 def test_get_scores():
     assert [s.name for s in get_scores(["GL-MCM", "MCM"])] == ["GL-MCM", "MCM"]
-    assert [s.name for s in get_scores("all")] == [s.name for s in SCORES.values() if s.usual]
+    assert [s.name for s in get_scores("all")] == [s.name for s in SCORES.values() if s.in_all]
     assert not {"ODIN", "L-MCM", "CTW-public", "ATD-public"} & {s.name for s in get_scores("all")}
     assert [s.name for s in get_scores("MCM")] == ["MCM"]
     assert required_inputs(get_scores(["MCM"])) == {"cosines"}

@@ -39,7 +39,7 @@ def test_what_differs_is_set_apart_and_named(run, change, reason):
         runs = [run(seed, **(change if seed == stray else {})) for seed in (1, 2, 3)]
         kept, (note,) = comparable_runs({"CoOp": runs})
         assert [r.seed for r in kept["CoOp"]] == [s for s in (1, 2, 3) if s != stray]
-        assert f"seed{stray}: " in note and "name its folder alone" in note
+        assert f"seed{stray}: " in note and "name only its folder" in note
         assert re.search(reason, note), note
 
 

@@ -84,7 +84,9 @@ def test_what_cannot_be_compared(study, sides, gather, write_run, tmp_path_facto
     pairs, _ = find_sides(groups, "CoOp", "LoCoOp")
     assert [first.score for first, _ in pairs] == ["MCM", "GL-MCM"]
     other = write_run(tmp_path_factory.mktemp("other"), sets=("nature",))
-    with pytest.raises(InputError, match=r"not of the same images:\n.*OOD set indoor none"):
+    with pytest.raises(
+        InputError, match=r"not evaluated on the same images:\n.*OOD set indoor none"
+    ):
         find_sides({**groups, "other": [other]}, "CoOp", "other")
     with pytest.raises(InputError, match="at least 100 resamples"):
         compare(*sides(), 10)

@@ -213,7 +213,7 @@ def test_the_top_says_what_the_figures_stand_on(write_run, tmp_path):
 def test_no_images_no_curves(study):
     (study / "CoOp/16shots/seed1/scores/nature.csv").write_text("image,MCM\nx")  # damaged
     _, checker = page_of(study)
-    assert "CoOp: its scores/*.csv are not there" in text_of(checker)
+    assert "CoOp: its scores/*.csv are missing" in text_of(checker)
     for folder in study.rglob("scores"):
         shutil.rmtree(folder)
     _page, checker = page_of(study)

@@ -22,7 +22,7 @@ def test_runs_are_gathered_by_all_but_their_seed(study, write_run, gather):
 def test_only_some_scores(study, write_run, gather):
     groups, notes = choose_scores(gather([study]), ["MCM"])
     assert all(list(r.figures) == ["MCM"] for runs in groups.values() for r in runs) and not notes
-    with pytest.raises(InputError, match=r"Energy is in no run.*choose of MCM, GL-MCM"):
+    with pytest.raises(InputError, match=r"Energy is in no run.*choose from MCM, GL-MCM"):
         choose_scores(gather([study]), ["Energy"])
     write_run(study / "CoOp/16shots/seed2", 2, "CoOp", scores=("GL-MCM",))
     groups, (note,) = choose_scores(gather([study]), ["MCM"])
@@ -56,5 +56,7 @@ def test_scores_of_another_evaluation(study, gather):
     assert run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
     path = study / "ZeroshotCLIP/scores/indoor.csv"
     path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
-    with pytest.raises(InputError, match=r"indoor.csv is not of the evaluation .* 79 images"):
+    with pytest.raises(
+        InputError, match=r"indoor.csv does not belong to the evaluation .* 79 images"
+    ):
         run.images  # noqa: B018

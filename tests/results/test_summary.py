@@ -210,7 +210,7 @@ def test_the_script_prints_a_comparison_and_nothing_before_it(study, tmp_path):
     options = ("--resamples", "100", "--compare", "LoCoOp:MCM", "ZeroshotCLIP")
     text = script(tmp_path, study, *options)
     assert text.startswith("A = LoCoOp, MCM (3 runs)\nB = ZeroshotCLIP, MCM (1 run)\n")
-    assert len(text.splitlines()) < 20 and "not of other seeds" in text
+    assert len(text.splitlines()) < 20 and "not about other seeds" in text
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def calibrated(zero_shot, place):
 def test_the_page_says_what_the_detector_says(calibrated, place):
     page = Page(calibrated)
     for path in sorted((place / "mine").iterdir()):
-        verdict, badge, histogram, probabilities, regions = page.look(str(path), page.limit)
+        verdict, badge, histogram, probabilities, regions = page.answer(str(path), page.limit)
         assert verdict == calibrated(path)
         assert verdict.verdict in badge and f"{verdict.score:.6g}" in badge
         assert ("none of the classes" in badge) == (verdict.verdict == "OOD")
@@ -63,19 +63,19 @@ def test_the_threshold_moves(calibrated, place):
     scores = calibrated.spec.id_scores["GL-MCM"]
     assert low < scores[0] and scores[-1] < high and 300 < (high - low) / step < 20000
     assert low <= page.limit <= high and np.float32(page.limit) == calibrated.threshold.value
-    verdict = page.look(path, low)[0]
+    verdict = page.answer(path, low)[0]
     for limit, said, kept in ((low, "ID", "100.0%"), (high, "OOD", "0.0%")):
         badge, histogram = page.judge(verdict, limit)
         assert badge.count(f"{said}: ") == 1 and f"keeps {kept} of" in badge and histogram
 
 
 def test_without_a_threshold_and_without_an_image(zero_shot, calibrated, place):
-    _, badge, histogram, probabilities, _ = Page(zero_shot).look(str(place / "mine/0.png"), 0)
+    _, badge, histogram, probabilities, _ = Page(zero_shot).answer(str(place / "mine/0.png"), 0)
     assert "--calibrate FOLDER" in badge and "ID:" not in badge and not histogram and probabilities
-    verdict, badge, histogram, *rest = Page(calibrated).look(str(place / "broken.png"), 0.1)
+    verdict, badge, histogram, *rest = Page(calibrated).answer(str(place / "broken.png"), 0.1)
     assert verdict is None and "Cannot read the image broken.png" in badge and histogram
     assert rest == [None, None]
-    assert "Drop an image" in Page(calibrated).look(None, 0.1)[1]
+    assert "Drop an image" in Page(calibrated).answer(None, 0.1)[1]
 
 
 def test_a_tower_without_regions_and_equal_scores(clip_file, place):
@@ -85,7 +85,7 @@ def test_a_tower_without_regions_and_equal_scores(clip_file, place):
     page = Page(detector)
     low, high, _ = page.slider
     assert low < page.limit < high
-    assert page.look(str(image), page.limit)[-1] is None
+    assert page.answer(str(image), page.limit)[-1] is None
 
 
 def test_what_is_missing_is_named(clip_file, monkeypatch):

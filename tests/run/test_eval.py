@@ -128,7 +128,7 @@ def test_all_methods_share_the_image_features(
         "0",
     ]
     assert evaluate("ZeroshotCLIP", *backbone)[0] == []
-    assert "are not in" in caplog.text
+    assert "will be kept in" in caplog.text
 
 
 def test_kept_regions_are_part_of_what_is_compared(world, trained, call, told, tmp_path):
@@ -141,7 +141,7 @@ def test_kept_regions_are_part_of_what_is_compared(world, trained, call, told, t
         call(eval_ood, *arguments, tmp_path, *extra)  # other scores of the same model are welcome
         results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
         assert results["provenance"]["comparable"].get("local_features") == expected
-    assert "choose" in told(
+    assert "drop one" in told(
         eval_ood, *arguments, tmp_path, "--features-local", "--features", "none"
     )
 

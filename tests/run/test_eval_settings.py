@@ -9,7 +9,7 @@ import eval_ood
 from dassl.utils import InputError, write_json
 from ood.words import read_lists, words_hash
 from run.config import build_cfg
-from run.evaluation import check_settings, has_results, recorded, score_names
+from run.evaluation import check_settings, has_results, recorded_config, score_names
 from run.folder import _differences
 
 
@@ -52,17 +52,17 @@ def test_flags_set_keys_and_pairs_win():
         (("EVAL.SCORES", "MCN"), "Did you mean 'MCM'"),
         (("EVAL.TEMPERATURE", "0"), "temperature"),
         (("EVAL.TPR", "95"), r"in \(0, 1\]"),
-        (("EVAL.FEATURES", "none", "EVAL.FEATURES_LOCAL", "True"), "choose"),
+        (("EVAL.FEATURES", "none", "EVAL.FEATURES_LOCAL", "True"), "drop one"),
         (("EVAL.LOCAL_WEIGHT", "nan"), "finite"),
         (("--streams", "ODD"), "Did you mean 'OODD'"),
         (("--streams", "OODD,OODD"), "each method once"),
         (("--streams", "OODD", "--stream-ratio", "0.1,1"), "between 0 and 1"),
         (("--streams", "OODD", "--stream-ratio", "half"), "between 0 and 1"),
-        (("--streams", "OODD", "--stream-ratio", "0.1,0.1"), "each named once"),
+        (("--streams", "OODD", "--stream-ratio", "0.1,0.1"), "each once"),
         (("--streams", "OODD", "--stream-batch", "-1"), "a number of images"),
-        (("--streams", "OODD", "--stream-seed", "-1"), "a seed lies in"),
-        (("--streams", "OODD", "--features", "none"), "none keeps none"),
-        (("--streams", "AdaNeg", "EVAL.NEGATIVES", ""), "AdaNeg: no words .* by --negatives"),
+        (("--streams", "OODD", "--stream-seed", "-1"), "a seed lies between"),
+        (("--streams", "OODD", "--features", "none"), "--features is none"),
+        (("--streams", "AdaNeg", "EVAL.NEGATIVES", ""), "AdaNeg needs words .* add --negatives"),
     ],
 )
 def test_impossible_settings_are_refused(pairs, words):
@@ -78,7 +78,7 @@ def test_they_do_not_make_another_training(tmp_path):
 
 def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     def write(cfg) -> None:
-        provenance = {"config": recorded(cfg), "comparable": {"load_epoch": None}}
+        provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": None}}
         write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
 
     out = ["--output-dir", str(tmp_path)]
@@ -100,7 +100,7 @@ def test_results_of_edited_words_are_not_up_to_date(tmp_path):
     scores = {"MCM": {"temperature": 1.0}}
     scores |= zip(["NegLabel", "EOE"], ({"words": words_hash(x)} for x in lists), strict=True)
     provenance = {
-        "config": recorded(cfg),
+        "config": recorded_config(cfg),
         "comparable": {"load_epoch": None, "scores": scores},
         "classnames": ["cat"],
     }

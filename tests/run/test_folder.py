@@ -82,7 +82,7 @@ def test_a_refused_evaluation_leaves_nothing(world, told, tmp_path):
 def test_a_finished_run_needs_no_data(world, trained, call, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     call(train, *flags(world), "--root", "gone", "--shots", 2, "--output-dir", tmp_path / "run")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_the_folder_of_the_run_is_named_where_another_is_given(world, trained, told):
@@ -116,6 +116,6 @@ def test_runs_of_an_older_version_go_on_and_are_evaluated(world, trained, call, 
 def test_what_was_left_open_is_said(world, told, capsys, tmp_path):
     told(train, "--trainer", "LoCoOp", "--root", tmp_path)
     said = capsys.readouterr().out
-    assert "the generated benchmark, of synthetic images" in said and "--shots 16" in said
+    assert "the generated benchmark of synthetic images" in said and "--shots 16" in said
     told(train, *flags(world), "--root", tmp_path, "--shots", 2)
     assert not capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
 from run import linear_probe
-from run.linear_probe import check_choice, divide, search_c
+from run.linear_probe import check_data, divide, search_c
 from tests.worlds import ROOT, write
 
 
@@ -35,10 +35,10 @@ def test_validation_images_are_taken_from_the_end_of_each_class():
 
 
 def test_one_class_and_no_validation_images_are_refused():
-    _, val = divide([Datum("0/0", 0), Datum("1/0", 1)])  # an image a class: none to set apart
+    _, val = divide([Datum("0/0", 0), Datum("1/0", 1)])  # an image a class: none for validation
     for classes, items in ((1, [Datum("0/0", 0)]), (2, val)):
         with pytest.raises(InputError, match=rf"found {classes} and {len(items)}\. .*2 or more"):
-            check_choice(classes, items)
+            check_data(classes, items)
 
 
 def test_the_command(world, call, tmp_path, clip_file, capsys):
@@ -61,4 +61,6 @@ def test_the_command(world, call, tmp_path, clip_file, capsys):
 
 
 def test_a_trainer_is_refused(told):
-    assert "under every trainer; leave the flag out" in told(linear_probe, "--trainer", "CoOp")
+    assert "the same for every trainer; leave the flag out" in told(
+        linear_probe, "--trainer", "CoOp"
+    )

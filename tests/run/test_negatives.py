@@ -156,7 +156,7 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     "extra, message",
     [
         (["--scores", "NegLabel"], "no words that are not classes: NegLabel needs --negatives"),
-        (["--scores", "EOE"], "no names of outliers: EOE needs --outliers FILE"),
+        (["--scores", "EOE"], "no outlier names: EOE needs --outliers FILE"),
         (["--scores", "NegLabel", "--negatives", "nowhere"], "--negatives nowhere: there is no"),
         (["--scores", "EOE", "--outliers", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["--scores", "NegLabel", "--negatives", "wordnet", "--negatives-share", "2"], "share"),

@@ -98,10 +98,10 @@ def test_every_number_must_be_finite(value):
         ("TRAINER:\n  NAME:", "TRAINER.NAME has no value"),
         ("OPTIM:", "OPTIM has no value"),
         ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
+        ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], not the name of a file"),
         ("OOD:\n  SETS:\n    5: {FOLDERS: [x]}", "OOD.SETS.5 is not read as text.*quotes"),
-        ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], it names a file"),
         ("on: 3", "True is not read as text"),
-        ("_BASE_: 3", "_BASE_ is 3, it names a file"),
+        ("_BASE_: 3", "_BASE_ is 3, not the name of a file"),
     ],
 )
 def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text, words):
@@ -118,7 +118,7 @@ def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text
 def test_a_value_of_another_kind_is_answered_with_one_that_fits(key, value, usual):
     with pytest.raises(InputError) as caught:
         built(f"TRAINER.LOCOOP.{key}", value)
-    assert f"LOCOOP.{key} {value!r}: give a value of the kind of {usual}" in str(caught.value)
+    assert f"LOCOOP.{key} {value!r}: give a value of the type of {usual}" in str(caught.value)
 
 
 def test_settings_of_another_method_are_refused():

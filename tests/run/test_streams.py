@@ -57,9 +57,9 @@ def test_streams_that_cannot_be_made(told, arguments, tmp_path):
     def said(*extra) -> str:
         return " ".join(told(eval_ood, *arguments("--streams", "OODD", *extra)).split())
 
-    assert "are too few. Name a --stream-ratio nearer to 0.5" in said("--stream-ratio", "0.001")
-    assert "ODIN keeps none, as it needs the images" in said("--scores", "MCM,ODIN")
-    assert "name some by --streams" in said("--streams", "", "--stream-ratio", "0.5")
+    assert "are too few. Set --stream-ratio nearer to 0.5" in said("--stream-ratio", "0.001")
+    assert "ODIN needs the images themselves and keeps no features" in said("--scores", "MCM,ODIN")
+    assert "add --streams" in said("--streams", "", "--stream-ratio", "0.5")
     assert not (tmp_path / "out").exists()
 
 

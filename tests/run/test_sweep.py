@@ -204,7 +204,7 @@ def test_a_sweep_by_the_script(world, call, tmp_path, capsys):
     # train.py takes it for its own run; so does eval_ood.py.
     command = shlex.split(rows[3]["command"])
     call(train, *command[2:])
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
     # Again: nothing is trained or evaluated a second time, but for what is asked for anew.
     stamps = {
@@ -389,7 +389,7 @@ def test_a_stopped_sweep_goes_on_where_each_run_was(world, call, tmp_path, monke
 
     passes, run_epoch = [], SideBySide.run_epoch
     monkeypatch.setattr(
-        SideBySide, "run_epoch", lambda self: (passes.append(len(self.now)), run_epoch(self))
+        SideBySide, "run_epoch", lambda self: (passes.append(len(self.in_epoch)), run_epoch(self))
     )
     call(sweep, *arguments)
     assert passes == [2, 3]  # epochs 2 and 3

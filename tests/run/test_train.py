@@ -65,7 +65,7 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
     arguments = [*flags(world), "--shots", 2, "--seed", 1, "--output-dir"]
     stamp = (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns
     call(train, *arguments, trained)
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns == stamp
 
     # A run stopped after its second epoch: no marker, a checkpoint of epoch 2.
@@ -177,7 +177,7 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
         (["OPTIM.MAX_EPOCH", "0"], "at least 1"),
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "at least 1"),
-        (["TRAINER.LOCOOP.N_CTX", "0"], "at least one context vector"),
+        (["TRAINER.LOCOOP.N_CTX", "0"], "context vectors must be 1 or more"),
         (["--output-dir", "/dev/null/run"], "/dev/null"),
         (["OPTIM.LRR", "0.1"], "Did you mean 'OPTIM.LR'?"),
         (["OPTIM.LR", "fast"], "OPTIM.LR"),
@@ -186,7 +186,7 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["INPUT.PIXEL_MEAN", "(0.5, 0.5)"], "a number for each of the three channels"),
         (["TEST.SPLIT", "train"], "Unknown TEST.SPLIT 'train'"),
         (["--trainer", "CoOp", "--resume", "TRAINED"], "is of LoCoOp, not CoOp"),
-        (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), the model wants (64, 64)"),
+        (["INPUT.SIZE", "(32, 32)"], "INPUT.SIZE is (32, 32), not (64, 64)"),
         (["TRAINER.LOCOOP.PREC", "fp8"], "fp32, tf32, amp, amp_bf16, fp16"),
         (["TRAINER.LOCOOP.CLASS_TOKEN_POSITION", "back"], "end, middle, front"),
         (["--shots", "0"], "NUM_SHOTS"),

@@ -166,7 +166,7 @@ def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world,
     "trainer, settings, words",
     [
         ("CoOp", ["DATALOADER.VIEWS", -1], "DATALOADER.VIEWS is -1, it must be at least 0"),
-        ("CLIPN", [], "steps of CLIPN read the images themselves"),
+        ("CLIPN", [], "CLIPN trains on the images themselves"),
         (
             "CoOp",
             ["SEED", -1, "DATASET.NUM_SHOTS", -1],

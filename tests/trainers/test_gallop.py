@@ -120,7 +120,7 @@ def test_scores_and_predictions(case, golden, make):
             np.testing.assert_allclose(scored.scores[score], expected, rtol=1e-5)
         assert scored.cosines.argmax(-1).tolist() == arrays[f"{name}/pred_both_f64"].tolist()
     batch = {"img": pixels(arrays, name), "label": torch.zeros(len(found[0].cosines))}
-    trainer._seen, trainer._right = 0, torch.zeros(2, dtype=torch.int64)
+    trainer._total, trainer._correct = 0, torch.zeros(2, dtype=torch.int64)
     with torch.no_grad():
         (whole, parts), _ = trainer.parse_batch_test(batch)
     for kind, cosines in (("global", whole), ("local", parts)):
@@ -217,10 +217,10 @@ def test_a_prompt_has_no_full_stop_and_starts_at_the_template(tiny_clip):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"TOPK": (1, 2, 3)}, "one number of regions for all 4 local prompts"),
-        ({"TOPK": (0,)}, "all 1 or more"),
-        ({"TOPK": (1.5,)}, "all 1 or more, whole"),
-        ({"N_GLOBAL": 0}, "N_GLOBAL is 0: GalLoP needs at least one"),
+        ({"TOPK": (1, 2, 3)}, "one for all 4 local prompts"),
+        ({"TOPK": (0,)}, "whole numbers of 1 or more"),
+        ({"TOPK": (1.5,)}, "whole numbers of 1 or more"),
+        ({"N_GLOBAL": 0}, "N_GLOBAL is 0: it must be 1 or more"),
         ({"DROPOUT": 1.0}, "0 or more and below 1"),
         ({"TEMPLATE": " "}, "TEMPLATE is empty"),
     ],
@@ -250,7 +250,7 @@ def test_checkpoints(make, tmp_path):
     for key, x in loaded.learner.state_dict().items():
         assert torch.equal(x, state[key])
     torch.save({"state_dict": {"ctx": torch.zeros(16, 128)}}, tmp_path / "coop.pth")
-    with pytest.raises(InputError, match=r"holds no global_prompt, .* it is not of GalLoP"):
+    with pytest.raises(InputError, match=r"holds no global_prompt, .* no checkpoint of GalLoP"):
         make(ABOUT["train"], **{"MODEL.INIT_WEIGHTS": str(tmp_path / "coop.pth")})
     with pytest.raises(InputError, match=r"its global_prompt is \[4, 4, 128\], the config asks"):
         make(ABOUT["train"] | {"m": 2}, **{"MODEL.INIT_WEIGHTS": str(tmp_path / "published.ckpt")})

@@ -304,7 +304,7 @@ def test_zero_shot_reads_the_data_sets_prompt(make):
 def test_k_of_all_classes_is_warned_of(make, caplog):
     with caplog.at_level(logging.WARNING):
         make("LoCoOp", "TRAINER.LOCOOP.TOPK", 3).before_train()
-    assert "K = 3 is the number of classes" in caplog.text and "LoCoOp is CoOp" in caplog.text
+    assert "K = 3 is the number of classes" in caplog.text and "LoCoOp becomes CoOp" in caplog.text
 
 
 # Going on with other settings

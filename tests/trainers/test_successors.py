@@ -271,7 +271,7 @@ def test_fobor_training(run, golden, clip_file, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["LoCoOpFoBoR", "SCTFoBoR"])
 def test_fobor_refuses_a_resnet(name, clip_file, tmp_path):
     case = {"n_ctx": 4, "csc": False, "class_token_position": "end"}
-    with pytest.raises(InputError, match=r"ModifiedResNet has no attention.*use a ViT"):
+    with pytest.raises(InputError, match=r"attention between.*ModifiedResNet has none: use a ViT"):
         make_trainer(name, case, ["a", "b"], None, tmp_path, clip_file("tiny-rn"))
 
 
