@@ -180,6 +180,10 @@ def test_clipns_losses_and_gradients_on_two_ranks_are_the_public_codes(results, 
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_ranks_with_unequal_shares_log_the_accuracy_of_the_batch(results):
+    assert [part["accuracy"].item() for part in results] == [pytest.approx(100 / 3)] * 3
+
+
 def test_ranks_with_unequal_shares_keep_the_prompts_of_one_process(results):
     whole, first, second = (part["kept"] for part in results)
     for count, expected in whole.items():
