@@ -421,7 +421,7 @@ def test_single_class_is_warned_of_once(caplog):
     assert "MCM, GL-MCM, MSP, Entropy, GradNorm cannot tell images apart" in caplog.text
 
 
-@pytest.mark.parametrize("need", FROM_WORDS)
+@pytest.mark.parametrize("need", sorted(FROM_WORDS))
 def test_a_single_word_is_not_a_single_class(need, caplog):
     scoring._warn_once.cache_clear()
     inputs = {key: torch.ones_like(x) for key, x in make_inputs().items()}
