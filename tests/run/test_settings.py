@@ -129,6 +129,28 @@ def test_settings_of_another_method_are_refused():
     assert set(built().TRAINER) == {"NAME", "LOCOOP"}
 
 
+def test_a_published_checkpoint_needs_a_named_data_set(tmp_path):
+    """And it may be of any backbone: no config.yaml says which; loading checks its own facts."""
+    published = ["--model-dir", str(tmp_path), "--backbone", "generated-ViT-S/8"]
+    with pytest.raises(InputError, match=f"{tmp_path} has no config.yaml .* add --dataset NAME"):
+        built(*published)
+    for data_set in (("--dataset", "imagenet"), ("--id-data", str(tmp_path))):
+        cfg = built(*published, *data_set)
+        assert cfg.MODEL.BACKBONE.NAME == "generated-ViT-S/8" and cfg.INPUT.SIZE == (96, 96)
+
+
+def test_without_a_config_that_fits_those_there_are_named(monkeypatch):
+    monkeypatch.setattr("run.flags.DEFAULT_CONFIGS", ())
+    with pytest.raises(InputError, match=r"no config for dtd: name one .*\(there: generated, im"):
+        built("--dataset", "dtd")
+
+
+@pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
+def test_every_method_has_a_default_config_for_every_data_set(trainer):
+    cfg = built("--trainer", trainer, "--dataset", "dtd")
+    assert cfg.TRAINER.NAME == trainer
+
+
 def test_what_a_setting_sets_is_not_set_again():
     cfg = built("SEED", "5", "OUTPUT_DIR", "here", "RESUME", "there")
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.RESUME) == (5, "here", "there")
