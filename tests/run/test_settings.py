@@ -148,7 +148,7 @@ def test_without_a_config_that_fits_those_there_are_named(monkeypatch):
 @pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
 def test_every_method_has_a_default_config_for_every_data_set(trainer):
     cfg = built("--trainer", trainer, "--dataset", "dtd")
-    assert cfg.TRAINER.NAME == trainer
+    assert trainer == cfg.TRAINER.NAME
 
 
 def test_what_a_setting_sets_is_not_set_again():
