@@ -100,6 +100,8 @@ def test_every_number_must_be_finite(value):
         ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
         ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], not the name of a file"),
         ("_BASE_: 3", "_BASE_ is 3, not the name of a file"),
+        ("DATASET: [1]", "DATASET: this is a group of settings, name one of [^\n]*$"),
+        ("OPTIM:\n  LR: {A: 1}", r"OPTIM.LR: give a value of the type of 0\.\d*$"),
     ],
 )
 def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text, words):
@@ -107,6 +109,14 @@ def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"own.yaml: {words}"):
         built(flag, str(path))
+
+
+@pytest.mark.parametrize("text", ["SEED: 1\nSEED: 1", "OPTIM:\n  LR: 0.1\nOPTIM:\n  LR: 0.1"])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"(SEED|OPTIM) is given twice, in lines 1 and"):
+        built("--config-file", str(path))
 
 
 @pytest.mark.parametrize(
