@@ -68,6 +68,8 @@ def train(cfg: CfgNode) -> None:
             start(cfg, state)
         elif distributed.is_main():
             print(f"already finished: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
+    if distributed.is_main() and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS:
+        print(f"Evaluate it: bash scripts/eval.sh --model-dir {cfg.OUTPUT_DIR}")
 
 
 def require_training_data(cfg: CfgNode) -> None:

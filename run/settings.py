@@ -58,6 +58,19 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return node
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which PyYAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"{name} is given twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict:
     """Return the settings in a YAML file.
 
@@ -65,7 +78,7 @@ def read_yaml(path: str | Path) -> dict:
         InputError: it cannot be read, is not YAML, or holds something other than settings.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -118,7 +131,9 @@ def merge(cfg: CfgNode, content: dict, source: str) -> None:
     except KeyError as error:
         raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
     except (ValueError, AssertionError, TypeError, AttributeError) as error:
-        raise InputError(f"{source}: {error}") from error
+        mismatch, _, key = str(error).partition(" for config key: ")
+        reason = f"{key}: {_expected(value_of(cfg, key))}" if key else mismatch
+        raise InputError(f"{source}: {reason}") from error
 
 
 def _refuse_unfit(content: dict, where: str = "") -> None:
@@ -148,9 +163,16 @@ def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            mismatch, current = str(error).startswith("Type mismatch"), value_of(cfg, key)
-            reason = f"give a value of the type of {current!r}" if mismatch else error
+            mismatch = str(error).startswith("Type mismatch")
+            reason = _expected(value_of(cfg, key)) if mismatch else error
             raise InputError(f"{key} {value!r}: {reason}") from error
+
+
+def _expected(current: Any) -> str:
+    """Return what to give in place of a value whose type is not that of the `current` one."""
+    if isinstance(current, CfgNode):
+        return f"this is a group of settings, name one of {', '.join(current)} in it"
+    return f"give a value of the type of {current!r}"
 
 
 def _typed(cfg: CfgNode, key: str, value: str) -> Any:
@@ -160,7 +182,7 @@ def _typed(cfg: CfgNode, key: str, value: str) -> Any:
     """
     current = value_of(cfg, key)
     if isinstance(current, CfgNode):
-        raise ValueError(f"this is a group of settings, name one of {', '.join(current)} in it")
+        raise ValueError(_expected(current))
     if isinstance(current, str):
         return repr(value)
     try:

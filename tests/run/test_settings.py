@@ -102,6 +102,8 @@ def test_every_number_must_be_finite(value):
         ("OOD:\n  SETS:\n    5: {FOLDERS: [x]}", "OOD.SETS.5 is not read as text.*quotes"),
         ("on: 3", "True is not read as text"),
         ("_BASE_: 3", "_BASE_ is 3, not the name of a file"),
+        ("DATASET: [1]", "DATASET: this is a group of settings, name one of [^\n]*$"),
+        ("OPTIM:\n  LR: {A: 1}", r"OPTIM.LR: give a value of the type of 0\.\d*$"),
     ],
 )
 def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text, words):
@@ -109,6 +111,14 @@ def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"own.yaml: {words}"):
         built(flag, str(path))
+
+
+@pytest.mark.parametrize("text", ["SEED: 1\nSEED: 1", "OPTIM:\n  LR: 0.1\nOPTIM:\n  LR: 0.1"])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"(SEED|OPTIM) is given twice, in lines 1 and"):
+        built("--config-file", str(path))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,28 @@ def test_settings_of_another_method_are_refused():
     with pytest.raises(InputError, match="--trainer CoOp"):
         built("TRAINER.NAME", "CoOp")
     assert set(built().TRAINER) == {"NAME", "LOCOOP"}
+
+
+def test_a_published_checkpoint_needs_a_named_data_set(tmp_path):
+    """And it may be of any backbone: no config.yaml says which; loading checks its own facts."""
+    published = ["--model-dir", str(tmp_path), "--backbone", "generated-ViT-S/8"]
+    with pytest.raises(InputError, match=f"{tmp_path} has no config.yaml .* add --dataset NAME"):
+        built(*published)
+    for data_set in (("--dataset", "imagenet"), ("--id-data", str(tmp_path))):
+        cfg = built(*published, *data_set)
+        assert cfg.MODEL.BACKBONE.NAME == "generated-ViT-S/8" and cfg.INPUT.SIZE == (96, 96)
+
+
+def test_without_a_config_that_fits_those_there_are_named(monkeypatch):
+    monkeypatch.setattr("run.flags.DEFAULT_CONFIGS", ())
+    with pytest.raises(InputError, match=r"no config for dtd: name one .*\(there: generated, im"):
+        built("--dataset", "dtd")
+
+
+@pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
+def test_every_method_has_a_default_config_for_every_data_set(trainer):
+    cfg = built("--trainer", trainer, "--dataset", "dtd")
+    assert trainer == cfg.TRAINER.NAME
 
 
 def test_what_a_setting_sets_is_not_set_again():
