@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def train(cfg: CfgNode) -> None:
         elif distributed.is_main():
             print(f"already finished: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
     if distributed.is_main() and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS:
-        print(f"Evaluate it: bash scripts/eval.sh --model-dir {cfg.OUTPUT_DIR}")
+        print(f"Evaluate it: bash scripts/eval.sh --model-dir {shlex.quote(cfg.OUTPUT_DIR)}")
 
 
 def require_training_data(cfg: CfgNode) -> None:
