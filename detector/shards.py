@@ -155,6 +155,15 @@ def _join(ray: Any, address: str) -> None:
         ) from error
 
 
+def _edges(low: float, high: float) -> np.ndarray:
+    """Return the edges of the bins from `low` to `high`, apart far enough for float32 numbers."""
+    low, high = (low, high) if low <= high else (0.0, 0.0)  # there are no scores
+    size = max(abs(low), abs(high)) or 1.0
+    if high - low < 1e-5 * size:
+        low, high = low - size / 2, high + size / 2
+    return np.linspace(low, high, BINS + 1)
+
+
 def summarise(files: Sequence[Path], score: str) -> dict[str, Any]:
     """Return counts, verdicts, classes and the histogram of `score`; a row group is held at a time.
 
@@ -170,11 +179,11 @@ def summarise(files: Sequence[Path], score: str) -> dict[str, Any]:
             statistics = metadata.row_group(group).column(column).statistics
             if statistics.has_min_max:
                 low, high = min(low, statistics.min), max(high, statistics.max)
-    limits = (low, high) if low <= high else (0, 0)
+    edges = _edges(low, high)
     histogram, counts = np.zeros(BINS, np.int64), {"verdict": Counter(), "prediction": Counter()}
     for path in files:
         for batch in pq.ParquetFile(path).iter_batches(columns=[score, *counts]):
-            histogram += np.histogram(batch[score].drop_null(), BINS, limits)[0]
+            histogram += np.histogram(batch[score].drop_null(), edges)[0]
             for name, counter in counts.items():
                 for entry in batch[name].drop_null().value_counts().to_pylist():
                     counter[entry["values"]] += entry["counts"]
@@ -185,6 +194,6 @@ def summarise(files: Sequence[Path], score: str) -> dict[str, Any]:
         "verdicts": dict(counts["verdict"]),
         "classes": dict(counts["prediction"].most_common()),
         "score": score,
-        "edges": np.histogram_bin_edges([], BINS, limits).tolist(),
+        "edges": edges.tolist(),
         "histogram": histogram.tolist(),
     }

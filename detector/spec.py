@@ -27,7 +27,9 @@ from ood.library import PREFIX
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
-WRITTEN = ("score", "tpr", "clip", "precision", "top_k", "exif")  # attributes written unchanged
+# Attributes written unchanged, and their types.
+WRITTEN = {"score": str, "tpr": int | float, "clip": dict, "precision": str, "top_k": int,
+           "exif": bool}  # fmt: skip
 ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (
@@ -186,6 +188,11 @@ def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec
         raise InputError(
             f"{path}: its class names are not those of its text features: evaluate again"
         )
+    parameters = {name: entry["parameters"] for name, entry in content["scores"].items()}
+    wrong = [key for key, kind in WRITTEN.items() if not isinstance(content[key], kind)]
+    wrong += [name for name, values in parameters.items() if not isinstance(values, dict)]
+    if wrong:
+        raise InputError(f"{path} is damaged ({', '.join(wrong)} of another type): evaluate again")
     scale = tensors.pop("scale")
     id_scores = {key for key in tensors if key.startswith(ID_SCORES)}
     return DetectorSpec(
@@ -193,7 +200,7 @@ def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec
         features={key: x for key, x in tensors.items() if key not in id_scores},
         scale=scale,
         id_scores={key.removeprefix(ID_SCORES): tensors[key].numpy() for key in id_scores},
-        parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
+        parameters=parameters,
         preprocess=Preprocess(**content["transform"]),
         origin=content["origin"],
         **{key: content[key] for key in WRITTEN},

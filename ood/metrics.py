@@ -45,7 +45,8 @@ CONVENTIONS = {
     "nearest": "threshold whose true positive rate is nearest to 95 % (MCM, GL-MCM, LoCoOp)",
     "interpolated": "linear interpolation of the ROC curve at 95 % (CLIPN)",
     "first": "strictest threshold whose true positive rate is at least 95 % (OpenOOD)",
-    "average": "unweighted mean over the OOD sets",
+    "average": "unweighted mean over the OOD sets that have no GROUP (over all, if every set has "
+    "one)",
 }
 """The meaning of the figures' names; every results file holds it."""
 

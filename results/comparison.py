@@ -10,12 +10,13 @@ For a method with several runs the mean over its runs is compared. The result is
 on other images, not about other training runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dassl.utils import InputError, check_availability
+from dassl.utils.names import suggest
 from dassl.utils.tables import text_table
 from datasets.folders import counted
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
@@ -80,8 +81,8 @@ def find_sides(
     else:
         pairs = [(score, score) for score in a_scores if score in b_scores]
     for of_a, of_b in pairs:
-        check_availability(of_a, a_scores, f"score of {a}")
-        check_availability(of_b, b_scores, f"score of {b}")
+        _check_evaluated(a, of_a, a_scores)
+        _check_evaluated(b, of_b, b_scores)
     if a == b and all(of_a == of_b for of_a, of_b in pairs):
         raise InputError(f"{a} is compared with itself: name two methods, or two of its scores")
     if not pairs:
@@ -94,6 +95,14 @@ def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
     method, _, score = (text, "", "") if is_method else text.rpartition(":")
     check_availability(method, groups, "method")
     return method, score
+
+
+def _check_evaluated(method: str, score: str, scores: Collection[str]) -> None:
+    if score not in scores:
+        raise InputError(
+            f"{method} was not evaluated with the score {score!r}. {suggest(score, scores)} To add "
+            f"one, evaluate {method} again with --scores {','.join(scores)},NAME"
+        )
 
 
 def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Difference]:

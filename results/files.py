@@ -23,6 +23,9 @@ AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
 REJECTED = "rejected by "  # prefix of a decision's column, which is 1 where the decision is OOD
 CLASSES = ("label", "prediction")  # columns of class indices
+# Parts of results.json, and how many dicts deep their numbers lie; 0: a dict of anything.
+PARTS = {"figures": 3, "images": 1, "accuracy": 1, "conventions": 0, "provenance": 0}
+OPTIONAL_PARTS = dict.fromkeys(("means", "decisions", "full_spectrum"), 0)
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set or mean -> metric -> value
 Means = Mapping[str, Sequence[str]]  # name of a mean -> its OOD sets
@@ -177,7 +180,23 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(
             f"{path} has results schema {schema}, this version reads {SCHEMA}: evaluate again"
         )
+    parts = PARTS | {part: depth for part, depth in OPTIONAL_PARTS.items() if part in content}
+    damaged = [part for part, depth in parts.items() if not _is_dict(content.get(part), depth)]
+    if damaged:
+        raise InputError(
+            f"{path} is damaged: {', '.join(damaged)} missing, or not as evaluations write it. "
+            "Evaluate again"
+        )
     return content
+
+
+def _is_dict(value: Any, depth: int) -> bool:
+    """Return whether `value` is a dict that, with `depth`, holds numbers that many dicts deep."""
+    if not isinstance(value, dict) or not depth:
+        return isinstance(value, dict)
+    if depth == 1:
+        return all(isinstance(number, int | float) for number in value.values())
+    return bool(value) and all(_is_dict(inner, depth - 1) for inner in value.values())
 
 
 def read_scores(path: str | os.PathLike) -> SetScores:

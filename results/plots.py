@@ -23,6 +23,8 @@ OOD_COLOUR, ID_COLOUR = SET_COLOURS[:2]
 TEXT_COLOUR, LINE_COLOUR = "#444444", "#777777"
 # Extreme scores beyond these percentiles would squeeze everything else into a few bins.
 RANGE_PERCENTILES = (0.05, 99.95)
+HEADROOM = 0.42  # room for a histogram's legend above the bars, as a share of their height
+KEPT = "95 % of ID kept"  # label of a threshold's line
 METHOD_METRICS = {PRIMARY: "FPR95 (%), ID positive; lower is better", "auroc": "AUROC (%)"}
 
 
@@ -68,12 +70,14 @@ def _draw_histogram(
         axes.stairs(density, bins, color=colour, linewidth=1.3, label=label)
     threshold = threshold_at_tpr(inside, outside).threshold
     if bins[0] <= threshold <= bins[-1]:
-        axes.axvline(threshold, color=TEXT_COLOUR, linewidth=1, linestyle="--")
-    axes.set_title(f"{name}\n{_rates(inside, outside)}", fontsize=10)
+        line = {"color": TEXT_COLOUR, "linewidth": 1, "linestyle": "--"}
+        axes.axvline(threshold, ymax=1 / (1 + HEADROOM), label=KEPT, **line)
+    rates = "AUROC {:.2f}, FPR95 (ID pos.) {:.2f}".format(*_rates(inside, outside))
+    axes.set_title(f"{name}\n{rates}", fontsize=10)
     axes.set_yticks([])  # the heights of a density in units of 1/score say nothing
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
-    axes.margins(y=0.3)  # room for the legend above the bars
+    axes.margins(y=HEADROOM)
     axes.legend(loc="upper right", fontsize=8.5, frameon=False, handlelength=1.2)
     _tidy(axes)
 
@@ -90,16 +94,18 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figu
     # 7 colours and 4 styles make 28 different lines; both lists must have that length.
     axes.set_prop_cycle(color=4 * SET_COLOURS, linestyle=7 * ("-", "--", "-.", ":"))
     axes.plot([0, 100], [0, 100], color=LINE_COLOUR, linewidth=1, linestyle=(0, (2, 3)))
-    axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label="95 % of ID kept")
+    axes.axhline(95, color=TEXT_COLOUR, linewidth=1, label=KEPT)
     for label, (inside, outside) in curves.items():
         x, y = roc_points(inside, outside)
-        label = f"{label}: {_rates(inside, outside)}"
+        label = "{}: {:.2f}, {:.2f}".format(label, *_rates(inside, outside))
         axes.plot(100 * x, 100 * y, linewidth=1.8, label=label)
     axes.set(xlim=(0, 100), ylim=(0, 102), aspect="equal", yticks=(0, 20, 40, 60, 80, 95, 100))
     axes.set_xlabel("OOD images kept (%)  =  false positive rate", color=TEXT_COLOUR)
     axes.set_ylabel("ID images kept (%)  =  true positive rate", color=TEXT_COLOUR)
     axes.set_title(title, fontsize=12, fontweight="bold", pad=12)
-    axes.legend(loc="lower right", fontsize=8.5, framealpha=0.9, edgecolor="none")
+    legend = {"fontsize": 8.5, "framealpha": 0.9, "edgecolor": "none", "alignment": "left"}
+    title = "AUROC, FPR95 (ID pos.)"
+    axes.legend(loc="lower right", title=title, title_fontsize=8.5, **legend)
     _tidy(axes)
     return figure
 
@@ -162,10 +168,9 @@ def over_methods(
     return figure
 
 
-def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> str:
-    """Return AUROC and FPR95 (ID positive, nearest) in percent, as text."""
-    area, fpr95 = auroc(id_scores, ood_scores), fpr_at_tpr(id_scores, ood_scores)
-    return f"AUROC {100 * area:.2f}, FPR95 {100 * fpr95:.2f}"
+def _rates(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[float, float]:
+    """Return AUROC and FPR95 (ID positive, nearest) in percent."""
+    return 100 * auroc(id_scores, ood_scores), 100 * fpr_at_tpr(id_scores, ood_scores)
 
 
 def _margins(figure: Figure, left: float, right: float, bottom: float, top: float) -> dict:

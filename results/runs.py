@@ -218,7 +218,8 @@ def _images(run: Run) -> dict[str, Any]:
 
 def _measured(run: Run) -> dict[str, Any]:
     """Return the facts that must be equal in the runs of a method, with dotted keys."""
-    more = {"conventions": run.result["conventions"], "scores found": sorted(run.figures)}
+    conventions = {**run.result["conventions"], AVERAGE: run.means}  # the sets, however worded
+    more = {"conventions": conventions, "scores found": sorted(run.figures)}
     return flatten({**run.comparable, **more})
 
 

@@ -23,7 +23,8 @@ order of seed {seed}; a method starts afresh for each set. Its figures depend on
 order, and do not compare with those of scores that see one image at a time. In percent.
 FPR95: ID positive, nearest to 95 %. FPR95 (OOD pos.): first threshold that catches 95 %.
 {base} FPR95, AUROC: that score, one image at a time, on the same images.
-Average: unweighted mean over the OOD sets."""
+Average: {average}."""
+AVERAGE_NOTE = "unweighted mean over all OOD sets, those with a GROUP too"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def write_streams(
     """
     rows = [{"kind": KIND, **_row(stream), "order_seed": settings["seed"]} for stream in streams]
     write_csv(Path(folder, "streams.csv"), rows[0], (row.values() for row in rows))
-    content = {"schema": SCHEMA, "kind": KIND, **settings, "conventions": CONVENTIONS}
+    content = {"schema": SCHEMA, "kind": KIND, **settings}
+    content["conventions"] = {**CONVENTIONS, "average": AVERAGE_NOTE}
     content |= {"streams": rows, "provenance": provenance}
     write_json(plain(content), Path(folder, "streams.json"), indent=1)
 
@@ -95,7 +97,8 @@ def format_streams(streams: Sequence[Stream], settings: Mapping[str, Any]) -> st
         rows += [RULE] if stream.set_name == AVERAGE and stream is not streams[-1] else []
     header = ["OOD share", "method", "OOD set", "ID : OOD", "batch", *COLUMNS]
     header += [f"{settings['base']} {name}" for name in ("FPR95", "AUROC")]
-    return f"{NOTE.format(kind=KIND, **settings)}\n\n{text_table(rows, header, '<<<>')}"
+    note = NOTE.format(kind=KIND, average=AVERAGE_NOTE, **settings)
+    return f"{note}\n\n{text_table(rows, header, '<<<>')}"
 
 
 def _cells(stream: Stream) -> list[str]:

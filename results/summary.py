@@ -14,7 +14,7 @@ import numpy as np
 from dassl import command
 from dassl.utils import InputError, atomic_write, progress_bar
 from dassl.utils.tables import markdown_table, text_table
-from ood.metrics import OPENOOD, PRIMARY
+from ood.metrics import CONVENTIONS, OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
@@ -39,13 +39,13 @@ FPR95 = {
 }
 FULL_SPECTRUM = "Full spectrum: shifted ID images count as ID. "
 NOTE = (
-    "Mean ± sample standard deviation over the runs; average = mean over the OOD sets. The best "
+    f"Mean ± sample standard deviation over the runs. Average: {CONVENTIONS['average']}. The best "
     "mean of each column is {mark}; no test is implied (`--compare A B` is the test)."
 )
 CAPTION = (
     "FPR95 ({fpr95}) and AUROC in percent. Mean ± sample standard "
-    "deviation over the runs ({runs}); average: over the OOD sets. Bold: the best mean of its "
-    "column; no test is implied."
+    f"deviation over the runs ({{runs}}). Average: {CONVENTIONS['average']}. Bold: the best mean "
+    "of its column; no test is implied."
 )
 OVERVIEW_NOTE = (
     "Percent, mean over the OOD sets, but for those with a column, ± standard deviation over the "

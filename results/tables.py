@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from dassl.utils.tables import RULE, text_table
-from ood.metrics import OPENOOD, PRIMARY
+from ood.metrics import CONVENTIONS, OPENOOD, PRIMARY
 from ood.set_scores import SetScores
 from results.files import Figures
 
@@ -31,7 +31,7 @@ OTHER_FPR95 = {
 EVALUATION_NOTE = """\
 ID images: {n_id:,}. All figures in percent. Higher score = in-distribution.
 {fpr95}
-Average: unweighted mean over the OOD sets."""
+Average: {average}."""
 FPR95_NOTES = {
     PRIMARY: """\
 FPR95: OOD images kept when 95 % of ID images are kept (ID positive; MCM, LoCoOp, CLIPN)
@@ -54,7 +54,8 @@ def percent(value: float | None) -> str:
 def format_figures(figures: Figures, primary: str = PRIMARY) -> str:
     """Return the table of one evaluation, the FPR95 `primary` first, below a note on columns."""
     row = next(iter(next(iter(figures.values())).values()))
-    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], **row)
+    average = CONVENTIONS["average"]
+    note = EVALUATION_NOTE.format(fpr95=FPR95_NOTES[primary], average=average, **row)
     return f"{note}\n\n{figures_table(figures, primary)}"
 
 

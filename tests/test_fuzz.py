@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -225,6 +226,26 @@ def test_detectors(seed, detector, tmp_path):
                 damaged(content, seed) if name == damaged_one else content
             )
         read_or_refused(read_spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": None},
+        {"tpr": "0.95"},
+        {"clip": "ViT-B/16"},
+        {"exif": "no"},
+        {"top_k": [1]},
+        {"scores": {"MCM": {"parameters": None}}},
+        {"scores": {"MCM": None}},
+    ],
+)
+def test_a_detector_with_a_value_of_another_type_is_refused(change, detector, tmp_path):
+    content = json.loads((detector / FILE).read_text(encoding="utf-8"))
+    shutil.copy(detector / TENSORS, tmp_path)
+    (tmp_path / FILE).write_text(json.dumps({**content, **change}), encoding="utf-8")
+    with pytest.raises(InputError, match="json is damaged"):
+        read_spec(tmp_path)
 
 
 def test_the_damage_is_damage(results):

@@ -25,6 +25,7 @@ from ood.evaluation import Batch, score_batch
 from ood.scoring import get_scores
 from tests.worlds import jpeg, write_tar
 
+pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,17 @@ def test_the_summary_is_that_of_all_rows(call, tmp_path, capsys):
     assert summary["edges"] == pytest.approx(edges.tolist())
     share = summary["verdicts"]["ID"] / 29
     assert f"ID: {summary['verdicts']['ID']} ({share:.2%})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scores", [[0.1], [0.1, 0.10000001], [1e30], [0.0], [None], [1.0, 3.0]])
+def test_scores_that_hardly_differ_have_a_histogram(scores, tmp_path):
+    """0.1 and 0.10000001 are neighbours in float32; numpy finds no bins between them."""
+    columns = {"MCM": pa.array(scores, pa.float32())}
+    columns |= {name: pa.array(["x"] * len(scores)) for name in ("verdict", "prediction")}
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    summary = shards.summarise([tmp_path / "0.parquet"], "MCM")
+    assert sum(summary["histogram"]) == len(scores) - scores.count(None)
+    assert (np.diff(np.float32(summary["edges"])) > 0).all()
 
 
 @pytest.mark.slow

@@ -51,6 +51,15 @@ def test_other_conventions_are_set_apart(run):
     assert len(kept["CoOp"]) == 2 and "conventions.fpr95_id something else" in note
 
 
+def test_the_sets_of_the_average_part_runs_and_its_wording_does_not(run):
+    old, other = (copy.deepcopy(run(seed).result) for seed in (2, 3))
+    old["conventions"]["average"] = "unweighted mean over the OOD sets"
+    other["means"] = {"average": ["nature"]}
+    runs = [run(1), replace(run(2), result=old), replace(run(3), result=other)]
+    kept, (note,) = comparable_runs({"CoOp": runs})
+    assert len(kept["CoOp"]) == 2 and "conventions.average.average ['nature']" in note
+
+
 def test_methods_of_other_images_are_set_apart(write_run, tmp_path):
     groups = {name: [write_run(tmp_path / name, trainer=name)] for name in ("CoOp", "CLIPN")}
     groups["LoCoOp"] = [write_run(tmp_path / "L", trainer="LoCoOp", sets=("nature",))]

@@ -75,7 +75,8 @@ def test_what_cannot_be_compared(study, sides, gather, write_run, tmp_path_facto
     for arguments, words in (
         (("CoOp", "CoOp"), "compared with itself"),
         (("CoOp", "LoCoop"), "Did you mean 'LoCoOp'"),
-        (("CoOp:MCMM", "LoCoOp"), "score of CoOp"),
+        (("CoOp:MCMM", "LoCoOp"), "CoOp was not evaluated with the score 'MCMM'.*mean 'MCM'"),
+        (("LoCoOp", "CoOp:EOE"), "LoCoOp was not evaluated .*--scores MCM,GL-MCM,NAME"),
     ):
         with pytest.raises(InputError, match=words):
             find_sides(groups, *arguments)

@@ -187,6 +187,7 @@ def test_printed_table():
     table = format_figures(figures)
     assert max(map(len, table.splitlines())) <= 100
     assert "ID images: 400" in table and "nearest" in table and "OOD pos." in table
+    assert "mean over the OOD sets that have no GROUP" in table
     row = figures["GL-MCM"]["Places"]
     order = ("fpr95_id_nearest", "auroc", "aupr_in", "aupr_out", "fpr95_ood_nearest")
     numbers = r"\s+".join(re.escape(f"{100 * row[m]:.2f}") for m in order)

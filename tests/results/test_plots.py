@@ -39,6 +39,18 @@ def test_roc(tmp_path):
     assert size(path) == (676, 650)
 
 
+def test_plots_name_the_convention_of_fpr95_and_the_line_of_the_threshold():
+    figures = histograms(ID, sets(2), "MCM"), roc({"SUN": (ID, ID - 1)}, "MCM: ROC")
+    for axes in (axes for figure in figures for axes in figure.axes):
+        legend = axes.get_legend()
+        assert "FPR95 (ID pos.)" in axes.get_title() + legend.get_title().get_text()
+        assert plots.KEPT in [text.get_text() for text in legend.get_texts()]
+    figures[0].draw_without_rendering()
+    for axes in figures[0].axes:
+        (line,), legend = axes.lines, axes.get_legend()
+        assert line.get_window_extent().y1 < legend.get_window_extent().y0
+
+
 def test_over_methods_every_run_is_a_dot_and_the_mean_a_bar():
     run = {"SUN": {PRIMARY: 0.25, "auroc": 0.5}, "average": {PRIMARY: 0.375, "auroc": 0.75}}
     other = {"SUN": {PRIMARY: 0.75, "auroc": 1.0}, "average": {PRIMARY: 0.625, "auroc": 0.75}}

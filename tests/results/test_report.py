@@ -94,7 +94,7 @@ def test_a_comparison_stands_alone(study):
     charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
     assert len(charts) == 2 * (1 + 2 + 3 * 2)
     run = gather([study])["LoCoOp"][0].result["figures"]["MCM"]["nature"]
-    assert f"LoCoOp: AUROC {100 * run['auroc']:.2f}" in base64.b64decode(charts[2]).decode()
+    assert f"LoCoOp: {100 * run['auroc']:.2f}, " in base64.b64decode(charts[2]).decode()
 
 
 def test_names_are_escaped_and_bytes_survive(write_run, tmp_path):

@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from dassl.utils.errors import InputError
+from dassl.utils.files import read_json, write_json
+from results.files import OPTIONAL_PARTS, PARTS
 from results.runs import choose_scores, find_runs, missing_seeds
 
 
@@ -43,6 +45,26 @@ def test_results_that_cannot_be_read_are_set_apart(study, gather, text):
     (study / "CoOp/16shots/seed2/results.json").write_text(text)
     runs, (note,) = find_runs([study])
     assert len(runs) == 6 and "set apart" in note and "seed2" in note
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({part: None} for part in (*PARTS, *OPTIONAL_PARTS)),
+        *({part: "text"} for part in PARTS),
+        {"figures": {}},
+        {"figures": {"MCM": {"average": None}}},
+        {"images": {"ID": "many"}},
+    ],
+)
+def test_results_with_a_damaged_part_are_set_apart(study, change):
+    path = study / "CoOp/16shots/seed2/results.json"
+    whole = read_json(path)
+    write_json({**whole, **change}, path)
+    runs, (note,) = find_runs([study])
+    assert len(runs) == 6 and f"seed2/results.json is damaged: {(*change,)[0]} missing" in note
+    write_json({part: value for part, value in whole.items() if part not in change}, path)
+    assert len(find_runs([study])[0]) == 6 + ((*change,)[0] in OPTIONAL_PARTS)
 
 
 def test_missing_seeds_are_named(study, gather):

@@ -70,6 +70,10 @@ def test_impossible_settings_are_refused(pairs, words):
         check_settings(settings(*pairs))
 
 
+FIGURES = {"MCM": {"average": {"auroc": 0.5}}}
+RESULTS = {"schema": 1, "figures": FIGURES, "images": {}, "accuracy": {}, "conventions": {}}
+
+
 def test_they_do_not_make_another_training(tmp_path):
     before = yaml.safe_load(settings().dump())
     other = settings("--T", "2", "--scores", "Energy", "--features", "elsewhere")
@@ -79,7 +83,7 @@ def test_they_do_not_make_another_training(tmp_path):
 def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     def write(cfg) -> None:
         provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": None}}
-        write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
+        write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
 
     out = ["--output-dir", str(tmp_path)]
     assert not has_results(settings(*out))
@@ -104,7 +108,7 @@ def test_results_of_edited_words_are_not_up_to_date(tmp_path):
         "comparable": {"load_epoch": None, "scores": scores},
         "classnames": ["cat"],
     }
-    write_json({"schema": 1, "provenance": provenance}, tmp_path / "results.json")
+    write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
     assert has_results(cfg)
     for name in ("noun.a.txt", "names.txt"):
         before = (tmp_path / name).read_text()

@@ -99,6 +99,8 @@ def test_every_number_must_be_finite(value):
         ("OPTIM:", "OPTIM has no value"),
         ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
         ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], not the name of a file"),
+        ("OOD:\n  SETS:\n    5: {FOLDERS: [x]}", "OOD.SETS.5 is not read as text.*quotes"),
+        ("on: 3", "True is not read as text"),
         ("_BASE_: 3", "_BASE_ is 3, not the name of a file"),
         ("DATASET: [1]", "DATASET: this is a group of settings, name one of [^\n]*$"),
         ("OPTIM:\n  LR: {A: 1}", r"OPTIM.LR: give a value of the type of 0\.\d*$"),
@@ -165,6 +167,21 @@ def test_what_a_setting_sets_is_not_set_again():
     cfg = built("SEED", "5", "OUTPUT_DIR", "here", "RESUME", "there")
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.RESUME) == (5, "here", "there")
     assert built("--seed", "0").SEED == 0 and built().SEED == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--shots 0", "NUM_SHOTS is 0.*1 or more"),
+        ("--shots -2", "NUM_SHOTS is -2, it must be at least -1"),
+        ("--shots 4 --seed -1", "needs a seed"),
+    ],
+)
+def test_shots_that_cannot_be_drawn_are_refused_with_the_settings(words, message):
+    with pytest.raises(InputError, match=message):
+        built(*words.split())
+    assert built("--shots", "-1", "--seed", "-1").DATASET.NUM_SHOTS == -1
+    assert built("--shots", "0", "--trainer", "CLIPN").DATASET.NUM_SHOTS == 0  # reads pairs
 
 
 def test_flags_are_understood_before_between_and_behind_settings():

@@ -31,6 +31,7 @@ def test_streams_have_files_and_a_table_of_their_own(call, arguments, tmp_path, 
     assert f"Streams, {KIND}" in out and "order of seed 110" in out and "NegLabel AUROC" in out
     content = json.loads((tmp_path / "out/streams.json").read_text())
     assert content["kind"] == KIND and content["base"] == "NegLabel" and content["seed"] == 110
+    assert "over all OOD sets" in content["conventions"]["average"] and "over all OOD sets" in out
     with open(tmp_path / "out/streams.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sets = ["Scenes", "Dots", "average"]
