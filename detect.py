@@ -51,7 +51,8 @@ MODEL_FLAGS = ("activation", "negatives", "outliers")  # read only where a model
 FLAGS = {  # flag, and the placeholder of its value where the help shows one
     "classes": "zero-shot: class names separated by commas, or a .txt file with one per line; each "
     "replaces the {} in --template (default: a photo of a {}.)",
-    "activation": "quick_gelu or gelu, for a --backbone file that does not state its own",
+    "activation": "quick_gelu or gelu, for a --backbone file that does not state its own "
+    "(default: the file's)",
     "score": f"one of {', '.join(SCORES)} (default: the score of the method's paper: GL-MCM for "
     "LoCoOp and its variants, FA-MCM for FA, ATD for CLIPN, ZOC for ZOC, else MCM; NegLabel with "
     "--negatives, EOE with --outliers)",

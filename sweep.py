@@ -72,7 +72,12 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     known = ", ".join(TRAINER_REGISTRY.registered_names())
-    add("--trainers", type=split_commas, required=True, help=f"some of {known}; A,B for several")
+    add(
+        "--trainers",
+        type=split_commas,
+        required=True,
+        help=f"some of {known}; A,B for several (required)",
+    )
     add("--shots", type=whole_numbers, help="images per class, as 1,4,16; -1: all (default: all)")
     add("--seeds", type=whole_numbers, default=[1], help="seeds, as 1,2,3 (default: 1)")
     add(

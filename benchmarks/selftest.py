@@ -240,7 +240,12 @@ def two_ranks(report: Report, args: argparse.Namespace, folder: Path) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=device, choices=("cuda", "cpu"), help="default: a GPU if there is one")
+    add(
+        "--device",
+        default=device,
+        choices=("cuda", "cpu"),
+        help="device to check (default: a GPU if there is one)",
+    )
     add("--classes", type=int, nargs="+", help="class counts (default: 100, on a GPU 100 1000)")
     add("--batch", type=int, help="images a step (default: 4, on a GPU 32)")
     args = parser.parse_args()

@@ -18,14 +18,22 @@ DEFAULT_CONFIGS += ("vit_b16", "vit_b16_cc3m", "vit_b32_coco")
 
 COMMON_FLAGS = {  # of sweep.py and of the entry points for one run
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",
-    "dataset": f"name of a file in {DATASET_CONFIGS} (default: {DEFAULT_DATASET})",
+    "dataset": f"name of a file in {DATASET_CONFIGS} (default: that of the run in "
+    f"--model-dir; {OWN_DATASET} with --id-data; else {DEFAULT_DATASET})",
     "dataset-config-file": "path of such a file, in place of --dataset (default: none)",
     "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (default: the data set's name, or its "
-    f"_BASE_'s, if there is such a file, else {DEFAULT_CONFIGS[0]})",
+    f"_BASE_'s, if there is such a file, else the first there is of {', '.join(DEFAULT_CONFIGS)})",
     "config-file": "path of such a file, in place of --config (default: none)",
     "id-data": "folder of your ID images: class folders inside train/ and val/ or test/; or class "
     "folders alone, and then part of each class is held out for testing (default: none)",
     "backbone": "CLIP: OpenAI name, open_clip model/tag or file (default: the config's)",
+}
+TRAINER_FLAGS = {  # what the flags that trainers declare mean
+    "variant": "prompts of the negated text tower: learnable or handcrafted",
+    "template": "class prompts: a text with {}, or a set of texts such as imagenet80",
+    "lambda_value": "weight of the loss on ID-irrelevant regions",
+    "topk": "K: a region without its image's class among its K likeliest is ID-irrelevant; 0: a "
+    "fifth of the classes",
 }
 
 
@@ -64,9 +72,11 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     known = ", ".join(TRAINER_REGISTRY.registered_names())
     add("--trainer", default="", help=f"one of {known} (default: that of --model-dir)")
     add_data_flags(parser)
-    add("--shots", type=int, default=None, help="images per class; -1 for all (default: all)")
+    shots = "images per class; -1 for all (default: that of the run in --model-dir, else all)"
+    add("--shots", type=int, default=None, help=shots)
     seed = get_cfg_default().SEED
-    add("--seed", type=int, default=None, help=f"0 or more; -1 for no seed (default: {seed})")
+    text = f"0 or more; -1 for no seed (default: that of the run in --model-dir, else {seed})"
+    add("--seed", type=int, default=None, help=text)
     add(
         "--output-dir",
         default="",
@@ -78,7 +88,9 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
         classes = [TRAINER_REGISTRY.get(name) for name in owners]
         keys = ", ".join(f"TRAINER.{each.CONFIG_KEY}.{each.FLAGS[flag]}" for each in classes)
         value = classes[0].CONFIG[classes[0].FLAGS[flag]]
-        add(f"--{flag}", default=None, help=f"sets {keys} (default: the config's, often {value})")
+        meaning = f"{TRAINER_FLAGS[flag]}; " if flag in TRAINER_FLAGS else ""
+        text = f"{meaning}sets {keys} (default: the config's, often {value})"
+        add(f"--{flag}", default=None, help=text)
     parser.set_defaults(resume="", trains=True)
     return parser
 
