@@ -100,7 +100,9 @@ def main() -> None:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__, pairs=False)
     add_flags(parser)
-    args = parser.parse_intermixed_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args = parser.parse_intermixed_args(sys.argv[1:end])
+    args.images += sys.argv[end + 1 :]
     if not (args.images or args.calibrate or args.shards or args.export or args.demo):
         raise InputError("no images: name files or folders, --shards TARS or --calibrate FOLDER")
     check_shard_flags(args)
@@ -120,7 +122,8 @@ def parse_args() -> argparse.Namespace:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that only detect.py has."""
     add = parser.add_argument
-    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="image files, and folders of images")
+    text = "image files, and folders of images; names that begin with a dash follow --"
+    add("images", nargs="*", metavar="IMAGE_OR_FOLDER", help=text)
     for declaration, text in (FLAGS | SHARD_FLAGS).items():
         flag, _, metavar = declaration.partition(" ")
         add(f"--{flag}", default="", metavar=metavar or None, help=text)

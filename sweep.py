@@ -94,7 +94,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def whole_numbers(text: str) -> list[int]:
-    return [int(word) for word in split_commas(text)]
+    try:
+        return [int(word) for word in split_commas(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, as in 1,4,16") from None
 
 
 def train_group(runs: list[PlannedRun], title: str, failed: Failures) -> None:

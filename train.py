@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def train(cfg: CfgNode) -> None:
             start(cfg, state)
         elif distributed.is_main():
             print(f"already finished: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
+    if distributed.is_main() and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS:
+        print(f"Evaluate it: bash scripts/eval.sh --model-dir {shlex.quote(cfg.OUTPUT_DIR)}")
 
 
 def require_training_data(cfg: CfgNode) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dassl import distributed
 from dassl.utils import InputError, escape_unprintable, explain_full_disk
+from dassl.utils.console import flush_stdout, reader_has_left
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,7 +22,8 @@ def run(main: Callable[[], None]) -> None:
     """Run an entry point; report an error that the user can mend in a sentence, no traceback.
 
     SIGINT and SIGTERM are reported in a sentence too, with the shell's usual exit status. Under
-    torchrun the first rank that fails prints its error, and torchrun ends the others.
+    torchrun the first rank that fails prints its error, and torchrun ends the others. If the reader
+    of the output leaves, as `head` does, the process ends quietly.
     """
     escape_unprintable()
     try:
@@ -31,11 +33,14 @@ def run(main: Callable[[], None]) -> None:
                 signal.signal(number, _stop)
         with explain_full_disk():
             main()
+            print(end="", flush=True)  # at exit, an error would be a traceback
         distributed.shutdown()
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_has_left():
+            sys.exit(128 + signal.SIGPIPE)
         rank = distributed.name_of_rank()
         if not distributed.first_to_fail():
             sys.exit(1)
@@ -44,3 +49,5 @@ def run(main: Callable[[], None]) -> None:
         if rank:
             error.add_note(f"Raised on {rank}.")
         raise
+    finally:
+        flush_stdout()  # of --help, too

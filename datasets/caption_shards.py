@@ -137,14 +137,20 @@ def find_shards(pattern: Path, setting: str = "DATASET.PAIRS.PATH") -> list[Path
         setting: the config key or flag that gave the pattern, for messages.
 
     Raises:
-        DataError: there is no shard, or some do not exist or are empty files.
+        DataError: a brace is missing, there is no shard, or some do not exist or are empty files.
     """
     import braceexpand
 
     if pattern.is_dir():
         shards = sorted(path for path in pattern.glob("*.tar") if not path.name.startswith("."))
     else:
-        shards = [Path(path) for path in braceexpand.braceexpand(str(pattern))]
+        try:
+            shards = [Path(path) for path in braceexpand.braceexpand(str(pattern))]
+        except braceexpand.UnbalancedBracesError as error:
+            raise DataError(
+                f"{setting} ({absolute(pattern)}) lacks a brace, {{ or }}: write the range of "
+                "numbers as in cc3m/{00000..00331}.tar, or name the folder that holds the tars."
+            ) from error
     lost = [absolute(path) for path in shards if not path.is_file() or not path.stat().st_size]
     if lost or not shards:
         fault = f"{len(lost)} of {len(shards)} shards do not exist or are empty: {first_few(lost)}"

@@ -148,10 +148,17 @@ def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:
         logger.warning("%s: %s", dataset, shared)
 
 
-def as_in_prompts(name: str) -> str:
-    """Return a name as prompts have it: `Hot_dog` becomes `hot dog`, as underscores are replaced
-    and the tokeniser ignores capitals and repeated spaces."""
-    return " ".join(name.replace("_", " ").lower().split())
+@cache
+def _tokenizer():
+    from open_clip import SimpleTokenizer  # here, because its import takes seconds
+
+    return SimpleTokenizer()
+
+
+def as_in_prompts(name: str) -> tuple[int, ...]:
+    """Return the token ids of a name in a prompt, the same for `Hot_dog` and `hot dog`, for `7up`
+    and `7 up`, and for `salt & pepper` and `salt &amp; pepper`."""
+    return tuple(_tokenizer().encode(name.replace("_", " ")))
 
 
 def shared_prompts(names: Sequence[str]) -> str:

@@ -91,7 +91,9 @@ def _require_complete(name: str, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m datasets.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.export", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--name", required=True, choices=IMAGES)
     parser.add_argument("--root", default="data", help="data folder (default: data)")
     parser.add_argument("--download", action="store_true", help="let torchvision fetch the files")

@@ -42,15 +42,9 @@ def draw_as_listed(
     items: Sequence[Datum], num_shots: int, seed: int, rng: random.Random
 ) -> list[Datum]:
     """Draw like `few_shot`, classes in order of appearance, with `rng`, seeded by `seed`."""
-    if num_shots == 0 or num_shots < -1:
-        raise InputError(
-            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images of each class, or -1 "
-            "for the whole training set."
-        )
+    check_shots(num_shots, seed)
     if num_shots == -1:
         return list(items)
-    if seed < 0:  # Python seeds with the absolute value: -1, which means no seed, would act as 1
-        raise InputError(f"Few-shot sampling needs a seed, --seed 0 or more; SEED is {seed}.")
     counts = Counter(f"{item.label} ({item.classname})" for item in items)
     if few := [name for name, count in counts.items() if count < num_shots]:
         logger.warning(
@@ -58,6 +52,17 @@ def draw_as_listed(
             f"are taken whole, such as {few[0]} with {counts[few[0]]}"
         )
     return DatasetBase().generate_fewshot_dataset(items, num_shots=num_shots, rng=rng)
+
+
+def check_shots(num_shots: int, seed: int) -> None:
+    """Raise InputError unless `num_shots` is -1, or 1 or more with a seed of 0 or more."""
+    if num_shots == 0 or num_shots < -1:
+        raise InputError(
+            f"DATASET.NUM_SHOTS is {num_shots}. Allowed: 1 or more images of each class, or -1 "
+            "for the whole training set."
+        )
+    if num_shots > 0 and seed < 0:  # Python would take the absolute value: -1 would act as 1
+        raise InputError(f"Few-shot sampling needs a seed, --seed 0 or more; SEED is {seed}.")
 
 
 def part_of_classes(count: int, part: str) -> range:

@@ -1,5 +1,6 @@
 """List the images below a folder, and describe folders in messages."""
 
+import errno
 import functools
 import os
 from collections import deque
@@ -97,7 +98,8 @@ def identity(folder: str | Path) -> tuple[int, int]:
 def entries_of(folder: str | Path) -> dict[str, bool]:
     """Return {name: whether it is a folder, or a link to one} of a folder's entries.
 
-    Hidden and `MACHINE_MADE` entries are skipped, and links to a folder that contains them.
+    Hidden and `MACHINE_MADE` entries are skipped, pipes and sockets, and links to a folder that
+    contains them. A link that leads nowhere, or to itself, is listed as a file.
     """
     entries: dict[str, bool] = {}
     try:
@@ -105,15 +107,30 @@ def entries_of(folder: str | Path) -> dict[str, bool]:
             for entry in scan:
                 if entry.name.startswith(".") or entry.name.lower() in MACHINE_MADE:
                     continue
-                if not (entry.is_symlink() and entry.is_dir() and _leads_up(entry.path)):
-                    entries[entry.name] = entry.is_dir()
-    except OSError as error:  # from the folder, or from a link in it that leads to itself
+                is_dir = _is_folder(entry)
+                if is_dir and entry.is_symlink() and _leads_up(entry.path):
+                    continue
+                if is_dir is not None:
+                    entries[entry.name] = is_dir
+    except OSError as error:
         raise DataError(
             f"{absolute(error.filename or folder)} cannot be listed: {error.strerror}. Check the "
             "path, what it links to, and the permissions (chmod -R u+rX).",
             "no permission",
         ) from error
     return entries
+
+
+def _is_folder(entry: os.DirEntry) -> bool | None:
+    """Return whether an entry is a folder; None for a pipe, socket or device: to read one may wait
+    for ever."""
+    try:
+        is_dir, is_file = entry.is_dir(), entry.is_file()
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        return False
+    return None if not (is_dir or is_file) and os.path.exists(entry.path) else is_dir
 
 
 def _leads_up(link: str) -> bool:

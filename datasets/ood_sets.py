@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from dassl.data.data_manager import skips_bad_images
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from dassl.utils.names import check_set_name
+from dassl.utils.names import check_set_name, suggest
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import read_class_list
 from datasets.folders import DataError, absolute, contents, find_folder, not_images, walk_images
@@ -20,6 +20,7 @@ from datasets.splits import class_folders, class_images, require_folders
 logger = logging.getLogger(__name__)
 
 AVERAGE = "average"
+KEYS = ("FOLDERS", "LIST", "CLASSES", "IMAGES", "MD5", "GROUP", "DOWNLOAD")  # of an entry
 RESERVED = (AVERAGE, "ID")  # names of rows that the results add
 # Folders under the root in which public projects gather their OOD sets.
 GATHERED = ("ImageNet_OOD_dataset", "ood_datasets", "ood_data", "ood-imagenet", "small_OOD_dataset")
@@ -45,7 +46,7 @@ def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list
     Their labels need all ID classes; with DATASET.SUBSAMPLE_CLASSES base or new none are loaded.
 
     Raises:
-        InputError: as `load_ood_sets`; a set without a LIST; a label that is no class.
+        InputError: as `load_ood_sets`; a label that is no class.
     """
     _, names = set_names(cfg)
     if names and cfg.DATASET.SUBSAMPLE_CLASSES != "all":
@@ -64,11 +65,9 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
     """Return the names of the OOD sets, and of the shifted ID sets, that have FOLDERS.
 
     Raises:
-        InputError: a set's entry is malformed, or its name is unfit for the results.
+        InputError: a set's name is unfit for the results.
         DataError: no OOD set is configured.
     """
-    for name in (*cfg.OOD.SETS, *cfg.OOD.SHIFTED):
-        _check_entry(*set_entry(cfg, name), name)
     sets = cfg.OOD.SETS, cfg.OOD.SHIFTED
     ood, shifted = ([name for name in node if node[name].FOLDERS] for node in sets)
     # Checked now, because the results are written hours later.
@@ -77,7 +76,8 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
         if name.lower() in map(str.lower, RESERVED) or name.lower().startswith(f"{AVERAGE} "):
             raise InputError(
                 f"An OOD set may not be called {name!r}: the results have rows of their own called "
-                f"{' and '.join(RESERVED)}. Rename OOD.SETS.{name} in the data set's YAML."
+                f"{' and '.join(RESERVED)}. Rename {set_entry(cfg, name)[1]} in the data set's "
+                "YAML, or give it another name by --ood-data NAME=FOLDER."
             )
     if pair := same_file_name(ood + shifted):
         raise InputError(
@@ -93,14 +93,37 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
     return ood, shifted
 
 
-def _check_entry(entry: CfgNode, key: str, name: str) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("FOLDERS"), (list, tuple)):
-        raise InputError(
-            f"{key} is {entry!r}. It must list its folders, and may give the expected number of "
-            f"images:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
-        )
-    if key.startswith("OOD.SHIFTED") and entry.FOLDERS and not entry.get("LIST"):
-        raise InputError(f"{key} has no LIST, which gives the labels of shifted ID images.")
+def check_sets(cfg: CfgNode) -> None:
+    """Raise InputError for an entry of OOD.SETS, OOD.SHIFTED or OOD.ID with an unknown key, which
+    would be ignored, or with a value of another type."""
+    sets = [(node, *item) for node in ("SETS", "SHIFTED") for item in cfg.OOD[node].items()]
+    for node, name, entry in sets:
+        key = f"OOD.{node}.{name}"
+        if not isinstance(entry, dict) or "FOLDERS" not in entry:
+            raise InputError(
+                f"{key} is {entry!r}. It must list its folders, and may give the expected number "
+                f"of images:   {name}: {{FOLDERS: [{name}], IMAGES: 10000}}"
+            )
+        _check_entry(entry, key, KEYS)
+        if node == "SHIFTED" and entry.FOLDERS and not entry.get("LIST"):
+            raise InputError(f"{key} has no LIST, which gives the labels of shifted ID images.")
+    _check_entry(cfg.OOD.ID, "OOD.ID", ("IMAGES", "MD5"))
+
+
+def _check_entry(entry: CfgNode, key: str, known: Sequence[str]) -> None:
+    for name, value in entry.items():
+        if name not in known:
+            raise InputError(f"{key} has the unknown key {name!r}. {suggest(name, known)}")
+        if name == "FOLDERS":
+            fits = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+            wanted = "a list of paths, each in quotes if YAML takes it for a number"
+        elif name == "IMAGES":
+            fits, wanted = type(value) is int and value >= 0, "a whole number, 0 if unknown"
+        else:
+            fits = isinstance(value, str)
+            wanted = "text, in quotes if YAML takes it for a number"
+        if not fits:
+            raise InputError(f"{key}.{name} is {value!r}. It must be {wanted}.")
 
 
 def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
@@ -109,7 +132,7 @@ def ood_means(cfg: CfgNode) -> dict[str, list[str]]:
     "average" is over the sets without a GROUP (over all, if each has one), "average GROUP" over the
     sets of a group of two or more, such as near. Shifted ID sets are in no average.
     """
-    group_of = {name: str(cfg.OOD.SETS[name].get("GROUP", "")) for name in set_names(cfg)[0]}
+    group_of = {name: cfg.OOD.SETS[name].get("GROUP", "") for name in set_names(cfg)[0]}
     means = {AVERAGE: [name for name in group_of if not group_of[name]] or list(group_of)}
     for group in dict.fromkeys(filter(None, group_of.values())):
         members = [name for name in group_of if group_of[name] == group]

@@ -28,8 +28,14 @@ from ood.library import PREFIX
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
 # Attributes written unchanged, and their types.
-WRITTEN = {"score": str, "tpr": int | float, "clip": dict, "precision": str, "top_k": int,
-           "exif": bool}  # fmt: skip
+WRITTEN = {
+    "score": str,
+    "tpr": int | float,
+    "clip": dict,
+    "precision": str,
+    "top_k": int,
+    "exif": bool,
+}
 ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (

@@ -30,7 +30,7 @@ WIDTH = 3 * PANEL + 2 * GAP + 2 * MARGIN
 TITLES = ("original", "ID-irrelevant regions", "rank of the label")
 LEGEND = (
     "Grey: regions with the label among their K most similar classes; the others are\n"
-    "ID-irrelevant. Rank 1: the most similar class; smooth between regions.\n"
+    "ID-irrelevant. Rank 1: the most similar class (interpolated between regions).\n"
 )
 DPI = 300  # of PNG files, and of the pictures within PDF and SVG ones
 COLUMNS = 105  # characters of a caption's line

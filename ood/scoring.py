@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
-from ood import word_scores  # noqa: F401 (registers its scores)
+from ood import word_scores  # registers its scores too
 from ood.library import PREFIX, library_score
 from ood.registry import Score
 from ood.scores import SCORES, check_temperature
@@ -147,7 +147,8 @@ _warn_once = functools.cache(logger.warning)
 
 
 def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
-    if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in inputs.values()):
+    of_classes = [x for name, x in inputs.items() if name not in word_scores.FROM_WORDS]
+    if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in of_classes):
         constant = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
         if constant:
             _warn_once(

@@ -108,7 +108,7 @@ class AdaNeg(StreamMethod):
         self.proxies = self.text.clone()
         rows, width = self.text.shape
         self.images = self.text.new_zeros(rows, length - 1, width)
-        self.entropies = np.full((rows, length - 1), np.inf, np.float32)
+        self.entropies = np.full((rows, length - 1), np.inf)  # float64 holds all types
 
     def update(self, features: Tensor, base: Tensor) -> Tensor:
         logits = self.scale * cosines(features, self.text)  # [B, C + M]
@@ -233,7 +233,7 @@ def dividing_threshold(scores: Tensor) -> float:
     """Return the one of 0.00, 0.01, .. 0.99 that divides scores `[n]` with the least variance in
     the two parts, and the middle one of equals. A score at the threshold is in the upper part."""
     ordered = scores.double().sort().values
-    grid = (torch.arange(100) / 100).to(ordered)
+    grid = (torch.arange(100).to(scores) / 100).double()  # as exact as the scores, as published
     zero = ordered.new_zeros(1)
     sums, squares = (torch.cat([zero, x.cumsum(dim=0)]) for x in (ordered, ordered**2))
     below = torch.searchsorted(ordered, grid)

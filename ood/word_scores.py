@@ -32,8 +32,9 @@ def grouping(negatives: int, groups: int) -> Tensor:
     Differs from upstream: there the GPU shuffles, and fewer negatives than groups are dropped,
     which scores every image 1.
     """
-    if groups < 1:
-        raise InputError(f"groups is {groups}: the number of groups must be 1 or more")
+    for name, number in (("groups", groups), ("negatives", negatives)):
+        if number < 1:
+            raise InputError(f"{name} is {number}: the number of {name} must be 1 or more")
     if negatives < groups:
         return torch.arange(negatives)[None]  # [1, M]
     generator = torch.Generator().manual_seed(GROUPS_SEED)

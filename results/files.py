@@ -24,8 +24,8 @@ COUNTS = ("n_id", "n_ood")
 REJECTED = "rejected by "  # prefix of a decision's column, which is 1 where the decision is OOD
 CLASSES = ("label", "prediction")  # columns of class indices
 # Parts of results.json, and how many dicts deep their numbers lie; 0: a dict of anything.
-PARTS = {"figures": 3, "images": 1, "accuracy": 1, "conventions": 0, "provenance": 0}
-OPTIONAL_PARTS = dict.fromkeys(("means", "decisions", "full_spectrum"), 0)
+PARTS = {"figures": 3, "images": 1, "conventions": 0}
+OPTIONAL_PARTS = {"accuracy": 1, "provenance": 0, "means": 0, "decisions": 0, "full_spectrum": 0}
 
 Figures = dict[str, dict[str, dict[str, float]]]  # score -> set or mean -> metric -> value
 Means = Mapping[str, Sequence[str]]  # name of a mean -> its OOD sets

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from clip.loading import check_same_backbone, input_settings
 from dassl.config import clean_cfg
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, flatten
 from dassl.utils.names import suggest
 from datasets.own import folder_name, use_id_folder, use_ood_folders
 from run import flags, settings
@@ -54,7 +54,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     if node := TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY:
         clean_cfg(cfg, node)  # settings of other trainers would be accepted and ignored
     file_name = model_name(cfg)
-    _merge_flags(cfg, args)
+    _merge_flags(cfg, args, run)
     _merge_settings(cfg, args.opts)
     settings.check_values(cfg)
     cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR or args.model_dir
@@ -69,6 +69,12 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
     """Return the paths of the data set's and the trainer's YAML; "" where `run` replaces it."""
     default = flags.OWN_DATASET if args.id_data else flags.DEFAULT_DATASET
+    named = args.dataset or args.dataset_config_file or args.id_data
+    if args.model_dir and run is None and not named:
+        raise InputError(
+            f"{args.model_dir} has no {CONFIG} that says which data set its classes are: add "
+            "--dataset NAME, --dataset-config-file FILE or --id-data FOLDER"
+        )
     name = args.dataset or (default if run is None else "")
     dataset = args.dataset_config_file or (name and _find(flags.DATASET_CONFIGS, name, "dataset"))
     if run is not None:
@@ -82,7 +88,13 @@ def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]
         return dataset, args.config_file
     configs = flags.TRAINER_CONFIGS / TRAINER_REGISTRY.get(args.trainer).__name__
     names = [*(file.stem for file in settings.config_files(dataset)), *flags.DEFAULT_CONFIGS]
-    default = next((n for n in names if (ROOT / configs / f"{n}.yaml").exists()), names[0])
+    default = next((n for n in names if (ROOT / configs / f"{n}.yaml").exists()), "")
+    if not (args.config or default):
+        known = ", ".join(sorted(file.stem for file in (ROOT / configs).glob("*.yaml"))) or "none"
+        raise InputError(
+            f"{configs} has no config for {names[0]}: name one with --config (there: {known}) or "
+            "--config-file"
+        )
     return dataset, _find(configs, args.config or default, "config")
 
 
@@ -94,7 +106,7 @@ def _find(folder: Path, name: str, kind: str) -> str:
     return str(path)
 
 
-def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _merge_flags(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> None:
     if args.seed is not None:
         cfg.SEED = args.seed
     if args.shots is not None:
@@ -102,11 +114,11 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.RESUME = args.resume
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT)
     _merge_own_data(cfg, args)
-    if args.backbone and args.model_dir:
-        check_same_backbone(args.backbone, cfg.MODEL.BACKBONE.NAME)
+    if args.backbone and (trained := flatten(run or {}).get("MODEL.BACKBONE.NAME")):
+        check_same_backbone(args.backbone, trained)
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
     backbone = args.backbone or dict(settings.in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
-    if backbone and not (args.model_dir and read_config(args.model_dir)):
+    if backbone and run is None:
         # INPUT in a YAML is that of the YAML's backbone. A trained run keeps its own INPUT.
         cfg.INPUT.update(input_settings(backbone))
     for flag, owners in flags.trainer_flags().items():

@@ -14,7 +14,7 @@ from dassl.engine import build_trainer
 from dassl.utils import InputError, setup_logger, write_json
 from dassl.utils.tables import text_table
 from datasets.check.layout import require_data
-from datasets.fewshot import few_shot
+from datasets.fewshot import check_shots, few_shot
 from datasets.imagelist import VAL_SHOTS
 from datasets.needs import Needs
 from run.config import build_cfg
@@ -40,6 +40,7 @@ def main() -> None:
         raise InputError(f"--shots is {shots}: a linear probe needs 1 or more images per class")
     args.shots = shots + VAL_SHOTS  # without a val/, `divide` uses some of them for validation
     cfg = build_cfg(args)
+    check_shots(args.shots, cfg.SEED)
     setup_logger()
     require_data(cfg, Needs.TEST | Needs.TRAIN)
     trainer = build_trainer(cfg)

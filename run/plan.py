@@ -26,6 +26,13 @@ from trainers.side_by_side import images_seen
 # Settings that `run.config.default_folder` puts into the folder's name.
 NAMED = {*IN_FOLDER, "OPTIM.MAX_EPOCH", "DATALOADER.VIEWS", "MODEL.BACKBONE.NAME"}
 
+FLAGS = {  # settings that sweep.py has flags for
+    "TRAINER.NAME": "--trainers",
+    "DATASET.NUM_SHOTS": "--shots",
+    "SEED": "--seeds",
+    "OUTPUT_DIR": "--output-dir",
+}
+
 Axis = tuple[str, list[str]]  # a config key and its values, as the user wrote them
 
 
@@ -80,12 +87,14 @@ def plan(args: argparse.Namespace) -> list[PlannedRun]:
     """Return the runs that the flags of sweep.py ask for; seeds vary fastest.
 
     Raises:
-        InputError: as `build_cfg`; a setting that no trainer of the sweep has; two runs with the
-            same folder.
+        InputError: as `build_cfg`; a setting that has a flag, or that no trainer of the sweep has;
+            two runs with the same folder.
     """
     axes = [_axis(text) for text in args.set]
     fixed = in_pairs(args.opts)
     for key in [key for key, _ in (*axes, *fixed)]:
+        if key in FLAGS:
+            raise InputError(f"{key} has a flag of its own in a sweep: use {FLAGS[key]}")
         if all(key_for_trainer(key, trainer) is None for trainer in args.trainers):
             raise InputError(f"no trainer of this sweep ({', '.join(args.trainers)}) has {key}")
     runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes, fixed)]

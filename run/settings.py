@@ -14,12 +14,15 @@ from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, check_availability, flatten
 from dassl.utils.names import suggest
+from datasets.fewshot import check_shots
+from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
 LOWEST = {
     "SEED": -1,
+    "DATASET.NUM_SHOTS": -1,
     "OPTIM.LR": 0,
     "OPTIM.MAX_EPOCH": 1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
@@ -55,6 +58,19 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return node
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which PyYAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"{name} is given twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict:
     """Return the settings in a YAML file.
 
@@ -62,7 +78,7 @@ def read_yaml(path: str | Path) -> dict:
         InputError: it cannot be read, is not YAML, or holds something other than settings.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -109,20 +125,27 @@ def _update(base: dict, top: dict) -> dict:
 
 def merge(cfg: CfgNode, content: dict, source: str) -> None:
     """Set the settings in `content`; error messages name its `source`."""
-    _refuse_empty(content, f"{source}: ")
+    _refuse_unfit(content, f"{source}: ")
     try:
         cfg.merge_from_other_cfg(CfgNode(content))
     except KeyError as error:
         raise InputError(f"{source}: {_unknown_key(cfg, str(error.args[0]))}") from error
     except (ValueError, AssertionError, TypeError, AttributeError) as error:
-        raise InputError(f"{source}: {error}") from error
+        mismatch, _, key = str(error).partition(" for config key: ")
+        reason = f"{key}: {_expected(value_of(cfg, key))}" if key else mismatch
+        raise InputError(f"{source}: {reason}") from error
 
 
-def _refuse_empty(content: dict, source: str = "") -> None:
-    """Raise InputError for a setting without a value, such as `KEY:` in a YAML file."""
-    for key, value in flatten(content).items():
+def _refuse_unfit(content: dict, where: str = "") -> None:
+    """Raise InputError for a setting without a value, such as `KEY:` in a YAML file, and for a name
+    that is no text, such as `5: {...}`."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise InputError(f"{where}{key} is not read as text: put the name in quotes")
         if value is None:
-            raise InputError(f"{source}{key} has no value: give it one, or leave the line out")
+            raise InputError(f"{where}{key} has no value: give it one, or leave the line out")
+        if isinstance(value, dict):
+            _refuse_unfit(value, f"{where}{key}.")
 
 
 def in_pairs(words: list[str]) -> list[tuple[str, str]]:
@@ -140,9 +163,16 @@ def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
         except (KeyError, AssertionError, AttributeError) as error:
             raise InputError(_unknown_key(cfg, key)) from error
         except (ValueError, SyntaxError) as error:
-            mismatch, current = str(error).startswith("Type mismatch"), value_of(cfg, key)
-            reason = f"give a value of the type of {current!r}" if mismatch else error
+            mismatch = str(error).startswith("Type mismatch")
+            reason = _expected(value_of(cfg, key)) if mismatch else error
             raise InputError(f"{key} {value!r}: {reason}") from error
+
+
+def _expected(current: Any) -> str:
+    """Return what to give in place of a value whose type is not that of the `current` one."""
+    if isinstance(current, CfgNode):
+        return f"this is a group of settings, name one of {', '.join(current)} in it"
+    return f"give a value of the type of {current!r}"
 
 
 def _typed(cfg: CfgNode, key: str, value: str) -> Any:
@@ -152,7 +182,7 @@ def _typed(cfg: CfgNode, key: str, value: str) -> Any:
     """
     current = value_of(cfg, key)
     if isinstance(current, CfgNode):
-        raise ValueError(f"this is a group of settings, name one of {', '.join(current)} in it")
+        raise ValueError(_expected(current))
     if isinstance(current, str):
         return repr(value)
     try:
@@ -169,10 +199,11 @@ def _unknown_key(cfg: CfgNode, key: str) -> str:
 def check_values(cfg: CfgNode) -> None:
     """Raise InputError for values that would fail deep inside torch or numpy, or train nothing.
 
-    These are settings without a value, and numbers that are not finite or out of range.
+    These are settings without a value, numbers that are not finite or out of range, shots that
+    cannot be drawn, and malformed entries of OOD sets.
     """
     values = flatten(cfg)
-    _refuse_empty(values)
+    _refuse_unfit(values)
     for key, value in values.items():
         numbers = value if isinstance(value, list | tuple) else [value]
         if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
@@ -184,7 +215,10 @@ def check_values(cfg: CfgNode) -> None:
         raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
     check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
     check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
+    check_sets(cfg)
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if trainer_class.LEARNS and not trainer_class.READS_PAIRS:
+        check_shots(cfg.DATASET.NUM_SHOTS, cfg.SEED)
     if cfg.DATALOADER.VIEWS and trainer_class.LEARNS and not trainer_class.KEEPS_VIEWS:
         raise InputError(
             f"DATALOADER.VIEWS is {cfg.DATALOADER.VIEWS}: it keeps the features of a frozen image "

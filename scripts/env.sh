@@ -23,6 +23,10 @@ sys.exit(None in map(u.find_spec, ("torch", "torchvision", "open_clip", "yacs"))
 # arguments for torchrun, for several machines.
 launch_ranks() {
     if [ -z "${NPROC:-}" ]; then launch "$@"; fi
+    if ! [[ $NPROC =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: NPROC is $NPROC: give the number of processes, 1 or more" >&2
+        exit 1
+    fi
     # Shares the cores among the processes; torchrun would give each a single thread.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( ($(getconf _NPROCESSORS_ONLN) + NPROC - 1) / NPROC ))}
     launch "$REPOSITORY/scripts/torchrun.py" ${TORCHRUN:---standalone} --nproc-per-node "$NPROC" "$@"

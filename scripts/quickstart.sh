@@ -4,6 +4,12 @@
 # pairs, one seed) on it, evaluate them and zero-shot CLIP, draw region maps, give verdicts, and
 # write tables and a report. Prints a line for each step; its output is in output/generated/logs.
 set -euo pipefail
+if [ $# -gt 0 ]; then
+    [[ $1 == -h || $1 == --help ]] && status=0 || { status=2; exec >&2; }
+    echo "usage: bash $0   (it takes no arguments)"
+    sed -n '/^# /s/..//p;/^set/q' "$0"
+    exit $status
+fi
 source "$(dirname "$0")/env.sh"
 cd "$REPOSITORY"
 require requirements.txt

@@ -465,6 +465,7 @@ def test_what_does_not_belong_together_is_refused(place, tmp_path, clip_file, ge
         (["odd/0.png"], "either --model-dir DIR"),
         (["--model-dir", RUN], "no images: name files"),
         (["--model-dir", RUN, "nowhere.jpg"], "nowhere.jpg: there is no such file"),
+        (["--model-dir", RUN, "--", "-dash.jpg"], "-dash.jpg: there is no such file"),
         (["--model-dir", RUN, "odd", "--score", "MCN"], "Did you mean 'MCM'"),
         (["--model-dir", RUN, "odd", "--tpr", "95"], "--tpr 95.0"),
         (["--model-dir", RUN, "odd", "--csv", "odd/0.png"], "has the name of an image"),

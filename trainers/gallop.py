@@ -15,7 +15,7 @@ from clip.negation import draw
 from clip.prefix import CHUNK
 from clip.prompted import PromptedCLIP, cosines, exact, normalised, top_region_cosines
 from clip.weights import plain_names
-from dassl.distributed import from_all, mean_over_ranks, rank, world_size
+from dassl.distributed import from_all, mean_over_ranks, rank
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, load_checkpoint, load_weights_into
 from trainers.prompt_learner import PromptLearner
@@ -112,8 +112,9 @@ class GalLoP(ContextTrainer):
         prompts = self.settings.N_GLOBAL
         kept = max(prompts - int(self.settings.DROPOUT * prompts), 1)
         step = self.epoch * self.num_batches + self.batch_idx
-        drawn = draw(world_size() * count * kept, prompts, self.cfg.SEED, step)
-        return drawn.view(-1, count, kept)[rank()].to(self.device, non_blocking=True)
+        counts = from_all(count)  # of the last batch, ranks may hold unequal shares
+        drawn = draw(sum(counts) * kept, prompts, self.cfg.SEED, step).view(-1, kept)
+        return drawn.split(counts)[rank()].to(self.device, non_blocking=True)
 
     # Evaluation
 

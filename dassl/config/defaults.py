@@ -53,7 +53,7 @@ DATASET = {
     # Ours: where to get the data set, or the command that makes it, for the data check; {root}
     # stands for ROOT. OOD sets and pairs have a DOWNLOAD of their own
     "DOWNLOAD": "",
-    # Training images per class; below 1: all
+    # Training images per class; -1: all (upstream: any number below 1)
     "NUM_SHOTS": -1,
     # Share of each class that is held out if a data set has no test images of its own
     "VAL_PERCENT": 0.1,

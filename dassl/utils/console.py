@@ -4,10 +4,12 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -75,3 +77,24 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def flush_stdout() -> None:
+    """Flush stdout; if that fails, discard the text that it still holds."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        discard(sys.stdout)
+
+
+def reader_has_left() -> bool:
+    """Return whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # hang-up and error are always reported
+    return bool(poll.poll(0))
+
+
+def discard(stream: IO) -> None:
+    """Discard the buffered text of a stream that fails; at exit it would fail once more."""
+    with suppress(OSError), open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())

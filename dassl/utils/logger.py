@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from dassl import distributed
 
+from .console import discard
 from .files import explain_write_error, mkdir_if_missing
 
 _CONSOLE, _FILE, _RUN = "dassl-console", "dassl-file", "dassl-run"
@@ -106,9 +107,7 @@ class _Console(logging.StreamHandler):
             super().handleError(record)
             return
         self.addFilter(lambda _: False)
-        # Text still buffered would fail again at exit, and change the exit status.
-        with suppress(OSError), open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), self.stream.fileno())
+        discard(self.stream)
 
 
 class _Printed:

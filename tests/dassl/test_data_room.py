@@ -128,6 +128,17 @@ def test_transforms_equal_the_public_code_bit_for_bit(i):
     assert np.array_equal(train(image).numpy(), golden[f"train_{i}"])
 
 
+@pytest.mark.parametrize("i", [3, 4])
+def test_evaluation_transform_equals_clipns_bit_for_bit(i):
+    """The golden holds its pixels, before they are normalised."""
+    golden = np.load(GOLDEN / "preprocess.npz")
+    pixels = torch.from_numpy(golden[f"clipn_pixels_{i}"])
+    cfg = clip_input(SIZE=pixels.shape[1:])
+    test = build_transform(cfg, is_train=False)(Image.fromarray(golden[f"clipn_image_{i}"]))
+    mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    assert torch.equal(test, transforms.Normalize(mean, std)(pixels.float() / 255))
+
+
 @pytest.mark.parametrize("choice", AVAI_CHOICES)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_every_transform_gives_the_size_asked_for(choice, interpolation):

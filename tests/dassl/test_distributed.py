@@ -169,6 +169,28 @@ def test_ranks_share_the_class_prompts_out(results, csc, position, chunk):
     torch.testing.assert_close(ranks[0]["alone"], one["alone"], rtol=1e-12, atol=0)
 
 
+def test_clipns_losses_and_gradients_on_two_ranks_are_the_public_codes(results, golden):
+    """There gloo's two ranks gathered with gradients, too."""
+    arrays, ranks = golden("clipn_loss.npz"), [part["clipn"] for part in results[1:]]
+    for losses, _ in ranks:
+        assert losses.tolist() == pytest.approx(arrays["ddp/N4/losses"][:3].tolist(), rel=1e-12)
+    for i, key in enumerate(two_ranks.FEATURES):
+        expected = torch.from_numpy(arrays[f"ddp/N4/ranks_g_{key}"])
+        found = torch.cat([grads[i] for _, grads in ranks])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_ranks_with_unequal_shares_log_the_accuracy_of_the_batch(results):
+    assert [part["accuracy"].item() for part in results] == [pytest.approx(100 / 3)] * 3
+
+
+def test_ranks_with_unequal_shares_keep_the_prompts_of_one_process(results):
+    whole, first, second = (part["kept"] for part in results)
+    for count, expected in whole.items():
+        assert expected.shape == (count, 2)
+        assert torch.cat([first[count], second[count]]).equal(expected)
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(results):
     for part in results[1:]:
         assert "BATCH_SIZE is 5, which 2 processes cannot share equally" in part["share"]

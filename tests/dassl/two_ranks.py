@@ -21,6 +21,7 @@ from torchvision.transforms import ToTensor
 from clip import ClipModel
 from clip.building import build_model
 from clip.facts import OPENAI_TRANSFORM
+from clip.precision import Precision
 from clip.prompted import PromptedCLIP
 from dassl import distributed
 from dassl.config import get_cfg_default
@@ -30,10 +31,15 @@ from dassl.evaluation.evaluator import Classification
 from dassl.utils import InputError, set_random_seed
 from datasets.captions import build_pairs_loader
 from tests.golden.weights import make_state_dict
+from trainers.clipn import clipn_losses
+from trainers.gallop import GalLoP
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
 from trainers.prompt_trainer import LearnedPrompts
+from trainers.step import StepTrainer
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEATURES = ("img", "yes", "no")
 ROWS = 6
 # Class-specific contexts or not, position of the class name, tokens encoded at once. 21 names of 1
 # to 5 tokens make an odd number of rows, and more texts in the last of them.
@@ -63,6 +69,9 @@ def main(out: str) -> None:
         "seeds": seeds(),
         "share": refused(),
         "pairs": pairs(),
+        "clipn": clipn(),
+        "accuracy": accuracy(),
+        "kept": {count: kept(count) for count in (8, 9, 21)},
         "prompts": {
             f"{csc} {position} {chunk}": prompts(csc, position, chunk)
             for csc, position, chunk in PROMPTS
@@ -227,6 +236,41 @@ def pairs():
             loader.set_epoch(epoch)
             epochs.append([batch["caption"] for batch in loader])
     return loader.dataset.count, epochs
+
+
+def clipn():
+    """Return CLIPN's losses, and their gradients by this rank's features, of a golden's."""
+    with np.load(GOLDEN / "clipn_loss.npz") as arrays:
+        whole = [torch.from_numpy(arrays[f"ddp/N4/{key}"]).double() for key in FEATURES]
+    own = [mine(x).requires_grad_() for x in whole]
+    losses = clipn_losses(*map(distributed.gather_with_grad, own), torch.tensor(20.0).double())
+    (0.5 * sum(losses)).backward()
+    return torch.stack(losses).detach(), [x.grad for x in own]
+
+
+def accuracy():
+    """Return the logged accuracy of a batch of 9, of which the first three are recognised."""
+
+    class Recognising(StepTrainer):
+        def __init__(self):
+            self.device, self.precision = torch.device("cpu"), Precision("fp32")
+
+        def loss(self, images, labels):
+            return images, {}
+
+    images, labels = torch.eye(9), torch.arange(9) % 3
+    return Recognising()._summary({"img": mine(images), "label": mine(labels)})["acc"]
+
+
+def kept(count):
+    """Return the prompts that GalLoP's dropout keeps for this rank's share of `count` images."""
+    trainer = GalLoP.__new__(GalLoP)
+    trainer.cfg = get_cfg_default()
+    trainer.cfg.TRAINER.GALLOP = GalLoP.CONFIG.clone()
+    trainer.cfg.TRAINER.GALLOP.DROPOUT = 0.5
+    trainer.epoch, trainer.num_batches, trainer.batch_idx = 1, 5, 2
+    trainer.device = torch.device("cpu")
+    return trainer.kept_prompts(len(mine(range(count))))
 
 
 def write_shard(path: Path, shard: int, count: int) -> None:

@@ -302,6 +302,12 @@ def test_find_shards_keeps_the_order_of_the_braces(shards):
     assert [path.stem for path in find_shards(shards / "{00003,00001}.tar")] == ["00003", "00001"]
 
 
+@pytest.mark.parametrize("pattern", ["{00000..00331.tar", "00000..00331}.tar", "{"])
+def test_a_missing_brace_is_named(tmp_path, pattern):
+    with pytest.raises(InputError, match=r"^--shards \(.* lacks a brace, \{ or \}"):
+        find_shards(tmp_path / pattern, "--shards")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Ten images in a folder and one below it, and tables that list them with captions."""

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import random
+import re
 import shutil
 import tarfile
 from contextlib import suppress
@@ -87,7 +88,7 @@ NAMES = st.text("abcXYZ _-'é0", min_size=1, max_size=6).filter(lambda name: nam
 
 
 def prompt(name):
-    return " ".join(name.replace("_", " ").lower().split())
+    return tuple(re.findall("[a-zé]+|[0-9]|[-']+", name.replace("_", " ").lower()))
 
 
 @SLOW

@@ -117,7 +117,13 @@ def test_shared_names_are_warned_of(caplog):
     assert "more than one" not in caplog.text
 
 
-@pytest.mark.parametrize("pair", ["Crane,crane", "hot_dog,hot dog", "hot dog,Hot_ Dog"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *("Crane,crane", "hot_dog,hot dog", "hot dog,Hot_ Dog", "caf\u00e9,cafe\u0301"),
+        *("salt & pepper,salt &amp; pepper", "driver's,driver\u2019s", "7up,7 up"),
+    ],
+)
 def test_names_of_one_prompt_are_warned_of(caplog, pair):
     report_classnames("X", [*pair.split(","), "cat"], "a file")
     assert pair.replace(",", " = ") in caplog.text and "cat" not in caplog.text

@@ -121,3 +121,10 @@ def test_svhn_has_digits_for_classes(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         np.asarray(Image.open(folder / "test/0/00000.png")), pictures[..., 0]
     )
+
+
+def test_help_begins_with_one_line_of_the_docstring(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    text = capsys.readouterr().out
+    assert "--name cifar10" in text and "MD5" not in text

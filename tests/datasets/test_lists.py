@@ -12,7 +12,7 @@ from datasets.check.survey import check
 from datasets.classnames import imagenet_classnames
 from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.needs import EVALUATION, Needs
-from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
+from datasets.ood_sets import check_sets, load_ood_sets, load_shifted_sets, ood_means
 
 NAMES = ["ant", "bee", "tea pot"]
 RUNS = {"evaluation": EVALUATION, "training": Needs.TEST | Needs.TRAIN}
@@ -216,7 +216,7 @@ def test_what_sets_of_lists_refuse(world, tmp_path):
         load_ood_sets(world)
     world.OOD.SHIFTED.V2.pop("LIST")
     with pytest.raises(InputError, match=r"OOD\.SHIFTED\.V2 has no LIST"):
-        load_ood_sets(world)
+        check_sets(world)
     world.OOD.SHIFTED.V2.FOLDERS = []
     world.DATASET.CLASSNAMES_FILE = ""
     with pytest.raises(InputError, match=r"labels, but no class names: set DATASET\.CLASSNAMES_"):

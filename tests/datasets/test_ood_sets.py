@@ -2,7 +2,7 @@ import pytest
 from yacs.config import CfgNode as CN
 
 from dassl.utils.errors import InputError
-from datasets.ood_sets import load_ood_sets, ood_means
+from datasets.ood_sets import check_sets, load_ood_sets, ood_means
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_no_set_is_refused(load):
         ("Places/365", "Places/365.*becomes a file name"),
         ("_x", "starts with a letter or digit"),
         ("Average", "may not be called 'Average'"),
-        ("id", "may not be called 'id'"),
+        ("id", "may not be called 'id'.*Rename OOD.SETS.id in .*or .*--ood-data NAME=FOLDER"),
     ],
 )
 def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
@@ -118,10 +118,37 @@ def test_groups_are_averaged_apart(cfg, groups, means):
     assert ood_means(cfg) == means
 
 
-@pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3}), CN({"FOLDERS": "SUN"})])
-def test_malformed_entries_are_refused(load, value):
+@pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3})])
+def test_entries_without_folders_are_refused(cfg, value):
+    cfg.OOD.SETS = CN({"SUN": value}, new_allowed=True)
     with pytest.raises(InputError, match=r"OOD.SETS.SUN is .*FOLDERS: "):
-        load(SUN=value)
+        check_sets(cfg)
+
+
+@pytest.mark.parametrize(
+    "node, key, value, message",
+    [
+        ("SETS", "GROUPS", "near", "unknown key 'GROUPS'.*Did you mean 'GROUP'?"),
+        ("SETS", "GROUP", 1, "GROUP is 1.*text, in quotes"),
+        ("SETS", "FOLDERS", "SUN", "FOLDERS is 'SUN'.*a list of paths"),
+        ("SETS", "FOLDERS", [5], "FOLDERS is .*a list of paths"),
+        ("SETS", "FOLDERS", [["SUN"]], "FOLDERS is .*a list of paths"),
+        ("SETS", "CLASSES", 5, "CLASSES is 5.*text"),
+        ("SETS", "IMAGES", "many", "IMAGES is 'many'.*a whole number, 0 if unknown"),
+        ("SETS", "IMAGES", -4, "IMAGES is -4"),
+        ("SETS", "IMAGES", True, "IMAGES is True"),
+        ("SHIFTED", "LIST", "", "has no LIST"),
+        ("SHIFTED", "LISTS", "x", "unknown key 'LISTS'.*Did you mean 'LIST'?"),
+        ("ID", "IMAGES", "many", "IMAGES is 'many'"),
+        ("ID", "GROUP", "near", "unknown key 'GROUP'.*IMAGES, MD5"),
+    ],
+)
+def test_entries_with_unknown_keys_or_other_types_are_refused(cfg, node, key, value, message):
+    sound = {"FOLDERS": ["SUN"], "LIST": "x"}
+    content = {key: value} if node == "ID" else {"SUN": sound | {key: value}}
+    cfg.OOD[node] = CN(content, new_allowed=True)
+    with pytest.raises(InputError, match=rf"^OOD.{node}.*{message}"):
+        check_sets(cfg)
 
 
 @pytest.mark.parametrize("pair", [("a", "A"), ("Stra\u00dfe", "strasse"), ("\u212b", "\u00c5")])

@@ -126,13 +126,13 @@ def test_both_conventions_differ():
     assert figures["fpr95_id_first"] > 2 * figures["fpr95_ood_first"]
 
 
-@pytest.mark.parametrize("case", [c for c in DEFINED if c.startswith("locoop/")])
-def test_public_locoop_metrics(case):
+@pytest.mark.parametrize("case", [c for c in DEFINED if not c.startswith("clipn/")])
+def test_public_locoop_and_mcm_metrics(case):
     inside, outside = GOLDEN[f"{case}/id"], GOLDEN[f"{case}/ood"]
     area, precision, *rates = GOLDEN[f"{case}/expected"]
     assert auroc(inside, outside) == pytest.approx(area, abs=LAST_BITS)
     assert aupr_in(inside, outside) == pytest.approx(precision, abs=LAST_BITS)
-    assert [fpr_at_tpr(inside, outside, tpr) for tpr in (0.95, 0.5, 0.8)] == rates
+    assert [fpr_at_tpr(inside, outside, tpr) for tpr in (0.95, 0.5, 0.8)[: len(rates)]] == rates
 
 
 @pytest.mark.parametrize("case", [c for c in DEFINED if c.startswith("clipn/")])

@@ -165,8 +165,10 @@ def test_temperature_and_one_group(golden):
     sides = golden("zeroshot_csp.npz")
     logits = [100 * torch.from_numpy(sides[f"g0_{side}_cos"]) for side in ("pos", "neg")]
     assert_close(_scored("CSP", *logits, groups=1), one, rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="must be 1 or more"):
+    with pytest.raises(InputError, match="groups is 0: the number of groups must be 1 or more"):
         _scored("NegLabel", *logits, groups=0)
+    with pytest.raises(InputError, match="negatives is 0: the number of negatives must be"):
+        _scored("CSP", logits[0], logits[1][:, :0])
 
 
 def test_eoe_of_the_public_code(golden):

@@ -249,6 +249,10 @@ def test_public_gl_mcm_project(images, t, w):
     values = one("GL-MCM", inputs, temperature=float(t), local_weight=float(w))
     expected = -recorded(f"glmcm/{images}/T{t}/w{w}").double()
     torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+    for name in ("MCM", "L-MCM"):
+        expected = -recorded(f"glmcm/{images}/T{t}/{name}").double()
+        values = one(name, inputs, temperature=float(t))
+        torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("case", ["normal", "saturated", "ties", "C1", "small_scale"])
@@ -415,6 +419,14 @@ def test_single_class_is_warned_of_once(caplog):
             compute_scores(get_scores("all"), inputs)
     assert len(caplog.records) == 1
     assert "MCM, GL-MCM, MSP, Entropy, GradNorm cannot tell images apart" in caplog.text
+
+
+@pytest.mark.parametrize("need", sorted(FROM_WORDS))
+def test_a_single_word_is_not_a_single_class(need, caplog):
+    scoring._warn_once.cache_clear()
+    inputs = {key: torch.ones_like(x) for key, x in make_inputs().items()}
+    compute_scores(get_scores("all"), {**inputs, need: torch.ones(5, 1)})
+    assert not caplog.records
 
 
 def test_registration_rules(monkeypatch):

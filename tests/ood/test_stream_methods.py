@@ -89,9 +89,22 @@ def test_tanl_scores_and_queues_after_each_batch(golden, monkeypatch, case):
     assert_close(method.outside, own["neg_queue_last"], **CLOSE)
 
 
-def test_the_dividing_threshold_is_the_middle_of_the_best():
-    assert dividing_threshold(torch.tensor([0.1, 0.1, 0.9])) == pytest.approx(0.51)
-    assert dividing_threshold(torch.tensor([0.995])) == pytest.approx(0.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dividing_threshold_is_the_middle_of_the_best(dtype):
+    middle = torch.tensor(0.51, dtype=dtype).item()
+    assert dividing_threshold(torch.tensor([0.1, 0.1, 0.9], dtype=dtype)) == middle
+    assert dividing_threshold(torch.tensor([0.995], dtype=dtype)) == 0.5
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_adaneg_compares_entropies_in_float64(order):
+    """Two images whose entropies are equal in float32: the second is the surer one."""
+    texts, scale = torch.eye(3, dtype=torch.float64), torch.tensor(8.0, dtype=torch.float64)
+    angles = torch.tensor([0.1, 0.1 - 1e-10], dtype=torch.float64)
+    images = torch.stack([angles.cos(), angles.sin(), 0 * angles], dim=1)
+    method = AdaNeg(texts[:2], texts[2:], scale, groups=1, length=2)
+    method.update(images[order], images[order, 0])
+    assert method.images[0, 0].equal(images[1])
 
 
 @pytest.mark.parametrize("kind", STREAMS.values(), ids=STREAMS)

@@ -194,7 +194,7 @@ def test_the_advice_when_memory_is_short_can_be_followed(world, call, told, tmp_
         return step(self, batch)
 
     monkeypatch.setattr(CLIPN, "forward_backward", fail_in_epoch_two)
-    assert "set TRAINER.CLIPN.MICRO_BATCH (now 4)" in told(train, *arguments)
+    assert "lower TRAINER.CLIPN.MICRO_BATCH (now 4)" in told(train, *arguments)
     monkeypatch.setattr(CLIPN, "forward_backward", step)
     call(train, *arguments, "TRAINER.CLIPN.MICRO_BATCH", 2)
     records = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

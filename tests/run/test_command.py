@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import clip
 import eval_ood
 import train
 from dassl import command
+from dassl.utils import progress_bar
 from run import config
 from run.flags import make_parser
 from tests.worlds import ROOT, flags, write
@@ -29,6 +31,19 @@ def test_a_full_disk_is_a_sentence_whoever_meets_it(where):
 def test_an_error_that_is_no_full_disk_keeps_its_traceback():
     with pytest.raises(FileNotFoundError):
         command.run(lambda: open("/nowhere/at/all"))
+
+
+@pytest.mark.parametrize("show", [print, progress_bar.write, lambda text: print(text, flush=True)])
+def test_a_reader_that_leaves_ends_the_command_quietly(show, monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stdout:  # at its end nothing is left that could fail
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(BrokenPipeError, match="another pipe"):
+            command.run(lambda: (_ for _ in ()).throw(BrokenPipeError("another pipe")))
+        os.close(reading)
+        with pytest.raises(SystemExit) as exit_:
+            command.run(lambda: show("a line"))
+        assert exit_.value.code == 141
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,22 @@ def test_no_script_starts_python_otherwise():
                 raise AssertionError(f"{script}: {line}")
 
 
+@pytest.mark.parametrize("processes", ["abc", "0", "-1", "1.5", "2 3"])
+def test_nproc_is_a_whole_number(processes):
+    done = start(["bash", str(ROOT / "scripts/train.sh")], ROOT, NPROC=processes)
+    assert done.returncode == 1 and f"error: NPROC is {processes}: give" in done.stderr
+
+
+@pytest.mark.parametrize("argument, status", [("--help", 0), ("-h", 0), ("output", 2)])
+def test_the_quick_start_answers_arguments_and_does_nothing(foreign, argument, status):
+    command = ["bash", str(ROOT / "scripts/quickstart.sh"), argument]
+    done = start(command, foreign, PYTHON="/nowhere")
+    assert done.returncode == status and "takes no arguments" in (
+        done.stderr if status else done.stdout
+    )
+    assert "benchmark, train CoOp" in done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_the_check_runs_among_anothers_packages(foreign):
     command = ["bash", str(ROOT / "scripts/check.sh"), "--root", "nowhere", "--dataset", "imagenet"]

@@ -99,7 +99,11 @@ def test_every_number_must_be_finite(value):
         ("OPTIM:", "OPTIM has no value"),
         ("OUTPUT_DIR:", "OUTPUT_DIR has no value"),
         ("_BASE_: [other.yaml]", r"_BASE_ is \['other.yaml'\], not the name of a file"),
+        ("OOD:\n  SETS:\n    5: {FOLDERS: [x]}", "OOD.SETS.5 is not read as text.*quotes"),
+        ("on: 3", "True is not read as text"),
         ("_BASE_: 3", "_BASE_ is 3, not the name of a file"),
+        ("DATASET: [1]", "DATASET: this is a group of settings, name one of [^\n]*$"),
+        ("OPTIM:\n  LR: {A: 1}", r"OPTIM.LR: give a value of the type of 0\.\d*$"),
     ],
 )
 def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text, words):
@@ -107,6 +111,14 @@ def test_what_a_file_leaves_empty_or_calls_its_base_is_told(tmp_path, flag, text
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"own.yaml: {words}"):
         built(flag, str(path))
+
+
+@pytest.mark.parametrize("text", ["SEED: 1\nSEED: 1", "OPTIM:\n  LR: 0.1\nOPTIM:\n  LR: 0.1"])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"(SEED|OPTIM) is given twice, in lines 1 and"):
+        built("--config-file", str(path))
 
 
 @pytest.mark.parametrize(
@@ -129,10 +141,47 @@ def test_settings_of_another_method_are_refused():
     assert set(built().TRAINER) == {"NAME", "LOCOOP"}
 
 
+def test_a_published_checkpoint_needs_a_named_data_set(tmp_path):
+    """And it may be of any backbone: no config.yaml says which; loading checks its own facts."""
+    published = ["--model-dir", str(tmp_path), "--backbone", "generated-ViT-S/8"]
+    with pytest.raises(InputError, match=f"{tmp_path} has no config.yaml .* add --dataset NAME"):
+        built(*published)
+    for data_set in (("--dataset", "imagenet"), ("--id-data", str(tmp_path))):
+        cfg = built(*published, *data_set)
+        assert cfg.MODEL.BACKBONE.NAME == "generated-ViT-S/8" and cfg.INPUT.SIZE == (96, 96)
+
+
+def test_without_a_config_that_fits_those_there_are_named(monkeypatch):
+    monkeypatch.setattr("run.flags.DEFAULT_CONFIGS", ())
+    with pytest.raises(InputError, match=r"no config for dtd: name one .*\(there: generated, im"):
+        built("--dataset", "dtd")
+
+
+@pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
+def test_every_method_has_a_default_config_for_every_data_set(trainer):
+    cfg = built("--trainer", trainer, "--dataset", "dtd")
+    assert trainer == cfg.TRAINER.NAME
+
+
 def test_what_a_setting_sets_is_not_set_again():
     cfg = built("SEED", "5", "OUTPUT_DIR", "here", "RESUME", "there")
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.RESUME) == (5, "here", "there")
     assert built("--seed", "0").SEED == 0 and built().SEED == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--shots 0", "NUM_SHOTS is 0.*1 or more"),
+        ("--shots -2", "NUM_SHOTS is -2, it must be at least -1"),
+        ("--shots 4 --seed -1", "needs a seed"),
+    ],
+)
+def test_shots_that_cannot_be_drawn_are_refused_with_the_settings(words, message):
+    with pytest.raises(InputError, match=message):
+        built(*words.split())
+    assert built("--shots", "-1", "--seed", "-1").DATASET.NUM_SHOTS == -1
+    assert built("--shots", "0", "--trainer", "CLIPN").DATASET.NUM_SHOTS == 0  # reads pairs
 
 
 def test_flags_are_understood_before_between_and_behind_settings():

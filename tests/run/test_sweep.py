@@ -479,6 +479,12 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
         (["--set", "TRAINER.LOCOOP.LAMDA=1"], "unknown setting TRAINER.LOCOOP.LAMDA"),
         (["--set", "OPTIM.LR=0.1,1e-1"], "two runs of the sweep would have the folder"),
         (["--seeds", "1,1"], "two runs of the sweep would have the folder"),
+        (
+            ["--set", "OUTPUT_DIR=a,b"],
+            "OUTPUT_DIR has a flag of its own in a sweep: use --output-dir",
+        ),
+        (["--set", "SEED=1,2"], "use --seeds"),
+        (["SEED", "2"], "use --seeds"),
         (["--scores", "MCN"], "MCM"),
         (["OPTIM.LR"], "pairs of KEY VALUE"),
     ],

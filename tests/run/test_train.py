@@ -65,7 +65,9 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
     arguments = [*flags(world), "--shots", 2, "--seed", 1, "--output-dir"]
     stamp = (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns
     call(train, *arguments, trained)
-    assert "already finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "already finished" in said
+    assert said.endswith(f"Evaluate it: bash scripts/eval.sh --model-dir {trained}\n")
     assert (trained / "prompt_learner/model.pth.tar-3").stat().st_mtime_ns == stamp
 
     # A run stopped after its second epoch: no marker, a checkpoint of epoch 2.

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
+from ood.scoring import compute_scores, get_scores
 from run.settings import default_cfg
+from tests.golden.weights import make_images_q
 
 EPS = float(np.finfo(np.float32).eps)
 GOLDEN_CONFIG = {
@@ -130,6 +132,7 @@ def test_loss_and_gradient(case, golden, clip_file, tmp_path, device, monkeypatc
     images = images.double()
     with torch.no_grad():
         trainer.learner.ctx.copy_(ctx0)
+        close(trainer.model.prompts().cpu(), arrays[f"{case['id']}/text_features"], EPS)
     for k, expected in case["topk"].items():
         trainer.cfg.TRAINER.LOCOOP.TOPK = int(k)
         trainer.learner.ctx.grad = None
@@ -154,6 +157,35 @@ def _check_gradient(grad, arrays, case, k, none_selected):
         close(grad[[0, 3, -1]], arrays[f"{key}/grad_cls"], 4 * EPS)
 
 
+def scores_at_100(model, images, names, params=None):
+    """Scores as the public code has them: of logits / 100, whatever the model's scale."""
+    classes, scores = model.class_features(), get_scores(names)
+    needs = {need for score in scores for need in score.needs}
+    with torch.no_grad():
+        inputs = model.inputs(*model.image_features(images, True), classes, needs)
+    share = model.scale.item() / 100
+    inputs = {key: x * share if "cosines" in key else x for key, x in inputs.items()}
+    return compute_scores(scores, inputs, params)
+
+
+@pytest.mark.parametrize("arch", ["tiny-vit", "tiny-rn"])
+@pytest.mark.parametrize("t", ["1.0", "0.5", "2.0", "0.01"])
+def test_scores_of_images(arch, t, golden, clip_file, tmp_path, monkeypatch):
+    """In float64; the public code negates."""
+    arrays, case = golden("ood_scores.npz"), {"n_ctx": 16, "csc": False}
+    case |= {"class_token_position": "end"}
+    names = golden("loss.json")["classnames"]
+    trainer = make_trainer("LoCoOp", case, names, None, tmp_path, clip_file(arch))
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    trainer.model.double()
+    trainer.learner.ctx.data.copy_(torch.from_numpy(arrays["locoop/ctx0"]))
+    images = torch.from_numpy(make_images_q(911, 20, 64)).double() / 32
+    kinds = ["MCM", "GL-MCM"]
+    found = scores_at_100(trainer.model, images, kinds, {"temperature": float(t)})
+    for name in kinds:
+        close(found[name], -arrays[f"locoop/{arch.replace('-', '_')}/T{t}/{name}_f64"], EPS)
+
+
 def _runs():
     import json
     from pathlib import Path
@@ -165,6 +197,7 @@ def _runs():
 @pytest.mark.parametrize("run", _runs(), ids=lambda run: run["id"])
 def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch, device):
     about, arrays = golden("train.json"), golden("train.npz")
+    start = arrays[f"{run['id']}/ctx0"].astype(np.float64)
     images = torch.from_numpy(arrays["images_q"]).float() / 32  # [8, 4, 3, 64, 64]
     loader = Batches(images, torch.from_numpy(arrays["labels"]), about["batches_per_epoch"])
     trainer = make_trainer(
@@ -179,7 +212,7 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch, 
         device=device,
     )
     with torch.no_grad():
-        trainer.learner.ctx.copy_(torch.from_numpy(arrays[f"{run['id']}/ctx0"]))
+        trainer.learner.ctx.copy_(torch.from_numpy(start))
     trainer.max_epoch = 4  # of MAX_EPOCH, which is the cosine's length
     rates, losses, contexts = [], [], []
     step = type(trainer).forward_backward
@@ -197,10 +230,10 @@ def test_eight_steps_of_training(run, golden, clip_file, tmp_path, monkeypatch, 
     assert losses == pytest.approx(run["loss_f64"], rel=1e-5)
     for number in (1, 3, 8):
         key = f"{run['id']}/ctx_f64_step{number}"
-        if key in arrays:
-            close(contexts[number - 1], arrays[key])
-        else:
-            close(contexts[number - 1], arrays[f"{run['id']}/ctx_f32_step{number}"])
+        expected = arrays[key if key in arrays else key.replace("f64", "f32")]
+        close(contexts[number - 1], expected)
+        tolerance = 1e-4 if key in arrays else 2e-4  # the public float32's own error
+        close(contexts[number - 1] - start, expected - start, tolerance)
 
 
 def test_a_gradient_scaler_changes_nothing_but_the_path(golden, clip_file, tmp_path):
