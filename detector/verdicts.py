@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dassl.utils.console import printable
+from dassl.utils.console import one_line, printable
 from dassl.utils.files import explain_write_error
 
 
@@ -41,13 +41,12 @@ class Verdict:
     error: str = ""
 
     def __str__(self) -> str:
-        image = printable(self.image)
         if self.error:
-            return f"{image}\tunreadable\t{printable(self.error)}"
+            return "\t".join(map(one_line, (self.image, "unreadable", self.error)))
         decisions = f"without a threshold: CTW {self.ctw}, ATD {self.atd}" if self.ctw else ""
         numbers = f"{self.probability:.1%}", f"{self.score:.6g}"
-        columns = (image, self.classname, *numbers, self.verdict, decisions)
-        return "\t".join(filter(None, columns))
+        columns = (self.image, self.classname, *numbers, self.verdict, decisions)
+        return "\t".join(map(one_line, filter(None, columns)))
 
 
 class VerdictFile(AbstractContextManager):

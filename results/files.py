@@ -203,7 +203,8 @@ def read_scores(path: str | os.PathLike) -> SetScores:
     """Read a `scores/<set>.csv` file; raise InputError if it is not one."""
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        # utf-8-sig: Excel puts a byte order mark before the first column's name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
             header, *rows = csv.reader(file)
         values = zip(*rows, strict=True) if rows else [()] * len(header)
         columns = dict(zip(header, values, strict=True))

@@ -51,7 +51,7 @@ OVERVIEW_NOTE = (
     "Percent, mean over the OOD sets, but for those with a column, ± standard deviation over the "
     "runs. FPR95: {fpr95}, lower is better."
 )
-INTERVAL_NOTE = "Intervals cover other images of the same kind, by bootstrap; not other seeds."
+INTERVAL_NOTE = "Intervals are by bootstrap over images; they say nothing about other seeds."
 
 Resampled = dict[tuple[str, str], np.ndarray]  # method, score -> [resamples, sets + 1, 2]
 

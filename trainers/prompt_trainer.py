@@ -155,8 +155,13 @@ class PromptTrainer(ContextTrainer):
         state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
         state = checkpoint["state_dict"] = state or named
         ctx = state.get("ctx")
-        if ctx is None or not ctx.isfinite().all():
-            raise InputError(f"{path} holds no finite context vectors (state_dict/ctx)")
+        dense = ctx is not None and ctx.layout is torch.strided and ctx.is_floating_point()
+        if not dense or ctx.dim() not in (2, 3) or not ctx.isfinite().all():
+            raise InputError(
+                f"{path} holds no finite context vectors: its state_dict/ctx must be a dense "
+                "floating-point tensor of [tokens, width] or [classes, tokens, width]. Name "
+                "another checkpoint"
+            )
         expected = self.learner.ctx.shape
         if ctx.shape != expected:
             raise InputError(

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import select
 import sys
 import time
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONG = 10  # seconds from which a stage is worth a line in the log
 
 
@@ -24,11 +26,11 @@ class progress_bar(tqdm):
     """
 
     def __init__(
-        self, iterable: Iterable | None = None, desc: str = "", unit: str = "it", **options: Any
+        self, iterable: Iterable | None = None, desc: str = "", unit: str = "step", **options: Any
     ) -> None:
         silent = options.pop("disable", False)
-        self._line = "" if silent or not desc else f"{desc}: {{:,}} x {unit} in {{:.0f}} s"
-        self._count, self._start = 0, time.monotonic()
+        self._line = "" if silent or not desc else f"{desc}: {{:,}} {{}} in {{:.0f}} s"
+        self._unit, self._count, self._start = unit, 0, time.monotonic()
         # None disables the bar unless it is written to a terminal.
         super().__init__(iterable, desc=desc, unit=unit, disable=silent or None, **options)
 
@@ -47,7 +49,8 @@ class progress_bar(tqdm):
         seconds, line = time.monotonic() - self._start, self._line
         self._line = ""
         if self.disable and line and seconds >= LONG:
-            logger.info(line.format(self._count, seconds))
+            ending = "" if self._count == 1 else "es" if self._unit.endswith("ch") else "s"
+            logger.info(line.format(self._count, self._unit + ending, seconds))
         super().close()
 
     def __del__(self) -> None:
@@ -58,6 +61,11 @@ class progress_bar(tqdm):
 def printable(text: str) -> str:
     """Return `text` as UTF-8 can write it, with escapes: file names may hold any bytes."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def one_line(text: str) -> str:
+    """Return `printable` text with escapes for control characters and line breaks, as in \\n."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def escape_unprintable() -> None:

@@ -126,8 +126,8 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
 
 def read_json(fpath: str | os.PathLike) -> Any:
     """Read a JSON file; InputError if it is missing, cannot be read, or is not JSON."""
-    try:
-        return json.loads(Path(fpath).read_text(encoding="utf-8"))
+    try:  # utf-8-sig: editors on Windows put a byte order mark first
+        return json.loads(Path(fpath).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {fpath}.") from error
     except (OSError, ValueError) as error:

@@ -17,11 +17,12 @@ from results.files import AVERAGE
 from results.plots import as_svg, histograms, over_methods, roc, shots_plot
 from results.report.mistakes import accepted_ood, class_names, jpeg, rejected_id, thumbnail
 from results.runs import Groups, Run
-from results.summary import Summary
+from results.summary import NOTE, Summary
+from results.tables import Block
 
 MAPS, MAP_SIZE = 6, 1600  # most region maps of a method, and their longer side in pixels
 CONTEXTS = 8  # most learned contexts of a method with their words
-UNITS = "percent on this page; fractions in [0, 1] in results.json, results.csv and scores/"
+UNITS = "percent on this page; results.json and results.csv hold fractions"
 OMITTED = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
 # These settings come first in their table, after those of the method itself.
 LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim.LR",
@@ -53,6 +54,8 @@ def report_page(
     environment.filters |= {"printable": printable}
     return environment.get_template("page.html.jinja").render(
         summary=summary,
+        legend=NOTE.format(mark="in bold").replace("`", ""),
+        blocks=[_averages_first(block) for block in summary.blocks],
         title=f"OOD detection: {', '.join(summary.groups)}",
         facts=_facts(summary.groups),
         undrawn=[name for name in first_runs if name not in drawable],
@@ -73,6 +76,14 @@ def _has_scores(run: Run) -> bool:
         return bool(run.images)
     except InputError:
         return False
+
+
+def _averages_first(block: Block) -> Block:
+    """Return the block with its averages before its sets, which a page may cut off on the right."""
+    names = block.columns
+    order = sorted(range(len(names)), key=lambda i: not names[i].startswith(AVERAGE))
+    rows = [row._replace(figures=[row.figures[i] for i in order]) for row in block.rows]
+    return block._replace(columns=[names[i] for i in order], rows=rows)
 
 
 def _facts(groups: Groups) -> dict[str, str]:

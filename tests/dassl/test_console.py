@@ -36,7 +36,7 @@ def test_a_file_gets_one_line_of_a_long_stage(by_hand, long, options, lines, mon
     file = io.StringIO()
     go_through(by_hand, file=file, **options)
     assert file.getvalue() == ""
-    assert [m.rpartition(" in ")[0] for m in caplog.messages] == ["reading: 6 x image"] * lines
+    assert [m.rpartition(" in ")[0] for m in caplog.messages] == ["reading: 6 images"] * lines
 
 
 @pytest.mark.parametrize("by_hand", [True, False])

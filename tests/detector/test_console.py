@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dassl.utils.errors import InputError
+from detector.verdicts import Verdict, VerdictFile
 from run.folder import check_model_dir
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +53,14 @@ def test_a_checkpoint_or_its_folder_names_the_run(tmp_path):
     (tmp_path / "run/config.yaml").touch()
     with pytest.raises(InputError, match="it is a file"):
         check_model_dir(tmp_path / "run/config.yaml")
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\tb.png", "\x1b[31mred.png", "a\x85b\u2028.png"])
+def test_a_name_with_control_characters_stays_on_one_line(name, tmp_path):
+    for verdict in (Verdict(name, 0, "cat", 0.5, 0.3, 1.0), Verdict(name, error=f"{name} is bad")):
+        line = str(verdict)
+        assert len(line.splitlines()) == 1 and line.count("\t") in (2, 3) and "\x1b" not in line
+        with VerdictFile(tmp_path / "v.csv") as file:
+            file.write(verdict)
+        with open(tmp_path / "v.csv", newline="", encoding="utf-8") as file:
+            assert next(csv.DictReader(file))["image"] == name

@@ -182,6 +182,15 @@ def test_damaged_scores(tmp_path, text):
         read_scores(path)
 
 
+def test_files_saved_by_excel_are_read(tmp_path):
+    path = write(tmp_path)
+    expected = read_results(path), read_scores(tmp_path / "scores/SUN.csv").scores
+    for file in (path, tmp_path / "scores/SUN.csv"):
+        file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_results(path) == expected[0]
+    np.testing.assert_equal(read_scores(tmp_path / "scores/SUN.csv").scores, expected[1])
+
+
 def test_printed_table():
     figures = evaluate_sets(ID, OOD)
     table = format_figures(figures)

@@ -86,7 +86,7 @@ def test_a_comparison_stands_alone(study):
     for words in (
         "LoCoOp &middot; GL-MCM",
         "CoOp",
-        "95 % interval over images",
+        "95 % bootstrap interval over images",
         "no test is implied",
     ):
         assert words.replace("&middot;", "·") in text
@@ -207,7 +207,7 @@ def test_the_top_says_what_the_figures_stand_on(write_run, tmp_path):
         "code 0123456789 (changed), torch 2.14.1; code 0123456789 (changed), torch 2.6.0",
     ):
         assert words in top
-    assert "Figures in percent" in top and "fractions in [0, 1] in results.json" in text
+    assert "Figures in percent" in top and "results.json and results.csv hold fractions" in text
 
 
 def test_no_images_no_curves(study):

@@ -334,6 +334,7 @@ def refused(trainer, folder):
     return str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*sparse tensor")
 @pytest.mark.parametrize("name", SUCCESSORS)
 def test_a_checkpoint_of_another_method_is_refused(name, clip_file, tmp_path):
     trainer, place = trained_with(name, clip_file, tmp_path), tmp_path / "other/prompt_learner"
@@ -343,6 +344,11 @@ def test_a_checkpoint_of_another_method_is_refused(name, clip_file, tmp_path):
         ({"global_prompt": ctx[None], "local_prompts": ctx[None]}, "no finite context vectors"),
         ({"ctx": ctx, "meta_net.linear1.weight": ctx}, "does not fit the model"),
         ({"ctx": torch.zeros(16, 128)}, "a shared context of 16 tokens"),
+        ({"ctx": ctx[0]}, "no finite context vectors"),
+        ({"ctx": ctx.to_sparse()}, "no finite context vectors"),
+        ({"ctx": ctx.to(torch.complex64)}, "no finite context vectors"),
+        ({"ctx": ctx.long()}, "no finite context vectors"),
+        ({"ctx": ctx + torch.nan}, "no finite context vectors"),
     ):
         torch.save({"state_dict": state, "epoch": 1}, place / "model.pth.tar-1")
         assert words in refused(trainer, place.parent)
