@@ -35,7 +35,7 @@ OUTLIER_TEMPLATE = ("a photo of a {}",)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How words become negatives.
+    """A choice of negatives among words, as one paper makes it.
 
     Attributes:
         score: the score that the negatives are for; in lower case the name of its texts.

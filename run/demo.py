@@ -48,7 +48,7 @@ def serve(detector: Detector, port: int = PORT) -> None:
 
 
 class Page:
-    """What the page shows: verdict, histogram, probabilities and region map of an image."""
+    """The content of the page: verdict, histogram, probabilities and region map of an image."""
 
     def __init__(self, detector: Detector):
         self.detector, self.spec = detector, detector.spec
