@@ -13,8 +13,10 @@ DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/train
 DEFAULT_DATASET = "generated"
 OWN_DATASET = "imagefolder"  # for --id-data
 # The first that a trainer has is used if it has no config named after the data set.
-DEFAULT_CONFIGS = ("vit_b16_ep50", "vit_b16_ep25", "vit_b16_ep30")
-DEFAULT_CONFIGS += ("vit_b16", "vit_b16_cc3m", "vit_b32_coco")
+DEFAULT_CONFIGS = (
+    *("vit_b16_ep50", "vit_b16_ep25", "vit_b16_ep30"),
+    *("vit_b16", "vit_b16_cc3m", "vit_b32_coco"),
+)
 
 COMMON_FLAGS = {  # of sweep.py and of the entry points for one run
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",

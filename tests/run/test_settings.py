@@ -15,7 +15,7 @@ from dassl.utils.errors import InputError, UnknownNameError
 from dassl.utils.names import check_availability
 from run.config import build_cfg
 from run.flags import as_words, choose, make_parser
-from run.settings import default_cfg, describe, keys, read_config_file, value_of
+from run.settings import LOWEST, default_cfg, describe, keys, read_config_file, value_of
 from tests.worlds import ROOT
 
 YAMLS = sorted(ROOT.glob("configs/trainers/*/*.yaml"))
@@ -161,6 +161,12 @@ def test_without_a_config_that_fits_those_there_are_named(monkeypatch):
 def test_every_method_has_a_default_config_for_every_data_set(trainer):
     cfg = built("--trainer", trainer, "--dataset", "dtd")
     assert trainer == cfg.TRAINER.NAME
+
+
+@pytest.mark.parametrize("key, low", LOWEST.items())
+def test_a_number_below_its_lowest_is_refused(key, low):
+    with pytest.raises(InputError, match=f"{key} is {low - 1}.*, it must be at least {low}"):
+        built(key, str(low - 1))
 
 
 def test_what_a_setting_sets_is_not_set_again():
