@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from dassl.utils.errors import InputError
+from dassl.utils.files import read_text
 from dassl.utils.names import classnames_hash
 from datasets.folders import absolute, counted, first_few
 
@@ -61,16 +62,7 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _lines(path: str | Path) -> list[str]:
-    try:
-        # utf-8-sig: editors on Windows put a byte order mark before the first name.
-        text = Path(path).read_text(encoding="utf-8-sig")
-        if "\0" in text:  # a sign of UTF-16, which would otherwise be read as names
-            raise ValueError("it holds zero bytes")
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise InputError(
-            f"The list {absolute(path)} cannot be read as UTF-8 text: {error}. Give the path of "
-            "a text file with one name per line."
-        ) from error
+    text = read_text(Path(absolute(path)), "The list")
     return [line.strip() for line in text.splitlines()]
 
 

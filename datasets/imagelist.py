@@ -20,7 +20,7 @@ from datasets.lists import (
     not_there,
     protocol_faults,
     read_list,
-    read_text,
+    read_list_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class ImageList(DatasetBase):
         if text:
             return read_names(str(_beside(folder, text)) if text.endswith(".txt") else text)
         if variants.is_file():
-            return [line.strip() for line in read_text(variants).splitlines() if line.strip()]
+            return [line.strip() for line in read_list_text(variants).splitlines() if line.strip()]
         raise DataError(
             f"The lists {absolute(lists)} have labels, but no class names: set "
             "DATASET.CLASSNAMES_FILE to a .txt file with one name per line, in label order."
@@ -176,7 +176,7 @@ def _read_lists(file: Path, images: Path, names: Sequence[str], splits: Sequence
 
 def _read_json(path: Path, images: Path) -> tuple[list[str], Lists]:
     """Return the class names and lists in CoOp's split file."""
-    text = read_text(path)
+    text = read_list_text(path)
     try:
         content = json.loads(text)
         lists = {

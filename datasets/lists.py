@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from dassl.data.datasets import Datum
+from dassl.utils.files import read_text
 from datasets.folders import DataError, absolute, contents, counted, first_few, wrong_count
 
 OOD_LABEL = -1
@@ -58,7 +59,7 @@ def read_list(
 
 def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
     """Yield the line number, path and label of each line that is not blank."""
-    lines = io.StringIO(read_text(file), newline=None)
+    lines = io.StringIO(read_list_text(file), newline=None)
     if file.suffix.lower() != ".csv":
         for number, line in enumerate(lines, start=1):
             path, _, label = line.strip().partition(" ")
@@ -78,19 +79,15 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
         raise DataError(f"{absolute(file)} is no CSV: line {table.line_num}, {error}.") from error
 
 
-def read_text(file: Path) -> str:
-    """Return the text of a list; DataError if it is missing or no UTF-8."""
-    try:
-        # utf-8-sig: editors on Windows put a byte order mark before the first path.
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{absolute(file)} is no UTF-8 text ({error}).") from error
-    except OSError as error:
+def read_list_text(file: Path) -> str:
+    """Return the text of a list; DataError if it is missing, InputError if it is no UTF-8."""
+    if not file.exists():
         raise DataError(
-            f"The list {absolute(file)} cannot be read ({error.strerror}). Found beside it: "
+            f"The list {absolute(file)} does not exist. Found beside it: "
             f"{contents(file.parent)}. Put it there, or name another list.",
             "missing",
-        ) from error
+        )
+    return read_text(Path(absolute(file)), "The list")
 
 
 def inside(path: str) -> bool:

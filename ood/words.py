@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dassl.utils.errors import InputError
+from dassl.utils.files import read_text
 from dassl.utils.names import classnames_hash
 from datasets.folders import absolute
 
@@ -52,7 +53,7 @@ def read_lists(source: str) -> Lists:
         lists = derive_lists(folder)
     else:
         files = {file.name: file for file in folder.iterdir() if LIST.fullmatch(file.name)}
-        lists = {name: _lines(files[name]) for name in sorted(files)}
+        lists = {name: read_text(files[name], "The list").splitlines() for name in sorted(files)}
     if not any(any(map(str.strip, lines)) for lines in lists.values()):
         reason = f"its lists ({', '.join(lists)}) are empty" if lists else "there is no list in it"
         raise InputError(
@@ -84,22 +85,6 @@ def distinct_words(
 def words_hash(lists: Lists) -> str:
     """Return 16 hexadecimal digits of the SHA-256 over names and lines of all lists."""
     return classnames_hash([line for name, lines in lists.items() for line in (name, *lines)])
-
-
-def _lines(file: Path | zipfile.Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if "\0" in text:  # UTF-16, whose bytes may be valid UTF-8
-            raise ValueError("it holds zero bytes")
-    except OSError as error:
-        raise InputError(f"The list {file} cannot be read: {error}") from error
-    except ValueError as error:  # includes UnicodeDecodeError
-        likely = "UTF-16" if b"\0" in file.read_bytes() else "LATIN1"
-        raise InputError(
-            f"The list {file} is not UTF-8 ({error}): save it as UTF-8, or convert it, for example "
-            f"by iconv -f {likely} -t UTF-8 {file.name}"
-        ) from error
-    return text.splitlines()
 
 
 # WordNet

@@ -13,6 +13,7 @@ from dassl.config import get_cfg_default
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, check_availability, flatten
+from dassl.utils.files import read_text
 from dassl.utils.names import suggest
 from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
@@ -79,10 +80,8 @@ def read_yaml(path: str | Path) -> dict:
         InputError: it cannot be read, is not YAML, or holds something other than settings.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise InputError(f"config file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_text(Path(path), "The config file"), _Loader)
+    except yaml.YAMLError as error:
         raise InputError(f"config file {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"config file {path} holds no settings (KEY: value lines)")

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,10 +125,34 @@ def check_isfile(fpath: str | os.PathLike) -> bool:
     return is_file
 
 
+def read_text(path: Path | zipfile.Path, what: str) -> str:
+    """Return the text of a UTF-8 file, without the byte order mark that editors on Windows write.
+
+    Args:
+        what: the kind of file, which begins a message.
+
+    Raises:
+        InputError: it cannot be read, or is in another encoding.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:  # the bytes of UTF-16 may be valid UTF-8
+            raise ValueError("it holds zero bytes")
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:  # includes UnicodeDecodeError
+        likely = "UTF-16" if b"\0" in path.read_bytes() else "LATIN1"
+        raise InputError(
+            f"{what} {path} is no UTF-8 text ({error}). Name a text file, saved as UTF-8 or "
+            f"converted, for example by iconv -f {likely} -t UTF-8 {path.name}"
+        ) from error
+    return text
+
+
 def read_json(fpath: str | os.PathLike) -> Any:
     """Read a JSON file; InputError if it is missing, cannot be read, or is not JSON."""
-    try:  # utf-8-sig: editors on Windows put a byte order mark first
-        return json.loads(Path(fpath).read_text(encoding="utf-8-sig"))
+    try:
+        return json.loads(Path(fpath).read_text(encoding="utf-8-sig"))  # as in `read_text`
     except FileNotFoundError as error:
         raise InputError(f"There is no file {fpath}.") from error
     except (OSError, ValueError) as error:

@@ -72,9 +72,9 @@ def test_missing_and_binary_files_are_refused(tmp_path):
         read_classnames_file(tmp_path / "none.txt")
     for content in (b"\xff\xd8\xff\xe0", "n01440764 tench\n".encode("utf-16-le")):
         (tmp_path / "image.txt").write_bytes(content)
-        with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
+        with pytest.raises(InputError, match=r"image.txt is no UTF-8 text"):
             read_classnames_file(tmp_path / "image.txt")
-        with pytest.raises(InputError, match=r"image.txt cannot be read as UTF-8"):
+        with pytest.raises(InputError, match=r"image.txt is no UTF-8 text"):
             read_names(str(tmp_path / "image.txt"))
 
 

@@ -96,12 +96,12 @@ def test_the_notice_goes_with_them():
         ({}, "names no words: there is no list in it"),
         ({"README": "dog"}, "there is no list in it"),
         ({"noun_a": " \n\n"}, r"its lists \(noun.a.txt\) are empty"),
-        ({"noun_a": "caf\xe9".encode("latin1")}, r"not UTF-8 \(.* position 3: .*iconv -f LATIN1"),
+        ({"noun_a": "caf\xe9".encode("latin1")}, r"no UTF-8.* position 3: .*iconv -f LATIN1"),
         (
             {"noun_a": "cat\n".encode("utf-16-le")},
-            r"not UTF-8 \(it holds zero bytes\).*-f UTF-16 -t UTF-8",
+            r"no UTF-8 text \(it holds zero bytes\).*-f UTF-16 -t UTF-8",
         ),
-        ({"noun_a": "cat\n".encode("utf-16")}, r"not UTF-8.* -f UTF-16 -t"),
+        ({"noun_a": "cat\n".encode("utf-16")}, r"no UTF-8 text.* -f UTF-16 -t"),
     ],
 )
 def test_lists_that_are_none_are_refused(folder, files, message):
