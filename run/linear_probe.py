@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dassl.command import run
-from dassl.data.datasets import Datum
+from dassl.data.datasets import DatasetBase, Datum
 from dassl.engine import build_trainer
 from dassl.utils import InputError, setup_logger, write_json
 from dassl.utils.tables import text_table
@@ -74,11 +74,8 @@ def check_data(classes: int, val: Sequence[Datum]) -> None:
 
 def divide(items: Sequence[Datum]) -> tuple[list[Datum], list[Datum]]:
     """Return training and validation images: of each class up to 4, at most half, validate."""
-    classes: dict[int, list[Datum]] = {}
-    for item in items:
-        classes.setdefault(item.label, []).append(item)
     train, val = [], []
-    for members in classes.values():
+    for members in DatasetBase.split_dataset_by_label(items).values():
         split = len(members) - min(VAL_SHOTS, len(members) // 2)
         train += members[:split]
         val += members[split:]

@@ -21,26 +21,18 @@ SAFER = {"fp32": (), "amp": ("fp32",)}  # precision -> wider ones; others: both
 class TrainerBase(Models):
     """An epoch loop with hooks, and the training step of the registered models.
 
-    A trainer declares the properties of its method in class attributes, all optional:
-        CONFIG_KEY: its node of the config, TRAINER.<CONFIG_KEY>; "" if it has none.
-        CONFIG: the settings in that node, with their defaults.
-        FLAGS: its own command-line flags, flag -> key of that node.
-        INCIDENTAL: keys of that node that change time and memory, not figures.
-        LEARNS: False if there is nothing to train, so that shots and seed change nothing.
-        KEEPS_VIEWS: True if a step reads only image features of a frozen encoder, so that they
-            can be kept (DATALOADER.VIEWS).
-        READS_PAIRS: True if it trains on the image-caption pairs of DATASET.PAIRS.
-        SCORE: the score its paper proposes, a detector's default.
+    A trainer declares the properties of its method in these class attributes, all optional.
     """
 
-    CONFIG_KEY: ClassVar[str] = ""
-    CONFIG: ClassVar[CfgNode] = CfgNode()
-    FLAGS: ClassVar[Mapping[str, str]] = {}
-    INCIDENTAL: ClassVar[tuple[str, ...]] = ()
-    LEARNS: ClassVar[bool] = True
+    CONFIG_KEY: ClassVar[str] = ""  # its node of the config is TRAINER.<CONFIG_KEY>
+    CONFIG: ClassVar[CfgNode] = CfgNode()  # the settings in that node, with their defaults
+    FLAGS: ClassVar[Mapping[str, str]] = {}  # its command-line flags -> keys of that node
+    INCIDENTAL: ClassVar[tuple[str, ...]] = ()  # keys that change time and memory, not figures
+    LEARNS: ClassVar[bool] = True  # if not, shots and seed change nothing
+    # A step reads only image features of a frozen encoder, so that they can be kept (VIEWS).
     KEEPS_VIEWS: ClassVar[bool] = False
-    READS_PAIRS: ClassVar[bool] = False
-    SCORE: ClassVar[str] = "MCM"
+    READS_PAIRS: ClassVar[bool] = False  # it trains on the image-caption pairs of DATASET.PAIRS
+    SCORE: ClassVar[str] = "MCM"  # the score its paper proposes, a detector's default
 
     start_epoch = epoch = batch_idx = 0
     _writer: MetricsFile | None = None
