@@ -19,6 +19,9 @@ from datasets.folders import absolute, counted, first_few
 
 logger = logging.getLogger(__name__)
 
+COMMENT = re.compile(r"(^|\s)#+(\s.*)?$")
+NUMBERED = re.compile(r"(\d+)[.:)]?\s+(\S.*)")
+
 
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
@@ -38,7 +41,7 @@ def imagenet_classnames() -> list[str]:
 def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
     """Read lines such as `n01440764 tench`: a class folder, white space, its name.
 
-    If the folder's name has spaces, a tab must follow it. Blank lines are skipped.
+    If the folder's name has spaces, a tab must follow it. Blank lines and comments are skipped.
 
     Returns:
         (folder or WordNet id, class name) in the file's order.
@@ -62,8 +65,13 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _lines(path: str | Path) -> list[str]:
+    """Return the lines of a list without outer blanks and comments.
+
+    `#` begins a comment at the start of a line or after a blank, if a blank or the end of the line
+    follows it: `#1 dad` and `C# code` are names.
+    """
     text = read_text(Path(absolute(path)), "The list")
-    return [line.strip() for line in text.splitlines()]
+    return [COMMENT.sub("", line).strip() for line in text.splitlines()]
 
 
 def _require_once(names: Sequence[str], where: str) -> None:
@@ -102,33 +110,53 @@ def read_class_list(text: str) -> list[str]:
     return classes
 
 
-def read_names(text: str) -> list[str]:
+def read_names(text: str, labelled: bool = False) -> list[str]:
     """Return the class names in `text`: separated by commas, or lines of a .txt file.
 
     If every line has a class folder before the name, as in `n01440764 tench` or with a tab between
-    them, the folders are dropped. A warning lists names that give equal prompts, such as `hot_dog`
-    and `Hot dog`.
+    them, the folders are dropped, and so are numbers before all names, as in `0 tench`. A warning
+    lists names that give equal prompts, such as `hot_dog` and `Hot dog`.
+
+    Args:
+        labelled: the position of a name is its label, so that nothing blank may lie between names.
 
     Raises:
-        InputError: the file cannot be read, or there is no name.
+        InputError: the file cannot be read, there is no name, the numbers are not 0, 1, 2, ... in
+            this order, or an entry between `labelled` names is blank or a comment.
     """
-    names = _entries(text)
+    names = _entries(text, labelled)
     if not names:
         raise InputError(f"{text} holds no name: give names, as cat,dog or as lines of a file")
-    if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
+    if _is_file(text) and all(numbered := [NUMBERED.fullmatch(name) for name in names]):
+        if [int(match[1]) for match in numbered] != list(range(len(names))):
+            raise InputError(
+                f"{text}: each line begins with a number, but they are not 0, 1, 2, ... in this "
+                f"order: {first_few(names, 3)}. Sort and number the lines so, or leave the numbers "
+                "out. A number that belongs to a name is joined to it, as in 7_up."
+            )
+        names = [match[2] for match in numbered]
+    elif all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):
         logger.warning("%s: %s", text, shared)
     return names
 
 
-def _entries(text: str) -> list[str]:
-    """Split `text` at commas, or read the lines of a .txt file, where `#` starts a comment."""
-    if text.lower().endswith(".txt"):
-        entries = [line.partition("#")[0].strip() for line in _lines(text)]
-    else:
-        entries = [part.strip() for part in text.split(",")]
-    return [entry for entry in entries if entry]
+def _is_file(text: str) -> bool:
+    return text.lower().endswith(".txt")
+
+
+def _entries(text: str, labelled: bool = False) -> list[str]:
+    """Split `text` at commas, or read the lines of a .txt file (see `_lines`); drop blank ones."""
+    parts = _lines(text) if _is_file(text) else [part.strip() for part in text.split(",")]
+    entries = [part for part in parts if part]
+    first = parts.index(entries[0]) if entries else 0
+    if labelled and parts[first : first + len(entries)] != entries:
+        raise InputError(
+            f"{text}: entry {parts.index('', first) + 1} is blank or a comment. It lies between "
+            "class names, whose positions are the labels: remove it, or put the missing name there."
+        )
+    return entries
 
 
 def report_classnames(dataset: str, names: Sequence[str], source: str) -> None:

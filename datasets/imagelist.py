@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets.folders import DataError, absolute, contents, find_folder, first_f
 from datasets.lists import (
     OUTSIDE,
     absent_images,
+    image_path,
     inside,
     not_there,
     protocol_faults,
@@ -51,6 +51,9 @@ class ImageList(DatasetBase):
         self.dataset_dir, file = str(folder), self.list_file(cfg, "test")
         for fault in protocol_faults("ID", lists["test"], cfg.OOD.ID, file):
             logger.warning("%s", fault)
+        if file.suffix != ".json" and all(item.label for item in lists["test"]):
+            text = "No image in %s has the label 0 (%s): subtract 1 if labels were counted from 1"
+            logger.warning(text, absolute(file), names[0])
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
         classnames = [names[label] for label in part]
         source = cfg.DATASET.CLASSNAMES_FILE or cfg.DATASET.SPLIT_FILE
@@ -128,9 +131,10 @@ class ImageList(DatasetBase):
         """Return the class names of lists, in label order."""
         text, variants = cfg.DATASET.CLASSNAMES_FILE, lists.with_name(VARIANTS)
         if text:
-            return read_names(str(_beside(folder, text)) if text.endswith(".txt") else text)
+            text = str(_beside(folder, text)) if text.lower().endswith(".txt") else text
+            return read_names(text, labelled=True)
         if variants.is_file():
-            return [line.strip() for line in read_list_text(variants).splitlines() if line.strip()]
+            return read_names(str(variants), labelled=True)
         raise DataError(
             f"The lists {absolute(lists)} have labels, but no class names: set "
             "DATASET.CLASSNAMES_FILE to a .txt file with one name per line, in label order."
@@ -182,7 +186,7 @@ def _read_json(path: Path, images: Path) -> tuple[list[str], Lists]:
         lists = {
             split: [
                 # Through str, because int(0.7) would be class 0.
-                Datum(os.path.join(images, name), int(str(label)), classname=str(classname))
+                Datum(image_path(images, name), int(str(label)), classname=str(classname))
                 for name, label, classname in content[split]
             ]
             for split in SPLITS

@@ -17,6 +17,7 @@ from datasets.folders import DataError, absolute, contents, counted, first_few, 
 
 OOD_LABEL = -1
 OUTSIDE = "with a path that is absolute or leads out of {}"
+AMBIGUOUS = "whose label is the number of one class and the name of another (name classes in words)"
 NO_CLASS = "with a label outside the {} classes (a number from 0, or a class name)"
 
 
@@ -34,18 +35,20 @@ def read_list(
 
     Raises:
         DataError: the list is missing, empty, no UTF-8, or has paths outside `images` or labels
-            that are no class. The images need not exist.
+            that are no class or may mean two. The images need not exist.
     """
-    items, faults = [], defaultdict(list)
+    items, faults, known = [], defaultdict(list), set(names or ())
     for number, path, text in _rows(file):
         label = OOD_LABEL if names is None else _label(text, names)
         if not inside(path):
             faults[OUTSIDE.format(absolute(images))].append(f"line {number}, {path}")
         elif label is None:
             faults[NO_CLASS.format(len(names))].append(f"line {number}, {path} {text}".rstrip())
+        elif text in known and names[label] != text:
+            faults[AMBIGUOUS].append(f"line {number}, {path} {text}")
         else:
             name = "" if names is None else names[label]
-            items.append(Datum(os.path.join(images, path + ending), label, classname=name))
+            items.append(Datum(image_path(images, path + ending), label, classname=name))
     if faults:
         listed = "; ".join(
             f"{counted(len(lines), 'line')} {fault}: {first_few(lines, 3)}"
@@ -88,6 +91,11 @@ def read_list_text(file: Path) -> str:
             "missing",
         )
     return read_text(Path(absolute(file)), "The list")
+
+
+def image_path(images: Path, listed: str) -> str:
+    """Return the path of a listed image, the same for `a.png`, `./a.png` and `.//a.png`."""
+    return os.path.join(images, os.path.normpath(listed))
 
 
 def inside(path: str) -> bool:

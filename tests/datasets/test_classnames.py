@@ -132,6 +132,43 @@ def test_names_of_one_prompt_are_warned_of(caplog, pair):
     assert pair.replace(",", " = ") in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("# header\n#1 dad\nC# code\nC#\n", ["#1 dad", "C# code", "C#"]),
+        ("cat # a pet\n## birds\n#\nowl\t# \n", ["cat", "owl"]),
+        ("0 cat\n1\tblack dog\n2. owl\n", ["cat", "black dog", "owl"]),
+        ("0\tcat\n1\t7up\n", ["cat", "7up"]),
+        ("7_up\n707-320\n", ["7_up", "707-320"]),
+        ("7 up\ncat\n", ["7 up", "cat"]),
+    ],
+)
+def test_which_words_of_a_line_are_the_name(tmp_path, text, names):
+    path = tmp_path / "names.txt"
+    path.write_text(text, encoding="utf-8")
+    assert read_names(str(path)) == names
+
+
+@pytest.mark.parametrize("text", ["1 cat\n2 dog\n", "1\tdog\n0\tcat\n", "0 cat\n0 dog\n", "7 up\n"])
+def test_numbered_names_must_be_in_order(tmp_path, text):
+    path = tmp_path / "names.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"not 0, 1, 2, .* in this order.* as in 7_up"):
+        read_names(str(path))
+
+
+@pytest.mark.parametrize("gap", ["", "# pets", "  "])
+def test_nothing_lies_between_names_whose_positions_are_labels(tmp_path, gap):
+    path = tmp_path / "names.txt"
+    path.write_text(f"# all\n\ncat\n{gap}\ndog\n\n", encoding="utf-8")
+    assert read_names(str(path)) == ["cat", "dog"]
+    for text, entry in ((str(path), 4), ("cat,,dog", 2)):
+        with pytest.raises(InputError, match=f"entry {entry} is blank or a comment"):
+            read_names(text, labelled=True)
+    path.write_text("# all\n\ncat\ndog # a pet\n\n", encoding="utf-8")
+    assert read_names(str(path), labelled=True) == ["cat", "dog"]
+
+
 def test_a_class_list_may_be_a_file_of_class_names(tmp_path):
     path = tmp_path / "classnames.txt"
     path.write_text("n01440764 tench\nn01443537\tgold fish\n")

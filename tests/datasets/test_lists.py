@@ -95,6 +95,18 @@ def test_classes_that_share_a_name_have_numbers(listed):
         listed(b"a crane\n", names=names)
 
 
+def test_a_label_that_is_one_classs_number_and_anothers_name_is_refused(listed):
+    assert [x.label for x in listed(b"a 2\nb 0\n", names=["0", "1", "2"])] == [2, 0]
+    for content, names in ((b"a 0\nb 1\n", ["1", "2", "3"]), (b"a 1\n", ["7", "5", "1"])):
+        with pytest.raises(InputError, match=r"1 line whose label is the number of one class and"):
+            listed(content, names=names)
+
+
+def test_an_image_has_one_path(listed):
+    paths = {item.impath for item in listed(b"a/0.png 0\n./a/0.png 0\na//0.png 0\na/./0.png 1\n")}
+    assert len(paths) == 1
+
+
 def test_missing_images(listed, tree):
     root = tree({"a": 2})
     (root / "a/c.png").mkdir()
@@ -112,6 +124,14 @@ def test_what_differs_from_the_protocol(listed, tmp_path):
     count, checksum = protocol_faults("X", items, {"IMAGES": 2, "MD5": "0" * 32}, file)
     assert "1 image in X where the protocol has 2" in str(count)
     assert f"MD5 {md5}, not {'0' * 32}" in str(checksum) and checksum.kind == "checksum"
+
+
+def test_labels_counted_from_1_are_warned_of(world, tmp_path, caplog):
+    build_dataset(world)
+    assert "label 0" not in caplog.text
+    (tmp_path / "lists/test_id.txt").write_text("id/0.png 1\nid/1.png 2\n")
+    build_dataset(world)
+    assert caplog.text.count("has the label 0 (") == 1
 
 
 def test_images_listed_twice_are_warned_of(world, tmp_path, caplog):
