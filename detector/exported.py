@@ -23,7 +23,9 @@ def prepare(image: Image.Image) -> np.ndarray:
         raise ValueError("an edge more than 200 times the other, or floating-point pixels")
     image = ImageOps.exif_transpose(image) if STEPS["exif"] else image
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to nearly all white
-        image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+        pixels = np.asarray(image)
+        eight = image.mode == "I" and pixels.max() <= 255
+        image = Image.fromarray((pixels if eight else pixels // 256).clip(0, 255).astype(np.uint8))
     short, resized = min(image.size), (width, height)
     if STEPS["resize_mode"] == "shortest":
         resized = tuple(int(max(height, width) * edge / short) for edge in image.size)

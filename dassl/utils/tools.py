@@ -87,8 +87,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         raise InputError("its pixels are floating-point numbers, mode F; save it with 8 bits")
     if image.mode.split(";")[0] != "I":
         return image
-    # I;16, I;16B and the like; mode I is how Pillow reads some 16-bit files.
-    return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
+    # I;16, I;16B and the like; mode I is how Pillow reads files of 32 bits and some of 16, whose
+    # values may be those of 8 bits.
+    pixels = np.asarray(image)
+    eight = image.mode == "I" and pixels.max() <= 255
+    return Image.fromarray((pixels if eight else pixels // 256).clip(0, 255).astype(np.uint8))
 
 
 def tolist_if_not(x: Any) -> list:

@@ -332,6 +332,15 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, name, mode):
     assert pixels.shape == (2, 4, 3) and (pixels == np.array(expected)[..., None]).all()
 
 
+@pytest.mark.parametrize("values", [[[0, 7, 128, 255]], [[-3, 0, 1, 90]]])
+def test_integers_that_fit_8_bits_are_taken_as_they_are(tmp_path, values):
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode == "I"
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.tif")), expected)
+
+
 def test_pixels_of_unknown_range_and_decompression_bombs_are_named(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(BadImageError, match=r"float\.tif .*mode F"):
