@@ -28,9 +28,11 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
 
 
 def read_caption(caption: str | bytes | None) -> str:
-    """Return the caption without outer blanks; BadPair if it is missing or cannot be read."""
+    """Return the caption without outer blanks and byte order marks; BadPair if it is missing or
+    cannot be read."""
     try:
-        text = (caption.decode("utf-8") if isinstance(caption, bytes) else caption or "").strip()
+        text = caption.decode("utf-8") if isinstance(caption, bytes) else caption or ""
+        text = text.replace("\ufeff", "").strip()
     except UnicodeDecodeError as error:
         raise BadPair("the caption is not UTF-8") from error
     if not text:

@@ -19,6 +19,7 @@ from dassl.utils.errors import InputError
 from datasets import caption_shards
 from datasets.caption_shards import cut, find_shards
 from datasets.captions import build_pairs_loader
+from datasets.pairs import BadPair, read_caption
 
 TRANSFORM = Compose([RandomCrop(6), ToTensor()])
 
@@ -404,6 +405,13 @@ def pets(tree, cfg):
     names = ("cat", "polar_bear")
     tree({f"pets/{split}/{name}": 6 for split in ("train", "val") for name in names})
     cfg.DATASET.NAME, cfg.DATASET.FOLDER, cfg.DATASET.NUM_SHOTS = "ImageFolder", "pets", 4
+
+
+@pytest.mark.parametrize("caption", ["\ufeffa cat", b"\xef\xbb\xbfa cat\n", " \ufeff a cat"])
+def test_a_byte_order_mark_is_no_part_of_a_caption(caption):
+    assert read_caption(caption) == "a cat"
+    with pytest.raises(BadPair, match="no caption"):
+        read_caption("\ufeff")
 
 
 def test_captions_of_class_names(pets, loader, cfg):
