@@ -1,8 +1,11 @@
 """OOD sets, and shifted ID sets: folders or lists of images, named in the YAML or by --ood-data."""
 
 import logging
+import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -13,7 +16,15 @@ from dassl.utils.errors import InputError
 from dassl.utils.names import check_set_name, suggest
 from datasets.classfolders import data_root, require_root
 from datasets.classnames import read_class_list
-from datasets.folders import DataError, absolute, contents, find_folder, not_images, walk_images
+from datasets.folders import (
+    DataError,
+    absolute,
+    contents,
+    counted,
+    find_folder,
+    not_images,
+    walk_images,
+)
 from datasets.lists import OOD_LABEL, absent_images, not_there, protocol_faults, read_list
 from datasets.splits import class_folders, class_images, require_folders
 
@@ -55,6 +66,22 @@ def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list
     return _load(cfg, names, classnames)
 
 
+def warn_of_shared_images(sets: Mapping[str, Sequence[Datum]]) -> None:
+    """Warn of images that belong to two of `sets`, such as the ID set and an OOD set."""
+    real = cache(os.path.realpath)  # of each folder once
+    files = {
+        name: {(real(os.path.dirname(x.impath)), os.path.basename(x.impath)) for x in items}
+        for name, items in sets.items()
+    }
+    shared = [
+        f"{counted(count, 'image')} in both {a} and {b}"
+        for a, b in combinations(files, 2)
+        if (count := len(files[a] & files[b]))
+    ]
+    if shared:
+        logger.warning("%s. They count in each of these sets", ", ".join(shared))
+
+
 def set_entry(cfg: CfgNode, name: str) -> tuple[CfgNode, str]:
     """Return the entry of an OOD set or a shifted ID set, and its key, such as OOD.SETS.SUN."""
     node = "SETS" if name in cfg.OOD.SETS else "SHIFTED"
@@ -83,6 +110,11 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
         raise InputError(
             f"The OOD sets {pair[0]!r} and {pair[1]!r} are one file name on macOS and Windows, "
             f"which ignore capitals. Rename OOD.SETS.{pair[1]}, or use --ood-data NAME=FOLDER."
+        )
+    if pair := same_file_name(dict.fromkeys(cfg.OOD.SETS[name].get("GROUP", "") for name in ood)):
+        raise InputError(
+            f"The groups {pair[0]!r} and {pair[1]!r} of OOD sets differ only in capitals, and would "
+            "have an average each. Write GROUP alike in both."
         )
     if not ood:
         raise DataError(

@@ -15,7 +15,7 @@ from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION, NOTHING, Needs
-from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
+from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means, warn_of_shared_images
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
 from detector.spec import DetectorSpec, write_spec
@@ -87,6 +87,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         provenance["comparable"]["local_features"] = "float16"
     check_same_model(cfg.OUTPUT_DIR, provenance["comparable"])
     id_and_ood = {ID: trainer.dm.dataset.test, **sets}
+    warn_of_shared_images({**id_and_ood, **shifted})
     check_stream_sets(trainer, id_and_ood, scores)
     evaluation = score(trainer, {**id_and_ood, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes

@@ -1,8 +1,9 @@
 import pytest
 from yacs.config import CfgNode as CN
 
+from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from datasets.ood_sets import check_sets, load_ood_sets, ood_means
+from datasets.ood_sets import check_sets, load_ood_sets, ood_means, warn_of_shared_images
 
 
 @pytest.fixture
@@ -159,3 +160,26 @@ def test_sets_that_would_write_one_file_are_refused(load, pair):
         InputError, match=rf"The OOD set {pair[0]} was not found"
     ):  # the other is left out
         load(**{pair[0]: entry("nowhere"), pair[1]: entry()})
+
+
+def test_groups_that_differ_in_capitals_are_refused(load):
+    near, far = (CN({"FOLDERS": ["x"], "GROUP": group}) for group in ("near", "Near"))
+    with pytest.raises(InputError, match=r"groups 'near' and 'Near' of OOD sets differ only in"):
+        load(a=near, b=near, c=far)
+
+
+def test_images_in_two_sets_are_counted_in_one_warning(tree, tmp_path, caplog):
+    tree({"id/cat": 3, "far": 2})
+    (tmp_path / "link").symlink_to(tmp_path / "id")
+
+    def images(folder, count):
+        return [Datum(f"{tmp_path}/{folder}/{i}.png", 0) for i in range(count)]
+
+    sets = {"ID": images("id/cat", 3), "A": images("far", 2)}
+    warn_of_shared_images(sets)
+    assert not caplog.records
+    warn_of_shared_images({**sets, "B": images("link/cat", 2), "C": images("far", 1)})
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "2 images in both ID and B, 1 image in both A and C. They"
+    )
