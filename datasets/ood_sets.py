@@ -113,7 +113,7 @@ def set_names(cfg: CfgNode) -> tuple[list[str], list[str]]:
         )
     if pair := same_file_name(dict.fromkeys(cfg.OOD.SETS[name].get("GROUP", "") for name in ood)):
         raise InputError(
-            f"The groups {pair[0]!r} and {pair[1]!r} of OOD sets differ only in capitals, and would "
+            f"The groups {pair[0]!r} and {pair[1]!r} of OOD sets differ only in capitals and would "
             "have an average each. Write GROUP alike in both."
         )
     if not ood:
