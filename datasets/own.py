@@ -19,7 +19,8 @@ GENERIC_NAMES = (*SPLITS, "images")
 def use_id_folder(cfg: CfgNode, folder: str) -> None:
     """Make `folder`, relative to the working directory, the ID set."""
     cfg.DATASET.NAME, cfg.DATASET.FOLDER = "ImageFolder", _existing("--id-data", folder)
-    cfg.DATASET.DOWNLOAD, cfg.OOD.SHIFTED = "", CfgNode(new_allowed=True)
+    cfg.DATASET.DOWNLOAD = cfg.DATASET.IMAGES = cfg.DATASET.SPLIT_FILE = ""
+    cfg.OOD.SHIFTED = CfgNode(new_allowed=True)
 
 
 def use_ood_folders(cfg: CfgNode, folders: Sequence[str]) -> None:

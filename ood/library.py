@@ -125,6 +125,8 @@ def library_score(name: str) -> LibraryScore:
     chosen, defaults = {}, hyperparameters(detector_class)
     for key, _, value in (pair.partition("=") for pair in pairs):
         check_availability(key, defaults, f"hyper-parameter of {detector}")
+        if key in chosen:
+            raise InputError(f"{name} gives {key} twice: leave one out")
         whole = key in COUNTS or isinstance(defaults[key], int)
         try:
             chosen[key] = int(value) if whole or value.isdecimal() else float(value)

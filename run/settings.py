@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,60 @@ import yaml
 from yacs.config import CfgNode
 
 import trainers  # noqa: F401  (registers the trainers)
-from dassl.config import get_cfg_default
+from dassl.config import check_ranges, get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.samplers import SAMPLERS
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.engine import TRAINER_REGISTRY
+from dassl.evaluation import EVALUATOR_REGISTRY
+from dassl.optim.lr_scheduler import SCHEDULERS, WARMUPS
+from dassl.optim.optimizer import OPTIMIZERS
 from dassl.utils import InputError, check_availability, flatten
 from dassl.utils.files import read_text
 from dassl.utils.names import suggest
+from datasets.classfolders import ClassFolders
 from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
-LOWEST = {
-    "SEED": -1,
-    "DATASET.NUM_SHOTS": -1,
-    "OPTIM.LR": 0,
-    "OPTIM.MAX_EPOCH": 1,
-    "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
-    "DATALOADER.TEST.BATCH_SIZE": 1,
-    "DATALOADER.NUM_WORKERS": 0,
-    "DATALOADER.VIEWS": 0,
-    "EVAL.FEATURES_LIMIT": 0,
+RANGES = {  # key -> its smallest and its largest value
+    "SEED": (-1, 2**32 - 1),  # numpy's generator takes no larger ones
+    "DATASET.NUM_SHOTS": (-1, inf),
+    "DATASET.PAIRS.NUM_PAIRS": (0, inf),
+    "OPTIM.LR": (0, inf),
+    "OPTIM.WEIGHT_DECAY": (0, inf),
+    "OPTIM.MOMENTUM": (0, 1),
+    "OPTIM.SGD_DAMPNING": (0, 1),
+    "OPTIM.ADAM_BETA1": (0, 0.999999),  # torch takes numbers below 1
+    "OPTIM.ADAM_BETA2": (0, 0.999999),
+    "OPTIM.GAMMA": (0, inf),
+    "OPTIM.MAX_EPOCH": (1, inf),
+    "OPTIM.WARMUP_CONS_LR": (0, inf),
+    "OPTIM.WARMUP_MIN_LR": (0, inf),
+    "INPUT.ROTATION": (0, 180),
+    "INPUT.COLORJITTER_B": (0, inf),
+    "INPUT.COLORJITTER_C": (0, inf),
+    "INPUT.COLORJITTER_S": (0, inf),
+    "INPUT.COLORJITTER_H": (0, 0.5),
+    "INPUT.RGS_P": (0, 1),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": (1, inf),
+    "DATALOADER.TEST.BATCH_SIZE": (1, inf),
+    "DATALOADER.NUM_WORKERS": (0, 1024),
+    "DATALOADER.VIEWS": (0, inf),
+    "EVAL.LOCAL_WEIGHT": (0, inf),
+    "EVAL.FEATURES_LIMIT": (0, inf),
+}
+CHOICES = {  # key -> the names it may have
+    "TEST.SPLIT": ("val", "test"),
+    "TEST.FINAL_MODEL": ("last_step", "best_val"),
+    "OOD.FPR95": (PRIMARY, OPENOOD),
+    "OPTIM.NAME": OPTIMIZERS,
+    "OPTIM.LR_SCHEDULER": SCHEDULERS,
+    "OPTIM.WARMUP_TYPE": WARMUPS,
+    "DATALOADER.TRAIN_X.SAMPLER": SAMPLERS,
+    "DATALOADER.TEST.SAMPLER": SAMPLERS,
 }
 
 
@@ -208,13 +241,12 @@ def check_values(cfg: CfgNode) -> None:
         numbers = value if isinstance(value, list | tuple) else [value]
         if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
             raise InputError(f"{key} is {value}, it must be a finite number")
-    for key, low in LOWEST.items():
-        if values[key] < low:
-            raise InputError(f"{key} is {values[key]}, it must be at least {low}")
-    if cfg.SEED >= 2**32:
-        raise InputError(f"SEED is {cfg.SEED}, numpy's generator takes seeds below {2**32}")
-    check_availability(cfg.TEST.SPLIT, ("val", "test"), what="TEST.SPLIT")
-    check_availability(cfg.OOD.FPR95, (PRIMARY, OPENOOD), what="OOD.FPR95")
+    check_ranges(cfg, RANGES)
+    for key, names in CHOICES.items():
+        check_availability(values[key], names, what=key)
+    check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names(), "TEST.EVALUATOR")
+    _check_tuples(cfg)
+    _check_combinations(cfg)
     check_sets(cfg)
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if trainer_class.LEARNS and not trainer_class.READS_PAIRS:
@@ -225,6 +257,38 @@ def check_values(cfg: CfgNode) -> None:
             f"tower, but {cfg.TRAINER.NAME} trains on the images themselves; set it to 0"
         )
     build_preprocess(cfg, normalize=True)  # raises InputError for an impossible INPUT
+
+
+def _check_tuples(cfg: CfgNode) -> None:
+    scale, steps = tuple(cfg.INPUT.RRCROP_SCALE), cfg.OPTIM.STEPSIZE
+    numbers = len(scale) == 2 and all(isinstance(share, int | float) for share in scale)
+    if not (numbers and 0 < scale[0] <= scale[1] <= 1):
+        raise InputError(
+            f"INPUT.RRCROP_SCALE is {scale}, it must hold the smallest and the largest share of an "
+            "image's area, above 0 and at most 1, such as (0.08, 1.0)"
+        )
+    if not steps or not all(isinstance(step, int) for step in steps):
+        raise InputError(f"OPTIM.STEPSIZE is {steps}, it must hold whole epochs, such as (-1,)")
+
+
+def _check_combinations(cfg: CfgNode) -> None:
+    optim, dataset = cfg.OPTIM, cfg.DATASET
+    if optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0):
+        raise InputError(
+            f"OPTIM.SGD_NESTEROV needs a MOMENTUM above 0 and SGD_DAMPNING 0, not {optim.MOMENTUM} "
+            f"and {optim.SGD_DAMPNING}"
+        )
+    if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
+        raise InputError(
+            f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}, it must be at most the {optim.MAX_EPOCH} "
+            "epochs of OPTIM.MAX_EPOCH; 0 trains without a warm-up"
+        )
+    unread = [f"DATASET.{key}" for key in ("SPLIT_FILE", "IMAGES") if dataset[key]]
+    if unread and issubclass(DATASET_REGISTRY.get(dataset.NAME), ClassFolders):
+        raise InputError(
+            f"{' and '.join(unread)} would be ignored: {dataset.NAME} reads class folders. Leave "
+            "them out, or set DATASET.NAME to ImageList or ImageNetList"
+        )
 
 
 def describe(cfg: CfgNode) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import repeat
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,6 @@ from clip.templates import Pair, fill, template_pairs
 from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.errors import InputError
 from datasets.captions import PairsLoader, as_bytes, from_bytes
 from trainers.pairs import PairTrainer
 
@@ -53,18 +53,12 @@ class CLIPN(PairTrainer):
     )
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
+    RANGES: ClassVar = {key: (0, inf) for key in ("LOSS_WEIGHT", "WARMUP_STEPS", "MICRO_BATCH")}
     INCIDENTAL = ("MICRO_BATCH",)
     WEIGHTS = ("LOSS_WEIGHT",)
     BATCH = ("img", "tokens", "denied", "choices")  # the handcrafted variant has no choices
     # The "no" text encoder fits any class list.
     MUST_MATCH = ("activation", "weights_hash", "variant")
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        if cfg.TRAINER.CLIPN.MICRO_BATCH < 0:
-            raise InputError(
-                f"TRAINER.CLIPN.MICRO_BATCH is {cfg.TRAINER.CLIPN.MICRO_BATCH}: the number of "
-                "pairs encoded at once must be 1 or more, or 0 for the whole batch"
-            )
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings

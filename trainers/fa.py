@@ -1,6 +1,8 @@
 """FA: CoOp whose learned prompts must beat copies of the frozen prompts they started from."""
 
 import math
+from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +37,7 @@ class FA(StepSchedule, CoOp):
             "K": 3,  # copies of the frozen prompts in the softmax
         }
     )
+    RANGES: ClassVar = {"K": (0, inf)}
     COPIES = True
     SCORE = "FA-MCM"
     MUST_MATCH = (*CoOp.MUST_MATCH, "trainer", "K", "frozen_words")
@@ -45,11 +48,6 @@ class FA(StepSchedule, CoOp):
             raise InputError(
                 "TRAINER.FA.CTX_INIT is empty: the learned prompts would compete with random "
                 'ones. Give words, such as "a photo of a"'
-            )
-        if settings.K < 0:
-            raise InputError(
-                f"TRAINER.FA.K is {settings.K}: the number of copies of the frozen prompts must be "
-                "0 or more; the paper uses 2 to 4, and 0 is CoOp"
             )
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:

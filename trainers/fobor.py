@@ -1,5 +1,6 @@
 """FoBoR on LoCoOp and on SCT: background weighted by attention, confusable foreground rectified."""
 
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,6 @@ from clip.image import collected_attention
 from clip.prompted import cosines, exact
 from dassl.distributed import mean_over_ranks
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.errors import InputError
 from trainers.coop import PROMPT_CONFIG
 from trainers.locoop import LoCoOp
 from trainers.sct import SCT
@@ -37,19 +37,11 @@ class FoBoR(LoCoOp):
             "TOPK": 0,  # K; 0 for the paper's ratio to the number of classes, 200 of 1000
         }
     )
+    RANGES: ClassVar = {**LoCoOp.RANGES, "ETA": (0, inf), "FUSE": (0, 1)}
     ATTENTION = True
     BATCH = ("features", "regions", "attention", "label")
     FLAGS: ClassVar = {"topk": "TOPK"}
     WEIGHTS = ("ALPHA", "BETA")
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        fuse = cfg.TRAINER[self.CONFIG_KEY].FUSE
-        if not 0 <= fuse <= 1:
-            raise InputError(
-                f"TRAINER.{self.CONFIG_KEY}.FUSE is {fuse}: the share of the texts' similarity in "
-                "choosing the rival must lie between 0 and 1; the paper's is 0.17"
-            )
 
     def build_model(self) -> None:
         super().build_model()

@@ -3,7 +3,9 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +48,13 @@ class GalLoP(ContextTrainer):
             "TEXT_CHUNK": CHUNK,  # prompt tokens encoded at once: changes memory and time only
         }
     )
+    RANGES: ClassVar = {"N_GLOBAL": (1, inf), "N_LOCAL": (1, inf)}
     SCORE = "GL-MCM"
     BATCH = ("img", "kept", "label")
     GRAPHED = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         settings = cfg.TRAINER.GALLOP
-        for key in ("N_GLOBAL", "N_LOCAL"):
-            if settings[key] < 1:
-                raise InputError(f"TRAINER.GALLOP.{key} is {settings[key]}: it must be 1 or more")
         valid = all(isinstance(k, int) and k >= 1 for k in settings.TOPK)
         if len(settings.TOPK) not in (1, settings.N_LOCAL) or not valid:
             raise InputError(

@@ -1,6 +1,7 @@
 """LoCoOp: CoOp plus a loss that pushes background regions away from every class."""
 
 import logging
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -35,6 +36,7 @@ class LoCoOp(PromptTrainer):
             "TOPK": 0,  # K; 0 for the paper's ratio to the number of classes, 200 of 1000
         }
     )
+    RANGES: ClassVar = {"TOPK": (0, inf)}
     LOCAL = True
     GRAPHED = True
     SCORE = "GL-MCM"

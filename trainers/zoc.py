@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
+from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,8 +20,6 @@ from dassl.utils import InputError, load_pretrained_weights
 from datasets.captions import PairsLoader
 from trainers.features import features_by_path
 from trainers.pairs import PairTrainer
-
-LOWEST = {"STEPS": 1, "TOP": 1, "WARMUP_STEPS": 0}
 
 
 @TRAINER_REGISTRY.register()
@@ -43,6 +43,7 @@ class ZOC(PairTrainer):
             "WARMUP_STEPS": 500,
         }
     )
+    RANGES: ClassVar = {"STEPS": (1, inf), "TOP": (1, inf), "WARMUP_STEPS": (0, inf)}
     SCORE = "ZOC"
     BATCH = ("img", "tokens")
 
@@ -53,9 +54,6 @@ class ZOC(PairTrainer):
                 f"TRAINER.ZOC.TEMPLATE is {settings.TEMPLATE!r}: it must hold {{}} once, in the "
                 "place of a class or candidate name"
             )
-        for key, low in LOWEST.items():
-            if settings[key] < low:
-                raise InputError(f"TRAINER.ZOC.{key} is {settings[key]}: it must be {low} or more")
 
     def build_model(self) -> None:
         cfg, settings, clip = self.cfg, self.settings, self.load_clip()

@@ -1,6 +1,11 @@
 """Configuration: a yacs tree with upstream's keys and defaults."""
 
+from collections.abc import Mapping
+from math import inf
+
 from yacs.config import CfgNode
+
+from dassl.utils import InputError, flatten
 
 from .defaults import DEFAULTS
 
@@ -18,3 +23,12 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             cfg.TRAINER.pop(key)
+
+
+def check_ranges(cfg: CfgNode, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raise InputError for a setting that is below its smallest value or above its largest."""
+    values = flatten(cfg)
+    for key, (low, high) in ranges.items():
+        if not low <= values[key] <= high:
+            allowed = f"be at least {low}" if high == inf else f"lie between {low} and {high}"
+            raise InputError(f"{key} is {values[key]}, it must {allowed}")

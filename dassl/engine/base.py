@@ -26,6 +26,7 @@ class TrainerBase(Models):
 
     CONFIG_KEY: ClassVar[str] = ""  # its node of the config is TRAINER.<CONFIG_KEY>
     CONFIG: ClassVar[CfgNode] = CfgNode()  # the settings in that node, with their defaults
+    RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}  # key -> its smallest, largest value
     FLAGS: ClassVar[Mapping[str, str]] = {}  # its command-line flags -> keys of that node
     INCIDENTAL: ClassVar[tuple[str, ...]] = ()  # keys that change time and memory, not figures
     LEARNS: ClassVar[bool] = True  # if not, shots and seed change nothing

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from dassl import distributed
+from dassl.config import check_ranges
 from dassl.data import DataManager
 from dassl.data.data_manager import TrainLoader
 from dassl.evaluation import build_evaluator
@@ -39,6 +40,8 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        node = f"TRAINER.{self.CONFIG_KEY}"
+        check_ranges(cfg, {f"{node}.{key}": bounds for key, bounds in self.RANGES.items()})
         self.check_cfg(cfg)
         self.device = distributed.local_device(cfg.USE_CUDA)
         self.max_epoch = cfg.OPTIM.MAX_EPOCH

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from dassl.utils import InputError, check_availability
 
 SCHEDULERS = ("single_step", "multi_step", "cosine")
+WARMUPS = ("constant", "linear")
 
 
 class _WarmupScheduler(LRScheduler):
@@ -75,7 +76,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:
         return scheduler
-    check_availability(optim_cfg.WARMUP_TYPE, ("constant", "linear"), what="OPTIM.WARMUP_TYPE")
+    check_availability(optim_cfg.WARMUP_TYPE, WARMUPS, what="OPTIM.WARMUP_TYPE")
     if not optim_cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = epochs
     if optim_cfg.WARMUP_TYPE == "constant":

@@ -70,7 +70,9 @@ def test_class_folders_alone_are_an_id_set(tree, cfg, prefix):
 def test_flags_fill_the_config(tree, cfg, tmp_path, monkeypatch):
     tree({"shop/cat": 2, "odd/images": 1, "a=b": 1})
     monkeypatch.chdir(tmp_path)
+    cfg.DATASET.SPLIT_FILE, cfg.DATASET.IMAGES = "lists/{}.txt", "images"
     use_id_folder(cfg, "shop")
+    assert cfg.DATASET.SPLIT_FILE == cfg.DATASET.IMAGES == ""
     use_ood_folders(cfg, ["odd/images", "x=shop", "a=b"])
     assert ("ImageFolder", str(tmp_path / "shop")) == (cfg.DATASET.NAME, cfg.DATASET.FOLDER)
     assert {name: list(entry.FOLDERS) for name, entry in cfg.OOD.SETS.items()} == {

@@ -165,6 +165,7 @@ def test_results_name_hyper_parameters_and_images(theirs):
         ("MCD", "needs passes of the images"),
         ("WeightedEBO", "needs weights of its own training"),
         ("KNN:l=3", "Unknown hyper-parameter of KNN 'l'. Known: k, normalize"),
+        ("KNN:k=3:k=4", "pytorch-ood:KNN:k=3:k=4 gives k twice"),
         ("KNN:k=three", "k must be a whole number, not 'three'"),
         ("ViM:d=64.5", "d must be a whole number, not '64.5'"),
         ("DICE:p=half", "p must be a number, not 'half'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import subprocess
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from dassl.utils.errors import InputError, UnknownNameError
 from dassl.utils.names import check_availability
 from run.config import build_cfg
 from run.flags import as_words, choose, make_parser
-from run.settings import LOWEST, default_cfg, describe, keys, read_config_file, value_of
+from run.settings import CHOICES, RANGES, default_cfg, describe, keys, read_config_file, value_of
 from tests.worlds import ROOT
 
+SCALES = ("[]", "(0,)", "(-1,-1)", "('a','b')", "(0,0.5)", "(0.9,0.1)", "(0.1,2)", "(0.1,0.2,1)")
 YAMLS = sorted(ROOT.glob("configs/trainers/*/*.yaml"))
 
 
@@ -163,10 +165,55 @@ def test_every_method_has_a_default_config_for_every_data_set(trainer):
     assert trainer == cfg.TRAINER.NAME
 
 
-@pytest.mark.parametrize("key, low", LOWEST.items())
-def test_a_number_below_its_lowest_is_refused(key, low):
-    with pytest.raises(InputError, match=f"{key} is {low - 1}.*, it must be at least {low}"):
-        built(key, str(low - 1))
+@pytest.mark.parametrize("key", RANGES)
+def test_a_number_out_of_its_range_is_refused(key):
+    low, high = RANGES[key]
+    outside = [low - 1] if high == math.inf else [low - 1, high + 1]
+    for value in outside:
+        allowed = f"be at least {low}" if high == math.inf else f"lie between {low} and {high}"
+        with pytest.raises(InputError, match=rf"{key} is {value}(\.0)?, it must {allowed}$"):
+            built(key, str(value))
+
+
+@pytest.mark.parametrize("key", [*CHOICES, "TEST.EVALUATOR"])
+def test_an_unknown_name_is_refused_with_the_settings(key):
+    with pytest.raises(UnknownNameError, match=f"Unknown {key} 'zzz'"):
+        built(key, "zzz")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        *((f"INPUT.RRCROP_SCALE {scale}", "RRCROP_SCALE is .*, such as") for scale in SCALES),
+        *((f"OPTIM.STEPSIZE {steps}", "STEPSIZE is .*whole epochs") for steps in ("[]", "['a']")),
+        *((f"INPUT.SIZE {size}", "SIZE .*height and width") for size in ("[]", "[9]", "['a','b']")),
+        ("INPUT.SIZE [9.5,9]", "SIZE .*height and width"),
+        ("OPTIM.SGD_NESTEROV True OPTIM.MOMENTUM 0", "NESTEROV needs a MOMENTUM above 0"),
+        ("OPTIM.SGD_NESTEROV True OPTIM.SGD_DAMPNING 1", "SGD_DAMPNING 0, not 0.9 and 1"),
+        ("OPTIM.WARMUP_EPOCH 51", "WARMUP_EPOCH is 51, it must be at most the 50 epochs"),
+        ("DATASET.SPLIT_FILE a.txt", "SPLIT_FILE would be ignored: ImageFolder reads class fol"),
+        ("DATASET.IMAGES a --dataset imagenet", "IMAGES would be ignored: ImageNet reads class"),
+    ],
+)
+def test_what_cannot_be_together_is_refused(words, message):
+    with pytest.raises(InputError, match=message):
+        built("--config", "vit_b16_ep50", *words.split())
+    assert built("--config", "vit_b16_ep50", "OPTIM.MAX_EPOCH", "1").OPTIM.WARMUP_EPOCH == 1
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        (n, key)
+        for n in TRAINER_REGISTRY.registered_names()
+        for key in TRAINER_REGISTRY.get(n).RANGES
+    ],
+)
+def test_a_methods_number_out_of_its_range_is_refused(name, key):
+    trainer_class = TRAINER_REGISTRY.get(name)
+    node, low = f"TRAINER.{trainer_class.CONFIG_KEY}.{key}", trainer_class.RANGES[key][0]
+    with pytest.raises(InputError, match=rf"{node} is {low - 1}(\.0)?, it must "):
+        trainer_class(built("--trainer", name, node, str(low - 1)))
 
 
 def test_what_a_setting_sets_is_not_set_again():
@@ -199,7 +246,7 @@ def test_flags_are_understood_before_between_and_behind_settings():
         cfg = built(*words.split())
         found = cfg.SEED, cfg.DATASET.NUM_SHOTS, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH
         assert found == (3, 4, 0.5, 2)
-    assert built("SEED", "-1", "OPTIM.WEIGHT_DECAY", "-1e-3").OPTIM.WEIGHT_DECAY == -1e-3
+    assert built("DATALOADER.DECODED.GIB", "-1e-3").DATALOADER.DECODED.GIB == -1e-3
 
 
 def test_an_unknown_flag_is_named(capsys):

@@ -107,8 +107,8 @@ def test_bad_input_is_told_in_a_sentence(world, captioned, trained, told, tmp_pa
     own = [*zoc(world, captioned, tmp_path / "f"), "--output-dir", tmp_path / "out"]
     cases = (
         (["TRAINER.ZOC.TEMPLATE", "a photo"], "TEMPLATE is 'a photo': it must hold {} once"),
-        (["TRAINER.ZOC.STEPS", "0"], "STEPS is 0: it must be 1 or more"),
-        (["TRAINER.ZOC.TOP", "0"], "TOP is 0: it must be 1 or more"),
+        (["TRAINER.ZOC.STEPS", "0"], "STEPS is 0, it must be at least 1"),
+        (["TRAINER.ZOC.TOP", "0"], "TOP is 0, it must be at least 1"),
         (["TRAINER.ZOC.STEPS", "78"], "STEPS is 78: it must be 77 or less"),
         (["DATASET.PAIRS.PATH", "nowhere.csv"], "nowhere.csv"),
         (["DATASET.PAIRS.SOURCE", "folder"], "DATASET.PAIRS.SOURCE"),

@@ -220,7 +220,7 @@ def test_a_prompt_has_no_full_stop_and_starts_at_the_template(tiny_clip):
         ({"TOPK": (1, 2, 3)}, "one for all 4 local prompts"),
         ({"TOPK": (0,)}, "whole numbers of 1 or more"),
         ({"TOPK": (1.5,)}, "whole numbers of 1 or more"),
-        ({"N_GLOBAL": 0}, "N_GLOBAL is 0: it must be 1 or more"),
+        ({"N_GLOBAL": 0}, "N_GLOBAL is 0, it must be at least 1"),
         ({"DROPOUT": 1.0}, "0 or more and below 1"),
         ({"TEMPLATE": " "}, "TEMPLATE is empty"),
     ],

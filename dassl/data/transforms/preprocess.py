@@ -43,7 +43,7 @@ class Preprocess:
         check_availability(self.resize_mode, RESIZE_MODES, what="INPUT.RESIZE_MODE")
         for name in ("size", "mean", "std"):  # they are lists if read from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.size) != 2 or min(self.size) < 1:
+        if len(self.size) != 2 or not all(isinstance(x, int) and x > 0 for x in self.size):
             raise InputError(f"INPUT.SIZE {self.size}: give height and width in pixels")
         for key, values in (("INPUT.PIXEL_MEAN", self.mean), ("INPUT.PIXEL_STD", self.std)):
             if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
