@@ -84,7 +84,7 @@ class ClipTrainer(StepTrainer):
         return model
 
     def _check_input(self, model: ClipModel) -> None:
-        """Refuse images of another size or transform than the model was trained on.
+        """Refuse images of another size or transform than the model was trained on, or raw pixels.
 
         For weights in a file, the config overrules the JSON beside it; only the size must agree.
         """
@@ -99,6 +99,8 @@ class ClipTrainer(StepTrainer):
             model.preprocess = build_preprocess(self.cfg, normalize=True)
             differing = [key for key in differing if key == "SIZE"]
         wrong = [f"INPUT.{key} is {settings[key]}, not {expected[key]}" for key in differing]
+        if "normalize" not in settings.TRANSFORMS:
+            wrong.append(f"INPUT.TRANSFORMS is {list(settings.TRANSFORMS)}, without normalize")
         if wrong:
             raise InputError(
                 f"{model.name} was trained on images of another form: {'; '.join(wrong)}. "

@@ -63,7 +63,8 @@ class _Trainer:
     def __init__(self, **given):
         self.cfg = get_cfg_default()
         self.cfg.INPUT.update(
-            {"SIZE": (64, 64), "INTERPOLATION": "bicubic", "RESIZE_MODE": "shortest", **given}
+            {"SIZE": (64, 64), "INTERPOLATION": "bicubic", "RESIZE_MODE": "shortest"}
+            | {"TRANSFORMS": ("normalize",), **given}
         )
 
 
@@ -101,7 +102,13 @@ def test_the_config_wins_over_a_json_beside_a_file(generated_weights, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "given", [{"RESIZE_MODE": "squash"}, {"PIXEL_MEAN": [0.5] * 3}, {"INTERPOLATION": "bilinear"}]
+    "given",
+    [
+        {"RESIZE_MODE": "squash"},
+        {"PIXEL_MEAN": [0.5] * 3},
+        {"INTERPOLATION": "bilinear"},
+        {"TRANSFORMS": ["center_crop"]},
+    ],
 )
 def test_other_images_than_a_known_models_are_refused(given, generated_weights, tmp_path):
     model = _file(generated_weights, tmp_path / "bare.pt")

@@ -174,7 +174,7 @@ def test_data_root_may_be_at_home(world, call, tmp_path, monkeypatch):
         (["--root", "nowhere"], "nowhere"),
         (["--backbone", "ViT-B/15"], "Nearest name: 'ViT-B/16'"),
         (["--backbone", "no/file.pt"], "neither a file nor a name"),
-        (["--seed", "4294967296"], "seeds below"),
+        (["--seed", "4294967296"], "SEED is 4294967296, it must lie between -1 and 4294967295"),
         (["--lambda_value", "-1"], "0 or more"),
         (["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
         (["OPTIM.MAX_EPOCH", "0"], "at least 1"),

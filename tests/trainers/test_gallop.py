@@ -46,6 +46,7 @@ def make(backbone, tmp_path):
             "TRAINER.NAME": "GalLoP",
             "OUTPUT_DIR": str(tmp_path / "run"),
             "INPUT.SIZE": (size, size),
+            "INPUT.TRANSFORMS": ("normalize",),
             "MODEL.BACKBONE.NAME": backbone(case["arch"]),
             "OPTIM.WARMUP_EPOCH": -1,
             "OPTIM.WEIGHT_DECAY": 0.01,
