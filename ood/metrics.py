@@ -69,6 +69,8 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # thresholds, strictest first
 
 
 def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
+    if hasattr(values, "detach"):  # a tensor: NumPy refuses one with a gradient or on a GPU
+        values = values.detach().cpu().double()
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
