@@ -270,10 +270,14 @@ class ClipTrainer(StepTrainer):
         }
 
     def image_encoding(self) -> dict[str, object]:
-        """Return everything that could change an image's features; the prompts cannot."""
-        clip = self.model.clip
-        return {
-            "weights": weights_hash(clip.visual.state_dict()),
+        """Return everything that could change an image's features; the prompts cannot, unless the
+        model computes these features in its own way."""
+        clip, weights, own = self.model.clip, self.model.clip.visual, {}
+        if self.model.changes_images:
+            weights = self.model
+            own = {"trainer": type(self).__name__, "settings": dict(self.settings)}
+        return own | {
+            "weights": weights_hash(weights.state_dict()),
             "activation": clip.activation,
             "precision": self.precision.name,
             "device": self.device.type,
