@@ -31,6 +31,7 @@ from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import MARKER, held_out_record
 from run.negatives import add_words, record_negatives, same_words
+from run.settings import require_clip_trainer
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
 from trainers.base import ClipTrainer
 from trainers.features import features_by_path, with_labels
@@ -71,6 +72,7 @@ def check_settings(cfg: CfgNode) -> None:
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
     """Score the sets of `cfg` with the run in `model_dir` ("": an untrained method), and write the
     results to OUTPUT_DIR."""
+    require_clip_trainer(cfg)
     require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)

@@ -25,6 +25,7 @@ from datasets.classfolders import ClassFolders
 from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
+from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
@@ -288,6 +289,16 @@ def _check_combinations(cfg: CfgNode) -> None:
         raise InputError(
             f"{' and '.join(unread)} would be ignored: {dataset.NAME} reads class folders. Leave "
             "them out, or set DATASET.NAME to ImageList or ImageNetList"
+        )
+
+
+def require_clip_trainer(cfg: CfgNode) -> None:
+    """Raise InputError for a trainer without CLIP's features, such as one written for Dassl."""
+    if not issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), ClipTrainer):
+        raise InputError(
+            f"{cfg.TRAINER.NAME} is no ClipTrainer: it can be trained and tested, but its images "
+            "cannot be scored. Derive it from PromptTrainer or ClipTrainer "
+            "(docs/methods.md#add-one)"
         )
 
 

@@ -38,7 +38,7 @@ def arguments(tmp_path_factory, clip_file):
                 "_BASE_": str(ROOT / "configs/trainers/LoCoOp/generated.yaml"),
                 "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
                 "OPTIM": {"MAX_EPOCH": EPOCHS},
-                "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+                "INPUT": {"SIZE": [64, 64]},
                 "DATALOADER": {"VIEWS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
             }
         ),

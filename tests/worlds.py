@@ -52,7 +52,7 @@ def pets_world(folder: Path, clip_file) -> Path:
             folder / trainer / "run.yaml",
             {
                 "_BASE_": str(ROOT / f"configs/trainers/{trainer}/vit_b16_ep50.yaml"),
-                "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+                "INPUT": {"SIZE": [64, 64]},
                 "DATALOADER": {"NUM_WORKERS": 0},
                 "OPTIM": {"MAX_EPOCH": 3},
                 "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},

@@ -46,7 +46,7 @@ def test_the_command(world, call, tmp_path, clip_file, capsys):
         world / "Zeroshot" / "run.yaml",
         {
             "_BASE_": str(ROOT / "configs/trainers/ZeroshotCLIP/vit_b16.yaml"),
-            "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+            "INPUT": {"SIZE": [64, 64]},
             "DATALOADER": {"NUM_WORKERS": 0},
             "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
         },

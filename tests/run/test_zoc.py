@@ -40,7 +40,7 @@ def captioned(world, clip_file, tmp_path_factory):
     content = {
         "_BASE_": str(ROOT / "configs/trainers/ZOC/generated.yaml"),
         "DATASET": {"PAIRS": pairs},
-        "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+        "INPUT": {"SIZE": [64, 64]},
         "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 2}},
         "OPTIM": {"MAX_EPOCH": 2},
         "MODEL": {"BACKBONE": {"NAME": str(folder / "few.safetensors")}},
