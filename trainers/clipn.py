@@ -54,6 +54,7 @@ class CLIPN(PairTrainer):
     FLAGS: ClassVar = {"variant": "VARIANT", "template": "TEMPLATE"}
     SCORE = "ATD"
     INCIDENTAL = ("MICRO_BATCH",)
+    EVALUATION = ("TEMPLATE",)
     WEIGHTS = ("LOSS_WEIGHT",)
     BATCH = ("img", "tokens", "denied", "choices")  # the handcrafted variant has no choices
     # The "no" text encoder fits any class list.

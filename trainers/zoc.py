@@ -43,6 +43,7 @@ class ZOC(PairTrainer):
             "WARMUP_STEPS": 500,
         }
     )
+    EVALUATION = ("TEMPLATE", "STEPS", "TOP")
     SCORE = "ZOC"
     BATCH = ("img", "tokens")
 
