@@ -44,6 +44,7 @@ from run.demo import PORT, serve
 from run.flags import make_parser
 from run.folder import held_out_record, read_config
 from run.negatives import add_words
+from run.settings import require_clip_trainer
 from run.shards import FLAGS as SHARD_FLAGS
 from run.shards import check_shard_flags, detect_shards, note
 
@@ -192,6 +193,7 @@ def unevaluated(args: argparse.Namespace) -> Detector:
     settings = zip(keys, (getattr(args, flag) for flag in MODEL_FLAGS), strict=True)
     args.opts = [word for key, value in settings if value for word in (key, value)]
     cfg = build_cfg(args)
+    require_clip_trainer(cfg)
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
     score = args.score or score_for_words(args.negatives, args.outliers)

@@ -28,6 +28,7 @@ from ood.region_maps import DPI, MOST, save_region_maps
 from ood.regions import check_top_k
 from run.config import build_cfg
 from run.flags import make_parser
+from run.settings import require_clip_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def main() -> None:
     args = parse_args()
     top_k, args.topk = args.topk, None  # K of the map; the trainer may have no such setting
     cfg = build_cfg(args)
+    require_clip_trainer(cfg)
     setup_logger()
     names_suffice = bool(args.image) and names_known(cfg)
     if not names_suffice:

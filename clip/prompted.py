@@ -92,6 +92,23 @@ class PromptedCLIP(nn.Module):
         further = [*self.texts, "no"] if self.has_no else self.texts
         return names | {f"{name}_{kind}" for name in further for kind in KINDS}
 
+    @property
+    def changes_images(self) -> bool:
+        """Return whether image features may differ from those of CLIP as it was loaded: a subclass
+        computes them, or weights or hooks of the image tower have been added or are trained."""
+        tower = self.clip.visual
+        return (
+            type(self).image_features is not PromptedCLIP.image_features
+            or type(self.clip) is not ClipModel
+            or any(weight.requires_grad for weight in tower.parameters())
+            or any(m._forward_hooks or m._forward_pre_hooks for m in tower.modules())
+        )
+
+    @property
+    def is_describable(self) -> bool:
+        """Return whether a `DescribedCLIP` with the `class_features` computes the same inputs."""
+        return not self.changes_images and type(self).inputs is PromptedCLIP.inputs
+
     def class_features(self) -> dict[str, Tensor]:
         """Encode the classes as "text" `[C, D]`, and add all `texts`; `inputs` takes the result."""
         return self.with_texts(self.text_features())

@@ -13,12 +13,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 import clip
@@ -41,6 +43,7 @@ Input = str | os.PathLike | BinaryIO | Image.Image | Tensor
 
 BATCH = 32
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's lock
+PIL_READER = Lock()
 
 
 class Detector:
@@ -137,26 +140,25 @@ class Detector:
     def __call__(self, images: Input | Sequence[Input]) -> Verdict | list[Verdict]:
         """Return the verdict on one image, or a list of verdicts on several.
 
-        An image is a path, a PIL image, or a tensor `[3, H, W]`: pixels in uint8, or floating point
-        as `preprocess` returns it. A tensor `[B, 3, H, W]` is several images.
+        An image is a path, an open file, a PIL image, or a tensor `[3, H, W]`: pixels in uint8, or
+        floating point as `preprocess` returns it. A tensor `[B, 3, H, W]` is several images.
 
         Raises:
-            BadImageError: a file cannot be read. `verdicts` does not stop there.
+            BadImageError: an image cannot be used. `verdicts` does not stop there.
+            InputError: something else than an image, see `preprocess`.
         """
-        single = isinstance(images, str | os.PathLike | Image.Image) or (
-            isinstance(images, Tensor) and images.dim() == 3
-        )
         verdicts = []
-        for verdict in self.verdicts([images] if single else images):
+        for verdict in self.verdicts(images):
             if verdict.error:
                 raise BadImageError(verdict.error)
             verdicts.append(verdict)
-        return verdicts[0] if single else verdicts
+        return verdicts[0] if _is_one(images) else verdicts
 
     def verdicts(self, images: Iterable[Input]) -> Iterator[Verdict]:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
-        time. An unreadable image gets a verdict with the reason in `error`.
+        time. An image that cannot be used gets a verdict with the reason in `error`.
         """
+        images = [images] if _is_one(images) else images
         for batch in self.score_images(images, [self.spec.score]):
             yield from self.judge(*batch)
 
@@ -164,23 +166,28 @@ class Detector:
         """Return the model's input `[3, H, W]`; a floating-point tensor is returned as it is.
 
         Raises:
-            BadImageError: the file cannot be read. InputError: a tensor of another shape, or an
-                image that cannot be used.
+            BadImageError: the image cannot be read or used.
+            InputError: no image, or a tensor of another shape, type or range.
         """
         if isinstance(image, Tensor):
-            if image.dim() != 3 or image.shape[0] != 3:
+            if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
                 raise InputError(f"an image tensor is [3, H, W], got {list(image.shape)}")
             if image.is_floating_point():
+                self.spec.preprocess.check(image)
                 return image
-            image = Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-        elif not isinstance(image, Image.Image):
+            if image.dtype != torch.uint8:
+                raise InputError(f"the pixels of an image tensor are uint8, got {image.dtype}")
+            image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        elif not _is_one(image):
+            raise InputError(
+                f"an image is a path, an open file, a PIL image or a tensor, not "
+                f"{type(image).__name__}. For an array [H, W, 3] of RGB pixels, pass "
+                "PIL.Image.fromarray(array)"
+            )
+        # A PIL image may be decoded now, and the same one by another thread.
+        with PIL_READER if isinstance(image, Image.Image) else nullcontext():
             image = read_image(image, self.spec.exif)
-        elif self.spec.exif:
-            image = ImageOps.exif_transpose(image)
-        try:
-            return self.spec.preprocess(image)
-        except ValueError as error:
-            raise InputError(f"the image {_path(image)} cannot be used: {error}") from error
+        return self.spec.preprocess(image)
 
     def calibrate(self, images: Iterable[Input], tpr: float = TPR, of: str = "") -> Detector:
         """Return this detector with a threshold for each score that keeps `tpr` of ID images.
@@ -317,6 +324,12 @@ class Detector:
 
 def _verdict(rejected: bool) -> str:
     return "OOD" if rejected else "ID"
+
+
+def _is_one(images: Input | Iterable[Input]) -> bool:
+    if isinstance(images, Tensor):
+        return images.dim() == 3
+    return isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "read")
 
 
 def _path(image: Input) -> str:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dassl.data.transforms.transforms import build_preprocess
+from dassl.utils.errors import InputError
 from dassl.utils.provenance import git_state, versions
 from detector.detector import Detector
 from detector.spec import DetectorSpec
@@ -22,8 +23,20 @@ def detector_of(trainer: ClipTrainer, score: str = "") -> Detector:
 def spec_of(
     trainer: ClipTrainer, features: dict[str, Tensor], parameters: dict[str, dict[str, float]]
 ) -> DetectorSpec:
-    """Return the uncalibrated `DetectorSpec` of the trainer's model with its `class_features` and
-    score -> parameters."""
+    """Return the uncalibrated `DetectorSpec` of the trainer's model.
+
+    Args:
+        features: the model's `class_features`. parameters: of each score, by its name.
+
+    Raises:
+        InputError: the model computes more than a detector's files hold.
+    """
+    if not trainer.model.is_describable:
+        raise InputError(
+            f"no detector can stand for {type(trainer).__name__}: its model computes image "
+            "features or inputs of scores in its own way, and a detector holds only the class "
+            "features beside CLIP. eval_ood.py scores it"
+        )
     facts, names, cfg = trainer.provenance(), list(trainer.dm.dataset.classnames), trainer.cfg
     captioner = trainer.model.captioner
     return DetectorSpec(

@@ -9,6 +9,7 @@ import clip
 from clip.prompted import PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
+from dassl.utils.errors import InputError
 from dassl.utils.provenance import versions
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
@@ -31,7 +32,12 @@ def spec_of_classes(
     Args:
         score: the score that verdicts use; "" for NegLabel with `negatives`, EOE with `outliers`,
             else ATD for CLIPN and MCM for CLIP. negatives, outliers: as `ood.negatives.find_words`.
+
+    Raises:
+        InputError: no class names, or a blank one, or one text instead of a list.
     """
+    if isinstance(classnames, str) or not classnames or not all(map(str.strip, classnames)):
+        raise InputError(f"class names are a list such as ['cat', 'dog'], got {classnames!r}")
     refuse_fitted(score)
     prompted = _prompted(model, classnames, template)
     needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])

@@ -9,7 +9,8 @@ it is the share of ID images rejected when 95 % of the OOD images are rejected (
 *Where the threshold lies.* An image is kept when its score reaches the threshold; every distinct
 score is a threshold. With finitely many images the rate 0.95 is rarely met exactly:
 
-- `nearest`: the threshold whose rate is nearest to 0.95 (MCM, GL-MCM, LoCoOp);
+- `nearest`: the threshold whose rate is nearest to 0.95, of equally near ones the laxest, but none
+  past a rate of 1 (MCM, GL-MCM, LoCoOp);
 - `interpolated`: linear interpolation between the points of the ROC curve (CLIPN);
 - `first`: the strictest threshold whose rate is at least 0.95 (OpenOOD).
 
@@ -42,7 +43,8 @@ CONVENTIONS = {
     "aupr_out": "average precision, OOD positive (on negated scores)",
     "fpr95_id": "share of OOD images kept when 95 % of ID images are kept (ID positive)",
     "fpr95_ood": "share of ID images rejected when 95 % of OOD images are caught (OOD positive)",
-    "nearest": "threshold whose true positive rate is nearest to 95 % (MCM, GL-MCM, LoCoOp)",
+    "nearest": "threshold whose true positive rate is nearest to 95 %, of equally near ones the "
+    "laxest, but none past 100 % (MCM, GL-MCM, LoCoOp)",
     "interpolated": "linear interpolation of the ROC curve at 95 % (CLIPN)",
     "first": "strictest threshold whose true positive rate is at least 95 % (OpenOOD)",
     "average": "unweighted mean over the OOD sets that have no GROUP (over all, if every set has "
@@ -67,6 +69,8 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # thresholds, strictest first
 
 
 def _as_scores(values: ArrayLike, name: str) -> np.ndarray:
+    if hasattr(values, "detach"):  # a tensor: NumPy refuses one with a gradient or on a GPU
+        values = values.detach().cpu().double()
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:

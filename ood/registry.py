@@ -1,11 +1,15 @@
 """The registry of scores: `score` decorates a function, which becomes a `Score`."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from dassl.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,16 @@ class Score:
 
 SCORES: dict[str, Score] = {}
 
+# Inputs whose columns are words that are not classes.
+FROM_WORDS = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
+
 
 def score(name: str, in_all: bool = True) -> Callable:
     """Register a score function under `name`; unless `in_all`, only its name selects it.
 
     Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. A
-    parameter without a default, and a name used twice, raise TypeError at import.
+    parameter without a default, and a name used twice, raise TypeError at import. The registered
+    function checks its inputs, as it may be called from anywhere.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -41,7 +49,33 @@ def score(name: str, in_all: bool = True) -> Callable:
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
         if name in SCORES:
             raise TypeError(f"score {name} is registered twice")
-        SCORES[name] = Score(name, needs, function, parameters, in_all)
-        return function
+
+        @functools.wraps(function)
+        def checked(*args: Tensor, **kwargs: Any) -> Tensor:
+            given = dict(zip(needs, args, strict=False)) | kwargs
+            if not torch.jit.is_tracing():  # in an export, shapes are part of the trace
+                _check_shapes(name, {need: given[need] for need in needs if need in given})
+            return function(*args, **kwargs)
+
+        SCORES[name] = Score(name, needs, checked, parameters, in_all)
+        return checked
 
     return register
+
+
+def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
+    """Raise InputError for inputs that are no tensors, or that torch would broadcast."""
+    if other := [need for need, x in inputs.items() if not isinstance(x, Tensor)]:
+        kind = type(inputs[other[0]]).__name__
+        raise InputError(f"score {name}: {other[0]} must be a torch tensor, not {kind}")
+    shapes = {need: tuple(x.shape) for need, x in inputs.items()}
+    rows = {need: shape for need, shape in shapes.items() if need.endswith(("cosines", "logits"))}
+    dims = all(len(shape) == (3 if "local" in need else 2) for need, shape in rows.items())
+    images = {shape[:1] for shape in shapes.values()}
+    classes = {x[-1:] for need, x in rows.items() if need not in FROM_WORDS}
+    if not dims or len(images) > 1 or len(classes) > 1:
+        found = ", ".join(f"{need} {[*shape]}" for need, shape in shapes.items())
+        raise InputError(
+            f"score {name}: the shapes of its inputs are {found}. Cosines and logits must be "
+            "[B, C], local ones [B, N, C], all of the same B images and C classes"
+        )

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
-from ood import word_scores  # registers its scores too
 from ood.library import PREFIX, library_score
-from ood.registry import Score
+from ood.registry import FROM_WORDS, Score
 from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def compute_scores(
     for s in scores:
         chosen = {name: float(params[name]) for name in s.parameters if name in params}
         results[s.name] = s.function(*(inputs[need] for need in s.needs), **chosen)
-    _warn_if_one_class(inputs, results)
+    _warn_if_classes_are_alike(inputs, results)
     return results
 
 
@@ -146,12 +145,20 @@ def _missing(name: str, need: str, provided: list[str]) -> InputError:
 _warn_once = functools.cache(logger.warning)
 
 
-def _warn_if_one_class(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
-    of_classes = [x for name, x in inputs.items() if name not in word_scores.FROM_WORDS]
-    if any(x is not None and x.dim() > 1 and x.shape[-1] == 1 for x in of_classes):
-        constant = [n for n, v in results.items() if v.numel() > 1 and bool((v == v[0]).all())]
+def _warn_if_classes_are_alike(inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+    """Warn of scores that are the same for all images of a batch because all classes are: there is
+    one class, or the CLIP knows none of the words in the class names."""
+    of_classes = [x for name, x in inputs.items() if name not in FROM_WORDS]
+    rows = [x.flatten(end_dim=-2) for x in of_classes if x is not None and x.dim() > 1 and len(x)]
+    if any(_is_constant(x[0]) for x in rows):  # [C], of the first image or region
+        constant = [n for n, v in results.items() if v.numel() > 1 and _is_constant(v)]
         if constant:
             _warn_once(
-                f"there is a single class: a softmax over it is always 1, so {', '.join(constant)} "
-                "cannot tell images apart; use MaxLogit or Energy, or add classes"
+                "there is a single class, or all class names are the same to this CLIP: a softmax "
+                f"over them is the same for every image, so {', '.join(constant)} cannot tell "
+                "images apart; use MaxLogit or Energy, or change the classes"
             )
+
+
+def _is_constant(x: Tensor) -> bool:
+    return torch.allclose(x, x[:1], rtol=1e-4, atol=1e-6)  # equal but for rounding

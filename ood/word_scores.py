@@ -17,7 +17,6 @@ from dassl.utils.errors import InputError
 from ood.registry import score
 from ood.scores import check_temperature, compute_dtype, gap_to_peak
 
-FROM_WORDS = {"neglabel_negatives_logits", "csp_negatives_logits", "eoe_outliers_cosines"}
 GROUPS = 100
 GROUPS_SEED = 0
 

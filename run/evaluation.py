@@ -18,7 +18,7 @@ from datasets.needs import EVALUATION, NOTHING, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
-from detector.spec import DetectorSpec, write_spec
+from detector.spec import write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import feature_store, images_hash, keeps_nothing
@@ -31,7 +31,7 @@ from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import CONFIG, MARKER, held_out_record, read_config
 from run.negatives import add_words, record_negatives, same_words
-from run.settings import default_cfg, merge
+from run.settings import default_cfg, merge, require_clip_trainer
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
 from trainers.base import ClipTrainer
 from trainers.features import features_by_path, with_labels
@@ -72,6 +72,7 @@ def check_settings(cfg: CfgNode) -> None:
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:
     """Score the sets of `cfg` with the run in `model_dir` ("": an untrained method), and write the
     results to OUTPUT_DIR."""
+    require_clip_trainer(cfg)
     require_data(cfg, EVALUATION | data_needs(get_scores(score_names(cfg))))
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
@@ -92,10 +93,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     evaluation = score(trainer, {**id_and_ood, **shifted}, scores)
     if not distributed.is_main():  # rank 0 writes
         return
-    spec = calibrated_spec(trainer, evaluation, parameters, model_dir)
-    # An interrupted write must not leave old results beside a new detector.
-    Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
-    write_spec(cfg.OUTPUT_DIR, spec)
+    detector = record_detector(trainer, evaluation, parameters, model_dir)
     provenance |= {
         "config": recorded_config(cfg),
         "image_files": {s: images_hash(x) for s, x in {**id_and_ood, **shifted}.items()},
@@ -107,10 +105,6 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     }
     table = report(cfg, evaluation.sets, provenance, list(shifted))
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
-    detector = (
-        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
-        f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
-    )
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
     evaluate_streams(trainer, id_and_ood, evaluation, provenance)
 
@@ -158,16 +152,29 @@ def fit_scores(trainer: ClipTrainer, scores: Sequence[Score]) -> list[Score]:
     return [fitted.get(s.name, s) for s in scores]
 
 
-def calibrated_spec(
+def record_detector(
     trainer: ClipTrainer, evaluation: Evaluation, parameters: Mapping[str, dict], model_dir: str
-) -> DetectorSpec:
-    """Return the detector of an evaluation, calibrated on the ID test set, without the scores of
-    pytorch-ood, which its files cannot hold."""
+) -> str:
+    """Write the detector of an evaluation, calibrated on the ID test set, without the scores of
+    pytorch-ood, which its files cannot hold; return what the log says about it."""
     cfg, inside = trainer.cfg, evaluation.sets[ID]
+    if not trainer.model.is_describable:
+        return (
+            f"No detector is written: {type(trainer).__name__} computes image features or inputs "
+            "of scores in its own way"
+        )
     source = f"ID test set of {cfg.DATASET.NAME} {cfg.DATASET.FOLDER}".rstrip()
     record = held_out_record(model_dir or cfg.OUTPUT_DIR, inside.images, cfg.DATASET.ROOT, source)
     ours = {name: values for name, values in parameters.items() if not name.startswith(PREFIX)}
-    return spec_of(trainer, evaluation.classes, ours).calibrate(inside.scores, cfg.EVAL.TPR, record)
+    spec = spec_of(trainer, evaluation.classes, ours)
+    spec = spec.calibrate(inside.scores, cfg.EVAL.TPR, record)
+    # An interrupted write must not leave old results beside a new detector.
+    Path(cfg.OUTPUT_DIR, "results.json").unlink(missing_ok=True)
+    write_spec(cfg.OUTPUT_DIR, spec)
+    return (
+        f"Detector: ID at {spec.score} >= {spec.threshold()}.\n"
+        f"Verdicts on any image: bash scripts/detect.sh --model-dir {cfg.OUTPUT_DIR} IMAGE"
+    )
 
 
 def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTrainer:

@@ -20,8 +20,8 @@ DEFAULT_CONFIGS = (
 
 COMMON_FLAGS = {  # of sweep.py and of the entry points for one run
     "root": f"folder of the data sets (default: {get_cfg_default().DATASET.ROOT})",
-    "dataset": f"name of a file in {DATASET_CONFIGS} (default: that of the run in "
-    f"--model-dir; {OWN_DATASET} with --id-data; else {DEFAULT_DATASET})",
+    "dataset": f"name of a file in {DATASET_CONFIGS} (default: {OWN_DATASET} with --id-data, else "
+    f"{DEFAULT_DATASET})",
     "dataset-config-file": "path of such a file, in place of --dataset (default: none)",
     "config": f"name of a file in {TRAINER_CONFIGS}/TRAINER (default: the data set's name, or its "
     f"_BASE_'s, if there is such a file, else the first there is of {', '.join(DEFAULT_CONFIGS)})",
@@ -84,7 +84,8 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
         default="",
         help="folder of the run (default: output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)",
     )
-    add("--model-dir", default="", help="folder of a trained run (default: none)")
+    run = "folder of a trained run, whose settings become the other flags' defaults (default: none)"
+    add("--model-dir", default="", help=run)
     add("--load-epoch", type=int, default=None, help="epoch of its checkpoint (default: the last)")
     for flag, owners in trainer_flags().items():
         classes = [TRAINER_REGISTRY.get(name) for name in owners]

@@ -10,8 +10,9 @@ from clip import ClipModel, load, resolve_precision
 from dassl.data.datasets import Datum
 from datasets.folders import counted, first_few
 from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
+from ood.registry import FROM_WORDS
 from ood.scoring import get_scores, required_inputs
-from ood.word_scores import FROM_WORDS, GROUPS, grouping
+from ood.word_scores import GROUPS, grouping
 from ood.words import BUNDLED, read_lists, words_hash
 from results.files import write_csv
 from trainers.base import ClipTrainer

@@ -18,6 +18,7 @@ from dassl.utils.names import suggest
 from datasets.fewshot import check_shots
 from datasets.ood_sets import check_sets
 from ood.metrics import OPENOOD, PRIMARY
+from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
@@ -225,6 +226,16 @@ def check_values(cfg: CfgNode) -> None:
             f"tower, but {cfg.TRAINER.NAME} trains on the images themselves; set it to 0"
         )
     build_preprocess(cfg, normalize=True)  # raises InputError for an impossible INPUT
+
+
+def require_clip_trainer(cfg: CfgNode) -> None:
+    """Raise InputError for a trainer without CLIP's features, such as one written for Dassl."""
+    if not issubclass(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), ClipTrainer):
+        raise InputError(
+            f"{cfg.TRAINER.NAME} is no ClipTrainer: it can be trained and tested, but its images "
+            "cannot be scored. Derive it from PromptTrainer or ClipTrainer "
+            "(docs/methods.md#add-one)"
+        )
 
 
 def describe(cfg: CfgNode) -> str:

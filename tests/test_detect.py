@@ -172,9 +172,38 @@ def test_any_kind_of_image_and_one_or_many(place, loaded):
         assert (found.label, found.verdict) == (expected.label, expected.verdict)
     assert len(loaded([path])) == 1 and len(loaded(torch.stack([ready, ready]))) == 2
     assert loaded([]) == []
-    for wrong in (torch.zeros(2, 8, 8), torch.zeros(3, 8, 8), Image.new("F", (9, 9))):
-        with pytest.raises(InputError):
+    with open(path, "rb") as file:
+        assert loaded(file).score == loaded([path])[0].score
+
+
+def test_what_is_no_image_is_refused(place, loaded, caplog):
+    size, path = loaded.spec.preprocess.size, place / "odd/0.png"
+    for wrong, message in (
+        (torch.zeros(2, 8, 8), r"is \[3, H, W\], got \[2, 8, 8\]"),
+        (torch.zeros(3, 0, 8, dtype=torch.uint8), r"got \[3, 0, 8\]"),
+        (torch.zeros(3, 8, 8), r"is the model's input, .* not \[3, 8, 8\]"),
+        (torch.full((3, *size), 255.0), "values from 255 to 255 are none of these"),
+        (torch.full((3, *size), torch.nan), "values from nan"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "uint8, got torch.int64"),
+        (torch.zeros(3, 8, 8, dtype=torch.bool), "uint8, got torch.bool"),
+        ([np.zeros((8, 8, 3), np.uint8)], "not ndarray.*PIL.Image.fromarray"),
+        ([path.read_bytes()], "not bytes"),
+        (Image.new("F", (9, 9)), "mode F"),
+        (Image.new("RGB", (1, 300)), "200 times"),
+    ):
+        with pytest.raises(InputError, match=message):
             loaded(wrong)
+    assert not caplog.records
+    loaded(torch.rand(3, *size))
+    assert "only values in [0, 1], as one that is not normalised" in caplog.text
+
+
+def test_one_lazy_image_is_read_by_all_threads_and_a_bad_one_stops_nothing(place, loaded):
+    path = place / "odd/0.png"
+    verdicts = loaded([Image.open(path)] * 32)
+    assert {v.score for v in verdicts} == {loaded([path] * 32)[0].score}
+    bad = [Image.new("F", (9, 9)), Image.new("RGB", (1, 300)), path]
+    assert [bool(v.error) for v in loaded.verdicts(bad)] == [True, True, False]
 
 
 def test_probability_and_cosine_are_those_of_the_class(place, loaded):

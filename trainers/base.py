@@ -287,7 +287,7 @@ class ClipTrainer(StepTrainer):
             "dataset": cfg.DATASET.NAME,
             "folder": os.path.basename(cfg.DATASET.FOLDER),
             "shots": cfg.DATASET.NUM_SHOTS,
-            "precision": cfg.TRAINER[self.CONFIG_KEY].PREC,
+            "precision": cfg.TRAINER[self.CONFIG_KEY].get("PREC"),
             "optim": dict(cfg.OPTIM),
             "train_x": dict(cfg.DATALOADER.TRAIN_X),
             "input": dict(cfg.INPUT),
@@ -299,10 +299,14 @@ class ClipTrainer(StepTrainer):
         return training
 
     def image_encoding(self) -> dict[str, object]:
-        """Return everything that could change an image's features; the prompts cannot."""
-        clip = self.model.clip
-        return {
-            "weights": weights_hash(clip.visual.state_dict()),
+        """Return everything that could change an image's features; the prompts cannot, unless the
+        model computes these features in its own way."""
+        clip, weights, own = self.model.clip, self.model.clip.visual, {}
+        if self.model.changes_images:
+            weights = self.model
+            own = {"trainer": type(self).__name__, "settings": dict(self.settings)}
+        return own | {
+            "weights": weights_hash(weights.state_dict()),
             "activation": clip.activation,
             "precision": self.precision.name,
             "device": self.device.type,

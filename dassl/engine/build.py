@@ -3,7 +3,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dassl.utils import Registry
+from dassl.utils import InputError, Registry
 
 TRAINER_REGISTRY = Registry("TRAINER")
 
@@ -11,8 +11,21 @@ logger = logging.getLogger(__name__)
 
 
 def build_trainer(cfg: CfgNode, **options: Any) -> Any:
-    """Build the registered trainer cfg.TRAINER.NAME; `options` go to its constructor."""
+    """Build the registered trainer cfg.TRAINER.NAME; `options` go to its constructor.
+
+    Raises:
+        InputError: the trainer reads a setting that `cfg` does not have.
+    """
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         logger.info("Loading trainer: %s", cfg.TRAINER.NAME)
-    return trainer_class(cfg, **options)
+    try:
+        return trainer_class(cfg, **options)
+    except AttributeError as error:
+        if not isinstance(error.obj, CfgNode):
+            raise
+        raise InputError(
+            f"{cfg.TRAINER.NAME} reads the setting {error.name}, which the config does not have. A "
+            "trainer declares the settings of its own in CONFIG_KEY and CONFIG "
+            "(docs/methods.md#add-one)"
+        ) from error

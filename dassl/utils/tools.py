@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,11 +37,13 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
-def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Image.Image:
+def read_image(
+    path: str | os.PathLike | BinaryIO | Image.Image, upright: bool = False
+) -> Image.Image:
     """Return the image at `path`, decoded whole, as RGB.
 
     Args:
-        path: a path, or an open file with its name as `filename`.
+        path: a path, an open file with its name as `filename`, or an image of Pillow.
         upright: rotate a photograph by its EXIF orientation. Off in every benchmark, as
             upstream; `detect.py --exif` turns it on.
 
@@ -51,7 +54,8 @@ def read_image(path: str | os.PathLike | BinaryIO, upright: bool = False) -> Ima
         BadImageError: the file is missing, damaged, too large for Pillow, or refused by `as_rgb`.
     """
     try:
-        with Image.open(path) as image:
+        opened = nullcontext(path) if isinstance(path, Image.Image) else Image.open(path)
+        with opened as image:
             image.load()  # decodes every row, so that a truncated file is noticed here
             image = ImageOps.exif_transpose(image) if upright else image
             return as_rgb(image).convert("RGB")  # a copy, free of the file

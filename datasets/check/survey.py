@@ -10,13 +10,13 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.captions import build_pairs_loader
 from datasets.check.files import duplicates, file_problems
-from datasets.check.layout import PAIRS, ROOT, Layout, check_layout
+from datasets.check.layout import BOTH, PAIRS, ROOT, Layout, check_layout
 from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
-from datasets.classfolders import data_root
+from datasets.classfolders import ClassFolders, data_root
 from datasets.classnames import shared_prompts
 from datasets.folders import absolute
-from datasets.imagelist import ImageNetList
+from datasets.imagelist import ImageList, ImageNetList
 from datasets.imagenet import ImageNet
 from datasets.lists import not_there, protocol_faults, read_list
 from datasets.needs import NOTHING, Needs
@@ -47,6 +47,10 @@ def check(
         _list(report, layout, images, shots if images.name == "ID train" else 0, skip)
         if imagenet and images.stops != Needs.OOD:
             report.problems += wrong_names(images)
+    if needs & BOTH and not issubclass(dataset_class, ClassFolders | ImageList):
+        what = "a class of its own reads this set: it is built, but its files are not checked."
+        report.rows.append(Row("ID", cfg.DATASET.NAME))
+        report.problems.append(Problem("ID", "not checked", what))
     if needs & Needs.PAIRS:
         _add_pairs(cfg, report, layout)
     report.rows = _in_order(cfg, report)

@@ -49,6 +49,14 @@ def run(cfg, stop_after=None):
     return trainer
 
 
+def test_settings_that_a_trainer_reads_but_does_not_declare_are_named(make_cfg):
+    cfg = make_cfg().clone()
+    for lacking, group in (("PREC", cfg.TRAINER.UPSTREAMSTYLE), ("UPSTREAMSTYLE", cfg.TRAINER)):
+        group.pop(lacking)
+        with pytest.raises(InputError, match=f"reads the setting {lacking}, .*CONFIG_KEY"):
+            build_trainer(cfg)
+
+
 def records(cfg):
     return [json.loads(x) for x in Path(cfg.OUTPUT_DIR, "metrics.jsonl").read_text().splitlines()]
 

@@ -18,7 +18,7 @@ from yacs.config import CfgNode as CN
 
 import trainers  # noqa: F401  (registers them)
 from dassl.config import get_cfg_default
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.utils.errors import InputError
 from datasets.check import files
 from datasets.check.survey import check
@@ -299,6 +299,18 @@ def test_what_the_loader_alone_refuses_is_an_error(pets):
     report = survey(pets)
     assert kinds(report) == {("ID", "refused")} and not report.ready
     assert "nowhere.txt" in report.text()
+
+
+def test_a_set_that_a_class_of_its_own_reads_is_named_as_not_checked(pets, tmp_path, monkeypatch):
+    class Own(DatasetBase):
+        def __init__(self, cfg):
+            super().__init__(train_x=[Datum(str(tmp_path / "x.png"), 0, classname="cat")])
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "Own", Own)
+    pets.DATASET.NAME = "Own"
+    report = survey(pets)
+    assert report.ready and re.search(r"ID +Own +- +- +- +not checked", report.text())
+    assert "warning: ID: a class of its own reads this set" in report.text()
 
 
 def test_the_record_holds_what_the_text_cuts(pets, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,6 +199,13 @@ def test_bad_convention():
             fpr_at_tpr([1.0], [0.0], **wrong)
 
 
-def test_column_and_integer_scores_are_accepted():
-    column = ood_metrics(np.array([[3], [2]]), np.array([[1], [2]]))
-    assert column == ood_metrics([3.0, 2.0], [1.0, 2.0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda values: np.array(values)[:, None],
+        lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True),
+        lambda values: torch.tensor(values, dtype=torch.bfloat16),
+    ],
+)
+def test_columns_integers_and_tensors_are_accepted(make):
+    assert ood_metrics(make([3, 2]), make([1, 2])) == ood_metrics([3.0, 2.0], [1.0, 2.0])

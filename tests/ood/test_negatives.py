@@ -316,7 +316,7 @@ def test_outliers_that_are_classes_are_left_out(tmp_path, caplog):
         read_outliers("storm,tram", CLASSES)
     for content in (b"", b"\xff\xfe"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"--outliers: .*(holds no name|one name per line)"):
+        with pytest.raises(InputError, match=r"--outliers: .*(holds no name|is no UTF-8 text)"):
             read_outliers(str(path), CLASSES)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dassl.utils.errors import InputError
 from ood import registry, scoring
 from ood.metrics import ood_metrics
+from ood.registry import FROM_WORDS
 from ood.scores import SCORES, score
 from ood.scoring import (
     compute_scores,
@@ -20,7 +21,6 @@ from ood.scoring import (
     required_inputs,
     score_parameters,
 )
-from ood.word_scores import FROM_WORDS
 from tests import oracles
 
 with np.load(Path(__file__).parents[1] / "golden" / "ood_scores.npz") as arrays:
@@ -331,10 +331,14 @@ def test_grad_norm_is_the_norm_of_the_gradient():
 
 def test_all_means_what_the_model_can_give():
     plain = {"cosines", "logits", "head_norm", "odin_logits"}
+    usual = ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]
     names = [s.name for s in offered_scores("all", plain)]
-    assert names == ["MCM", "MSP", "MaxLogit", "Energy", "Entropy", "GradNorm"]
-    both = [s.name for s in offered_scores("all", plain | {"no_logits", "local_cosines"})]
-    assert set(both) - set(names) == {"GL-MCM", "CTW", "ATD"}
+    assert names == [s.name for s in SCORES.values() if s.in_all and plain.issuperset(s.needs)]
+    assert [name for name in names if name in usual] == usual and "ODIN" not in names
+    both = {s.name for s in offered_scores("all", plain | {"no_logits", "local_cosines"})}
+    added = both - set(names)
+    assert added >= {"GL-MCM", "CTW", "ATD"} and not added & {"L-MCM", "CTW-public", "ATD-public"}
+    assert all(not plain.issuperset(SCORES[name].needs) for name in added)
     assert [s.name for s in offered_scores(["ODIN"], plain)] == ["ODIN"]
     with pytest.raises(InputError, match=r'score CTW: .*no "no" text encoder: CTW is for CLIPN'):
         offered_scores(["MCM", "CTW"], plain)
@@ -411,22 +415,41 @@ def test_non_finite_input_names_the_score(name, value):
         one(name, inputs)
 
 
-def test_single_class_is_warned_of_once(caplog):
+@pytest.mark.parametrize("classes", [1, 7])
+def test_classes_that_are_alike_are_warned_of_once(classes, caplog):
     scoring._warn_once.cache_clear()
-    inputs = make_inputs(classes=1)
+    inputs = make_inputs(classes=classes)
+    for key in (key for key in inputs if key not in FROM_WORDS and inputs[key].dim() > 1):
+        inputs[key] = inputs[key][..., :1] + 1e-7 * inputs[key]  # equal texts, but for rounding
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             compute_scores(get_scores("all"), inputs)
     assert len(caplog.records) == 1
-    assert "MCM, GL-MCM, MSP, Entropy, GradNorm cannot tell images apart" in caplog.text
+    assert "so MCM, GL-MCM, MSP, Entropy" in caplog.text
+    assert "cannot tell images apart; use MaxLogit or Energy" in caplog.text
 
 
 @pytest.mark.parametrize("need", sorted(FROM_WORDS))
 def test_a_single_word_is_not_a_single_class(need, caplog):
     scoring._warn_once.cache_clear()
-    inputs = {key: torch.ones_like(x) for key, x in make_inputs().items()}
-    compute_scores(get_scores("all"), {**inputs, need: torch.ones(5, 1)})
+    equal_images = {key: x[:1].expand_as(x) for key, x in make_inputs().items()}
+    compute_scores(get_scores("all"), {**equal_images, need: torch.ones(5, 1)})
     assert not caplog.records
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_inputs_that_would_be_broadcast_are_refused(name):
+    needs, right, score = SCORES[name].needs, make_inputs(), SCORES[name].function
+    with pytest.raises(InputError, match=f"score {name}: .* must be a torch tensor, not ndarray"):
+        score(*(right[need].numpy() for need in needs))
+    similar = [need for need in needs if right[need].dim() > 1]
+    of_classes = [need for need in similar if need not in FROM_WORDS]
+    wrong = [{need: right[need][0]} for need in similar]  # as if of a single image
+    wrong += [{need: right[need][:2]} for need in needs if len(needs) > 1]
+    wrong += [{need: right[need][..., :3]} for need in of_classes if len(of_classes) > 1]
+    for change in wrong:
+        with pytest.raises(InputError, match=f"score {name}: the shapes of its inputs are .*B, C"):
+            score(*((right | change)[need] for need in needs))
 
 
 def test_registration_rules(monkeypatch):

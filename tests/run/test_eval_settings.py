@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import yaml
 
+import detect
 import eval_ood
+import visualize
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.utils import InputError, write_json
 from ood.words import read_lists, words_hash
 from run.config import build_cfg
 from run.evaluation import check_settings, has_results, recorded_config, score_names
 from run.folder import _differences
+from tests.worlds import ROOT
 
 
 def settings(*arguments: str):
@@ -68,6 +72,22 @@ def test_flags_set_keys_and_pairs_win():
 def test_impossible_settings_are_refused(pairs, words):
     with pytest.raises(InputError, match=words):
         check_settings(settings(*pairs))
+
+
+PHOTO = str(ROOT / "docs/page.png")
+
+
+@pytest.mark.parametrize("command", [(eval_ood,), (detect, PHOTO), (visualize, "--image", PHOTO)])
+def test_a_trainer_written_for_dassl_is_trained_but_not_scored(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "UpCoOp", type("UpCoOp", (TrainerX,), {}))
+    (tmp_path / "own.yaml").write_text("OPTIM:\n  LR: 0.1\n", encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    entry, *words = command
+    words += ["--trainer", "UpCoOp", "--config-file", str(tmp_path / "own.yaml")]
+    words += ["--model-dir", str(tmp_path / "run"), "--dataset", "generated"]
+    monkeypatch.setattr("sys.argv", [entry.__name__, *words])
+    with pytest.raises(InputError, match=r"UpCoOp is no ClipTrainer: it can be trained .*#add-one"):
+        entry.main()
 
 
 FIGURES = {"MCM": {"average": {"auroc": 0.5}}}

@@ -1,8 +1,10 @@
 """The preprocessing of an image into a model's input, in one place."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -10,8 +12,11 @@ from torchvision.transforms import functional as F
 
 from dassl.utils import InputError, as_rgb, check_availability
 
+logger = logging.getLogger(__name__)
+
 INTERPOLATION_MODES = {name: InterpolationMode(name) for name in ("bilinear", "bicubic", "nearest")}
 RESIZE_MODES = ("shortest", "squash")
+SLACK = 0.01  # of pixel values in [0, 1], for normalisation in half precision
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,32 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the model's input `[3, H, W]`, float32."""
         return F.normalize(F.to_tensor(self.view(image)), self.mean, self.std)
+
+    def check(self, inputs: Tensor) -> None:
+        """Refuse a tensor that is not a result of this transform; warn of one that is probably not.
+
+        Raises:
+            InputError: another size, or values that no pixel gives.
+        """
+        if inputs.shape != (3, *self.size):
+            raise InputError(
+                f"a floating-point image is the model's input, {[3, *self.size]}, not "
+                f"{list(inputs.shape)}. Pass pixels as uint8, which are resized"
+            )
+        values = inputs.detach().float().cpu()
+        mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
+        pixels = values * std + mean
+        if not ((pixels > -SLACK) & (pixels < 1 + SLACK)).all():
+            raise InputError(
+                f"a floating-point image is normalised with mean {self.mean} and std {self.std}: "
+                f"values from {values.min():.3g} to {values.max():.3g} are none of these. Pass "
+                "pixels as uint8"
+            )
+        if any(self.mean) and ((values >= 0) & (values <= 1)).all():
+            logger.warning(
+                "A floating-point image has only values in [0, 1], as one that is not normalised. "
+                "Pass pixels as uint8, unless it is what `preprocess` returned"
+            )
 
     def view(self, image: Image.Image) -> Image.Image:
         """Return what the model sees, as an RGB image of H x W: the pixels before scaling.
