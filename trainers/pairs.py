@@ -38,7 +38,7 @@ class PairTrainer(StepSchedule):
             super().record_split()
 
     def training_facts(self, cfg: CfgNode) -> dict[str, object]:
-        template = cfg.TRAINER[self.CONFIG_KEY].get("TEMPLATE")  # handcrafted CLIPN: the captions', too
+        template = cfg.TRAINER[self.CONFIG_KEY].get("TEMPLATE")  # of handcrafted CLIPN's captions
         pairs = dict(cfg.DATASET.PAIRS)
         return super().training_facts(cfg) | {"pairs": pairs, "template": template}
 
