@@ -275,6 +275,17 @@ def file_checksum(path: Path) -> int:
     return zlib.crc32(np.memmap(path, mode="r"))
 
 
+def images_hash(items: Sequence[Datum]) -> str:
+    """Return 16 hexadecimal digits of a hash over the images of a set: names below their common
+    folder, sizes and labels, whatever the order of the images and the place of the folder."""
+    folder = os.path.commonpath([os.path.dirname(item.impath) for item in items])
+    lines = [
+        f"{os.path.relpath(item.impath, folder)} {file_state(item.impath)[0]} {item.label}"
+        for item in items
+    ]
+    return text_hash("\n".join(sorted(lines)))[:16]
+
+
 def text_hash(text: str) -> str:
     """Return the SHA-256 of a text; parts of it, such as file names, need not be valid UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

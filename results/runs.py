@@ -48,6 +48,13 @@ class Run:
         return self.provenance.get("seed") if self.comparable.get("training") is not None else None
 
     @property
+    def identity(self) -> set[str]:
+        """Return what no other run of its method has: its seed, and a hash of what it learned."""
+        parts = (self.provenance.get(part) for part in ("context", "no_encoder", "decoder"))
+        weights = {f"weights {part['hash'][:16]}" for part in parts if part}
+        return weights | ({f"seed {self.seed}"} if self.seed not in (None, -1) else set())
+
+    @property
     def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
         """Return score -> OOD set or mean over sets -> metric -> fraction."""
         return self.result["figures"]
@@ -125,11 +132,12 @@ def load_groups(
         empty = f"there are no results in {', '.join(map(str, folders))}: run an evaluation first"
         raise InputError("\n".join([empty, *notes]))
     # This comes before methods are named, so that a stray run changes no name in the table.
-    runs, apart = _keep_largest(runs, _images)
+    runs, early = _set_unfinished_apart(runs)
+    runs, apart = _on_same_images(runs)
     groups, without = group_runs(runs), []
     if scores:
         groups, without = choose_scores(groups, [s.strip() for s in scores.split(",")])
-    return groups, notes + apart + without
+    return groups, notes + early + apart + without
 
 
 def find_runs(folders: Iterable[str | os.PathLike]) -> tuple[list[Run], list[str]]:
@@ -196,14 +204,59 @@ def comparable_runs(groups: Groups) -> tuple[dict[str, list[Run]], list[str]]:
     The largest set of runs on the same images is kept, and in each method the largest set of runs
     that measured the same; the first of equally large sets.
     """
-    alike, notes = _keep_largest([run for runs in groups.values() for run in runs], _images)
+    alike, notes = _on_same_images([run for runs in groups.values() for run in runs])
     kept = {}
     for name, runs in groups.items():
         candidates = [run for run in runs if run in alike]
         if candidates:
-            kept[name], apart = _keep_largest(candidates, _measured)
-            notes += apart
+            measured, apart = _keep_largest(candidates, _measured)
+            kept[name], copies = _without_copies(measured)
+            notes += apart + copies
     return kept, notes
+
+
+def _set_unfinished_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs whose training had ended, or all if none had, and a note on each other."""
+    early = [run for run in runs if "unfinished" in run.provenance]
+    kept = [run for run in runs if "unfinished" not in run.provenance]
+    apart = "set apart " if kept else ""
+    return kept or early, [
+        f"{apart}{run.folder}: evaluated at {run.provenance['unfinished']}, before its training "
+        "ended. Evaluate it again when it has"
+        for run in early
+    ]
+
+
+def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs of a method without copies of an earlier one, and a note on each copy."""
+    kept: list[Run] = []
+    notes = []
+    for run in runs:
+        original = next((other for other in kept if other.identity & run.identity), None)
+        if original is None:
+            kept.append(run)
+            continue
+        same = " and ".join(sorted(original.identity & run.identity))
+        notes.append(f"set apart {run.folder}: the same run as {original.folder}, by its {same}")
+    return kept, notes
+
+
+def _on_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the largest set of runs on the same images, and notes on the others.
+
+    Image files are compared where they were recorded: earlier versions recorded only their number.
+    """
+    runs, notes = _keep_largest(runs, _images)
+    known: dict[str, str] = {}
+    for run in reversed(runs):
+        known |= run.provenance.get("image_files", {})
+
+    def files(run: Run) -> dict[str, Any]:
+        hashes = known | run.provenance.get("image_files", {})
+        return {f"files of {name} (hash)": value for name, value in hashes.items()}
+
+    runs, others = _keep_largest(runs, files)
+    return runs, notes + others
 
 
 def _images(run: Run) -> dict[str, Any]:

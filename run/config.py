@@ -19,7 +19,7 @@ from dassl.utils import InputError, flatten
 from dassl.utils.names import suggest
 from datasets.own import folder_name, use_id_folder, use_ood_folders
 from run import flags, settings
-from run.folder import CONFIG, check_model_dir, read_config
+from run.folder import CONFIG, check_evaluation, check_model_dir, read_config
 from run.settings import ROOT, default_cfg, value_of
 
 # Settings of a method that are part of its runs' folder names -> their prefix in these names.
@@ -47,7 +47,10 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.OUTPUT_DIR = ""
     if dataset_file:
         cfg.OOD = default_cfg().OOD
-        settings.merge(cfg, settings.read_config_file(dataset_file), dataset_file)
+        content = settings.read_config_file(dataset_file)
+        if run is not None:
+            content.pop("INPUT", None)  # a trained run keeps its own
+        settings.merge(cfg, content, dataset_file)
     if trainer_file:
         settings.merge(cfg, settings.read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
@@ -56,6 +59,8 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     file_name = model_name(cfg)
     _merge_flags(cfg, args, run)
     _merge_settings(cfg, args.opts)
+    if run is not None:
+        check_evaluation(args.model_dir, run, cfg)
     settings.check_values(cfg)
     cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR or args.model_dir
     if not cfg.OUTPUT_DIR:

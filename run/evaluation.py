@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from dassl import distributed
 from dassl.engine import build_trainer
-from dassl.utils import InputError, explain_out_of_memory, set_random_seed
+from dassl.utils import InputError, explain_out_of_memory, flatten, set_random_seed
 from dassl.utils.figures import save_figure
 from dassl.utils.files import file_name, plain
 from dassl.utils.provenance import git_state, versions
@@ -21,7 +21,7 @@ from detector.of_trainer import spec_of
 from detector.spec import write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
-from ood.features import feature_store, keeps_nothing
+from ood.features import feature_store, images_hash, keeps_nothing
 from ood.library import PREFIX, LibraryScore
 from ood.registry import Score
 from ood.scoring import get_scores, offered_scores, required_inputs, score_parameters
@@ -29,9 +29,9 @@ from ood.set_scores import SetScores
 from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
-from run.folder import MARKER, held_out_record
+from run.folder import CONFIG, MARKER, held_out_record, read_config
 from run.negatives import add_words, record_negatives, same_words
-from run.settings import require_clip_trainer
+from run.settings import default_cfg, merge, require_clip_trainer
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
 from trainers.base import ClipTrainer
 from trainers.features import features_by_path, with_labels
@@ -80,7 +80,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     words = add_words(cfg, trainer, score_names(cfg))
     scores = fit_scores(trainer, offered_scores(score_names(cfg), trainer.model.provides))
     parameters = score_parameters(scores, score_params(cfg))
-    provenance = trainer.provenance()
+    provenance = describe_model(trainer, model_dir, load_epoch)
     facts = {
         s.name: {**parameters[s.name], **s.facts, **words.facts.get(s.name, {})} for s in scores
     }
@@ -97,6 +97,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     detector = record_detector(trainer, evaluation, parameters, model_dir)
     provenance |= {
         "config": recorded_config(cfg),
+        "image_files": {s: images_hash(x) for s, x in {**id_and_ood, **shifted}.items()},
         "skipped": evaluation.skipped,
         "features_read": evaluation.read,
         "classnames": list(trainer.dm.dataset.classnames),
@@ -107,6 +108,30 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     overlaps = record_negatives(cfg.OUTPUT_DIR, words, sets)
     logger.info("%s", "\n\n".join(filter(None, [table, overlaps, detector])))
     evaluate_streams(trainer, id_and_ood, evaluation, provenance)
+
+
+def describe_model(
+    trainer: ClipTrainer, model_dir: str, load_epoch: int | None
+) -> dict[str, object]:
+    """Return the trainer's provenance with the epoch of the checkpoint. Settings of the training
+    are those of the run in `model_dir`; weights without a run's config have no known seed."""
+    provenance, epoch = trainer.provenance(), trainer.loaded_epoch
+    run = read_config(model_dir) if model_dir else None
+    provenance |= {"epoch": epoch} | ({"seed": None} if model_dir and run is None else {})
+    if run is None:
+        return provenance
+    trained = default_cfg()
+    merge(trained, run, f"{model_dir}/{CONFIG}")
+    provenance["comparable"]["training"] = trainer.training_facts(trained)
+    last = trained.OPTIM.MAX_EPOCH
+    # A finished run may have its best epoch evaluated (TEST.FINAL_MODEL best_val).
+    if load_epoch is None and (epoch or last) < last and not Path(model_dir, MARKER).exists():
+        provenance["unfinished"] = f"epoch {epoch} of {last}"
+        logger.warning(
+            f"{model_dir} is evaluated at epoch {epoch} of {last}, before its training ended: "
+            "tables will set it apart. The command that trained it resumes it"
+        )
+    return provenance
 
 
 def data_needs(scores: Sequence[Score]) -> Needs:
@@ -164,14 +189,14 @@ def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTr
 
 
 def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
-    """Return whether OUTPUT_DIR has the results of exactly this evaluation."""
+    """Return whether OUTPUT_DIR has the results of exactly this evaluation, with all that is now
+    recorded: tables set results of earlier versions apart."""
     folder = Path(cfg.OUTPUT_DIR)
-    results, marker = folder / "results.json", folder / MARKER
-    if not results.exists():
-        return False
-    if marker.exists() and marker.stat().st_mtime > results.stat().st_mtime:
+    if not Path(folder, "results.json").exists():
         return False
     provenance = read_results(folder)["provenance"]
+    if "image_files" not in provenance:
+        return False
     same_epoch = provenance["comparable"].get("load_epoch") == load_epoch
     same_config = provenance.get("config") == recorded_config(cfg)
     return same_epoch and same_config and same_words(cfg, provenance)
@@ -197,15 +222,17 @@ def score(trainer: ClipTrainer, sets: Mapping[str, list], scores: list[Score]) -
 
 
 def check_same_model(folder: str, comparable: dict) -> None:
-    """Raise InputError if `folder` has results of another model; the scores may be others."""
+    """Raise InputError if `folder` has results of another model; the scores may be others, and
+    facts that earlier versions did not record count as equal."""
     if not Path(folder, "results.json").exists():
         return
-    previous = read_results(folder)["provenance"]["comparable"]
-    for key, value in plain(comparable).items():  # as results.json holds it
-        if key not in ("scores", "local_features") and previous.get(key) != value:
+    previous = flatten(read_results(folder)["provenance"]["comparable"])
+    for key, value in flatten(plain(comparable)).items():  # as results.json holds it
+        differs = key in previous and previous[key] != value
+        if differs and key.partition(".")[0] not in ("scores", "local_features"):
             raise InputError(
-                f"{folder} holds results of another model: {key} was {previous.get(key)}, is "
-                f"{value}. Choose another --output-dir, or remove its results.json"
+                f"{folder} holds results of another model: {key} was {previous[key]}, is {value}. "
+                "Choose another --output-dir, or remove its results.json"
             )
 
 

@@ -13,9 +13,11 @@ from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
 from dassl import distributed
+from dassl.config.defaults import DATASET
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, flatten, mkdir_if_missing, named_checkpoint, plain, read_json
 from dassl.utils.files import atomic_write, explain_write_error, remove_leftovers, write_json
+from ood.library import PREFIX
 from run.settings import default_cfg, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ INCIDENTAL = (
     *("DATALOADER.NUM_WORKERS", "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED"),
     *("TRAIN.PRINT_FREQ", "TRAIN.CUDA_GRAPH", "TRAIN.CHECKPOINT_FREQ"),
 )
+# Settings that an evaluation may change: its data, and where files of weights are now.
+EVALUATION = ("MODEL", *(f"DATASET.{key}" for key in DATASET if key not in ("NUM_SHOTS", "PAIRS")))
 
 
 class RunState(Enum):
@@ -85,6 +89,7 @@ def open_run(cfg: CfgNode) -> RunState:
     """Return the `run_state`, and write the config of a new run into its folder."""
     state = run_state(cfg)
     if state is RunState.NEW:
+        Path(cfg.OUTPUT_DIR, MARKER).unlink(missing_ok=True)  # of a run whose checkpoints are gone
         with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG)) as file:
             file.write(cfg.dump(sort_keys=False))
     return state
@@ -97,10 +102,17 @@ def run_state(cfg: CfgNode) -> RunState:
     counts as new, whatever settings it was started with.
 
     Raises:
-        InputError: the folder holds a run with other settings.
+        InputError: the folder holds a run with other, or unknown, settings.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    previous = read_config(folder) if any(folder.glob("*/checkpoint")) else None
+    has_checkpoint = any(folder.glob("*/checkpoint"))
+    previous = read_config(folder) if has_checkpoint else None
+    if previous is None and has_checkpoint and not cfg.RESUME:
+        raise InputError(
+            f"{folder} holds checkpoints but no {CONFIG} that says how they were trained. Put that "
+            "file back, choose another --output-dir, or give --resume to continue from them with "
+            f"these settings: --resume {folder}"
+        )
     if previous is None:
         return RunState.NEW
     if differences := _differences(previous, cfg):
@@ -190,13 +202,28 @@ def _drop_unknown(content: Any, defaults: Any) -> Any:
     return {key: _drop_unknown(value, defaults[key]) for key, value in known.items()}
 
 
-def _differences(previous: dict, cfg: CfgNode) -> list[str]:
+def check_evaluation(folder: str | Path, run: dict, cfg: CfgNode) -> None:
+    """Raise InputError if `cfg` evaluates the `run` in `folder` as if it were trained otherwise.
+
+    Scores of pytorch-ood may be fitted to other shots than those of the training.
+    """
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    keys = [f"TRAINER.{trainer_class.CONFIG_KEY}.{k}" for k in ("PREC", *trainer_class.EVALUATION)]
+    keys += ["DATASET.NUM_SHOTS"] if PREFIX in cfg.EVAL.SCORES else []
+    if differences := _differences(run, cfg, (*EVALUATION, *keys)):
+        raise InputError(
+            f"{folder} was trained with other settings: {'; '.join(differences)}. An evaluation "
+            "keeps those of the training: leave them out, or name another run"
+        )
+
+
+def _differences(previous: dict, cfg: CfgNode, ignored: Sequence[str] = ()) -> list[str]:
     """Return a phrase for each setting of the run in `cfg` that differs from its `previous` one."""
     old = flatten(plain(default_cfg())) | flatten(previous)
     new = flatten(plain(cfg))
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     node = f"TRAINER.{trainer_class.CONFIG_KEY}"
-    incidental = INCIDENTAL + tuple(f"{node}.{key}" for key in trainer_class.INCIDENTAL)
+    incidental = *INCIDENTAL, *(f"{node}.{key}" for key in trainer_class.INCIDENTAL), *ignored
     return [
         f"{key} was {old.get(key)!r}, is {value!r}"
         for key, value in sorted(new.items())

@@ -21,13 +21,16 @@ from dassl import distributed
 from dassl.data import DataManager
 from dassl.data.transforms.transforms import build_preprocess
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import InputError, set_random_seed, versions, write_json
+from dassl.utils import InputError, read_json, set_random_seed, versions, write_json
 from dassl.utils.names import classnames_hash
 from datasets.fewshot import split_record
 from trainers.step import StepTrainer
 
 logger = logging.getLogger(__name__)
 
+# The figures and the detector of an evaluation, which belong to the model that was evaluated.
+EVALUATED = ("results.json", "results.csv", "streams.json", "streams.csv")
+EVALUATED += ("detector.json", "detector.safetensors")
 IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # they decode and encode
 
 
@@ -176,18 +179,36 @@ class ClipTrainer(StepTrainer):
     # Checkpoints and provenance
 
     def before_train(self) -> None:
-        """Resume a run that was stopped, and record which images are trained on."""
+        """Resume a run that was stopped, record which images are trained on, and remove the results
+        of the model that the folder held before."""
         super().before_train()
         self.record_split()
+        older = [path for name in EVALUATED if (path := Path(self.output_dir, name)).exists()]
+        if older and self.start_epoch < self.max_epoch and distributed.is_main():
+            names = ", ".join(path.name for path in older)
+            logger.info("Removed %s from %s: of an older model", names, self.output_dir)
+            for path in older:
+                path.unlink()
 
     def record_split(self) -> None:
-        """Write to split.json which ID images are trained on, and which were held out."""
+        """Write to split.json which ID images are trained on, and which were held out; InputError
+        if the resumed run has begun on others."""
         settings, data = self.cfg.DATASET, self.dm.dataset
         record = split_record(
             data.train_x, settings.ROOT, settings.NUM_SHOTS, self.cfg.SEED, data.held_out
         )
+        path = Path(self.output_dir, "split.json")
+        if self.start_epoch > 0 and path.exists():
+            before, now = ({*map(tuple, rows["train"])} for rows in (read_json(path), record))
+            if differing := sorted(before ^ now):
+                raise InputError(
+                    f"{path} lists the {len(before):,} images that this run is trained on: "
+                    f"{len(before - now):,} of them are no longer drawn, and {len(now - before):,} "
+                    f"others are, such as {differing[0][0]}. Restore the data to resume, or begin "
+                    "anew in another --output-dir"
+                )
         if distributed.is_main():
-            write_json(record, Path(self.output_dir, "split.json"))
+            write_json(record, path)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the learned weights of the run in `directory`, or nothing if that is "".
@@ -242,20 +263,11 @@ class ClipTrainer(StepTrainer):
         """
         cfg, meta = self.cfg, self.checkpoint_meta()
         settings = {k: v for k, v in self.settings.items() if k not in self.INCIDENTAL}
-        training = {
-            "shots": cfg.DATASET.NUM_SHOTS,
-            "optim": dict(cfg.OPTIM),
-            "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
-            "transforms": list(cfg.INPUT.TRANSFORMS),
-            "init_weights": cfg.MODEL.INIT_WEIGHTS,
-        }
-        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation is repeated
-            training["views"] = cfg.DATALOADER.VIEWS
         return {
             "comparable": {
                 "trainer": meta["trainer"],
                 "settings": settings,
-                "training": training if self.get_model_names() else None,
+                "training": self.training_facts(cfg) if self.get_model_names() else None,
                 "weights_hash": meta["weights_hash"],
                 "activation": meta["activation"],
                 "precision": self.precision.name,
@@ -270,6 +282,23 @@ class ClipTrainer(StepTrainer):
             "logit_scale": float(self.model.scale),
             "device": str(self.device),
         }
+
+    def training_facts(self, cfg: CfgNode) -> dict[str, object]:
+        """Return what `cfg` says of the training, without the method's own settings."""
+        training = {
+            "dataset": cfg.DATASET.NAME,
+            "folder": os.path.basename(cfg.DATASET.FOLDER),
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "precision": cfg.TRAINER[self.CONFIG_KEY].get("PREC"),
+            "optim": dict(cfg.OPTIM),
+            "train_x": dict(cfg.DATALOADER.TRAIN_X),
+            "input": dict(cfg.INPUT),
+            "init_weights": cfg.MODEL.INIT_WEIGHTS,
+            "final_model": cfg.TEST.FINAL_MODEL,
+        }
+        if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation is repeated
+            training["views"] = cfg.DATALOADER.VIEWS
+        return training
 
     def image_encoding(self) -> dict[str, object]:
         """Return everything that could change an image's features; the prompts cannot, unless the

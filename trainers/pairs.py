@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from yacs.config import CfgNode
+
 from clip import weights_hash
 from datasets.captions import PairsLoader, build_pairs_loader
 from trainers.by_step import StepSchedule
@@ -35,9 +37,13 @@ class PairTrainer(StepSchedule):
         if self.captions_are_classnames:
             super().record_split()
 
+    def training_facts(self, cfg: CfgNode) -> dict[str, object]:
+        template = cfg.TRAINER[self.CONFIG_KEY].get("TEMPLATE")  # of handcrafted CLIPN's captions
+        pairs = dict(cfg.DATASET.PAIRS)
+        return super().training_facts(cfg) | {"pairs": pairs, "template": template}
+
     def provenance(self) -> dict[str, object]:
-        facts = super().provenance()
-        facts["comparable"]["training"]["pairs"] = dict(self.cfg.DATASET.PAIRS)
         ((name, learned),) = self._models.items()
         file = self._loaded_from or self.cfg.MODEL.INIT_WEIGHTS or self.model.clip.name
-        return facts | {name: {"file": file, "hash": weights_hash(learned.state_dict())}}
+        facts = {"file": file, "hash": weights_hash(learned.state_dict())}
+        return super().provenance() | {name: facts}

@@ -36,6 +36,7 @@ class Models:
     """A registry of models, each with an optimiser and a scheduler, saved and loaded together."""
 
     scaler: torch.amp.GradScaler | None = None
+    loaded_epoch: int | None = None  # that of the weights from `load_model`, if the file names it
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -204,9 +205,9 @@ class Models:
             checkpoint = load_checkpoint(path)
             self.check_checkpoint(checkpoint, path)
             load_weights_into(self._models[name], checkpoint["state_dict"], path)
-            result = checkpoint.get("val_result")
+            result, self.loaded_epoch = checkpoint.get("val_result"), checkpoint.get("epoch")
             shown = "" if result is None else f", val_result = {result:.1f}"
-            logger.info("Load %s to %s (epoch = %s%s)", path, name, checkpoint.get("epoch"), shown)
+            logger.info("Load %s to %s (epoch = %s%s)", path, name, self.loaded_epoch, shown)
 
     def checkpoint_file(
         self, directory: str | os.PathLike, name: str, epoch: int | None = None

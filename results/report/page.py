@@ -26,7 +26,7 @@ UNITS = "percent on this page; results.json and results.csv hold fractions"
 OMITTED = ("classnames", "config", "skipped", "comparable", "asked")  # not rows of the settings
 # These settings come first in their table, after those of the method itself.
 LEADING = ("training.shots", "seed", "training.optim.MAX_EPOCH", "training.optim.LR",
-           "training.batch_size", "backbone", "precision")  # fmt: skip
+           "training.train_x.BATCH_SIZE", "backbone", "precision")  # fmt: skip
 
 
 Draw = Callable[[Figure, str], str]  # from a plot and its name to the URL for the page

@@ -20,7 +20,7 @@ from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from ood import features as features_module
 from ood.evaluation import score_sets
-from ood.features import GLOBAL, FeatureStore, FeatureWriter, KeptFeatures
+from ood.features import GLOBAL, FeatureStore, FeatureWriter, KeptFeatures, images_hash
 from ood.scoring import get_scores
 from run.settings import default_cfg
 
@@ -338,3 +338,19 @@ def test_batches_are_those_of_the_loader(readable, size):
     ]
     found = [(part.tolist(), rows[:, 0].tolist()) for part, rows, _ in kept.batches(size)]
     assert found == [(part, part) for part in expected if part]
+
+
+def test_a_set_is_known_by_its_images_wherever_they_lie(root, tmp_path):
+    def hashed(folder, labels=(0, 1)):
+        paths = sorted(Path(folder).rglob("*.png"))
+        return images_hash([Datum(str(p), labels[i % 2]) for i, p in enumerate(paths)][::-1])
+
+    before = hashed(root / "inside")
+    moved = shutil.copytree(root / "inside", tmp_path / "deep/elsewhere")
+    assert hashed(moved) == before != hashed(moved, (1, 0))
+    (moved / "0.png").rename(moved / "00.png")
+    assert hashed(moved) != before
+    (moved / "00.png").rename(moved / "0.png")
+    with open(moved / "0.png", "ab") as file:
+        file.write(b" ")
+    assert hashed(moved) != before

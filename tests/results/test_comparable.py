@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from results.runs import comparable_runs
+from results.runs import comparable_runs, load_groups
+
+FILES = {"image_files": {"indoor": "cd34"}}
 
 
 @pytest.fixture
 def run(write_run, tmp_path):
-    return lambda seed=1, **how: write_run(tmp_path / f"seed{seed}", seed, **how)
+    return lambda seed=1, **how: write_run(
+        tmp_path / f"seed{seed}", seed, **{"provenance": FILES, **how}
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,10 @@ def run(write_run, tmp_path):
         ({"n": 121}, r"ID images 121 \(the table: 120\)"),
         ({"m": 81}, r"OOD set indoor 81 \(the table: 80\)"),
         ({"dataset": "other"}, r"ID dataset other \(the table: None\)"),
+        (
+            {"provenance": {"image_files": {"indoor": "ab12"}}},
+            r"files of indoor \(hash\) ab12 \(the table: cd34\)",
+        ),
     ],
 )
 def test_what_differs_is_set_apart_and_named(run, change, reason):
@@ -41,6 +49,42 @@ def test_what_differs_is_set_apart_and_named(run, change, reason):
         assert [r.seed for r in kept["CoOp"]] == [s for s in (1, 2, 3) if s != stray]
         assert f"seed{stray}: " in note and "name only its folder" in note
         assert re.search(reason, note), note
+
+
+def test_files_are_compared_where_they_are_recorded(run):
+    """Earlier versions recorded only their number."""
+    runs = [run(1, provenance={}), run(2), run(3, provenance={}), run(4)]
+    assert comparable_runs({"CoOp": runs}) == ({"CoOp": runs}, [])
+
+
+@pytest.mark.parametrize(
+    "seed, weights, same",
+    [(1, "cd34", "seed 1"), (2, "ab12", "weights ab12"), (-1, "ab12", "weights ab12")],
+)
+def test_a_copied_run_counts_once(write_run, tmp_path, seed, weights, same):
+    first, second = (
+        write_run(tmp_path / name, provenance={"seed": s, "context": {"hash": w}})
+        for name, s, w in (("seed1", 1, "ab12"), ("seed1_backup", seed, weights))
+    )
+    kept, (note,) = comparable_runs({"CoOp": [first, second]})
+    assert kept == {"CoOp": [first]}
+    assert f"seed1_backup: the same run as {first.folder}, by its {same}" in note
+
+
+def test_runs_without_a_seed_are_runs_of_their_own(write_run, tmp_path):
+    for trainer, seed in (("CoOp", -1), ("CoOp", None), ("ZeroshotCLIP", 1)):
+        folders = (tmp_path / f"{trainer}{seed}{i}" for i in (1, 2))
+        runs = [write_run(f, trainer=trainer, provenance={"seed": seed}) for f in folders]
+        assert comparable_runs({trainer: runs}) == ({trainer: runs}, [])
+
+
+def test_runs_evaluated_amid_their_training_are_set_apart(write_run, tmp_path):
+    early = write_run(tmp_path / "m/seed1", 1, provenance={"unfinished": "epoch 3 of 40"})
+    groups, (note,) = load_groups([tmp_path])
+    assert groups == {"CoOp": [early]} and note.startswith(f"{early.folder}: evaluated at epoch 3")
+    late = write_run(tmp_path / "m/seed2", 2)
+    groups, (note,) = load_groups([tmp_path])
+    assert groups == {"CoOp": [late]} and note.startswith(f"set apart {early.folder}: evaluated at")
 
 
 def test_other_conventions_are_set_apart(run):

@@ -28,6 +28,14 @@ def columns(folder) -> dict[str, list[str]]:
     return dict(zip(header.split(","), map(list, values), strict=True))
 
 
+def test_shots_of_a_fit_are_not_those_of_the_training(world, trained, call, tmp_path):
+    flags = ["--root", f"{world}/data", "--model-dir", trained, "--output-dir", tmp_path]
+    call(eval_ood, *flags, "--scores", "pytorch-ood:KNN:k=1", "--shots", "1")
+    comparable = json.loads((tmp_path / "results.json").read_text())["provenance"]["comparable"]
+    assert comparable["training"]["shots"] == 2
+    assert comparable["scores"]["pytorch-ood:KNN:k=1"]["fitted_images"] == 4
+
+
 @pytest.mark.slow  # plots
 def test_an_evaluation_and_its_detector(zeroshot, call, told, tmp_path):
     run, names = tmp_path / "run", ["pytorch-ood:ViM:d=2", "pytorch-ood:KNN:k=3", "pytorch-ood:GEN"]

@@ -101,8 +101,9 @@ def test_they_do_not_make_another_training(tmp_path):
 
 
 def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
-    def write(cfg) -> None:
+    def write(cfg, recorded=True) -> None:
         provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": None}}
+        provenance |= {"image_files": {}} if recorded else {}
         write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
 
     out = ["--output-dir", str(tmp_path)]
@@ -112,6 +113,8 @@ def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     for other in (["--T", "2"], ["--tpr", "0.9"], ["--scores", "MCM"], ["--features-local"]):
         assert not has_results(settings(*out, *other))
     assert not has_results(settings(*out), load_epoch=3)
+    write(settings(*out), recorded=False)  # by an earlier version
+    assert not has_results(settings(*out))
 
 
 def test_results_of_edited_words_are_not_up_to_date(tmp_path):
@@ -126,6 +129,7 @@ def test_results_of_edited_words_are_not_up_to_date(tmp_path):
     provenance = {
         "config": recorded_config(cfg),
         "comparable": {"load_epoch": None, "scores": scores},
+        "image_files": {},
         "classnames": ["cat"],
     }
     write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")

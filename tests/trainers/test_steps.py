@@ -301,6 +301,31 @@ def test_zero_shot_reads_the_data_sets_prompt(make):
     assert make("ZeroshotCLIP").template == "a photo of a {}."
 
 
+@pytest.mark.parametrize("name", ["LoCoOp", "CLIPN"])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("DATASET.NUM_SHOTS", 2),
+        ("OPTIM.GAMMA", 0.5),
+        ("INPUT.RRCROP_SCALE", (0.5, 1.0)),
+        ("INPUT.ROTATION", 9.0),
+        ("DATALOADER.TRAIN_X.DROP_LAST", False),
+        ("DATALOADER.TRAIN_X.SAMPLER", "SequentialSampler"),
+        ("DATASET.PAIRS.NUM_PAIRS", 3),
+        ("DATASET.FOLDER", "other"),
+        ("TRAINER.{}.PREC", "amp_bf16"),
+        ("TEST.FINAL_MODEL", "best_val"),
+    ],
+)
+def test_results_say_how_the_model_was_trained(make, name, key, value):
+    trainer = make(name)
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list([key.format(trainer.CONFIG_KEY), value])
+    differs = trainer.training_facts(cfg) != trainer.provenance()["comparable"]["training"]
+    assert differs == (trainer.READS_PAIRS or "PAIRS" not in key)
+
+
 def test_k_of_all_classes_is_warned_of(make, caplog):
     with caplog.at_level(logging.WARNING):
         make("LoCoOp", "TRAINER.LOCOOP.TOPK", 3).before_train()

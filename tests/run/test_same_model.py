@@ -1,0 +1,108 @@
+"""Figures and detectors on record are those of the model that they seem to be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import eval_ood
+import train
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import InputError
+from results.runs import load_groups
+from run.config import build_cfg
+from run.flags import make_parser
+from run.folder import MARKER, RunState, open_run
+from tests.run.test_sweep import stopped_at
+from tests.worlds import flags
+
+TRAINERS = ("LoCoOp", "CLIPN", "ZOC")
+
+
+@pytest.fixture(params=TRAINERS)
+def run(request, tmp_path):
+    """Write the config of a run of each trainer; return its folder and its trainer's class."""
+    words = ["--trainer", request.param, "--dataset", "imagenet", "--output-dir", str(tmp_path)]
+    open_run(build_cfg(make_parser("").parse_args([*words, "--shots", "4"])))
+    return tmp_path, TRAINER_REGISTRY.get(request.param)
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--seed", "7"], "SEED was 1, is 7"),
+        (["--shots", "1"], "DATASET.NUM_SHOTS was 4, is 1"),
+        (["OPTIM.MAX_EPOCH", "99"], "OPTIM.MAX_EPOCH was"),
+        (["INPUT.RRCROP_SCALE", "(0.5, 1.0)"], "INPUT.RRCROP_SCALE was"),
+        (["DATALOADER.TRAIN_X.BATCH_SIZE", "7"], "DATALOADER.TRAIN_X.BATCH_SIZE was"),
+        (["DATASET.PAIRS.PATH", "other.csv"], "DATASET.PAIRS.PATH was"),
+    ],
+)
+def test_an_evaluation_keeps_the_settings_of_the_training(run, words, reason):
+    with pytest.raises(InputError, match=f"{reason}.* leave them out"):
+        build_cfg(eval_ood.parse_args(["--model-dir", str(run[0]), *words]))
+
+
+def test_an_evaluation_chooses_its_own_settings(run):
+    """Other data, whose YAML may be of another CLIP's images; other scores, to whose fit --shots
+    may belong; the precision; and what a method reads only there."""
+    folder, trainer_class = run
+    node = f"TRAINER.{trainer_class.CONFIG_KEY}"
+    words = ["--dataset", "generated", "--root", "elsewhere", "--T", "2", "--seed", "1"]
+    words += ["--scores", "MCM,pytorch-ood:KNN", "--shots", "1", f"{node}.PREC", "fp32"]
+    words += ["DATALOADER.NUM_WORKERS", "0", "MODEL.BACKBONE.NAME", "moved.pt"]
+    for key in trainer_class.EVALUATION:
+        words += [f"{node}.{key}", "7" if isinstance(trainer_class.CONFIG[key], int) else "a {}"]
+    cfg = build_cfg(eval_ood.parse_args(["--model-dir", str(folder), *words]))
+    assert cfg.INPUT.SIZE == (224, 224) and cfg.DATASET.NUM_SHOTS == 1
+
+
+def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
+    def opened(*more):
+        words = ["--trainer", "CoOp", "--dataset", "imagenet", "--output-dir", str(tmp_path)]
+        args = make_parser("").parse_args(words)
+        args.resume = "".join(more)
+        return open_run(build_cfg(args))
+
+    (tmp_path / MARKER).write_text("{}")
+    assert opened() is RunState.NEW and not (tmp_path / MARKER).exists()
+    (tmp_path / "prompt_learner").mkdir()
+    (tmp_path / "prompt_learner/checkpoint").write_text("model.pth.tar-1\n")
+    assert opened() is RunState.STARTED
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"no config.yaml .* --resume"):
+        opened()
+    assert opened(str(tmp_path)) is RunState.NEW
+
+
+@pytest.mark.slow
+def test_an_evaluation_amid_the_training(world, call, told, tmp_path, caplog, monkeypatch):
+    """It is set apart, and removed when the training goes on; that needs the same images."""
+    root, run = shutil.copytree(world / "data", tmp_path / "data"), tmp_path / "run"
+    command = [*flags(world), "--root", root, "--shots", 2, "--output-dir", run]
+    evaluation = ["--root", root, "--model-dir", run, "--scores", "MCM"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        stopped_at(2, patch)
+        call(train, *command)
+    call(eval_ood, *evaluation)
+    assert f"{run} is evaluated at epoch 2 of 3" in caplog.text
+    ((runs,), (note,)) = (list(x) for x in (load_groups([run])[0].values(), load_groups([run])[1]))
+    assert runs[0].provenance["epoch"] == 2 and "evaluated at epoch 2 of 3" in note
+
+    for place in root.glob("pets/train/*"):
+        for image in [*place.iterdir()]:
+            shutil.copy(image, place / f"0{image.name}")
+    message = told(train, *command)
+    assert "lists the 8 images" in message and "Restore the data" in message
+    assert (run / "results.json").exists()
+    for copy in root.glob("pets/train/*/0?.jpg"):
+        copy.unlink()
+    call(train, *command)
+    assert not [path.name for path in run.iterdir() if path.name.startswith(("results", "detec"))]
+    call(eval_ood, *evaluation)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["epoch"] == 3 and not load_groups([run])[1]
+    call(train, *command)  # finished: nothing is trained
+    assert (run / "results.json").exists()
