@@ -80,6 +80,7 @@ def make_trainer(clipn_file, tmp_path):
             "SEED": 1,
             "MODEL.BACKBONE.ACTIVATION": "gelu",
             "INPUT.SIZE": (64, 64),
+            "INPUT.TRANSFORMS": ("normalize",),
             "MODEL.BACKBONE.NAME": clipn_file(
                 case["seed"], case["variant"], logit_scale=case["logit_scale"], plain=plain
             ),
