@@ -127,19 +127,32 @@ def read_names(text: str, labelled: bool = False) -> list[str]:
     names = _entries(text, labelled)
     if not names:
         raise InputError(f"{text} holds no name: give names, as cat,dog or as lines of a file")
-    if _is_file(text) and all(numbered := [NUMBERED.fullmatch(name) for name in names]):
-        if [int(match[1]) for match in numbered] != list(range(len(names))):
-            raise InputError(
-                f"{text}: each line begins with a number, but they are not 0, 1, 2, ... in this "
-                f"order: {first_few(names, 3)}. Sort and number the lines so, or leave the numbers "
-                "out. A number that belongs to a name is joined to it, as in 7_up."
-            )
-        names = [match[2] for match in numbered]
-    elif all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
+    if _is_file(text):
+        names = _without_numbers(text, names)
+    if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):
         logger.warning("%s: %s", text, shared)
     return names
+
+
+def _without_numbers(text: str, names: list[str]) -> list[str]:
+    """Return the names without the numbers 0, 1, 2, ... before them. Numbers that number nothing,
+    such as the years of `2012 Audi TT` and `2010 BMW M3`, belong to the names."""
+    matches, count = [NUMBERED.fullmatch(name) for name in names], len(names)
+    if not all(matches):
+        return names
+    numbers = [int(match[1]) for match in matches]
+    from_0_or_1 = set(numbers) in ({*range(count)}, {*range(1, count + 1)})
+    if not from_0_or_1 and not all("\t" in name for name in names):
+        return names
+    if numbers != list(range(count)):
+        raise InputError(
+            f"{text}: the lines are numbered, but not 0, 1, 2, ... in this order: "
+            f"{first_few(names, 3)}. Sort and number them so, or leave the numbers out. A number "
+            "that belongs to a name is joined to it, as in 7_up."
+        )
+    return [match[2] for match in matches]
 
 
 def _is_file(text: str) -> bool:

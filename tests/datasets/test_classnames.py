@@ -141,6 +141,7 @@ def test_names_of_one_prompt_are_warned_of(caplog, pair):
         ("0\tcat\n1\t7up\n", ["cat", "7up"]),
         ("7_up\n707-320\n", ["7_up", "707-320"]),
         ("7 up\ncat\n", ["7 up", "cat"]),
+        ("2012 Audi TT\n2012 BMW M3\n", ["2012 Audi TT", "2012 BMW M3"]),
     ],
 )
 def test_which_words_of_a_line_are_the_name(tmp_path, text, names):
@@ -149,7 +150,9 @@ def test_which_words_of_a_line_are_the_name(tmp_path, text, names):
     assert read_names(str(path)) == names
 
 
-@pytest.mark.parametrize("text", ["1 cat\n2 dog\n", "1\tdog\n0\tcat\n", "0 cat\n0 dog\n", "7 up\n"])
+@pytest.mark.parametrize(
+    "text", ["1 cat\n2 dog\n", "1\tdog\n0\tcat\n", "1 dog\n0 cat\n", "0\tcat\n2\tdog\n"]
+)
 def test_numbered_names_must_be_in_order(tmp_path, text):
     path = tmp_path / "names.txt"
     path.write_text(text, encoding="utf-8")
