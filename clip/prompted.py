@@ -94,8 +94,8 @@ class PromptedCLIP(nn.Module):
 
     @property
     def changes_images(self) -> bool:
-        """Return whether image features may differ from those of CLIP as it was loaded: a subclass
-        computes them, or weights or hooks of the image tower have been added or are trained."""
+        """Return whether image features may differ from those of CLIP as it was loaded, by a
+        subclass, by hooks, or by weights of the image tower that are trained."""
         tower = self.clip.visual
         return (
             type(self).image_features is not PromptedCLIP.image_features

@@ -145,7 +145,6 @@ class Detector:
 
         Raises:
             BadImageError: an image cannot be used. `verdicts` does not stop there.
-            InputError: something else than an image, see `preprocess`.
         """
         verdicts = []
         for verdict in self.verdicts(images):
@@ -158,7 +157,6 @@ class Detector:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
         time. An image that cannot be used gets a verdict with the reason in `error`.
         """
-        images = [images] if _is_one(images) else images
         for batch in self.score_images(images, [self.spec.score]):
             yield from self.judge(*batch)
 
@@ -166,8 +164,8 @@ class Detector:
         """Return the model's input `[3, H, W]`; a floating-point tensor is returned as it is.
 
         Raises:
-            BadImageError: the image cannot be read or used.
-            InputError: no image, or a tensor of another shape, type or range.
+            InputError: the image cannot be read or used, or is none: an array, or a tensor of
+                another shape, type or range.
         """
         if isinstance(image, Tensor):
             if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
@@ -268,7 +266,7 @@ class Detector:
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
         """Yield for each batch its images, the error of each ("" if it was read), and the scores
         of those that were read, if any. Files are read one batch ahead of the model."""
-        images = iter(images)
+        images = iter([images] if _is_one(images) else images)
         batches = iter(lambda: list(itertools.islice(images, BATCH)), [])
         with ThreadPoolExecutor(READERS) as pool:
             for batch, reading in one_ahead(
@@ -287,10 +285,10 @@ class Detector:
         for image, error in zip(images, errors, strict=True):
             yield Verdict(_path(image), **({"error": error} if error else next(rows)))
 
-    def _read(self, image: Input) -> Tensor | BadImageError:
+    def _read(self, image: Input) -> Tensor | InputError:
         try:
             return self.preprocess(image)
-        except BadImageError as error:
+        except InputError as error:
             return error
 
     @torch.inference_mode()

@@ -276,13 +276,11 @@ def file_checksum(path: Path) -> int:
 
 
 def images_hash(items: Sequence[Datum]) -> str:
-    """Return 16 hexadecimal digits of a hash over the images of a set: names below their common
-    folder, sizes and labels, whatever the order of the images and the place of the folder."""
-    folder = os.path.commonpath([os.path.dirname(item.impath) for item in items])
-    lines = [
-        f"{os.path.relpath(item.impath, folder)} {file_state(item.impath)[0]} {item.label}"
-        for item in items
-    ]
+    """Return 16 hexadecimal digits of a hash over a set's labels and file names, in any order: with
+    the last folder that all files share, wherever that is."""
+    shared = os.path.commonpath([os.path.dirname(item.impath) for item in items])
+    above = os.path.dirname(shared)
+    lines = (f"{os.path.relpath(item.impath, above)} {item.label}" for item in items)
     return text_hash("\n".join(sorted(lines)))[:16]
 
 

@@ -53,7 +53,8 @@ def score(name: str, in_all: bool = True) -> Callable:
         @functools.wraps(function)
         def checked(*args: Tensor, **kwargs: Any) -> Tensor:
             given = dict(zip(needs, args, strict=False)) | kwargs
-            if not torch.jit.is_tracing():  # in an export, shapes are part of the trace
+            # In an export, shapes are part of the trace.
+            if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
                 _check_shapes(name, {need: given[need] for need in needs if need in given})
             return function(*args, **kwargs)
 
@@ -68,13 +69,14 @@ def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
     if other := [need for need, x in inputs.items() if not isinstance(x, Tensor)]:
         kind = type(inputs[other[0]]).__name__
         raise InputError(f"score {name}: {other[0]} must be a torch tensor, not {kind}")
-    shapes = {need: tuple(x.shape) for need, x in inputs.items()}
-    rows = {need: shape for need, shape in shapes.items() if need.endswith(("cosines", "logits"))}
-    dims = all(len(shape) == (3 if "local" in need else 2) for need, shape in rows.items())
-    images = {shape[:1] for shape in shapes.values()}
-    classes = {x[-1:] for need, x in rows.items() if need not in FROM_WORDS}
-    if not dims or len(images) > 1 or len(classes) > 1:
-        found = ", ".join(f"{need} {[*shape]}" for need, shape in shapes.items())
+    images, classes = [], []
+    for need, x in inputs.items():
+        columns = need.endswith(("cosines", "logits"))
+        images.append(x.shape[: x.dim() - columns - (columns and "local" in need)])
+        classes += x.shape[-1:] if columns and need not in FROM_WORDS else []
+    # Not as sets: the sizes of an exported program are symbols.
+    if any(x != images[0] for x in images) or any(x != classes[0] for x in classes):
+        found = ", ".join(f"{need} {[*x.shape]}" for need, x in inputs.items())
         raise InputError(
             f"score {name}: the shapes of its inputs are {found}. Cosines and logits must be "
             "[B, C], local ones [B, N, C], all of the same B images and C classes"

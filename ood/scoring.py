@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dassl.utils.errors import InputError
 from dassl.utils.names import check_availability
+from ood import word_scores  # noqa: F401  (registers its scores)
 from ood.library import PREFIX, library_score
 from ood.registry import FROM_WORDS, Score
 from ood.scores import SCORES, check_temperature

@@ -48,11 +48,17 @@ class Run:
         return self.provenance.get("seed") if self.comparable.get("training") is not None else None
 
     @property
-    def identity(self) -> set[str]:
-        """Return what no other run of its method has: its seed, and a hash of what it learned."""
+    def weights(self) -> list[str]:
+        """Return hashes of what the run learned, as far as they are recorded."""
         parts = (self.provenance.get(part) for part in ("context", "no_encoder", "decoder"))
-        weights = {f"weights {part['hash'][:16]}" for part in parts if part}
-        return weights | ({f"seed {self.seed}"} if self.seed not in (None, -1) else set())
+        return [part["hash"] for part in parts if part]
+
+    def repeats(self, other: Run) -> str:
+        """Return what shows that this run of a method is the `other` one, or "": its weights, else
+        its seed."""
+        if self.weights and other.weights:
+            return "weights" if self.weights == other.weights else ""
+        return "seed" if self.seed == other.seed and self.seed not in (None, -1) else ""
 
     @property
     def figures(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
@@ -232,12 +238,12 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     kept: list[Run] = []
     notes = []
     for run in runs:
-        original = next((other for other in kept if other.identity & run.identity), None)
-        if original is None:
+        known = [(other, same) for other in kept if (same := run.repeats(other))]
+        if known:
+            other, same = known[0]
+            notes.append(f"set apart {run.folder}: the {same} of {other.folder}")
+        else:
             kept.append(run)
-            continue
-        same = " and ".join(sorted(original.identity & run.identity))
-        notes.append(f"set apart {run.folder}: the same run as {original.folder}, by its {same}")
     return kept, notes
 
 

@@ -47,6 +47,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.OUTPUT_DIR = ""
     if dataset_file:
         cfg.OOD = default_cfg().OOD
+        cfg.DATASET.SPLIT_FILE = cfg.DATASET.IMAGES = ""  # a run's, whose set may be another
         content = settings.read_config_file(dataset_file)
         if run is not None:
             content.pop("INPUT", None)  # a trained run keeps its own
@@ -61,7 +62,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     _merge_settings(cfg, args.opts)
     if run is not None:
         check_evaluation(args.model_dir, run, cfg)
-    settings.check_values(cfg)
+    settings.check_values(cfg, trained=run is not None)
     cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR or args.model_dir
     if not cfg.OUTPUT_DIR:
         dataset = folder_name(args.id_data) if args.id_data else Path(dataset_file).stem

@@ -18,7 +18,7 @@ from datasets.needs import EVALUATION, NOTHING, Needs
 from datasets.ood_sets import load_ood_sets, load_shifted_sets, ood_means, warn_of_shared_images
 from detector.calibration import check_tpr
 from detector.of_trainer import spec_of
-from detector.spec import write_spec
+from detector.spec import FILE, TENSORS, write_spec
 from ood.decisions import decision_rates, warn_if_few_classes
 from ood.evaluation import Evaluation, score_sets
 from ood.features import feature_store, images_hash, keeps_nothing
@@ -160,6 +160,8 @@ def record_detector(
     pytorch-ood, which its files cannot hold; return what the log says about it."""
     cfg, inside = trainer.cfg, evaluation.sets[ID]
     if not trainer.model.is_describable:
+        for name in (FILE, TENSORS):  # of an earlier evaluation
+            Path(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
         return (
             f"No detector is written: {type(trainer).__name__} computes image features or inputs "
             "of scores in its own way"
@@ -195,7 +197,7 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
     if not Path(folder, "results.json").exists():
         return False
     provenance = read_results(folder)["provenance"]
-    if "image_files" not in provenance:
+    if "image_files" not in provenance or "unfinished" in provenance:
         return False
     same_epoch = provenance["comparable"].get("load_epoch") == load_epoch
     same_config = provenance.get("config") == recorded_config(cfg)
@@ -226,13 +228,15 @@ def check_same_model(folder: str, comparable: dict) -> None:
     facts that earlier versions did not record count as equal."""
     if not Path(folder, "results.json").exists():
         return
-    previous = flatten(read_results(folder)["provenance"]["comparable"])
-    for key, value in flatten(plain(comparable)).items():  # as results.json holds it
-        differs = key in previous and previous[key] != value
+    provenance = read_results(folder)["provenance"]
+    old, new = flatten(provenance["comparable"]), flatten(plain(comparable))  # as in results.json
+    keys = old.keys() | new.keys() if "image_files" in provenance else old.keys() & new.keys()
+    for key in sorted(keys):
+        differs = old.get(key) != new.get(key)
         if differs and key.partition(".")[0] not in ("scores", "local_features"):
             raise InputError(
-                f"{folder} holds results of another model: {key} was {previous[key]}, is {value}. "
-                "Choose another --output-dir, or remove its results.json"
+                f"{folder} holds results of another model: {key} was {old.get(key)}, is "
+                f"{new.get(key)}. Choose another --output-dir, or remove its results.json"
             )
 
 

@@ -22,7 +22,7 @@ from run.settings import default_cfg, read_yaml
 
 logger = logging.getLogger(__name__)
 
-CONFIG, MARKER, LOCK = "config.yaml", "finished.json", ".lock"
+CONFIG, MARKER, LOCK, SPLIT = "config.yaml", "finished.json", ".lock", "split.json"
 KEPT = ("*/checkpoint", "*.parquet")  # costly to make: a folder with such files is not removed
 # Settings that say where and how a run computes, not what it computes.
 INCIDENTAL = (
@@ -32,7 +32,7 @@ INCIDENTAL = (
     *("TRAIN.PRINT_FREQ", "TRAIN.CUDA_GRAPH", "TRAIN.CHECKPOINT_FREQ"),
 )
 # Settings that an evaluation may change: its data, and where files of weights are now.
-EVALUATION = ("MODEL", *(f"DATASET.{key}" for key in DATASET if key not in ("NUM_SHOTS", "PAIRS")))
+MAY_DIFFER = ("MODEL", *(f"DATASET.{key}" for key in DATASET if key not in ("NUM_SHOTS", "PAIRS")))
 
 
 class RunState(Enum):
@@ -89,7 +89,9 @@ def open_run(cfg: CfgNode) -> RunState:
     """Return the `run_state`, and write the config of a new run into its folder."""
     state = run_state(cfg)
     if state is RunState.NEW:
-        Path(cfg.OUTPUT_DIR, MARKER).unlink(missing_ok=True)  # of a run whose checkpoints are gone
+        if not _has_checkpoint(cfg.OUTPUT_DIR):  # files of a run whose checkpoints are gone
+            for name in (MARKER, SPLIT):
+                Path(cfg.OUTPUT_DIR, name).unlink(missing_ok=True)
         with atomic_write(Path(cfg.OUTPUT_DIR, CONFIG)) as file:
             file.write(cfg.dump(sort_keys=False))
     return state
@@ -105,9 +107,9 @@ def run_state(cfg: CfgNode) -> RunState:
         InputError: the folder holds a run with other, or unknown, settings.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    has_checkpoint = any(folder.glob("*/checkpoint"))
-    previous = read_config(folder) if has_checkpoint else None
-    if previous is None and has_checkpoint and not cfg.RESUME:
+    previous = read_config(folder) if _has_checkpoint(folder) else None
+    resumed = cfg.RESUME and Path(cfg.RESUME).resolve() == folder.resolve()
+    if previous is None and _has_checkpoint(folder) and not resumed:
         raise InputError(
             f"{folder} holds checkpoints but no {CONFIG} that says how they were trained. Put that "
             "file back, choose another --output-dir, or give --resume to continue from them with "
@@ -121,6 +123,10 @@ def run_state(cfg: CfgNode) -> RunState:
             "--output-dir, or remove that folder if the run is not wanted"
         )
     return RunState.FINISHED if (folder / MARKER).exists() else RunState.STARTED
+
+
+def _has_checkpoint(folder: str | Path) -> bool:
+    return any(Path(folder).glob("*/checkpoint"))
 
 
 def finish_run(cfg: CfgNode) -> None:
@@ -146,7 +152,7 @@ def held_out_record(folder: str | Path, images: Sequence[str], root: str, source
         images: paths relative to `root`.
         source: where the images come from, for the record.
     """
-    path = Path(folder, "split.json")
+    path = Path(folder, SPLIT)
     rows = read_json(path)["train"] if path.exists() else ()
     training_images = {os.path.relpath(os.path.join(root, row[0]), root) for row in rows}
     trained = len(training_images.intersection(images))
@@ -208,9 +214,9 @@ def check_evaluation(folder: str | Path, run: dict, cfg: CfgNode) -> None:
     Scores of pytorch-ood may be fitted to other shots than those of the training.
     """
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    keys = [f"TRAINER.{trainer_class.CONFIG_KEY}.{k}" for k in ("PREC", *trainer_class.EVALUATION)]
+    keys = [f"TRAINER.{trainer_class.CONFIG_KEY}.{k}" for k in ("PREC", *trainer_class.MAY_DIFFER)]
     keys += ["DATASET.NUM_SHOTS"] if PREFIX in cfg.EVAL.SCORES else []
-    if differences := _differences(run, cfg, (*EVALUATION, *keys)):
+    if differences := _differences(run, cfg, (*MAY_DIFFER, *keys)):
         raise InputError(
             f"{folder} was trained with other settings: {'; '.join(differences)}. An evaluation "
             "keeps those of the training: leave them out, or name another run"

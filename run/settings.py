@@ -230,11 +230,11 @@ def _unknown_key(cfg: CfgNode, key: str) -> str:
     return f"unknown setting {key}. {suggest(key, keys(cfg))}"
 
 
-def check_values(cfg: CfgNode) -> None:
+def check_values(cfg: CfgNode, trained: bool = False) -> None:
     """Raise InputError for values that would fail deep inside torch or numpy, or train nothing.
 
     These are settings without a value, numbers that are not finite or out of range, shots that
-    cannot be drawn, and malformed entries of OOD sets.
+    cannot be drawn, and malformed entries of OOD sets. `trained`: `cfg` is of an existing run.
     """
     values = flatten(cfg)
     _refuse_unfit(values)
@@ -247,7 +247,7 @@ def check_values(cfg: CfgNode) -> None:
         check_availability(values[key], names, what=key)
     check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names(), "TEST.EVALUATOR")
     _check_tuples(cfg)
-    _check_combinations(cfg)
+    _check_combinations(cfg, trained)
     check_sets(cfg)
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if trainer_class.LEARNS and not trainer_class.READS_PAIRS:
@@ -272,14 +272,14 @@ def _check_tuples(cfg: CfgNode) -> None:
         raise InputError(f"OPTIM.STEPSIZE is {steps}, it must hold whole epochs, such as (-1,)")
 
 
-def _check_combinations(cfg: CfgNode) -> None:
+def _check_combinations(cfg: CfgNode, trained: bool) -> None:
     optim, dataset = cfg.OPTIM, cfg.DATASET
     if optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0):
         raise InputError(
             f"OPTIM.SGD_NESTEROV needs a MOMENTUM above 0 and SGD_DAMPNING 0, not {optim.MOMENTUM} "
             f"and {optim.SGD_DAMPNING}"
         )
-    if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
+    if optim.WARMUP_EPOCH > optim.MAX_EPOCH and not trained:
         raise InputError(
             f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}, it must be at most the {optim.MAX_EPOCH} "
             "epochs of OPTIM.MAX_EPOCH; 0 trains without a warm-up"

@@ -29,8 +29,10 @@ from trainers.step import StepTrainer
 logger = logging.getLogger(__name__)
 
 # The figures and the detector of an evaluation, which belong to the model that was evaluated.
-EVALUATED = ("results.json", "results.csv", "streams.json", "streams.csv")
-EVALUATED += ("detector.json", "detector.safetensors")
+EVALUATED = (
+    *("results.json", "results.csv", "streams.json", "streams.csv"),
+    *("detector.json", "detector.safetensors"),
+)
 IMAGE_PACKAGES = ("torch", "torchvision", "open_clip_torch", "pillow")  # they decode and encode
 
 
@@ -186,7 +188,7 @@ class ClipTrainer(StepTrainer):
         older = [path for name in EVALUATED if (path := Path(self.output_dir, name)).exists()]
         if older and self.start_epoch < self.max_epoch and distributed.is_main():
             names = ", ".join(path.name for path in older)
-            logger.info("Removed %s from %s: of an older model", names, self.output_dir)
+            logger.info("The results of an older model are removed: %s", names)
             for path in older:
                 path.unlink()
 
@@ -293,7 +295,7 @@ class ClipTrainer(StepTrainer):
             "optim": dict(cfg.OPTIM),
             "train_x": dict(cfg.DATALOADER.TRAIN_X),
             "input": dict(cfg.INPUT),
-            "init_weights": cfg.MODEL.INIT_WEIGHTS,
+            "init_weights": os.path.basename(cfg.MODEL.INIT_WEIGHTS),
             "final_model": cfg.TEST.FINAL_MODEL,
         }
         if 0 < cfg.DATALOADER.VIEWS < cfg.OPTIM.MAX_EPOCH:  # else no augmentation is repeated

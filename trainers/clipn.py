@@ -55,7 +55,7 @@ class CLIPN(PairTrainer):
     SCORE = "ATD"
     RANGES: ClassVar = {key: (0, inf) for key in ("LOSS_WEIGHT", "WARMUP_STEPS", "MICRO_BATCH")}
     INCIDENTAL = ("MICRO_BATCH",)
-    EVALUATION = ("TEMPLATE",)
+    MAY_DIFFER = ("TEMPLATE",)
     WEIGHTS = ("LOSS_WEIGHT",)
     BATCH = ("img", "tokens", "denied", "choices")  # the handcrafted variant has no choices
     # The "no" text encoder fits any class list.

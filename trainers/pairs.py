@@ -1,6 +1,7 @@
 """The common base of the trainers that learn from image-caption pairs, CLIPN and ZOC."""
 
 import logging
+import os
 from typing import Any
 
 from yacs.config import CfgNode
@@ -39,7 +40,7 @@ class PairTrainer(StepSchedule):
 
     def training_facts(self, cfg: CfgNode) -> dict[str, object]:
         template = cfg.TRAINER[self.CONFIG_KEY].get("TEMPLATE")  # of handcrafted CLIPN's captions
-        pairs = dict(cfg.DATASET.PAIRS)
+        pairs = {**cfg.DATASET.PAIRS, "PATH": os.path.basename(cfg.DATASET.PAIRS.PATH)}
         return super().training_facts(cfg) | {"pairs": pairs, "template": template}
 
     def provenance(self) -> dict[str, object]:

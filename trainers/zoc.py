@@ -44,7 +44,7 @@ class ZOC(PairTrainer):
         }
     )
     RANGES: ClassVar = {"STEPS": (1, inf), "TOP": (1, inf), "WARMUP_STEPS": (0, inf)}
-    EVALUATION = ("TEMPLATE", "STEPS", "TOP")
+    MAY_DIFFER = ("TEMPLATE", "STEPS", "TOP")
     SCORE = "ZOC"
     BATCH = ("img", "tokens")
 

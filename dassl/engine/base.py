@@ -29,7 +29,7 @@ class TrainerBase(Models):
     RANGES: ClassVar[Mapping[str, tuple[float, float]]] = {}  # key -> its smallest, largest value
     FLAGS: ClassVar[Mapping[str, str]] = {}  # its command-line flags -> keys of that node
     INCIDENTAL: ClassVar[tuple[str, ...]] = ()  # keys that change time and memory, not figures
-    EVALUATION: ClassVar[tuple[str, ...]] = ()  # keys that an evaluation may change, besides PREC
+    MAY_DIFFER: ClassVar[tuple[str, ...]] = ()  # keys that an evaluation may change, besides PREC
     LEARNS: ClassVar[bool] = True  # if not, shots and seed change nothing
     # A step reads only image features of a frozen encoder, so that they can be kept (VIEWS).
     KEEPS_VIEWS: ClassVar[bool] = False

@@ -60,7 +60,7 @@ def read_image(
             image = ImageOps.exif_transpose(image) if upright else image
             return as_rgb(image).convert("RGB")  # a copy, free of the file
     except UNREADABLE as error:
-        name = getattr(path, "filename", path)
+        name = getattr(path, "filename", "in memory" if isinstance(path, Image.Image) else path)
         text = str(error).replace(repr(path), repr(name))  # Pillow shows an open file's address
         reason = " ".join(text.split()) or type(error).__name__
         raise BadImageError(

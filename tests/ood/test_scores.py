@@ -442,10 +442,15 @@ def test_inputs_that_would_be_broadcast_are_refused(name):
     needs, right, score = SCORES[name].needs, make_inputs(), SCORES[name].function
     with pytest.raises(InputError, match=f"score {name}: .* must be a torch tensor, not ndarray"):
         score(*(right[need].numpy() for need in needs))
+    if len(needs) == 1:  # one image, or many dimensions of images
+        x = right[needs[0]]
+        assert score(x[0]).item() == pytest.approx(score(x)[0].item(), rel=1e-5)
+        assert score(x[:, None]).shape == (len(x), 1)
+        return
     similar = [need for need in needs if right[need].dim() > 1]
     of_classes = [need for need in similar if need not in FROM_WORDS]
     wrong = [{need: right[need][0]} for need in similar]  # as if of a single image
-    wrong += [{need: right[need][:2]} for need in needs if len(needs) > 1]
+    wrong += [{need: right[need][:2]} for need in needs]
     wrong += [{need: right[need][..., :3]} for need in of_classes if len(of_classes) > 1]
     for change in wrong:
         with pytest.raises(InputError, match=f"score {name}: the shapes of its inputs are .*B, C"):

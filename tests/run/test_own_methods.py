@@ -85,6 +85,9 @@ def test_they_share_no_features_and_have_no_detector(
     assert (tmp_path / "plain/detector.json").exists()
     assert not (tmp_path / "alone/detector.json").exists()
     assert "No detector is written: ZeroshotCLIP computes" in caplog.text
+    (tmp_path / "alone/detector.json").touch()  # of an earlier evaluation
+    assert evaluate("alone", "none", change) == alone
+    assert not (tmp_path / "alone/detector.json").exists()
     image = next((world / "data/pets").rglob("*.jpg"))
     said = told(visualize, "--trainer", "ZeroshotCLIP", "--image", image, "--label", "cat", *flags)
     assert "no detector can stand for ZeroshotCLIP" in said

@@ -53,7 +53,7 @@ def test_an_evaluation_chooses_its_own_settings(run):
     words = ["--dataset", "generated", "--root", "elsewhere", "--T", "2", "--seed", "1"]
     words += ["--scores", "MCM,pytorch-ood:KNN", "--shots", "1", f"{node}.PREC", "fp32"]
     words += ["DATALOADER.NUM_WORKERS", "0", "MODEL.BACKBONE.NAME", "moved.pt"]
-    for key in trainer_class.EVALUATION:
+    for key in trainer_class.MAY_DIFFER:
         words += [f"{node}.{key}", "7" if isinstance(trainer_class.CONFIG[key], int) else "a {}"]
     cfg = build_cfg(eval_ood.parse_args(["--model-dir", str(folder), *words]))
     assert cfg.INPUT.SIZE == (224, 224) and cfg.DATASET.NUM_SHOTS == 1

@@ -1,5 +1,6 @@
 """The preprocessing of an image into a model's input, in one place."""
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 INTERPOLATION_MODES = {name: InterpolationMode(name) for name in ("bilinear", "bicubic", "nearest")}
 RESIZE_MODES = ("shortest", "squash")
-SLACK = 0.01  # of pixel values in [0, 1], for normalisation in half precision
+
+_warn_once = functools.cache(logger.warning)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class Preprocess:
         return F.normalize(F.to_tensor(self.view(image)), self.mean, self.std)
 
     def check(self, inputs: Tensor) -> None:
-        """Refuse a tensor that is not a result of this transform; warn of one that is probably not.
+        """Refuse a tensor that is no result of this transform; warn once of one that may be none.
 
         Raises:
-            InputError: another size, or values that no pixel gives.
+            InputError: another size, or values far from those of any pixel.
         """
         if inputs.shape != (3, *self.size):
             raise InputError(
@@ -81,14 +83,14 @@ class Preprocess:
         values = inputs.detach().float().cpu()
         mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
         pixels = values * std + mean
-        if not ((pixels > -SLACK) & (pixels < 1 + SLACK)).all():
+        low, high = (f"{x:.3g}" for x in (values.min(), values.max()))
+        if not ((pixels > -1) & (pixels < 2)).all():  # a resize may overshoot
             raise InputError(
-                f"a floating-point image is normalised with mean {self.mean} and std {self.std}: "
-                f"values from {values.min():.3g} to {values.max():.3g} are none of these. Pass "
-                "pixels as uint8"
+                f"a floating-point image is normalised with mean {self.mean} and std {self.std}; "
+                f"no pixels give values from {low} to {high}. Pass pixels as uint8"
             )
         if any(self.mean) and ((values >= 0) & (values <= 1)).all():
-            logger.warning(
+            _warn_once(
                 "A floating-point image has only values in [0, 1], as one that is not normalised. "
                 "Pass pixels as uint8, unless it is what `preprocess` returned"
             )
