@@ -13,6 +13,7 @@ from dassl.data.datasets import build_dataset
 from dassl.data.samplers import SeededBatch
 from dassl.utils import BadImageError
 from dassl.utils.errors import InputError
+from dassl.utils.files import read_text
 from datasets.folders import absolute, first_few
 from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
@@ -125,15 +126,14 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
             "paths and that of captions, such as ('filepath', 'title')."
         )
     image, caption = columns
+    lines = read_text(Path(absolute(path)), "The table of pairs").split("\n")
+    delimiter = "\t" if "\t" in lines[0] else ","
+    table = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            tabs = "\t" in file.readline()
-            file.seek(0)
-            table = csv.DictReader(file, delimiter="\t" if tabs else ",")
-            header = table.fieldnames or []
-            missing = [name for name in (image, caption) if name not in header]
-            rows = [] if missing else [(row[image] or "", row[caption] or "") for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header = table.fieldnames or []
+        missing = [name for name in (image, caption) if name not in header]
+        rows = [] if missing else [(row[image] or "", row[caption] or "") for row in table]
+    except csv.Error as error:
         raise InputError(
             f"The table of pairs {absolute(path)} cannot be read: {error}. Give the path of a "
             "UTF-8 CSV file with a header line."

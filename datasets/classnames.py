@@ -20,7 +20,8 @@ from datasets.folders import absolute, counted, first_few
 logger = logging.getLogger(__name__)
 
 COMMENT = re.compile(r"(^|\s)#+(\s.*)?$")
-NUMBERED = re.compile(r"(\d+)[.:)]?\s+(\S.*)")
+NO_BLANK = re.compile(r"#+[^\W\d_]")  # `#pets`: a comment to some, a name to others
+NUMBERED = re.compile(r"(\d+)[.:)]?(\s+)(\S.*)")
 
 
 @cache
@@ -64,14 +65,24 @@ def read_classnames_file(path: str | Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _lines(path: str | Path) -> list[str]:
+def _lines(path: str | Path, labelled: bool = False) -> list[str]:
     """Return the lines of a list without outer blanks and comments.
 
     `#` begins a comment at the start of a line or after a blank, if a blank or the end of the line
-    follows it: `#1 dad` and `C# code` are names.
+    follows it: `#1 dad` and `C# code` are names. So is `#pets`, with a warning; InputError in a
+    `labelled` list, where a comment taken for a name would shift labels.
     """
     text = read_text(Path(absolute(path)), "The list")
-    return [COMMENT.sub("", line).strip() for line in text.splitlines()]
+    lines = [COMMENT.sub("", line).strip() for line in text.splitlines()]
+    if unclear := [line for line in lines if NO_BLANK.match(line)]:
+        fault = f"{absolute(path)} has {counted(len(unclear), 'line')} like {first_few(unclear, 3)}"
+        if labelled:
+            raise InputError(
+                f"{fault}: a comment needs a blank after #. If it is a class name, leave out "
+                f"the #, or number all names from 0, as in: 0 {unclear[0]}"
+            )
+        logger.warning("%s, read as names: a comment needs a blank after #", fault)
+    return lines
 
 
 def _require_once(names: Sequence[str], where: str) -> None:
@@ -114,21 +125,22 @@ def read_names(text: str, labelled: bool = False) -> list[str]:
     """Return the class names in `text`: separated by commas, or lines of a .txt file.
 
     If every line has a class folder before the name, as in `n01440764 tench` or with a tab between
-    them, the folders are dropped, and so are numbers before all names, as in `0 tench`. A warning
-    lists names that give equal prompts, such as `hot_dog` and `Hot dog`.
+    them, the folders are dropped, and so are numbers that count the lines, as in `0 tench`. A
+    warning lists names that give equal prompts, such as `hot_dog` and `Hot dog`.
 
     Args:
         labelled: the position of a name is its label, so that nothing blank may lie between names.
 
     Raises:
-        InputError: the file cannot be read, there is no name, the numbers are not 0, 1, 2, ... in
-            this order, or an entry between `labelled` names is blank or a comment.
+        InputError: the file cannot be read, or there is no name; for `labelled` names: they are
+            numbered in another order, a blank entry or a comment lies between them, or a line
+            such as `#pets` may be a comment.
     """
     names = _entries(text, labelled)
     if not names:
         raise InputError(f"{text} holds no name: give names, as cat,dog or as lines of a file")
     if _is_file(text):
-        names = _without_numbers(text, names)
+        names = _without_numbers(text, names, labelled)
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
     if shared := shared_prompts(names):
@@ -136,23 +148,24 @@ def read_names(text: str, labelled: bool = False) -> list[str]:
     return names
 
 
-def _without_numbers(text: str, names: list[str]) -> list[str]:
-    """Return the names without the numbers 0, 1, 2, ... before them. Numbers that number nothing,
-    such as the years of `2012 Audi TT` and `2010 BMW M3`, belong to the names."""
+def _without_numbers(text: str, names: list[str], labelled: bool) -> list[str]:
+    """Return the names without the numbers before them, if these count the lines from 0 or 1 or
+    end in tabs. Others, such as the years of `2012 Audi TT` and `2010 BMW M3`, belong to the names,
+    and so does that of a single line, such as `1 dollar bill`."""
     matches, count = [NUMBERED.fullmatch(name) for name in names], len(names)
-    if not all(matches):
+    if count == 1 or not all(matches):
         return names
     numbers = [int(match[1]) for match in matches]
-    from_0_or_1 = set(numbers) in ({*range(count)}, {*range(1, count + 1)})
-    if not from_0_or_1 and not all("\t" in name for name in names):
+    orders = (list(range(count)), list(range(1, count + 1)))
+    if sorted(numbers) not in orders and not all("\t" in match[2] for match in matches):
         return names
-    if numbers != list(range(count)):
+    if labelled and numbers not in orders:
         raise InputError(
-            f"{text}: the lines are numbered, but not 0, 1, 2, ... in this order: "
-            f"{first_few(names, 3)}. Sort and number them so, or leave the numbers out. A number "
-            "that belongs to a name is joined to it, as in 7_up."
+            f"{text}: positions are the labels, but the lines are not numbered 0, 1, 2, ... or "
+            f"1, 2, 3, ... in this order: {first_few(names, 3)}. Sort and number them so, or leave "
+            "the numbers out. A number that belongs to a name is joined to it, as in 7_up."
         )
-    return [match[2] for match in matches]
+    return [match[3] for match in matches]
 
 
 def _is_file(text: str) -> bool:
@@ -161,7 +174,8 @@ def _is_file(text: str) -> bool:
 
 def _entries(text: str, labelled: bool = False) -> list[str]:
     """Split `text` at commas, or read the lines of a .txt file (see `_lines`); drop blank ones."""
-    parts = _lines(text) if _is_file(text) else [part.strip() for part in text.split(",")]
+    is_file = _is_file(text)
+    parts = _lines(text, labelled) if is_file else [part.strip() for part in text.split(",")]
     entries = [part for part in parts if part]
     first = parts.index(entries[0]) if entries else 0
     if labelled and parts[first : first + len(entries)] != entries:

@@ -17,6 +17,7 @@ from datasets.lists import (
     absent_images,
     image_path,
     inside,
+    lacks_only_label_0,
     not_there,
     protocol_faults,
     read_list,
@@ -51,8 +52,8 @@ class ImageList(DatasetBase):
         self.dataset_dir, file = str(folder), self.list_file(cfg, "test")
         for fault in protocol_faults("ID", lists["test"], cfg.OOD.ID, file):
             logger.warning("%s", fault)
-        if file.suffix != ".json" and all(item.label for item in lists["test"]):
-            text = "No image in %s has the label 0 (%s): subtract 1 if labels were counted from 1"
+        if file.suffix != ".json" and lacks_only_label_0(file, lists["test"], len(names)):
+            text = "%s has all labels but 0 (%s): subtract 1 if they were counted from 1"
             logger.warning(text, absolute(file), names[0])
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)
         classnames = [names[label] for label in part]

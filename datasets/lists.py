@@ -111,6 +111,12 @@ def _label(text: str, names: Sequence[str]) -> int | None:
     return names.index(text) if names.count(text) == 1 else None
 
 
+def lacks_only_label_0(file: Path, items: Sequence[Datum], classes: int) -> bool:
+    """Return whether the labels in a list are numbers, and all of them but 0 occur."""
+    present = {item.label for item in items}
+    return present == set(range(1, classes)) and all(text.isdigit() for *_, text in _rows(file))
+
+
 def absent_images(items: Sequence[Datum]) -> list[str]:
     """Return the paths of images that do not exist, or are folders; each folder is listed once,
     because to ask for a million files takes minutes on network drives."""

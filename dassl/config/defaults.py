@@ -49,7 +49,7 @@ DATASET = {
     "TEMPLATE": "a photo of a {}.",
     # Ours: a file of lines `n01440764 tench`, instead of the built-in names; for ImageList, a .txt
     # file with a name a line in label order, or the names themselves, separated by commas. `#` and
-    # a blank begin a comment; numbers 0, 1, 2, ... before all names are dropped
+    # a blank begin a comment; numbers from 0 or 1, in order, before all names are dropped
     "CLASSNAMES_FILE": "",
     # Ours: where to get the data set, or the command that makes it, for the data check; {root}
     # stands for ROOT. OOD sets and pairs have a DOWNLOAD of their own

@@ -359,6 +359,7 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
     "keys, message",
     [
         told("cannot be read: .*No such file", SOURCE="csv", PATH="nowhere.csv"),
+        told("pairs .*0.jpg is no UTF-8 text", SOURCE="csv", PATH="web/0.jpg"),
         told(
             "has no column text. Columns: path, caption",
             SOURCE="csv",

@@ -136,9 +136,14 @@ def test_names_of_one_prompt_are_warned_of(caplog, pair):
     "text, names",
     [
         ("# header\n#1 dad\nC# code\nC#\n", ["#1 dad", "C# code", "C#"]),
-        ("cat # a pet\n## birds\n#\nowl\t# \n", ["cat", "owl"]),
+        ("## pets\n#\ncat # a pet\nowl\t# \n", ["cat", "owl"]),
         ("0 cat\n1\tblack dog\n2. owl\n", ["cat", "black dog", "owl"]),
         ("0\tcat\n1\t7up\n", ["cat", "7up"]),
+        ("1. cat\n2. dog\n", ["cat", "dog"]),
+        ("1 001.Albatross\n2 002.Auk\n", ["001.Albatross", "002.Auk"]),
+        ("0 #pets\n1 cat\n", ["#pets", "cat"]),
+        ("1 dollar bill\n", ["1 dollar bill"]),
+        ("1 cat\n1 dog\n", ["1 cat", "1 dog"]),
         ("7_up\n707-320\n", ["7_up", "707-320"]),
         ("7 up\ncat\n", ["7 up", "cat"]),
         ("2012 Audi TT\n2012 BMW M3\n", ["2012 Audi TT", "2012 BMW M3"]),
@@ -147,17 +152,28 @@ def test_names_of_one_prompt_are_warned_of(caplog, pair):
 def test_which_words_of_a_line_are_the_name(tmp_path, text, names):
     path = tmp_path / "names.txt"
     path.write_text(text, encoding="utf-8")
-    assert read_names(str(path)) == names
+    assert read_names(str(path)) == read_names(str(path), labelled=True) == names
 
 
 @pytest.mark.parametrize(
-    "text", ["1 cat\n2 dog\n", "1\tdog\n0\tcat\n", "1 dog\n0 cat\n", "0\tcat\n2\tdog\n"]
+    "text", ["2. dog\n1. cat\n", "1\tdog\n0\tcat\n", "1 dog\n0 cat\n", "7\tdog\n9\tcat\n"]
 )
-def test_numbered_names_must_be_in_order(tmp_path, text):
+def test_numbers_must_be_in_order_where_positions_are_labels(tmp_path, text):
     path = tmp_path / "names.txt"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"not 0, 1, 2, .* in this order.* as in 7_up"):
-        read_names(str(path))
+    assert read_names(str(path)) == ["dog", "cat"]
+    with pytest.raises(InputError, match=r"not numbered 0, 1, 2, .* in this order.* as in 7_up"):
+        read_names(str(path), labelled=True)
+
+
+@pytest.mark.parametrize("line", ["#Pets", "##\u00e9t\u00e9 2024", "  #pets of mine"])
+def test_a_comment_without_a_blank_is_a_name_or_refused(tmp_path, caplog, line):
+    path = tmp_path / "names.txt"
+    path.write_text(f"{line}\ncat\n", encoding="utf-8")
+    assert read_names(str(path)) == [line.strip(), "cat"]
+    assert caplog.text.count("a comment needs a blank after #") == 1
+    with pytest.raises(InputError, match=f"1 line like {line.strip()}: .*as in: 0 #"):
+        read_names(str(path), labelled=True)
 
 
 @pytest.mark.parametrize("gap", ["", "# pets", "  "])

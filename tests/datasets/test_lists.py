@@ -126,12 +126,14 @@ def test_what_differs_from_the_protocol(listed, tmp_path):
     assert f"MD5 {md5}, not {'0' * 32}" in str(checksum) and checksum.kind == "checksum"
 
 
-def test_labels_counted_from_1_are_warned_of(world, tmp_path, caplog):
+@pytest.mark.parametrize(
+    "labels, warned", [("012", False), ("12", True), ("1", False), (["bee", "tea pot"], False)]
+)
+def test_labels_counted_from_1_are_warned_of(world, tmp_path, caplog, labels, warned):
+    lines = [f"id/{i}.png {label}\n" for i, label in enumerate(labels)]
+    (tmp_path / "lists/test_id.txt").write_text("".join(lines))
     build_dataset(world)
-    assert "label 0" not in caplog.text
-    (tmp_path / "lists/test_id.txt").write_text("id/0.png 1\nid/1.png 2\n")
-    build_dataset(world)
-    assert caplog.text.count("has the label 0 (") == 1
+    assert ("test_id.txt has all labels but 0 (" in caplog.text) == warned
 
 
 def test_images_listed_twice_are_warned_of(world, tmp_path, caplog):
