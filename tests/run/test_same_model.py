@@ -14,7 +14,7 @@ from dassl.utils import InputError
 from results.runs import load_groups
 from run.config import build_cfg
 from run.flags import make_parser
-from run.folder import MARKER, RunState, open_run
+from run.folder import MARKER, SPLIT, RunState, open_run
 from tests.run.test_sweep import stopped_at
 from tests.worlds import flags
 
@@ -59,6 +59,15 @@ def test_an_evaluation_chooses_its_own_settings(run):
     assert cfg.INPUT.SIZE == (224, 224) and cfg.DATASET.NUM_SHOTS == 1
 
 
+@pytest.mark.parametrize("dataset", ["imagenet", "generated", "cifar10", "dtd"])
+def test_a_run_on_lists_is_evaluated_on_any_set(tmp_path, dataset):
+    words = ["--trainer", "CoOp", "--dataset", "caltech101", "--output-dir", str(tmp_path)]
+    open_run(build_cfg(make_parser("").parse_args(words)))
+    words = ["--model-dir", str(tmp_path), "--dataset", dataset, "--root", "data"]
+    cfg = build_cfg(eval_ood.parse_args(words))
+    assert bool(cfg.DATASET.SPLIT_FILE) is (cfg.DATASET.NAME == "ImageList")
+
+
 def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
     def opened(*more):
         words = ["--trainer", "CoOp", "--dataset", "imagenet", "--output-dir", str(tmp_path)]
@@ -66,14 +75,17 @@ def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
         args.resume = "".join(more)
         return open_run(build_cfg(args))
 
-    (tmp_path / MARKER).write_text("{}")
-    assert opened() is RunState.NEW and not (tmp_path / MARKER).exists()
+    for name in (MARKER, SPLIT):  # of a run whose checkpoints were removed
+        (tmp_path / name).write_text("{}")
+    assert opened() is RunState.NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     (tmp_path / "prompt_learner").mkdir()
     (tmp_path / "prompt_learner/checkpoint").write_text("model.pth.tar-1\n")
     assert opened() is RunState.STARTED
     (tmp_path / "config.yaml").unlink()
-    with pytest.raises(InputError, match=r"no config.yaml .* --resume"):
-        opened()
+    for other in ("", "elsewhere"):
+        with pytest.raises(InputError, match=r"no config.yaml .* --resume"):
+            opened(other)
     assert opened(str(tmp_path)) is RunState.NEW
 
 
