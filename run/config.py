@@ -6,6 +6,7 @@ VALUE pairs.
 """
 
 import argparse
+import logging
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,8 @@ from datasets.own import folder_name, use_id_folder, use_ood_folders
 from run import flags, settings
 from run.folder import CONFIG, check_evaluation, check_model_dir, read_config
 from run.settings import ROOT, default_cfg, value_of
+
+logger = logging.getLogger(__name__)
 
 # Settings of a method that are part of its runs' folder names -> their prefix in these names.
 IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
@@ -51,6 +54,9 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         content = settings.read_config_file(dataset_file)
         if run is not None:
             content.pop("INPUT", None)  # a trained run keeps its own
+            kept = cfg.DATASET.CLASSES if "CLASSES" not in content.get("DATASET", {}) else ""
+            if kept:
+                logger.warning("DATASET.CLASSES stays that of the run: %s", kept)
         settings.merge(cfg, content, dataset_file)
     if trainer_file:
         settings.merge(cfg, settings.read_config_file(trainer_file), trainer_file)

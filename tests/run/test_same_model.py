@@ -68,6 +68,22 @@ def test_a_run_on_lists_is_evaluated_on_any_set(tmp_path, dataset):
     assert bool(cfg.DATASET.SPLIT_FILE) is (cfg.DATASET.NAME == "ImageList")
 
 
+def test_classes_of_the_run_that_a_named_set_keeps_are_named(tmp_path, caplog):
+    words = ["--trainer", "CoOp", "--dataset", "generated", "--output-dir", str(tmp_path)]
+    args = make_parser("").parse_args(words)
+    args.opts = ["DATASET.CLASSES", "kite,duck"]
+    open_run(build_cfg(args))
+    assert not caplog.records
+    for words, warns in (
+        ([], 0),
+        (["--dataset", "generated"], 1),
+        (["--dataset", "imagenet10"], 0),
+    ):
+        caplog.clear()
+        build_cfg(eval_ood.parse_args(["--model-dir", str(tmp_path), *words]))
+        assert len(caplog.records) == warns
+
+
 def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
     def opened(*more):
         words = ["--trainer", "CoOp", "--dataset", "imagenet", "--output-dir", str(tmp_path)]
