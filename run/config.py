@@ -49,15 +49,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
             )
     cfg.OUTPUT_DIR = ""
     if dataset_file:
-        cfg.OOD = default_cfg().OOD
-        cfg.DATASET.SPLIT_FILE = cfg.DATASET.IMAGES = ""  # a run's, whose set may be another
-        content = settings.read_config_file(dataset_file)
-        if run is not None:
-            content.pop("INPUT", None)  # a trained run keeps its own
-            kept = cfg.DATASET.CLASSES if "CLASSES" not in content.get("DATASET", {}) else ""
-            if kept:
-                logger.warning("DATASET.CLASSES stays that of the run: %s", kept)
-        settings.merge(cfg, content, dataset_file)
+        _merge_dataset(cfg, dataset_file, run)
     if trainer_file:
         settings.merge(cfg, settings.read_config_file(trainer_file), trainer_file)
     cfg.TRAINER.NAME = TRAINER_REGISTRY.get(args.trainer or cfg.TRAINER.NAME).__name__
@@ -76,6 +68,18 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = default_folder(cfg, dataset, config, file_name, args.trains)
     cfg.freeze()
     return cfg
+
+
+def _merge_dataset(cfg: CfgNode, file: str, run: dict | None) -> None:
+    """Merge a data set's YAML; a trained `run` keeps its INPUT, and CLASSES that the YAML lacks."""
+    cfg.OOD = default_cfg().OOD
+    cfg.DATASET.SPLIT_FILE = cfg.DATASET.IMAGES = ""  # a run's, whose set may be another
+    content = settings.read_config_file(file)
+    if run is not None:
+        content.pop("INPUT", None)
+        if cfg.DATASET.CLASSES and "CLASSES" not in content.get("DATASET", {}):
+            logger.warning("DATASET.CLASSES stays that of the run: %s", cfg.DATASET.CLASSES)
+    settings.merge(cfg, content, file)
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
