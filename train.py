@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from dassl import distributed
 from dassl.command import run
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
-from dassl.utils import explain_write_error, set_random_seed, setup_logger, versions
+from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
 from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
 from datasets.check.layout import require_data
 from datasets.needs import Needs, missing_images, training_needs
@@ -82,7 +82,7 @@ def require_training_data(cfg: CfgNode) -> None:
 def start(cfg: CfgNode, state: RunState) -> None:
     """Train an opened run to its end; an error on the way names the checkpoint that is kept."""
     try:
-        with explain_write_error():
+        with explain_full_disk():
             setup_logger(cfg.OUTPUT_DIR)
             begin(cfg, state).train()
             if distributed.is_main():

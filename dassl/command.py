@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from dassl import distributed
-from dassl.utils import InputError, escape_unprintable, explain_write_error
+from dassl.utils import InputError, escape_unprintable, explain_full_disk
 from dassl.utils.console import flush_stdout, reader_has_left
 
 
@@ -31,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        with explain_write_error():
+        with explain_full_disk():
             main()
             print(end="", flush=True)  # at exit, an error would be a traceback
         distributed.shutdown()

@@ -238,12 +238,12 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     kept: list[Run] = []
     notes = []
     for run in runs:
-        known = [(other, same) for other in kept if (same := run.repeats(other))]
-        if known:
-            other, same = known[0]
-            notes.append(f"set apart {run.folder}: the {same} of {other.folder}")
-        else:
+        original = next((other for other in kept if run.repeats(other)), None)
+        if original is None:
             kept.append(run)
+        else:
+            same = run.repeats(original)
+            notes.append(f"set apart {run.folder}: the {same} of {original.folder}")
     return kept, notes
 
 

@@ -17,7 +17,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
 from dassl.engine.progress import timed
 from dassl.utils import (
     RunLog,
-    explain_write_error,
+    explain_full_disk,
     flatten,
     get_rng_state,
     plain,
@@ -61,7 +61,7 @@ def images_seen(cfg: CfgNode) -> str | None:
 def isolated(name: str, failed: dict[str, str], title: str = "") -> Iterator[None]:
     """Catch an exception: log it under `title`, and record it in `failed` for the run `name`."""
     try:
-        with explain_write_error():
+        with explain_full_disk():
             yield
     except Exception as error:
         failed[name] = str(error) or type(error).__name__

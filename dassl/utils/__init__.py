@@ -12,6 +12,7 @@ from .errors import BadImageError, InputError, NonFiniteLossError, WriteError, e
 from .files import (
     atomic_write,
     check_isfile,
+    explain_full_disk,
     explain_write_error,
     listdir_nohidden,
     mkdir_if_missing,

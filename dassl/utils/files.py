@@ -74,29 +74,41 @@ def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
 
 
 @contextmanager
-def explain_write_error(
-    path: str | os.PathLike | None = None, alias: str | os.PathLike = ""
-) -> Iterator[None]:
+def explain_write_error(path: str | os.PathLike, alias: str | os.PathLike = "") -> Iterator[None]:
     """Turn the OSError of a failed write to `path`, or to its `alias`, into a WriteError.
 
-    Without `path`: that of a full disk, wherever it comes from, such as a library or the console.
-    Any other OSError passes through unchanged.
+    An OSError about some other file, raised inside the block, passes through unchanged.
     """
     try:
         yield
     except OSError as error:
         failed = error.filename2 or error.filename
-        if path is None:
-            ours = error.errno in FULL
-        else:
-            ours = failed is None or str(failed) in {str(path), str(alias), str(Path(path).parent)}
-        if not ours:
+        written = {str(path), str(alias), str(Path(path).parent)}
+        if failed is not None and str(failed) not in written:
             raise
-        raise WriteError(
-            f"Cannot write {path or failed or 'a file'}: {error.strerror or error}. What was there "
-            "before is unchanged. Free some space or permit writing there, or choose another "
-            "output folder."
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def explain_full_disk() -> Iterator[None]:
+    """Turn the OSError of a full disk into a WriteError, wherever it comes from.
+
+    For writes without `explain_write_error` around them: those of libraries, or to the console.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        path = error.filename2 or error.filename
+        raise _cannot_write("a file" if path is None else path, error) from error
+
+
+def _cannot_write(path: str | os.PathLike, error: OSError) -> WriteError:
+    return WriteError(
+        f"Cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
+        "Free some space or permit writing there, or choose another output folder."
+    )
 
 
 def mkdir_if_missing(dirname: str | os.PathLike) -> None:

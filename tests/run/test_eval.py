@@ -289,6 +289,19 @@ def test_published_checkpoints_are_evaluated(world, call, tmp_path):
     assert (tmp_path / "out/results.json").exists()
 
 
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        (["TRAINER.LOCOOP.N_CTX", "4"], "a shared context of 16 tokens"),
+        (["TRAINER.LOCOOP.CSC", "True"], "one context for each of 4 classes"),
+    ],
+)
+def test_contexts_without_a_config_must_fit(world, trained, told, tmp_path, extra, words):
+    shutil.copytree(trained / "prompt_learner", tmp_path / "run/prompt_learner")
+    command = [*flags(world), "--model-dir", tmp_path / "run", "--output-dir", tmp_path / "out"]
+    assert words in told(eval_ood, *command, *extra)
+
+
 @pytest.fixture
 def damaged(world, tmp_path):
     """The same world with one truncated image in each set."""

@@ -70,7 +70,8 @@ class Preprocess:
         return F.normalize(F.to_tensor(self.view(image)), self.mean, self.std)
 
     def check(self, inputs: Tensor) -> None:
-        """Refuse a tensor that is no result of this transform; warn once of one that may be none.
+        """Refuse a tensor `[3, H, W]` that is no result of this transform; warn once of one that
+        may be none.
 
         Raises:
             InputError: another size, or values far from those of any pixel.
@@ -83,11 +84,11 @@ class Preprocess:
         values = inputs.detach().float().cpu()
         mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
         pixels = values * std + mean
-        low, high = (f"{x:.3g}" for x in (values.min(), values.max()))
         if not ((pixels > -1) & (pixels < 2)).all():  # a resize may overshoot
             raise InputError(
                 f"a floating-point image is normalised with mean {self.mean} and std {self.std}; "
-                f"no pixels give values from {low} to {high}. Pass pixels as uint8"
+                f"no pixels give values from {values.min():.3g} to {values.max():.3g}. Pass pixels "
+                "as uint8"
             )
         if any(self.mean) and ((values >= 0) & (values <= 1)).all():
             _warn_once(
