@@ -29,7 +29,7 @@ from ood.set_scores import SetScores
 from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
 from results.tables import format_figures, format_full_spectrum, format_rates
-from run.folder import CONFIG, MARKER, held_out_record, read_config
+from run.folder import CONFIG, held_out_record, read_config, training_ended
 from run.negatives import add_words, record_negatives, same_words
 from run.settings import default_cfg, merge, require_clip_trainer
 from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
@@ -125,7 +125,7 @@ def describe_model(
     provenance["comparable"]["training"] = trainer.training_facts(trained)
     last = trained.OPTIM.MAX_EPOCH
     # A finished run may have its best epoch evaluated (TEST.FINAL_MODEL best_val).
-    if load_epoch is None and (epoch or last) < last and not Path(model_dir, MARKER).exists():
+    if load_epoch is None and (epoch or last) < last and not training_ended(model_dir, last):
         provenance["unfinished"] = f"epoch {epoch} of {last}"
         logger.warning(
             f"{model_dir} is evaluated at epoch {epoch} of {last}, before its training ended: "

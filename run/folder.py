@@ -135,6 +135,12 @@ def finish_run(cfg: CfgNode) -> None:
     write_json(facts, Path(cfg.OUTPUT_DIR, MARKER))
 
 
+def training_ended(folder: str | Path, last: int) -> bool:
+    """Return whether the run in `folder` has trained its `last` epoch: its marker may be missing in
+    a copy, and the checkpoint of that epoch beside the best one."""
+    return Path(folder, MARKER).exists() or any(Path(folder).glob(f"*/model.pth.tar-{last}"))
+
+
 def describe_checkpoints(folder: str | Path) -> str:
     """Return a sentence on the newest checkpoint of an unfinished run."""
     pointers = sorted(Path(folder).glob("*/checkpoint"))

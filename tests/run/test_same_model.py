@@ -14,7 +14,7 @@ from dassl.utils import InputError
 from results.runs import load_groups
 from run.config import build_cfg
 from run.flags import make_parser
-from run.folder import MARKER, SPLIT, RunState, open_run
+from run.folder import MARKER, SPLIT, RunState, open_run, training_ended
 from tests.run.test_sweep import stopped_at
 from tests.worlds import flags
 
@@ -103,6 +103,16 @@ def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
         with pytest.raises(InputError, match=r"no config.yaml .* --resume"):
             opened(other)
     assert opened(str(tmp_path)) is RunState.NEW
+
+
+def test_a_training_has_ended_if_its_marker_or_its_last_checkpoint_says_so(tmp_path):
+    (tmp_path / "prompt_learner").mkdir()
+    (tmp_path / "prompt_learner/model-best.pth.tar").touch()
+    assert not training_ended(tmp_path, 5)
+    for path in (tmp_path / "prompt_learner/model.pth.tar-5", tmp_path / MARKER):
+        path.touch()
+        assert training_ended(tmp_path, 5)
+        path.unlink()
 
 
 @pytest.mark.slow
