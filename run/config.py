@@ -18,6 +18,7 @@ from dassl.config import clean_cfg
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, flatten
 from dassl.utils.names import suggest
+from datasets.folders import absolute
 from datasets.own import folder_name, use_id_folder, use_ood_folders
 from run import flags, settings
 from run.folder import CONFIG, check_evaluation, check_model_dir, read_config
@@ -25,6 +26,9 @@ from run.settings import ROOT, default_cfg, value_of
 
 logger = logging.getLogger(__name__)
 
+# Keys of DATASET: those that choose or name classes, and those that a run keeps on another set.
+OF_CLASSES = ("CLASSES", "SUBSAMPLE_CLASSES", "CLASSNAMES_FILE")
+OF_A_RUN = ("ROOT", "NUM_SHOTS", "PAIRS")
 # Settings of a method that are part of its runs' folder names -> their prefix in these names.
 IN_FOLDER = {"N_CTX": "nctx", "CSC": "csc", "CLASS_TOKEN_POSITION": "ctp"}
 
@@ -71,15 +75,29 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def _merge_dataset(cfg: CfgNode, file: str, run: dict | None) -> None:
-    """Merge a data set's YAML; a trained `run` keeps its INPUT, and CLASSES that the YAML lacks."""
+    """Merge a data set's YAML; a trained `run` keeps its INPUT (and see `_leave_data_set`)."""
     cfg.OOD = default_cfg().OOD
-    cfg.DATASET.SPLIT_FILE = cfg.DATASET.IMAGES = ""  # a run's, whose set may be another
     content = settings.read_config_file(file)
     if run is not None:
         content.pop("INPUT", None)
-        if cfg.DATASET.CLASSES and "CLASSES" not in content.get("DATASET", {}):
-            logger.warning("DATASET.CLASSES stays that of the run: %s", cfg.DATASET.CLASSES)
+        _leave_data_set(cfg, content.get("DATASET", {}), file)
     settings.merge(cfg, content, file)
+
+
+def _leave_data_set(cfg: CfgNode, dataset: dict, source: str) -> bool:
+    """Reset a run's DATASET, but for `OF_A_RUN`, if the `dataset` of `source` is another one, and
+    return whether it is; warn of classes that the run chose or named, and `dataset` does not."""
+    current, defaults = cfg.DATASET, default_cfg().DATASET
+    same = all(current[key] == dataset.get(key, current[key]) for key in ("NAME", "FOLDER"))
+    for key in OF_CLASSES:
+        if current[key] != defaults[key] and key not in dataset:
+            what = "is kept" if same else f"is not used, as {source} is another data set"
+            logger.warning("DATASET.%s of the run %s: %s", key, what, current[key])
+    if not same:
+        cfg.DATASET = defaults
+        cfg.DATASET.update({key: current[key] for key in OF_A_RUN})
+        cfg.EVAL.NEGATIVES = cfg.EVAL.OUTLIERS = ""  # words that the run's data set may have
+    return not same
 
 
 def _config_files(args: argparse.Namespace, run: dict | None) -> tuple[str, str]:
@@ -129,7 +147,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> No
         cfg.DATASET.NUM_SHOTS = args.shots
     cfg.RESUME = args.resume
     cfg.DATASET.ROOT = os.path.expanduser(args.root or cfg.DATASET.ROOT)
-    _merge_own_data(cfg, args)
+    _merge_own_data(cfg, args, run)
     if args.backbone and (trained := flatten(run or {}).get("MODEL.BACKBONE.NAME")):
         check_same_backbone(args.backbone, trained)
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
@@ -149,8 +167,14 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> No
         settings.merge_pairs(cfg, [(f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)])
 
 
-def _merge_own_data(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _merge_own_data(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> None:
     if args.id_data:
+        if run is not None:
+            folder = absolute(os.path.expanduser(args.id_data))
+            file = _find(flags.DATASET_CONFIGS, flags.OWN_DATASET, "dataset")
+            own = settings.read_config_file(file)["DATASET"] | {"FOLDER": folder}
+            if _leave_data_set(cfg, own, "--id-data"):
+                cfg.DATASET.update(own)
         use_id_folder(cfg, args.id_data)
         if not (args.model_dir or args.dataset or args.dataset_config_file):
             cfg.OOD = default_cfg().OOD

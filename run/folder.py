@@ -26,7 +26,8 @@ CONFIG, MARKER, LOCK, SPLIT = "config.yaml", "finished.json", ".lock", "split.js
 KEPT = ("*/checkpoint", "*.parquet")  # costly to make: a folder with such files is not removed
 # Settings that say where and how a run computes, not what it computes.
 INCIDENTAL = (
-    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "TEST", "OOD", "EVAL"),
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "OOD", "EVAL"),
+    *("TEST.EVALUATOR", "TEST.NO_TEST", "TEST.SPLIT"),  # not FINAL_MODEL
     *("DATASET.ROOT", "DATASET.DOWNLOAD", "DATASET.PAIRS.DOWNLOAD"),
     *("DATALOADER.NUM_WORKERS", "DATALOADER.TEST", "DATALOADER.BAD_IMAGES", "DATALOADER.DECODED"),
     *("TRAIN.PRINT_FREQ", "TRAIN.CUDA_GRAPH", "TRAIN.CHECKPOINT_FREQ"),

@@ -38,6 +38,7 @@ def run(request, tmp_path):
         (["INPUT.RRCROP_SCALE", "(0.5, 1.0)"], "INPUT.RRCROP_SCALE was"),
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "7"], "DATALOADER.TRAIN_X.BATCH_SIZE was"),
         (["DATASET.PAIRS.PATH", "other.csv"], "DATASET.PAIRS.PATH was"),
+        (["TEST.FINAL_MODEL", "best_val"], "TEST.FINAL_MODEL was"),
     ],
 )
 def test_an_evaluation_keeps_the_settings_of_the_training(run, words, reason):
@@ -68,20 +69,33 @@ def test_a_run_on_lists_is_evaluated_on_any_set(tmp_path, dataset):
     assert bool(cfg.DATASET.SPLIT_FILE) is (cfg.DATASET.NAME == "ImageList")
 
 
-def test_classes_of_the_run_that_a_named_set_keeps_are_named(tmp_path, caplog):
-    words = ["--trainer", "CoOp", "--dataset", "generated", "--output-dir", str(tmp_path)]
-    args = make_parser("").parse_args(words)
-    args.opts = ["DATASET.CLASSES", "kite,duck"]
+@pytest.mark.parametrize(
+    "words, notes",
+    [
+        ([], []),
+        (["--dataset", "generated"], ["CLASSES of the run is kept: kite,duck", "is kept: base"]),
+        (["--dataset", "imagefolder"], ["is kept: kite,duck", "is kept: base"]),  # names no folder
+        (["--dataset", "imagenet"], ["imagenet.yaml is another data set: kite,duck", "set: base"]),
+        (["--dataset", "imagenet10"], ["imagenet10.yaml is another data set: base"]),
+        (["--id-data", "."], ["as --id-data is another data set: kite,duck", "set: base"]),
+    ],
+)
+def test_another_data_set_is_the_one_that_was_named(tmp_path, caplog, words, notes):
+    """Of the run's set only the training's settings stay, and its choice of classes is named."""
+    run = ["--trainer", "CoOp", "--dataset", "generated", "--shots", "4", "--root", "here"]
+    args = make_parser("").parse_args([*run, "--output-dir", str(tmp_path)])
+    args.opts = ["DATASET.CLASSES", "kite,duck", "DATASET.SUBSAMPLE_CLASSES", "base"]
     open_run(build_cfg(args))
-    assert not caplog.records
-    for words, warns in (
-        ([], 0),
-        (["--dataset", "generated"], 1),
-        (["--dataset", "imagenet10"], 0),
-    ):
-        caplog.clear()
-        build_cfg(eval_ood.parse_args(["--model-dir", str(tmp_path), *words]))
-        assert len(caplog.records) == warns
+    cfg = build_cfg(eval_ood.parse_args(["--model-dir", str(tmp_path), *words]))
+    assert len(caplog.records) == len(notes)
+    assert all(n in r.getMessage() for n, r in zip(notes, caplog.records, strict=True))
+    if not words or "is kept" in caplog.text:
+        assert cfg.DATASET.CLASSES == "kite,duck" and cfg.DATASET.SUBSAMPLE_CLASSES == "base"
+        assert cfg.DATASET.FOLDER == "generated" and cfg.EVAL.NEGATIVES == "generated/words"
+    else:
+        fresh = build_cfg(make_parser("").parse_args([*run[:2], *words, *run[4:]]))
+        assert cfg.DATASET == {**fresh.DATASET, "ROOT": "here"}
+        assert cfg.EVAL == fresh.EVAL and cfg.INPUT.SIZE == (96, 96)
 
 
 def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
