@@ -16,7 +16,7 @@ from datasets.classnames import (
     read_class_list,
     read_classnames_file,
 )
-from datasets.folders import DataError, absolute, first_few, wrong_count
+from datasets.folders import DataError, absolute, first_few, subfolders, wrong_count
 from datasets.splits import common_folders, require_folders
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,13 @@ class ImageNet(ClassFolders):
     @classmethod
     def knows_classes(cls, cfg: CfgNode) -> bool:
         return cfg.DATASET.CLASSES != "present"
+
+    @classmethod
+    def find_splits(cls, folder: Path) -> dict[str, Path]:
+        splits = super().find_splits(folder)
+        if "val" in splits and "test" in splits and not subfolders(splits["test"]):
+            del splits["test"]  # Kaggle's, without labels
+        return splits
 
     @classmethod
     def deciding_splits(cls, cfg: CfgNode, splits: dict[str, Path]) -> list[Path]:

@@ -56,6 +56,17 @@ def test_present_takes_the_folders_there_are(tree, build, caplog):
     assert "2 images in ImageNet's val where the protocol has 100" in caplog.text
 
 
+@pytest.mark.parametrize("test", ["ILSVRC2012_test_1.JPEG", ""])
+def test_kaggles_test_images_have_no_labels(tree, build, tmp_path, test):
+    tree(images("val", [TENCH]))
+    (tmp_path / "imagenet/images/test").mkdir()
+    (tmp_path / "imagenet/images/test" / (test or "readme")).touch()
+    data = build(CLASSES=TENCH)
+    assert data.val is None and f"/val/{TENCH}/" in data.test[0].impath
+    tree(images("test", [TENCH]))
+    assert f"/test/{TENCH}/" in build(CLASSES=TENCH).test[0].impath
+
+
 def test_whole_protocol_is_not_warned_of(tree, build, caplog):
     tree(images("val", [TENCH], 50))
     build(CLASSES=TENCH)
