@@ -68,18 +68,21 @@ def load_shifted_sets(cfg: CfgNode, classnames: Sequence[str]) -> dict[str, list
 
 def warn_of_shared_images(sets: Mapping[str, Sequence[Datum]]) -> None:
     """Warn of images that belong to two of `sets`, such as the ID set and an OOD set."""
+    shared = shared_images({name: [x.impath for x in items] for name, items in sets.items()})
+    if shared:
+        listed = ", ".join(f"{counted(n, 'image')} in both {a} and {b}" for a, b, n in shared)
+        logger.warning("%s. They count in each of these sets", listed)
+
+
+def shared_images(sets: Mapping[str, Sequence[str]]) -> list[tuple[str, str, int]]:
+    """Return the pairs of `sets` that share files, by links too, and how many: name -> paths."""
     real = cache(os.path.realpath)  # of each folder once
     files = {
-        name: {(real(os.path.dirname(x.impath)), os.path.basename(x.impath)) for x in items}
-        for name, items in sets.items()
+        name: {(real(os.path.dirname(path)), os.path.basename(path)) for path in paths}
+        for name, paths in sets.items()
     }
-    shared = [
-        f"{counted(count, 'image')} in both {a} and {b}"
-        for a, b in combinations(files, 2)
-        if (count := len(files[a] & files[b]))
-    ]
-    if shared:
-        logger.warning("%s. They count in each of these sets", ", ".join(shared))
+    pairs = ((a, b, len(files[a] & files[b])) for a, b in combinations(files, 2))
+    return [pair for pair in pairs if pair[-1]]
 
 
 def set_entry(cfg: CfgNode, name: str) -> tuple[CfgNode, str]:

@@ -15,11 +15,12 @@ from datasets.check.listing import ImageSet, listing_problems, wrong_names
 from datasets.check.report import Problem, Report, Row
 from datasets.classfolders import ClassFolders, data_root
 from datasets.classnames import shared_prompts
-from datasets.folders import absolute
+from datasets.folders import absolute, counted
 from datasets.imagelist import ImageList, ImageNetList
 from datasets.imagenet import ImageNet
 from datasets.lists import not_there, protocol_faults, read_list
 from datasets.needs import NOTHING, Needs
+from datasets.ood_sets import shared_images
 
 
 def check(
@@ -56,12 +57,24 @@ def check(
     report.rows = _in_order(cfg, report)
     for images in layout.sets:
         report.problems += file_problems(images, full, skip)
+    report.problems += _shared(layout.sets)
     if full:
         # A folder that serves as two sets is compared once, but several lists may share a folder.
         distinct = {(s.folder.resolve(), s.file and s.name): s for s in reversed(layout.sets)}
         report.problems += duplicates(list(distinct.values())[::-1])
     _add_errors(cfg, report, layout, imagenet or issubclass(dataset_class, ImageNetList))
     return report
+
+
+def _shared(sets: Sequence[ImageSet]) -> list[Problem]:
+    """Return a problem for each two sets that have files in common, by a link or the same folder;
+    only `duplicates` finds copies."""
+    paths = {images.name: [images.path(name) for name in images.images] for images in sets}
+    text = "{} found in {} too, by a link or the same folder: each set needs images of its own."
+    return [
+        Problem(other, "duplicates", text.format(counted(count, "image"), one))
+        for one, other, count in shared_images(paths)
+    ]
 
 
 def _list(report: Report, layout: Layout, images: ImageSet, shots: int, skip: bool) -> None:

@@ -229,6 +229,15 @@ def test_images_in_two_sets(pets, tmp_path):
     assert told["Texture"].files == [f"{tmp_path}/Texture/images/other_name.png = {sun[0]}"]
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_that_is_a_link_to_another_sets(pets, tmp_path, full):
+    (tmp_path / "SUN").rename(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "Texture/images", tmp_path / "SUN")
+    (problem,) = survey(pets, full=full).problems
+    assert (problem.where, problem.kind) == ("Texture", "duplicates")
+    assert problem.what.startswith("3 images found in SUN too, by a link")
+
+
 def test_a_sample_of_the_files_is_read(pets, monkeypatch):
     monkeypatch.setattr(files, "DECODED", 2)
     monkeypatch.setattr(files, "STATTED", 3)
