@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Evaluate OOD detection of the runs of scripts/fobor/train.sh, with the same arguments:
+# Evaluate OOD detection of the runs of scripts/fobor/train.sh, with the same arguments. A run in
+# another folder, as --backbone or OPTIM.MAX_EPOCH gives it, needs scripts/eval.sh --model-dir RUN:
 #   bash scripts/fobor/eval.sh LoCoOpFoBoR SCTFoBoR imagenet vit_b16_ep30 end 16 16 False 0.2 3.0 5.0 1 1 0.17 200
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
