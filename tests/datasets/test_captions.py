@@ -384,13 +384,66 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
             PATH="web/a.csv",
             COLUMNS=(1, 2),
         ),
+        told(
+            r"COLUMNS is \('path', 'path'\): it must name two columns",
+            SOURCE="csv",
+            PATH="web/a.csv",
+            COLUMNS=("path", "path"),
+        ),
+        told("has more than one column caption. .*Line 1", SOURCE="csv", PATH="web/twice.csv"),
     ],
 )
 def test_bad_tables(folder, loader, keys, message):
     (folder / "lost.csv").write_text("path,caption\nz.jpg,text\n")
     (folder / "none.csv").write_text("path,caption\n")
+    (folder / "twice.csv").write_text("path,caption,caption\n0.jpg,a cat,\n")
     with pytest.raises(InputError, match=message):
         loader(**keys)
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("0.jpg,a red dog, sitting", "fields: 3, in the header: 2"),
+        ("0.jpg", "fields: 1, in the header: 2"),
+        ('0.jpg,"a red dog', "unexpected end of data"),
+        ('0.jpg,"a red dog\nin the park"', "unexpected end of data"),
+        ('0.jpg,"Jaws" is a film', "',' expected after '\"'"),
+        ("0.jpg," + 200000 * "a", "field larger than field limit"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(folder, loader, line, reason):
+    (folder / "a.csv").write_text(f'path,caption\n\n0.jpg,a cat\n{line}\n2.jpg,"a hen"\n')
+    with pytest.raises(InputError) as refused:
+        loader(SOURCE="csv", PATH="web/a.csv")
+    message = str(refused.value)
+    assert message.startswith("Line 4 of the table of pairs ") and reason in message
+    assert "one pair a line" in message and "into quotes" in message
+
+
+def test_quoted_captions_and_blank_lines(folder, loader):
+    (folder / "a.csv").write_text('path,caption\n0.jpg,"a ""red"" dog, 24"""\n\n2.jpg,24"\n \n')
+    assert loader(batch_size=2, SOURCE="csv", PATH="web/a.csv").dataset.captions == [
+        'a "red" dog, 24"',
+        '24"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, content, kind",
+    [
+        ("a.parquet", b"PAR1\0\1\2", "Parquet"),
+        ("table", b"PAR1\0\1\2", "Parquet"),
+        ("a.jsonl", b'{"path": "0.jpg"}\n', "JSON"),
+        ("a.txt", b'[\n  {\n"path": "0.jpg"}]\n', "JSON"),
+        ("a.csv", b"PK\3\4\x14\0", "an Excel or ZIP file"),
+        ("a.csv.gz", b"\x1f\x8b\x08\0", "compressed"),
+    ],
+)
+def test_a_table_of_another_kind_is_called_by_its_name(folder, loader, name, content, kind):
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is {kind}: .*SOURCE csv reads CSV or TSV text"):
+        loader(SOURCE="csv", PATH=f"web/{name}")
 
 
 def test_every_image_bad_ends_with_a_sentence(folder, loader):
