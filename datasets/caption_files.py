@@ -1,7 +1,8 @@
 """Image-caption pairs in plain files: from a table, or an ID data set with its class names."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
 # So many unreadable pairs in a row are an error, not an accident.
 MAX_BAD_IN_A_ROW = 100
+# Tables that are neither CSV nor TSV: their suffixes, and their first bytes without blanks.
+OTHER_TABLES = {
+    "Parquet": ((".parquet",), b"PAR1"),
+    "JSON": ((".json", ".jsonl", ".ndjson"), (b'{"', b"[{", b"[[")),
+    "Arrow": ((".arrow", ".feather"), b"ARROW1"),
+    "an Excel or ZIP file": ((".xlsx", ".zip"), b"PK\x03\x04"),
+    "compressed": ((".gz",), b"\x1f\x8b"),
+}
 
 
 class CaptionedImages(Dataset):
@@ -90,8 +99,8 @@ def csv_pairs(path: Path, columns: Sequence[str], transform: Callable) -> Captio
         columns: of image paths, absolute or relative to the table's folder, and of captions.
 
     Raises:
-        InputError: the file is missing or not a table, lacks the columns or has no rows, or none
-            of the first images exists.
+        InputError: the file is missing or not a table, lacks the columns or has them twice, has no
+            rows or one that does not fit the header, or none of the first images exists.
     """
     rows = _rows(path, columns)
     images = [str(path.parent / image) for image, _ in rows]
@@ -120,28 +129,61 @@ def class_pairs(cfg: CfgNode, transform: Callable) -> CaptionedImages:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
-    if len(columns) != 2 or not all(isinstance(name, str) for name in columns):
+    texts = [name for name in columns if isinstance(name, str)]
+    if len(columns) != 2 or len(set(texts)) != 2:
         raise InputError(
             f"DATASET.PAIRS.COLUMNS is {tuple(columns)}: it must name two columns, that of image "
             "paths and that of captions, such as ('filepath', 'title')."
         )
-    image, caption = columns
-    lines = read_text(Path(absolute(path)), "The table of pairs").split("\n")
-    delimiter = "\t" if "\t" in lines[0] else ","
-    table = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter)
-    try:
-        header = table.fieldnames or []
-        missing = [name for name in (image, caption) if name not in header]
-        rows = [] if missing else [(row[image] or "", row[caption] or "") for row in table]
-    except csv.Error as error:
-        raise InputError(
-            f"The table of pairs {absolute(path)} cannot be read: {error}. Give the path of a "
-            "UTF-8 CSV file with a header line."
-        ) from error
-    if missing or not rows:
+    records = _records(path)
+    header = next(records)
+    missing = [name for name in columns if name not in header]
+    twice = [name for name in columns if header.count(name) > 1]
+    rows = []
+    if not missing and not twice:
+        image, caption = map(header.index, columns)
+        rows = [(fields[image], fields[caption]) for fields in records]
+    if not rows:
         fault = f"has no column {first_few(missing)}" if missing else "has no rows"
+        fault = f"has more than one column {first_few(twice)}" if twice else fault
         raise InputError(
             f"The table of pairs {absolute(path)} {fault}. Columns: {first_few(header) or 'none'}. "
-            "Name its columns in DATASET.PAIRS.COLUMNS, such as ('filepath', 'title')."
+            "Line 1 must name each once. Name its columns in DATASET.PAIRS.COLUMNS, such as "
+            "('filepath', 'title')."
         )
     return rows
+
+
+def _records(path: Path) -> Iterator[list[str]]:
+    """Yield the fields of a table's header and of each row; InputError for a line that is none."""
+    lines = _table_text(path).split("\n")
+    delimiter, header = ("\t" if "\t" in lines[0] else ","), None
+    for number, line in enumerate(lines, start=1):
+        if header is not None and not line.strip():
+            continue
+        try:  # each line by itself, so that an open quote does not take in those after it
+            fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+            header = fields if header is None else header
+            if len(fields) != len(header):
+                raise csv.Error(f"fields: {len(fields)}, in the header: {len(header)}")
+        except csv.Error as error:
+            raise InputError(
+                f"Line {number} of the table of pairs {absolute(path)} is no row of it ({error}). "
+                "Write one pair a line; put a caption that holds commas, tabs or quotes into "
+                "quotes that close on its line, and double the quotes in it."
+            ) from error
+        yield fields
+
+
+def _table_text(path: Path) -> str:
+    start = b""
+    with suppress(OSError), open(path, "rb") as file:  # which `read_text` explains
+        start = b"".join(file.read(64).split())
+    for kind, (suffixes, marks) in OTHER_TABLES.items():
+        if start.startswith(marks) or path.name.lower().endswith(suffixes):
+            raise InputError(
+                f"The table of pairs {absolute(path)} is {kind}: DATASET.PAIRS.SOURCE csv reads "
+                "CSV or TSV text with a header line. Save it as CSV, for example by pandas' "
+                "to_csv(index=False)."
+            )
+    return read_text(Path(absolute(path)), "The table of pairs")

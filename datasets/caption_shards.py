@@ -6,10 +6,13 @@ webdataset's decoders, which unpickle files by their suffix, are not used.
 
 import io
 import logging
+import lzma
 import tarfile
+import zlib
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate, groupby, islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,16 @@ from datasets.pairs import BadPair, fill_batch, read_pair, seeded
 logger = logging.getLogger(__name__)
 
 IMAGES, CAPTION = ("jpg", "jpeg", "png", "webp"), "txt"
+RULE = (
+    f"A pair consists of <key>.txt and <key>.jpg (or {', '.join(IMAGES[1:])}), side by side in the "
+    "tar; <key> ends at the first dot of the file name."
+)
 Slice = tuple[int, int, int]  # shard, first pair, one past the last pair
+RawPair = tuple[str, list[tuple[str, bytes]]]  # name, and suffix and content of each file
+Member = tuple[str, str, tarfile.TarInfo]  # key, suffix, entry
+PADDING = 2**16  # most zero bytes after the end mark of a whole tar
+# What tarfile raises for damaged tars, compressed ones too; ValueError for odd headers.
+DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 class ShardPairs(IterableDataset):
@@ -73,19 +85,26 @@ class ShardPairs(IterableDataset):
         stretch = self.stretches(workers)[self.rank * workers + worker]
         remaining = sum(stop - start for _, start, stop in stretch)
         bad: list[str] = []
+        named: set[str] = set()  # once, although a stretch may be read again
         turn = 0
         while remaining:
             rng = seeded(self.seed, self.epoch, self.rank, worker, turn)
             count = 0
             for sample in islice(self._read(stretch, rng, bad), remaining):
-                yield {**sample, "bad": bad.copy()}
+                yield {**sample, "bad": [name for name in bad if name not in named]}
+                named.update(bad)
                 bad.clear()
                 count += 1
             if not count:
-                raise BadImageError(
-                    f"None of {remaining} image-caption pairs can be read, such as {bad[0]}. Check "
-                    f"the shard {absolute(self.shards[stretch[0][0]])} and those after it."
-                )
+                # Shards that end before they should may end before the stretch begins.
+                whole = [(shard, 0, self.counts[shard]) for shard, _, _ in stretch]
+                if stretch == whole:
+                    raise BadImageError(
+                        f"None of {remaining} image-caption pairs can be read, such as {bad[0]}. "
+                        f"Check the shard {absolute(self.shards[stretch[0][0]])} and those after "
+                        f"it. {RULE}"
+                    )
+                stretch, bad = whole, []
             remaining -= count
             turn += 1
 
@@ -101,33 +120,35 @@ class ShardPairs(IterableDataset):
         import webdataset
 
         raw = (pair for piece in stretch for pair in self._raw(piece, bad))
-        for pair in webdataset.shuffle(self.shuffle, initial=self.shuffle, rng=rng)(raw):
-            image = next((pair[suffix] for suffix in IMAGES if suffix in pair), None)
+        for name, files in webdataset.shuffle(self.shuffle, initial=self.shuffle, rng=rng)(raw):
+            content = dict(files)
+            image = next((content[suffix] for suffix in IMAGES if suffix in content), None)
             try:
-                picture, caption = read_pair(image, pair.get(CAPTION))
+                if len(content) < len(files):
+                    raise BadPair("a file is there twice")
+                picture, caption = read_pair(image, content.get(CAPTION))
             except BadPair as error:
-                bad.append(f"{pair['__url__']}/{pair['__key__']} ({error})")
+                bad.append(f"{name} ({error})")
             else:
                 yield {"img": self.transform(picture), "caption": caption}
 
-    def _raw(self, piece: Slice, bad: list[str]) -> Iterator[dict[str, Any]]:
+    def _raw(self, piece: Slice, bad: list[str]) -> Iterator[RawPair]:
         """Yield the undecoded pairs of a slice of a shard; append faults of the shard to `bad`."""
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-
         shard, start, stop = piece
-        path = str(self.shards[shard])
-
-        def note(error: Exception) -> bool:
-            bad.append(f"{path} (the rest of the shard: {error.args[0]})")
-            return False  # stops reading this shard
-
+        path, count, found = self.shards[shard], self.counts[shard], 0
         try:
-            with open(path, "rb") as stream:
-                source = [{"url": path, "stream": stream}]
-                files = tar_file_expander(source, handler=note, select_files=is_image_or_caption)
-                yield from islice(group_by_keys(files, handler=note), start, stop)
-        except OSError as error:
-            bad.append(f"{path} (the whole shard: {error.strerror})")
+            with tarfile.open(path) as tar:
+                for found, (key, group) in enumerate(grouped(tar), start=1):
+                    if found > start:  # others are passed over unread
+                        files = [(suffix, tar.extractfile(e).read()) for _, suffix, e in group]
+                        yield f"{path}/{key}", files
+                    if found == stop:
+                        return
+                check_end(tar)
+            fault = f"{found} pairs where {count} were counted: is {_record(path).name} right?"
+        except DAMAGED as error:
+            fault = str(error)
+        bad.append(f"{path} (the rest of the shard: {fault})")
 
 
 def find_shards(pattern: Path, setting: str = "DATASET.PAIRS.PATH") -> list[Path]:
@@ -171,18 +192,14 @@ def images_in(shard: Path) -> Iterator[io.BytesIO]:
     image = None
     try:
         with tarfile.open(shard, "r:") as tar:
-            while (entry := tar.next()) is not None:
-                tar.members.clear()  # or it would hold every entry in memory
+            for entry in entries(tar):
                 name = Path(entry.name).name
                 if entry.isreg() and is_image(name) and not name.startswith("."):
                     image = io.BytesIO(tar.extractfile(entry).read())
                     image.filename = entry.name
                     yield image
-            # tarfile takes an unreadable header for the end, so check the end mark.
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
-    except (tarfile.TarError, EOFError, OSError) as error:
+            check_end(tar)
+    except DAMAGED as error:
         raise InputError(
             f"{shard} is no whole tar ({error}): it is cut off, damaged or compressed. Fetch it "
             "again, uncompressed, and start the same command"
@@ -191,14 +208,46 @@ def images_in(shard: Path) -> Iterator[io.BytesIO]:
         raise InputError(f"{shard} holds no image: no member's name ends like an image file's")
 
 
+def entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the entries of a tar, without holding them all in memory."""
+    while (entry := tar.next()) is not None:
+        tar.members.clear()
+        yield entry
+
+
+def check_end(tar: tarfile.TarFile) -> None:
+    """Raise ReadError if what follows the last entry read is not the end of a whole tar."""
+    # tarfile takes an unreadable header and any zeros for the end, and reads nothing beyond.
+    tar.fileobj.seek(tar.offset)
+    mark, rest = tar.fileobj.read(tarfile.BLOCKSIZE), tar.fileobj.read(PADDING + 1)
+    if mark != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
+    if any(rest):
+        raise tarfile.ReadError(f"more data after its end at byte {tar.offset:,}: are tars joined?")
+    if len(rest) > PADDING:
+        raise tarfile.ReadError(f"zeros from byte {tar.offset:,} on, as of an unfinished download")
+
+
+def grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, Iterator[Member]]]:
+    """Yield each key of a tar with its adjacent images and captions; each must be read at once."""
+    from webdataset.tariterators import base_plus_ext
+
+    files = (e for e in entries(tar) if e.isreg() and is_image_or_caption(e.name))
+    members = ((*base_plus_ext(entry.name), entry) for entry in files)
+    keyed = ((key, suffix.lower(), entry) for key, suffix, entry in members if key)
+    return groupby(keyed, itemgetter(0))
+
+
 def count_pairs(shards: Sequence[Path]) -> list[int]:
     """Count the pairs of each shard, from img2dataset's `<shard>_stats.json` if there is one.
 
-    The ranks share the counting. The first shard is always read. A count that is too high
-    only repeats some pairs of the shard's neighbours.
+    The ranks share the counting. The first shard is always read. Of others the record is taken if
+    it is not older than the tar and the first pair is complete. A count that is too high repeats
+    pairs of the shards around it, and is named when it is noticed; one that is too low leaves out
+    the last pairs.
 
     Raises:
-        InputError: a shard is no tar, or holds no captions or no images.
+        InputError: a shard is no tar, or holds no captions, no images, or none beside the other.
     """
     mine = range(distributed.rank(), len(shards), distributed.world_size())
     quiet = not distributed.is_main()
@@ -231,28 +280,45 @@ def cut(order: Sequence[int], counts: Sequence[int], quotas: Sequence[int]) -> l
 
 def is_image_or_caption(name: str) -> bool:
     """Return whether a tar's member is an image or a caption; no other is read."""
-    return name.rpartition(".")[2].lower() in (*IMAGES, CAPTION)
+    hidden = name.rpartition("/")[2].startswith(".")  # as systems leave behind
+    return not hidden and name.rpartition(".")[2].lower() in (*IMAGES, CAPTION)
+
+
+def is_pair(suffixes: Collection[str]) -> bool:
+    """Return whether files of one key with these suffixes have an image and a caption."""
+    return CAPTION in suffixes and not set(suffixes).isdisjoint(IMAGES)
+
+
+def _record(shard: Path) -> Path:
+    """Return the path of img2dataset's record of a shard."""
+    return shard.with_name(f"{shard.stem}_stats.json")
 
 
 def _recorded_count(shard: Path) -> int:
-    """Return img2dataset's own count of a shard, 0 if there is none."""
+    """Return img2dataset's own count of a shard, 0 if there is none that can be right."""
     try:
-        return int(read_json(shard.with_name(f"{shard.stem}_stats.json"))["successes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if _record(shard).stat().st_mtime < shard.stat().st_mtime:
+            return 0
+        with tarfile.open(shard) as tar:
+            first = [suffix for _, group in islice(grouped(tar), 1) for _, suffix, _ in group]
+        return max(0, int(read_json(_record(shard))["successes"])) if is_pair(first) else 0
+    except (*DAMAGED, KeyError, TypeError, OverflowError):  # OverflowError: infinity
         return 0
 
 
 def _count_members(shard: Path) -> int:
     """Count the pairs in a shard by its members' names; warn if it is cut off."""
-    from webdataset.tariterators import base_plus_ext
-
     names: list[str] = []
+    pairs: list[list[str]] = []  # the suffixes of each
     try:
         with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.isreg() and is_image_or_caption(member.name):
-                    names.append(member.name)
-    except (tarfile.ReadError, EOFError, OSError) as error:
+            for _, group in grouped(tar):
+                pairs.append([])
+                for _, suffix, entry in group:
+                    names.append(entry.name)
+                    pairs[-1].append(suffix)
+            check_end(tar)
+    except DAMAGED as error:
         if not names:
             raise InputError(
                 f"The shard {absolute(shard)} is no readable tar: {error}. Download it again, or "
@@ -262,12 +328,12 @@ def _count_members(shard: Path) -> int:
             f"The shard {absolute(shard)} is cut off after {len(names)} files ({error}): its "
             "other pairs are not used"
         )
-    suffixes = {name.rpartition(".")[2].lower() for name in names}
-    lacks = "captions (.txt)" if CAPTION not in suffixes else "images"
-    if CAPTION not in suffixes or not suffixes.intersection(IMAGES):
+    if not any(map(is_pair, pairs)):
+        suffixes = {suffix for pair in pairs for suffix in pair}
+        lacks = "images" if suffixes.isdisjoint(IMAGES) else "image beside its caption"
         raise InputError(
-            f"The shard {absolute(shard)} holds no {lacks}. Images and captions found in it: "
-            f"{first_few(names) or 'none'}. A pair consists of <key>.txt and <key>.jpg (or "
-            f"{', '.join(IMAGES[1:])})."
+            f"The shard {absolute(shard)} holds no "
+            f"{lacks if CAPTION in suffixes else 'captions (.txt)'}. Images and captions found in "
+            f"it: {first_few(names) or 'none'}. {RULE}"
         )
-    return sum(1 for key, _ in groupby(base_plus_ext(name)[0] for name in names) if key)
+    return len(pairs)

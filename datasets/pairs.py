@@ -21,10 +21,13 @@ def read_pair(image: str | bytes | None, caption: str | bytes | None) -> tuple[I
     if image is None:
         raise BadPair("no image")
     text = read_caption(caption)
+    source = io.BytesIO(image) if isinstance(image, bytes) else image
     try:
-        return read_image(io.BytesIO(image) if isinstance(image, bytes) else image), text
+        return read_image(source), text
     except BadImageError as error:
-        raise BadPair(f"no readable image: {error.__cause__}") from error
+        # Pillow shows an open file's address, which differs each time.
+        reason = str(error.__cause__).replace(f" {source!r}", "")
+        raise BadPair(f"no readable image: {reason}") from error
 
 
 def read_caption(caption: str | bytes | None) -> str:

@@ -192,11 +192,16 @@ def test_another_detector_is_refused_and_named(call, tmp_path, change):
         (lambda whole: whole[: whole.index(b"s1/000004.jpg")], "no end mark at byte"),
         (lambda whole: whole[: whole.index(b"s1/000004.jpg") + 99], "no end mark at byte"),
         (lambda whole: whole.replace(b"s1/000004.jpg", b"\xff" * 13), "no end mark at byte"),
+        (lambda whole: whole.ljust(10**6, b"\0"), "zeros from byte"),
+        (lambda whole: whole + whole, "more data after its end at byte"),
         (lambda whole: b"<html>", "is no whole tar"),
         (lambda whole: whole.replace(b".jpg", b".dat"), "is no whole tar"),  # wrong checksums
         (None, "holds no image"),
     ],
-    ids=["in a member", "between members", "in a header", "a header", "a page", "names", "none"],
+    ids=[
+        *("in a member", "between members", "in a header", "a header", "zeros", "joined"),
+        *("a page", "names", "none"),
+    ],
 )
 def test_a_damaged_shard_is_named_and_the_others_done(world, call, tmp_path, capsys, damage, words):
     shutil.copytree(world, tmp_path / "world")

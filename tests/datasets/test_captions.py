@@ -3,7 +3,9 @@
 import collections
 import io
 import json
+import os
 import pickle
+import re
 import tarfile
 
 import numpy as np
@@ -233,6 +235,111 @@ def test_counts_of_img2dataset_are_taken_and_may_be_wrong(shards, loader):
     assert [len(batch["caption"]) for batch in made] == [4] * 6
 
 
+def cut_at(name):
+    return lambda whole: whole[: whole.index(name)]
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (cut_at(b"000000014.jpg"), "no end mark at byte"),
+        (lambda whole: whole.replace(b"000000014.jpg", b"\xff" * 13), "no end mark at byte"),
+        (lambda whole: cut_at(b"000000014.jpg")(whole).ljust(10**5, b"\0"), "zeros from byte"),
+        (lambda whole: whole + whole, "more data after its end at byte .* are tars joined"),
+        (lambda whole: whole.rstrip(b"\0").ljust(2**16, b"\0"), ""),  # padding
+    ],
+    ids=["at a member", "a header", "zeros", "joined", "whole"],
+)
+def test_the_end_of_a_shard_is_checked(shards, loader, caplog, damage, words):
+    """tarfile and webdataset end at each of these without a word."""
+    path = shards / "00003.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    made = loader(batch_size=1)
+    pairs = 3 if words.startswith(("no end", "zeros")) else 6
+    assert made.dataset.counts[3] == pairs
+    if words:
+        found = rf"00003.tar is cut off after {2 * pairs} files \({words}.*other pairs are not used"
+        (warned,) = [record.message for record in caplog.records if "00003" in record.message]
+        assert re.search(found, warned)
+    else:
+        assert "00003" not in caplog.text
+    batches = list(made)
+    assert len({batch["caption"][0] for batch in batches}) == len(batches) == 15 + pairs
+    assert not any("bad" in batch for batch in batches)
+
+
+@pytest.mark.parametrize("successes", ["-3", "0", "Infinity", '"many"', "null"])
+def test_a_record_that_cannot_be_right_is_not_believed(shards, loader, successes):
+    (shards / "00003_stats.json").write_text(f'{{"successes": {successes}}}')
+    assert loader().dataset.counts == [3, 7, 1, 6, 4]
+
+
+def test_a_record_older_than_its_shard_is_not_believed(shards, loader):
+    (shards / "00003_stats.json").write_text(json.dumps({"successes": 9}))
+    os.utime(shards / "00003_stats.json", (1, 1))
+    assert loader().dataset.counts == [3, 7, 1, 6, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_of_fewer_pairs_than_recorded_is_named_once(shards, loader, workers):
+    """With two workers, one of them has a stretch that lies wholly beyond the shard's end."""
+    for number in (0, 2, 3, 4):
+        (shards / f"{number:05}.tar").unlink()
+    write_tar(shards / "00000.tar", members([30]))
+    (shards / "00001_stats.json").write_text(json.dumps({"successes": 90}))
+    made = loader(PATH="cc", workers=workers)
+    assert made.dataset.counts == [1, 90]
+    for epoch in range(3):
+        made.set_epoch(epoch)
+        batches = list(made)
+        assert [len(batch["caption"]) for batch in batches] == [4] * 22
+        named = [name for batch in batches for name in batch.get("bad", ())]
+        assert len(named) == (workers or 1)
+        assert all("7 pairs where 90 were counted: is 00001_stats.json right?" in n for n in named)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_recorded_shard_without_captions_is_named(shards, loader, workers):
+    names = {name: data for name, data in members(range(20, 29)).items() if ".txt" not in name}
+    write_tar(shards / "00003.tar", names)
+    (shards / "00003_stats.json").write_text(json.dumps({"successes": 9}))
+    with pytest.raises(InputError, match=r"00003\.tar holds no captions"):
+        loader(workers=workers)
+
+
+def test_a_file_that_is_there_twice_costs_its_pair_alone(shards, loader):
+    path = shards / "00000.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in (0, 1, 1, 2):
+            for name, content in pair(number).items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    batches = list(loader(batch_size=3, PATH="cc/00000.tar"))
+    assert {text for batch in batches for text in batch["caption"]} == {"caption 0", "caption 2"}
+    named = [name for batch in batches for name in batch.get("bad", ())]
+    assert named == [f"{path}/000000001 (a file is there twice)"]
+
+
+def test_files_that_systems_leave_behind_part_no_pair(shards, loader):
+    content = {}
+    for name, data in members(range(2)).items():
+        content |= {f"cc/._{name}": b"?", f"cc/{name}": data}
+    write_tar(shards / "00000.tar", content)
+    made = loader(batch_size=2, PATH="cc/00000.tar")
+    assert sorted(captions(made)) == ["caption 0", "caption 1"]
+
+
+def test_bad_pairs_have_the_same_names_in_each_epoch(shards, loader):
+    """So that each is logged once."""
+    write_tar(shards / "00001.tar", members(range(3, 9)) | {"a.jpg": b"?", "a.txt": b"a"})
+    made, named = loader(batch_size=1), []
+    for epoch in range(2):
+        made.set_epoch(epoch)
+        named += [name for batch in made for name in batch.get("bad", ())]
+    assert len(named) == 2 and len(set(named)) == 1
+
+
 class Trap:
     def __reduce__(self):
         return exec, ("raise SystemExit('code of the tar was run')",)
@@ -282,6 +389,8 @@ def test_bad_input_is_a_sentence(shards, loader, tmp_path, keys, message):
         ({"a.jpg": image_bytes(), "a.json": b"{}"}, "holds no captions .*found in it: a.jpg"),
         ({"a.txt": b"text"}, "holds no images"),
         ({"a.json": b"{}"}, "holds no captions .*found in it: none"),
+        ({"a.v1.jpg": b"", "a.v1.txt": b""}, "holds no captions .*ends at the first dot"),
+        ({"a.jpg": b"", "b.jpg": b"", "a.txt": b"", "b.txt": b""}, "holds no image beside"),
         (None, "is no readable tar"),
     ],
 )
@@ -384,13 +493,66 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
             PATH="web/a.csv",
             COLUMNS=(1, 2),
         ),
+        told(
+            r"COLUMNS is \('path', 'path'\): it must name two columns",
+            SOURCE="csv",
+            PATH="web/a.csv",
+            COLUMNS=("path", "path"),
+        ),
+        told("has more than one column caption. .*Line 1", SOURCE="csv", PATH="web/twice.csv"),
     ],
 )
 def test_bad_tables(folder, loader, keys, message):
     (folder / "lost.csv").write_text("path,caption\nz.jpg,text\n")
     (folder / "none.csv").write_text("path,caption\n")
+    (folder / "twice.csv").write_text("path,caption,caption\n0.jpg,a cat,\n")
     with pytest.raises(InputError, match=message):
         loader(**keys)
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("0.jpg,a red dog, sitting", "fields: 3, in the header: 2"),
+        ("0.jpg", "fields: 1, in the header: 2"),
+        ('0.jpg,"a red dog', "unexpected end of data"),
+        ('0.jpg,"a red dog\nin the park"', "unexpected end of data"),
+        ('0.jpg,"Jaws" is a film', "',' expected after '\"'"),
+        ("0.jpg," + 200000 * "a", "field larger than field limit"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(folder, loader, line, reason):
+    (folder / "a.csv").write_text(f'path,caption\n\n0.jpg,a cat\n{line}\n2.jpg,"a hen"\n')
+    with pytest.raises(InputError) as refused:
+        loader(SOURCE="csv", PATH="web/a.csv")
+    message = str(refused.value)
+    assert message.startswith("Line 4 of the table of pairs ") and reason in message
+    assert "one pair a line" in message and "into quotes" in message
+
+
+def test_quoted_captions_and_blank_lines(folder, loader):
+    (folder / "a.csv").write_text('path,caption\n0.jpg,"a ""red"" dog, 24"""\n\n2.jpg,24"\n \n')
+    assert loader(batch_size=2, SOURCE="csv", PATH="web/a.csv").dataset.captions == [
+        'a "red" dog, 24"',
+        '24"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, content, kind",
+    [
+        ("a.parquet", b"PAR1\0\1\2", "Parquet"),
+        ("table", b"PAR1\0\1\2", "Parquet"),
+        ("a.jsonl", b'{"path": "0.jpg"}\n', "JSON"),
+        ("a.txt", b'[\n  {\n"path": "0.jpg"}]\n', "JSON"),
+        ("a.csv", b"PK\3\4\x14\0", "an Excel or ZIP file"),
+        ("a.csv.gz", b"\x1f\x8b\x08\0", "compressed"),
+    ],
+)
+def test_a_table_of_another_kind_is_called_by_its_name(folder, loader, name, content, kind):
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is {kind}: .*SOURCE csv reads CSV or TSV text"):
+        loader(SOURCE="csv", PATH=f"web/{name}")
 
 
 def test_every_image_bad_ends_with_a_sentence(folder, loader):
