@@ -95,7 +95,7 @@ class AdaNeg(StreamMethod):
     slot of its memory of `length` is never used, hence `length - 1` images a text.
 
     Differs from upstream: its negatives are NegLabel's (there a fixed 10,000), and its prediction
-    of the class, from texts and proxies together, is left out. The stream's order is seeded.
+    of the class, from texts and proxies together, is left out.
 
     Attributes:
         images: remembered, `[C + M, length - 1, D]`. entropies: theirs, infinite in empty slots.
@@ -171,6 +171,8 @@ class TANL(StreamMethod):
 
     TANL, CVPR 2026, from its public code in AdaNeg's repository. The script there has `step` 2, 1
     and 0 (all B words at once); we do not know which of them the paper reports.
+
+    Differs from upstream: the noise, and the orders at the start, are seeded.
 
     Attributes:
         inside, outside: queues of activations, oldest first, `[Q, A]`. history: past scores.

@@ -6,6 +6,8 @@ Inputs beside those of `ood.scores`:
 - `neglabel_negatives_logits`, `csp_negatives_logits` [B, M]: with the negatives.
 - `eoe_outliers_cosines` [B, L]: with the names of outliers.
 - `candidate_lse` [B]: log-sum-exp of the logits with each image's candidate words.
+
+Differs from upstream: NegLabel, CSP and ZOC have the literal 100 in the place of exp(logit_scale).
 """
 
 import functools
@@ -70,7 +72,7 @@ def neg_label(
     [B, C], [B, M] -> [B], in [0, 1]. As a sigmoid of log-sums it cannot overflow.
 
     Jiang et al., Negative label guided OOD detection with pretrained vision-language models, ICLR
-    2024.
+    2024. Differs from upstream: there a single group is scored by a sum of logits.
     """
     t = negatives_temperature
     check_temperature(t)
