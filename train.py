@@ -22,6 +22,7 @@ from run.config import build_cfg
 from run.flags import make_parser
 from run.folder import RunState, describe_checkpoints, finish_run, locked, open_run, run_state
 from run.settings import describe
+from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,10 @@ def train(cfg: CfgNode) -> None:
             start(cfg, state)
         elif distributed.is_main():
             print(f"already finished: {cfg.OUTPUT_DIR} (remove the folder to run it again)")
-    if distributed.is_main() and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).LEARNS:
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    # Images of other trainers, such as those written for Dassl, cannot be scored.
+    is_scored = trainer_class.LEARNS and issubclass(trainer_class, ClipTrainer)
+    if distributed.is_main() and is_scored:
         print(f"Evaluate it: bash scripts/eval.sh --model-dir {shlex.quote(cfg.OUTPUT_DIR)}")
 
 

@@ -102,7 +102,6 @@ def _trace(graph: Graph, size: tuple[int, int]) -> bytes:
     file, names, pixels = io.BytesIO(), ("pixels", *OUTPUTS), torch.zeros(1, 3, *size)
     with warnings.catch_warnings(), torch.no_grad(), _operators_of_onnx():
         warnings.simplefilter("ignore")  # of constants: those of the model's sizes are right
-        graph(pixels)  # draws NegLabel's groups, so that the trace does not record the draw
         torch.onnx.export(
             graph,
             (pixels,),

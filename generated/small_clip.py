@@ -25,6 +25,7 @@ from generated.parallel import captioned_images
 
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64
+PADDING = -1  # the tokenizer's is 0, a token that may also begin a word such as "!!"
 
 
 @dataclass
@@ -63,12 +64,13 @@ def generated_pairs(
 def tokenise(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Tokenise into rows `[T, L]` of a small embedding; return them and token_ids `[R]`, ascending.
 
-    Padding (id 0) stays row 0; the end token has the largest id, hence the largest row.
+    PADDING is row 0; the end token has the largest id, hence the largest row.
     """
     tokens = open_clip.tokenize(list(texts), context_length=CONTEXT_LENGTH)
-    token_ids, rows = torch.unique(tokens, return_inverse=True)
-    assert token_ids[0] == 0, "captions are short"
-    longest = int((tokens != 0).sum(1).max())
+    past_end = torch.arange(CONTEXT_LENGTH) > tokens.argmax(1, keepdim=True)
+    token_ids, rows = torch.unique(tokens.masked_fill(past_end, PADDING), return_inverse=True)
+    assert token_ids[0] == PADDING, "captions are short"
+    longest = int((rows != 0).sum(1).max())
     return rows[:, :longest], token_ids
 
 
@@ -169,10 +171,12 @@ def retrieval_accuracy(
 
 
 def save(model: open_clip.CLIP, token_ids: Tensor, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights in OpenAI's layout, fp16, whole or not at all."""
+    """Write the weights in OpenAI's layout, fp16, but PADDING's row, whole or not at all."""
     state = {
         name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()
     }
-    state["token_ids"] = token_ids
+    words = token_ids != PADDING
+    state["token_embedding.weight"] = state["token_embedding.weight"][words]
+    state["token_ids"] = token_ids[words]
     with atomic_write(path, "wb") as handle:
         handle.write(serialise(state, {"activation": "quick_gelu", **metadata}))

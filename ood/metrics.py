@@ -10,7 +10,8 @@ it is the share of ID images rejected when 95 % of the OOD images are rejected (
 score is a threshold. With finitely many images the rate 0.95 is rarely met exactly:
 
 - `nearest`: the threshold whose rate is nearest to 0.95, of equally near ones the laxest, but none
-  past a rate of 1 (MCM, GL-MCM, LoCoOp);
+  past a rate of 1 (MCM, GL-MCM, LoCoOp). Of a rate below 0.95 and one as far above it, such as 9
+  and 10 of 10 images, the one is taken whose distance is the smaller in floating point;
 - `interpolated`: linear interpolation between the points of the ROC curve (CLIPN);
 - `first`: the strictest threshold whose rate is at least 0.95 (OpenOOD).
 
@@ -50,7 +51,8 @@ CONVENTIONS = {
     "average": "unweighted mean over the OOD sets that have no GROUP (over all, if every set has "
     "one)",
 }
-"""The meaning of the figures' names; every results file holds it."""
+"""The meaning of the figures' names; every results file holds it, and runs with another wording are
+set apart."""
 
 
 class OperatingPoint(NamedTuple):
@@ -127,7 +129,8 @@ def _curve(is_positive: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def _nearest(curve: Curve, tpr: float) -> OperatingPoint:
-    """Return the laxest of the nearest thresholds, as upstream does, but none past full recall.
+    """Return the laxest of the nearest thresholds, as upstream does, but none past full recall;
+    distances are rounded to floats, as upstream's are.
 
     Several thresholds may have the same recall and differ only in the negatives they let in. The
     laxest of these has the largest FPR, and published figures use it.

@@ -145,6 +145,10 @@ def mine_negatives(
 ) -> Negatives:
     """Return the `share` of the nouns and of the adjectives that is farthest from the classes.
 
+    Differs from upstream: lists are read in sorted order, and words of equal closeness keep it
+    (there the order is the file system's, and that of equal words is undefined); CSP's two further
+    templates for ImageNet-Sketch are left out.
+
     Args:
         model: in float32.
 
@@ -192,6 +196,9 @@ def _check_negatives(
 
 def read_outliers(path: str, classnames: Sequence[str]) -> list[str]:
     """Read the names of outliers, one a line, without class names and repetitions.
+
+    Differs from upstream: EOE's rule for near tasks, which leaves out names that share a word with
+    a class, is not offered.
 
     Raises:
         InputError: not a .txt file, one that cannot be read, or no name is left.
@@ -291,7 +298,11 @@ def candidate_texts(
 
 
 def candidate_rows(texts: Sequence[str], classnames: Sequence[str]) -> dict[str, int]:
-    """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are)."""
+    """Number the distinct texts that are no class name (in lower case, as CLIP's tokens are).
+
+    Differs from upstream: there a class name is left out only if a text is exactly the same, with
+    its capitals and underscores.
+    """
     names = {name.lower() for name in _spaced(classnames)}
     return {text: i for i, text in enumerate(dict.fromkeys(t for t in texts if t not in names))}
 

@@ -29,8 +29,9 @@ def label_ranks(local_cosines: Tensor, label: Tensor | int) -> Tensor:
     """Return the rank of the label among the classes of each region, 1 for the most similar.
 
     local_cosines [N, C] with one label, or [B, N, C] with labels [B]; returns int32 [N] or [B, N].
-    Logits and probabilities may replace cosines, as they give the same ranks. In a tie the label
-    ranks first.
+    Logits and probabilities may replace cosines, as they give the same ranks. Of equal
+    numbers the label's ranks first; those of two classes with the same text need not be equal, as a
+    matrix product may round its columns differently.
     """
     label = torch.as_tensor(label, device=local_cosines.device)
     regions = local_cosines.shape[-2]
@@ -44,7 +45,7 @@ def id_irrelevant_regions(local_cosines: Tensor, label: Tensor | int, k: int) ->
     """Return True where the label is not among the region's top-K classes: bool [N] or [B, N].
 
     Arguments as for `label_ranks`. K must lie between 1 and C, else InputError suggests one; with
-    K = C no region is irrelevant. In a tie the label ranks first.
+    K = C no region is irrelevant.
 
     Differs from upstream: `torch.topk` breaks ties by an order of its own, and fails when K > C.
     """

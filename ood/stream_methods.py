@@ -11,6 +11,8 @@ Arguments with a default are settings, with the published values; the others, `n
 All texts and images are normalised features.
 """
 
+from collections.abc import Mapping
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor
 
 from clip.prompted import cosines
-from ood.word_scores import neg_label
+from dassl.config import check_ranges
+from ood.word_scores import grouping, neg_label
 
 
 class StreamMethod:
@@ -26,10 +29,17 @@ class StreamMethod:
 
     Attributes:
         needs: names of the arguments without a default. batch: images a batch, as published.
+        ranges: setting -> its smallest, largest value.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     batch: ClassVar[int]
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def check(self, **settings: float) -> None:
+        """Raise InputError for settings outside `ranges`."""
+        name = type(self).__name__
+        check_ranges({name: settings}, {f"{name}.{key}": x for key, x in self.ranges.items()})
 
     def update(self, features: Tensor, base: Tensor) -> Tensor:
         """Remember a batch and return its scores `[B]`.
@@ -54,8 +64,10 @@ class OODD(StreamMethod):
     """
 
     batch = 64
+    ranges: ClassVar = {"size": (1, inf), "k": (1, inf)}
 
     def __init__(self, size: int = 2048, k: int = 5):
+        self.check(size=size, k=k)
         self.size, self.k = size, k
         self.scores, self.features = torch.empty(0), torch.empty(0)
 
@@ -82,6 +94,9 @@ class AdaNeg(StreamMethod):
     models, NeurIPS 2024: the variant without sample-adaptive proxies, which its script runs. One
     slot of its memory of `length` is never used, hence `length - 1` images a text.
 
+    Differs from upstream: its negatives are NegLabel's (there a fixed 10,000), and its prediction
+    of the class, from texts and proxies together, is left out.
+
     Attributes:
         images: remembered, `[C + M, length - 1, D]`. entropies: theirs, infinite in empty slots.
         proxies: `[C + M, D]`.
@@ -89,6 +104,7 @@ class AdaNeg(StreamMethod):
 
     needs = ("classes", "negatives", "scale")
     batch = 256
+    ranges: ClassVar = {"length": (2, inf), "threshold": (0, 1), "gap": (0, 1)}
 
     def __init__(
         self,
@@ -101,6 +117,8 @@ class AdaNeg(StreamMethod):
         gap: float = 0.5,
         weight: float = 0.1,
     ):
+        self.check(length=length, threshold=threshold, gap=gap)
+        grouping(len(negatives), groups)  # may refuse them
         self.sizes, self.scale = [len(classes), len(negatives)], scale
         self.groups, self.weight = groups, weight
         self.low, self.high = confident_bounds(threshold, gap)
@@ -154,6 +172,8 @@ class TANL(StreamMethod):
     TANL, CVPR 2026, from its public code in AdaNeg's repository. The script there has `step` 2, 1
     and 0 (all B words at once); we do not know which of them the paper reports.
 
+    Differs from upstream: the noise, and the orders at the start, are seeded.
+
     Attributes:
         inside, outside: queues of activations, oldest first, `[Q, A]`. history: past scores.
         threshold: of the last batch.
@@ -161,6 +181,14 @@ class TANL(StreamMethod):
 
     needs = ("classes", "words", "noise", "scale")
     batch = 256
+    ranges: ClassVar = {
+        "labels": (1, inf),
+        "step": (0, inf),
+        "length": (1, inf),
+        "gap": (0, 1),
+        "weight": (0, 1),
+        "past": (1, inf),
+    }
 
     def __init__(
         self,
@@ -176,6 +204,7 @@ class TANL(StreamMethod):
         past: int = 20000,
         seed: int = 0,
     ):
+        self.check(labels=labels, step=step, length=length, gap=gap, weight=weight, past=past)
         self.text, self.classes, self.scale = torch.cat([classes, words]), len(classes), scale
         self.labels, self.length, self.gap = min(labels, len(words)), length, gap
         self.weight, self.past, self.threshold = weight, past, 0.5

@@ -6,10 +6,13 @@ Inputs beside those of `ood.scores`:
 - `neglabel_negatives_logits`, `csp_negatives_logits` [B, M]: with the negatives.
 - `eoe_outliers_cosines` [B, L]: with the names of outliers.
 - `candidate_lse` [B]: log-sum-exp of the logits with each image's candidate words.
+
+Differs from upstream: NegLabel, CSP and ZOC have the literal 100 in the place of exp(logit_scale).
 """
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +25,8 @@ GROUPS_SEED = 0
 
 
 @functools.cache
-def grouping(negatives: int, groups: int) -> Tensor:
-    """Return which of M negatives each group holds: int64 [G, M // G], on the CPU.
+def grouping(negatives: int, groups: float) -> np.ndarray:
+    """Return which of M negatives each group holds: int64 `[G, M // G]`, which cannot be changed.
 
     The last `M mod G` are in no group; the others are shuffled with a seed of their own. Fewer
     negatives than groups make one group.
@@ -32,13 +35,29 @@ def grouping(negatives: int, groups: int) -> Tensor:
     which scores every image 1.
     """
     for name, number in (("groups", groups), ("negatives", negatives)):
-        if number < 1:
-            raise InputError(f"{name} is {number}: the number of {name} must be 1 or more")
+        if number < 1 or number % 1:
+            raise InputError(
+                f"{name} is {number:g}: the number of {name} must be 1 or more, and whole"
+            )
     if negatives < groups:
-        return torch.arange(negatives)[None]  # [1, M]
-    generator = torch.Generator().manual_seed(GROUPS_SEED)
-    order = torch.randperm(negatives - negatives % groups, generator=generator)
-    return order.view(groups, -1)  # [G, M // G]
+        members = np.arange(negatives)[None]  # [1, M]
+    else:
+        members = _shuffled(int(negatives - negatives % groups)).reshape(int(groups), -1)
+    members.flags.writeable = False
+    return members  # [G, M // G]
+
+
+def _shuffled(count: int) -> np.ndarray:
+    """Return `torch.randperm(count)` of a CPU's generator with GROUPS_SEED.
+
+    Without torch, as its numbers are tensors of the mode in which they are drawn: an export would
+    draw fake ones, and inference mode ones that no gradient may use.
+    """
+    draw = np.random.RandomState(GROUPS_SEED).randint(2**32, size=count - 1, dtype=np.uint32)
+    order = list(range(count))
+    for i, step in enumerate((draw % np.arange(count, 1, -1)).tolist()):
+        order[i], order[i + step] = order[i + step], order[i]
+    return np.array(order)
 
 
 @score("NegLabel")
@@ -53,14 +72,14 @@ def neg_label(
     [B, C], [B, M] -> [B], in [0, 1]. As a sigmoid of log-sums it cannot overflow.
 
     Jiang et al., Negative label guided OOD detection with pretrained vision-language models, ICLR
-    2024.
+    2024. Differs from upstream: there a single group is scored by a sum of logits.
     """
     t = negatives_temperature
     check_temperature(t)
     logits, negatives = (
         x.to(compute_dtype(x)) for x in (neglabel_logits, neglabel_negatives_logits)
     )
-    members = grouping(int(negatives.shape[-1]), int(groups)).to(negatives.device)
+    members = torch.tensor(grouping(int(negatives.shape[-1]), groups), device=negatives.device)
     # On a CPU index_select is six times as fast as indexing.
     grouped = negatives.index_select(1, members.flatten())
     grouped = grouped.view(-1, *members.shape)  # [B, G, M // G]

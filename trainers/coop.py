@@ -22,7 +22,11 @@ PROMPT_CONFIG = {
 
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
-    """Learn context vectors (Zhou et al., Learning to Prompt for Vision-Language Models, 2022)."""
+    """Learn context vectors (Zhou et al., Learning to Prompt for Vision-Language Models, 2022).
+
+    Differs from upstream: the context is float32 in every precision (there float16); few-shot
+    splits come from sorted listings; CTX_INIT counts tokens, not words.
+    """
 
     CONFIG_KEY = "COOP"
     GRAPHED = True

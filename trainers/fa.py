@@ -24,8 +24,9 @@ class FA(StepSchedule, CoOp):
     The softmax of the cross entropy runs over the C learned ("forced") prompts and K copies of
     the C frozen ones; the target is the label's learned prompt. K = 0 is CoOp.
 
-    Differs from upstream: the context is float32 (there float16, without loss scaling); the
-    checkpoint records K and the frozen words, so that it is never scored with others.
+    Differs from upstream: the context is float32 (there float16, without loss scaling); the second
+    accuracy, of image and best region together, is not computed; the checkpoint records K and the
+    frozen words, so that it is never scored with others.
     """
 
     CONFIG_KEY = "FA"

@@ -23,8 +23,8 @@ class FoBoR(LoCoOp):
     confidence in the image. Confusable foreground rectification takes the region most similar to
     the label's hardest rival, and raises the entropy between label and rival there.
 
-    Differs from upstream: one rival and one region, as in all its commands; the cross entropy uses
-    log_softmax in every precision.
+    Differs from upstream: as LoCoOp; one rival and one region, as in all its commands; the cross
+    entropy uses log_softmax in every precision.
     """
 
     CONFIG = CfgNode(

@@ -26,7 +26,11 @@ CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 @TRAINER_REGISTRY.register()
 class LoCoOp(PromptTrainer):
-    """Local regularised context optimisation (Miyai et al., NeurIPS 2023)."""
+    """Local regularised context optimisation (Miyai et al., NeurIPS 2023).
+
+    Differs from upstream: as CoOp; a batch without ID-irrelevant regions gives a term of 0 (there
+    an integer); K above the number of classes is refused (there a crash); lambda may be 0.
+    """
 
     CONFIG_KEY = "LOCOOP"
     CONFIG = CfgNode(

@@ -11,10 +11,11 @@ class SCT(LoCoOp):
     """Self-calibrated tuning (Yu et al., NeurIPS 2024).
 
     With t the probability of an image's label, the weight of its cross entropy is 1 - t and that of
-    its regions t: while the model does not recognise an image, it cannot tell its background.
+    its regions t, each plus 1e-7: while the model does not recognise an image, it cannot tell its
+    background.
 
-    Differs from upstream: the loss uses log_softmax in every precision (there log(p + 1e-12) with
-    mixed precision).
+    Differs from upstream: as LoCoOp; the loss uses log_softmax in every precision (there
+    log(p + 1e-12) with mixed precision).
     """
 
     CONFIG_KEY = "SCT"

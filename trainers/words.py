@@ -57,6 +57,8 @@ def nearest_words(context: Tensor, embedding: Tensor) -> list[list[tuple[str, fl
     """
     vectors, vocabulary = context.detach().float(), embedding.detach().float()
     unseen = ~vocabulary.any(dim=-1)  # [V]
+    # A CLIP of few words may have a row for padding, whose id 0 is "!" to the tokenizer.
+    unseen[0] |= unseen.any()
     far = torch.cdist(vectors, vocabulary).masked_fill(unseen, torch.inf)  # [M, V]
     nearest = far.topk(WORDS, dim=-1, largest=False).indices  # [M, 3]
     # Computed anew, as `cdist`'s matrix product loses digits of short distances.

@@ -30,7 +30,8 @@ class ZOC(PairTrainer):
     not augmented, so image files are encoded once, and their features kept.
 
     Differs from upstream: the decoder is a copy of CLIP's text transformer and reads normalised
-    features; it generates as it was trained, with positions and a causal mask (there without).
+    features; it generates as it was trained, with positions and a causal mask (there without); the
+    score has exp(logit_scale) in the place of 100.
     """
 
     CONFIG_KEY = "ZOC"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import inf
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -25,7 +26,7 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
             cfg.TRAINER.pop(key)
 
 
-def check_ranges(cfg: CfgNode, ranges: Mapping[str, tuple[float, float]]) -> None:
+def check_ranges(cfg: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raise InputError for a setting that is below its smallest value or above its largest."""
     values = flatten(cfg)
     for key, (low, high) in ranges.items():

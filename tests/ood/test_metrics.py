@@ -209,3 +209,10 @@ def test_bad_convention():
 )
 def test_columns_integers_and_tensors_are_accepted(make):
     assert ood_metrics(make([3, 2]), make([1, 2])) == ood_metrics([3.0, 2.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("count, kept", [(10, 9), (30, 28), (50, 48), (70, 66)])
+def test_rounding_decides_between_a_rate_below_and_one_as_far_above(count, kept):
+    """As in the public code: |0.9 - 0.95| < |1 - 0.95| in floating point."""
+    point = threshold_at_tpr(np.arange(count), [-1.0])
+    assert point.tpr == kept / count and point.threshold == count - kept

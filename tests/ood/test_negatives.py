@@ -140,6 +140,43 @@ def test_neglabel_scores_of_given_cosines(case, golden):
             assert_close(values, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("count", [1, 2, 100, 10_400])
+def test_groups_are_drawn_as_torch_draws_on_a_cpu(count):
+    expected = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    assert grouping(count, 1)[0].tolist() == expected.tolist()
+
+
+def _inference_mode(*logits):
+    with torch.inference_mode():
+        _scored("NegLabel", *logits, groups=3)
+
+
+def _export(*logits):
+    class Model(torch.nn.Module):
+        def forward(self, *x):
+            return SCORES["NegLabel"].function(*x, groups=3)
+
+    torch.export.export(Model(), logits, strict=False)
+
+
+def _change(*logits):
+    with pytest.raises(ValueError, match="read-only"):
+        grouping(17, 3)[:] = 0
+
+
+@pytest.mark.parametrize("earlier", [_inference_mode, _export, _change])
+def test_groups_do_not_depend_on_who_drew_them_first(earlier):
+    """They are drawn once, maybe in inference mode or in an export, and used from anywhere."""
+    logits = [torch.linspace(-1, 1, 2 * n).view(2, n).requires_grad_() for n in (4, 17)]
+    expected = _scored("NegLabel", *logits, groups=3)
+    grouping.cache_clear()
+    earlier(*(x.detach() for x in logits))
+    found = _scored("NegLabel", *logits, groups=3)
+    assert type(found) is torch.Tensor and found.equal(expected)
+    found.sum().backward()
+    assert all(x.grad.any() for x in logits)
+
+
 @pytest.mark.parametrize("case", [8, 9])
 def test_fewer_negatives_than_groups_make_one(case, golden):
     """The public code drops them all and scores every image 1."""
@@ -165,8 +202,11 @@ def test_temperature_and_one_group(golden):
     sides = golden("zeroshot_csp.npz")
     logits = [100 * torch.from_numpy(sides[f"g0_{side}_cos"]) for side in ("pos", "neg")]
     assert_close(_scored("CSP", *logits, groups=1), one, rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="groups is 0: the number of groups must be 1 or more"):
-        _scored("NegLabel", *logits, groups=0)
+    for groups in (0, 2.7):
+        with pytest.raises(
+            InputError, match=f"groups is {groups}: the number of groups must be 1 or more"
+        ):
+            _scored("NegLabel", *logits, groups=groups)
     with pytest.raises(InputError, match="negatives is 0: the number of negatives must be"):
         _scored("CSP", logits[0], logits[1][:, :0])
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dassl.utils.errors import InputError
 from ood.stream_methods import OODD, STREAMS, TANL, AdaNeg, dividing_threshold
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -107,14 +108,42 @@ def test_adaneg_compares_entropies_in_float64(order):
     assert method.images[0, 0].equal(images[1])
 
 
+def _texts(draw: torch.Generator) -> dict[str, torch.Tensor]:
+    """All texts and images that a method may need, random."""
+    numbers = {"classes": 4, "negatives": 30, "words": 40, "noise": 15}
+    return {
+        name: torch.nn.functional.normalize(torch.randn(n, 8, generator=draw), dim=1)
+        for name, n in numbers.items()
+    } | {"scale": torch.tensor(20.0)}
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [
+        (OODD, {"size": 0}, "OODD.size is 0, it must be at least 1"),
+        (OODD, {"k": 0}, "OODD.k is 0, it must be at least 1"),
+        (AdaNeg, {"groups": 0}, "groups is 0: the number of groups must be 1 or more"),
+        (AdaNeg, {"length": 1}, "AdaNeg.length is 1, it must be at least 2"),
+        (AdaNeg, {"threshold": 1.5}, "AdaNeg.threshold is 1.5, it must lie between 0 and 1"),
+        (AdaNeg, {"gap": -0.5}, "AdaNeg.gap is -0.5, it must lie between 0 and 1"),
+        (TANL, {"labels": 0}, "TANL.labels is 0, it must be at least 1"),
+        (TANL, {"step": -1}, "TANL.step is -1, it must be at least 0"),
+        (TANL, {"length": 0}, "TANL.length is 0, it must be at least 1"),
+        (TANL, {"gap": 2}, "TANL.gap is 2, it must lie between 0 and 1"),
+        (TANL, {"weight": -1}, "TANL.weight is -1, it must lie between 0 and 1"),
+        (TANL, {"past": 0}, "TANL.past is 0, it must be at least 1"),
+    ],
+)
+def test_settings_below_their_least_values_are_refused_at_once(kind, change, message):
+    known = _texts(torch.Generator().manual_seed(3))
+    with pytest.raises(InputError, match=f"^{message}"):
+        kind(**{name: known[name] for name in kind.needs}, **change)
+
+
 @pytest.mark.parametrize("kind", STREAMS.values(), ids=STREAMS)
 def test_images_after_a_batch_do_not_change_its_scores(kind):
     draw = torch.Generator().manual_seed(3)
-    texts = {"classes": 4, "negatives": 30, "words": 40, "noise": 15}
-    known = {
-        name: torch.nn.functional.normalize(torch.randn(n, 8, generator=draw), dim=1)
-        for name, n in texts.items()
-    } | {"scale": torch.tensor(20.0)}
+    known = _texts(draw)
     images = torch.nn.functional.normalize(torch.randn(24, 8, generator=draw), dim=1)
     base = torch.rand(24, generator=draw)
     one, two = (kind(**{name: known[name] for name in kind.needs}) for _ in range(2))

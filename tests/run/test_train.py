@@ -6,14 +6,17 @@ import json
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
 import clip
+import eval_ood
 import train
 from dassl.engine import build_trainer
 from dassl.utils import load_pretrained_weights
 from run import config
 from run.flags import make_parser
-from tests.worlds import flags
+from tests.dassl.upstream_style_trainer import UpstreamStyle
+from tests.worlds import flags, write
 from trainers.prompt_learner import PromptLearner
 
 pytestmark = pytest.mark.slow  # trains
@@ -93,6 +96,26 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
         for folder in (stopped, trained)
     ]
     assert torch.equal(*contexts)
+
+
+def test_a_trainer_written_for_dassl_is_not_sent_to_an_evaluation(
+    world, call, told, capsys, monkeypatch, tmp_path
+):
+    """It can be trained and tested, but its images cannot be scored."""
+    own = {"CONFIG_KEY": "UPSTREAMSTYLE", "CONFIG": CfgNode({"PREC": "fp32"})}
+    plain = type("Plain", (UpstreamStyle,), own)
+    monkeypatch.setitem(config.TRAINER_REGISTRY._objects, "Plain", plain)
+    loader = {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 2}}
+    loop = {"OPTIM": {"MAX_EPOCH": 1}, "DATALOADER": loader}
+    write(tmp_path / "plain.yaml", {**loop, "INPUT": {"SIZE": [64, 64]}})
+    named = ["--root", f"{world}/data", "--dataset-config-file", f"{world}/pets.yaml"]
+    config_file = ["--config-file", tmp_path / "plain.yaml"]
+    arguments = [*named, *config_file, "--shots", 1, "--output-dir", tmp_path / "run"]
+    for _ in range(2):  # trained, and already finished
+        call(train, "--trainer", "Plain", *arguments)
+        assert "Evaluate it" not in capsys.readouterr().out
+    assert (tmp_path / "run/finished.json").exists()
+    assert "Plain is no ClipTrainer" in told(eval_ood, "--model-dir", tmp_path / "run", *named)
 
 
 def test_another_lambda_in_the_same_folder_is_refused(world, trained, told):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 import clip
@@ -29,6 +30,23 @@ def test_words_that_the_clip_has_never_seen_are_near_to_none(tiny_clip):
     embedding[ids] = known[ids].detach()
     rows = nearest_words(torch.zeros(1, known.shape[1]), embedding)
     assert {word for word, _ in rows[0]} <= {"a", "photo", "of", "cat"}
+
+
+@pytest.mark.parametrize("words", ["few", "all"])
+def test_padding_is_a_word_to_a_clip_of_all_words_alone(tiny_clip, words):
+    """Its id is that of "!"; the file of the generated CLIP has a row for it."""
+    embedding = tiny_clip("tiny-vit").token_embedding.weight.detach().clone()
+    if words == "few":
+        embedding[400:40_000] = 0
+    rows = nearest_words(embedding[:1], embedding)
+    assert (rows[0][0] == ("!", 0.0)) == (words == "all")
+
+
+def test_the_generated_clip_is_near_to_words_of_its_captions():
+    model = clip.load("generated-ViT-S/8")[0]
+    embedding = model.token_embedding.weight
+    vectors = 0.02 * torch.randn(16, embedding.shape[1], generator=torch.Generator().manual_seed(1))
+    assert "!" not in {word for row in nearest_words(vectors, embedding) for word, _ in row}
 
 
 def test_they_are_written_and_reported(tiny_clip, tmp_path):
