@@ -18,6 +18,8 @@ Inputs (any floating type; half precision is computed in float32, float64 stays 
   prompts. `frozen_copies` [B]: K, the copies of each frozen prompt in FA's classifier.
 - similarities with words that are not classes: `ood.word_scores`.
 
+A score with a single input also takes it of one image, without B, and with dimensions before B.
+
 Differs from upstream: the public LoCoOp code divides logits by the literal 100 to recover
 cosines; here the inputs are the cosines, whatever the model's logit scale. And upstream's
 softmax runs in the model's precision, which in float16 leaves some 200 distinct scores.
