@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ class DataManager:
     `build_dataset`); there are transforms, but no loaders.
     """
 
-    num_source_domains = 0  # part of upstream's API, for domain adaptation
+    _num_source_domains = 0  # part of upstream's API, for domain adaptation
 
     def __init__(
         self,
@@ -181,19 +182,16 @@ class DataManager:
     ) -> None:
         self.cfg = cfg
         self.dataset = build_dataset(cfg, images)
+        self._num_classes, self._lab2cname = self.dataset.num_classes, self.dataset.lab2cname
         self._custom_tfm_train = custom_tfm_train
         self._custom_tfm_test = custom_tfm_test
         self._dataset_wrapper = dataset_wrapper
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
 
-    @property
-    def num_classes(self) -> int:
-        return self.dataset.num_classes
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        return self.dataset.lab2cname
+    num_classes = property(attrgetter("_num_classes"))
+    num_source_domains = property(attrgetter("_num_source_domains"))
+    lab2cname = property(attrgetter("_lab2cname"))
 
     @cached_property
     def tfm_train(self) -> Any:

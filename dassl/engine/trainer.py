@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from dassl import distributed
 from dassl.data.ahead import batches_for
-from dassl.utils import InputError, check_availability
+from dassl.utils import AverageMeter, InputError, MetricMeter, check_availability  # noqa: F401
 
 from .base import TrainerBase  # noqa: F401
 from .progress import EpochProgress, timed

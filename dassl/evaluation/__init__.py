@@ -1,1 +1,2 @@
-from .evaluator import EVALUATOR_REGISTRY, Classification, EvaluatorBase, build_evaluator
+from .build import EVALUATOR_REGISTRY, build_evaluator
+from .evaluator import Classification, EvaluatorBase

@@ -9,9 +9,9 @@ import torch
 from yacs.config import CfgNode
 
 from dassl import distributed
-from dassl.utils import InputError, Registry
+from dassl.utils import InputError
 
-EVALUATOR_REGISTRY = Registry("EVALUATOR")
+from .build import EVALUATOR_REGISTRY
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,3 @@ class Classification(EvaluatorBase):
             *results.values(),
         )
         return results
-
-
-def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
-    """Build the registered evaluator cfg.TEST.EVALUATOR."""
-    evaluator_class = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
-    if cfg.VERBOSE:
-        logger.info("Loading evaluator: %s", cfg.TEST.EVALUATOR)
-    return evaluator_class(cfg, **kwargs)

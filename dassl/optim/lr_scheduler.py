@@ -58,11 +58,36 @@ class _WarmupScheduler(LRScheduler):
 
 
 class ConstantWarmupScheduler(_WarmupScheduler):
-    """A warm-up at `first_lr` in every epoch."""
+    """A warm-up at `cons_lr` in every epoch; `verbose`, which torch has dropped, does nothing."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        cons_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(optimizer, successor, warmup_epoch, cons_lr, last_epoch)
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """A warm-up at `first_lr` in epoch 0, then at LR * epoch / warmup_epoch."""
+    """A warm-up at `min_lr` in epoch 0, then at LR * epoch / warmup_epoch.
+
+    `verbose`, which torch has dropped, does nothing.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        min_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(optimizer, successor, warmup_epoch, min_lr, last_epoch)
 
     def get_lr(self) -> list[float]:
         if 0 < self.last_epoch < self.warmup_epoch:

@@ -17,7 +17,7 @@ import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the dataset)
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
 from dassl.data.data_manager import collate_readable
-from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.datasets import DatasetBase, Datum, base_dataset, build_dataset
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.utils import BadImageError, InputError, get_rng_state, read_image, set_random_seed
@@ -101,6 +101,63 @@ def test_a_path_is_text_and_items_can_be_sent_to_workers():
         Datum(impath=Path("x"))
     datum = Datum("a.png", 3, 1, "ant")
     assert pickle.loads(pickle.dumps(datum)) == datum
+
+
+class UpstreamsDatum:
+    """The state of upstream's class, which CoOp's data sets pickle into the data folders."""
+
+    __module__, __qualname__ = base_dataset.__name__, "Datum"
+
+    def __init__(self, impath="", label=0, domain=0, classname=""):
+        self._impath, self._label, self._domain, self._classname = impath, label, domain, classname
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_pickled_images_are_upstreams_both_ways(monkeypatch, protocol):
+    values = ("a.png", 3, 1, "ant")
+    ours = pickle.dumps(Datum(*values), protocol)
+    with monkeypatch.context() as there:
+        there.setattr(base_dataset, "Datum", UpstreamsDatum)
+        theirs = pickle.dumps(UpstreamsDatum(*values), protocol)
+        assert vars(pickle.loads(ours)) == vars(UpstreamsDatum(*values))
+    assert pickle.loads(theirs) == Datum(*values) == pickle.loads(ours)
+
+
+def test_protected_attributes_of_an_image_may_be_written_as_upstreams():
+    datum = Datum("a.png", 3, 1, "ant")
+    same = Datum(impath="a.png", label=3, domain=1, classname="ant")
+    kept = {datum}
+    assert datum == same and same in kept and repr(datum) == "Datum('a.png', 3, 1, 'ant')"
+    datum._label += 5
+    datum._domain = 2
+    assert (datum.label, datum.domain) == (8, 2) and datum != same and datum in kept
+    for name in ("impath", "label", "domain", "classname"):
+        with pytest.raises(AttributeError):
+            setattr(datum, name, 1)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    "name", ["train_x", "train_u", "val", "test", "lab2cname", "classnames", "num_classes"]
+)
+def test_protected_attributes_of_a_dataset_are_upstreams(name, listed):
+    items = items_of([2, 2])
+    data = DatasetBase(items if listed else lambda: items, items, items, items)
+    assert getattr(data, f"_{name}") is getattr(data, name) is not None
+    new = object()
+    setattr(data, f"_{name}", new)
+    assert getattr(data, name) is new
+    with pytest.raises(AttributeError):
+        setattr(data, name, new)
+
+
+def test_labels_written_later_leave_the_classes_as_upstream():
+    items = [Datum("a", 0, classname="ant"), Datum("b", 1, classname="bee")]
+    data = DatasetBase(train_x=items)
+    for item in data._train_x:
+        item._label += 5
+    assert (data._num_classes, data._classnames) == (2, ["ant", "bee"])
+    assert data._lab2cname == {0: "ant", 1: "bee"} and data.get_num_classes(items) == 7
 
 
 def clip_input(**keys):
@@ -380,6 +437,7 @@ def test_manager_table_and_loaders(make_cfg, caplog):
     cfg = make_cfg("DATALOADER.TRAIN_X.BATCH_SIZE", 4)
     manager = DataManager(cfg, custom_tfm_test=build_transform(cfg, is_train=False))
     assert (manager.num_classes, manager.lab2cname[1], manager.num_source_domains) == (3, "bee", 0)
+    assert (manager._num_classes, manager._lab2cname) == (3, manager.lab2cname)
     table = next(m for m in caplog.messages if m.startswith("---"))
     assert [line.split() for line in table.splitlines()[1:-1]] == [
         ["Dataset", "TinyFolders"],
@@ -391,3 +449,17 @@ def test_manager_table_and_loaders(make_cfg, caplog):
     assert len(manager.train_loader_x) == 4 and manager.train_loader_u is None
     assert next(iter(manager.test_loader))["img"].shape == (4, 3, 16, 16)
     assert manager.val_loader is not None
+
+
+class OwnManager(DataManager):
+    """Sets upstream's attributes itself, as MVLPT's does."""
+
+    def __init__(self):
+        self._num_classes, self._num_source_domains, self._lab2cname = 7, 2, {0: "ant"}
+        self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = ()
+
+
+def test_a_manager_of_ones_own_sets_upstreams_attributes():
+    manager = OwnManager()
+    assert (manager.num_classes, manager.num_source_domains) == (7, 2)
+    assert manager.lab2cname == {0: "ant"} and manager.test_loader == ()

@@ -12,6 +12,7 @@ from torch import nn
 
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
 from dassl.optim.optimizer import OPTIMIZERS
 from dassl.utils import InputError
 
@@ -115,6 +116,19 @@ def test_saved_schedule_goes_on_where_it_stopped(keys, stop, tmp_path_factory):
         for o, s in ((optim, sched), (optim2, sched2)):
             o.step()
             s.step()
+
+
+@pytest.mark.parametrize(
+    "scheduler, first", [(ConstantWarmupScheduler, "cons_lr"), (LinearWarmupScheduler, "min_lr")]
+)
+def test_warm_ups_have_upstreams_signatures(scheduler, first):
+    def rate(*args, **kwargs):
+        optim = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        successor = torch.optim.lr_scheduler.StepLR(optim, 5)
+        scheduler(optim, successor, *args, **kwargs)
+        return optim.param_groups[0]["lr"]
+
+    assert rate(2, 0.01, -1, False) == rate(warmup_epoch=2, **{first: 0.01}, verbose=True) == 0.01
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -5,12 +5,16 @@ TCP and SCT takes, and of trainers that learn from unlabelled images too.
 """
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
 from yacs.config import CfgNode
 
+from dassl.data.samplers import SAMPLERS
+from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.engine import TRAINER_REGISTRY, TrainerXU, build_trainer
+from dassl.optim.optimizer import OPTIMIZERS
 from dassl.utils import InputError
 from tests.dassl import upstream_style_trainer
 
@@ -19,12 +23,15 @@ NAMES = {
     "dassl.data": "DataManager",
     "dassl.data.data_manager": "DataManager DatasetWrapper build_data_loader",
     "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum build_dataset",
+    "dassl.data.datasets.build": "DATASET_REGISTRY build_dataset",
     "dassl.data.samplers": "build_sampler",
     "dassl.data.transforms": "build_transform",
     "dassl.data.transforms.transforms": "build_transform INTERPOLATION_MODES",
     "dassl.engine": "TRAINER_REGISTRY SimpleTrainer TrainerBase TrainerX TrainerXU build_trainer",
-    "dassl.engine.trainer": "SimpleTrainer TrainerBase TrainerX TrainerXU",
-    "dassl.evaluation": "build_evaluator EVALUATOR_REGISTRY EvaluatorBase",
+    "dassl.engine.trainer": "AverageMeter MetricMeter SimpleTrainer TrainerBase TrainerX TrainerXU",
+    "dassl.evaluation": "build_evaluator Classification EVALUATOR_REGISTRY EvaluatorBase",
+    "dassl.evaluation.build": "build_evaluator EVALUATOR_REGISTRY",
+    "dassl.evaluation.evaluator": "Classification EvaluatorBase",
     "dassl.metrics": "compute_accuracy",
     "dassl.optim": "build_lr_scheduler build_optimizer",
     "dassl.optim.lr_scheduler": "ConstantWarmupScheduler LinearWarmupScheduler build_lr_scheduler",
@@ -42,6 +49,16 @@ NAMES = {
     "load_pretrained_weights open_all_layers open_specified_layers partial "
     "resume_from_checkpoint save_checkpoint",
 }
+# Upstream's that are not here, which the page for those who come from it must say.
+REFUSED = {
+    "optimisers": (OPTIMIZERS, "amsgrad radam rmsprop"),
+    "samplers": (SAMPLERS, "RandomClassSampler RandomDomainSampler SeqDomainSampler"),
+    "transforms": (
+        AVAI_CHOICES,
+        "cifar10_policy cutout gaussian_blur gaussian_noise imagenet_policy instance_norm "
+        "randaugment randaugment2 randaugment_fixmatch random_crop svhn_policy",
+    ),
+}
 METHODS = """after_epoch after_train before_epoch before_train check_cfg close_writer detect_anomaly
 forward_backward get_current_lr get_model_names init_writer load_model model_backward
 model_backward_and_update model_inference model_update model_zero_grad parse_batch_test
@@ -53,6 +70,13 @@ train update_lr write_scalar"""
 def test_upstreams_names_are_there(module):
     found = importlib.import_module(module)
     assert [name for name in NAMES[module].split() if not hasattr(found, name)] == []
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused_is_documented(kind):
+    here, names = REFUSED[kind]
+    page = (Path(__file__).parents[2] / "docs" / "coming-from.md").read_text()
+    assert [name for name in names.split() if name in here or f"`{name}`" not in page] == []
 
 
 def test_upstreams_methods_are_there():

@@ -1,1 +1,2 @@
-from .base_dataset import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
+from .base_dataset import DatasetBase, Datum
+from .build import DATASET_REGISTRY, build_dataset

@@ -4,35 +4,47 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
-from yacs.config import CfgNode
-
-from dassl.utils import InputError, Registry
-
-DATASET_REGISTRY = Registry("DATASET")
+from dassl.utils import InputError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Datum:
     """One image: its path, class label, domain label and class name.
 
-    Differs from upstream: a missing file is noticed when it is read, not here; a million stat
-    calls took minutes on network drives.
+    Its attributes are upstream's, protected ones included, because projects write them, and pickles
+    of it lie in data folders that both share.
+
+    Differs from upstream: a missing file is noticed when it is read, not here, as a million stat
+    calls took minutes on network drives; and images are equal if all four are.
     """
 
-    impath: str = ""
-    label: int = 0
-    domain: int = 0
-    classname: str = ""
+    def __init__(
+        self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""
+    ) -> None:
+        if not isinstance(impath, str):
+            raise TypeError(f"Datum.impath must be a str, not {type(impath).__name__}")
+        self._impath, self._label, self._domain, self._classname = impath, label, domain, classname
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.impath, str):
-            raise TypeError(f"Datum.impath must be a str, not {type(self.impath).__name__}")
+    impath = property(attrgetter("_impath"))
+    label = property(attrgetter("_label"))
+    domain = property(attrgetter("_domain"))
+    classname = property(attrgetter("_classname"))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Datum) and _values(self) == _values(other)
+
+    def __hash__(self) -> int:
+        return hash(self._impath)  # which nobody writes, unlike the label
+
+    def __repr__(self) -> str:
+        return f"Datum{_values(self)}"
+
+
+_values = attrgetter("_impath", "_label", "_domain", "_classname")
 
 Source = Sequence[Datum]
 
@@ -57,34 +69,54 @@ class DatasetBase:
         test: Source | None = None,
         classnames: Iterable[str] | None = None,
     ) -> None:
-        self._train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
+        self._train_u, self._val, self._test = train_u, val, test
+        if callable(train_x):
+            self._list_train_x = train_x
+        else:
+            self._train_x = train_x
         if classnames is not None:
-            self.lab2cname = dict(enumerate(classnames))
+            self._lab2cname = dict(enumerate(classnames))
+        elif self.train_x_listed and train_x:  # now, as a project may write the labels later
+            self._num_classes = self.get_num_classes(train_x)
+            self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+
+    # Projects read and assign upstream's protected attributes; here, some are made when first read.
+
+    @cached_property
+    def _train_x(self) -> Source | None:
+        images = self._list_train_x()
+        del self._list_train_x  # it may hold all images of which these were drawn
+        return images
+
+    @cached_property
+    def _lab2cname(self) -> dict[int, str]:
+        return self.get_lab2cname(self.train_x)[0]
+
+    @cached_property
+    def _classnames(self) -> list[str]:
+        return [self.lab2cname[label] for label in sorted(self.lab2cname)]
+
+    @cached_property
+    def _num_classes(self) -> int:
+        return max(self.lab2cname, default=-1) + 1
 
     @property
     def train_x_listed(self) -> bool:
         """Return whether the training images are listed already; reading `.train_x` lists them."""
-        return not callable(self._train_x)
+        return "_train_x" in vars(self)
 
-    @property
-    def train_x(self) -> Source | None:
-        if not self.train_x_listed:
-            self._train_x = self._train_x()
-        return self._train_x
+    train_x = property(attrgetter("_train_x"))
+    train_u = property(attrgetter("_train_u"))
+    val = property(attrgetter("_val"))
+    test = property(attrgetter("_test"))
+    classnames = property(attrgetter("_classnames"))
+    lab2cname = property(attrgetter("_lab2cname"), doc="Map labels to class names.")
+    num_classes = property(attrgetter("_num_classes"), doc="Return the largest label + 1.")
 
-    @cached_property
-    def lab2cname(self) -> dict[int, str]:
-        """Map labels to class names."""
-        return self.get_lab2cname(self.train_x)[0]
-
-    @cached_property
-    def classnames(self) -> list[str]:
-        return [self.lab2cname[label] for label in sorted(self.lab2cname)]
-
-    @property
-    def num_classes(self) -> int:
+    @staticmethod
+    def get_num_classes(data_source: Source) -> int:
         """Return the largest label + 1."""
-        return max(self.lab2cname, default=-1) + 1
+        return max(item.label for item in data_source) + 1
 
     @staticmethod
     def get_lab2cname(data_source: Source | None) -> tuple[dict[int, str], list[str]]:
@@ -135,15 +167,3 @@ class DatasetBase:
         for item in data_source:
             groups[item.label].append(item)
         return groups
-
-
-def build_dataset(cfg: CfgNode, images: bool = True) -> DatasetBase:
-    """Build the registered dataset cfg.DATASET.NAME.
-
-    With `images` False (for classes that accept it) the dataset has class names only: nothing need
-    be on the disk, and its lists of images are None.
-    """
-    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    if cfg.VERBOSE:
-        logger.info("Loading dataset: %s", cfg.DATASET.NAME)
-    return dataset_class(cfg) if images else dataset_class(cfg, images=False)

@@ -35,8 +35,8 @@ def build_transform(
     `choices` (default INPUT.TRANSFORMS) are names in AVAI_CHOICES; at test time only "normalize"
     counts, and the transform is a `Preprocess`.
 
-    Differs from upstream: INPUT.RESIZE_MODE may be "squash", and only the augmentations that CLIP
-    trainers use are here.
+    Differs from upstream: INPUT.RESIZE_MODE may be "squash", there are `random_vertical_flip` and
+    `random_rotation`, and other augmentations are left out (docs/coming-from.md).
     """
     choices = list(cfg.INPUT.TRANSFORMS if choices is None else choices)
     for choice in choices:
