@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
-        """Return set -> the scores of its images; the ID set comes first.
+        """Return set -> the scores of its images in sorted order; the ID set comes first.
 
         Raises:
             InputError: a file is missing, damaged, or from another evaluation.
@@ -100,7 +100,7 @@ class Run:
         sets = {}
         for name in (self.id_set, *self.ood_sets):
             path = self.folder / "scores" / f"{name}.csv"
-            sets[name] = scored = read_scores(path)
+            sets[name] = scored = read_scores(path).in_order()
             missing = self.figures.keys() - scored.scores.keys()
             if len(scored.images) != self.result["images"][name] or missing:
                 raise InputError(

@@ -18,7 +18,7 @@ from ood.metrics import CONVENTIONS, OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
-from results.comparison import compare, find_sides, format_comparison
+from results.comparison import compare, find_sides, format_comparison, same_images
 from results.files import AVERAGE, write_csv
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
@@ -115,12 +115,8 @@ def _first_run(groups: Groups) -> Run:
 def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     """Return for each score of a method the mean over its runs in every resample."""
     scores = list(runs[0].figures)
-    columns = {
-        s: [run.images[s].scores[score] for run in runs for score in scores]
-        for s in (runs[0].id_set, *runs[0].ood_sets)
-    }
-    means = [*runs[0].means.values()]
-    figures = resample(columns.pop(runs[0].id_set), columns, resamples, means=means)
+    inside, outside = same_images([(run, score) for run in runs for score in scores])
+    figures = resample(inside, outside, resamples, means=[*runs[0].means.values()])
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
     return {(name, score): mean for score, mean in zip(scores, means, strict=True)}
 

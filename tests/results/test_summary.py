@@ -90,6 +90,35 @@ def test_intervals_are_those_of_the_mean_over_runs(groups):
     assert np.array(found) == pytest.approx(np.array(expected))
 
 
+def lines_of(path):
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    return header, rows
+
+
+def write_lines(path, header, rows):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def test_the_order_of_images_changes_no_interval(study, gather):
+    before = summarise(gather([study]), 100)
+    for path in study.glob("CoOp/16shots/seed2/scores/*.csv"):
+        header, rows = lines_of(path)
+        write_lines(path, header, np.random.default_rng(1).permutation(rows))
+    assert summarise(gather([study]), 100) == before
+    assert before.blocks[0].rows[2].method == "CoOp" and before.has_intervals
+    run = gather([study])["CoOp"][1]
+    inside = run.images["ID"]
+    assert inside.images == sorted(inside.images) and inside.accuracy == 0.5
+
+
+def test_a_run_on_other_images_has_no_intervals(study, gather):
+    path = study / "CoOp/16shots/seed2/scores/nature.csv"
+    header, rows = lines_of(path)
+    write_lines(path, header, [rows[0].replace("/0.png", "/other.png"), *rows[1:]])
+    (note,) = summarise(gather([study]), 100).notes
+    assert "CoOp has no intervals: " in note and "same images of nature (80 and 80" in note
+
+
 def test_the_best_mean_of_each_column_is_marked_and_nothing_else(groups):
     for block in summarise(groups, 100).blocks[:3]:
         best = max if block.metric == "auroc" else min
