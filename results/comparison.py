@@ -18,7 +18,7 @@ import numpy as np
 from dassl.utils import InputError, check_availability
 from dassl.utils.names import suggest
 from dassl.utils.tables import text_table
-from datasets.folders import counted
+from datasets.folders import counted, first_few
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
 from results.runs import Groups, Run, comparable_runs
 from results.tables import percent
@@ -93,6 +93,12 @@ def find_sides(
 def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
     is_method = text in groups or ":" not in text
     method, _, score = (text, "", "") if is_method else text.rpartition(":")
+    alike = [name for name in groups if name.startswith(f"{method} (")]
+    if method not in groups and alike:
+        raise InputError(
+            f"{method} has several settings here: {first_few(alike)}. Quote a whole name as it is "
+            f"listed, as in --compare '{text.replace(method, alike[0], 1)}' ..."
+        )
     check_availability(method, groups, "method")
     return method, score
 

@@ -5,6 +5,7 @@ per-image scores exist; notes name missing seeds. Two methods can be compared on
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,11 +106,31 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     if example.spectrum:
         blocks += [_block(m, groups, columns, {}, spectrum=True) for m in metrics[:2]]
     blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
-    return Summary(groups, blocks, notes + missing_seeds(groups))
+    return Summary(groups, blocks, notes + missing_seeds(groups) + _differing(groups))
 
 
 def _first_run(groups: Groups) -> Run:
     return next(iter(groups.values()))[0]
+
+
+def _differing(groups: Groups) -> list[str]:
+    """Return sentences that state the shots and the backbones of methods that differ in them.
+
+    Shots that all names state already, as in a sweep over shots, are not repeated.
+    """
+    first = {name: runs[0] for name, runs in groups.items()}
+    trainings = {name: run.comparable.get("training") or {} for name, run in first.items()}
+    shots = {n: t["shots"] for n, t in trainings.items() if "shots" in t and "pairs" not in t}
+    if all(re.search(rf"(?<!\d){count} ?shots?\b", name) for name, count in shots.items()):
+        shots = {}
+    shots = {name: "all" if count < 0 else count for name, count in shots.items()}
+    backbones = {name: run.provenance.get("backbone") for name, run in first.items()}
+    facts = {"Shots": shots, "Backbone": {n: b for n, b in backbones.items() if b}}
+    return [
+        f"{fact}: {', '.join(f'{name} {value}' for name, value in values.items())}."
+        for fact, values in facts.items()
+        if len(set(values.values())) > 1
+    ]
 
 
 def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:

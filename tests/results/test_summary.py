@@ -157,6 +157,46 @@ def test_runs_without_images_have_no_intervals(groups, study, damage):
     assert figures["CoOp"].interval is None and figures["LoCoOp"].interval is not None
 
 
+def facts(shots=None, backbone="ViT-B/16", **training):
+    training = None if shots is None else {"shots": shots, **training}
+    return {"training": training, "provenance": {"backbone": backbone}}
+
+
+@pytest.mark.parametrize(
+    "methods, sentences",
+    [
+        ({"CoOp": facts(2), "SCT": facts(16)}, ["Shots: CoOp 2, SCT 16."]),
+        ({"CoOp": facts(16), "SCT": facts(16), "Zero": facts()}, []),
+        ({"CoOp": facts(-1), "SCT": facts(1), "Zero": facts()}, ["Shots: CoOp all, SCT 1."]),
+        ({"CoOp": facts(16), "CLIPN": facts(-1, pairs={"path": "cc3m"})}, []),
+        ({"CoOp, 1 shot": facts(1), "CoOp, 16 shots": facts(16)}, []),
+        ({"CoOp (b16_1shots/a)": facts(1), "CoOp (b16_4shots/a)": facts(4)}, []),
+        ({"CoOp (4)": facts(1), "CoOp (b16_14shots)": facts(4)}, ["Shots: CoOp (4) 1, CoOp ("]),
+        ({"CoOp": facts(1, "RN50"), "SCT": facts(1)}, ["Backbone: CoOp RN50, SCT ViT-B/16."]),
+        ({"Zero": facts(None, "RN50"), "SCT": facts(1)}, ["Backbone: Zero RN50, SCT ViT-B/16."]),
+        ({"CoOp": facts(1, "RN50"), "SCT": facts(2)}, ["Shots: CoOp 1, SCT 2.", "Backbone: CoOp"]),
+        ({"CoOp": {"provenance": {}}, "SCT": facts(16)}, []),  # an earlier version's
+    ],
+)
+def test_shots_and_backbones_that_differ_are_stated(write_run, tmp_path, methods, sentences):
+    runs = {n: [write_run(tmp_path / str(i), **methods[n])] for i, n in enumerate(methods)}
+    notes = summarise(runs).notes
+    assert len(notes) == len(sentences)
+    assert all(note.startswith(words) for note, words in zip(notes, sentences, strict=True))
+
+
+def test_a_line_break_in_a_name_splits_no_row(write_run, tmp_path):
+    write_run(tmp_path / "a", trainer="new\nline\u2028\x1b[1m")
+    write_run(tmp_path / "b\nc", trainer="CoOp"), write_run(tmp_path / "d", trainer="CoOp")
+    groups = load_groups([tmp_path])[0]
+    assert sorted(groups, reverse=True) == [r"new\nline\u2028\x1b[1m", "CoOp (d)", r"CoOp (b\nc)"]
+    summary = summarise(groups)
+    assert r"CoOp (b\textbackslash{}nc) &" in tables.as_latex(summary.blocks, "")
+    raw = {"new\nline": groups["CoOp (d)"], "CoOp": groups["CoOp (d)"]}  # named by a sweep
+    for text in (summarise(raw).as_markdown(), summarise(raw).as_text()):
+        assert "\nline" not in text and r"new\nline" in text
+
+
 def strange(metric):
     """Return a table with all that LaTeX and CSV have to escape."""
     best = Figure([0.49, 0.51], (0.4, 0.6), True)
