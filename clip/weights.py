@@ -252,8 +252,9 @@ def check_numbers(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def is_weight(value: Tensor) -> bool:
-    """Return whether a tensor may be a learned weight: dense floating-point numbers."""
-    return value.layout is torch.strided and value.is_floating_point()
+    """Return whether a tensor may be a learned weight: dense numbers of at least 16 bits."""
+    is_dense = value.layout is torch.strided
+    return is_dense and value.is_floating_point() and value.element_size() > 1
 
 
 def _split_negation(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -170,7 +170,9 @@ def test_two_layouts_or_shards_of_different_models_are_refused(generated_weights
 
 
 @pytest.mark.filterwarnings("ignore:.*sparse tensor")
-@pytest.mark.parametrize("convert", ["int8", "int64", "bool", "complex64", "sparse"])
+@pytest.mark.parametrize(
+    "convert", ["int8", "int64", "bool", "complex64", "float8_e4m3fn", "sparse"]
+)
 def test_weights_that_are_no_real_numbers_are_refused(convert, generated_weights, tmp_path):
     state = generated_weights("tiny-vit")
     name = "visual.transformer.resblocks.0.mlp.c_fc.weight"
