@@ -42,6 +42,8 @@ OPENAI_MODELS = {
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
+# Absolute, relative to a folder or home, or with a suffix of weight files.
+LIKE_A_PATH = re.compile(r"^[/~.]|\.(?:pt|pth|bin|ckpt|safetensors|json)\b", re.IGNORECASE)
 
 
 def available_models() -> list[str]:
@@ -205,9 +207,12 @@ def _open_clip_pair(name: str) -> tuple[str, str]:
     architecture, _, tag = name.rpartition("/")
     pairs = open_clip.list_pretrained(as_str=False)
     if (architecture, tag) not in pairs:
+        unknown = f"unknown CLIP model {name!r}: it is neither a file nor a name."
+        if LIKE_A_PATH.search(name):
+            path = os.path.abspath(name)
+            raise InputError(f"{unknown} There is no file or folder {path}: check the path")
         raise InputError(
-            f"unknown CLIP model {name!r}: it is neither a file nor a name. "
-            f"Nearest name: {_nearest(name, pairs)!r}. OpenAI's names: "
+            f"{unknown} Nearest name: {_nearest(name, pairs)!r}. OpenAI's names: "
             f"{', '.join(OPENAI_MODELS)}; open_clip's are written model/tag, such as "
             "ViT-B-16/laion2b_s34b_b88k"
         )

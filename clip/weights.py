@@ -9,6 +9,7 @@ import hashlib
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +65,10 @@ HUGGING_FACE = {
 # follow from the context length; the bias of a sigmoid loss, the same for all classes.
 OPENAI_MARKERS = ("input_resolution", "context_length", "vocab_size")
 NOT_WEIGHTS = (*OPENAI_MARKERS, "attn_mask", "position_ids", "logit_bias")
+# Entries that are integers by nature: rows of the vocabulary, and a count of batch normalisation.
+INTEGERS = ("token_ids", "num_batches_tracked")
+
+Weight = tuple[str, str, Tensor]  # its name here, where it was found, its values
 
 
 @dataclass
@@ -88,14 +93,17 @@ def read_weights(path: str | Path) -> ClipWeights:
         InputError: the file cannot be read, or holds no CLIP that is supported.
     """
     path = Path(path)
-    state: dict[str, Tensor] = {}
+    weights: list[Weight] = []
     activation = None
     for file in _files(path):
         content, activation = _read_file(file)
-        state |= plain_names(content)
+        named = plain_names(content, file).items()
+        weights += [(name, f"{file.name}'s {name}", value) for name, value in named]
+    state = _by_name(weights, path)
     from_openai = any(marker in state for marker in OPENAI_MARKERS)
-    state = _in_openai_layout(state)
+    state = _in_openai_layout(state, path)
     _check_layout(path, state)
+    check_numbers(path, state)
     facts = OPENAI if from_openai else read_facts(path, tuple(state["text_projection"].shape))
     facts = replace(facts, activation=activation or facts.activation)
     if facts.activation not in (None, *ACTIVATIONS):
@@ -166,31 +174,46 @@ def _read_jit(path: Path) -> dict[str, Tensor]:
             raise InputError(f"cannot read the TorchScript archive {path}: {error}") from error
 
 
-def plain_names(content: dict) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by their plain names, without any wrapper.
+def plain_names(content: dict, path: str | Path = "the checkpoint") -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, read from `path`, by their plain names, without any
+    wrapper; raise InputError if two that differ would have the same name.
 
     >>> plain_names({"state_dict": {"module._orig_mod.text.ln_final.bias": torch.zeros(1)}})
     {'ln_final.bias': tensor([0.])}
     """
     while inner := [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]:
         content = inner[0]
-    return {
-        PREFIXES.sub("", str(key).replace(COMPILED, "")): value
-        for key, value in content.items()
-        if isinstance(value, Tensor)
-    }
+    tensors = ((str(key), value) for key, value in content.items() if isinstance(value, Tensor))
+    return _by_name(
+        ((PREFIXES.sub("", key.replace(COMPILED, "")), key, value) for key, value in tensors), path
+    )
 
 
-def _in_openai_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _by_name(weights: Iterable[Weight], path: str | Path) -> dict[str, Tensor]:
+    """Return name -> tensor; equal tensors of a name are one, others are refused."""
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, origin, value in weights:
+        first, kept = found.setdefault(name, (origin, value))
+        if kept is not value and not (kept.dtype == value.dtype and torch.equal(kept, value)):
+            raise InputError(
+                f"{path} holds more than one model: {first} and {origin} are both {name}, with "
+                "different values. Save the tensors of one model alone, those with one prefix or "
+                "of one download: torch.save(STATE_DICT, FILE)"
+            )
+    return {name: value for name, (_, value) in found.items()}
+
+
+def _in_openai_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the weights by OpenAI's names, renamed from Hugging Face's, and nothing else."""
-    renamed = {}
+    weights: list[Weight] = []
     for key, value in state.items():
         if key.endswith(NOT_WEIGHTS):
             continue
-        transposed = key in ("visual_projection.weight", "text_projection.weight")
+        transposed, name = key in ("visual_projection.weight", "text_projection.weight"), key
         for theirs, ours in HUGGING_FACE.items():
-            key = key.replace(theirs, ours)
-        renamed[key] = value.T.contiguous() if transposed else value
+            name = name.replace(theirs, ours)
+        weights.append((name, key, value.T.contiguous() if transposed else value))
+    renamed = _by_name(weights, path)
     for key in [key for key in renamed if ".self_attn.q_proj." in key]:
         names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
         if renamed.keys() >= set(names):
@@ -215,6 +238,23 @@ def _check_layout(path: Path, state: dict[str, Tensor]) -> None:
             f"{', '.join(list(state)[:3]) or 'none'}). If they have longer names, or stand in a "
             "dict within the file, save them alone: torch.save(model.state_dict(), FILE)"
         )
+
+
+def check_numbers(path: Path, state: dict[str, Tensor]) -> None:
+    """Raise InputError if some of the weights are no dense floating-point numbers."""
+    odd = [key for key, x in state.items() if not (is_weight(x) or key.endswith(INTEGERS))]
+    if odd:
+        raise InputError(
+            f"{path} holds weights that are no dense floating-point numbers, such as {odd[0]} "
+            f"({state[odd[0]].dtype}, {state[odd[0]].layout}): quantised, complex and sparse "
+            "weights are not supported. Name a file of the model in float32, float16 or bfloat16"
+        )
+
+
+def is_weight(value: Tensor) -> bool:
+    """Return whether a tensor may be a learned weight: dense numbers of at least 16 bits."""
+    is_dense = value.layout is torch.strided
+    return is_dense and value.is_floating_point() and value.element_size() > 1
 
 
 def _split_negation(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

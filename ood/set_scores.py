@@ -1,5 +1,7 @@
 """Scores of one image set, image by image."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +28,18 @@ class SetScores:
 
     def __post_init__(self) -> None:
         check_set_name(self.name)
+
+    def in_order(self) -> SetScores:
+        """Return the same with the images in sorted order, so that those of two runs are paired."""
+        order = sorted(range(len(self.images)), key=self.images.__getitem__)
+        classes = self.labels, self.predictions
+        return SetScores(
+            self.name,
+            [self.images[i] for i in order],
+            {score: values[order] for score, values in self.scores.items()},
+            *(None if column is None else np.asarray(column)[order] for column in classes),
+            {decision: values[order] for decision, values in self.rejected.items()},
+        )
 
     @property
     def accuracy(self) -> float | None:

@@ -18,7 +18,7 @@ import numpy as np
 from dassl.utils import InputError, check_availability
 from dassl.utils.names import suggest
 from dassl.utils.tables import text_table
-from datasets.folders import counted
+from datasets.folders import counted, first_few
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample, two_sided_p
 from results.runs import Groups, Run, comparable_runs
 from results.tables import percent
@@ -93,6 +93,12 @@ def find_sides(
 def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
     is_method = text in groups or ":" not in text
     method, _, score = (text, "", "") if is_method else text.rpartition(":")
+    alike = [name for name in groups if name.startswith(f"{method} (")]
+    if method not in groups and alike:
+        raise InputError(
+            f"{method} has several settings here: {first_few(alike)}. Quote a whole name as it is "
+            f"listed, as in --compare '{text.replace(method, alike[0], 1)}' ..."
+        )
     check_availability(method, groups, "method")
     return method, score
 
@@ -109,7 +115,8 @@ def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Diffe
     """Compare two sides by METRICS on every OOD set and on average; raise InputError if their
     images differ, or for too few resamples."""
     check_resamples(resamples)
-    inside, outside = _same_images(first, second)
+    scored = [(run, side.score) for side in (first, second) for run in side.runs]
+    inside, outside = same_images(scored)
     means = first.runs[0].means
     figures = resample(inside, outside, resamples, means=[*means.values()])
     split = len(first.runs)
@@ -124,23 +131,24 @@ def compare(first: Side, second: Side, resamples: int = RESAMPLES) -> list[Diffe
     return differences
 
 
-def _same_images(first: Side, second: Side) -> tuple[list, dict[str, list]]:
-    """Return the scores of both sides' runs for `resample`, with the images in the same order."""
-    reference = first.runs[0]
+def same_images(
+    scored: Sequence[tuple[Run, str]],
+) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
+    """Return the ID and OOD scores of runs, each with the name of a score, for `resample`; raise
+    InputError if their images differ."""
+    reference = scored[0][0]
     columns: dict[str, list[np.ndarray]] = {}
-    for name, scored in reference.images.items():
-        expected = sorted(scored.images)
-        for score, run in [(side.score, r) for side in (first, second) for r in side.runs]:
-            images, values = run.images[name].images, run.images[name].scores[score]
-            order = sorted(range(len(images)), key=images.__getitem__)
-            if [images[i] for i in order] != expected:
-                example = min({*expected} ^ {*images}, default="one is there twice")
+    for name, expected in reference.images.items():
+        for run, score in scored:
+            found = run.images[name]
+            if found.images != expected.images:
+                example = min({*expected.images} ^ {*found.images}, default="one is there twice")
                 raise InputError(
                     f"{reference.folder} and {run.folder} do not have the same images of {name} "
-                    f"({len(expected):,} and {len(images):,}; {example}): evaluate both on the "
-                    "same data"
+                    f"({len(expected.images):,} and {len(found.images):,}; {example}): evaluate "
+                    "both on the same data"
                 )
-            columns.setdefault(name, []).append(values[order])
+            columns.setdefault(name, []).append(found.scores[score])
     return columns.pop(reference.id_set), columns
 
 

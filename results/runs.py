@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.utils import InputError, flatten
+from dassl.utils.console import one_line
 from datasets.folders import first_few
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
@@ -92,7 +93,7 @@ class Run:
 
     @cached_property
     def images(self) -> dict[str, SetScores]:
-        """Return set -> the scores of its images; the ID set comes first.
+        """Return set -> the scores of its images in sorted order; the ID set comes first.
 
         Raises:
             InputError: a file is missing, damaged, or from another evaluation.
@@ -100,7 +101,7 @@ class Run:
         sets = {}
         for name in (self.id_set, *self.ood_sets):
             path = self.folder / "scores" / f"{name}.csv"
-            sets[name] = scored = read_scores(path)
+            sets[name] = scored = read_scores(path).in_order()
             missing = self.figures.keys() - scored.scores.keys()
             if len(scored.images) != self.result["images"][name] or missing:
                 raise InputError(
@@ -176,11 +177,12 @@ def group_runs(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def _name(method: Path, trainers: Mapping[Path, str]) -> str:
-    alike = [other for other, trainer in trainers.items() if trainer == trainers[method]]
-    if len(alike) == 1:
-        return trainers[method]
-    path = os.path.relpath(method, os.path.commonpath(alike))
-    return f"{trainers[method]} ({method.name if path == '.' else path})"
+    name = trainers[method]
+    alike = [other for other, trainer in trainers.items() if trainer == name]
+    if len(alike) > 1:
+        path = os.path.relpath(method, os.path.commonpath(alike))
+        name = f"{name} ({method.name if path == '.' else path})"
+    return one_line(str(name))
 
 
 def choose_scores(groups: Groups, scores: Sequence[str]) -> tuple[dict[str, list[Run]], list[str]]:

@@ -5,6 +5,7 @@ per-image scores exist; notes name missing seeds. Two methods can be compared on
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from ood.metrics import CONVENTIONS, OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
 from results.comparison import NOTE as COMPARISON_NOTE
-from results.comparison import compare, find_sides, format_comparison
+from results.comparison import compare, find_sides, format_comparison, same_images
 from results.files import AVERAGE, write_csv
 from results.runs import Groups, Run, comparable_runs, load_groups, missing_seeds
 from results.tables import Block, Figure, Row
@@ -105,22 +106,38 @@ def summarise(groups: Groups, resamples: int = 0) -> Summary:
     if example.spectrum:
         blocks += [_block(m, groups, columns, {}, spectrum=True) for m in metrics[:2]]
     blocks += [*_accuracy_block(groups), *_decision_block(groups, columns)]
-    return Summary(groups, blocks, notes + missing_seeds(groups))
+    return Summary(groups, blocks, notes + missing_seeds(groups) + _differing(groups))
 
 
 def _first_run(groups: Groups) -> Run:
     return next(iter(groups.values()))[0]
 
 
+def _differing(groups: Groups) -> list[str]:
+    """Return sentences that state the shots and the backbones of methods that differ in them.
+
+    Shots that all names state already, as in a sweep over shots, are not repeated.
+    """
+    first = {name: runs[0] for name, runs in groups.items()}
+    trainings = {name: run.comparable.get("training") or {} for name, run in first.items()}
+    shots = {n: t["shots"] for n, t in trainings.items() if "shots" in t and "pairs" not in t}
+    if all(re.search(rf"(?<!\d){count} ?shots?\b", name) for name, count in shots.items()):
+        shots = {}
+    shots = {name: "all" if count < 0 else count for name, count in shots.items()}
+    backbones = {name: run.provenance.get("backbone") for name, run in first.items()}
+    facts = {"Shots": shots, "Backbone": {n: b for n, b in backbones.items() if b}}
+    return [
+        f"{fact}: {', '.join(f'{name} {value}' for name, value in values.items())}."
+        for fact, values in facts.items()
+        if len(set(values.values())) > 1
+    ]
+
+
 def _resample(name: str, runs: Sequence[Run], resamples: int) -> Resampled:
     """Return for each score of a method the mean over its runs in every resample."""
     scores = list(runs[0].figures)
-    columns = {
-        s: [run.images[s].scores[score] for run in runs for score in scores]
-        for s in (runs[0].id_set, *runs[0].ood_sets)
-    }
-    means = [*runs[0].means.values()]
-    figures = resample(columns.pop(runs[0].id_set), columns, resamples, means=means)
+    inside, outside = same_images([(run, score) for run in runs for score in scores])
+    figures = resample(inside, outside, resamples, means=[*runs[0].means.values()])
     means = figures.reshape(len(runs), len(scores), *figures.shape[1:]).mean(axis=0)
     return {(name, score): mean for score, mean in zip(scores, means, strict=True)}
 

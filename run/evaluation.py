@@ -28,6 +28,7 @@ from ood.scoring import get_scores, offered_scores, required_inputs, score_param
 from ood.set_scores import SetScores
 from results.files import evaluate_sets, full_spectrum, read_results, write_results
 from results.plots import histograms, roc
+from results.streams import FILES as STREAM_FILES
 from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import CONFIG, held_out_record, read_config, training_ended
 from run.negatives import add_words, record_negatives, same_words
@@ -192,9 +193,11 @@ def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTr
 
 def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
     """Return whether OUTPUT_DIR has the results of exactly this evaluation, with all that is now
-    recorded: tables set results of earlier versions apart."""
+    recorded: tables set results of earlier versions apart. Streams come last, and may have failed.
+    """
     folder = Path(cfg.OUTPUT_DIR)
-    if not Path(folder, "results.json").exists():
+    files = ["results.json", *(STREAM_FILES if cfg.EVAL.STREAMS else [])]
+    if not all(Path(folder, name).exists() for name in files):
         return False
     provenance = read_results(folder)["provenance"]
     if "image_files" not in provenance or "unfinished" in provenance:

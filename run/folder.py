@@ -23,7 +23,8 @@ from run.settings import default_cfg, read_yaml
 logger = logging.getLogger(__name__)
 
 CONFIG, MARKER, LOCK, SPLIT = "config.yaml", "finished.json", ".lock", "split.json"
-KEPT = ("*/checkpoint", "*.parquet")  # costly to make: a folder with such files is not removed
+# Costly to make: a folder with such files is not removed.
+KEPT = ("*/checkpoint", "*.parquet", "results.json")
 # Settings that say where and how a run computes, not what it computes.
 INCIDENTAL = (
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "OOD", "EVAL"),

@@ -165,7 +165,7 @@ def _runs_of(
         run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
         run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, base, learns)
         varied = [pair for pair, (_, axis) in zip(chosen, axes, strict=True) if len(axis) > 1]
-        method = [trainer, f"{shot} shots"] if len(shots) > 1 else [trainer]
+        method = [trainer, counted(shot, "shot")] if len(shots) > 1 else [trainer]
         method += [f"{_without_node(key)} {value}" for key, value in varied]
         runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))
     return runs

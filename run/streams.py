@@ -105,7 +105,7 @@ def evaluate_streams(
 ) -> None:
     """Run the methods in EVAL.STREAMS over their streams; write and log the results.
 
-    A failure is logged, not raised: the results of the single-image scores are already written.
+    The results of the single-image scores are already written, which an InputError says.
     """
     cfg = trainer.cfg
     for name in FILES:  # of an earlier evaluation
@@ -121,8 +121,9 @@ def evaluate_streams(
         }
         streams = with_averages(list(_streams(trainer, images, evaluation.classes)))
     except InputError as error:
-        logger.error("No streams: %s", error)
-        return
+        raise InputError(
+            f"No streams: {error}. All else of this evaluation is in {cfg.OUTPUT_DIR}"
+        ) from error
     write_streams(cfg.OUTPUT_DIR, streams, settings, provenance)
     table = format_streams(streams, settings)
     logger.info("%s\n\n%s are in %s", table, " and ".join(FILES), cfg.OUTPUT_DIR)

@@ -16,7 +16,7 @@ from clip import ClipModel, weights_hash
 from clip.negation import draw
 from clip.prefix import CHUNK
 from clip.prompted import PromptedCLIP, cosines, exact, normalised, top_region_cosines
-from clip.weights import plain_names
+from clip.weights import check_numbers, plain_names
 from dassl.distributed import from_all, mean_over_ranks, rank
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, load_checkpoint, load_weights_into
@@ -158,7 +158,7 @@ class GalLoP(ContextTrainer):
 
     def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
         """Refuse checkpoints of other methods, other numbers of prompts or another CLIP."""
-        state = checkpoint["state_dict"] = plain_names(checkpoint)
+        state = checkpoint["state_dict"] = plain_names(checkpoint, path)
         expected = {name: list(x.shape) for name, x in self.learner.state_dict().items()}
         if missing := expected.keys() - state.keys():
             raise InputError(
@@ -172,6 +172,7 @@ class GalLoP(ContextTrainer):
                     f"asks for {shape}. Set TRAINER.GALLOP.N_GLOBAL, .N_LOCAL and .TEMPLATE (or "
                     "--backbone) as they were in training"
                 )
+        check_numbers(path, {name: state[name] for name in expected})
         super().check_checkpoint(checkpoint, path)
 
 

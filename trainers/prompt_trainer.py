@@ -17,7 +17,7 @@ from clip import ClipModel
 from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
-from clip.weights import plain_names
+from clip.weights import is_weight, plain_names
 from dassl.utils import InputError, load_pretrained_weights
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
@@ -151,12 +151,11 @@ class PromptTrainer(ContextTrainer):
         A shared context may be used for other classes, with a warning.
         """
         # Other training code writes module.ctx, no "state_dict", or a whole model.
-        named, prefix = plain_names(checkpoint), "prompt_learner."
+        named, prefix = plain_names(checkpoint, path), "prompt_learner."
         state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
         state = checkpoint["state_dict"] = state or named
         ctx = state.get("ctx")
-        dense = ctx is not None and ctx.layout is torch.strided and ctx.is_floating_point()
-        if not dense or ctx.dim() not in (2, 3) or not ctx.isfinite().all():
+        if ctx is None or not is_weight(ctx) or ctx.dim() not in (2, 3) or not ctx.isfinite().all():
             raise InputError(
                 f"{path} holds no finite context vectors: its state_dict/ctx must be a dense "
                 "floating-point tensor of [tokens, width] or [classes, tokens, width]. Name "

@@ -7,13 +7,17 @@ decoded in every epoch.
 
 There is one NumPy file an image, uint8 `[H, W, 3]`, written by the process that first reads the
 image and shared by all runs. Its name is a hash of the image's path, size and time of change, and
-of Pillow's version: pixels of a changed file, or of another decoder, are never used.
+of Pillow's version: pixels of a changed file, or of another decoder, are never used. It is an
+uncompressed zip, whose checksum tells damaged pixels: such an image is decoded again.
 """
 
 import hashlib
+import io
 import logging
 import os
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +44,8 @@ class DecodedImages:
 
     def __call__(self, path: str) -> Image.Image:
         file = self.file_of(path)
-        try:
-            return Image.fromarray(np.load(file))
-        except (OSError, ValueError, EOFError):
-            pass  # not kept yet, or truncated
+        with suppress(Exception):  # not kept yet, or damaged: numpy and zipfile raise many
+            return _kept(file)
         image = read_image(path)
         if self.can_write:
             self._keep(file, image)
@@ -53,15 +55,26 @@ class DecodedImages:
         """Return the file that keeps the pixels of the image at `path`."""
         identity = (os.path.abspath(path), *file_state(path), PIL.__version__)
         key = hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
-        return self.folder / key[:2] / f"{key[2:34]}.npy"
+        return self.folder / key[:2] / f"{key[2:34]}.npz"
 
     def _keep(self, file: Path, image: Image.Image) -> None:
+        # Written in memory first: NumPy's own writers may lose the error of a full disk.
+        buffer = io.BytesIO()
+        np.savez(buffer, pixels=np.asarray(image))
         try:
             with atomic_write(file, "wb", sync=False) as handle:
-                np.save(handle, np.asarray(image))
+                handle.write(buffer.getbuffer())
         except (WriteError, OSError) as error:
             self.can_write = False
             _warn_not_kept(error.__cause__ or error)
+
+
+def _kept(file: Path) -> Image.Image:
+    """Return the kept image, or raise an exception of some class: never damaged pixels."""
+    with zipfile.ZipFile(file) as archive, archive.open("pixels.npy") as member:
+        pixels = np.lib.format.read_array(member)
+        member.read()  # the checksum is compared at the end, which a damaged header may hide
+    return Image.fromarray(pixels)
 
 
 def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.Image]:

@@ -77,6 +77,8 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
         raise InputError(f"{fpath} is a folder, not a checkpoint file.{_files_in(fpath)}")
     if not os.path.isfile(fpath):
         raise InputError(f"There is no checkpoint {fpath}.{_files_in(Path(fpath).parent)}")
+    if not os.path.getsize(fpath):
+        raise InputError(f"{fpath} is empty (0 bytes). Copy or download it again.")
     try:
         content = _load_weights_only(fpath)
     except InputError:
@@ -86,7 +88,8 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
         if code:
             raise _refusal(fpath, f"loading it would run code ({code[1]})") from error
         # For pickle's errors, torch's text advises how to run the code: it is not shown.
-        shown = "" if isinstance(error, pickle.UnpicklingError) else f" ({text[:200]})"
+        is_shown = text and not isinstance(error, pickle.UnpicklingError)
+        shown = f" ({text[:200]})" if is_shown else ""
         raise InputError(
             f"{fpath} is not a readable checkpoint; it may be truncated or of another kind{shown}. "
             "Copy or download it again."
@@ -189,7 +192,12 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
     checkpoint = load_checkpoint(weight_path)
     weights = model.state_dict()
     fitting, left_out = OrderedDict(), []
-    for name, value in _without_module(checkpoint.get("state_dict", checkpoint)).items():
+    state = checkpoint.get("state_dict", checkpoint)
+    if twice := [name for name in state if f"module.{name}" in state]:
+        raise InputError(
+            f"{weight_path} holds both {twice[0]} and module.{twice[0]}: save one of them alone."
+        )
+    for name, value in _without_module(state).items():
         if name in weights and torch.is_tensor(value) and weights[name].shape == value.shape:
             fitting[name] = value
         else:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from .console import one_line
+
 RULE: Sequence[str] = ()
 """A row that is drawn as a line across the table."""
 
@@ -16,8 +18,8 @@ def text_table(
         header: headings, with a line below; none by default.
         sides: "<" (left) or ">" (right) for each column; the last holds for all further columns.
     """
-    lines = [[str(cell) for cell in row] for row in ([header, RULE] if header else [])]
-    lines += [[str(cell) for cell in row] for row in rows]
+    heading = [header, RULE] if header else []
+    lines = [[one_line(str(cell)) for cell in row] for row in (*heading, *rows)]
     widths = [max(map(len, column)) for column in zip(*filter(None, lines), strict=True)]
     sides = sides.ljust(len(widths), sides[-1])
     texts = [
@@ -33,7 +35,11 @@ def text_table(
 
 
 def markdown_table(rows: Iterable[Sequence[object]], header: Sequence[str]) -> str:
-    """Return a Markdown table; a `|` in a cell is escaped."""
-    cells = [[str(cell).strip().replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    """Return a Markdown table; a `|` and a line break in a cell are escaped."""
+    cells = [[_markdown(str(cell)) for cell in row] for row in (header, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def _markdown(text: str) -> str:
+    return one_line(text.strip()).replace("|", "\\|")

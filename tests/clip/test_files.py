@@ -127,6 +127,69 @@ def test_names_inside_of_a_compiled_part():
     ]
 
 
+PAIRS = [("model.", "clip."), ("", "module."), ("", "text."), ("_orig_mod.", "module.")]
+
+
+@pytest.mark.parametrize("first, second", PAIRS)
+def test_two_models_under_two_prefixes_are_refused(first, second, generated_weights, tmp_path):
+    state, other = (generated_weights("tiny-vit", seed) for seed in (1001, 7))
+    both = {f"{first}{key}": value for key, value in state.items()}
+    equal = both | {f"{second}{key}": value.clone() for key, value in state.items()}
+    path = _save(equal, tmp_path / "equal.pt")
+    assert clip.load(path, activation="gelu")[0].weights_hash
+    both |= {f"{second}{key}": value for key, value in other.items()}
+    key = f"{first}{next(key for key in state if not state[key].equal(other[key]))}"
+    path = _save(both, tmp_path / "two.pt")
+    with pytest.raises(InputError, match=rf"two.pt holds more than one model: {key} and {second}"):
+        clip.load(path, activation="gelu")
+
+
+@pytest.mark.parametrize("value", [torch.ones(1), torch.zeros(2), torch.zeros(1).double()])
+def test_names_that_collide_are_refused_in_any_checkpoint(value):
+    content = {"model.a": torch.zeros(1), "clip._orig_mod.a": value}
+    with pytest.raises(InputError, match=r"model.a and clip._orig_mod.a are both a, .* alone"):
+        plain_names({"state_dict": content})
+    value = torch.full((1,), float("nan"))  # is not equal to itself
+    assert plain_names({"a": value, "module.a": value}) == {"a": value}
+
+
+def test_two_layouts_or_shards_of_different_models_are_refused(generated_weights, tmp_path):
+    state, other = (generated_weights("tiny-vit", seed) for seed in (1001, 7))
+    both = state | _hugging_face_layout(other)
+    path = _save(both, tmp_path / "both.pt")
+    with pytest.raises(
+        InputError, match=r"both.pt holds more .*: text_projection and text_projection.weight"
+    ):
+        clip.load(path, activation="gelu")
+    for file, shard in (("a.safetensors", state), ("b.safetensors", other)):
+        _save(shard, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    with pytest.raises(InputError, match=r"a.safetensors's (\S+) and b.safetensors's \1 are both"):
+        clip.load(str(index), activation="gelu")
+
+
+@pytest.mark.filterwarnings("ignore:.*sparse tensor")
+@pytest.mark.parametrize(
+    "convert", ["int8", "int64", "bool", "complex64", "float8_e4m3fn", "sparse"]
+)
+def test_weights_that_are_no_real_numbers_are_refused(convert, generated_weights, tmp_path):
+    state = generated_weights("tiny-vit")
+    name = "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    is_sparse, value = convert == "sparse", 10 * state[name]
+    state[name] = value.to_sparse() if is_sparse else value.to(getattr(torch, convert))
+    path = _save(state, tmp_path / "clip.pt")
+    with pytest.raises(InputError, match=rf"no dense .*{name} \(.*quantised, complex and"):
+        clip.load(path, activation="gelu")
+
+
+def test_integers_that_are_no_weights_are_read(generated_weights, tmp_path):
+    state = generated_weights("tiny-rn") | {"context_length": torch.tensor(77)}
+    state |= {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    assert "visual.bn1.num_batches_tracked" in state
+    assert clip.load(_save(state, tmp_path / "clip.pt"))[0].activation == "quick_gelu"
+
+
 @pytest.mark.parametrize("ending", [".bin", ".safetensors", "/", "/shards", ".index.json"])
 def test_hugging_face_layout(ending, generated_weights, tiny_clip, tmp_path):
     state = _hugging_face_layout(generated_weights("tiny-vit"))

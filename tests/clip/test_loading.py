@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 import clip
 from clip.building import build_model
-from clip.loading import OPENAI_MODELS, check_same_backbone
+from clip.loading import OPENAI_MODELS, check_same_backbone, input_settings
 from clip.weights import read_weights, weights_hash
 from dassl.utils.errors import InputError
 
@@ -124,6 +124,24 @@ def test_hash_tells_weights_apart(generated_weights):
 def test_unknown_names(name, words):
     with pytest.raises(InputError, match=words):
         clip.load(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/no/clip", "/no/ViT-B/16", "./clip", "../weights/clip", "~/clip", "~me/ViT-B-16"),
+        *("ViT-B-16.pt", "a/b.pth", "model.pth.tar-50", "x/CLIP.BIN", "m.safetensors", "e.ckpt"),
+        "model.safetensors.index.json",
+    ],
+)
+def test_a_path_that_is_not_there_is_said_to_be_missing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for act in (clip.load, input_settings):
+        with pytest.raises(
+            InputError, match=r"There is no file or folder /.*: check the path"
+        ) as e:
+            act(name)
+        assert "Nearest" not in str(e.value)
 
 
 def test_activation_mismatch_of_a_pair_is_refused_before_downloading():

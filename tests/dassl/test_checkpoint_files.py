@@ -116,6 +116,12 @@ def test_truncated_file_is_a_sentence(tmp_path, keep):
         load_checkpoint(tmp_path / "cut")
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path):
+    (tmp_path / "cut").touch()
+    with pytest.raises(InputError, match=r"cut is empty \(0 bytes\). Copy or download it again"):
+        load_checkpoint(tmp_path / "cut")
+
+
 @pytest.mark.parametrize("content, kind", [(torch.zeros(2), "Tensor"), ([1], "list"), (3, "int")])
 def test_content_that_is_no_dict_is_a_sentence(tmp_path, content, kind):
     torch.save(content, tmp_path / "odd")
@@ -202,3 +208,8 @@ def test_pretrained_weights_partial_and_none(tmp_path, caplog):
     torch.save({"state_dict": {"y": torch.ones(1)}}, tmp_path / "none")
     with pytest.raises(InputError, match=r"Nothing in .*none fits the model"):
         load_pretrained_weights(model, tmp_path / "none")
+    torch.save(
+        {name: torch.ones(3, 2) for name in ("1.weight", "module.1.weight")}, tmp_path / "two"
+    )
+    with pytest.raises(InputError, match=r"two holds both 1.weight and module.1.weight: save one"):
+        load_pretrained_weights(model, tmp_path / "two")

@@ -1,7 +1,9 @@
 """Training images decoded once: the same batches, never other images, never more than allowed."""
 
+import ast
 import os
 import pickle
+import resource
 import shutil
 
 import PIL
@@ -110,6 +112,65 @@ def test_a_file_that_was_cut_off_is_made_again(make, folder, damage):
     assert reader(item.impath).tobytes() == expected and file.read_bytes() == whole
 
 
+def recast(content, **header):
+    """Change entries of the array's header in place, which keeps the length of the file."""
+    start = content.index(b"{'descr'")
+    old = content[start : content.index(b"\n", start)]
+    new = repr({**ast.literal_eval(old.decode()), **header}).encode()
+    return content.replace(old, new.ljust(len(old)))
+
+
+def zeroed(content):
+    start = content.index(b"\n", content.index(b"{'descr'")) + 1
+    return content[:start] + bytes(300) + content[start + 300 :]
+
+
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        zeroed,
+        lambda c: recast(c, shape=(24, 20, 3)),  # edges swapped
+        lambda c: recast(c, shape=(2, 20, 3)),  # ends before the checksum
+        lambda c: recast(c, shape=(480, 3)),
+        lambda c: recast(c, descr="<u2"),
+        lambda c: recast(c, descr="|u9"),
+        lambda c: c.replace(b"{'descr'", b"{((((((("),
+        lambda c: c.replace(b"shape", b"shapE"),
+        lambda c: c.replace(b"pixels", b"pixelz"),
+        lambda c: bytes(len(c)),
+        lambda c: flip(c, len(c) - 4),
+        lambda c: pickle.dumps([1]),
+        *(lambda c, k=k: flip(c, len(c) * k // 12) for k in range(12)),
+    ],
+)
+def test_a_damaged_file_is_made_again(make, root, folder, damage):
+    path = str(root / "tiny/train/ant/0.png")
+    Image.linear_gradient("L").resize((24, 20)).save(path)
+    expected = (reader := decoded.image_reader(make(), training_items(make())))(path).tobytes()
+    (file,) = files(folder)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert file.read_bytes() != whole
+    assert reader(path).tobytes() == expected and reader(path).tobytes() == expected
+
+
+@pytest.mark.parametrize("room", [0, 100, 1000, 1400])
+def test_a_disk_that_is_full_in_the_middle_leaves_nothing(make, folder, room, caplog):
+    item = training_items(make())[0]
+    reader, expected = decoded.image_reader(make(), [item]), read_image(item.impath).tobytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        assert reader(item.impath).tobytes() == expected
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(folder) == [] and len(refusals(caplog)) == 1
+
+
 def test_pixels_of_another_pillow_are_not_used(make, monkeypatch):
     item = training_items(make())[0]
     reader = decoded.image_reader(make(), [item])
@@ -180,7 +241,7 @@ def test_another_folder_and_what_a_killed_run_left(make, folder, tmp_path):
     old.touch(), new.touch()
     os.utime(old, (1, 1))
     batches(make("DATALOADER.DECODED.FOLDER", str(other)))
-    assert {path.suffix for path in files(other)} == {".npy", ".tmp"}
+    assert {path.suffix for path in files(other)} == {".npz", ".tmp"}
     assert not old.exists() and new.exists() and not folder.exists()
 
 

@@ -1,6 +1,7 @@
 """Two methods on the same images."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -91,6 +92,22 @@ def test_what_cannot_be_compared(study, sides, gather, write_run, tmp_path_facto
         find_sides({**groups, "other": [other]}, "CoOp", "other")
     with pytest.raises(InputError, match="at least 100 resamples"):
         compare(*sides(), 10)
+
+
+@pytest.mark.parametrize("text", ["LoCoOp", "LoCoOp:GL-MCM"])
+def test_a_method_with_several_settings_is_named_whole_and_quoted(study, gather, write_run, text):
+    write_run(study / "LoCoOp/1shots/seed1", 1, "LoCoOp")
+    groups = gather([study])
+    listed = r"LoCoOp \(16shots\), LoCoOp \(1shots\)"
+    whole = text.replace("LoCoOp", "LoCoOp (16shots)")
+    quoted = re.escape(f"Quote a whole name as it is listed, as in --compare '{whole}' ...")
+    for pair in ((text, "CoOp"), ("CoOp", text)):
+        with pytest.raises(
+            InputError, match=rf"LoCoOp has several settings here: {listed}. {quoted}"
+        ):
+            find_sides(groups, *pair)
+    ((first, _), *_), _ = find_sides(groups, whole, "CoOp")
+    assert first.method == "LoCoOp (16shots)"
 
 
 def test_a_stray_run_of_a_side_is_set_apart(study, write_run, gather):

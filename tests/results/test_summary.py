@@ -90,6 +90,35 @@ def test_intervals_are_those_of_the_mean_over_runs(groups):
     assert np.array(found) == pytest.approx(np.array(expected))
 
 
+def lines_of(path):
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    return header, rows
+
+
+def write_lines(path, header, rows):
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def test_the_order_of_images_changes_no_interval(study, gather):
+    before = summarise(gather([study]), 100)
+    for path in study.glob("CoOp/16shots/seed2/scores/*.csv"):
+        header, rows = lines_of(path)
+        write_lines(path, header, np.random.default_rng(1).permutation(rows))
+    assert summarise(gather([study]), 100) == before
+    assert before.blocks[0].rows[2].method == "CoOp" and before.has_intervals
+    run = gather([study])["CoOp"][1]
+    inside = run.images["ID"]
+    assert inside.images == sorted(inside.images) and inside.accuracy == 0.5
+
+
+def test_a_run_on_other_images_has_no_intervals(study, gather):
+    path = study / "CoOp/16shots/seed2/scores/nature.csv"
+    header, rows = lines_of(path)
+    write_lines(path, header, [rows[0].replace("/0.png", "/other.png"), *rows[1:]])
+    (note,) = summarise(gather([study]), 100).notes
+    assert "CoOp has no intervals: " in note and "same images of nature (80 and 80" in note
+
+
 def test_the_best_mean_of_each_column_is_marked_and_nothing_else(groups):
     for block in summarise(groups, 100).blocks[:3]:
         best = max if block.metric == "auroc" else min
@@ -126,6 +155,46 @@ def test_runs_without_images_have_no_intervals(groups, study, damage):
     assert note.startswith("CoOp has no intervals: ") and "nature.csv" in note
     figures = {row.method: row.figures[0] for row in summary.blocks[0].rows}
     assert figures["CoOp"].interval is None and figures["LoCoOp"].interval is not None
+
+
+def facts(shots=None, backbone="ViT-B/16", **training):
+    training = None if shots is None else {"shots": shots, **training}
+    return {"training": training, "provenance": {"backbone": backbone}}
+
+
+@pytest.mark.parametrize(
+    "methods, sentences",
+    [
+        ({"CoOp": facts(2), "SCT": facts(16)}, ["Shots: CoOp 2, SCT 16."]),
+        ({"CoOp": facts(16), "SCT": facts(16), "Zero": facts()}, []),
+        ({"CoOp": facts(-1), "SCT": facts(1), "Zero": facts()}, ["Shots: CoOp all, SCT 1."]),
+        ({"CoOp": facts(16), "CLIPN": facts(-1, pairs={"path": "cc3m"})}, []),
+        ({"CoOp, 1 shot": facts(1), "CoOp, 16 shots": facts(16)}, []),
+        ({"CoOp (b16_1shots/a)": facts(1), "CoOp (b16_4shots/a)": facts(4)}, []),
+        ({"CoOp (4)": facts(1), "CoOp (b16_14shots)": facts(4)}, ["Shots: CoOp (4) 1, CoOp ("]),
+        ({"CoOp": facts(1, "RN50"), "SCT": facts(1)}, ["Backbone: CoOp RN50, SCT ViT-B/16."]),
+        ({"Zero": facts(None, "RN50"), "SCT": facts(1)}, ["Backbone: Zero RN50, SCT ViT-B/16."]),
+        ({"CoOp": facts(1, "RN50"), "SCT": facts(2)}, ["Shots: CoOp 1, SCT 2.", "Backbone: CoOp"]),
+        ({"CoOp": {"provenance": {}}, "SCT": facts(16)}, []),  # an earlier version's
+    ],
+)
+def test_shots_and_backbones_that_differ_are_stated(write_run, tmp_path, methods, sentences):
+    runs = {n: [write_run(tmp_path / str(i), **methods[n])] for i, n in enumerate(methods)}
+    notes = summarise(runs).notes
+    assert len(notes) == len(sentences)
+    assert all(note.startswith(words) for note, words in zip(notes, sentences, strict=True))
+
+
+def test_a_line_break_in_a_name_splits_no_row(write_run, tmp_path):
+    write_run(tmp_path / "a", trainer="new\nline\u2028\x1b[1m")
+    write_run(tmp_path / "b\nc", trainer="CoOp"), write_run(tmp_path / "d", trainer="CoOp")
+    groups = load_groups([tmp_path])[0]
+    assert sorted(groups, reverse=True) == [r"new\nline\u2028\x1b[1m", "CoOp (d)", r"CoOp (b\nc)"]
+    summary = summarise(groups)
+    assert r"CoOp (b\textbackslash{}nc) &" in tables.as_latex(summary.blocks, "")
+    raw = {"new\nline": groups["CoOp (d)"], "CoOp": groups["CoOp (d)"]}  # named by a sweep
+    for text in (summarise(raw).as_markdown(), summarise(raw).as_text()):
+        assert "\nline" not in text and r"new\nline" in text
 
 
 def strange(metric):

@@ -11,6 +11,7 @@ import visualize
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.utils import InputError, write_json
 from ood.words import read_lists, words_hash
+from results.streams import FILES as STREAM_FILES
 from run.config import build_cfg
 from run.evaluation import check_settings, has_results, recorded_config, score_names
 from run.folder import _differences
@@ -115,6 +116,17 @@ def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     assert not has_results(settings(*out), load_epoch=3)
     write(settings(*out), recorded=False)  # by an earlier version
     assert not has_results(settings(*out))
+
+
+def test_an_evaluation_without_its_streams_is_not_done(tmp_path):
+    cfg = settings("--output-dir", str(tmp_path), "--streams", "OODD")
+    provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": None}}
+    provenance["image_files"] = {}
+    write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
+    assert not has_results(cfg)
+    for name in STREAM_FILES:
+        (tmp_path / name).touch()
+    assert has_results(cfg)
 
 
 def test_results_of_edited_words_are_not_up_to_date(tmp_path):

@@ -64,9 +64,10 @@ def test_streams_that_cannot_be_made(told, arguments, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_features_without_room_lose_no_result(call, arguments, tmp_path, caplog):
+def test_features_without_room_lose_no_result_and_end_as_an_error(told, arguments, tmp_path):
     room = ["--features-limit", "1e-9", "--features", tmp_path / "features"]
-    call(eval_ood, *arguments("--streams", "OODD", *room, "--scores", "MCM"))
-    assert "No streams: the image features of ID could not be kept" in caplog.text
+    said = told(eval_ood, *arguments("--streams", "OODD", *room, "--scores", "MCM"))
+    assert said.startswith("error: No streams: the image features of ID could not be kept in")
+    assert f"All else of this evaluation is in {tmp_path}" in said
     assert (tmp_path / "out/results.json").exists()
     assert not (tmp_path / "out/streams.json").exists()

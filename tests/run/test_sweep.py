@@ -457,6 +457,7 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "16 runs in 4 groups" in out and out.count("4 runs, on the same images") == 4
     assert out.count("  new ") == 16 and "LoCoOp, 2 shots, N_CTX 16, seed 0" in out
+    assert "LoCoOp, 1 shot, N_CTX 16, seed 0" in out
     assert f"{tmp_path}/out/pets/CoOp/run_1shots/nctx4_cscFalse_ctpend/seed0\n" in out
     assert "lambda" not in out  # the usual value, which train.py's folder stands for
     assert not (tmp_path / "out").exists()

@@ -255,3 +255,11 @@ def test_checkpoints(make, tmp_path):
         make(ABOUT["train"], **{"MODEL.INIT_WEIGHTS": str(tmp_path / "coop.pth")})
     with pytest.raises(InputError, match=r"its global_prompt is \[4, 4, 128\], the config asks"):
         make(ABOUT["train"] | {"m": 2}, **{"MODEL.INIT_WEIGHTS": str(tmp_path / "published.ckpt")})
+    copies = {f"module.{key}": x + 1 for key, x in state.items()}
+    for odd, words in (
+        ({key: x.int() for key, x in state.items()}, r"odd.ckpt holds weights .*torch.int32"),
+        (state | copies, r"odd.ckpt holds more than one model: (\S+) and module.\1 are both \1"),
+    ):
+        torch.save({"state_dict": odd}, tmp_path / "odd.ckpt")
+        with pytest.raises(InputError, match=words):
+            make(ABOUT["train"], **{"MODEL.INIT_WEIGHTS": str(tmp_path / "odd.ckpt")})

@@ -349,6 +349,7 @@ def test_a_checkpoint_of_another_method_is_refused(name, clip_file, tmp_path):
         ({"ctx": ctx.to(torch.complex64)}, "no finite context vectors"),
         ({"ctx": ctx.long()}, "no finite context vectors"),
         ({"ctx": ctx + torch.nan}, "no finite context vectors"),
+        ({"ctx": ctx, "module.ctx": ctx + 1}, "model.pth.tar-1 holds more than one model: ctx and"),
     ):
         torch.save({"state_dict": state, "epoch": 1}, place / "model.pth.tar-1")
         assert words in refused(trainer, place.parent)
