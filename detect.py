@@ -7,14 +7,16 @@ On webdataset shards, with a Parquet file for each, on one machine or many (docs
     python detect.py --model-dir DIR --shards 'web/{00000..09999}.tar' --out FOLDER --engine ray
 
 Each line of output has image, class, the class's probability (among the classes), score and
-verdict. Exit status: 1 if an image or a whole shard could not be read (the others are still
-scored), 2 for wrong flags.
+verdict. Exit status: 1 for an error, which is told in a sentence, and if an image or a whole shard
+could not be read (the others are still scored); unreadable images inside shards are only counted in
+the summary. 2 for a flag that does not exist, or a value of the wrong type.
 """
 
 import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,7 @@ from datasets.folders import absolute, images_of, is_image
 from datasets.needs import names_known
 from detector import Detector
 from detector.calibration import TPR, check_tpr
-from detector.export import check_export, export
+from detector.export import GRAPH, check_export, export
 from detector.of_trainer import detector_of
 from detector.spec import FILE, refuse_fitted
 from detector.verdicts import VerdictFile
@@ -74,6 +76,11 @@ FLAGS = {  # flag, and the placeholder of its value where the help shows one
 def main() -> None:
     args = parse_args()
     detector = find_detector(args)
+    if args.tpr is not None and not args.calibrate and detector.threshold is None:
+        raise InputError(
+            f"--tpr {args.tpr:g} has no effect without ID scores to keep a share of: add "
+            "--calibrate FOLDER_OF_ID_IMAGES, or leave it out"
+        )
     if args.export:
         check_export(detector.spec, args.export)  # before hours of calibration
     if args.demo:
@@ -146,7 +153,8 @@ def check_paths(args: argparse.Namespace) -> None:
     for path in (*args.images, *calibration):
         if not os.path.exists(path):
             raise InputError(f"{path}: there is no such file or folder ({absolute(path)})")
-        if args.regions and Path(absolute(args.regions)).is_relative_to(absolute(path)):
+        real = os.path.realpath(path)
+        if args.regions and Path(os.path.realpath(args.regions)).is_relative_to(real):
             raise InputError(
                 f"--regions {args.regions} lies in {path}: the next call would take the maps for "
                 "images. Name a folder outside of it"
@@ -156,9 +164,30 @@ def check_paths(args: argparse.Namespace) -> None:
             raise InputError(
                 f"no images in {', '.join(paths)}: name image files, or folders that hold some"
             )
-    if is_image(args.csv):
+    check_outputs(args, [path for path in (*args.images, *calibration) if os.path.isfile(path)])
+
+
+def check_outputs(args: argparse.Namespace, images: Sequence[str]) -> None:
+    """Raise InputError if an output would replace one of the `images`, or another output."""
+    for path in images:
+        if os.path.exists(args.csv) and os.path.samefile(args.csv, path):
+            raise InputError(
+                f"--csv {args.csv} is the image {path} and would replace it: name a .csv file"
+            )
+    if args.csv and (is_image(args.csv) or is_image(os.path.realpath(args.csv))):
         raise InputError(
             f"--csv {args.csv} has the name of an image and would replace it: name a .csv file"
+        )
+    for flag, folder in (("save", args.save), ("regions", args.regions)):
+        if os.path.isfile(folder):
+            raise InputError(f"--{flag} {folder} is a file: name a new folder")
+    folders = [folder for folder in (args.save, args.export, args.regions) if folder]
+    if len(set(map(os.path.realpath, folders))) < len(folders):
+        raise InputError(f"two of the outputs {', '.join(folders)} are one folder: name another")
+    if args.save and Path(args.save, GRAPH).exists():
+        raise InputError(
+            f"--save {args.save} holds an exported detector, whose {FILE} would be replaced: name "
+            "a new folder"
         )
 
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from run.flags import make_parser
 from run.settings import require_clip_trainer
 
 logger = logging.getLogger(__name__)
+
+Keys = dict[str, list[int]]  # a name without capitals and underscores, and its labels
 
 
 def main() -> None:
@@ -112,7 +114,7 @@ def choose_k(asked: str | None, spec: DetectorSpec) -> int:
     return k
 
 
-def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], folder: Path) -> None:
+def draw(detector: Detector, args: argparse.Namespace, known: Sequence[Keys], folder: Path) -> None:
     """Draw the region maps of all images into one figure in `folder`; `known` is `class_keys`."""
     images = [Path(path).absolute() for path in images_of(args.image)]
     if not 1 <= len(images) <= MOST:
@@ -135,22 +137,22 @@ def draw(detector: Detector, args: argparse.Namespace, known: dict[str, int], fo
     logger.info("region maps: %s", save_region_maps(output, maps))
 
 
-def class_keys(dataset: DatasetBase) -> dict[str, int]:
-    """Return the label of every class name and, in data sets that have them, class folder."""
+def class_keys(dataset: DatasetBase) -> list[Keys]:
+    """Return the labels by class folder, in data sets that have them, and by class name."""
     folders = dataset.class_folders if isinstance(dataset, ClassFolders) else []
-    return {
-        _plain(name): label
-        for names in (folders, dataset.classnames)
-        for label, name in enumerate(names)
-    }
+    known: list[Keys] = [{}, {}]
+    for keys, names in zip(known, (folders, dataset.classnames), strict=True):
+        for label, name in enumerate(names):
+            keys.setdefault(_plain(name), []).append(label)
+    return known
 
 
 def find_labels(
-    asked: Sequence[str], images: Sequence[Path], known: dict[str, int]
+    asked: Sequence[str], images: Sequence[Path], known: Sequence[Keys]
 ) -> list[int | None]:
     """Return the label of every image: as asked, else by its folder's name, else None."""
     if not asked:
-        return [known.get(_plain(image.parent.name)) for image in images]
+        return [label_of_folder(image.parent.name, known) for image in images]
     if len(asked) not in (1, len(images)):
         raise InputError(
             f"{len(asked)} --label for {len(images)} images: give one for all, or one for each"
@@ -159,17 +161,33 @@ def find_labels(
     return labels * len(images) if len(labels) == 1 else labels
 
 
-def find_label(asked: str, known: dict[str, int]) -> int:
-    """Return the label of the class with the name or index `asked`."""
-    name, count = _plain(asked), 1 + max(known.values())
-    if name in known:  # names come before indices: a class may be called 2
-        return known[name]
+def label_of_folder(folder: str, known: Sequence[Keys]) -> int | None:
+    """Return the label of the class whose folder, else whose name, is `folder`; None if none."""
+    found = [keys[_plain(folder)] for keys in known if _plain(folder) in keys]
+    return _only(folder, found[0]) if found else None
+
+
+def find_label(asked: str, known: Sequence[Keys]) -> int:
+    """Return the label of the class with the name, folder or index `asked`."""
+    name, count = _plain(asked), 1 + max(map(max, known[-1].values()))
+    labels = {label for keys in known for label in keys.get(name, [])}
+    if labels:  # names come before indices: a class may be called 2
+        return _only(asked, labels)
     if asked.isdecimal() and int(asked) < count:
         return int(asked)
     raise InputError(
         f"--label {asked!r} is neither a class name nor an index from 0 to {count - 1}. "
-        f"{suggest(name, known)}"
+        f"{suggest(name, {**known[0], **known[1]})}"
     )
+
+
+def _only(name: str, labels: Collection[int]) -> int:
+    if len(labels) > 1:
+        raise InputError(
+            f"{name!r} names the classes {' and '.join(map(str, sorted(labels)))}: give the index "
+            "of the one that is meant as --label"
+        )
+    return next(iter(labels))
 
 
 def _plain(name: str) -> str:

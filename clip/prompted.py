@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -238,7 +239,8 @@ class DescribedCLIP(PromptedCLIP):
     """
 
     def __init__(self, clip: ClipModel, features: dict[str, Tensor], scale: Tensor):
-        super().__init__(clip, lambda: features["text"])
+        # A partial can be pickled, unlike a lambda, for processes that are spawned.
+        super().__init__(clip, functools.partial(operator.getitem, features, "text"))
         kept = {name: x for name, x in features.items() if name.startswith(STATE_PREFIX)}
         self.captioner = Captioner.restored(clip, kept) if kept else None
         features = {name: x for name, x in features.items() if name not in kept}

@@ -13,11 +13,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from PIL import Image
@@ -29,21 +27,20 @@ from clip.prompted import DescribedCLIP
 from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, InputError, read_image
-from detector.calibration import TPR, Threshold, warn_if_one_sided
+from dassl.utils.tools import path_of
+from detector.calibration import TPR, Threshold, check_tpr, warn_if_one_sided
+from detector.images import Input, check_tensor, is_one, not_an_image, one_by_one, take
 from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
 from ood.region_maps import RegionMap, save_region_maps
-from ood.regions import label_ranks
+from ood.regions import class_index, label_ranks
 from ood.scoring import offered_scores, required_inputs
-
-Input = str | os.PathLike | BinaryIO | Image.Image | Tensor
 
 BATCH = 32
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding runs outside Python's lock
-PIL_READER = Lock()
 
 
 class Detector:
@@ -54,7 +51,7 @@ class Detector:
     """
 
     def __init__(self, spec: DetectorSpec, model: clip.ClipModel):
-        self.spec, self.score = spec, spec.score  # `score` is public API
+        self.spec = spec
         self.device = next(model.parameters()).device
         features = {name: x.to(self.device) for name, x in spec.features.items()}
         self.model = DescribedCLIP(model, features, spec.scale.to(self.device))
@@ -98,12 +95,18 @@ class Detector:
                 f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
                 "right file with --backbone, or evaluate again"
             )
+        width = model.text.project(model.text.positional_embedding[:1]).shape[-1]
+        if width != spec.features["text"].shape[-1]:
+            raise InputError(
+                f"{Path(folder, FILE)} is damaged (its text features are "
+                f"{spec.features['text'].shape[-1]} wide, its CLIP's {width}): evaluate again"
+            )
         return cls(spec, model)
 
     @classmethod
     def zero_shot(
         cls,
-        classnames: Sequence[str],
+        classnames: Iterable[str],
         backbone: str = "ViT-B/16",
         template: str = "a photo of a {}.",
         activation: str = "",
@@ -123,6 +126,11 @@ class Detector:
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
         words = (negatives, outliers)
         return cls(spec_of_classes(model, preprocess, classnames, template, score, *words), model)
+
+    @property
+    def score(self) -> str:
+        """Return the name of the score that verdicts use; `load` and `zero_shot` choose it."""
+        return self.spec.score
 
     @cached_property
     def threshold(self) -> Threshold | None:
@@ -145,13 +153,14 @@ class Detector:
 
         Raises:
             BadImageError: an image cannot be used. `verdicts` does not stop there.
+            InputError: `images` is neither an image nor holds any.
         """
         verdicts = []
         for verdict in self.verdicts(images):
             if verdict.error:
                 raise BadImageError(verdict.error)
             verdicts.append(verdict)
-        return verdicts[0] if _is_one(images) else verdicts
+        return verdicts[0] if is_one(images) else verdicts
 
     def verdicts(self, images: Iterable[Input]) -> Iterator[Verdict]:
         """Yield verdicts in the order of `images`, which may be endless: two batches are held at a
@@ -167,23 +176,19 @@ class Detector:
             InputError: the image cannot be read or used, or is none: an array, or a tensor of
                 another shape, type or range.
         """
+        return self._input(image if isinstance(image, Tensor) else take(image, self.spec.exif))
+
+    def _input(self, image: Input) -> Tensor:
+        """Return the model's input for an image that no other thread uses."""
         if isinstance(image, Tensor):
-            if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
-                raise InputError(f"an image tensor is [3, H, W], got {list(image.shape)}")
+            check_tensor(image)
             if image.is_floating_point():
                 self.spec.preprocess.check(image)
                 return image
-            if image.dtype != torch.uint8:
-                raise InputError(f"the pixels of an image tensor are uint8, got {image.dtype}")
             image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        elif not _is_one(image):
-            raise InputError(
-                f"an image is a path, an open file, a PIL image or a tensor, not "
-                f"{type(image).__name__}. For an array [H, W, 3] of RGB pixels, pass "
-                "PIL.Image.fromarray(array)"
-            )
-        # A PIL image may be decoded now, and the same one by another thread.
-        with PIL_READER if isinstance(image, Image.Image) else nullcontext():
+        elif not is_one(image):
+            raise not_an_image(image)
+        elif not isinstance(image, Image.Image):
             image = read_image(image, self.spec.exif)
         return self.spec.preprocess(image)
 
@@ -194,7 +199,11 @@ class Detector:
             images: held-out ID images, on which nothing was trained. Unreadable ones are left out
                 and counted in the spec.
             of: source of the images, for the record.
+
+        Raises:
+            InputError: `tpr` is no share, or no image can be read.
         """
+        check_tpr(tpr)  # before hours of scoring
         columns: dict[str, list[float]] = {name: [] for name in self.spec.parameters}
         labels: Counter[int] = Counter()
         unreadable = 0
@@ -215,16 +224,17 @@ class Detector:
         return write_spec(folder, self.spec)
 
     @torch.inference_mode()
-    def label_ranks(self, image: Image.Image, label: int) -> Tensor:
+    def label_ranks(self, image: Input, label: int) -> Tensor:
         """Return the rank of the class `label` in every region: int32 `[h, w]`, on the CPU."""
-        pixels = self.spec.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
+        label = class_index(label, len(self.spec.classnames))
+        pixels = self.preprocess(image)[None].to(self.device)  # [1, 3, H, W]
         with self._precision.context(self.device):
             encoded = self.model.image_features(pixels, local=True)
             inputs = self.model.inputs(*encoded, self.model.features, {"local_cosines"})
         ranks = label_ranks(inputs["local_cosines"][0].cpu(), label)  # [N]
         return ranks.reshape(self.model.clip.grid)
 
-    def irrelevant_regions(self, image: Image.Image, label: int) -> Tensor:
+    def irrelevant_regions(self, image: Input, label: int) -> Tensor:
         """Return in which regions `label` is not among the top K classes: bool `[h, w]`, CPU."""
         return self.label_ranks(image, label) > self.spec.top_k
 
@@ -236,15 +246,17 @@ class Detector:
         Args:
             of: the image's class, or a verdict, which the caption quotes (default: a new one).
             mask: an image file of the same size, white where the object is; "" if not known.
+
+        Raises:
+            InputError: `of` is no class, or an image cannot be read.
         """
-        spec, label, decision = self.spec, of, ""
-        if not isinstance(of, int):
-            verdict = of or self(image)
-            label = verdict.label
-            decision = f"{spec.score} {verdict.score:.6g}"
-            if verdict.verdict:
-                sign = ">=" if verdict.score >= verdict.threshold else "<"
-                decision += f" {sign} {verdict.threshold:.6g}: {verdict.verdict}"
+        spec, decision = self.spec, ""
+        of = self(image) if of is None else of
+        if isinstance(of, Verdict):
+            if of.error:
+                raise InputError(f"there is no region map of an unreadable image: {of.error}")
+            of, decision = of.label, f"{spec.score} {of.decision}"
+        label = class_index(of, len(spec.classnames))
         original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
             raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
@@ -266,16 +278,19 @@ class Detector:
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
         """Yield for each batch its images, the error of each ("" if it was read), and the scores
         of those that were read, if any. Files are read one batch ahead of the model."""
-        images = iter([images] if _is_one(images) else images)
-        batches = iter(lambda: list(itertools.islice(images, BATCH)), [])
+        arrived = ((image, self._take(image)) for image in one_by_one(images))
+        batches = iter(lambda: list(itertools.islice(arrived, BATCH)), [])
         with ThreadPoolExecutor(READERS) as pool:
             for batch, reading in one_ahead(
-                batches, lambda batch: (batch, pool.map(self._read, batch)), lambda sent: sent
+                batches,
+                lambda batch: (batch, pool.map(self._read, [copy for _, copy in batch])),
+                lambda sent: sent,
             ):
                 read = list(reading)
                 pixels = [x for x in read if isinstance(x, Tensor)]
                 errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
-                yield batch, errors, self._score_pixels(pixels, scores) if pixels else None
+                scored = self._score_pixels(pixels, scores) if pixels else None
+                yield [image for image, _ in batch], errors, scored
 
     def judge(
         self, images: Sequence[Input], errors: Sequence[str], scored: BatchScores | None
@@ -283,11 +298,17 @@ class Detector:
         """Yield the verdicts on a batch from `score_images`, in its order."""
         rows = iter(self._verdict_fields(scored) if scored else [])
         for image, error in zip(images, errors, strict=True):
-            yield Verdict(_path(image), **({"error": error} if error else next(rows)))
+            yield Verdict(path_of(image), **({"error": error} if error else next(rows)))
 
-    def _read(self, image: Input) -> Tensor | InputError:
+    def _take(self, image: Input) -> Input | InputError:
         try:
-            return self.preprocess(image)
+            return take(image, self.spec.exif)
+        except InputError as error:
+            return error
+
+    def _read(self, image: Input | InputError) -> Tensor | InputError:
+        try:
+            return image if isinstance(image, InputError) else self._input(image)
         except InputError as error:
             return error
 
@@ -322,16 +343,3 @@ class Detector:
 
 def _verdict(rejected: bool) -> str:
     return "OOD" if rejected else "ID"
-
-
-def _is_one(images: Input | Iterable[Input]) -> bool:
-    if isinstance(images, Tensor):
-        return images.dim() == 3
-    return isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "read")
-
-
-def _path(image: Input) -> str:
-    """Return the path of an image, also that of a PIL image read from a file, else ""."""
-    if isinstance(image, str | os.PathLike):
-        return os.fspath(image)
-    return getattr(image, "filename", "")

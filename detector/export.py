@@ -1,6 +1,7 @@
 """Export a detector as ONNX, with a program that uses it without PyTorch."""
 
 import io
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import clip
 from clip.prompted import DescribedCLIP, PromptedCLIP
 from dassl.data.transforms import Preprocess
 from dassl.utils.errors import InputError, require_installed
-from dassl.utils.files import atomic_write, mkdir_if_missing, plain, write_json
+from dassl.utils.files import plain, write_together
 from detector.detector import Detector
 from detector.spec import FILE, TENSORS, DetectorSpec
 from ood.registry import SCORES
@@ -85,12 +86,9 @@ def export(detector: Detector, folder: str | os.PathLike) -> Path:
             f"PyTorch cannot export {spec.score} of {source.name}: {reason}"
         ) from error
     _compare(graph, content, spec.preprocess.size)
-    mkdir_if_missing(folder)
-    (folder / FILE).unlink(missing_ok=True)
-    for name, data in ((GRAPH, content), (PROGRAM, PROGRAM_SOURCE.read_bytes())):
-        with atomic_write(folder / name, "wb") as file:
-            file.write(data)
-    write_json(plain(_describe(spec)), folder / FILE, indent=1)
+    described = json.dumps(plain(_describe(spec)), indent=1) + "\n"
+    program = PROGRAM_SOURCE.read_bytes()
+    write_together(folder, {GRAPH: content, PROGRAM: program, FILE: described.encode()})
     return folder / GRAPH
 
 
@@ -172,8 +170,11 @@ def _describe_preprocess(preprocess: Preprocess, exif: bool) -> str:
     if preprocess.resize_mode == "shortest":
         edges = f"until its shorter edge is {max(height, width)} pixels, the longer rounded down"
     return (
-        f"{'Apply' if exif else 'Ignore'} the EXIF orientation. Convert the image to 8-bit RGB. "
-        f"Resize it with Pillow's {preprocess.interpolation} filter {edges}. Crop {width} x "
-        f"{height} pixels from its centre. Divide by 255, subtract mean, divide by std of each "
-        "channel."
+        "Refuse an image with an edge more than 200 times the other, or with floating-point "
+        f"pixels. {'Apply' if exif else 'Ignore'} the EXIF orientation. Of 16-bit pixels, and of "
+        "32-bit ones unless all are below 256, take the quotient by 256, rounded down; clip to 0 "
+        "to 255. Convert the image to 8-bit RGB. Resize it with Pillow's "
+        f"{preprocess.interpolation} filter {edges}. Crop {width} x {height} pixels from its "
+        "centre: left and top are half of what is over, rounded, halves to the even number. "
+        "Divide by 255, subtract mean, divide by std of each channel."
     )

@@ -1,10 +1,13 @@
-"""Decide whether images are ID or OOD, without PyTorch: python verdict.py IMAGE...
+"""Decide whether images are ID or OOD, without PyTorch: python verdict.py IMAGE_OR_FOLDER...
 
 Needs onnxruntime, numpy and Pillow. The exit status is 1 if an image could not be read.
 """
 
 import json
+import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from PIL import Image, ImageOps
 HERE = Path(__file__).resolve().parent
 FACTS = json.loads((HERE / "detector.json").read_text(encoding="utf-8"))
 CLASSES, THRESHOLD, STEPS = (FACTS[key] for key in ("classes", "threshold", "preprocessing"))
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+NOT_DECODED = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")  # by Pillow alone
 
 
 def prepare(image: Image.Image) -> np.ndarray:
@@ -36,24 +41,60 @@ def prepare(image: Image.Image) -> np.ndarray:
     return ((pixels - np.float32(STEPS["mean"])) / np.float32(STEPS["std"])).transpose(2, 0, 1)
 
 
+def images_of(path: str) -> Iterator[str]:
+    """Yield `path` itself if it is no folder, else the images below it, as detect.py finds them."""
+    if not os.path.isdir(path):
+        yield path
+        return
+    Image.init()
+    known = {e for e, name in Image.registered_extensions().items() if name not in NOT_DECODED}
+    known.discard(".pfm")  # floating-point pixels
+    folders, seen = [path], set()
+    for folder in folders:
+        real = os.path.realpath(folder)
+        names = [] if real in seen else sorted(os.listdir(folder))
+        seen.add(real)
+        paths = [os.path.join(folder, name) for name in names if not name.startswith((".", "@"))]
+        inner = list(filter(os.path.isdir, paths))
+        yield from (p for p in paths if p not in inner and os.path.splitext(p)[1].lower() in known)
+        # A link to a folder that holds it leads nowhere new.
+        folders += [p for p in inner if not Path(real).is_relative_to(os.path.realpath(p))]
+
+
+def one_line(*columns: object) -> str:
+    """Join columns by tabs; control characters and bytes that are no UTF-8 become escapes."""
+    texts = (os.fsencode(str(x)).decode("utf-8", "backslashreplace") for x in columns)
+    return "\t".join(
+        CONTROL.sub(lambda c: c[0].encode("unicode_escape").decode(), x) for x in texts
+    )
+
+
 def main(paths: list[str]) -> bool:
     """Print path, class, its probability, score and verdict; return whether all were readable."""
     session, readable = onnxruntime.InferenceSession(str(HERE / "detector.onnx")), True
-    for path in paths:
+    for path in (image for named in paths for image in images_of(named)):
         try:
             with Image.open(path) as image:
                 pixels = prepare(image)
         except Exception as error:  # Pillow raises errors of many classes
-            print(path, "unreadable", error, sep="\t")
+            print(one_line(path, "unreadable", error))
             readable = False
             continue
         score, label, p = (x[0] for x in session.run(None, {"pixels": pixels[None]}))
         line = [path, CLASSES[label], f"{p[label]:.1%}", f"{score:.6g}"]
         if THRESHOLD is not None:
             line.append("ID" if float(score) >= THRESHOLD else "OOD")
-        print(*line, sep="\t")
+        print(one_line(*line))
     return readable
 
 
 if __name__ == "__main__":
+    asks = any(word in ("-h", "--help") for word in sys.argv[1:])
+    if asks or not sys.argv[1:]:
+        usage = (
+            "usage: python verdict.py IMAGE_OR_FOLDER...    (prints image, class, score, verdict)"
+        )
+        print(usage, file=sys.stdout if asks else sys.stderr)
+        sys.exit(0 if asks else 2)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a name's characters
     sys.exit(not main(sys.argv[1:]))

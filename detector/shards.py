@@ -1,9 +1,9 @@
 """Verdicts on the images of webdataset shards: a Parquet file for each tar, here or on Ray.
 
-A file has a row for each image, in the tar's order: `key` (webdataset's), `prediction`,
-`probability`, a column for each score, `verdict`, CLIPN's `ctw` and `atd`, and `error`, the reason
-if the image could not be read. A file gets its name only when it is complete, so that a shard can
-safely be scored again.
+A file has a row for each image, in the tar's order: `key` (webdataset's, with escapes for bytes
+that are no UTF-8), `prediction`, `probability`, a column for each score, `verdict`, CLIPN's `ctw`
+and `atd`, and `error`, the reason if the image could not be read. A file gets its name only when it
+is complete, so that a shard can safely be scored again.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dassl.utils import InputError, WriteError, atomic_write
+from dassl.utils.console import printable
 from datasets.caption_shards import images_in
 from detector.detector import Detector
 from ood.scoring import get_scores, required_inputs
@@ -90,7 +91,9 @@ class ShardScorer:
                 scores = () if verdict.error else zip(self.scores, next(values), strict=True)
                 row = {name: None if x == "" else x for name, x in vars(verdict).items()}
                 key = base_plus_ext(verdict.image)[0]
-                yield {**row, "key": key, "prediction": row["classname"], **dict(scores)}
+                texts = {"key": key and printable(key), "prediction": row["classname"]}
+                texts["error"] = row["error"] and printable(row["error"])
+                yield {**row, **texts, **dict(scores)}
 
 
 def score_on_ray(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,33 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dassl.data.transforms import Preprocess
-from dassl.utils import InputError, atomic_write, plain, read_json, write_json
+from dassl.utils import InputError, plain, read_json
+from dassl.utils.files import write_together
 from dassl.utils.names import classnames_hash, suggest
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
 from ood.library import PREFIX
+from ood.registry import SCORES
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
+NUMBER = int | float
 # Attributes written unchanged, and their types.
-WRITTEN = {
-    "score": str,
-    "tpr": int | float,
-    "clip": dict,
-    "precision": str,
-    "top_k": int,
-    "exif": bool,
+WRITTEN = {"score": str, "tpr": NUMBER, "clip": dict, "precision": str, "top_k": int, "exif": bool}
+# All of these must be there: a default in place of a lost one would change scores silently.
+PARTS = {
+    "": {
+        **WRITTEN,
+        **dict.fromkeys(("scores", "transform", "origin"), dict),
+        "classnames": list,
+        "classnames_hash": str,
+    },
+    "clip": dict.fromkeys(("name", "weights_hash", "activation"), str),
+    "transform": {
+        **dict.fromkeys(("size", "mean", "std"), list),
+        **dict.fromkeys(("interpolation", "resize_mode"), str),
+    },
 }
+OF_CLASSES = ("text", "no", "frozen", "local_text")  # features `[C, D]` or `[n, C, D]`
 ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (
@@ -125,13 +137,10 @@ def refuse_fitted(score: str) -> None:
 
 def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
     """Write both files into `folder`, detector.json last, and return the latter's path."""
-    folder, content = Path(folder), _tensors(spec)
-    # An interrupted write must not leave old thresholds beside new tensors.
-    (folder / FILE).unlink(missing_ok=True)
-    with atomic_write(folder / TENSORS, "wb") as file:
-        file.write(content)
-    write_json(plain(_describe(spec, content)), folder / FILE, indent=1)
-    return folder / FILE
+    content = _tensors(spec)
+    described = json.dumps(plain(_describe(spec, content)), indent=1) + "\n"
+    write_together(Path(folder), {TENSORS: content, FILE: described.encode()})
+    return Path(folder, FILE)
 
 
 def fingerprint(spec: DetectorSpec) -> str:
@@ -181,45 +190,95 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}: evaluate again")
-    try:
-        return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}): evaluate again") from error
-
-
-def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec:
+    tensors = _read_tensors(path, content.get("tensors_sha256"))
     content = {"exif": False, **content}  # older detectors lack the key
-    names = content["classnames"]
-    if classnames_hash(names) != content["classnames_hash"]:
-        raise InputError(
-            f"{path}: its class names are not those of its text features: evaluate again"
-        )
+    faults = [f"{name} missing or of another type" for name in _wrong_types(content)]
+    try:
+        if not (faults := faults or _misfits(content, tensors)):
+            spec = _spec(content, tensors)
+            if classnames_hash(spec.classnames) == content["classnames_hash"]:
+                return spec
+            faults = ["its class names are not those of its text features"]
+    except (KeyError, TypeError, InputError) as error:  # InputError: of the transform
+        faults = [str(error) if isinstance(error, InputError) else repr(error)]
+    raise InputError(f"{path} is damaged ({'; '.join(faults)}): evaluate again")
+
+
+def _wrong_types(content: dict) -> list[str]:
+    """Return the names of values that are missing or of another type."""
+    for part, kinds in PARTS.items():
+        values = content[part] if part else content
+        wrong = [key for key, kind in kinds.items() if not _is(kind, values.get(key))]
+        if wrong:
+            return [f"{part} {key}".strip() for key in wrong]
+    lists = {key: content["transform"][key] for key in ("size", "mean", "std")}
+    for name, entry in content["scores"].items():
+        parameters = entry.get("parameters") if _is(dict, entry) else None
+        lists[name] = parameters.values() if _is(dict, parameters) else [parameters]
+    wrong = [name for name, numbers in lists.items() if not _is(NUMBER, *numbers)]
+    return wrong + ["classnames"] * (not _is(str, *content["classnames"]))
+
+
+def _is(kind: Any, *values: Any) -> bool:
+    """Return whether all values are of a kind; bool is no kind of number."""
+    return all(isinstance(x, kind) and (kind is bool or not isinstance(x, bool)) for x in values)
+
+
+def _misfits(content: dict, tensors: dict[str, Tensor]) -> list[str]:
+    """Return what does not fit together among values, features, scores and ID scores."""
     parameters = {name: entry["parameters"] for name, entry in content["scores"].items()}
-    wrong = [key for key, kind in WRITTEN.items() if not isinstance(content[key], kind)]
-    wrong += [name for name, values in parameters.items() if not isinstance(values, dict)]
-    if wrong:
-        raise InputError(f"{path} is damaged ({', '.join(wrong)} of another type): evaluate again")
+    id_scores = {
+        k.removeprefix(ID_SCORES): x for k, x in tensors.items() if k.startswith(ID_SCORES)
+    }
+    of_classes = [tensors[name] for name in OF_CLASSES if name in tensors]
+    count, text, top_k = len(content["classnames"]), tensors["text"], content["top_k"]
+    # Scores are computed together, with one value of a parameter that several of them have.
+    values = {item for own in parameters.values() for item in own.items()}
+    fits = {
+        "NaN or infinity": plain(content) == content,
+        f"tpr {content['tpr']}": 0 < content["tpr"] <= 1,
+        f"top_k {top_k} of {count} classes": 1 <= top_k <= count,
+        f"text features other than float32 [{count}, D]": text.dim() == 2
+        and all(x.dtype == torch.float32 for x in of_classes)
+        and all(x.shape[-2:] == (count, *text.shape[1:]) for x in of_classes),
+        "scale is no number": tensors["scale"].numel() == 1,
+        "scores with different values of one parameter": len(values) == len(dict(values)),
+        "scores without their parameters": all(
+            own.keys() == SCORES[name].parameters.keys()
+            for name, own in parameters.items()
+            if name in SCORES
+        ),
+        "ID scores of other scores": id_scores.keys() in (set(), parameters.keys()),
+        "ID scores that are no float32 numbers of the same images": all(
+            x.dtype == torch.float32 and x.isfinite().all() and x.shape == (len(x),) != (0,)
+            for x in id_scores.values()
+        )
+        and len({len(x) for x in id_scores.values()}) < 2,
+    }
+    return [fault for fault, is_so in fits.items() if not is_so]
+
+
+def _spec(content: dict, tensors: dict[str, Tensor]) -> DetectorSpec:
     scale = tensors.pop("scale")
     id_scores = {key for key in tensors if key.startswith(ID_SCORES)}
     return DetectorSpec(
-        classnames=names,
+        classnames=content["classnames"],
         features={key: x for key, x in tensors.items() if key not in id_scores},
         scale=scale,
         id_scores={key.removeprefix(ID_SCORES): tensors[key].numpy() for key in id_scores},
-        parameters=parameters,
+        parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
         preprocess=Preprocess(**content["transform"]),
         origin=content["origin"],
         **{key: content[key] for key in WRITTEN},
     )
 
 
-def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
+def _read_tensors(path: Path, expected: str | None) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     tensors = path.with_name(TENSORS)
     content = tensors.read_bytes() if tensors.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise InputError(
-            f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again"
-        )
-    return load(content)
+    if hashlib.sha256(content).hexdigest() == expected:
+        with suppress(Exception):  # safetensors raises errors of many classes
+            return load(content)
+    raise InputError(f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again")

@@ -17,7 +17,7 @@ class Verdict:
     """The verdict of a detector on one image.
 
     Attributes:
-        image: its path, "" if it has none.
+        image: its path, or the name of an open file; "" if it has none.
         label, classname: the most similar class.
         probability: softmax of that class over all classes at CLIP's own temperature, given that
             the image shows one of them; not an OOD score.
@@ -39,6 +39,14 @@ class Verdict:
     ctw: str = ""
     atd: str = ""
     error: str = ""
+
+    @property
+    def decision(self) -> str:
+        """Return score, threshold and verdict as a caption quotes them."""
+        if not self.verdict:
+            return f"{self.score:.6g}"
+        sign = ">=" if self.score >= self.threshold else "<"
+        return f"{self.score:.6g} {sign} {self.threshold:.6g}: {self.verdict}"
 
     def __str__(self) -> str:
         if self.error:

@@ -1,7 +1,8 @@
 """Make a detector for class names from CLIP, or from a published CLIPN."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from ood.scoring import get_scores, offered_scores_and, required_inputs, score_p
 def spec_of_classes(
     model: clip.ClipModel,
     preprocess: Preprocess,
-    classnames: Sequence[str],
+    classnames: Iterable[str],
     template: str,
     score: str = "",
     negatives: str = "",
@@ -34,10 +35,9 @@ def spec_of_classes(
             else ATD for CLIPN and MCM for CLIP. negatives, outliers: as `ood.negatives.find_words`.
 
     Raises:
-        InputError: no class names, or a blank one, or one text instead of a list.
+        InputError: no class names, or a blank one, or no list (or array, ...) of texts.
     """
-    if isinstance(classnames, str) or not classnames or not all(map(str.strip, classnames)):
-        raise InputError(f"class names are a list such as ['cat', 'dog'], got {classnames!r}")
+    classnames = _listed(classnames)
     refuse_fitted(score)
     prompted = _prompted(model, classnames, template)
     needs = required_inputs([*get_scores("all"), *get_scores(score or "all")])
@@ -49,7 +49,7 @@ def spec_of_classes(
     score = score or score_for_words(negatives, outliers) or default
     facts = {"template": template, "words": words.facts, "versions": versions()}
     return DetectorSpec(
-        classnames=list(classnames),
+        classnames=classnames,
         features=features,
         scale=prompted.scale,
         clip=describe_clip(model),
@@ -60,6 +60,18 @@ def spec_of_classes(
         top_k=suggest_top_k(len(classnames)),
         origin={"trainer": "zero-shot", **facts},
     )
+
+
+def _listed(names: Any) -> list[str]:
+    """Return class names, of a list or anything else that has an order, as a list."""
+    unordered = isinstance(names, str | bytes | set | frozenset | Mapping)
+    listed = [] if unordered or not isinstance(names, Iterable) else list(names)
+    if not listed or not all(isinstance(name, str) and name.strip() for name in listed):
+        raise InputError(
+            "class names are a list such as ['cat', 'dog'], of one text for each class in label "
+            f"order, got {listed or names!r}"
+        )
+    return list(map(str, listed))  # numpy's texts are of a class of their own
 
 
 def score_for_words(negatives: str, outliers: str) -> str:

@@ -5,6 +5,9 @@ the image's label is not among the K classes most similar to the region. The los
 regions away from all classes; `ood/region_maps.py` draws them.
 """
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,23 @@ def check_top_k(k: int, num_classes: int) -> None:
             f"K = {k} with {num_classes} classes: K (--topk) must lie between 1 and the number "
             f"of classes; the paper's ratio (200 of 1000) gives K = {suggest_top_k(num_classes)}"
         )
+
+
+def class_index(asked: Any, num_classes: int) -> int:
+    """Return a class as an int, from any integer: also numpy's, or a tensor's.
+
+    Raises:
+        InputError: `asked` is no integer, or none from 0 to `num_classes - 1`.
+    """
+    try:
+        index = -1 if isinstance(asked, bool) else operator.index(asked)
+    except TypeError:
+        index = -1
+    if not 0 <= index < num_classes:
+        raise InputError(
+            f"class {asked!r}: name a class by its index, an integer from 0 to {num_classes - 1}"
+        )
+    return index
 
 
 def label_ranks(local_cosines: Tensor, label: Tensor | int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -12,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import to_tensor
 
 import clip
@@ -207,10 +208,15 @@ def detector(tmp_path_factory):
         clip={"name": "x", "weights_hash": "y", "activation": "gelu"},
         preprocess=Preprocess((8, 8), interpolation="bicubic"),
         precision="fp32",
-        parameters={"MCM": {"temperature": 1.0}},
+        parameters={
+            "MCM": {"temperature": 1.0},
+            "GL-MCM": {"temperature": 1.0, "local_weight": 1.0},
+        },
         score="MCM",
         top_k=1,
-    ).calibrate({"MCM": np.linspace(0.5, 1, 40)}, 0.95, {"images": "z"})
+    )
+    scores = dict.fromkeys(spec.parameters, np.linspace(0.5, 1, 40))
+    spec = spec.calibrate(scores, 0.95, {"images": "z"})
     folder = tmp_path_factory.mktemp("detector")
     write_spec(folder, spec)
     return folder
@@ -245,6 +251,94 @@ def test_a_detector_with_a_value_of_another_type_is_refused(change, detector, tm
     shutil.copy(detector / TENSORS, tmp_path)
     (tmp_path / FILE).write_text(json.dumps({**content, **change}), encoding="utf-8")
     with pytest.raises(InputError, match="json is damaged"):
+        read_spec(tmp_path)
+
+
+def set_to(*keys, value):
+    def change(content: dict, _) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return change
+
+
+def lost(*keys):
+    def change(content: dict, _) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return change
+
+
+def tensor(name, value):
+    return lambda _, tensors: tensors.update({name: value})
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        *((lost(key), key) for key in ("origin", "precision", "scores", "classnames", "transform")),
+        *(
+            (lost("clip", key), f"clip {key} missing")
+            for key in ("name", "weights_hash", "activation")
+        ),
+        *(
+            (lost("transform", key), f"transform {key} missing")
+            for key in Preprocess.__annotations__
+        ),
+        (set_to("clip", "activation", value=5), "clip activation missing or of another type"),
+        (set_to("transform", "size", value=[True, 8]), "size missing or of another type"),
+        (set_to("transform", "mean", value=["a", 0, 0]), "mean missing or of another type"),
+        (set_to("transform", "std", value=[0, 1, 1]), "pixels are divided by it"),
+        (set_to("transform", "std", value=[float("nan"), 1, 1]), "NaN or infinity"),
+        (set_to("transform", "extra", value=1), "unexpected keyword"),
+        (set_to("scores", "MCM", "parameters", "temperature", value="1"), "MCM missing or of"),
+        (set_to("scores", "MCM", "parameters", "temperature", value=float("inf")), "NaN or inf"),
+        (set_to("scores", "MCM", "parameters", "temperature", value=2.0), "of one parameter"),
+        (set_to("scores", "MCM", "parameters", value={}), "without their parameters"),
+        (set_to("scores", "Own", value={"parameters": {}}), "ID scores of other scores"),
+        (lost("scores", "MCM"), "ID scores of other scores"),
+        (set_to("top_k", value=0), "top_k 0 of 2 classes"),
+        (set_to("top_k", value=3), "top_k 3 of 2 classes"),
+        (set_to("top_k", value=True), "top_k missing or of another type"),
+        (set_to("tpr", value=True), "tpr missing or of another type"),
+        (set_to("tpr", value=5), "tpr 5"),
+        (set_to("classnames", value=["cat", 5]), "classnames missing or of another type"),
+        (set_to("classnames", value=["cat"]), r"other than float32 \[1, D\]"),
+        (tensor("text", torch.eye(2)[:1]), r"other than float32 \[2, D\]"),
+        (tensor("text", torch.eye(2).double()), r"other than float32 \[2, D\]"),
+        (tensor("text", torch.tensor(1.0)), r"other than float32 \[2, D\]"),
+        (tensor("no", torch.eye(3)[:2].contiguous()), r"other than float32 \[2, D\]"),
+        (tensor("scale", torch.ones(2)), "scale is no number"),
+        (tensor("id_scores/MCM", torch.full((40,), torch.nan)), "no float32 numbers"),
+        (tensor("id_scores/MCM", torch.zeros(0)), "no float32 numbers"),
+        (tensor("id_scores/MCM", torch.zeros(7)), "of the same images"),
+        (lambda _, tensors: tensors.pop("text"), "KeyError"),
+        (lambda _, tensors: tensors.pop("id_scores/MCM"), "ID scores of other scores"),
+    ],
+)
+def test_a_detector_that_does_not_fit_together_is_refused(change, says, detector, tmp_path):
+    content = json.loads((detector / FILE).read_text(encoding="utf-8"))
+    tensors = load_file(detector / TENSORS)
+    change(content, tensors)
+    save_file(tensors, tmp_path / TENSORS)
+    digest = hashlib.sha256((tmp_path / TENSORS).read_bytes()).hexdigest()
+    described = {**content, "tensors_sha256": digest}
+    (tmp_path / FILE).write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(InputError, match=f"json is damaged .*{says}.*evaluate again"):
+        read_spec(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 9, 200])
+def test_tensors_that_were_written_damaged_are_refused(size, detector, tmp_path):
+    part = (detector / TENSORS).read_bytes()[:size]
+    (tmp_path / TENSORS).write_bytes(part)
+    content = json.loads((detector / FILE).read_text(encoding="utf-8"))
+    content["tensors_sha256"] = hashlib.sha256(part).hexdigest()
+    (tmp_path / FILE).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="safetensors is missing, damaged, or"):
         read_spec(tmp_path)
 
 

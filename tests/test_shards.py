@@ -231,6 +231,16 @@ def test_a_shard_of_unreadable_images_alone_has_rows(call, tmp_path, capsys):
     assert "1 shards, 2 images, 2 unreadable" in said and "MCM from" not in said
 
 
+def test_names_that_are_no_utf_8_are_escaped(call, tmp_path):
+    """As tar's own names are: bytes of any encoding."""
+    content = jpeg(np.random.default_rng(0))
+    write_tar(tmp_path / "0.tar", {"\udcff.jpg": content, "caf\udce9/b.jpg": b"no image"})
+    assert call(shards=tmp_path / "0.tar") == 0
+    good, bad = rows(tmp_path / "out")
+    assert (good["key"], good["error"], bad["key"]) == (r"\xff", None, r"caf\xe9/b")
+    assert r"caf\xe9/b.jpg" in bad["error"]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -27,7 +27,8 @@ from yacs.config import CfgNode
 
 from dassl.utils import InputError, WriteError, atomic_write, read_image, remove_leftovers
 from dassl.utils.cache import ABANDONED, cache_folder, check_room, file_state
-from dassl.utils.tools import UNREADABLE
+from dassl.utils.errors import BadImageError
+from dassl.utils.tools import refuse_unreadable
 
 from .datasets import Datum
 
@@ -112,9 +113,9 @@ def _check_size(reader: DecodedImages, paths: Sequence[str], gib: float) -> None
 def _pixel_bytes(path: str) -> int:
     """Return the size of an image's pixels from its header; 0 if that cannot be read."""
     try:
-        with Image.open(path) as image:
+        with refuse_unreadable(path), Image.open(path) as image:
             return 3 * image.width * image.height
-    except UNREADABLE:
+    except BadImageError:
         return 0
 
 

@@ -11,7 +11,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +48,22 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) ->
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that belong together into `folder`; readers look for the last one.
+
+    All of them are on the disk before the old last one is removed, so that a full disk changes
+    nothing, and an interruption leaves no old last file beside new others.
+    """
+    *_, last = contents
+    with ExitStack() as stack:
+        for name, content in reversed(contents.items()):  # the last to be left is moved last
+            file = stack.enter_context(atomic_write(folder / name, "wb"))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / last).unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -1,9 +1,8 @@
 """Seeds, images and small helpers; upstream's module of this name holds more."""
 
 import os
-import struct
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,16 +19,6 @@ from .rng import seed_cpu
 
 MAX_RATIO = 200  # largest ratio of the edges of an image
 
-# What Pillow raises for damaged or foreign files, by format.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
 
 def set_random_seed(seed: int) -> None:
     """Seed Python's, numpy's and torch's (CPU and CUDA) global generators. 0 is a seed."""
@@ -43,7 +32,7 @@ def read_image(
     """Return the image at `path`, decoded whole, as RGB.
 
     Args:
-        path: a path, an open file with its name as `filename`, or an image of Pillow.
+        path: a path, an open file, or an image of Pillow.
         upright: rotate a photograph by its EXIF orientation. Off in every benchmark, as
             upstream; `detect.py --exif` turns it on.
 
@@ -53,30 +42,54 @@ def read_image(
     Raises:
         BadImageError: the file is missing, damaged, too large for Pillow, or refused by `as_rgb`.
     """
-    try:
+    with refuse_unreadable(path):
         opened = nullcontext(path) if isinstance(path, Image.Image) else Image.open(path)
         with opened as image:
             image.load()  # decodes every row, so that a truncated file is noticed here
             image = ImageOps.exif_transpose(image) if upright else image
             return as_rgb(image).convert("RGB")  # a copy, free of the file
-    except UNREADABLE as error:
-        name = getattr(path, "filename", "in memory" if isinstance(path, Image.Image) else path)
-        text = str(error).replace(repr(path), repr(name))  # Pillow shows an open file's address
+
+
+@contextmanager
+def refuse_unreadable(image: Any) -> Iterator[None]:
+    """Turn any error in reading `image` into a BadImageError that names it.
+
+    Decoders raise errors of many classes: AVIF's a RuntimeError, QOI's an IndexError, DDS's a
+    NotImplementedError, a member of a zip a BadZipFile.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise  # the machine's fault, not the image's
+    except Exception as error:
+        name = path_of(image) or "in memory"
+        text = str(error).replace(repr(image), repr(name))  # Pillow shows an open file's address
         reason = " ".join(text.split()) or type(error).__name__
         raise BadImageError(
             f"Cannot read the image {name} ({reason}). Replace or remove the file."
         ) from error
 
 
+def path_of(image: Any) -> str:
+    """Return the path of an image, or of the file that an image of Pillow or an open file is read
+    from (`filename`, else `name`); "" if it has none."""
+    path = image
+    if not isinstance(image, str | os.PathLike):
+        path = getattr(image, "filename", "") or getattr(image, "name", "")
+    return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """Return a decoded image as 8-bit RGB; the image itself if it is that already.
 
     Raises:
-        InputError: the pixels are floating-point, so that nothing says how bright 1.0 is; or one
-            edge is more than `MAX_RATIO` times the other: resizing the shorter one to a model's
-            input would need gigabytes.
+        InputError: there are no pixels; they are floating-point, so that nothing says how bright
+            1.0 is; or one edge is more than `MAX_RATIO` times the other: resizing the shorter one
+            to a model's input would need gigabytes.
     """
     width, height = image.size
+    if not (width and height):
+        raise InputError(f"it is {width} x {height} pixels, and an image has at least one")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise InputError(
             f"it is {width} x {height} pixels, and one edge may be at most {MAX_RATIO} times "

@@ -1,8 +1,11 @@
 """Datum lists, few-shot sampling, transforms, loaders: against the public code's numbers."""
 
+import io
 import json
 import pickle
 import random
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torchvision import transforms
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the dataset)
@@ -18,6 +22,7 @@ from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
 from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum, base_dataset, build_dataset
+from dassl.data.decoded import _pixel_bytes
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.utils import BadImageError, InputError, get_rng_state, read_image, set_random_seed
@@ -413,6 +418,42 @@ def test_exif_orientation_is_ignored(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").size == (6, 4)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(RuntimeError, IndexError, KeyError, NotImplementedError, ZeroDivisionError, TypeError),
+        *(AttributeError, RecursionError, struct.error, zipfile.BadZipFile, OSError, ValueError),
+    ],
+)
+def test_whatever_a_decoder_raises_the_image_is_unreadable(tmp_path, monkeypatch, fault):
+    jpeg(tmp_path / "a.jpg")
+
+    def load(image):
+        raise fault("plane 1 failed")
+
+    monkeypatch.setattr(JpegImageFile, "load", load)
+    with pytest.raises(BadImageError, match=r"a\.jpg \(.*plane 1 failed"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(BadImageError, match=r"in memory \(.*plane 1 failed"):
+        read_image(io.BytesIO((tmp_path / "a.jpg").read_bytes()))
+    monkeypatch.setattr(Image, "open", load)
+    assert _pixel_bytes(str(tmp_path / "a.jpg")) == 0
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_what_is_no_fault_of_the_image_is_raised(tmp_path, monkeypatch, stop):
+    jpeg(tmp_path / "a.jpg")
+    monkeypatch.setattr(JpegImageFile, "load", lambda image: (_ for _ in ()).throw(stop))
+    with pytest.raises(stop):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_unreadable(size):
+    with pytest.raises(BadImageError, match=rf"it is {size[0]} x {size[1]} pixels, and an image"):
+        read_image(Image.new("RGB", size))
 
 
 def test_bad_images_in_a_batch(make_cfg, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import detect
 from dassl.utils.errors import InputError
 from detector.verdicts import Verdict, VerdictFile
 from run.folder import check_model_dir
@@ -38,6 +40,60 @@ def test_an_ascii_terminal_gets_every_verdict(clip_file, tmp_path):
         "\\u732b.png",
         "plain.png",
     ]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of an image, an image without an extension, and other paths to both."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/a.png", "photo", "held_out/b.png", "export/detector.onnx"):
+        path = Path(name)
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (70, 70), "red").save(path, "PNG")
+    Path("link.csv").symlink_to("images/a.png")
+    Path("hard.csv").hardlink_to("photo")
+    Path("maps").symlink_to("images")
+    Path("images/deep").mkdir()
+    Path("inner").symlink_to("images/deep")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["photo", "--csv", "photo"], "--csv photo is the image photo and would replace it"),
+        (["photo", "--csv", "images/../photo"], "is the image photo and would"),
+        (["photo", "--csv", "hard.csv"], "--csv hard.csv is the image photo"),
+        (["images", "--csv", "link.csv"], "--csv link.csv has the name of an image"),
+        (["images", "--calibrate", "photo", "--csv", "hard.csv"], "is the image photo"),
+        (["images", "--calibrate", "held_out", "--csv", "held_out/b.png"], "name of an image"),
+        (["images", "--regions", "maps"], "--regions maps lies in images"),
+        (["images", "--regions", "inner"], "--regions inner lies in images"),
+        (["maps", "--regions", "images/deep/new"], "lies in maps"),
+        (["images", "--calibrate", "held_out", "--regions", "held_out"], "lies in held_out"),
+        (["images", "--regions", "photo"], "--regions photo is a file: name a new folder"),
+        (["--calibrate", "images", "--save", "photo"], "--save photo is a file: name a new folder"),
+        (["--calibrate", "images", "--save", "x", "--export", "./x"], "are one folder"),
+        (["--calibrate", "images", "--save", "export"], "--save export holds an exported detector"),
+    ],
+)
+def test_outputs_that_would_replace_something_are_refused(flags, says, place, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["detect.py", "--classes", "cat,dog", *flags])
+    with pytest.raises(InputError, match=re.escape(says)):
+        detect.parse_args()
+
+
+@pytest.mark.parametrize("flags", [["photo", "--csv", "images/v.csv"], ["photo", "--csv", "v.csv"]])
+def test_other_csv_files_are_written(flags, place, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["detect.py", "--classes", "cat,dog", *flags])
+    assert detect.parse_args().csv == flags[-1]
+
+
+def test_a_share_of_no_images_is_refused(place, monkeypatch, clip_file):
+    flags = ["--classes", "cat,dog", "--backbone", clip_file("tiny-vit"), "--tpr", "0.5", "images"]
+    monkeypatch.setattr(sys, "argv", ["detect.py", *flags])
+    with pytest.raises(InputError, match=r"--tpr 0.5 has no effect .* add --calibrate"):
+        detect.main()
 
 
 def test_a_checkpoint_or_its_folder_names_the_run(tmp_path):

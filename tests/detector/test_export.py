@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -21,7 +22,9 @@ from clip.facts import OPENAI_TRANSFORM
 from dassl import command
 from dassl.data.transforms import Preprocess
 from dassl.utils import read_image
-from dassl.utils.errors import InputError
+from dassl.utils.console import one_line
+from dassl.utils.errors import InputError, WriteError
+from datasets.folders import images_of
 from detector import Detector, export
 from ood.registry import SCORES
 from ood.scoring import score_parameters
@@ -152,6 +155,51 @@ def test_the_program_says_what_the_detector_says_without_pytorch(
         assert float(said[2]) == pytest.approx(verdict.score, abs=1e-5)
     assert {row[-1] for row in rows} == {"ID", "OOD"}
     assert done.returncode == 1 and last[1] == "unreadable"
+
+
+def told(exported, *arguments, **options):
+    command = [sys.executable, exported / "verdict.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_the_program_finds_the_images_of_a_folder_and_escapes_names(exported, pictures, tmp_path):
+    names = ["a\nb.png", os.fsdecode(b"\xff.png"), "z/c.PNG", "z/d.png", ".hidden.png", "notes.txt"]
+    (tmp_path / "in/z").mkdir(parents=True)
+    for name in names:
+        shutil.copy(pictures[0], tmp_path / "in" / name)
+    (tmp_path / "in/z/up").symlink_to(tmp_path, target_is_directory=True)
+    done = told(exported, "in", cwd=tmp_path)
+    expected = [one_line(path) for path in images_of([str(tmp_path / "in")])]
+    found = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert [f"{tmp_path}/{path}" for path in found] == expected
+    assert found == [r"in/a\nb.png", r"in/\xff.png", "in/z/c.PNG", "in/z/d.png"]
+    assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.parametrize("words, status", [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_the_program_says_how_to_use_it(words, status, exported):
+    done = told(exported, *words)
+    assert done.returncode == status and (done.stdout + done.stderr).startswith("usage: ")
+    assert bool(done.stdout) == (status == 0)
+
+
+def test_the_preprocessing_in_words_is_whole(exported):
+    words = json.loads((exported / "detector.json").read_text(encoding="utf-8"))["preprocessing"]
+    for part in ("200 times", "16-bit", "32-bit", "by 256", "halves to the even", "floating-point"):
+        assert part in words["in_words"]
+
+
+def test_a_full_disk_keeps_the_exported_detector(exported, calibrated, tmp_path, monkeypatch):
+    shutil.copytree(exported, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(WriteError, match="No space left"):
+        export.export(calibrated, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def full_disk(_) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("exif", [False, True])

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, WriteError
 from datasets.classnames import read_names
 from detector import Detector
 from detector.calibration import warn_if_one_sided
+from detector.spec import write_spec
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,52 @@ def test_printing_a_detector_says_what_it_is(detector, photograph):
     assert "3 classes, MCM, no threshold)" in repr(detector) and "zero-shot" in repr(detector)
     calibrated = detector.calibrate([photograph] * 3)
     assert f"ID at MCM >= {calibrated.threshold.value:.6g})" in repr(calibrated)
+
+
+def test_a_failed_write_keeps_the_saved_detector(detector, photograph, tmp_path, monkeypatch):
+    detector.calibrate([photograph] * 3).save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = detector.calibrate([photograph] * 2)
+    with pytest.raises(InputError, match="--tpr 95"):
+        Detector(replace(broken.spec, tpr=95), detector.model.clip).save(tmp_path)
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(WriteError, match="What was there before is unchanged"):
+        broken.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    broken.save(tmp_path)
+    assert Detector.load(tmp_path).threshold.images == 2
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "dog"), (n for n in ("cat", "dog")), np.array(["cat", "dog"]), ["cat", "dog"]]
+)
+def test_class_names_are_anything_in_an_order(names, clip_file, photograph, tmp_path):
+    found = Detector.zero_shot(names, clip_file("tiny-vit"))
+    assert found.spec.classnames == ["cat", "dog"]
+    assert {type(name) for name in found.spec.classnames} == {str}
+    found.calibrate([photograph]).save(tmp_path / "kept")
+    assert Detector.load(tmp_path / "kept").spec.classnames == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["cat", b"cat", {"cat", "dog"}, {"cat": 0}, ["cat", None], [1], ["cat", " "], [], None, 5],
+)
+def test_class_names_without_an_order_or_a_text_are_refused(names, clip_file):
+    with pytest.raises(InputError, match="class names are a list such as"):
+        Detector.zero_shot(names, clip_file("tiny-vit"))
+
+
+def test_features_of_another_width_are_refused(detector, tmp_path):
+    text = detector.spec.features["text"][:, :5].contiguous()
+    write_spec(tmp_path, replace(detector.spec, features={"text": text}))
+    with pytest.raises(InputError, match=r"json is damaged \(its text features are 5 wide"):
+        Detector.load(tmp_path)
 
 
 def test_class_names_alone_give_odin_its_gradients(clip_file, photograph):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from PIL import Image
 
 import clip
 import visualize
+from dassl.utils.errors import InputError
+from datasets.classfolders import ClassFolders
 from tests.worlds import script
 from trainers.prompt_learner import PromptLearner
 
@@ -67,6 +70,30 @@ def test_region_maps_are_the_trained_contexts(world, trained, call, caplog, clip
             )
             extracted = sum(label not in row[:k] for row in order.tolist())
             assert f"{extracted} of 16 regions" in caplog.text
+
+
+class Shared(ClassFolders):
+    """The folder of class 0 has class 1's name; classes 2 and 3 share theirs."""
+
+    class_folders = ("bow", "ribbon", "n1", "n2")
+    classnames = ("ribbon bow", "bow", "missile", "Missile")
+
+    def __init__(self):
+        pass
+
+
+def test_a_folder_means_its_own_class_and_a_shared_name_is_refused():
+    known = visualize.class_keys(Shared())
+    images = [Path(f"/{folder}/a.png") for folder in ("bow", "ribbon_bow", "n2", "fox")]
+    assert visualize.find_labels([], images, known) == [0, 0, 3, None]
+    assert visualize.find_labels(["ribbon bow", "ribbon", "N1", "3"], images, known) == [0, 1, 2, 3]
+    for name, classes in (("bow", "0 and 1"), ("missile", "2 and 3"), ("MISSILE", "2 and 3")):
+        with pytest.raises(
+            InputError, match=f"'{name}' names the classes {classes}: give the index"
+        ):
+            visualize.find_label(name, known)
+    with pytest.raises(InputError, match="2 and 3"):
+        visualize.find_labels([], [Path("/missile/a.png")], known)
 
 
 def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path):
