@@ -98,7 +98,10 @@ class Detector:
                 f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
                 "right file with --backbone, or evaluate again"
             )
-        return cls(spec, model)
+        detector = cls(spec, model)
+        if dtype := detector._precision.autocast:
+            model.store_for_autocast(dtype)  # else every batch casts all weights, to the same bits
+        return detector
 
     @classmethod
     def zero_shot(
@@ -295,7 +298,7 @@ class Detector:
     def _score_pixels(self, pixels: Sequence[Tensor], names: Sequence[str]) -> BatchScores:
         scores = offered_scores(names, self.model.provides)
         params = {k: v for name in names for k, v in self.spec.parameters[name].items()}
-        images = torch.stack(list(pixels)).to(self.device)  # [B, 3, H, W]
+        images = torch.stack([x.to(self.device) for x in pixels])  # [B, 3, H, W]
         local = self.model.reads_regions(required_inputs(scores))
         with self._precision.context(self.device):
             features, regions = self.model.image_features(images, local)
