@@ -19,7 +19,7 @@ from ood.scores import SCORES
 from run.config import build_cfg
 from run.flags import make_parser
 from tests.fake_cuda import CUDA, MixedDevices, WaitsWhileRecorded, emulated
-from tests.worlds import tiny_flags, tiny_scoring, tiny_world
+from tests.worlds import clip_of_few_words, tiny_flags, tiny_scoring, tiny_world
 from trainers.base import ClipTrainer
 from trainers.step import StepGraph
 
@@ -68,10 +68,14 @@ def recorded(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_trainer_in_amp(world, call, recorded, tmp_path, name):
+def test_a_trainer_in_amp(world, clip_file, call, recorded, tmp_path, name):
     """A training of three steps, an evaluation with all scores, verdicts and a region map."""
     kind, run = TRAINER_REGISTRY.get(name), tmp_path / "run"
     settings = [f"TRAINER.{kind.CONFIG_KEY}.PREC", "amp"]
+    if name == "ZOC":
+        few = tmp_path / "few.safetensors"
+        clip_of_few_words(clip_file("tiny-vit"), ["a photo of a cat", "ant", "bee"], few)
+        settings += ["MODEL.BACKBONE.NAME", few, "TRAINER.ZOC.STEPS", 3]
     if kind.LEARNS:
         short = ["OPTIM.MAX_EPOCH", 1, "DATALOADER.TRAIN_X.BATCH_SIZE", 4]
         call(train, *tiny_flags(world, name, run, *settings, *short))
