@@ -2,8 +2,11 @@
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,9 +30,28 @@ class Precision:
         """Return whether the loss must be scaled, because gradients in float16 underflow."""
         return torch.float16 in (self.weights, self.autocast)
 
-    def context(self, device: torch.device) -> torch.autocast:
-        """Return the autocast context of a forward pass on `device`."""
-        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
+    @contextmanager
+    def context(self, device: torch.device) -> Iterator[None]:
+        """Compute a forward pass on `device` in this precision, whatever else has been loaded."""
+        before = [(switch, switch.allow_tf32) for switch in _tf32_switches(device)]
+        self.set_tf32(device)
+        try:
+            enabled = self.autocast is not None
+            with torch.autocast(device.type, dtype=self.autocast, enabled=enabled):
+                yield
+        finally:
+            for switch, allowed in before:
+                switch.allow_tf32 = allowed
+
+    def set_tf32(self, device: torch.device) -> None:
+        """Set PyTorch's TF32 switches as this precision needs them on `device`."""
+        for switch in _tf32_switches(device):
+            switch.allow_tf32 = self.name == "tf32"
+
+
+def _tf32_switches(device: torch.device) -> tuple[Any, ...]:
+    """Return the owners of PyTorch's global switches `allow_tf32`; none on the CPU."""
+    return () if device.type == "cpu" else (torch.backends.cudnn, torch.backends.cuda.matmul)
 
 
 PRECISIONS = {
@@ -47,7 +69,8 @@ PRECISIONS = {
 def resolve_precision(name: str, device: torch.device | str) -> Precision:
     """Return the precision `name`, or fp32 where `device` lacks it; set PyTorch's TF32 switches.
 
-    On a GPU only "tf32" computes in TF32, though PyTorch's default does so in all convolutions of
+    The switches stay for a training's backward passes, which run outside of `Precision.context`. On
+    a GPU only "tf32" computes in TF32, though PyTorch's default does so in all convolutions of
     float32. A CPU supports fp32 and amp_bf16, which is faster only with instructions for it; for
     the others fp32 is used, and a message says so.
 
@@ -63,8 +86,7 @@ def resolve_precision(name: str, device: torch.device | str) -> Precision:
         if precision.autocast:
             _warn_if_emulated()
         return precision
-    torch.backends.cudnn.allow_tf32 = name == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    precision.set_tf32(torch.device(device))
     return precision
 
 

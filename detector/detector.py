@@ -30,7 +30,7 @@ from dassl.utils import BadImageError, InputError, read_image
 from dassl.utils.tools import path_of
 from detector.calibration import TPR, Threshold, check_tpr, warn_if_one_sided
 from detector.images import Input, check_tensor, is_one, not_an_image, one_by_one, take
-from detector.spec import FILE, DetectorSpec, read_spec, write_spec
+from detector.spec import FILE, DetectorSpec, check_clip, read_spec, write_spec
 from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
@@ -90,18 +90,11 @@ class Detector:
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
-        if model.weights_hash != spec.clip["weights_hash"]:
-            raise InputError(
-                f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
-                "right file with --backbone, or evaluate again"
-            )
-        width = model.text.project(model.text.positional_embedding[:1]).shape[-1]
-        if width != spec.features["text"].shape[-1]:
-            raise InputError(
-                f"{Path(folder, FILE)} is damaged (its text features are "
-                f"{spec.features['text'].shape[-1]} wide, its CLIP's {width}): evaluate again"
-            )
-        return cls(spec, model)
+        check_clip(model, spec, folder)
+        detector = cls(spec, model)
+        if dtype := detector._precision.autocast:
+            model.store_for_autocast(dtype)  # else every batch casts all weights, to the same bits
+        return detector
 
     @classmethod
     def zero_shot(
@@ -316,7 +309,7 @@ class Detector:
     def _score_pixels(self, pixels: Sequence[Tensor], names: Sequence[str]) -> BatchScores:
         scores = offered_scores(names, self.model.provides)
         params = {k: v for name in names for k, v in self.spec.parameters[name].items()}
-        images = torch.stack(list(pixels)).to(self.device)  # [B, 3, H, W]
+        images = torch.stack([x.to(self.device) for x in pixels])  # [B, 3, H, W]
         local = self.model.reads_regions(required_inputs(scores))
         with self._precision.context(self.device):
             features, regions = self.model.image_features(images, local)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from clip import ClipModel
 from dassl.data.transforms import Preprocess
 from dassl.utils import InputError, plain, read_json
 from dassl.utils.files import write_together
@@ -282,3 +283,19 @@ def _read_tensors(path: Path, expected: str | None) -> dict[str, Tensor]:
         with suppress(Exception):  # safetensors raises errors of many classes
             return load(content)
     raise InputError(f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again")
+
+
+def check_clip(model: ClipModel, spec: DetectorSpec, folder: str | os.PathLike) -> None:
+    """Raise InputError unless `model` is the CLIP of the detector in `folder`."""
+    if model.weights_hash != spec.clip["weights_hash"]:
+        raise InputError(
+            f"{model.name} is not the CLIP of the detector in {folder}: its weights differ. Name "
+            "the right file with --backbone, or evaluate again"
+        )
+    width = model.text.project(model.text.positional_embedding[:1]).shape[-1]
+    found = spec.features["text"].shape[-1]
+    if width != found:
+        raise InputError(
+            f"{Path(folder, FILE)} is damaged (its text features are {found} wide, its CLIP's "
+            f"{width}): evaluate again"
+        )

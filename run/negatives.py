@@ -1,12 +1,13 @@
 """Words that are not classes, in an evaluation: which scores need them, and negatives.csv."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from yacs.config import CfgNode
 
-from clip import ClipModel, load, resolve_precision
+from clip import PRECISIONS, ClipModel, load
 from dassl.data.datasets import Datum
 from datasets.folders import counted, first_few
 from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
@@ -32,13 +33,13 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     needs, source = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
     has_words = source and not needs.isdisjoint(FROM_WORDS)
-    model = text_model(trainer) if has_words or captioner else trainer.model.clip
     names, source = trainer.dm.dataset.classnames, lists_folder(cfg)
     share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
-    words = find_words(model, names, needs, source, outliers, share)
-    if captioner:
-        captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
-    resolve_precision(trainer.precision.name, trainer.device)  # `load` has switched to fp32
+    encodes = has_words or captioner
+    with text_model(trainer) if encodes else nullcontext(trainer.model.clip) as model:
+        words = find_words(model, names, needs, source, outliers, share)
+        if captioner:
+            captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
     trainer.model.texts = {
         name: None if trainer.model.learns_texts and not name.endswith(NOT_CLASSES) else features
         for name, features in words.texts.items()
@@ -46,12 +47,15 @@ def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -
     return words
 
 
-def text_model(trainer: ClipTrainer) -> ClipModel:
-    """Return the trainer's CLIP in float32, so that runs in any precision choose the same words."""
-    if trainer.precision.name == "fp32":
-        return trainer.model.clip
-    backbone = trainer.cfg.MODEL.BACKBONE
-    return load(backbone.NAME, trainer.device, "fp32", backbone.ACTIVATION or None)[0]
+@contextmanager
+def text_model(trainer: ClipTrainer) -> Iterator[ClipModel]:
+    """Yield the trainer's CLIP in float32, so that runs in any precision choose the same words."""
+    with PRECISIONS["fp32"].context(trainer.device):  # puts the switches back that `load` sets
+        if trainer.precision.name == "fp32":
+            yield trainer.model.clip
+        else:
+            backbone = trainer.cfg.MODEL.BACKBONE
+            yield load(backbone.NAME, trainer.device, "fp32", backbone.ACTIVATION or None)[0]
 
 
 def same_words(cfg: CfgNode, provenance: Mapping) -> bool:

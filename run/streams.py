@@ -164,8 +164,9 @@ def _inputs(trainer: ClipTrainer, classes: Mapping[str, Tensor]) -> dict[str, Ca
     @torch.inference_mode()
     def words() -> Tensor:
         candidates = NEGLABEL.candidates(read_lists(lists_folder(trainer.cfg)))
-        encoded = NEGLABEL.encoded(text_model(trainer), candidates)
-        batches = [torch.from_numpy(np.array(features)) for _, features in encoded]
+        with text_model(trainer) as model:
+            encoded = NEGLABEL.encoded(model, candidates)
+            batches = [torch.from_numpy(np.array(features)) for _, features in encoded]
         return torch.cat(batches).to(trainer.device)  # [A, D]
 
     @functools.cache

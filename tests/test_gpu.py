@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
+import eval_ood
 from benchmarks import selftest
 from dassl.config import get_cfg_default
 from dassl.data import build_data_loader
 from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
+from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
+from detector import Detector
+from run.config import build_cfg
+from run.flags import make_parser
 from tests.trainers.test_goldens import Batches, make_trainer
-from tests.worlds import images
+from tests.worlds import images, tiny_flags, tiny_scoring, tiny_world
 
 pytestmark = pytest.mark.gpu
 
@@ -73,6 +79,31 @@ def test_amp_trains_as_float32_does(golden, clip_file, tmp_path, monkeypatch):
     trainer.train()
     assert trainer.scaler.is_enabled() and torch.isfinite(trainer.learner.ctx).all()
     assert losses == pytest.approx(run["loss_f64"][:steps], rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, clip_file):
+    return tiny_world(tmp_path_factory.mktemp("world"), clip_file)
+
+
+def test_a_recorded_training_while_a_loaders_thread_pins_memory(world, tmp_path):
+    settings = ["TRAINER.LOCOOP.PREC", "amp", "DATALOADER.NUM_WORKERS", 2, "OPTIM.MAX_EPOCH", 6]
+    words = tiny_flags(world, "LoCoOp", tmp_path, *settings, "DATALOADER.TRAIN_X.BATCH_SIZE", 2)
+    trainer = build_trainer(build_cfg(make_parser("").parse_args(words)))
+    trainer.train()
+    assert trainer.graph.recorded is not None and torch.isfinite(trainer.learner.ctx).all()
+
+
+def test_from_words_to_verdicts_in_amp(world, tmp_path, monkeypatch):
+    settings = tiny_flags(world, "ZeroshotCLIP", tmp_path, "TRAINER.ZSCLIP.PREC", "amp")
+    scoring = tiny_scoring(world, ("MCM", "GL-MCM", "NegLabel", "CSP", "EOE", "ODIN"))
+    monkeypatch.setattr(sys, "argv", ["eval_ood.py", *scoring, *settings])
+    eval_ood.main()
+    detector, file = Detector.load(tmp_path), world / "data/Dots/0.jpg"
+    verdicts = detector([file, detector.preprocess(file).to("cuda")])
+    assert verdicts[0].score == pytest.approx(verdicts[1].score, rel=1e-3)
+    assert verdicts[0].score == pytest.approx(detector(file).score, rel=1e-2)
+    assert detector.region_map(file).ranks.shape == detector.model.clip.grid
 
 
 def test_images_sent_ahead_are_the_loaders(tmp_path):

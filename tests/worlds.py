@@ -7,12 +7,18 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from clip.tokenizer import encode
+from run.config import TRAINER_REGISTRY
+from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "golden_retriever", "tea pot", "crane")
@@ -70,6 +76,72 @@ def pets_world(folder: Path, clip_file) -> Path:
         },
     )
     return folder
+
+
+def tiny_world(folder: Path, clip_file) -> Path:
+    """Write an ID set of three classes of 64 x 64 pixels, and a config for each trainer; also an
+    OOD set, words that are no classes, and outlier names."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for colour, name in enumerate(("ant", "bee", "cat")):
+            (folder / "data/tiny" / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+                pixels[..., colour] += 120
+                Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
+    images(folder / "data/Dots", 4, rng)
+    (folder / "words").mkdir()
+    (folder / "words/noun.a.txt").write_text("oak\nelm\nfog\nice\n", encoding="utf-8")
+    (folder / "outliers.txt").write_text("storm\npine\n", encoding="utf-8")
+    write(folder / "tiny.yaml", {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}})
+    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
+    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30", "ZOC": "vit_b32_coco"}
+    for name in TRAINER_REGISTRY.registered_names():
+        kind = TRAINER_REGISTRY.get(name)
+        if not issubclass(kind, ClipTrainer):
+            continue
+        settings = {
+            "_BASE_": str(ROOT / f"configs/trainers/{name}/{bases.get(name, 'vit_b16_ep50')}.yaml"),
+            "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
+            "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 6}},
+            "OPTIM": {"MAX_EPOCH": 2},
+            "TRAIN": {"PRINT_FREQ": 1},
+            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
+            "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
+        }
+        if name == "ZOC":
+            settings["DATASET"] = {"PAIRS": {"SOURCE": "classnames"}}
+            settings["EVAL"] = {"FEATURES": str(folder / "features")}
+        if isinstance(kind.CONFIG.get("TOPK"), int):
+            settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
+        write(folder / f"{name}.yaml", settings)
+    return folder
+
+
+def clip_of_few_words(weights: str, texts: Iterable[str], path: Path) -> None:
+    """Write CLIP's `weights` as if it had seen only the words of `texts`, so that ZOC is fast."""
+    state = load_file(weights)
+    known = sorted({49406, 49407, *(i for text in texts for i in encode(text))})
+    few = torch.zeros_like(state["token_embedding.weight"])
+    few[known] = state["token_embedding.weight"][known]
+    state["token_embedding.weight"] = few
+    save_file(state, path, {"activation": "quick_gelu"})
+
+
+def tiny_flags(world: Path, name: str, output: Path, *more: object) -> list[str]:
+    """Return the flags that train the trainer `name` in a `tiny_world`."""
+    words = ["--root", world / "data", "--trainer", name, "--seed", 1, "--output-dir", output]
+    words += ["--shots", 4] if TRAINER_REGISTRY.get(name).LEARNS else []
+    words += ["--dataset-config-file", world / "tiny.yaml", "--config-file", world / f"{name}.yaml"]
+    return list(map(str, [*words, *more]))
+
+
+def tiny_scoring(world: Path, scores: Iterable[str]) -> list[str]:
+    """Return the flags that evaluate `scores` on the sets of a `tiny_world`, with its words."""
+    words = ["--negatives", world / "words", "--negatives-share", 0.5]
+    words += ["--outliers", world / "outliers.txt", "--features", "none"]
+    sets = ["--ood-data", f"Dots={world}/data/Dots", "--scores", ",".join(scores)]
+    return list(map(str, [*sets, *words]))
 
 
 def write(path: Path, content: dict) -> None:

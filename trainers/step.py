@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 from weakref import WeakMethod
 
 import torch
@@ -69,6 +71,12 @@ class StepTrainer(TrainerX):
         summary = WeakMethod(self._summary)  # a cycle would keep the graph's GPU memory
         return StepGraph(lambda batch: summary()(batch), parameters, self.device)
 
+    def explain_out_of_memory(self, task: str, loader: str, **settings: object) -> Any:
+        """Name TRAIN.CUDA_GRAPH too, as a recorded step keeps its memory between the steps."""
+        if self.graph is not None and (loader == "TRAIN_X" or self.graph.recorded is not None):
+            settings["TRAIN.CUDA_GRAPH"] = True
+        return super().explain_out_of_memory(task, loader, **settings)
+
     def _summary(self, batch: dict) -> dict[str, Tensor]:
         inputs = self.parse_batch_train(batch)
         with self.autocast():
@@ -82,7 +90,8 @@ class StepTrainer(TrainerX):
         """Step every optimiser on the gradients of the scaled "loss", and return the numbers.
 
         This is the one place of a step where the host waits for the device: it reads all numbers
-        together, and refuses a loss that is not finite before the weights change.
+        together, and refuses a loss that is not finite before the weights change. A gradient scaler
+        waits once more, to skip a step that overflows.
         """
         self.mean_gradients()  # before unscaling, so that all ranks see the same overflow
         values = torch.stack([value.detach().double() for value in summary.values()]).tolist()
@@ -94,7 +103,7 @@ class StepTrainer(TrainerX):
         self.scaler.update()
         return numbers
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """Return the context of a forward pass in this run's precision."""
         return self.precision.context(self.device)
 
@@ -108,8 +117,9 @@ class StepGraph:
     """Run `step` forwards and backwards by CUDA graphs.
 
     A step of a prompt learner launches some 1,600 kernels, most of a few microseconds, so a GPU
-    would wait for the host. The graphs are recorded on the first batch; a batch with tensors of
-    other shapes is computed without them.
+    would wait for the host. The graphs are recorded on the first batch whose tensors have the
+    shapes of those before, as the very first may lack images that cannot be read; a batch with
+    tensors of other shapes is computed without them.
 
     Args:
         step: function from a batch, of which it reads only the tensors, to named tensors, "loss"
@@ -126,7 +136,8 @@ class StepGraph:
     ) -> None:
         self.step, self.parameters, self.device = step, tuple(parameters), device
         self.recorded: Callable[..., dict[str, Tensor]] | None = None
-        self.shapes: dict[str, tuple] = {}
+        self.shapes: dict[str, tuple] = {}  # those recorded; before, those of the last batch
+        self.tried = False
 
     def __call__(self, batch: dict) -> dict[str, Tensor]:
         tensors = {
@@ -135,9 +146,11 @@ class StepGraph:
             if isinstance(value, Tensor)
         }
         shapes = {name: (value.shape, value.dtype) for name, value in tensors.items()}
-        if not self.shapes:
+        if not self.tried:
+            self.tried = shapes == self.shapes
             self.shapes = shapes
-            self._record(tensors)
+            if self.tried:
+                self._record(tensors)
         if self.recorded is None or shapes != self.shapes:
             return self.step(batch)
         return self.recorded(*(tensors[name] for name in self.shapes), *self.parameters)
@@ -156,10 +169,18 @@ class StepGraph:
             with warnings.catch_warnings():
                 # PyTorch's own warm-up passes cause it: they run on a stream of their own.
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
-                self.recorded = torch.cuda.make_graphed_callables(step, inputs)
+                self.recorded = _graphed(step, inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             logger.warning("Recording a CUDA graph failed; steps run slower without it: %s", error)
         for loss in losses:
             loss.detach_()  # else autograd's nodes tie the parameters to the recording's stream
+
+
+def _graphed(step: Callable[..., dict], inputs: tuple[Tensor, ...]) -> Callable[..., dict]:
+    make = torch.cuda.make_graphed_callables
+    if "capture_error_mode" in inspect.signature(make).parameters:  # since PyTorch 2.14
+        # What other threads ask of the device, such as the loader's pinned memory, is no error.
+        return make(step, inputs, capture_error_mode="thread_local")
+    return make(step, inputs)

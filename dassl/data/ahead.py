@@ -1,5 +1,6 @@
 """Prefetching: batches are sent to the GPU one ahead of the step that needs them."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
     """
     if device.type != "cuda" or not getattr(loader, "num_workers", 0):
         return iter(loader)
-    copies = torch.cuda.Stream(device)
+    copies = copy_stream(device)
 
     def send(batch: Any) -> Any:
         with torch.cuda.stream(copies):
@@ -31,6 +32,12 @@ def batches_for(loader: DataLoader, device: torch.device) -> Iterator[Any]:
         return batch
 
     return one_ahead(loader, send, receive)
+
+
+@functools.cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream for copies to `device`: PyTorch keeps freed memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def one_ahead(

@@ -62,7 +62,8 @@ def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator
 
     Args:
         task: what needed the memory, such as "a training step on cuda".
-        settings: those to lower, with their current values; the best choice first.
+        settings: those to lower, with their current values; the best choice first. One that is
+            True is to be set False, which is named last.
     """
     try:
         yield
@@ -70,5 +71,7 @@ def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator
         # The CPU's allocator raises a plain RuntimeError.
         if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
             raise
-        choices = ", or ".join(f"{key} (now {value})" for key, value in settings.items())
+        numbers = (f"{key} (now {x})" for key, x in settings.items() if x is not True)
+        switches = (f"set {key} False" for key, x in settings.items() if x is True)
+        choices = ", or ".join((*numbers, *switches))
         raise InputError(f"out of memory in {task}: lower {choices}") from error

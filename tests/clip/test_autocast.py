@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import clip
 from clip.building import build_model
 from clip.facts import OPENAI_TRANSFORM
-from clip.precision import _warn_if_emulated, resolve_precision
+from clip.precision import PRECISIONS, _warn_if_emulated, resolve_precision
 from clip.prompted import PromptedCLIP, cosines, exact
 from trainers.locoop import ood_regularisation
 from trainers.prompt_learner import PromptLearner
@@ -110,6 +110,23 @@ def switches():
 def test_only_tf32_computes_in_tf32(name, allowed, switches):
     assert resolve_precision(name, "cuda").name == name
     assert switches() == (allowed, allowed)
+
+
+@pytest.mark.parametrize("name, allowed", [("fp32", False), ("tf32", True), ("fp16", False)])
+def test_a_forward_pass_has_its_own_switches_whatever_was_loaded_since(name, allowed, switches):
+    for other in ("fp32", "tf32"):
+        resolve_precision(other, "cuda")
+        with PRECISIONS[name].context(torch.device("cuda")):
+            assert switches() == (allowed, allowed)
+        assert switches() == (other == "tf32",) * 2
+    with pytest.raises(KeyError), PRECISIONS[name].context(torch.device("cuda")):
+        raise KeyError
+    assert switches() == (True, True)
+
+
+def test_a_cpu_leaves_the_switches_alone(switches):
+    with PRECISIONS["fp32"].context(torch.device("cpu")):
+        assert switches() == (True, False)
 
 
 def test_scores_are_float32_in_tf32(switches):

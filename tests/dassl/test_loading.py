@@ -2,6 +2,7 @@
 
 import random
 from contextlib import nullcontext
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the dataset)
-from dassl.data import build_data_loader
+from dassl.data import ahead, build_data_loader
 from dassl.data.ahead import batches_for, images_of, move_images, one_ahead
 from dassl.data.datasets import build_dataset
 
@@ -95,6 +96,25 @@ def test_batches_sent_ahead_keep_order_content_and_errors(count, broken):
         at = log.index(("step", n))
         before = [("send", n + 1)] if n + 1 < count else []
         assert log[at - len(before) - 1 : at] == [("receive", n), *before]
+
+
+def test_every_epoch_copies_on_the_same_stream(monkeypatch):
+    """PyTorch's allocator keeps the freed memory of each stream for that stream alone."""
+    made, current = [], MagicMock()
+    stream = lambda device: made.append(device) or MagicMock()  # noqa: E731
+    for name, stand_in in {
+        "Stream": stream,
+        "stream": lambda _: nullcontext(),
+        "current_stream": lambda _: current,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(ahead, "move_images", lambda batch, device: batch)
+    ahead.copy_stream.cache_clear()
+    batches = type("Loader", (list,), {"num_workers": 2})([{"label": 1}, {"label": 2}])
+    for _ in range(3):
+        assert list(batches_for(batches, torch.device("cuda"))) == batches
+    assert made == [torch.device("cuda")]
+    ahead.copy_stream.cache_clear()
 
 
 def test_images_move_and_the_rest_stays():

@@ -137,8 +137,14 @@ def switches():
 
 def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     """Words are encoded in float32, and images after them in the run's own precision."""
+    found = []
+
+    def find_words(*_):
+        found.extend(switch.allow_tf32 for switch in switches)
+        return Words({}, [], {})
+
     monkeypatch.setattr(negatives, "load", lambda *_: [resolve_precision("fp32", "cuda")])
-    monkeypatch.setattr(negatives, "find_words", lambda *_: Words({}, [], {}))
+    monkeypatch.setattr(negatives, "find_words", find_words)
     cfg = get_cfg_default()
     cfg.EVAL.NEGATIVES = "wordnet"
     trainer = SimpleNamespace(
@@ -149,6 +155,9 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
         dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
     )
     negatives.add_words(cfg, trainer, "NegLabel")
+    assert found == [False, False] and all(switch.allow_tf32 for switch in switches)
+    with negatives.text_model(trainer):  # as streams read it
+        assert not any(switch.allow_tf32 for switch in switches)
     assert all(switch.allow_tf32 for switch in switches)
 
 

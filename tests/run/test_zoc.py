@@ -6,16 +6,14 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import detect
 import eval_ood
 import train
-from clip.tokenizer import encode
 from detector import Detector
 from results.files import read_scores
-from tests.worlds import ROOT, flags, images, write
+from tests.worlds import ROOT, clip_of_few_words, flags, images, write
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -26,12 +24,7 @@ CAPTIONS = ("a cat on grass", "a dog", "two tea pots by a tree", "a crane by the
 def captioned(world, clip_file, tmp_path_factory):
     """The world with pairs, one image of them damaged, and a CLIP that knows their words alone."""
     folder = tmp_path_factory.mktemp("captioned")
-    state = load_file(clip_file("tiny-vit"))
-    known = sorted({49406, 49407, *(i for text in CAPTIONS for i in encode(text))})
-    few = torch.zeros_like(state["token_embedding.weight"])
-    few[known] = state["token_embedding.weight"][known]
-    state["token_embedding.weight"] = few
-    save_file(state, folder / "few.safetensors", {"activation": "quick_gelu"})
+    clip_of_few_words(clip_file("tiny-vit"), CAPTIONS, folder / "few.safetensors")
     images(folder / "web", 5, np.random.default_rng(5))
     (folder / "web/4.jpg").write_bytes(b"no image")
     rows = "".join(f"web/{i}.jpg,{CAPTIONS[i % 4]}\n" for i in range(5))

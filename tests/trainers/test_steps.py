@@ -11,11 +11,8 @@ import traceback
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clip.loading
@@ -27,6 +24,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils.errors import InputError, NonFiniteLossError
 from run.config import build_cfg
 from run.flags import make_parser
+from tests.worlds import tiny_flags, tiny_world
 from trainers.base import ClipTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -36,46 +34,7 @@ GRAPHED = [name for name in LEARNING if TRAINER_REGISTRY.get(name).GRAPHED]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, clip_file):
-    """An ID set of three classes of 64 x 64 pixels, and a config for each trainer."""
-    folder, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
-    for split in ("train", "val"):
-        for colour, name in enumerate(("ant", "bee", "cat")):
-            (folder / "data/tiny" / split / name).mkdir(parents=True)
-            for i in range(4):
-                pixels = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
-                pixels[..., colour] += 120
-                Image.fromarray(pixels).save(folder / "data/tiny" / split / name / f"{i}.png")
-    data = {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
-    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
-    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30", "ZOC": "vit_b32_coco"}
-    for name in TRAINER_REGISTRY.registered_names():
-        kind = TRAINER_REGISTRY.get(name)
-        if not issubclass(kind, ClipTrainer):
-            continue
-        settings = {
-            "_BASE_": str(ROOT / f"configs/trainers/{name}/{bases.get(name, 'vit_b16_ep50')}.yaml"),
-            "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
-            "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 6}},
-            "OPTIM": {"MAX_EPOCH": 2},
-            "TRAIN": {"PRINT_FREQ": 1},
-            "MODEL": {"BACKBONE": {"NAME": clip_file("tiny-vit")}},
-            "TRAINER": {kind.CONFIG_KEY: {"PREC": "fp32"}},
-        }
-        if name == "ZOC":
-            settings["DATASET"] = {"PAIRS": {"SOURCE": "classnames"}}
-            settings["EVAL"] = {"FEATURES": str(folder / "features")}
-        if isinstance(kind.CONFIG.get("TOPK"), int):
-            settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
-    return folder
-
-
-def flags(world, name, output, *more):
-    words = ["--root", world / "data", "--trainer", name, "--seed", 1, "--output-dir", output]
-    words += ["--shots", 4] if TRAINER_REGISTRY.get(name).LEARNS else []
-    words += ["--dataset-config-file", world / "tiny.yaml", "--config-file", world / f"{name}.yaml"]
-    return list(map(str, [*words, *more]))
+    return tiny_world(tmp_path_factory.mktemp("world"), clip_file)
 
 
 @pytest.fixture
@@ -83,7 +42,7 @@ def make(world, tmp_path):
     """make("LoCoOp", "KEY", value, ...) -> a trainer."""
 
     def built(name, *pairs, folder="run"):
-        words = flags(world, name, tmp_path / folder, *pairs)
+        words = tiny_flags(world, name, tmp_path / folder, *pairs)
         return build_trainer(build_cfg(make_parser("").parse_args(words)))
 
     return built
@@ -195,6 +154,35 @@ def test_the_test_of_waiting_can_fail(make, waits, monkeypatch):
     assert waits(trainer) == ["index", "_local_scalar_dense", "blocking to", "tolist"]
 
 
+class Mark:
+    """An object that a weak reference can name."""
+
+
+@pytest.mark.parametrize("name", GRAPHED)
+def test_a_step_leaves_nothing_of_its_graph(make, name):
+    """A step is recorded after the first: that one's nodes would tie it to another stream."""
+    trainer = make(name)
+    trainer.begin_epoch()
+    marks, loss, batches = [], trainer.loss, enumerate(trainer.train_batches())
+
+    def watched(*inputs):
+        outputs = loss(*inputs)
+        for group in trainer.optim.param_groups:
+            for parameter in group["params"]:
+                node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+                node.metadata["mark"] = mark = Mark()  # lives as long as the node
+                marks.append(weakref.ref(mark))
+                del mark
+        assert any(mark() for mark in marks)
+        return outputs
+
+    trainer.loss = watched
+    for number, batch in batches:
+        trainer.batch_idx = number
+        trainer.forward_backward(batch)
+        assert marks and not any(mark() for mark in marks)
+
+
 def test_the_way_to_the_step_is_short(world, tmp_path, monkeypatch):
     """From the command to the optimiser, as a traceback shows it."""
     frames = []
@@ -213,7 +201,7 @@ def test_the_way_to_the_step_is_short(world, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    monkeypatch.setattr(sys, "argv", ["train.py", *flags(world, "LoCoOp", tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["train.py", *tiny_flags(world, "LoCoOp", tmp_path)])
     with pytest.raises(SystemExit):
         command.run(train.main)
     assert len(frames[0]) <= 9
