@@ -30,7 +30,7 @@ from dassl.utils import BadImageError, InputError, read_image
 from dassl.utils.tools import path_of
 from detector.calibration import TPR, Threshold, check_tpr, warn_if_one_sided
 from detector.images import Input, check_tensor, is_one, not_an_image, one_by_one, take
-from detector.spec import FILE, DetectorSpec, check_clip, read_spec, write_spec
+from detector.spec import FILE, DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
 from detector.zero_shot import spec_of_classes
 from ood.decisions import NEEDS, warn_if_few_classes
@@ -90,7 +90,11 @@ class Detector:
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
-        check_clip(model, spec, folder)
+        if model.weights_hash != spec.clip["weights_hash"]:
+            raise InputError(
+                f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
+                "right file with --backbone, or evaluate again"
+            )
         detector = cls(spec, model)
         if dtype := detector._precision.autocast:
             model.store_for_autocast(dtype)  # else every batch casts all weights, to the same bits

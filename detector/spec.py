@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,24 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from clip import ClipModel
 from dassl.data.transforms import Preprocess
 from dassl.utils import InputError, plain, read_json
 from dassl.utils.files import write_together
 from dassl.utils.names import classnames_hash, suggest
 from detector.calibration import TPR, Threshold, calibrate, check_tpr
 from ood.library import PREFIX
-from ood.registry import SCORES
 
 SCHEMA = 1
 FILE, TENSORS = "detector.json", "detector.safetensors"
-NUMBER = int | float
 # Attributes written unchanged, and their types.
-WRITTEN = {"score": str, "tpr": NUMBER, "clip": dict, "precision": str, "top_k": int, "exif": bool}
-# All of these must be there: a default in place of a lost one would change scores silently.
-PARTS = {
-    "": {
-        **WRITTEN,
-        **dict.fromkeys(("scores", "transform", "origin"), dict),
-        "classnames": list,
-        "classnames_hash": str,
-    },
-    "clip": dict.fromkeys(("name", "weights_hash", "activation"), str),
-    "transform": {
-        **dict.fromkeys(("size", "mean", "std"), list),
-        **dict.fromkeys(("interpolation", "resize_mode"), str),
-    },
+WRITTEN = {
+    "score": str,
+    "tpr": int | float,
+    "clip": dict,
+    "precision": str,
+    "top_k": int,
+    "exif": bool,
 }
-OF_CLASSES = ("text", "no", "frozen", "local_text")  # features `[C, D]` or `[n, C, D]`
 ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (
@@ -138,9 +126,10 @@ def refuse_fitted(score: str) -> None:
 
 def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
     """Write both files into `folder`, detector.json last, and return the latter's path."""
-    content = _tensors(spec)
-    described = json.dumps(plain(_describe(spec, content)), indent=1) + "\n"
-    write_together(Path(folder), {TENSORS: content, FILE: described.encode()})
+    tensors = _tensors(spec)
+    content = plain(_describe(spec, tensors))
+    described = json.dumps({**content, "sha256": _hash(content)}, indent=1) + "\n"
+    write_together(Path(folder), {TENSORS: tensors, FILE: described.encode()})
     return Path(folder, FILE)
 
 
@@ -149,7 +138,11 @@ def fingerprint(spec: DetectorSpec) -> str:
     content = _describe(spec, _tensors(spec))
     clip = {key: value for key, value in spec.clip.items() if key != "name"}  # files may move
     decisive = {**content, "clip": clip, "meaning": "", "origin": ""}
-    return hashlib.sha256(json.dumps(plain(decisive), sort_keys=True).encode()).hexdigest()
+    return _hash(plain(decisive))
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(spec: DetectorSpec) -> bytes:
@@ -191,111 +184,50 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}: evaluate again")
-    tensors = _read_tensors(path, content.get("tensors_sha256"))
-    content = {"exif": False, **content}  # older detectors lack the key
-    faults = [f"{name} missing or of another type" for name in _wrong_types(content)]
-    try:
-        if not (faults := faults or _misfits(content, tensors)):
-            spec = _spec(content, tensors)
-            if classnames_hash(spec.classnames) == content["classnames_hash"]:
-                return spec
-            faults = ["its class names are not those of its text features"]
-    except (KeyError, TypeError, InputError) as error:  # InputError: of the transform
-        faults = [str(error) if isinstance(error, InputError) else repr(error)]
-    raise InputError(f"{path} is damaged ({'; '.join(faults)}): evaluate again")
-
-
-def _wrong_types(content: dict) -> list[str]:
-    """Return the names of values that are missing or of another type."""
-    for part, kinds in PARTS.items():
-        values = content[part] if part else content
-        wrong = [key for key, kind in kinds.items() if not _is(kind, values.get(key))]
-        if wrong:
-            return [f"{part} {key}".strip() for key in wrong]
-    lists = {key: content["transform"][key] for key in ("size", "mean", "std")}
-    for name, entry in content["scores"].items():
-        parameters = entry.get("parameters") if _is(dict, entry) else None
-        lists[name] = parameters.values() if _is(dict, parameters) else [parameters]
-    wrong = [name for name, numbers in lists.items() if not _is(NUMBER, *numbers)]
-    return wrong + ["classnames"] * (not _is(str, *content["classnames"]))
-
-
-def _is(kind: Any, *values: Any) -> bool:
-    """Return whether all values are of a kind; bool is no kind of number."""
-    return all(isinstance(x, kind) and (kind is bool or not isinstance(x, bool)) for x in values)
-
-
-def _misfits(content: dict, tensors: dict[str, Tensor]) -> list[str]:
-    """Return what does not fit together among values, features, scores and ID scores."""
-    parameters = {name: entry["parameters"] for name, entry in content["scores"].items()}
-    id_scores = {
-        k.removeprefix(ID_SCORES): x for k, x in tensors.items() if k.startswith(ID_SCORES)
-    }
-    of_classes = [tensors[name] for name in OF_CLASSES if name in tensors]
-    count, text, top_k = len(content["classnames"]), tensors["text"], content["top_k"]
-    # Scores are computed together, with one value of a parameter that several of them have.
-    values = {item for own in parameters.values() for item in own.items()}
-    fits = {
-        "NaN or infinity": plain(content) == content,
-        f"tpr {content['tpr']}": 0 < content["tpr"] <= 1,
-        f"top_k {top_k} of {count} classes": 1 <= top_k <= count,
-        f"text features other than float32 [{count}, D]": text.dim() == 2
-        and all(x.dtype == torch.float32 for x in of_classes)
-        and all(x.shape[-2:] == (count, *text.shape[1:]) for x in of_classes),
-        "scale is no number": tensors["scale"].numel() == 1,
-        "scores with different values of one parameter": len(values) == len(dict(values)),
-        "scores without their parameters": all(
-            own.keys() == SCORES[name].parameters.keys()
-            for name, own in parameters.items()
-            if name in SCORES
-        ),
-        "ID scores of other scores": id_scores.keys() in (set(), parameters.keys()),
-        "ID scores that are no float32 numbers of the same images": all(
-            x.dtype == torch.float32 and x.isfinite().all() and x.shape == (len(x),) != (0,)
-            for x in id_scores.values()
+    content = {"exif": False, **content}  # detectors of earlier versions lack it, and the hash
+    if content.pop("sha256", _hash(content)) != _hash(content):
+        raise InputError(
+            f"{path} is damaged (it was changed after it was written): evaluate again. --score, "
+            "--tpr and --backbone choose another score, share or file of CLIP"
         )
-        and len({len(x) for x in id_scores.values()}) < 2,
-    }
-    return [fault for fault, is_so in fits.items() if not is_so]
+    try:
+        return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): evaluate again") from error
 
 
-def _spec(content: dict, tensors: dict[str, Tensor]) -> DetectorSpec:
+def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec:
+    names = content["classnames"]
+    if classnames_hash(names) != content["classnames_hash"]:
+        raise InputError(
+            f"{path}: its class names are not those of its text features: evaluate again"
+        )
+    parameters = {name: entry["parameters"] for name, entry in content["scores"].items()}
+    wrong = [key for key, kind in WRITTEN.items() if not isinstance(content[key], kind)]
+    wrong += [name for name, values in parameters.items() if not isinstance(values, dict)]
+    if wrong:
+        raise InputError(f"{path} is damaged ({', '.join(wrong)} of another type): evaluate again")
     scale = tensors.pop("scale")
     id_scores = {key for key in tensors if key.startswith(ID_SCORES)}
     return DetectorSpec(
-        classnames=content["classnames"],
+        classnames=names,
         features={key: x for key, x in tensors.items() if key not in id_scores},
         scale=scale,
         id_scores={key.removeprefix(ID_SCORES): tensors[key].numpy() for key in id_scores},
-        parameters={name: entry["parameters"] for name, entry in content["scores"].items()},
+        parameters=parameters,
         preprocess=Preprocess(**content["transform"]),
         origin=content["origin"],
         **{key: content[key] for key in WRITTEN},
     )
 
 
-def _read_tensors(path: Path, expected: str | None) -> dict[str, Tensor]:
+def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     tensors = path.with_name(TENSORS)
     content = tensors.read_bytes() if tensors.is_file() else b""
-    if hashlib.sha256(content).hexdigest() == expected:
-        with suppress(Exception):  # safetensors raises errors of many classes
-            return load(content)
-    raise InputError(f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again")
-
-
-def check_clip(model: ClipModel, spec: DetectorSpec, folder: str | os.PathLike) -> None:
-    """Raise InputError unless `model` is the CLIP of the detector in `folder`."""
-    if model.weights_hash != spec.clip["weights_hash"]:
+    if hashlib.sha256(content).hexdigest() != expected:
         raise InputError(
-            f"{model.name} is not the CLIP of the detector in {folder}: its weights differ. Name "
-            "the right file with --backbone, or evaluate again"
+            f"{tensors} is missing, damaged, or belongs to another {FILE}: evaluate again"
         )
-    width = model.text.project(model.text.positional_embedding[:1]).shape[-1]
-    found = spec.features["text"].shape[-1]
-    if width != found:
-        raise InputError(
-            f"{Path(folder, FILE)} is damaged (its text features are {found} wide, its CLIP's "
-            f"{width}): evaluate again"
-        )
+    return load(content)
