@@ -15,6 +15,7 @@ import numpy as np
 from dassl import command
 from dassl.utils import InputError, atomic_write, progress_bar
 from dassl.utils.tables import markdown_table, text_table
+from datasets.folders import counted
 from ood.metrics import CONVENTIONS, OPENOOD, PRIMARY
 from results import tables
 from results.bootstrap import METRICS, RESAMPLES, check_resamples, interval, resample
@@ -70,9 +71,14 @@ class Summary:
         return any(block.has_intervals for block in self.blocks)
 
     def legend(self, mark: str = "in bold") -> str:
-        """Return a sentence that explains the cells; `mark` says how the best ones are marked."""
-        note = NOTE.format(mark=mark)
-        return f"{note} {INTERVAL_NOTE}" if self.has_intervals else note
+        """Return sentences that explain the cells and name the ID set; `mark` says how the best
+        cells are marked."""
+        run = _first_run(self.groups)
+        names = (run.comparable.get(key) for key in ("dataset", "folder"))
+        images = counted(run.result["images"][run.id_set], "image")
+        id_set = " ".join(filter(None, names)) or run.id_set
+        sentences = [NOTE.format(mark=mark), *[INTERVAL_NOTE] * self.has_intervals]
+        return " ".join([*sentences, f"ID: {images} of {id_set}."])
 
     def as_text(self) -> str:
         """Return tables and notes as plain text."""

@@ -128,8 +128,18 @@ def test_the_best_mean_of_each_column_is_marked_and_nothing_else(groups):
             assert [f.best for f in figures] == [f.mean == top for f in figures]
     legend = summarise(groups).legend()
     assert "best mean" in legend and "no test is implied" in legend
+    assert legend.endswith("ID: 120 images of ID.")
     alone = summarise({"CoOp": groups["CoOp"]}).blocks[-1]  # one row: nothing is best
     assert alone.metric == "accuracy" and not alone.rows[0].figures[0].best
+
+
+def test_tables_name_their_id_set(write_run, tmp_path):
+    where = {"dataset": "ShiftedImageNet", "folder": "imagenet-a"}
+    run = write_run(tmp_path / "m/seed1", 1, provenance={"comparable": where})
+    count = len(run.images[run.id_set].images)
+    text = f"ID: {count} images of ShiftedImageNet imagenet-a."
+    summary = summarise({"CoOp": [run]})
+    assert text in summary.as_text() and text in summary.as_markdown()
 
 
 def test_equally_printed_means_are_both_best(write_run, tmp_path):
