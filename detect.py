@@ -7,9 +7,9 @@ On webdataset shards, with a Parquet file for each, on one machine or many (docs
     python detect.py --model-dir DIR --shards 'web/{00000..09999}.tar' --out FOLDER --engine ray
 
 Each line of output has image, class, the class's probability (among the classes), score and
-verdict. Exit status: 1 for an error, which is told in a sentence, and if an image or a whole shard
-could not be read (the others are still scored); unreadable images inside shards are only counted in
-the summary. 2 for a flag that does not exist, or a value of the wrong type.
+verdict. Exit status: 1 for an error, and if an image or a whole shard could not be read (the others
+are still scored); unreadable images inside shards are only counted in the summary. 2 for a flag
+that does not exist, or a value of the wrong type.
 """
 
 import argparse
@@ -176,7 +176,7 @@ def check_outputs(args: argparse.Namespace, images: Sequence[str]) -> None:
             )
     if args.csv and (is_image(args.csv) or is_image(os.path.realpath(args.csv))):
         raise InputError(
-            f"--csv {args.csv} has the name of an image and would replace it: name a .csv file"
+            f"--csv {args.csv} has the name of an image, or is a link to one: name a .csv file"
         )
     for flag, folder in (("save", args.save), ("regions", args.regions)):
         if os.path.isfile(folder):

@@ -1,8 +1,8 @@
 """Image-caption pairs in plain files: from a table, or an ID data set with its class names."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,7 @@ from datasets.pairs import BadPair, fill_batch, read_caption, read_pair, seeded
 
 # So many unreadable pairs in a row are an error, not an accident.
 MAX_BAD_IN_A_ROW = 100
-# Tables that are neither CSV nor TSV: their suffixes, and their first bytes without blanks.
-OTHER_TABLES = {
-    "Parquet": ((".parquet",), b"PAR1"),
-    "JSON": ((".json", ".jsonl", ".ndjson"), (b'{"', b"[{", b"[[")),
-    "Arrow": ((".arrow", ".feather"), b"ARROW1"),
-    "an Excel or ZIP file": ((".xlsx", ".zip"), b"PK\x03\x04"),
-    "compressed": ((".gz",), b"\x1f\x8b"),
-}
+NO_TEXT = (".parquet", ".json", ".jsonl", ".arrow", ".feather", ".xlsx", ".gz", ".zip")
 
 
 class CaptionedImages(Dataset):
@@ -144,8 +137,8 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
         image, caption = map(header.index, columns)
         rows = [(fields[image], fields[caption]) for fields in records]
     if not rows:
-        fault = f"has no column {first_few(missing)}" if missing else "has no rows"
-        fault = f"has more than one column {first_few(twice)}" if twice else fault
+        many, names = ("no", missing) if missing else ("more than one", twice)
+        fault = f"has {many} column {first_few(names)}" if names else "has no rows"
         raise InputError(
             f"The table of pairs {absolute(path)} {fault}. Columns: {first_few(header) or 'none'}. "
             "Line 1 must name each once. Name its columns in DATASET.PAIRS.COLUMNS, such as "
@@ -155,35 +148,35 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _records(path: Path) -> Iterator[list[str]]:
-    """Yield the fields of a table's header and of each row; InputError for a line that is none."""
-    lines = _table_text(path).split("\n")
-    delimiter, header = ("\t" if "\t" in lines[0] else ","), None
-    for number, line in enumerate(lines, start=1):
-        if header is not None and not line.strip():
-            continue
-        try:  # each line by itself, so that an open quote does not take in those after it
-            fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-            header = fields if header is None else header
-            if len(fields) != len(header):
-                raise csv.Error(f"fields: {len(fields)}, in the header: {len(header)}")
-        except csv.Error as error:
-            raise InputError(
-                f"Line {number} of the table of pairs {absolute(path)} is no row of it ({error}). "
-                "Write one pair a line; put a caption that holds commas, tabs or quotes into "
-                "quotes that close on its line, and double the quotes in it."
-            ) from error
-        yield fields
+    """Yield the fields of a table's header and of each row; InputError for a row that is none."""
+    if path.suffix.lower() in NO_TEXT:
+        raise InputError(
+            f"The table of pairs {absolute(path)} is no text: DATASET.PAIRS.SOURCE csv reads CSV "
+            "or TSV. Save it as CSV, for example by pandas' to_csv(index=False)."
+        )
+    text = read_text(Path(absolute(path)), "The table of pairs")
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header, number = next(table, []), 1
+    yield header
+    try:
+        for fields in table:
+            if any(map(str.strip, fields)):
+                yield _checked(fields, len(header), delimiter)
+            number = 1 + table.line_num
+    except csv.Error as error:
+        raise InputError(
+            f"Line {number} of the table of pairs {absolute(path)} is no row of it ({error}). Put "
+            "a caption that holds commas, tabs, quotes or line breaks into quotes, and double the "
+            "quotes in it."
+        ) from error
 
 
-def _table_text(path: Path) -> str:
-    start = b""
-    with suppress(OSError), open(path, "rb") as file:  # which `read_text` explains
-        start = b"".join(file.read(64).split())
-    for kind, (suffixes, marks) in OTHER_TABLES.items():
-        if start.startswith(marks) or path.name.lower().endswith(suffixes):
-            raise InputError(
-                f"The table of pairs {absolute(path)} is {kind}: DATASET.PAIRS.SOURCE csv reads "
-                "CSV or TSV text with a header line. Save it as CSV, for example by pandas' "
-                "to_csv(index=False)."
-            )
-    return read_text(Path(absolute(path)), "The table of pairs")
+def _checked(fields: list[str], count: int, delimiter: str) -> list[str]:
+    """Return a row's `count` fields; csv.Error for fewer or more, or one that holds other rows."""
+    if len(fields) < count or any(fields[count:]):
+        raise csv.Error(f"fields: {len(fields)}, in the header: {count}")
+    lines = (line for field in fields for line in field.splitlines()[1:])
+    if any(line.count(delimiter) >= count - 1 for line in lines):
+        raise csv.Error("a quote that is not closed on its line takes in the next row")
+    return fields[:count]

@@ -34,7 +34,7 @@ RULE = (
 Slice = tuple[int, int, int]  # shard, first pair, one past the last pair
 RawPair = tuple[str, list[tuple[str, bytes]]]  # name, and suffix and content of each file
 Member = tuple[str, str, tarfile.TarInfo]  # key, suffix, entry
-PADDING = 2**16  # most zero bytes after the end mark of a whole tar
+PADDING = 2**20  # most zero bytes after the end mark of a whole tar
 # What tarfile raises for damaged tars, compressed ones too; ValueError for odd headers.
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
@@ -139,13 +139,19 @@ class ShardPairs(IterableDataset):
         try:
             with tarfile.open(path) as tar:
                 for found, (key, group) in enumerate(grouped(tar), start=1):
+                    if found > count:
+                        break
                     if found > start:  # others are passed over unread
                         files = [(suffix, tar.extractfile(e).read()) for _, suffix, e in group]
                         yield f"{path}/{key}", files
-                    if found == stop:
+                    if found == stop < count:
                         return
-                check_end(tar)
-            fault = f"{found} pairs where {count} were counted: is {_record(path).name} right?"
+                if found == count:
+                    return
+                if found < count:
+                    check_end(tar)
+            more = "more" if found > count else "fewer"
+            fault = f"{more} pairs than the {count} counted: is {_record(path).name} right?"
         except DAMAGED as error:
             fault = str(error)
         bad.append(f"{path} (the rest of the shard: {fault})")
@@ -225,7 +231,7 @@ def check_end(tar: tarfile.TarFile) -> None:
     if any(rest):
         raise tarfile.ReadError(f"more data after its end at byte {tar.offset:,}: are tars joined?")
     if len(rest) > PADDING:
-        raise tarfile.ReadError(f"zeros from byte {tar.offset:,} on, as of an unfinished download")
+        raise tarfile.ReadError(f"only zeros from byte {tar.offset:,} on")
 
 
 def grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, Iterator[Member]]]:
@@ -242,9 +248,8 @@ def count_pairs(shards: Sequence[Path]) -> list[int]:
     """Count the pairs of each shard, from img2dataset's `<shard>_stats.json` if there is one.
 
     The ranks share the counting. The first shard is always read. Of others the record is taken if
-    it is not older than the tar and the first pair is complete. A count that is too high repeats
-    pairs of the shards around it, and is named when it is noticed; one that is too low leaves out
-    the last pairs.
+    the first pair is complete. A count that is too high repeats pairs of the shards around it, one
+    that is too low leaves out the last pairs; both are named when the shard has been read.
 
     Raises:
         InputError: a shard is no tar, or holds no captions, no images, or none beside the other.
@@ -297,8 +302,6 @@ def _record(shard: Path) -> Path:
 def _recorded_count(shard: Path) -> int:
     """Return img2dataset's own count of a shard, 0 if there is none that can be right."""
     try:
-        if _record(shard).stat().st_mtime < shard.stat().st_mtime:
-            return 0
         with tarfile.open(shard) as tar:
             first = [suffix for _, group in islice(grouped(tar), 1) for _, suffix, _ in group]
         return max(0, int(read_json(_record(shard))["successes"])) if is_pair(first) else 0

@@ -137,7 +137,8 @@ def absent_images(items: Sequence[Datum]) -> list[str]:
 def not_there(file: str | Path, missing: Sequence[str]) -> DataError:
     """Return the error for a list whose images do not exist."""
     paths = [f"{p} (a folder)" if os.path.isdir(p) else p for p in missing[:3]] + list(missing[3:])
-    blanks = "" if str(file).lower().endswith(".csv") else " Without .csv, a path ends at a blank."
+    has_blanks = str(file).lower().endswith((".csv", ".json"))
+    blanks = "" if has_blanks else " In such a list a path ends at the first blank; in a .csv not."
     return DataError(
         f"{counted(len(missing), 'listed image')} not there: {first_few(paths, 3)}. Unpack the "
         f"whole set, or name the folder of images that {absolute(file)} belongs to.{blanks}",

@@ -18,7 +18,6 @@ HERE = Path(__file__).resolve().parent
 FACTS = json.loads((HERE / "detector.json").read_text(encoding="utf-8"))
 CLASSES, THRESHOLD, STEPS = (FACTS[key] for key in ("classes", "threshold", "preprocessing"))
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-NOT_DECODED = ("BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")  # by Pillow alone
 
 
 def prepare(image: Image.Image) -> np.ndarray:
@@ -42,23 +41,16 @@ def prepare(image: Image.Image) -> np.ndarray:
 
 
 def images_of(path: str) -> Iterator[str]:
-    """Yield `path` itself if it is no folder, else the images below it, as detect.py finds them."""
+    """Yield `path` itself if it is no folder, else all images below it."""
     if not os.path.isdir(path):
         yield path
-        return
     Image.init()
-    known = {e for e, name in Image.registered_extensions().items() if name not in NOT_DECODED}
-    known.discard(".pfm")  # floating-point pixels
-    folders, seen = [path], set()
-    for folder in folders:
-        real = os.path.realpath(folder)
-        names = [] if real in seen else sorted(os.listdir(folder))
-        seen.add(real)
-        paths = [os.path.join(folder, name) for name in names if not name.startswith((".", "@"))]
-        inner = list(filter(os.path.isdir, paths))
-        yield from (p for p in paths if p not in inner and os.path.splitext(p)[1].lower() in known)
-        # A link to a folder that holds it leads nowhere new.
-        folders += [p for p in inner if not Path(real).is_relative_to(os.path.realpath(p))]
+    kinds = Image.registered_extensions().items()
+    known = {extension for extension, kind in kinds if kind in Image.OPEN or kind == "MPO"}
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        images = (n for n in sorted(names) if os.path.splitext(n)[1].lower() in known)
+        yield from (os.path.join(folder, name) for name in images if not name.startswith("."))
 
 
 def one_line(*columns: object) -> str:

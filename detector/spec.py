@@ -37,6 +37,8 @@ WRITTEN = {
     "top_k": int,
     "exif": bool,
 }
+SETTINGS_HASH = "settings_sha256"
+CLIP = ("name", "weights_hash", "activation")
 ID_SCORES = "id_scores/"  # prefix of score names among the tensors
 
 MEANING = (
@@ -128,7 +130,7 @@ def write_spec(folder: str | Path, spec: DetectorSpec) -> Path:
     """Write both files into `folder`, detector.json last, and return the latter's path."""
     tensors = _tensors(spec)
     content = plain(_describe(spec, tensors))
-    described = json.dumps({**content, "sha256": _hash(content)}, indent=1) + "\n"
+    described = json.dumps({**content, SETTINGS_HASH: _hash_settings(content)}, indent=1) + "\n"
     write_together(Path(folder), {TENSORS: tensors, FILE: described.encode()})
     return Path(folder, FILE)
 
@@ -143,6 +145,12 @@ def fingerprint(spec: DetectorSpec) -> str:
 
 def _hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_settings(content: dict[str, Any]) -> str:
+    """Return a hash of all that has no check of its own."""
+    keys = {*WRITTEN, "scores", "transform"} - {"clip"}  # CLIP is compared by its weights
+    return _hash({key: content.get(key) for key in keys})
 
 
 def _tensors(spec: DetectorSpec) -> bytes:
@@ -185,10 +193,10 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     if schema != SCHEMA:
         raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}: evaluate again")
     content = {"exif": False, **content}  # detectors of earlier versions lack it, and the hash
-    if content.pop("sha256", _hash(content)) != _hash(content):
+    if content.get(SETTINGS_HASH, "") not in ("", _hash_settings(content)):
         raise InputError(
-            f"{path} is damaged (it was changed after it was written): evaluate again. --score, "
-            "--tpr and --backbone choose another score, share or file of CLIP"
+            f"{path} is damaged (it was changed after it was written): evaluate again. --score and "
+            "--tpr choose another score or share"
         )
     try:
         return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)
@@ -204,6 +212,7 @@ def _spec(content: dict, tensors: dict[str, Tensor], path: Path) -> DetectorSpec
         )
     parameters = {name: entry["parameters"] for name, entry in content["scores"].items()}
     wrong = [key for key, kind in WRITTEN.items() if not isinstance(content[key], kind)]
+    wrong += [key for key in CLIP if not wrong and not isinstance(content["clip"].get(key), str)]
     wrong += [name for name, values in parameters.items() if not isinstance(values, dict)]
     if wrong:
         raise InputError(f"{path} is damaged ({', '.join(wrong)} of another type): evaluate again")

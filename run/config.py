@@ -15,11 +15,14 @@ from yacs.config import CfgNode
 
 from clip.loading import check_same_backbone, input_settings
 from dassl.config import clean_cfg
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, flatten
 from dassl.utils.names import suggest
 from datasets.folders import absolute
+from datasets.imagenet import ImageNet
 from datasets.own import folder_name, use_id_folder, use_ood_folders
+from ood.words import BUNDLED
 from run import flags, settings
 from run.folder import CONFIG, check_evaluation, check_model_dir, read_config
 from run.settings import ROOT, default_cfg, value_of
@@ -85,18 +88,25 @@ def _merge_dataset(cfg: CfgNode, file: str, run: dict | None) -> None:
 
 
 def _leave_data_set(cfg: CfgNode, dataset: dict, source: str) -> bool:
-    """Reset a run's DATASET, but for `OF_A_RUN`, if the `dataset` of `source` is another one, and
-    return whether it is; warn of classes that the run chose or named, and `dataset` does not."""
+    """Reset DATASET if the `dataset` of `source` is another one, and return whether it is.
+
+    `OF_A_RUN` stays. A choice of classes, or their names, that `dataset` lacks stays among ImageNet
+    and its variants; a warning says whether it does.
+    """
     current, defaults = cfg.DATASET, default_cfg().DATASET
     same = all(current[key] == dataset.get(key, current[key]) for key in ("NAME", "FOLDER"))
-    for key in OF_CLASSES:
-        if current[key] != defaults[key] and key not in dataset:
-            what = "is kept" if same else f"is not used, as {source} is another data set"
-            logger.warning("DATASET.%s of the run %s: %s", key, what, current[key])
+    names = current.NAME, dataset.get("NAME", current.NAME)
+    same_classes = same or all(issubclass(DATASET_REGISTRY.get(x), ImageNet) for x in names)
+    chosen = [key for key in OF_CLASSES if current[key] != defaults[key] and key not in dataset]
+    for key in chosen:
+        what = "is kept" if same_classes else f"is not used, as {source} is another data set"
+        logger.warning("DATASET.%s %s: %s", key, what, current[key])
     if not same:
+        kept = (*OF_A_RUN, *chosen) if same_classes else OF_A_RUN
         cfg.DATASET = defaults
-        cfg.DATASET.update({key: current[key] for key in OF_A_RUN})
-        cfg.EVAL.NEGATIVES = cfg.EVAL.OUTLIERS = ""  # words that the run's data set may have
+        cfg.DATASET.update({key: current[key] for key in kept})
+        if cfg.EVAL.NEGATIVES != BUNDLED:
+            cfg.EVAL.NEGATIVES = ""  # words of the run's data set
     return not same
 
 

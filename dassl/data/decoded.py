@@ -7,15 +7,15 @@ decoded in every epoch.
 
 There is one NumPy file an image, uint8 `[H, W, 3]`, written by the process that first reads the
 image and shared by all runs. Its name is a hash of the image's path, size and time of change, and
-of Pillow's version: pixels of a changed file, or of another decoder, are never used. It is an
-uncompressed zip, whose checksum tells damaged pixels: such an image is decoded again.
+of Pillow's version: pixels of a changed file, or of another decoder, are never used. A checksum
+follows the pixels: an image whose file is damaged is decoded again.
 """
 
 import hashlib
 import io
 import logging
 import os
-import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +45,7 @@ class DecodedImages:
 
     def __call__(self, path: str) -> Image.Image:
         file = self.file_of(path)
-        with suppress(Exception):  # not kept yet, or damaged: numpy and zipfile raise many
+        with suppress(Exception):  # not kept yet, or damaged: numpy raises many
             return _kept(file)
         image = read_image(path)
         if self.can_write:
@@ -56,15 +56,16 @@ class DecodedImages:
         """Return the file that keeps the pixels of the image at `path`."""
         identity = (os.path.abspath(path), *file_state(path), PIL.__version__)
         key = hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
-        return self.folder / key[:2] / f"{key[2:34]}.npz"
+        return self.folder / key[:2] / f"{key[2:34]}.npy"
 
     def _keep(self, file: Path, image: Image.Image) -> None:
-        # Written in memory first: NumPy's own writers may lose the error of a full disk.
+        # Written in memory first: NumPy's own writer may lose the error of a full disk.
         buffer = io.BytesIO()
-        np.savez(buffer, pixels=np.asarray(image))
+        np.save(buffer, np.asarray(image))
+        content = buffer.getvalue()
         try:
             with atomic_write(file, "wb", sync=False) as handle:
-                handle.write(buffer.getbuffer())
+                handle.write(content + _checksum(content))
         except (WriteError, OSError) as error:
             self.can_write = False
             _warn_not_kept(error.__cause__ or error)
@@ -72,10 +73,14 @@ class DecodedImages:
 
 def _kept(file: Path) -> Image.Image:
     """Return the kept image, or raise an exception of some class: never damaged pixels."""
-    with zipfile.ZipFile(file) as archive, archive.open("pixels.npy") as member:
-        pixels = np.lib.format.read_array(member)
-        member.read()  # the checksum is compared at the end, which a damaged header may hide
-    return Image.fromarray(pixels)
+    content = file.read_bytes()
+    if content[-4:] != _checksum(memoryview(content)[:-4]):
+        raise ValueError("damaged, or of an earlier version")
+    return Image.fromarray(np.load(io.BytesIO(content)))
+
+
+def _checksum(content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "big")
 
 
 def image_reader(cfg: CfgNode, items: Sequence[Datum]) -> Callable[[str], Image.Image]:

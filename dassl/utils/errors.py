@@ -62,8 +62,8 @@ def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator
 
     Args:
         task: what needed the memory, such as "a training step on cuda".
-        settings: those to lower, with their current values; the best choice first. One that is
-            True is to be set False, which is named last.
+        settings: those to lower, with their current values; the best choice first. Switches
+            (True) come last, to be set False.
     """
     try:
         yield

@@ -73,7 +73,7 @@ def test_a_run_on_lists_is_evaluated_on_any_set(tmp_path, dataset):
     "words, notes",
     [
         ([], []),
-        (["--dataset", "generated"], ["CLASSES of the run is kept: kite,duck", "is kept: base"]),
+        (["--dataset", "generated"], ["CLASSES is kept: kite,duck", "is kept: base"]),
         (["--dataset", "imagefolder"], ["is kept: kite,duck", "is kept: base"]),  # names no folder
         (["--dataset", "imagenet"], ["imagenet.yaml is another data set: kite,duck", "set: base"]),
         (["--dataset", "imagenet10"], ["imagenet10.yaml is another data set: base"]),
@@ -96,6 +96,18 @@ def test_another_data_set_is_the_one_that_was_named(tmp_path, caplog, words, not
         fresh = build_cfg(make_parser("").parse_args([*run[:2], *words, *run[4:]]))
         assert cfg.DATASET == {**fresh.DATASET, "ROOT": "here"}
         assert cfg.EVAL == fresh.EVAL and cfg.INPUT.SIZE == (96, 96)
+
+
+def test_classes_stay_among_imagenet_and_its_variants(tmp_path, caplog):
+    words = ["--trainer", "CoOp", "--dataset", "imagenet100", "--output-dir", str(tmp_path)]
+    args = make_parser("").parse_args(words)
+    args.opts = ["EVAL.NEGATIVES", "wordnet"]
+    trained = open_run(build_cfg(args)) and build_cfg(args).DATASET
+    words = ["--model-dir", str(tmp_path), "--dataset", "imagenet_sketch"]
+    cfg = build_cfg(eval_ood.parse_args(words))
+    assert cfg.DATASET.NAME == "ShiftedImageNet" and cfg.DATASET.FOLDER != trained.FOLDER
+    assert cfg.DATASET.CLASSES == trained.CLASSES and "CLASSES is kept" in caplog.text
+    assert cfg.EVAL.NEGATIVES == "wordnet"
 
 
 def test_checkpoints_without_a_config_are_resumed_only_if_named(tmp_path):
