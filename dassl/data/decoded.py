@@ -1,7 +1,7 @@
 """A cache of decoded training images: their RGB pixels on disk.
 
 Few-shot images are read in every epoch, and decoding is about half of the work on a JPEG: with this
-cache and 8 workers, a loader gives 1.3 times the images per second (docs/training.md). Pixels are
+cache and 8 workers, a loader gives 1.2 times the images per second (docs/training.md). Pixels are
 kept uncropped and go through the same transforms: batches are bit-identical to those of images
 decoded in every epoch.
 
