@@ -201,7 +201,7 @@ def train(folder: Path, args: argparse.Namespace, precision: str, nproc: int = 1
     command = f"""bash scripts/train.sh --trainer LoCoOp --id-data {folder}/jpegs --shots 2 --seed 1
         --backbone {folder}/vit_b16.safetensors --output-dir {run} TEST.NO_TEST True
         OPTIM.MAX_EPOCH 3 TRAINER.LOCOOP.PREC {precision} USE_CUDA {args.device == "cuda"}
-        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch} DATALOADER.DECODED.FOLDER {folder}/decoded"""
+        DATALOADER.TRAIN_X.BATCH_SIZE {args.batch}"""
     environment = {**os.environ, "PYTHON": sys.executable, "NPROC": str(nproc) * (nproc > 1)}
     subprocess.run(
         command.split(), cwd=REPO, env=environment, check=True, capture_output=True, text=True

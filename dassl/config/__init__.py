@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from dassl.utils import InputError, flatten
 
-from .defaults import DEFAULTS
+from .defaults import DEFAULTS, REMOVED
 
 
 def get_cfg_default() -> CfgNode:
@@ -16,6 +16,8 @@ def get_cfg_default() -> CfgNode:
     cfg = CfgNode(DEFAULTS).clone()
     for sets in (cfg.OOD.SETS, cfg.OOD.SHIFTED, cfg.OOD.ID):
         sets.set_new_allowed(True)
+    for key in REMOVED:
+        cfg.register_deprecated_key(key)
     return cfg
 
 

@@ -108,9 +108,6 @@ DATALOADER = {
     "VIEWS": 0,
     # Ours, for an image that cannot be read: stop | skip
     "BAD_IMAGES": "stop",
-    # Ours: decoded pixels of training images, kept on disk (docs/training.md). GIB: limit for all
-    # data sets together; 0: keep none. FOLDER: empty: promptood/decoded in the user's cache folder
-    "DECODED": {"GIB": 32.0, "FOLDER": ""},
     # Labelled (X) and unlabelled (U) training images; SAME_AS_X: use TRAIN_X's settings
     "TRAIN_X": TRAIN_LOADER,
     "TRAIN_U": {"SAME_AS_X": True, **TRAIN_LOADER},
@@ -188,6 +185,9 @@ EVAL = {
     "FEATURES_LIMIT": 20.0,
     "FEATURES_LOCAL": False,
 }
+
+# Settings of earlier versions, which are ignored with a warning: the cache of decoded images
+REMOVED = ("DATALOADER.DECODED", "DATALOADER.DECODED.GIB", "DATALOADER.DECODED.FOLDER")
 
 DEFAULTS = {
     "OUTPUT_DIR": "./output",

@@ -14,7 +14,6 @@ from dassl.utils import BadImageError, InputError, check_availability, read_imag
 from dassl.utils.tables import RULE, text_table
 
 from .datasets import Datum, build_dataset
-from .decoded import image_reader
 from .samplers import EpochBatches, RankBatches, build_sampler
 from .transforms.transforms import build_transform
 from .workers import worker_settings
@@ -42,7 +41,6 @@ class DatasetWrapper(Dataset):
         self.transform = transform
         self.is_train = is_train
         self.skip_bad = skips_bad_images(cfg)
-        self.read_image = read_image
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -50,7 +48,7 @@ class DatasetWrapper(Dataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         try:
-            image = self.read_image(item.impath)
+            image = read_image(item.impath)
         except BadImageError as error:
             if self.skip_bad:
                 return {"bad": item.impath}
@@ -114,8 +112,6 @@ def build_data_loader(
             f"The {role} set of {cfg.DATASET.NAME or 'the dataset'} is empty: check DATASET.ROOT."
         )
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, tfm, is_train)
-    if is_train and isinstance(dataset, DatasetWrapper):
-        dataset.read_image = image_reader(cfg, data_source)
     workers = cfg.DATALOADER.NUM_WORKERS
     sampling = {"batch_sampler": batches}
     if batches is None:

@@ -11,16 +11,14 @@ FREE_SHARE = 0.5  # of the disk's free space that a cache may take
 ABANDONED = 3600  # seconds without a write after which no process uses a temporary file
 
 
-def cache_folder(name: str, setting: str = "") -> Path:
-    """Return the folder of the cache `name`: `setting`, or one in the user's cache folder.
+def cache_folder(name: str) -> Path:
+    """Return the folder of the cache `name`: `promptood/<name>` in the user's cache folder.
 
-    That is `$XDG_CACHE_HOME/promptood/<name>`, by default `~/.cache/promptood/<name>`.
+    That is `$XDG_CACHE_HOME`, by default `~/.cache`.
 
     Raises:
         OSError: the user has no home folder.
     """
-    if setting:
-        return Path(setting)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         raise FileNotFoundError("the user has no home folder for a cache")

@@ -24,13 +24,12 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `temporary_beside` names 
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path` and move it into place when the block ends well.
 
     Readers see the old file or the whole new one. On any error the temporary file is removed and
     the old file stays. `mode` is "w" (UTF-8) or "wb". A full disk, a missing permission and the
-    like become a WriteError that names `path`. Without `sync` it does not wait for the disk: a
-    power failure may truncate the file.
+    like become a WriteError that names `path`.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes whole files: mode 'w' or 'wb', not {mode!r}")
@@ -43,8 +42,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) ->
             with open(temporary, mode, encoding=encoding) as handle:
                 yield handle
                 handle.flush()
-                if sync:
-                    os.fsync(handle.fileno())
+                os.fsync(handle.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -246,7 +246,21 @@ def test_flags_are_understood_before_between_and_behind_settings():
         cfg = built(*words.split())
         found = cfg.SEED, cfg.DATASET.NUM_SHOTS, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH
         assert found == (3, 4, 0.5, 2)
-    assert built("DATALOADER.DECODED.GIB", "-1e-3").DATALOADER.DECODED.GIB == -1e-3
+    assert built("DATASET.VAL_PERCENT", "-1e-3").DATASET.VAL_PERCENT == -1e-3
+
+
+def test_settings_of_earlier_versions_are_ignored_with_a_warning(tmp_path, caplog):
+    assert "DECODED" not in built("DATALOADER.DECODED.GIB", "0").DATALOADER
+    dataset = ROOT / "configs/datasets/generated.yaml"
+    (tmp_path / "old.yaml").write_text(
+        f"_BASE_: {dataset}\nDATALOADER: {{DECODED: {{GIB: 1.5, FOLDER: x}}}}\n", encoding="utf-8"
+    )
+    cfg = built("--dataset-config-file", str(tmp_path / "old.yaml"))
+    assert "DECODED" not in cfg.DATALOADER
+    ignored = "Deprecated config key (ignoring): DATALOADER.DECODED"
+    assert caplog.messages == [f"{ignored}.GIB", ignored]
+    with pytest.raises(InputError, match=r"unknown setting DATALOADER\.DECODED\.GIBB"):
+        built("DATALOADER.DECODED.GIBB", "0")
 
 
 def test_an_unknown_flag_is_named(capsys):

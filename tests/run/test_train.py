@@ -88,6 +88,11 @@ def test_finished_is_not_repeated_and_stopped_goes_on(world, trained, call, caps
         with pytest.raises(SystemExit, match="130"):
             call(train, *arguments, stopped)
     assert f"stopped. Kept: {stopped}/prompt_learner/model.pth.tar-2" in capsys.readouterr().err
+    # Settings that earlier versions had do not make it another run.
+    settings = (stopped / "config.yaml").read_text(encoding="utf-8")
+    old = settings.replace("DATALOADER:\n", "DATALOADER:\n  DECODED:\n    GIB: 32.0\n")
+    assert old != settings
+    (stopped / "config.yaml").write_text(old, encoding="utf-8")
     call(train, *arguments, stopped)
     contexts = [
         torch.load(folder / "prompt_learner/model.pth.tar-3", weights_only=True)["state_dict"][
