@@ -18,11 +18,11 @@ SCHEDULERS = ("single_step", "multi_step", "cosine")
 WARMUPS = ("constant", "linear")
 
 
-class _WarmupScheduler(LRScheduler):
-    """A warm-up of `warmup_epoch` epochs, after which `successor` takes over.
+class ConstantWarmupScheduler(LRScheduler):
+    """A warm-up of `warmup_epoch` epochs at `cons_lr`, after which `successor` takes over.
 
     The state is plain (numbers, lists, dicts; the successor's state nested), so that
-    `torch.load(weights_only=True)` reads it.
+    `torch.load(weights_only=True)` reads it. `verbose`, which torch has dropped, does nothing.
     """
 
     def __init__(
@@ -30,10 +30,11 @@ class _WarmupScheduler(LRScheduler):
         optimizer: Optimizer,
         successor: LRScheduler,
         warmup_epoch: int,
-        first_lr: float,
+        cons_lr: float,
         last_epoch: int = -1,
+        verbose: bool = False,
     ) -> None:
-        self.successor, self.warmup_epoch, self.first_lr = successor, warmup_epoch, first_lr
+        self.successor, self.warmup_epoch, self.first_lr = successor, warmup_epoch, cons_lr
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -57,26 +58,8 @@ class _WarmupScheduler(LRScheduler):
         super().load_state_dict(state)
 
 
-class ConstantWarmupScheduler(_WarmupScheduler):
-    """A warm-up at `cons_lr` in every epoch; `verbose`, which torch has dropped, does nothing."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        successor: LRScheduler,
-        warmup_epoch: int,
-        cons_lr: float,
-        last_epoch: int = -1,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(optimizer, successor, warmup_epoch, cons_lr, last_epoch)
-
-
-class LinearWarmupScheduler(_WarmupScheduler):
-    """A warm-up at `min_lr` in epoch 0, then at LR * epoch / warmup_epoch.
-
-    `verbose`, which torch has dropped, does nothing.
-    """
+class LinearWarmupScheduler(ConstantWarmupScheduler):
+    """The same, but at `min_lr` in epoch 0 alone, then at LR * epoch / warmup_epoch."""
 
     def __init__(
         self,
