@@ -39,12 +39,12 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
         handler.close()
     root.setLevel(logging.INFO)
     console = _Console(sys.stdout)
-    _add(root, console, _CONSOLE)
+    _add(console, _CONSOLE)
     if not distributed.is_main():
         _limit(console, logging.WARNING, f"[{distributed.name_of_rank()}] ")
     elif output:
-        file = _file_handler(os.fspath(output))
-        _add(root, file, _FILE)
+        file = _file_handler(output)
+        _add(file, _FILE)
         sys.stdout = _Printed(sys.stdout, file)
 
 
@@ -56,11 +56,10 @@ class RunLog:
     """
 
     def __init__(self, output: str | os.PathLike, name: str) -> None:
-        self._handler, self._name = _file_handler(os.fspath(output)), name
+        self._handler, self._name = _file_handler(output), name
 
     def __enter__(self) -> RunLog:
-        root = logging.getLogger()
-        _add(root, self._handler, _RUN)
+        _add(self._handler, _RUN)
         for console in _handlers(_CONSOLE):
             _limit(console, logging.WARNING, f"[{self._name}] ")
         return self
@@ -83,14 +82,14 @@ def _limit(console: logging.Handler, level: int, prefix: str = "") -> None:
     console.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
 
 
-def _add(root: logging.Logger, handler: logging.Handler, name: str) -> None:
+def _add(handler: logging.Handler, name: str) -> None:
     handler.set_name(name)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    root.addHandler(handler)
+    logging.getLogger().addHandler(handler)
 
 
-def _file_handler(output: str) -> logging.Handler:
-    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+def _file_handler(output: str | os.PathLike) -> logging.Handler:
+    path = os.fspath(output)
+    path = path if path.endswith((".txt", ".log")) else os.path.join(path, "log.txt")
     mkdir_if_missing(os.path.dirname(path) or ".")
     with explain_write_error(path, alias=os.path.abspath(path)):
         if os.path.exists(path):
