@@ -2,16 +2,15 @@
 # arguments. The flags and KEY VALUE pairs of scripts/train.sh and eval.sh may follow them.
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-# usage N "NAMES" "$@": print the names of the arguments and exit unless N of them come before flags.
+# usage "NAMES" "$@": print the names of the arguments and exit unless as many come before flags.
 usage() {
-    local count=$1 names=$2
-    shift 2
-    local positional=0
+    local names=$1 words=($1) positional=0
+    shift
     for word in "$@"; do
         case $word in --*) break ;; esac
         positional=$((positional + 1))
     done
-    if [ "$positional" -lt "$count" ]; then
+    if [ "$positional" -lt "${#words[@]}" ]; then
         echo "usage: bash $0 $names [--FLAG VALUE ...] [KEY VALUE ...]" >&2
         exit 2
     fi
@@ -31,14 +30,14 @@ train_seeds() {
 
 # evaluate TRAINER DATA DATASET CONFIG T MODEL_DIR [MORE...]
 evaluate() {
-    usage 5 "DATA DATASET CONFIG TEMPERATURE MODEL_DIR" "${@:2}"
+    usage "DATA DATASET CONFIG TEMPERATURE MODEL_DIR" "${@:2}"
     bash "$REPOSITORY/scripts/eval.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" --T "$5" \
         --model-dir "$6" "${@:7}"
 }
 
 # visualize TRAINER DATA DATASET CONFIG MODEL_DIR IMAGE LABEL [MORE...]
 visualize() {
-    usage 6 "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "${@:2}"
+    usage "DATA DATASET CONFIG MODEL_DIR IMAGE LABEL" "${@:2}"
     bash "$REPOSITORY/scripts/demo_visualization.sh" --root "$2" --trainer "$1" --dataset "$3" --config "$4" \
         --model-dir "$5" --image "$6" --label "$7" "${@:8}"
 }

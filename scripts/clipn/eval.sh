@@ -4,7 +4,7 @@
 #   bash scripts/clipn/eval.sh data imagenet vit_b16_cc3m imagenet80 output/imagenet/CLIPN/vit_b16_cc3m_-1shots/seed1
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
-usage 5 "DATA DATASET CONFIG TEMPLATES MODEL_DIR_OR_FILE" "$@"
+usage "DATA DATASET CONFIG TEMPLATES MODEL_DIR_OR_FILE" "$@"
 weights=(--model-dir "$5")
 settings=()
 if [ -f "$5" ]; then

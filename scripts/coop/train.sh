@@ -3,5 +3,5 @@
 #   bash scripts/coop/train.sh data imagenet vit_b16_ep50 end 16 1 False
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
-usage 7 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" "$@"
+usage "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" "$@"
 train_seeds CoOp COOP "$@"

@@ -3,5 +3,5 @@
 #   bash scripts/locoop/train.sh data imagenet vit_b16_ep50 end 16 1 False 0.25 200
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
-usage 9 "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC LAMBDA K" "$@"
+usage "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC LAMBDA K" "$@"
 train_seeds LoCoOp LOCOOP "${@:1:7}" --lambda_value "$8" --topk "$9" "${@:10}"
