@@ -16,15 +16,18 @@ usage() {
     fi
 }
 
-# train_seeds TRAINER NODE DATA DATASET CONFIG CTP NCTX SHOTS CSC [MORE...]: one run per seed of $SEEDS.
+# node_of TRAINER: print the trainer's node of the config.
+node_of() { echo "TRAINER.$(echo "$1" | tr '[:lower:]' '[:upper:]')"; }
+
+# train_seeds TRAINER DATASET CONFIG CTP NCTX SHOTS CSC [MORE...]: one run per seed of $SEEDS.
 train_seeds() {
-    local trainer=$1 node=$2 data=$3 dataset=$4 config=$5 ctp=$6 nctx=$7 shots=$8 csc=$9
-    shift 9
+    local trainer=$1 dataset=$2 config=$3 ctp=$4 nctx=$5 shots=$6 csc=$7 node
+    node=$(node_of "$trainer")
+    shift 7
     for seed in ${SEEDS:-1 2 3}; do
-        bash "$REPOSITORY/scripts/train.sh" --root "$data" --seed "$seed" --trainer "$trainer" \
-            --dataset "$dataset" --config "$config" --shots "$shots" \
-            "TRAINER.$node.N_CTX" "$nctx" "TRAINER.$node.CSC" "$csc" \
-            "TRAINER.$node.CLASS_TOKEN_POSITION" "$ctp" "$@"
+        bash "$REPOSITORY/scripts/train.sh" --seed "$seed" --trainer "$trainer" --dataset "$dataset" \
+            --config "$config" --shots "$shots" "$node.N_CTX" "$nctx" "$node.CSC" "$csc" \
+            "$node.CLASS_TOKEN_POSITION" "$ctp" "$@"
     done
 }
 

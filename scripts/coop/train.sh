@@ -4,4 +4,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
 usage "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC" "$@"
-train_seeds CoOp COOP "$@"
+train_seeds CoOp "${@:2:6}" --root "$1" "${@:8}"

@@ -6,11 +6,8 @@ set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
 fobor_arguments "$@"
 for trainer in "${trainers[@]}"; do
-    node=TRAINER.$(echo "$trainer" | tr '[:lower:]' '[:upper:]')
-    for seed in ${SEEDS:-1 2 3}; do
-        bash "$REPOSITORY/scripts/train.sh" --seed "$seed" --trainer "$trainer" --dataset "$dataset" \
-            --config "$config" --shots "$shots" --topk "$k" "$node.N_CTX" "$nctx" "$node.CSC" "$csc" \
-            "$node.CLASS_TOKEN_POSITION" "$ctp" "$node.ALPHA" "$alpha" "$node.BETA" "$beta" \
-            "$node.ETA" "$eta" "$node.FUSE" "$fuse" ${more[@]+"${more[@]}"}
-    done
+    node=$(node_of "$trainer")
+    train_seeds "$trainer" "$dataset" "$config" "$ctp" "$nctx" "$shots" "$csc" --topk "$k" \
+        "$node.ALPHA" "$alpha" "$node.BETA" "$beta" "$node.ETA" "$eta" "$node.FUSE" "$fuse" \
+        ${more[@]+"${more[@]}"}
 done

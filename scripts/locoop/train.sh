@@ -4,4 +4,4 @@
 set -euo pipefail
 source "$(dirname "$0")/../positional.sh"
 usage "DATA DATASET CONFIG CLASS_TOKEN_POSITION N_CTX SHOTS CSC LAMBDA K" "$@"
-train_seeds LoCoOp LOCOOP "${@:1:7}" --lambda_value "$8" --topk "$9" "${@:10}"
+train_seeds LoCoOp "${@:2:6}" --root "$1" --lambda_value "$8" --topk "$9" "${@:10}"
