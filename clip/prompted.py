@@ -3,8 +3,8 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clip.captions import STATE_PREFIX, Captioner
 from clip.model import ClipModel
 from clip.negation import NoTextEncoder
+from clip.precision import PRECISIONS
 from clip.templates import classifier
 
 # ODIN (Liang et al., ICLR 2018): the values of its paper for most of its data sets.
@@ -258,20 +259,13 @@ class DescribedCLIP(PromptedCLIP):
         return self.features
 
 
-@contextmanager
-def exact(like: Tensor) -> Iterator[None]:
+def exact(like: Tensor) -> AbstractContextManager[None]:
     """Compute in float32 on the device of `like`, whatever precision surrounds it.
 
     In half precision a cosine is off by a hundredth of a logit, in TF32 by a tenth of that, and
     softmax scores take only a few hundred distinct values.
     """
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        with torch.autocast(like.device.type, enabled=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
+    return PRECISIONS["fp32"].context(like.device)
 
 
 def normalised(features: Tensor) -> Tensor:
