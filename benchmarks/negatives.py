@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 from benchmarks import common
 from benchmarks.common import GIB, Rows
+from clip.prefix import encode_texts
 from clip.prompted import PromptedCLIP
-from clip.texts import encode_texts
 from clip.tokenizer import decode, tokenize
 from clip.weights import VOCABULARY
 from ood.evaluation import Batch, score_batch

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clip.blocks import ResidualAttentionBlock, attend, finish, project
+from clip.tokenizer import cut_to_longest, tokenize
 from dassl import distributed
 from dassl.utils.errors import InputError
 
@@ -156,6 +157,25 @@ def encode_packed(
         # In float32, because gradients already scaled for float16 are summed over ranks.
         features = distributed.gather_with_grad(features.float(), counts)
     return features.index_select(0, packing.restore)
+
+
+@torch.no_grad()
+def encode_texts(model: nn.Module, texts: Sequence[str]) -> Tensor:
+    """Return unnormalised features `[T, D]` of texts, float32, on the model's device.
+
+    Only a beginning that all texts share is encoded once: texts of one template share all that
+    stands before the word. The embeddings of all `texts` are held in memory, so pass some
+    thousands at a time. A text longer than the context length is cut. `model`: a `ClipModel`.
+    """
+    device = model.logit_scale.device
+    tokens = cut_to_longest(tokenize(list(texts), model.context_length, truncate=True))  # [T, L]
+    eot = tokens.argmax(dim=-1)  # [T]
+    alike = (tokens == tokens[0]).all(dim=0)  # [L]
+    shared = min(int(alike.long().cumprod(dim=0).sum()), int(eot.min()))  # [EOT] is each text's own
+    packing = Packing((eot + 1 - shared).tolist())
+    rows = model.token_embedding(packing.pack(tokens[:, shared:]).to(device))  # [rows, R, W]
+    prefix = model.token_embedding(tokens[0, :shared].to(device))  # [P, W]
+    return encode_packed(model, prefix, rows, packing.to(device)).float()
 
 
 def _encode_rows(

@@ -20,8 +20,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from clip import ClipModel
+from clip.prefix import encode_texts
 from clip.templates import fill
-from clip.texts import encode_texts
 from dassl.utils import progress_bar, read_json, versions, write_json
 from dassl.utils.cache import cache_folder, check_room
 from dassl.utils.errors import InputError

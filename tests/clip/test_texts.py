@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import clip
-from clip.texts import encode_texts
+from clip.prefix import encode_texts
 
 TEXTS = {
     "one template": ["the nice cat", "the nice oak tree", "the nice xylophone", "the nice cat"],
