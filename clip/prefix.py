@@ -7,6 +7,7 @@ a suffix of a few tokens that attends to the prefix and to itself. Features and 
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -70,21 +71,16 @@ class Packing(nn.Module):
         """Arrange suffixes `[T, L, W]` in rows `[rows, R, W]`, without their padding."""
         return suffixes[self.text.clamp(min=0), self.offset]
 
-    def chunks(self, tokens: int, share: Sequence[int] | None = None):
-        """Yield slices of rows of at most `tokens` tokens (one row at least), and of their texts.
-
-        `share`: consecutive rows, if not all are wanted.
-        """
+    def chunks(self, tokens: int, share: range):
+        """Yield slices of the rows in `share` of at most `tokens` tokens (one row at least), and of
+        their texts."""
         if tokens < 1:
             raise InputError(f"TEXT_CHUNK must be a number of tokens, at least 1; got {tokens}")
-        share = range(len(self.counts)) if share is None else share
+        before = [0, *accumulate(self.counts)]  # how many texts the rows above each row hold
         step = max(1, tokens // self.text.shape[1])
-        done = sum(self.counts[: share[0]])
-        for i in range(0, len(share), step):
-            first, last = share[i], share[min(i + step, len(share)) - 1]
-            count = sum(self.counts[first : last + 1])
-            yield slice(first, last + 1), slice(done, done + count)
-            done += count
+        for first in share[::step]:
+            stop = min(first + step, share.stop)
+            yield slice(first, stop), slice(before[first], before[stop])
 
 
 def _fill_rows(lengths: list[int], width: int) -> list[list[int]]:
@@ -140,7 +136,7 @@ def encode_packed(
     # If some rank would have no rows, the few there are do not justify a gather.
     shared_out = 1 < ranks <= len(all_rows)
     shares = [distributed.rank_slice(all_rows, rank, ranks) for rank in range(ranks)]
-    chunks = list(packing.chunks(chunk, shares[distributed.rank()] if shared_out else None))
+    chunks = list(packing.chunks(chunk, shares[distributed.rank()] if shared_out else all_rows))
     encode = partial(_encode_rows, model.text)
     if (again or len(chunks) > 1) and torch.is_grad_enabled():
         # Nothing in the tower is random, so no generator's state has to be restored.

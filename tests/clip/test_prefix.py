@@ -76,7 +76,7 @@ def test_pack_puts_suffixes_at_their_places():
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40), tokens=st.integers(1, 300))
 def test_chunks_cover_all_texts_within_the_bound(lengths, tokens):
     packing = Packing(lengths)
-    rows, texts = zip(*packing.chunks(tokens), strict=True)
+    rows, texts = zip(*packing.chunks(tokens, range(len(packing.counts))), strict=True)
     width = packing.text.shape[1]
     seen = torch.cat([packing.text[part] for part in rows])
     assert torch.equal(seen, packing.text)
