@@ -184,16 +184,12 @@ def _encode_rows(
     prefix = (prefix + position[: len(prefix)])[None]  # [1, P, W]
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        prefix, suffixes = _block(block, prefix, suffixes, mask)
+        mixed, suffix_mixed = _attend_both(block, prefix, suffixes, mask)
+        prefix, suffixes = finish(block, prefix, mixed), finish(block, suffixes, suffix_mixed)
     # Only the last block's output at [EOT] is used.
     _, mixed = _attend_both(last, prefix, suffixes, mask)
     suffixes, mixed = (x.flatten(0, 1).index_select(0, eot) for x in (suffixes, mixed))  # [T, W]
     return tower.project(finish(last, suffixes, mixed))
-
-
-def _block(block, prefix: Tensor, suffixes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    mixed, suffix_mixed = _attend_both(block, prefix, suffixes, mask)
-    return finish(block, prefix, mixed), finish(block, suffixes, suffix_mixed)
 
 
 def _attend_both(block, prefix: Tensor, suffixes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
