@@ -52,12 +52,13 @@ def encode_image(
     """
     if isinstance(visual, ModifiedResNet):
         largest = visual.conv3.out_channels * (images.shape[-1] // 2) ** 2  # output of the stem
-        return _encode_in_batches(_encode_resnet, largest, visual, images, local)
+        encode = partial(_encode_resnet, visual, local=local)
+        return _encode_in_batches(encode, largest, images)
     if has_value_path(visual):
         hidden = visual.transformer.resblocks[-1].mlp.c_fc.out_features
         largest = (1 + math.prod(visual.grid_size)) * hidden  # inside an MLP
-        encode = partial(_encode_vit, projected=projected)
-        return _encode_in_batches(encode, largest, visual, images, local)
+        encode = partial(_encode_vit, visual, local=local, projected=projected)
+        return _encode_in_batches(encode, largest, images)
     if local:
         raise InputError(
             f"the image tower {type(visual).__name__} has no local features: GL-MCM would "
@@ -112,7 +113,7 @@ def _region_attention(attn: nn.MultiheadAttention, normed: Tensor) -> Tensor:
 
 
 def _encode_in_batches(
-    encode: Callable, activations: int, visual: nn.Module, images: Tensor, local: bool
+    encode: Callable, activations: int, images: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Encode images; on a CPU, as many at a time as fit into `CPU_BYTES`.
 
@@ -120,12 +121,10 @@ def _encode_in_batches(
     """
     # A traced graph takes any number of images, so no fixed number of batches may go into it.
     if images.device.type != "cpu" or torch.jit.is_tracing():
-        return encode(visual, images, local)
+        return encode(images)
     at_once = max(1, CPU_BYTES // (activations * images.element_size()))
-    features, regions = zip(
-        *(encode(visual, batch, local) for batch in images.split(at_once)), strict=True
-    )
-    return torch.cat(features), torch.cat(regions) if local else None
+    features, regions = zip(*map(encode, images.split(at_once)), strict=True)
+    return torch.cat(features), None if regions[0] is None else torch.cat(regions)
 
 
 def has_value_path(visual: nn.Module) -> bool:
@@ -139,7 +138,7 @@ def has_value_path(visual: nn.Module) -> bool:
 
 
 def _encode_vit(
-    visual, images: Tensor, local: bool, projected: bool = True
+    visual, images: Tensor, local: bool, projected: bool
 ) -> tuple[Tensor, Tensor | None]:
     x = visual._embeds(images)  # [B, 1 + N, W], [CLS] first
     *blocks, last = visual.transformer.resblocks
