@@ -132,8 +132,7 @@ class Captioner(nn.Module):
 
     def kept(self) -> dict[str, Tensor]:
         """Return the state that a detector saves; empty as long as there are no texts."""
-        state = self.state_dict() if len(self.texts) else {}
-        return {f"{STATE_PREFIX}{name}": value for name, value in state.items()}
+        return dict(self.state_dict(prefix=STATE_PREFIX)) if len(self.texts) else {}
 
     @classmethod
     def restored(cls, clip: ClipModel, kept: Mapping[str, Tensor]) -> Captioner:
