@@ -1,3 +1,3 @@
 """ID and OOD data sets; importing the package registers every ID data set."""
 
-from datasets import imagefolder, imagelist, imagenet
+from datasets import classfolders, imagelist, imagenet

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
+from datasets.classfolders import ImageFolder
 from datasets.fewshot import hold_out
-from datasets.imagefolder import ImageFolder
 from datasets.own import folder_name, use_id_folder, use_ood_folders
 
 
