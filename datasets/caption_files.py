@@ -24,7 +24,7 @@ NO_TEXT = (".parquet", ".json", ".jsonl", ".arrow", ".feather", ".xlsx", ".gz", 
 
 
 class CaptionedImages(Dataset):
-    """Batches of images with captions, indexed by a batch's number and the indices of its pairs.
+    """Batches of images with captions, indexed by a batch's step and the indices of its pairs.
 
     Args:
         images: paths of the images.
@@ -35,7 +35,7 @@ class CaptionedImages(Dataset):
         encoded: path -> features `[D]` of the readable images, which replace these in batches.
     """
 
-    seed = epoch = 0  # set by the loader
+    seed, epoch, texts = 0, 0, None  # set by the loader
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class CaptionedImages(Dataset):
         return self.count
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> dict[str, Any]:
-        number, indices = batch
+        step, indices = batch
         seeded_indices = SeededBatch(indices, self.seed, self.epoch)
-        return fill_batch(map(self._pair, seeded_indices), len(indices), number)
+        return fill_batch(map(self._pair, seeded_indices), len(indices), step, self.texts)
 
     def _pair(self, index: int) -> dict[str, Any]:
         """Return the pair, or the next one that can be read; "bad" names the skipped ones."""

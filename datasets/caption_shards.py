@@ -60,7 +60,7 @@ class ShardPairs(IterableDataset):
     """
 
     batches = share = 0
-    seed = epoch = 0  # set by the loader
+    seed, epoch, texts = 0, 0, None  # set by the loader
 
     def __init__(self, pattern: Path, transform: Callable, shuffle: int):
         self.shards = find_shards(pattern)
@@ -78,7 +78,8 @@ class ShardPairs(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         samples = self._samples(worker, workers)
         for number in range(worker, self.batches, workers):
-            yield fill_batch(islice(samples, self.share), self.share, number)
+            step = self.epoch * self.batches + number
+            yield fill_batch(islice(samples, self.share), self.share, step, self.texts)
 
     def _samples(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """Yield all samples of an epoch that a worker of this rank reads."""

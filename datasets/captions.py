@@ -33,12 +33,11 @@ from dassl.utils.errors import InputError
 from datasets.caption_files import CaptionedImages, class_pairs, csv_pairs
 from datasets.caption_shards import ShardPairs
 from datasets.classfolders import data_root
-from datasets.pairs import seeded
+from datasets.pairs import Texts, seeded
 
 logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Tensor]
-Texts = Callable[[list[str], int], dict[str, Any]]
 Encode = Callable[[list[str]], Mapping[str, Tensor]]
 SOURCES = ("shards", "csv", "classnames")
 PREFETCH = 1  # batches that each worker makes ahead; the trainer needs no more than the next
@@ -66,10 +65,9 @@ class PairsLoader(DataLoader):
             pairs,
             batch_size=None,  # the data set itself makes batches
             generator=torch.Generator(),
-            collate_fn=_WithTexts(texts),
             **kwargs,
         )
-        self.batches, self.seed = batches, seed
+        self.batches, self.seed, self.dataset.texts = batches, seed, texts
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -78,7 +76,6 @@ class PairsLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, of the next pass: it decides the order and augmentations."""
         self.epoch = epoch
-        self.collate_fn.first_step = epoch * self.batches
         for source in (self.dataset, self.sampler):
             source.seed, source.epoch = self.seed, epoch
 
@@ -90,7 +87,8 @@ class PairsLoader(DataLoader):
 
 
 class PairBatches(Sampler[tuple[int, list[int]]]):
-    """This rank's numbered slices of the global batches of a permutation of `count` pairs."""
+    """This rank's slices of the global batches of a permutation of `count` pairs, with the step of
+    each, counted from 0 through all epochs."""
 
     seed = epoch = 0  # set by the loader
 
@@ -103,18 +101,7 @@ class PairBatches(Sampler[tuple[int, list[int]]]):
         full_batches = order[: self.batches * self.batch_size].split(self.batch_size)
         for number, batch in enumerate(full_batches):
             share = distributed.rank_slice(batch, distributed.rank(), distributed.world_size())
-            yield number, share.tolist()
-
-
-class _WithTexts:
-    """A collate function that adds the texts of its captions to a batch."""
-
-    def __init__(self, texts: Texts | None) -> None:
-        self.texts, self.first_step = texts, 0
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        step = self.first_step + batch.pop("number")
-        return batch | (self.texts(batch["caption"], step) if self.texts else {})
+            yield self.epoch * self.batches + number, share.tolist()
 
 
 def build_pairs_loader(

@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from dassl.utils import BadImageError, read_image
+
+Texts = Callable[[list[str], int], dict[str, Any]]
 
 
 class BadPair(ValueError):
@@ -43,14 +45,17 @@ def read_caption(caption: str | bytes | None) -> str:
     return text
 
 
-def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> dict[str, Any]:
-    """Return batch `number` of an epoch, made of `count` samples.
+def fill_batch(
+    samples: Iterable[dict[str, Any]], count: int, step: int, texts: Texts | None
+) -> dict[str, Any]:
+    """Return the batch of a step, made of `count` samples.
 
     Each image is copied into the batch before the next one is read, so that a batch of thousands
     of images is held once; in a worker, this memory is shared with the trainer.
 
     Args:
         samples: with "img", a tensor `[3, H, W]`, "caption", and "bad", the names of skipped pairs.
+        step: counted from 0 through all epochs. texts: see `PairsLoader`.
     """
     captions: list[str] = []
     bad: list[str] = []
@@ -62,7 +67,8 @@ def fill_batch(samples: Iterable[dict[str, Any]], count: int, number: int) -> di
         images[len(captions)] = sample["img"]
         captions.append(sample["caption"])
         bad += sample["bad"]
-    batch = {"img": images, "caption": captions, "number": number}  # img: [b, 3, H, W]
+    batch = {"img": images, "caption": captions}  # img: [b, 3, H, W]
+    batch |= texts(captions, step) if texts else {}
     return {**batch, "bad": bad} if bad else batch
 
 
