@@ -98,23 +98,23 @@ class ClassFolders(DatasetBase):
             # Like CoOp, draw from all classes before a part of them is kept.
             return keep_classes(few_shot(items, cfg.DATASET.NUM_SHOTS, cfg.SEED), part)
 
-        both = "val" in self.splits and "test" in self.splits
-        val = keep_classes(self._read(self.splits["val"], folders, names), part) if both else None
+        val = None
+        if "val" in self.splits and "test" in self.splits:
+            val = keep_classes(read_class_folders(self.splits["val"], folders, names), part)
         test = keep_classes(self._read_test(cfg, folders, names), part)
         self.held_out = keep_classes(self.held_out, part)
         return {"train_x": train, "val": val, "test": test}
 
-    def _read(self, split: Path, folders: list[str], names: list[str]) -> list[Datum]:
-        self.require_classes(split, folders, class_folders(split))
-        return read_class_folders(split, folders, names)
-
     def _read_test(self, cfg: CfgNode, folders: list[str], names: list[str]) -> list[Datum]:
-        return self._read(self.splits.get("test", self.splits.get("val")), folders, names)
+        split = self.splits.get("test", self.splits.get("val"))
+        return read_class_folders(split, folders, names)
 
     def _read_all_train(self, folders: list[str], names: list[str]) -> list[Datum]:
         # If there is no such folder, the error names the one to fill.
         default = next(iter(self.splits.values())).with_name("train")
-        return self._read(self.splits.get("train", default), folders, names)
+        split = self.splits.get("train", default)
+        self.require_classes(split, folders, class_folders(split))
+        return read_class_folders(split, folders, names)
 
 
 @DATASET_REGISTRY.register()
@@ -138,7 +138,7 @@ class ImageFolder(ClassFolders):
         if self.splits.keys() != {"train"}:
             return super()._read_test(cfg, folders, names)
         train, share = self.splits["train"], cfg.DATASET.VAL_PERCENT
-        items = self._read(train, folders, names)
+        items = read_class_folders(train, folders, names)
         self._kept, self.held_out = hold_out(items, share, str(train))
         logger.info(
             f"ImageFolder: {self.dataset_dir} has neither val/ nor test/: {len(self.held_out)} of "

@@ -51,6 +51,11 @@ def test_val_and_test_are_kept_apart(tree, build):
     assert len(dataset.val) == 3 and len(dataset.test) == 5
 
 
+def test_an_evaluation_split_is_looked_at_once(tree, build, caplog):
+    tree(PETS | {"val": 2, "test/cat": 1, "test/polar_bear": 1})
+    assert len(build().val) == 3 and caplog.text.count("2 images lie directly in") == 1
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_single_evaluation_split_is_the_test_set_and_selects_no_model(tree, cfg, split, caplog):
     tree({"train/cat": 1, f"{split}/cat": 2})
