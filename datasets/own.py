@@ -56,7 +56,7 @@ def _name_and_path(entry: str) -> tuple[str, str]:
 def folder_name(folder: str) -> str:
     """Return the name of the images in a folder: the last part of its path that is not generic."""
     parts = Path(absolute(os.path.expanduser(folder))).parts
-    return next(part for part in (*reversed(parts), parts[-1]) if part.lower() not in GENERIC_NAMES)
+    return next(part for part in reversed(parts) if part.lower() not in GENERIC_NAMES)
 
 
 def _existing(flag: str, folder: str) -> str:
