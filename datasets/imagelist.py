@@ -23,10 +23,10 @@ from datasets.lists import (
     read_list,
     read_list_text,
 )
+from datasets.splits import SPLITS
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 VAL_SHOTS = 4  # CoOp's limit on validation images of each class in few-shot training
 VARIANTS = "variants.txt"  # class names of FGVC-Aircraft
 Lists = dict[str, list[Datum]]
