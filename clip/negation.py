@@ -10,7 +10,6 @@ Wang et al., CLIPN for Zero-Shot OOD Detection: Teaching CLIP to Say No, ICCV 20
 import copy
 import logging
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -65,14 +64,14 @@ class NoTextEncoder(TextTower):
         """Return the features for inference, like `ClipModel.encode_text`."""
         return self(tokens)
 
-    def load_published(self, path: str | Path, model: ClipModel) -> None:
-        """Load the "no" branch of a file in the format of CLIPN's authors (`epoch_N.pt`).
+    def load_published(self, weights: ClipWeights, path: str, model: ClipModel) -> None:
+        """Load the "no" branch of a file in the format of CLIPN's authors (`epoch_N.pt`), whose
+        `weights` have been read from `path`.
 
         Raises:
             InputError: the file has no "no" branch, one of the other variant or of another
                 size, or one trained beside another CLIP than `model`.
         """
-        weights = read_weights(path)
         if not weights.negation:
             raise InputError(
                 f'{path} holds no "no" text encoder (prompt_no, transformer_no, ...): it is a '
@@ -109,10 +108,11 @@ def build_no_encoder(model: ClipModel, variant: str, weights: str = "") -> NoTex
     Differs from upstream: for a plain CLIP, CLIPN's code leaves the "no" branch random, silently.
     """
     source = weights or (model.name if model.has_negation else "")
-    variant = variant or (variant_of(read_weights(source)) if source else VARIANTS[0])
+    published = read_weights(source) if source else None
+    variant = variant or (variant_of(published) if published else VARIANTS[0])
     encoder = NoTextEncoder(model, variant)
-    if source:
-        encoder.load_published(source, model)
+    if published:
+        encoder.load_published(published, source, model)
     origin = f"from {source}" if source else "starts as a copy of the text tower"
     logger.info('"No" text encoder: %s, %s', variant, origin)
     return encoder
