@@ -35,7 +35,7 @@ class CaptionedImages(Dataset):
         encoded: path -> features `[D]` of the readable images, which replace these in batches.
     """
 
-    seed, epoch, texts = 0, 0, None  # set by the loader
+    seed, epoch, texts = 0, 0, None  # set by the loader and its builder
 
     def __init__(
         self,

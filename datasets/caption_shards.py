@@ -60,7 +60,7 @@ class ShardPairs(IterableDataset):
     """
 
     batches = share = 0
-    seed, epoch, texts = 0, 0, None  # set by the loader
+    seed, epoch, texts = 0, 0, None  # set by the loader and its builder
 
     def __init__(self, pattern: Path, transform: Callable, shuffle: int):
         self.shards = find_shards(pattern)

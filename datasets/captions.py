@@ -48,26 +48,14 @@ class PairsLoader(DataLoader):
 
     A batch has `bad`, a list of names, if pairs were skipped before it. Call `set_epoch` before
     each pass (Dassl's `TrainerX` does); all passes with the same epoch are equal.
-
-    Args:
-        texts: (captions, step) -> further entries of a batch, made in the process that makes it.
     """
 
     def __init__(
-        self,
-        pairs: CaptionedImages | ShardPairs,
-        batches: int,
-        seed: int,
-        texts: Texts | None,
-        **kwargs: Any,
+        self, pairs: CaptionedImages | ShardPairs, batches: int, seed: int, **kwargs: Any
     ) -> None:
-        super().__init__(
-            pairs,
-            batch_size=None,  # the data set itself makes batches
-            generator=torch.Generator(),
-            **kwargs,
-        )
-        self.batches, self.seed, self.dataset.texts = batches, seed, texts
+        # The data set itself makes batches.
+        super().__init__(pairs, batch_size=None, generator=torch.Generator(), **kwargs)
+        self.batches, self.seed = batches, seed
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -111,7 +99,8 @@ def build_pairs_loader(
 
     Args:
         transform: PIL image -> tensor `[3, H, W]`.
-        texts: see `PairsLoader`; steps are counted from 0 and go on through all epochs.
+        texts: (captions, step) -> further entries of a batch, made in the process that makes it;
+            steps are counted from 0 and go on through all epochs.
         encode: paths -> features `[D]` of each image that can be read. If the images are files,
             it is called once, and batches hold features, "img" `[b, D]`. Ignored with shards.
 
@@ -125,6 +114,7 @@ def build_pairs_loader(
     if seed < 0:  # draw one, the same on all ranks
         seed = distributed.from_main(lambda: int(torch.randint(2**31, ())))
     pairs = _open_pairs(cfg, transform)
+    pairs.texts = texts
     used, batch_size = _epoch_size(cfg, pairs.count)
     batches, share = used // batch_size, distributed.share_of(batch_size)
     sampler = None
@@ -140,7 +130,7 @@ def build_pairs_loader(
         f"{used:,} pairs in each epoch ({cfg.DATASET.PAIRS.SOURCE}): {batches:,} batches of "
         f"{batch_size}"
     )
-    return PairsLoader(pairs, batches, seed, texts, sampler=sampler, **workers)
+    return PairsLoader(pairs, batches, seed, sampler=sampler, **workers)
 
 
 def as_bytes(transform: Compose) -> Compose:

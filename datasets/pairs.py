@@ -55,7 +55,7 @@ def fill_batch(
 
     Args:
         samples: with "img", a tensor `[3, H, W]`, "caption", and "bad", the names of skipped pairs.
-        step: counted from 0 through all epochs. texts: see `PairsLoader`.
+        step, texts: see `build_pairs_loader`.
     """
     captions: list[str] = []
     bad: list[str] = []
