@@ -104,8 +104,25 @@ class GalLoP(ContextTrainer):
     def loss(
         self, images: Tensor, kept: Tensor, labels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return cosines and losses by `gallop_losses`."""
-        return gallop_losses(self.model, images, labels, kept)
+        """Return cosines `[B, C]` and the cross entropies of global and of local prompts.
+
+        The global loss takes the mean cosine of the prompts that dropout keeps for an image; the
+        local one is a mean over prompts, each with its number of top regions (Sections 3.2, 3.3).
+
+        Args:
+            images: `[B, 3, H, W]`. kept: global prompts of each image, `[B, q]`. labels: `[B]`.
+        """
+        model = self.model
+        encoded = model.image_features(images, local=True)
+        of_global, of_local = model.set_cosines(*encoded, model.text_features())
+        index = kept[..., None].expand(-1, -1, of_global.shape[-1])  # [B, q, C]
+        logits = model.scale * of_global.gather(1, index).mean(dim=1)  # [B, C]
+        local_logits = model.scale * of_local.flatten(0, 1)  # [B n, C]
+        local_labels = labels.repeat_interleave(of_local.shape[1])  # [B n]
+        loss_global = mean_over_ranks(F.cross_entropy(logits, labels, reduction="none"))
+        loss_local = mean_over_ranks(F.cross_entropy(local_logits, local_labels, reduction="none"))
+        parts = {"loss_global": loss_global, "loss_local": loss_local}
+        return mean_cosines(of_global, of_local), {"loss": loss_global + loss_local, **parts}
 
     def kept_prompts(self, count: int) -> Tensor:
         """Draw with replacement the global prompts `[count, q]` that dropout keeps."""
@@ -261,26 +278,3 @@ class PromptSetsCLIP(PromptedCLIP):
 def mean_cosines(of_global: Tensor, of_local: Tensor) -> Tensor:
     """Return the mean cosine `[B, C]` of the two kinds of prompt, which predicts the class."""
     return (of_global.mean(dim=1) + of_local.mean(dim=1)) / 2
-
-
-def gallop_losses(
-    model: PromptSetsCLIP, images: Tensor, labels: Tensor, kept: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return cosines `[B, C]` and GalLoP's losses: cross entropy of global and of local prompts.
-
-    The global loss takes the mean cosine of the prompts that dropout keeps for an image; the local
-    one is a mean over prompts, each with its number of top regions (Sections 3.2 and 3.3).
-
-    Args:
-        images: `[B, 3, H, W]`. labels: `[B]`. kept: global prompts of each image, `[B, q]`.
-    """
-    encoded = model.image_features(images, local=True)
-    of_global, of_local = model.set_cosines(*encoded, model.text_features())
-    index = kept[..., None].expand(-1, -1, of_global.shape[-1])  # [B, q, C]
-    logits = model.scale * of_global.gather(1, index).mean(dim=1)  # [B, C]
-    local_logits = model.scale * of_local.flatten(0, 1)  # [B n, C]
-    local_labels = labels.repeat_interleave(of_local.shape[1])  # [B n]
-    loss_global = mean_over_ranks(F.cross_entropy(logits, labels, reduction="none"))
-    loss_local = mean_over_ranks(F.cross_entropy(local_logits, local_labels, reduction="none"))
-    parts = {"loss_global": loss_global, "loss_local": loss_local}
-    return mean_cosines(of_global, of_local), {"loss": loss_global + loss_local, **parts}
