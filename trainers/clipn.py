@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import repeat
@@ -19,7 +19,7 @@ from clip import NoTextEncoder, build_no_encoder, tokenize
 from clip.negation import CHOICES, MAX_LOGIT_SCALE, draw
 from clip.prompted import TwoBranchCLIP, exact, normalised
 from clip.templates import Pair, fill, template_pairs
-from clip.tokenizer import CONTEXT_LENGTH, cut_to_longest
+from clip.tokenizer import cut_to_longest
 from dassl.distributed import gather_with_grad, rank, world_size
 from dassl.engine import TRAINER_REGISTRY
 from datasets.captions import PairsLoader, as_bytes, from_bytes
@@ -80,9 +80,8 @@ class CLIPN(PairTrainer):
     def texts(self) -> BranchTexts:
         """Return the function that makes the texts of a batch in the loader's workers."""
         pairs = None if self.encoder.variant == "learnable" else self.pairs
-        choices = len(pairs) if pairs else CHOICES
         context = self.encoder.context_length
-        return BranchTexts(choices, pairs, self.cfg.SEED, rank(), world_size(), context)
+        return BranchTexts(pairs, self.cfg.SEED, rank(), world_size(), context)
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -171,18 +170,16 @@ class BranchTexts:
     templates a caption gets is a function of seed and step.
 
     Attributes:
-        choices: the number of prompts, or pairs of templates, to draw from.
         pairs: templates of the handcrafted variant; None for the learnable one.
         rank, ranks: this process's number, and how many there are: they share a batch's draw.
         context: the largest number of tokens that the text towers read.
     """
 
-    choices: int
     pairs: Sequence[Pair] | None
     seed: int
     rank: int
     ranks: int
-    context: int = CONTEXT_LENGTH
+    context: int
 
     def __call__(self, captions: Sequence[str], step: int) -> dict[str, Tensor | int]:
         """Return "tokens" and "denied" `[B, L]`, and "choices" `[B]` if learnable.
@@ -190,20 +187,20 @@ class BranchTexts:
         Texts that are too long are truncated.
         """
         count = len(captions)
-        drawn = draw(count * self.ranks, self.choices, self.seed, step)
+        choices = CHOICES if self.pairs is None else len(self.pairs)
+        drawn = draw(count * self.ranks, choices, self.seed, step)
         drawn = drawn[count * self.rank : count * (self.rank + 1)]
         if self.pairs is None:
-            tokens = cut_to_longest(tokenize(list(captions), self.context, truncate=True))
+            tokens = self._tokens(captions)
             return {"tokens": tokens, "denied": tokens, "choices": drawn}
-        wordings = [
-            [fill(template, caption) for template in self.pairs[i]]
-            for caption, i in zip(captions, drawn.tolist(), strict=True)
-        ]
-        tokens, denied = (
-            cut_to_longest(tokenize(list(texts), self.context, truncate=True))
-            for texts in zip(*wordings, strict=True)
-        )
-        return {"tokens": tokens, "denied": denied}
+        standard, denied = zip(*(self.pairs[i] for i in drawn.tolist()), strict=True)  # templates
+        return {
+            "tokens": self._tokens(map(fill, standard, captions)),
+            "denied": self._tokens(map(fill, denied, captions)),
+        }
+
+    def _tokens(self, texts: Iterable[str]) -> Tensor:
+        return cut_to_longest(tokenize(list(texts), self.context, truncate=True))
 
 
 def clipn_losses(

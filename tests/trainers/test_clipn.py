@@ -419,7 +419,7 @@ def pairs_cfg(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tokens_come_from_the_workers_and_are_of_the_step(pairs, workers, pairs_cfg, monkeypatch):
     pairs_cfg.DATALOADER.NUM_WORKERS = workers
-    texts = BranchTexts(2, pairs, seed=1, rank=0, ranks=1)
+    texts = BranchTexts(pairs, seed=1, rank=0, ranks=1, context=77)
     loader = build_pairs_loader(pairs_cfg, as_bytes(build_transform(pairs_cfg)), texts=texts)
     for epoch in (0, 2):
         loader.set_epoch(epoch)
