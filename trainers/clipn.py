@@ -232,12 +232,9 @@ def param_groups(encoder: nn.Module, optim: CfgNode) -> list[dict]:
     Weight decay applies to matrices, embeddings and the learnable prompts, but not to vectors and
     scalars (biases, LayerNorms).
     """
-    parameters = list(encoder.parameters())
+    vectors = [p for p in encoder.parameters() if p.ndim < 2]
+    matrices = [p for p in encoder.parameters() if p.ndim >= 2]
     return [
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "eps": ADAM_EPS},
-        {
-            "params": [p for p in parameters if p.ndim >= 2],
-            "weight_decay": optim.WEIGHT_DECAY,
-            "eps": ADAM_EPS,
-        },
+        {"params": vectors, "weight_decay": 0.0, "eps": ADAM_EPS},
+        {"params": matrices, "weight_decay": optim.WEIGHT_DECAY, "eps": ADAM_EPS},
     ]
