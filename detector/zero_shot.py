@@ -10,8 +10,7 @@ import clip
 from clip.prompted import PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
-from dassl.utils.errors import InputError
-from dassl.utils.provenance import versions
+from dassl.utils import InputError, versions
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k

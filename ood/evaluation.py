@@ -18,8 +18,7 @@ from dassl import distributed
 from dassl.data import build_data_loader
 from dassl.data.ahead import batches_for
 from dassl.data.datasets import Datum
-from dassl.utils import progress_bar
-from dassl.utils.errors import InputError
+from dassl.utils import InputError, progress_bar
 from datasets.folders import first_few
 from ood.decisions import DECISIONS, NEEDS, decide
 from ood.features import FeatureStore

@@ -40,9 +40,8 @@ from yacs.config import CfgNode
 from dassl import distributed
 from dassl.data.data_manager import skips_bad_images
 from dassl.data.datasets import Datum
-from dassl.utils import read_json
+from dassl.utils import InputError, read_json
 from dassl.utils.cache import ABANDONED, check_room, file_state
-from dassl.utils.errors import InputError
 from dassl.utils.files import remove_leftovers, temporary_beside
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from dassl.utils.errors import InputError
-from dassl.utils.names import check_availability
+from dassl.utils import InputError, check_availability
 from ood import word_scores  # noqa: F401  (registers its scores)
 from ood.library import PREFIX, library_score
 from ood.registry import FROM_WORDS, Score

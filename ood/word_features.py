@@ -22,9 +22,8 @@ from torch import Tensor
 from clip import ClipModel
 from clip.prefix import encode_texts
 from clip.templates import fill
-from dassl.utils import progress_bar, read_json, versions, write_json
+from dassl.utils import InputError, progress_bar, read_json, versions, write_json
 from dassl.utils.cache import cache_folder, check_room
-from dassl.utils.errors import InputError
 from ood.features import file_checksum, text_hash
 
 logger = logging.getLogger(__name__)
