@@ -253,13 +253,12 @@ class Detector:
             if of.error:
                 raise InputError(f"there is no region map of an unreadable image: {of.error}")
             of, decision = of.label, f"{spec.score} {of.decision}"
-        label = class_index(of, len(spec.classnames))
         original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
             raise InputError(f"the mask {mask} is {shape.size}, its image {original.size}")
         shown = Path(image), original, spec.preprocess.box(*original.size)
-        ranks = self.label_ranks(original, label).numpy()
-        name = spec.classnames[label] + (" (predicted)" if decision else "")
+        ranks = self.label_ranks(original, of).numpy()  # refuses what is no class
+        name = spec.classnames[of] + (" (predicted)" if decision else "")
         return RegionMap(*shown, ranks, spec.top_k, len(spec.classnames), name, decision, shape)
 
     def save_regions(
