@@ -1,7 +1,6 @@
 """FA: CoOp whose learned prompts must beat copies of the frozen prompts they started from."""
 
-import math
-from math import inf
+from math import inf, log
 from typing import ClassVar
 
 import torch
@@ -60,7 +59,7 @@ class FA(StepSchedule, CoOp):
         if self.settings.K == 0:
             return logits
         frozen = self.model.scale * cosines(features, self.model.frozen)
-        return torch.cat([logits, frozen + math.log(self.settings.K)], dim=1)  # log K: K copies
+        return torch.cat([logits, frozen + log(self.settings.K)], dim=1)  # log K: K copies
 
     def checkpoint_meta(self) -> dict[str, str | int]:
         facts = {"K": self.settings.K, "frozen_words": self.settings.CTX_INIT}

@@ -232,7 +232,7 @@ class PromptSetsCLIP(PromptedCLIP):
         ks: the number of top regions of each local prompt. chunk: as in `EncodedSets`.
     """
 
-    def __init__(self, clip: ClipModel, learner: PromptSets, ks: Sequence[int], chunk: int = CHUNK):
+    def __init__(self, clip: ClipModel, learner: PromptSets, ks: Sequence[int], chunk: int):
         super().__init__(clip, EncodedSets(clip, learner, chunk))
         self.ks = list(ks)
 

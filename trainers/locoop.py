@@ -51,7 +51,7 @@ class LoCoOp(PromptTrainer):
         flags = {key: f" (--{flag})" for flag, key in self.FLAGS.items()}
         for key in self.WEIGHTS:
             value = cfg.TRAINER[self.CONFIG_KEY][key]
-            if not 0 <= value < float("inf"):
+            if not 0 <= value < inf:
                 raise InputError(
                     f"TRAINER.{self.CONFIG_KEY}.{key}{flags.get(key, '')} is {value}: the weight "
                     "of a loss term must be 0 or more; 0 leaves the term out"
