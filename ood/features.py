@@ -58,7 +58,7 @@ class KeptFeatures:
     """Features of an image set on disk.
 
     Attributes:
-        index: [n], numbers of the images that could be read.
+        index: [n], numbers of the images that could be read, at least one.
         features: memory map [n, D], float32 unless kept for training. regions: [n, N, D], float16
             unless kept for training, or None. attention: of the regions, [n, N], which is kept only
             for training, or None.
@@ -72,8 +72,7 @@ class KeptFeatures:
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Yield index, features and regions of the batches in which a loader with batches of
         `size` reads the set; each rank gets its share."""
-        stop = int(self.index[-1]) + 1 if len(self.index) else 0
-        borders = np.searchsorted(self.index, range(0, stop + size, size))
+        borders = np.searchsorted(self.index, range(0, self.index[-1] + 1 + size, size))
         batches = list(map(slice, borders[:-1], borders[1:]))
         for batch in batches[distributed.rank() :: distributed.world_size()]:
             if batch.start < batch.stop:
@@ -125,13 +124,11 @@ class FeatureStore:
             if kind == GLOBAL or local:
                 if file_checksum(place / name) != checksum:
                     raise ValueError(f"{name} is damaged")
-                arrays[kind] = np.memmap(place / name, NUMPY_TYPES[suffix], mode="r")
-        features = arrays[GLOBAL].reshape(len(index), -1)  # [n, D]
-        regions, attention = arrays.get(LOCAL), arrays.get(ATTENTION)
+                values = np.memmap(place / name, NUMPY_TYPES[suffix], mode="r")
+                arrays[kind] = values.reshape(len(index), -1)  # a row for each image
+        features, regions, attention = arrays[GLOBAL], arrays.get(LOCAL), arrays.get(ATTENTION)
         if regions is not None:
             regions = regions.reshape(len(index), -1, features.shape[1])  # [n, N, D]
-        if attention is not None:
-            attention = attention.reshape(len(index), -1)  # [n, N]
         return KeptFeatures(index, features, regions, attention)
 
     def _place(self, name: str, items: Sequence[Datum]) -> Path:
