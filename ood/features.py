@@ -220,11 +220,10 @@ class FeatureWriter:
         with self._stopping_at_errors():
             for file in self.files.values():
                 file.close()
-            read = set(self.index)
             about = {
                 "schema": SCHEMA,
                 "images": self.images,
-                "unreadable": [i for i in range(self.count) if i not in read],
+                "unreadable": np.setdiff1d(np.arange(self.count), self.index).tolist(),
                 "files": {
                     name: file_checksum(self.temporary / name) for name in self.names.values()
                 },
