@@ -4,7 +4,6 @@ This is CoOp's linear probe (Zhou et al., IJCV 2022): logistic regression on a f
 class, with C chosen on validation images, for 1, 2, 4, ... shots up to --shots.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from run.config import build_cfg
 from run.flags import make_parser
 from trainers.features import Features, features_by_path, with_labels
 
-logger = logging.getLogger(__name__)
-
 GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # of C, before the binary search
 STEPS = 8
 MAX_SHOTS = 16
@@ -30,7 +27,7 @@ MAX_SHOTS = 16
 
 def main() -> None:
     args = make_parser(__doc__).parse_args()
-    if args.trainer not in (None, "", "ZeroshotCLIP"):
+    if args.trainer not in ("", "ZeroshotCLIP"):
         raise InputError(
             f"--trainer {args.trainer}: a linear probe reads the image tower's features, which are "
             "the same for every trainer; leave the flag out"

@@ -1,6 +1,5 @@
 """Words that are not classes, in an evaluation: which scores need them, and negatives.csv."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,8 +16,6 @@ from ood.word_scores import GROUPS, grouping
 from ood.words import BUNDLED, read_lists, words_hash
 from results.files import write_csv
 from trainers.base import ClipTrainer
-
-logger = logging.getLogger(__name__)
 
 FILE = "negatives.csv"
 NOT_CLASSES = ("_negatives", "_outliers")  # endings of the names of texts that are no class's
