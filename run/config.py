@@ -174,7 +174,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> No
                 "leave it out"
             )
         node = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).CONFIG_KEY
-        settings.merge_pairs(cfg, [(f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)])
+        settings.set_value(cfg, f"TRAINER.{node}.{owners[cfg.TRAINER.NAME]}", value)
 
 
 def _merge_own_data(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> None:
@@ -202,7 +202,7 @@ def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
             node, names = key.split(".")[1], TRAINER_REGISTRY.registered_names()
             owner = next(n for n in names if node == TRAINER_REGISTRY.get(n).CONFIG_KEY)
             raise InputError(f"{key} is a setting of {owner}, not {cfg.TRAINER.NAME}")
-        settings.merge_pairs(cfg, [(key, value)])
+        settings.set_value(cfg, key, value)
 
 
 def default_folder(cfg: CfgNode, dataset: str, config: str, file_name: str, trains: bool) -> str:

@@ -1,7 +1,7 @@
 """Settings: defaults, merging of YAML files and command-line pairs, and checks of values."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -189,17 +189,16 @@ def in_pairs(words: list[str]) -> list[tuple[str, str]]:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def merge_pairs(cfg: CfgNode, pairs: Iterable[tuple[str, str]]) -> None:
-    """Set each key to its value, as typed on a command line."""
-    for key, value in pairs:
-        try:
-            cfg.merge_from_list([key, _typed(cfg, key, value)])
-        except (KeyError, AssertionError, AttributeError) as error:
-            raise InputError(_unknown_key(cfg, key)) from error
-        except (ValueError, SyntaxError) as error:
-            mismatch = str(error).startswith("Type mismatch")
-            reason = _expected(value_of(cfg, key)) if mismatch else error
-            raise InputError(f"{key} {value!r}: {reason}") from error
+def set_value(cfg: CfgNode, key: str, value: str) -> None:
+    """Set `key` to `value`, as typed on a command line."""
+    try:
+        cfg.merge_from_list([key, _typed(value_of(cfg, key), value)])
+    except (KeyError, AssertionError, AttributeError) as error:
+        raise InputError(_unknown_key(cfg, key)) from error
+    except (ValueError, SyntaxError) as error:
+        mismatch = str(error).startswith("Type mismatch")
+        reason = _expected(value_of(cfg, key)) if mismatch else error
+        raise InputError(f"{key} {value!r}: {reason}") from error
 
 
 def _expected(current: Any) -> str:
@@ -209,14 +208,11 @@ def _expected(current: Any) -> str:
     return f"give a value of the type of {current!r}"
 
 
-def _typed(cfg: CfgNode, key: str, value: str) -> Any:
+def _typed(current: Any, value: str) -> Any:
     """Return `value` as the float or string that the setting has now; yacs parses other types.
 
     `LAMBDA 1` is as good as `LAMBDA 1.0`, and a folder may be called 2007.
     """
-    current = value_of(cfg, key)
-    if isinstance(current, CfgNode):
-        raise ValueError(_expected(current))
     if isinstance(current, str):
         return repr(value)
     try:
