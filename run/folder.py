@@ -109,16 +109,17 @@ def run_state(cfg: CfgNode) -> RunState:
         InputError: the folder holds a run with other, or unknown, settings.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    previous = read_config(folder) if _has_checkpoint(folder) else None
-    resumed = cfg.RESUME and Path(cfg.RESUME).resolve() == folder.resolve()
-    if previous is None and _has_checkpoint(folder) and not resumed:
+    if not _has_checkpoint(folder):
+        return RunState.NEW
+    previous = read_config(folder)
+    if previous is None:
+        if cfg.RESUME and Path(cfg.RESUME).resolve() == folder.resolve():
+            return RunState.NEW
         raise InputError(
             f"{folder} holds checkpoints but no {CONFIG} that says how they were trained. Put that "
             "file back, choose another --output-dir, or give --resume to continue from them with "
             f"these settings: --resume {folder}"
         )
-    if previous is None:
-        return RunState.NEW
     if differences := _differences(previous, cfg):
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
@@ -188,7 +189,7 @@ def check_model_dir(path: str | Path) -> None:
         problem = "it is a file" if path.exists() else "there is no such folder"
         raise InputError(f"--model-dir {path}: {problem}. Give the folder of a trained run")
     runs = sorted({str(file.parents[1]) for file in path.glob("*/**/checkpoint")} - {str(path)})
-    if runs and not any(path.glob("*/checkpoint")):
+    if runs and not _has_checkpoint(path):
         more = ", ..." if len(runs) > 3 else ""
         raise InputError(f"--model-dir {path} holds runs, name one: {', '.join(runs[:3])}{more}")
 
