@@ -226,7 +226,7 @@ def unevaluated(args: argparse.Namespace) -> Detector:
     trainer = build_trainer(cfg, images=not names_known(cfg))
     trainer.load_model(args.model_dir, args.load_epoch)
     score = args.score or score_for_words(args.negatives, args.outliers)
-    add_words(cfg, trainer, score or trainer.SCORE)
+    add_words(trainer, score or trainer.SCORE)
     return detector_of(trainer, score)
 
 

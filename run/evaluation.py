@@ -78,7 +78,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
     sets = load_ood_sets(cfg)
     trainer = load_trainer(cfg, model_dir, load_epoch)
     shifted = load_shifted_sets(cfg, trainer.dm.dataset.classnames)
-    words = add_words(cfg, trainer, score_names(cfg))
+    words = add_words(trainer, score_names(cfg))
     scores = fit_scores(trainer, offered_scores(score_names(cfg), trainer.model.provides))
     parameters = score_parameters(scores, score_params(cfg))
     provenance = describe_model(trainer, model_dir, load_epoch)

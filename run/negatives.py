@@ -22,19 +22,18 @@ NOT_CLASSES = ("_negatives", "_outliers")  # endings of the names of texts that 
 COLUMNS = ("score", "rank", "word", "kind", "file", "prompt", "similarity", "group", "ood_sets")
 
 
-def add_words(cfg: CfgNode, trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
+def add_words(trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
     """Give the trainer's model the words of EVAL that `scores` need, and a captioner its texts.
 
     A method that learns class texts keeps them; others take the class texts of the score's recipe.
     """
-    needs, source = required_inputs(get_scores(scores)), cfg.EVAL.NEGATIVES or cfg.EVAL.OUTLIERS
+    needs, names = required_inputs(get_scores(scores)), trainer.dm.dataset.classnames
+    folder, outliers = lists_folder(trainer.cfg), trainer.cfg.EVAL.OUTLIERS
     captioner = trainer.model.captioner if "candidate_lse" in needs else None
-    has_words = source and not needs.isdisjoint(FROM_WORDS)
-    names, source = trainer.dm.dataset.classnames, lists_folder(cfg)
-    share, outliers = cfg.EVAL.NEGATIVES_SHARE, cfg.EVAL.OUTLIERS
-    encodes = has_words or captioner
+    has_words = (folder or outliers) and not needs.isdisjoint(FROM_WORDS)
+    share, encodes = trainer.cfg.EVAL.NEGATIVES_SHARE, has_words or captioner
     with text_model(trainer) if encodes else nullcontext(trainer.model.clip) as model:
-        words = find_words(model, names, needs, source, outliers, share)
+        words = find_words(model, names, needs, folder, outliers, share)
         if captioner:
             captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
     trainer.model.texts = {

@@ -154,7 +154,7 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
         precision=resolve_precision("tf32", "cuda"),
         dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
     )
-    negatives.add_words(cfg, trainer, "NegLabel")
+    negatives.add_words(trainer, "NegLabel")
     assert found == [False, False] and all(switch.allow_tf32 for switch in switches)
     with negatives.text_model(trainer):  # as streams read it
         assert not any(switch.allow_tf32 for switch in switches)
