@@ -67,7 +67,7 @@ def check_settings(cfg: CfgNode) -> None:
         raise InputError(f"--negatives-share {share}: a share of words lies in (0, 1], as 0.15")
     if cfg.EVAL.FEATURES_LOCAL and keeps_nothing(cfg):
         raise InputError("--features-local keeps features, --features none does not: drop one")
-    check_streams(cfg, keeps_nothing(cfg))
+    check_streams(cfg)
 
 
 def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -> None:

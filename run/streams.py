@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import Datum
 from dassl.utils import InputError, check_availability
 from ood.evaluation import Evaluation, Sets
-from ood.features import FeatureStore, feature_store
+from ood.features import FeatureStore, feature_store, keeps_nothing
 from ood.negatives import NEGLABEL
 from ood.registry import Score
 from ood.stream_methods import STREAMS
@@ -65,7 +65,7 @@ def _ratios(cfg: CfgNode) -> list[float | None]:
     return ratios
 
 
-def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
+def check_streams(cfg: CfgNode) -> None:
     """Raise InputError for unknown methods, impossible values, and streams without features."""
     if not _methods(cfg):
         if cfg.EVAL.STREAM_RATIO:
@@ -77,7 +77,7 @@ def check_streams(cfg: CfgNode, keeps_nothing: bool) -> None:
             f"--stream-batch {cfg.EVAL.STREAM_BATCH} --stream-seed {cfg.EVAL.STREAM_SEED}: a batch "
             "is a number of images, 0 for the method's own; a seed lies between 0 and 2^32 - 1"
         )
-    if keeps_nothing:
+    if keeps_nothing(cfg):
         raise InputError(
             "--streams reads kept image features, but --features is none: name a folder"
         )
