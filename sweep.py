@@ -148,11 +148,11 @@ def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> boo
         pairs = ["EVAL.SCORES", args.scores, "EVAL.FEATURES_LOCAL", str(args.features_local)]
         options = run.evaluation(opts=[*pairs, *run.args.opts])
         cfg = build_cfg(options)
-        if not evaluation.has_results(cfg, options.load_epoch):
+        if not evaluation.has_results(cfg):
             logger.info("evaluating %s", run.name)
             log = RunLog(run.folder / evaluation.LOG, run.name)
             with locked(run.folder), closing(log), log:
-                evaluation.evaluate(cfg, options.model_dir, options.load_epoch)
+                evaluation.evaluate(cfg, options.model_dir)
         return True
     return False
 

@@ -191,9 +191,10 @@ def load_trainer(cfg: CfgNode, model_dir: str, load_epoch: int | None) -> ClipTr
     return trainer
 
 
-def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
-    """Return whether OUTPUT_DIR has the results of exactly this evaluation, with all that is now
-    recorded: tables set results of earlier versions apart. Streams come last, and may have failed.
+def has_results(cfg: CfgNode) -> bool:
+    """Return whether OUTPUT_DIR has the results of exactly this evaluation, without --load-epoch,
+    with all that is now recorded: tables set results of earlier versions apart. Streams come last,
+    and may have failed.
     """
     folder = Path(cfg.OUTPUT_DIR)
     files = ["results.json", *(STREAM_FILES if cfg.EVAL.STREAMS else [])]
@@ -202,9 +203,9 @@ def has_results(cfg: CfgNode, load_epoch: int | None = None) -> bool:
     provenance = read_results(folder)["provenance"]
     if "image_files" not in provenance or "unfinished" in provenance:
         return False
-    same_epoch = provenance["comparable"].get("load_epoch") == load_epoch
+    no_epoch = provenance["comparable"].get("load_epoch") is None
     same_config = provenance.get("config") == recorded_config(cfg)
-    return same_epoch and same_config and same_words(cfg, provenance)
+    return no_epoch and same_config and same_words(cfg, provenance)
 
 
 def recorded_config(cfg: CfgNode) -> str:

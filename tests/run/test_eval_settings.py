@@ -102,8 +102,8 @@ def test_they_do_not_make_another_training(tmp_path):
 
 
 def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
-    def write(cfg, recorded=True) -> None:
-        provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": None}}
+    def write(cfg, recorded=True, epoch=None) -> None:
+        provenance = {"config": recorded_config(cfg), "comparable": {"load_epoch": epoch}}
         provenance |= {"image_files": {}} if recorded else {}
         write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
 
@@ -113,7 +113,8 @@ def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     assert has_results(settings(*out, "--features", "elsewhere", "--features-limit", "3"))
     for other in (["--T", "2"], ["--tpr", "0.9"], ["--scores", "MCM"], ["--features-local"]):
         assert not has_results(settings(*out, *other))
-    assert not has_results(settings(*out), load_epoch=3)
+    write(settings(*out), epoch=3)
+    assert not has_results(settings(*out))
     write(settings(*out), recorded=False)  # by an earlier version
     assert not has_results(settings(*out))
 
