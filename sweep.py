@@ -20,6 +20,7 @@ import train
 from dassl import command, distributed
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, RunLog, atomic_write, setup_logger, write_json
+from dassl.utils.names import split_commas
 from datasets.folders import counted
 from ood.scoring import get_scores
 from results import runs as evaluations
@@ -30,7 +31,6 @@ from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words
 from run.folder import RunState, finish_run, locked, open_run
 from run.plan import PlannedRun, group_by_images, list_runs, plan
-from run.streams import split_commas
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dassl.utils import InputError, flatten
 from dassl.utils.console import one_line
+from dassl.utils.names import split_commas
 from datasets.folders import first_few
 from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
@@ -143,7 +144,7 @@ def load_groups(
     runs, apart = _on_same_images(runs)
     groups, without = group_runs(runs), []
     if scores:
-        groups, without = choose_scores(groups, [s.strip() for s in scores.split(",")])
+        groups, without = choose_scores(groups, split_commas(scores))
     return groups, notes + early + apart + without
 
 

@@ -12,6 +12,7 @@ from dassl.engine import build_trainer
 from dassl.utils import InputError, explain_out_of_memory, flatten, set_random_seed
 from dassl.utils.figures import save_figure
 from dassl.utils.files import file_name, plain
+from dassl.utils.names import split_commas
 from dassl.utils.provenance import git_state, versions
 from datasets.check.layout import require_data
 from datasets.needs import EVALUATION, NOTHING, Needs
@@ -33,7 +34,7 @@ from results.tables import format_figures, format_full_spectrum, format_rates
 from run.folder import CONFIG, held_out_record, read_config, training_ended
 from run.negatives import add_words, record_negatives, same_words
 from run.settings import default_cfg, merge, require_clip_trainer
-from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams, split_commas
+from run.streams import base_score, check_stream_sets, check_streams, evaluate_streams
 from trainers.base import ClipTrainer
 from trainers.features import features_by_path, with_labels
 

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import Datum
 from dassl.utils import InputError, check_availability
+from dassl.utils.names import split_commas
 from ood.evaluation import Evaluation, Sets
 from ood.features import FeatureStore, feature_store, keeps_nothing
 from ood.negatives import NEGLABEL
@@ -24,11 +25,6 @@ from run.negatives import lists_folder, text_model
 from trainers.base import ClipTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def split_commas(text: str) -> list[str]:
-    """Return the entries of `text`, which are separated by commas."""
-    return [name.strip() for name in text.split(",")]
 
 
 def base_score(cfg: CfgNode) -> str:

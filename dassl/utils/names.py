@@ -11,6 +11,11 @@ NEAR = 0.6  # similarity, from 0 to 1, from which a name may have been meant
 LISTED = 12  # names in a message
 
 
+def split_commas(text: str) -> list[str]:
+    """Return the entries of `text`, which are separated by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
     """Return the string of `b` most similar to `a` (case ignored), None if `b` is empty."""
     return max(b, key=lambda name: _similarity(a, name), default=None)
