@@ -166,17 +166,15 @@ def titled(block: Block, table: Callable[..., str], best: str) -> str:
 
     The interval, if any, is that of the last column.
     """
-    header = ["method", "runs", block.kind, *block.columns]
+    has_score = bool(block.kind)
+    header = ["method", "runs", *[block.kind] * has_score, *block.columns]
     header += [f"{block.columns[-1]}, 95 % interval"] * block.has_intervals
     rows = [
-        [row.method, row.runs, row.score]
+        [row.method, row.runs, *[row.score] * has_score]
         + [best.format(figure) if figure.best else figure for figure in row.figures]
         + [row.figures[-1].range] * block.has_intervals
         for row in block.rows
     ]
-    if not block.kind:
-        for cells in (header, *rows):
-            del cells[2]
     return f"{block.title}\n\n{table(rows, header)}"
 
 
