@@ -83,8 +83,8 @@ def _row(stream: Stream) -> dict[str, Any]:
         "set": stream.set_name,
         "ratio": stream.ratio,
         "batch": stream.batch,
-        **{name: stream.figures.get(name) for name in COUNTS},  # an average has none
-        **{name: x for name, x in stream.figures.items() if name not in COUNTS},
+        **dict.fromkeys(COUNTS),  # an average has none
+        **stream.figures,
         **{f"base_{name}": x for name, x in stream.base.items() if name not in COUNTS},
     }
 
