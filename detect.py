@@ -220,7 +220,7 @@ def unevaluated(args: argparse.Namespace) -> Detector:
     """
     keys = ("MODEL.BACKBONE.ACTIVATION", "EVAL.NEGATIVES", "EVAL.OUTLIERS")
     settings = zip(keys, (getattr(args, flag) for flag in MODEL_FLAGS), strict=True)
-    args.opts = [word for key, value in settings if value for word in (key, value)]
+    args.opts = [(key, value) for key, value in settings if value]
     cfg = build_cfg(args)
     require_clip_trainer(cfg)
     trainer = build_trainer(cfg, images=not names_known(cfg))

@@ -74,7 +74,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         args.trainer = "ZeroshotCLIP"
     values = {key: getattr(args, key) for key in EVAL}
     pairs = [(f"EVAL.{key}", str(value)) for key, value in values.items() if value is not None]
-    args.opts = [word for pair in pairs for word in pair] + args.opts
+    args.opts = pairs + args.opts
     return args
 
 

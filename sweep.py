@@ -145,8 +145,8 @@ def train_opened(opened: list[tuple[PlannedRun, RunState]], failed: Failures) ->
 def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
     """Evaluate a run as eval_ood.py does, and return whether it has results."""
     with isolated(run.name, failed):
-        pairs = ["EVAL.SCORES", args.scores, "EVAL.FEATURES_LOCAL", str(args.features_local)]
-        options = run.evaluation(opts=[*pairs, *run.args.opts])
+        pairs = [("EVAL.SCORES", args.scores), ("EVAL.FEATURES_LOCAL", str(args.features_local))]
+        options = run.evaluation(opts=pairs + run.args.opts)
         cfg = build_cfg(options)
         if not evaluation.has_results(cfg):
             logger.info("evaluating %s", run.name)

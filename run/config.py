@@ -161,7 +161,7 @@ def _merge_flags(cfg: CfgNode, args: argparse.Namespace, run: dict | None) -> No
     if args.backbone and (trained := flatten(run or {}).get("MODEL.BACKBONE.NAME")):
         check_same_backbone(args.backbone, trained)
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
-    backbone = args.backbone or dict(settings.in_pairs(args.opts)).get("MODEL.BACKBONE.NAME")
+    backbone = args.backbone or dict(args.opts).get("MODEL.BACKBONE.NAME")
     if backbone and run is None:
         # INPUT in a YAML is that of the YAML's backbone. A trained run keeps its own INPUT.
         cfg.INPUT.update(input_settings(backbone))
@@ -194,8 +194,8 @@ def _merge_own_data(cfg: CfgNode, args: argparse.Namespace, run: dict | None) ->
         use_ood_folders(cfg, args.ood_data)
 
 
-def _merge_settings(cfg: CfgNode, words: list[str]) -> None:
-    for key, value in settings.in_pairs(words):
+def _merge_settings(cfg: CfgNode, pairs: list[tuple[str, str]]) -> None:
+    for key, value in pairs:
         if key == "TRAINER.NAME":
             raise InputError(f"TRAINER.NAME {value}: name the method with --trainer {value}")
         if value_of(cfg, key) is None and value_of(default_cfg(), key) is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import InputError
 from dassl.utils.names import suggest
 
 DATASET_CONFIGS, TRAINER_CONFIGS = Path("configs/datasets"), Path("configs/trainers")
@@ -40,7 +41,7 @@ TRAINER_FLAGS = {  # what the flags that trainers declare mean
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for flags and KEY VALUE pairs in any order; the pairs become `opts`."""
+    """A parser for flags and KEY VALUE pairs in any order; the pairs become the list `opts`."""
 
     def __init__(self, description: str, pairs: bool = True) -> None:
         what = "[KEY VALUE ...]" if pairs else "FILE ..."
@@ -59,7 +60,9 @@ class Parser(argparse.ArgumentParser):
         if unknown := [word for word in rest if word.startswith("--")]:
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
             self.error(f"unknown flag {unknown[0]}. {suggest(unknown[0], known)}")
-        parsed.opts = rest
+        if len(rest) % 2:
+            raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(rest)}")
+        parsed.opts = list(zip(rest[::2], rest[1::2], strict=True))
         return parsed
 
 
@@ -134,4 +137,4 @@ def as_words(args: argparse.Namespace) -> list[str]:
         if action.option_strings and value != action.default:
             for item in value if isinstance(value, list) else [value]:
                 words += [action.option_strings[0], str(item)]
-    return words + args.opts
+    return words + [word for pair in args.opts for word in pair]

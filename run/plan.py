@@ -20,7 +20,7 @@ from datasets.folders import counted
 from run.config import IN_FOLDER, build_cfg
 from run.flags import DEFAULT_DATASET, choose
 from run.folder import run_state
-from run.settings import in_pairs, value_of
+from run.settings import value_of
 from trainers.side_by_side import images_seen
 
 # Settings that `run.config.default_folder` puts into the folder's name.
@@ -91,13 +91,12 @@ def plan(args: argparse.Namespace) -> list[PlannedRun]:
             two runs with the same folder.
     """
     axes = [_axis(text) for text in args.set]
-    fixed = in_pairs(args.opts)
-    for key in [key for key, _ in (*axes, *fixed)]:
+    for key in [key for key, _ in (*axes, *args.opts)]:
         if key in FLAGS:
             raise InputError(f"{key} has a flag of its own in a sweep: use {FLAGS[key]}")
         if all(key_for_trainer(key, trainer) is None for trainer in args.trainers):
             raise InputError(f"no trainer of this sweep ({', '.join(args.trainers)}) has {key}")
-    runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes, fixed)]
+    runs = [run for trainer in args.trainers for run in _runs_of(trainer, args, axes)]
     ((folder, count),) = Counter(run.folder for run in runs).most_common(1)
     if count > 1:
         raise InputError(
@@ -151,10 +150,8 @@ def _axis(text: str) -> Axis:
     return key, re.split(r",(?![^\[(]*[\])])", values)  # but not at commas inside a list
 
 
-def _runs_of(
-    trainer: str, args: argparse.Namespace, axes: list[Axis], fixed: list[tuple[str, str]]
-) -> list[PlannedRun]:
-    fixed = [(name, value) for key, value in fixed if (name := key_for_trainer(key, trainer))]
+def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis]) -> list[PlannedRun]:
+    fixed = [(name, value) for key, value in args.opts if (name := key_for_trainer(key, trainer))]
     axes = [(name, values) for key, values in axes if (name := key_for_trainer(key, trainer))]
     base = build_cfg(_arguments(args, trainer, fixed))
     learns = TRAINER_REGISTRY.get(trainer).LEARNS
@@ -176,7 +173,7 @@ def _arguments(
 ) -> argparse.Namespace:
     """Return the arguments of train.py for one run of the sweep `args`."""
     chosen = {"shots": None, "seed": None, "output_dir": "", **chosen}
-    return choose(args, trainer=trainer, opts=[word for pair in pairs for word in pair], **chosen)
+    return choose(args, trainer=trainer, opts=pairs, **chosen)
 
 
 def _folder(

@@ -182,13 +182,6 @@ def _refuse_unfit(content: dict, where: str = "") -> None:
             _refuse_unfit(value, f"{where}{key}.")
 
 
-def in_pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Return the settings KEY VALUE KEY VALUE ... of a command line."""
-    if len(words) % 2:
-        raise InputError(f"settings come in pairs of KEY VALUE, got {' '.join(words)}")
-    return list(zip(words[::2], words[1::2], strict=True))
-
-
 def set_value(cfg: CfgNode, key: str, value: str) -> None:
     """Set `key` to `value`, as typed on a command line."""
     try:

@@ -142,7 +142,7 @@ VALUES = st.one_of(
 @given(key=st.sampled_from(KEYS), value=VALUES)
 def test_settings(key, value):
     args = flags.make_parser("").parse_args(["--trainer", "CoOp"])
-    args.opts = [key, value]
+    args.opts = [(key, value)]
     read_or_refused(lambda _: config.build_cfg(args), None)
 
 

@@ -84,7 +84,7 @@ def test_another_data_set_is_the_one_that_was_named(tmp_path, caplog, words, not
     """Of the run's set only the training's settings stay, and its choice of classes is named."""
     run = ["--trainer", "CoOp", "--dataset", "generated", "--shots", "4", "--root", "here"]
     args = make_parser("").parse_args([*run, "--output-dir", str(tmp_path)])
-    args.opts = ["DATASET.CLASSES", "kite,duck", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    args.opts = [("DATASET.CLASSES", "kite,duck"), ("DATASET.SUBSAMPLE_CLASSES", "base")]
     open_run(build_cfg(args))
     cfg = build_cfg(eval_ood.parse_args(["--model-dir", str(tmp_path), *words]))
     assert len(caplog.records) == len(notes)
@@ -101,7 +101,7 @@ def test_another_data_set_is_the_one_that_was_named(tmp_path, caplog, words, not
 def test_classes_stay_among_imagenet_and_its_variants(tmp_path, caplog):
     words = ["--trainer", "CoOp", "--dataset", "imagenet100", "--output-dir", str(tmp_path)]
     args = make_parser("").parse_args(words)
-    args.opts = ["EVAL.NEGATIVES", "wordnet"]
+    args.opts = [("EVAL.NEGATIVES", "wordnet")]
     trained = open_run(build_cfg(args)) and build_cfg(args).DATASET
     words = ["--model-dir", str(tmp_path), "--dataset", "imagenet_sketch"]
     cfg = build_cfg(eval_ood.parse_args(words))

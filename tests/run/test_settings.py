@@ -271,6 +271,11 @@ def test_an_unknown_flag_is_named(capsys):
     assert len(said.splitlines()) < 6
 
 
+def test_a_key_without_its_value_is_told():
+    with pytest.raises(InputError, match="in pairs of KEY VALUE, got OPTIM.LR 0.5 SEED$"):
+        built("OPTIM.LR", "0.5", "SEED")
+
+
 def test_a_far_name_is_answered_with_the_names_there_are():
     with pytest.raises(UnknownNameError) as error:
         check_availability("MaPLe", names := TRAINER_REGISTRY.registered_names(), what="trainer")

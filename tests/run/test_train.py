@@ -248,7 +248,7 @@ def test_a_trainer_without_images_describes_the_classes_all_the_same(world, trai
 
     def features(root, **options):
         args = make_parser("").parse_args(["--root", str(root), "--model-dir", str(trained)])
-        args.opts = ["DATASET.CLASSES", "cat,crane"]
+        args.opts = [("DATASET.CLASSES", "cat,crane")]
         trainer = build_trainer(config.build_cfg(args), **options)
         trainer.load_model(trained)
         return trainer.class_features()["text"]
