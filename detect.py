@@ -232,8 +232,7 @@ def unevaluated(args: argparse.Namespace) -> Detector:
 
 def warn_if_trained_on(args: argparse.Namespace) -> None:
     """Warn if the run was trained on calibration images, which makes the threshold too high."""
-    config = read_config(args.model_dir) if args.model_dir else None
-    if config:
+    if config := read_config(args.model_dir):
         root = config.get("DATASET", {}).get("ROOT", "")
         images = [os.path.relpath(path, root) for path in images_of([args.calibrate])]
         held_out_record(args.model_dir, images, root, args.calibrate)

@@ -45,7 +45,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg = default_cfg()
     if args.model_dir:
         check_model_dir(args.model_dir)
-    run = read_config(args.model_dir) if args.model_dir else None
+    run = read_config(args.model_dir)
     dataset_file, trainer_file = _config_files(args, run)
     if run is not None:
         settings.merge(cfg, run, f"{args.model_dir}/{CONFIG}")

@@ -118,7 +118,7 @@ def describe_model(
     """Return the trainer's provenance with the epoch of the checkpoint. Settings of the training
     are those of the run in `model_dir`; weights without a run's config have no known seed."""
     provenance, epoch = trainer.provenance(), trainer.loaded_epoch
-    run = read_config(model_dir) if model_dir else None
+    run = read_config(model_dir)
     provenance |= {"epoch": epoch} | ({"seed": None} if model_dir and run is None else {})
     if run is None:
         return provenance

@@ -195,12 +195,10 @@ def check_model_dir(path: str | Path) -> None:
 
 
 def read_config(folder: str | Path) -> dict | None:
-    """Return the settings of a run, or None for a folder without a config (published files).
-
-    Settings that only older versions knew are left out.
-    """
+    """Return the settings of a run, or None for a folder without a config (published files) and
+    for no folder, "". Settings that only older versions knew are left out."""
     path = Path(folder) / CONFIG
-    if not path.exists():
+    if not folder or not path.exists():
         return None
     content = read_yaml(path)
     if not content.get("TRAINER"):
