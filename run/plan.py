@@ -153,27 +153,21 @@ def _axis(text: str) -> Axis:
 def _runs_of(trainer: str, args: argparse.Namespace, axes: list[Axis]) -> list[PlannedRun]:
     fixed = [(name, value) for key, value in args.opts if (name := key_for_trainer(key, trainer))]
     axes = [(name, values) for key, values in axes if (name := key_for_trainer(key, trainer))]
-    base = build_cfg(_arguments(args, trainer, fixed))
+    # The arguments of train.py for any of the runs; each has shots, a seed and settings of its own.
+    shared = choose(args, trainer=trainer, shots=None, seed=None, output_dir="", opts=fixed)
+    base = build_cfg(shared)
     learns = TRAINER_REGISTRY.get(trainer).LEARNS
     shots, seeds = (args.shots or [None], args.seeds) if learns else ([None], [None])
     runs = []
     for shot, *values, seed in product(shots, *(values for _, values in axes), seeds):
         chosen = [(key, value) for (key, _), value in zip(axes, values, strict=True)]
-        run = _arguments(args, trainer, fixed + chosen, shots=shot, seed=seed)
+        run = choose(shared, shots=shot, seed=seed, opts=fixed + chosen)
         run.output_dir = _folder(args.output_dir, build_cfg(run), chosen, base, learns)
         varied = [pair for pair, (_, axis) in zip(chosen, axes, strict=True) if len(axis) > 1]
         method = [trainer, counted(shot, "shot")] if len(shots) > 1 else [trainer]
         method += [f"{_without_node(key)} {value}" for key, value in varied]
         runs.append(PlannedRun(", ".join(method), run, build_cfg(run)))
     return runs
-
-
-def _arguments(
-    args: argparse.Namespace, trainer: str, pairs: list[tuple[str, str]], **chosen: object
-) -> argparse.Namespace:
-    """Return the arguments of train.py for one run of the sweep `args`."""
-    chosen = {"shots": None, "seed": None, "output_dir": "", **chosen}
-    return choose(args, trainer=trainer, opts=pairs, **chosen)
 
 
 def _folder(
