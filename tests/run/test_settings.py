@@ -272,7 +272,7 @@ def test_an_unknown_flag_is_named(capsys):
 
 
 def test_a_key_without_its_value_is_told():
-    with pytest.raises(InputError, match="in pairs of KEY VALUE, got OPTIM.LR 0.5 SEED$"):
+    with pytest.raises(InputError, match=r"in pairs of KEY VALUE, got OPTIM\.LR 0\.5 SEED$"):
         built("OPTIM.LR", "0.5", "SEED")
 
 
