@@ -15,11 +15,11 @@ import numpy as np
 
 from dassl.utils import InputError, atomic_write, plain, read_json, write_json
 from dassl.utils.console import printable
+from datasets.ood_sets import AVERAGE
 from ood.metrics import CONVENTIONS, PRIMARY, ood_metrics
 from ood.set_scores import SetScores
 
 SCHEMA = 1
-AVERAGE = "average"
 COUNTS = ("n_id", "n_ood")
 REJECTED = "rejected by "  # prefix of a decision's column, which is 1 where the decision is OOD
 CLASSES = ("label", "prediction")  # columns of class indices
