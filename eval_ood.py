@@ -72,9 +72,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not (args.trainer or args.model_dir):
         args.trainer = "ZeroshotCLIP"
-    values = {key: getattr(args, key) for key in EVAL}
-    pairs = [(f"EVAL.{key}", str(value)) for key, value in values.items() if value is not None]
-    args.opts = pairs + args.opts
+    given = {key: value for key in EVAL if (value := getattr(args, key)) is not None}
+    args.opts = [(f"EVAL.{key}", str(value)) for key, value in given.items()] + args.opts
     return args
 
 

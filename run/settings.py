@@ -1,8 +1,7 @@
 """Settings: defaults, merging of YAML files and command-line pairs, and checks of values."""
 
-import math
 from collections.abc import Iterator
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +228,7 @@ def check_values(cfg: CfgNode, trained: bool = False) -> None:
     _refuse_unfit(values)
     for key, value in values.items():
         numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(math.isfinite(part) for part in numbers if isinstance(part, float)):
+        if not all(isfinite(part) for part in numbers if isinstance(part, float)):
             raise InputError(f"{key} is {value}, it must be a finite number")
     check_ranges(cfg, RANGES)
     for key, names in CHOICES.items():
