@@ -22,13 +22,12 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import InputError, RunLog, atomic_write, setup_logger, write_json
 from dassl.utils.names import split_commas
 from datasets.folders import counted
-from ood.scoring import get_scores
 from results import runs as evaluations
 from results.files import read_results
 from results.summary import summarise
 from run import evaluation
 from run.config import build_cfg
-from run.flags import Parser, add_data_flags, as_words
+from run.flags import Parser, add_data_flags, as_words, choose
 from run.folder import RunState, finish_run, locked, open_run
 from run.plan import PlannedRun, group_by_images, list_runs, plan
 from trainers.side_by_side import SideBySide, images_seen, isolated
@@ -40,10 +39,11 @@ Failures = dict[str, str]  # name of a run -> reason of its failure
 
 def main() -> None:
     args = parse_args()
-    get_scores("all" if args.scores == "all" else split_commas(args.scores))  # may refuse a name
     if distributed.world_size() > 1:
         raise InputError("a sweep runs in one process: start sweep.py without torchrun")
     runs = plan(args)
+    for run in runs:  # before hours of training
+        evaluation.check_settings(build_cfg(choose(run.args, opts=evaluation_pairs(run, args))))
     groups = group_by_images(runs)
     setup_logger()
     counts = counted(len(runs), "run"), counted(len(groups), "group")
@@ -142,11 +142,16 @@ def train_opened(opened: list[tuple[PlannedRun, RunState]], failed: Failures) ->
                 finish_run(run.cfg)
 
 
+def evaluation_pairs(run: PlannedRun, args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the KEY VALUE pairs of a run's evaluation."""
+    pairs = [("EVAL.SCORES", args.scores), ("EVAL.FEATURES_LOCAL", str(args.features_local))]
+    return pairs + run.args.opts
+
+
 def evaluate(run: PlannedRun, args: argparse.Namespace, failed: Failures) -> bool:
     """Evaluate a run as eval_ood.py does, and return whether it has results."""
     with isolated(run.name, failed):
-        pairs = [("EVAL.SCORES", args.scores), ("EVAL.FEATURES_LOCAL", str(args.features_local))]
-        options = run.evaluation(opts=pairs + run.args.opts)
+        options = run.evaluation(opts=evaluation_pairs(run, args))
         cfg = build_cfg(options)
         if not evaluation.has_results(cfg):
             logger.info("evaluating %s", run.name)

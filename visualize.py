@@ -66,6 +66,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
+    parser.set_defaults(trains=False)
     add = parser.add_argument
     add(
         "--image",

@@ -487,6 +487,9 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
         (["--set", "SEED=1,2"], "use --seeds"),
         (["SEED", "2"], "use --seeds"),
         (["--scores", "MCN"], "MCM"),
+        (["EVAL.STREAMS", "OODE"], "OODD"),
+        (["--set", "EVAL.TPR=0.9,1.5"], "1.5"),
+        (["--features-local", "EVAL.FEATURES", "none"], "drop one"),
         (["OPTIM.LR"], "pairs of KEY VALUE"),
     ],
 )

@@ -14,7 +14,7 @@ import clip
 import visualize
 from dassl.utils.errors import InputError
 from datasets.classfolders import ClassFolders
-from tests.worlds import script
+from tests.worlds import flags, script
 from trainers.prompt_learner import PromptLearner
 
 pytestmark = pytest.mark.slow  # trains
@@ -116,6 +116,13 @@ def test_a_map_needs_class_names_and_no_data_set(world, trained, call, tmp_path)
         "cat,crane",
     )
     assert (tmp_path / "visualization/crane_1_class1_k1.png").exists()
+
+
+def test_a_map_of_an_untrained_context_stays_out_of_runs(world, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call(visualize, *flags(world), "--image", world / "data/pets/val/cat/0.jpg")
+    (folder,) = tmp_path.glob("output/**/visualization")
+    assert not any("shots" in part for part in folder.parts)
 
 
 def test_masks_are_compared_with_all_test_images(world, trained, call, tmp_path):
