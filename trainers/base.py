@@ -155,7 +155,8 @@ class ClipTrainer(StepTrainer):
 
     @torch.no_grad()
     def text_features(self) -> Tensor:
-        """Return the classes' text features `[C, D]`, kept until the weights may have changed."""
+        """Return the classes' text features `[C, D]`, kept until a step, a change of mode or a
+        loaded checkpoint: after other changes of the weights, call `set_model_mode`."""
         if self._text is None:
             with self.autocast():
                 self._text = self.model.text_features()
@@ -172,6 +173,11 @@ class ClipTrainer(StepTrainer):
         with self.autocast():
             features, _ = self.model.image_features(images, local=False)
             return cosines(features, self.text_features()) * self.model.scale
+
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+        """Clear the gradients, as every step does, and drop the kept text features."""
+        self._text = None
+        super().model_zero_grad(names)
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """Set the mode as Dassl does, and drop the kept text features: the weights may change."""

@@ -36,7 +36,7 @@ class TrainerBase(Models):
     READS_PAIRS: ClassVar[bool] = False  # it trains on the image-caption pairs of DATASET.PAIRS
     SCORE: ClassVar[str] = "MCM"  # the score its paper proposes, a detector's default
 
-    start_epoch = epoch = batch_idx = 0
+    start_epoch = epoch = batch_idx = num_batches = 0
     _writer: MetricsFile | None = None
 
     # Infinity and NaN

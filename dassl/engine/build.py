@@ -17,6 +17,12 @@ def build_trainer(cfg: CfgNode, **options: Any) -> Any:
         InputError: the trainer reads a setting that `cfg` does not have.
     """
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if (node := trainer_class.CONFIG_KEY) and node not in cfg.TRAINER:
+        raise InputError(
+            f"the config has no settings of {cfg.TRAINER.NAME}, TRAINER.{node}: begin with "
+            f"run.settings.default_cfg(), or set cfg.TRAINER.{node} = {trainer_class.__name__}"
+            ".CONFIG.clone()"
+        )
     if cfg.VERBOSE:
         logger.info("Loading trainer: %s", cfg.TRAINER.NAME)
     try:

@@ -186,14 +186,17 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluate on `split` (default TEST.SPLIT); return the first result, the accuracy.
+        """Evaluate on `split` (default TEST.SPLIT); return the first result: the accuracy, in
+        percent.
 
         "val" without a validation set means "test", as upstream. Several ranks divide the batches
-        among them if the evaluator can gather their results.
+        among them if the evaluator can gather their results. Differs from upstream: other splits
+        are refused, where upstream evaluates on the test set.
         """
+        split = self.cfg.TEST.SPLIT if split is None else split
+        check_availability(split, ("val", "test"), what="split")
         self.set_model_mode("eval")
         self.evaluator.reset()
-        split = self.cfg.TEST.SPLIT if split is None else split
         use_val = split == "val" and self.val_loader is not None
         split, loader = ("val", self.val_loader) if use_val else ("test", self.test_loader)
         logger.info("Evaluate on the *%s* set", split)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer)
-from dassl.engine import TrainerBase, build_trainer
+from dassl.engine import TRAINER_REGISTRY, TrainerBase, build_trainer
 from dassl.utils import (
     InputError,
     NonFiniteLossError,
@@ -226,6 +226,19 @@ def test_a_full_disk_is_a_sentence(make_cfg, monkeypatch):
     monkeypatch.setattr(type(trainer), "after_epoch", fill)
     with pytest.raises(InputError, match="Cannot write /dev/full: No space left on device"):
         trainer.train()
+
+
+@pytest.mark.parametrize("split", ["train", "vla", ""])
+def test_a_split_that_is_none_is_refused(make_cfg, split):
+    with pytest.raises(InputError, match=f"split '{split}'.*val"):
+        build_trainer(make_cfg()).test(split)
+
+
+def test_a_config_without_the_trainers_node_is_refused(make_cfg, monkeypatch):
+    cfg = make_cfg().clone()
+    monkeypatch.setattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "CONFIG_KEY", "OTHER")
+    with pytest.raises(InputError, match=r"no settings of .*, TRAINER\.OTHER: .*default_cfg"):
+        build_trainer(cfg)
 
 
 def test_evaluation_builds_no_training_loader(make_cfg):

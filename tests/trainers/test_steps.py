@@ -259,6 +259,19 @@ def test_an_overflow_skips_the_step(make, half_on_the_cpu, name):
 
 
 @pytest.mark.parametrize("name", LEARNING)
+def test_a_loop_of_ones_own_sees_each_steps_texts(make, name):
+    """Without the hooks of an epoch."""
+    trainer = make(name)
+    batch, before = next(iter(trainer.train_batches())), trainer.text_features().clone()
+    for group in trainer.optim.param_groups:
+        group["lr"] = 0.1
+    trainer.forward_backward(batch)
+    after = trainer.text_features()
+    assert torch.equal(after, trainer.model.text_features())
+    assert torch.equal(after, before) != trainer.model.learns_texts
+
+
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_loss_of_nan_changes_no_weight(make, name):
     trainer = make(name)
     trainer.begin_epoch()
