@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # not there with PYTHO
 import train
 from dassl import command, distributed
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import InputError, RunLog, atomic_write, setup_logger, write_json
+from dassl.utils import InputError, RunLog, atomic_write, read_json, setup_logger, write_json
 from dassl.utils.names import split_commas
 from datasets.folders import counted
 from results import runs as evaluations
@@ -167,6 +167,7 @@ def save_table(
 ) -> None:
     """Write the list of the runs and, if any was evaluated, print and write their table."""
     folder = Path(args.output_dir, runs[0].folder.relative_to(args.output_dir).parts[0], args.name)
+    warn_of_other_runs(folder / "runs.json", runs)
     write_json(
         [
             {
@@ -195,6 +196,16 @@ def save_table(
         with atomic_write(folder / "summary.md") as file:
             file.write(summary.as_markdown())
         logger.info("table:            %s\n\n%s", folder / "summary.md", summary.as_text())
+
+
+def warn_of_other_runs(path: Path, runs: list[PlannedRun]) -> None:
+    """Warn if the list at `path` has runs that are none of this sweep's `runs`."""
+    listed = {row["folder"] for row in read_json(path)} if path.exists() else set()
+    if others := sorted(listed - {str(run.folder) for run in runs}):
+        logger.warning(
+            f"The list and table in {path.parent} were of {counted(len(others), 'other run')}, as "
+            f"{others[0]}, and are replaced. --name gives a sweep's table a folder of its own"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ from dassl import distributed
 from dassl.command import run
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.utils import explain_full_disk, set_random_seed, setup_logger, versions
-from dassl.utils.errors import InputError, NonFiniteLossError, WriteError
+from dassl.utils.errors import (
+    InputError,
+    KilledWorkerError,
+    NonFiniteLossError,
+    WriteError,
+    explain_killed_worker,
+)
 from datasets.check.layout import require_data
 from datasets.needs import Needs, missing_images, training_needs
 from run.config import build_cfg
@@ -86,12 +92,12 @@ def require_training_data(cfg: CfgNode) -> None:
 def start(cfg: CfgNode, state: RunState) -> None:
     """Train an opened run to its end; an error on the way names the checkpoint that is kept."""
     try:
-        with explain_full_disk():
+        with explain_full_disk(), explain_killed_worker():
             setup_logger(cfg.OUTPUT_DIR)
             begin(cfg, state).train()
             if distributed.is_main():
                 finish_run(cfg)
-    except (KeyboardInterrupt, NonFiniteLossError, WriteError) as stop:
+    except (KeyboardInterrupt, NonFiniteLossError, WriteError, KilledWorkerError) as stop:
         message = f"{str(stop).rstrip('.') or 'stopped'}. {describe_checkpoints(cfg.OUTPUT_DIR)}"
         if isinstance(stop, NonFiniteLossError):
             message += (

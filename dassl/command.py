@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dassl import distributed
 from dassl.utils import InputError, escape_unprintable, explain_full_disk
 from dassl.utils.console import flush_stdout, reader_has_left
+from dassl.utils.errors import explain_killed_worker
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
         if distributed.world_size() == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, _stop)
-        with explain_full_disk():
+        with explain_full_disk(), explain_killed_worker():
             main()
             print(end="", flush=True)  # at exit, an error would be a traceback
         distributed.shutdown()

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -154,8 +154,10 @@ class FeatureStore:
         image (0 to keep none); {} if there is no room for them, with the reason in the log."""
         needed = width * (4 + 2 * regions) * sum(map(len, sets.values()))
         try:
-            remove_leftovers(self.folder, ABANDONED)
+            for model in self.folder.glob("*/"):
+                remove_leftovers(model, ABANDONED)
             check_room(self.folder, needed, self.limit, "--features-limit")
+            self.folder.mkdir(parents=True, exist_ok=True)
             kinds = TEST_PRECISIONS if regions else {GLOBAL: TEST_PRECISIONS[GLOBAL]}
             writers = {name: self.writer(name, items, kinds) for name, items in sets.items()}
         except (InputError, OSError) as reason:
@@ -191,10 +193,10 @@ class FeatureWriter:
         self.place, self.images, self.count, self.kinds = place, images, count, kinds
         self.index: list[int] = []
         self.temporary = temporary_beside(place)
-        self.temporary.mkdir(parents=True)
         self.names = {kind: f"{kind}.{SUFFIXES[dtype]}" for kind, dtype in kinds.items()}
-        opened = (open(self.temporary / name, "wb") for name in self.names.values())  # noqa: SIM115 (until `finish`)
-        self.files = dict(zip(kinds, opened, strict=True))
+        self.files: dict[str, IO] | None = (
+            None  # opened for the first batch: waits are no leftovers
+        )
 
     def append(
         self,
@@ -208,10 +210,18 @@ class FeatureWriter:
         self.index += index.tolist()
         tensors = {GLOBAL: features, LOCAL: regions, ATTENTION: attention}
         with self._stopping_at_errors():
-            for kind, file in self.files.items():
+            for kind, file in self._opened().items():
                 # Rounding on the device halves the bytes of local features to copy.
                 values = tensors[kind].to(self.kinds[kind]).cpu().contiguous()
                 file.write(values.view(torch.uint8).numpy().tobytes())
+
+    def _opened(self) -> dict[str, IO]:
+        if self.files is None:
+            self.temporary.mkdir(parents=True)
+            self.files = {}
+            for kind, name in self.names.items():
+                self.files[kind] = open(self.temporary / name, "wb")  # noqa: SIM115 (until `finish`)
+        return self.files
 
     def finish(self) -> None:
         """Move the features to their place, replacing those another evaluation wrote meanwhile."""
@@ -234,7 +244,7 @@ class FeatureWriter:
 
     def discard(self) -> None:
         """Remove unfinished files; after `finish` there are none."""
-        for file in self.files.values():
+        for file in (self.files or {}).values():
             with suppress(OSError):  # its buffer did not fit on the disk
                 file.close()
         self.files = {}

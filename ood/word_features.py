@@ -11,12 +11,12 @@ that dies loses one block at most, and the next process continues after the last
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from clip import ClipModel
@@ -55,15 +55,12 @@ def word_features(model: ClipModel, words: Sequence[str], templates: Sequence[st
     try:
         name = text_hash(json.dumps(about, sort_keys=True))[:32]
         place = cache_folder("texts") / f"{name}.f32"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):  # a second process waits, and reads the result
-            if not _is_complete(place, about):
-                written = place.stat().st_size if place.exists() else 0
-                needed = 4 * width * len(words) - written
-                check_room(place.parent, needed, LIMIT, "the limit of kept word features")
-                _write(place, width, model, words, templates)
-                write_json({**about, "checksum": file_checksum(place)}, place.with_suffix(".json"))
-            return np.memmap(place, "<f4", mode="r").reshape(len(words), width)  # [W, D]
+        if not _is_complete(place, about):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(place.with_suffix(".lock")):  # a second process reads the first one's
+                if not _is_complete(place, about):
+                    _complete(place, about, width, model, words, templates)
+        return np.memmap(place, "<f4", mode="r").reshape(len(words), width)  # [W, D]
     except (InputError, OSError) as reason:
         logger.warning("The features of %d words are not kept: %s", len(words), reason)
         return np.concatenate(list(_encoded(model, words, templates, 0)))
@@ -83,25 +80,44 @@ def _description(model: ClipModel, words: Sequence[str], templates: Sequence[str
 
 
 def _is_complete(place: Path, about: dict) -> bool:
-    """Return whether the features of `about` are on disk to the end; remove damaged ones."""
-    note = place.with_suffix(".json")
+    """Return whether the features of `about` are on disk, whole."""
     with suppress(InputError, OSError, ValueError):  # ValueError: an empty file has no checksum
-        if read_json(note) == {**about, "checksum": file_checksum(place)}:
-            return True
-    if note.exists():
+        note = read_json(place.with_suffix(".json"))
+        return note == {**about, "checksum": file_checksum(place)}
+    return False
+
+
+def _locked(path: Path) -> AbstractContextManager:
+    """Acquire a lock; say so if another process has to release it first."""
+    lock = FileLock(path)
+    with suppress(Timeout):
+        return lock.acquire(blocking=False)
+    logger.warning(
+        "Waiting for another process that encodes the same words. If it ran on a machine that is "
+        f"gone, remove {path}"
+    )
+    return lock.acquire()
+
+
+def _complete(
+    place: Path,
+    about: dict,
+    width: int,
+    model: ClipModel,
+    words: Sequence[str],
+    templates: Sequence[str],
+) -> None:
+    """Append the blocks that are not in the file yet, then the note that says what is in it."""
+    if (note := place.with_suffix(".json")).exists():
         logger.warning(
             f"The word features in {place} are damaged, or of other words or another model. The "
             "words are encoded again"
         )
         place.unlink(missing_ok=True)
         note.unlink()
-    return False
-
-
-def _write(
-    place: Path, width: int, model: ClipModel, words: Sequence[str], templates: Sequence[str]
-) -> None:
-    """Append the blocks that are not in the file yet."""
+    written = place.stat().st_size if place.exists() else 0
+    needed = 4 * width * len(words) - written
+    check_room(place.parent, needed, LIMIT, "the limit of kept word features")
     size = 4 * width * BLOCK
     with open(place, "ab") as file:
         done = min(file.tell() // size, len(words) // BLOCK)  # whole blocks in the file
@@ -109,6 +125,7 @@ def _write(
         for block in _encoded(model, words, templates, done * BLOCK):
             file.write(block.tobytes())
             file.flush()
+    write_json({**about, "checksum": file_checksum(place)}, note)
 
 
 def _encoded(

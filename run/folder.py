@@ -81,9 +81,12 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
         except Timeout as error:
             raise InputError(
                 f"another process works in {folder}: wait for it, stop it, or choose another "
-                "output folder"
+                f"output folder. If it ran on a machine that is gone, remove {folder / LOCK}"
             ) from error
     remove_leftovers(folder)
+    for part in filter(Path.is_dir, folder.iterdir()):  # no deeper: other runs may lie below
+        if not (part / LOCK).exists():
+            remove_leftovers(part)
     return created
 
 
@@ -123,7 +126,8 @@ def run_state(cfg: CfgNode) -> RunState:
     if differences := _differences(previous, cfg):
         raise InputError(
             f"{folder} holds a run with other settings: {'; '.join(differences)}. Choose another "
-            "--output-dir, or remove that folder if the run is not wanted"
+            f"--output-dir, with --resume {folder} to go on from its checkpoints, or remove that "
+            "folder if the run is not wanted"
         )
     return RunState.FINISHED if (folder / MARKER).exists() else RunState.STARTED
 

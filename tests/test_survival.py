@@ -226,6 +226,19 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     assert left == {"mine.tmp", "scores", LOCK}
 
 
+def test_what_another_run_below_is_writing_is_left(tmp_path):
+    name = ".model.pth.tar-2.0123abcd.tmp"
+    (tmp_path / "seed2/prompt_learner").mkdir(parents=True)
+    (tmp_path / "features/model/.cat.0123abcd.tmp").mkdir(parents=True)
+    for path in (tmp_path / "seed2", tmp_path / "seed2/prompt_learner"):
+        (path / name).write_text("half")
+    with locked(tmp_path / "seed2"):
+        (tmp_path / "seed2" / name).write_text("half")
+        with locked(tmp_path):
+            left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")}
+    assert left == {f"seed2/{name}", "features/model/.cat.0123abcd.tmp"}
+
+
 def test_a_context_that_is_not_finite_is_not_saved(tmp_path):
     from dassl.engine import TrainerBase
 

@@ -24,7 +24,7 @@ from dassl.utils import (
     progress_bar,
     set_rng_state,
 )
-from dassl.utils.errors import InputError
+from dassl.utils.errors import InputError, explain_killed_worker
 from trainers.prompt_trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def images_seen(cfg: CfgNode) -> str | None:
 def isolated(name: str, failed: dict[str, str], title: str = "") -> Iterator[None]:
     """Catch an exception: log it under `title`, and record it in `failed` for the run `name`."""
     try:
-        with explain_full_disk():
+        with explain_full_disk(), explain_killed_worker():
             yield
     except Exception as error:
         failed[name] = str(error) or type(error).__name__

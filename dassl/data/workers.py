@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import warnings
 from typing import Any
 
 import torch
 from yacs.config import CfgNode
+
+GRACE = 5  # seconds
 
 
 def worker_settings(cfg: CfgNode) -> dict[str, Any]:
@@ -30,9 +33,19 @@ def end_with_parent(worker: int) -> None:
     PyTorch's own workers watch the id of their parent. Under the start method "forkserver",
     Linux's default from Python 3.14 on, that is the fork server, which in turn lives as long as
     they do: after a kill -9 they would stay for ever.
+
+    A cluster sends SIGTERM to all processes of a job: the worker waits `GRACE` seconds, in which
+    its parent ends it, so that what is reported is the signal and not the worker's death.
     """
+    signal.signal(signal.SIGTERM, _end_later)
     parent = multiprocessing.parent_process()
     threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _end_later(*_: object) -> None:
+    timer = threading.Timer(GRACE, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _exit_after(process) -> None:

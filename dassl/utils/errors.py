@@ -43,6 +43,10 @@ class WriteError(InputError):
     """A file that cannot be written, because of a full disk or a missing permission."""
 
 
+class KilledWorkerError(InputError):
+    """A process of a data loader that ended before its work, often killed for lack of memory."""
+
+
 class NonFiniteLossError(InputError, FloatingPointError):
     """An infinite or NaN loss; also a FloatingPointError, which upstream raises."""
 
@@ -75,3 +79,18 @@ def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator
         switches = (f"set {key} False" for key, x in settings.items() if x is True)
         choices = ", or ".join((*numbers, *switches))
         raise InputError(f"out of memory in {task}: lower {choices}") from error
+
+
+@contextmanager
+def explain_killed_worker() -> Iterator[None]:
+    """Turn PyTorch's error for a worker that was killed into a KilledWorkerError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        first = str(error).splitlines()[0].rstrip(". ")
+        raise KilledWorkerError(
+            f"{first}: a process that loads images was killed, often because the machine's memory "
+            "is full. Lower DATALOADER.NUM_WORKERS (0 loads in the main process)"
+        ) from error

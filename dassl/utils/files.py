@@ -75,12 +75,12 @@ def file_name(text: str) -> str:
 
 
 def remove_leftovers(folder: str | os.PathLike, age: float = 0) -> None:
-    """Remove the temporary files and folders below `folder` that killed processes have left.
+    """Remove the temporary files and folders in `folder` that killed processes have left.
 
     Args:
         age: seconds without a write after which one is removed; 0 if no other process writes.
     """
-    for path in Path(folder).rglob(".*.tmp"):
+    for path in Path(folder).glob(".*.tmp"):
         written = [file.stat().st_mtime for file in (path, *path.glob("*")) if file.exists()]
         old = written and (not age or time.time() - max(written) > age)
         if old and LEFTOVER.fullmatch(path.name):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer)
 from dassl.data.workers import end_with_parent, worker_settings
 from dassl.engine import build_trainer
+from dassl.utils.errors import KilledWorkerError, explain_killed_worker
 
 pytestmark = pytest.mark.slow  # processes that are killed
 
@@ -58,6 +60,18 @@ def lives(pid: int) -> bool:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie has none
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_is_a_sentence(number):
+    loader = DataLoader(range(9), num_workers=2, worker_init_fn=end_with_parent)
+    killed = pytest.raises(KilledWorkerError, match=r"^DataLoader worker \(pid.*Lower DATALOADER")
+    batches = iter(loader)
+    with killed, explain_killed_worker():
+        next(batches)
+        os.kill(batches._workers[0].pid, number)
+        time.sleep(PATIENCE)
+    batches._shutdown_workers()
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -328,6 +328,15 @@ def test_what_a_killed_pass_left_is_removed_once_it_is_old(evaluate, tmp_path):
     assert fresh.exists() and not old.exists()
 
 
+def test_a_set_that_waits_for_its_turn_is_no_leftover(tmp_path):
+    writer = FeatureWriter(tmp_path / "x", "images", 1, {GLOBAL: torch.float32})
+    assert not list(tmp_path.iterdir())
+    writer.append(np.array([0]), torch.ones(1, 2), None)
+    assert len(list(tmp_path.iterdir())) == 1
+    writer.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=20).filter(any), st.integers(1, 7))
 def test_batches_are_those_of_the_loader(readable, size):
     index = np.flatnonzero(readable)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -295,6 +296,35 @@ def test_a_cache_of_other_words_is_made_anew(model, kept, damage, caplog):
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(word_features(model, WORDS, TEMPLATES), whole)
     assert "damaged, or of other words or another model" in caplog.text
+
+
+def test_whole_features_are_read_where_nothing_can_be_written(model, kept, monkeypatch):
+    whole = word_features(model, WORDS, TEMPLATES).copy()
+
+    def read_only(path):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(word_features_module, "FileLock", read_only)
+    monkeypatch.setattr(word_features_module, "_encoded", None)
+    assert np.array_equal(word_features(model, WORDS, TEMPLATES), whole)
+
+
+def test_waiting_for_another_process_is_said(model, kept, monkeypatch):
+    whole = word_features(model, WORDS, TEMPLATES).copy()
+    (note,) = kept.glob("*.json")
+    content, lock = note.read_text(), FileLock(note.with_suffix(".lock"))
+    note.unlink()
+
+    def other_ends(message):
+        assert "Waiting for another process" in message and f"remove {lock.lock_file}" in message
+        note.write_text(content)
+        lock.release()
+
+    monkeypatch.setattr(word_features_module, "_encoded", None)
+    monkeypatch.setattr(word_features_module.logger, "warning", other_ends)
+    lock.acquire()
+    assert np.array_equal(word_features(model, WORDS, TEMPLATES), whole)
+    assert not lock.is_locked
 
 
 def test_another_model_or_list_is_another_entry(model, kept):
