@@ -464,6 +464,28 @@ def test_inputs_that_would_be_broadcast_are_refused(name):
             score(*((right | change)[need] for need in needs))
 
 
+def test_function_defined_again_replaces_its_score(monkeypatch):
+    """As in a notebook's cell that is run twice."""
+    monkeypatch.setattr(registry, "SCORES", {})
+
+    def run_cell(factor):
+        @score("Own")
+        def own(cosines):
+            return factor * cosines.amax(dim=-1)
+
+    run_cell(2)
+    run_cell(3)
+    assert registry.SCORES["Own"].function(torch.ones(4, 2)).tolist() == [3] * 4
+
+    def other(cosines):
+        return cosines.amax(dim=-1)
+
+    with pytest.raises(TypeError, match=r'twice, by .*own and .*other: .* del .*SCORES\["Own"\]'):
+        score("Own")(other)
+    with pytest.raises(TypeError, match="twice"):
+        score("Own")(torch.nn.Softmax(dim=-1))  # a callable without a name
+
+
 def test_registration_rules(monkeypatch):
     monkeypatch.setattr(registry, "SCORES", {})
 
