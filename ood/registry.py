@@ -74,6 +74,13 @@ def _place(function: Callable) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
+def image_shape(need: str, x: Tensor) -> torch.Size:
+    """Return the shape of the images of an input: [B] of [B, C], and [] of one image's [C]."""
+    if need.endswith(("cosines", "logits")):
+        return x.shape[: x.dim() - 1 - ("local" in need)]
+    return x.shape[:1]
+
+
 def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
     """Raise InputError for inputs that are no tensors, or that torch would broadcast."""
     if other := [need for need, x in inputs.items() if not isinstance(x, Tensor)]:
@@ -81,9 +88,9 @@ def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
         raise InputError(f"score {name}: {other[0]} must be a torch tensor, not {kind}")
     images, classes = [], []
     for need, x in inputs.items():
-        columns = need.endswith(("cosines", "logits"))
-        images.append(x.shape[: x.dim() - columns - (columns and "local" in need)])
-        classes += x.shape[-1:] if columns and need not in FROM_WORDS else []
+        images.append(image_shape(need, x))
+        of_classes = need.endswith(("cosines", "logits")) and need not in FROM_WORDS
+        classes += x.shape[-1:] if of_classes else []
     # Not as sets: the sizes of an exported program are symbols.
     if any(x != images[0] for x in images) or any(x != classes[0] for x in classes):
         found = ", ".join(f"{need} {[*x.shape]}" for need, x in inputs.items())
