@@ -115,10 +115,14 @@ def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[np.ndarray, 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Return the chance that a random ID image scores above a random OOD image; ties count 1/2."""
+    return _auroc(*_labelled(id_scores, ood_scores))
+
+
+def _auroc(positive: np.ndarray, scores: np.ndarray) -> float:
     # Imported here, as scikit-learn takes a second, and not every command computes metrics.
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(*_labelled(id_scores, ood_scores)))
+    return float(roc_auc_score(positive, scores))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
@@ -246,9 +250,11 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]
     Keys: auroc, aupr_in, aupr_out, fpr95_{id,ood}_{nearest,interpolated,first}, n_id, n_ood.
     """
     is_id, scores = _labelled(id_scores, ood_scores)
+    order = np.argsort(scores)  # scikit-learn sorts them five times, in half the time if sorted
+    is_id, scores = is_id[order], scores[order]
     curves = {"id": _curve(is_id, scores), "ood": _curve(~is_id, -scores)}
     figures = {
-        "auroc": auroc(id_scores, ood_scores),
+        "auroc": _auroc(is_id, scores),
         "aupr_in": _average_precision(is_id, scores),
         "aupr_out": _average_precision(~is_id, -scores),
     }
