@@ -37,8 +37,9 @@ def score(name: str, in_all: bool = True) -> Callable:
     """Register a score function under `name`; unless `in_all`, only its name selects it.
 
     Its positional arguments are the inputs it needs, its keyword-only arguments its parameters. A
-    parameter without a default, and a name used twice, raise TypeError at import. The registered
-    function checks its inputs, as it may be called from anywhere.
+    parameter without a default, and a name that another function has, raise TypeError at import;
+    the same function defined again, as in a notebook's cell, replaces the earlier one. The
+    registered function checks its inputs, as it may be called from anywhere.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -47,8 +48,12 @@ def score(name: str, in_all: bool = True) -> Callable:
         parameters = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
         if any(default is inspect.Parameter.empty for default in parameters.values()):
             raise TypeError(f"score {name}: every parameter needs a default, got {parameters}")
-        if name in SCORES:
-            raise TypeError(f"score {name} is registered twice")
+        place, earlier = _place(function), name in SCORES and _place(SCORES[name].function)
+        if earlier and (earlier != place or place.endswith("<lambda>")):  # all lambdas: one name
+            raise TypeError(
+                f"score {name} is registered twice, by {earlier} and {place}: give one another "
+                f'name, or remove the earlier one first, del ood.scores.SCORES["{name}"]'
+            )
 
         @functools.wraps(function)
         def checked(*args: Tensor, **kwargs: Any) -> Tensor:
@@ -64,6 +69,18 @@ def score(name: str, in_all: bool = True) -> Callable:
     return register
 
 
+def _place(function: Callable) -> str:
+    """Return where a function, or another callable, is defined."""
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def image_shape(need: str, x: Tensor) -> torch.Size:
+    """Return the shape of the images of an input: [B] of [B, C], and [] of one image's [C]."""
+    if need.endswith(("cosines", "logits")):
+        return x.shape[: x.dim() - 1 - ("local" in need)]
+    return x.shape[:1]
+
+
 def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
     """Raise InputError for inputs that are no tensors, or that torch would broadcast."""
     if other := [need for need, x in inputs.items() if not isinstance(x, Tensor)]:
@@ -71,9 +88,9 @@ def _check_shapes(name: str, inputs: Mapping[str, Any]) -> None:
         raise InputError(f"score {name}: {other[0]} must be a torch tensor, not {kind}")
     images, classes = [], []
     for need, x in inputs.items():
-        columns = need.endswith(("cosines", "logits"))
-        images.append(x.shape[: x.dim() - columns - (columns and "local" in need)])
-        classes += x.shape[-1:] if columns and need not in FROM_WORDS else []
+        images.append(image_shape(need, x))
+        of_classes = need.endswith(("cosines", "logits")) and need not in FROM_WORDS
+        classes += x.shape[-1:] if of_classes else []
     # Not as sets: the sizes of an exported program are symbols.
     if any(x != images[0] for x in images) or any(x != classes[0] for x in classes):
         found = ", ".join(f"{need} {[*x.shape]}" for need, x in inputs.items())

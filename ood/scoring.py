@@ -11,7 +11,7 @@ from torch import Tensor
 from dassl.utils import InputError, check_availability
 from ood import word_scores  # noqa: F401  (registers its scores)
 from ood.library import PREFIX, library_score
-from ood.registry import FROM_WORDS, Score
+from ood.registry import FROM_WORDS, Score, image_shape
 from ood.scores import SCORES, check_temperature
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def compute_scores(
     """Compute every score of a batch: name -> [B], float32 (float64 if the inputs are float64).
 
     Each function gets the inputs it needs and those `params` that it declares. Raises InputError
-    if an input is missing or not finite, and if a parameter is declared by no registered score or
-    is not a finite number.
+    if an input is missing or not finite, if a parameter is declared by no registered score or is
+    not a finite number, and if a result is not [B], of real numbers, or holds NaN.
     """
     scores = list(scores)
     params = params or {}
@@ -94,6 +94,8 @@ def compute_scores(
     for s in scores:
         chosen = {name: float(params[name]) for name in s.parameters if name in params}
         results[s.name] = s.function(*(inputs[need] for need in s.needs), **chosen)
+        _check_result(s, inputs, results[s.name])
+    _check_no_nan(results)
     _warn_if_classes_are_alike(inputs, results)
     return results
 
@@ -134,6 +136,31 @@ def _check_inputs(scores: list[Score], inputs: Mapping[str, Tensor]) -> None:
                 f"images (first in the batch: {bad[0]}). Half precision may have overflowed: try "
                 "fp32"
             )
+
+
+def _check_result(s: Score, inputs: Mapping[str, Tensor], x: Tensor) -> None:
+    """Raise InputError unless `x` is a real number for each image."""
+    shapes = [image_shape(need, inputs[need]) for need in s.needs]
+    if isinstance(x, Tensor) and not x.is_complex() and all(x.shape == shape for shape in shapes):
+        return
+    given = ", ".join(f"{need} {[*inputs[need].shape]}" for need in s.needs)
+    found = f"{x.dtype} {[*x.shape]}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+    raise InputError(
+        f"score {s.name}: its function returned {found} for {given}; it must return a tensor [B], "
+        "one real number for each image, such as cosines.amax(dim=-1) or cosines.max(dim=-1).values"
+    )
+
+
+def _check_no_nan(results: Mapping[str, Tensor]) -> None:
+    nan = {name: x.isnan().flatten() for name, x in results.items()}
+    if sum(x.sum() for x in nan.values()):  # waits for the device once, not once for each score
+        name = next(name for name, x in nan.items() if x.any())
+        bad = nan[name].nonzero().flatten().tolist()
+        raise InputError(
+            f"score {name}: its function returned NaN for {len(bad)} of {len(nan[name])} images "
+            f"(first in the batch: {bad[0]}), whose inputs are finite: mend it, or leave the score "
+            "out"
+        )
 
 
 def _missing(name: str, need: str, provided: list[str]) -> InputError:

@@ -21,7 +21,10 @@ class Registry:
             return lambda decorated: self.register(decorated, force=force)
         name = obj.__name__
         if name in self._objects and not force:
-            raise KeyError(f"{name!r} is already registered in {self._name}")
+            raise KeyError(
+                f"{name!r} is already registered in {self._name}: rename one, or replace the "
+                "earlier one with register(force=True)"
+            )
         self._objects[name] = obj
         return obj
 

@@ -1,6 +1,7 @@
 """Metrics against definitions, the public code's numbers, and the published row."""
 
 import gzip
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy import ma
 
 from dassl.utils.errors import InputError
 from ood.metrics import (
@@ -184,6 +186,15 @@ def test_figures_of_known_distributions():
         ([np.inf], "NaN or infinity for 1 of 1"),
         ([[1.0, 2.0]], "one number per image"),
         (["high"], "not numbers"),
+        ([10**400], "not numbers"),
+        (ma.array([0.9, 0.8, -100], mask=[0, 0, 1]), "masked"),
+        ([ma.array([0.9], mask=[1])], "masked"),
+        (np.array([1 + 2j]), "real ones are needed, got complex128"),
+        ([np.complex64(1j)], "real ones are needed, got complex"),
+        (torch.tensor([1 + 2j]), "real ones are needed, got complex64"),
+        (np.array(["2026-01-01"], dtype="datetime64[D]"), "real ones are needed, got datetime64"),
+        (torch.ones(3, device="meta"), "not numbers: .*meta"),
+        ([torch.ones((), device="meta")], "not numbers: .*meta"),
     ],
 )
 def test_bad_arrays_name_the_set(bad, message):
@@ -199,12 +210,37 @@ def test_bad_convention():
             fpr_at_tpr([1.0], [0.0], **wrong)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("wrong", ["0.95", None, 0.95j, float("nan"), [0.95], np.array([0.95])])
+def test_tpr_must_be_a_number(rule, wrong):
+    with pytest.raises(InputError, match=r"^tpr = .*: it must be a number in \(0, 1\]"):
+        threshold_at_tpr([1.0], [0.0], wrong, rule=rule)
+    with pytest.raises(InputError, match=r"^tpr = tensor.*: it must be a number in \(0, 1\]"):
+        threshold_at_tpr([1.0], [0.0], torch.tensor([0.75]), rule=rule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
+def test_tpr_of_numpy_or_torch_is_a_number(rule, number):
+    sets = np.arange(10), np.arange(10) - 3.5
+    point = threshold_at_tpr(*sets, number(0.75), rule=rule)
+    assert point == threshold_at_tpr(*sets, 0.75, rule=rule) and type(point.tpr) is float
+
+
+def test_signatures_name_their_types():
+    """`help()` shows what ArrayLike stands for, 600 characters, unless annotations stay names."""
+    assert len(str(inspect.signature(auroc))) < 80
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda values: np.array(values)[:, None],
         lambda values: torch.tensor(values, dtype=torch.float32, requires_grad=True),
         lambda values: torch.tensor(values, dtype=torch.bfloat16),
+        lambda values: [*torch.tensor(values, dtype=torch.float32, requires_grad=True)],
+        lambda values: tuple(torch.tensor(values, dtype=torch.bfloat16)),
+        lambda values: ma.array(values),
     ],
 )
 def test_columns_integers_and_tensors_are_accepted(make):

@@ -464,6 +464,80 @@ def test_inputs_that_would_be_broadcast_are_refused(name):
             score(*((right | change)[need] for need in needs))
 
 
+def own_score(monkeypatch, function):
+    monkeypatch.setattr(registry, "SCORES", {})
+    score("Own")(function)
+    return [registry.SCORES["Own"]]
+
+
+@pytest.mark.parametrize(
+    "function, found",
+    [
+        (lambda cosines: cosines.amax(dim=-1, keepdim=True), r"torch.float32 \[5, 1\]"),
+        (lambda cosines: cosines.amax(), r"torch.float32 \[\]"),
+        (lambda cosines: cosines.amax(dim=0), r"torch.float32 \[7\]"),
+        (lambda cosines: cosines.max(dim=-1), "a max"),
+        (lambda cosines: cosines.amax(dim=-1).tolist(), "a list"),
+        (lambda cosines: cosines.amax(dim=-1).numpy(), "a ndarray"),
+        (lambda cosines: None, "a NoneType"),
+        (lambda cosines: cosines.amax(dim=-1) * 1j, r"torch.complex64 \[5\]"),
+        (lambda features, cosines: features, r"torch.float32 \[5, 3\]"),
+    ],
+)
+def test_result_that_is_no_number_for_each_image(function, found, monkeypatch):
+    inputs = {"cosines": make_inputs()["cosines"], "features": torch.ones(5, 3)}
+    with pytest.raises(
+        InputError, match=f"^score Own: its function returned {found}.* a tensor .B"
+    ):
+        compute_scores(own_score(monkeypatch, function), inputs)
+
+
+def test_nan_result_names_the_score_and_the_image(monkeypatch):
+    inputs = make_inputs()
+    inputs["cosines"][3] = -0.5
+    own = own_score(monkeypatch, lambda cosines: cosines.amax(dim=-1).sqrt())
+    with pytest.raises(InputError, match=r"^score Own: .*NaN for 1 of 5 .*first in the batch: 3"):
+        compute_scores(get_scores("MCM") + own, inputs)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 5, 7)])
+def test_results_of_one_image_and_of_several_batches(shape):
+    x = make_inputs(batch=10)["cosines"].flatten()[: np.prod(shape)].view(shape)
+    assert one("MCM", {"cosines": x}).shape == shape[:-1]
+    assert compute_scores([], {}) == {}
+
+
+def test_score_of_features_and_cosines(monkeypatch):
+    """Features are [B, D], whose columns are no images; inputs of other names begin with B."""
+    (own,) = own_score(monkeypatch, lambda features, cosines: cosines.amax(-1) * features[:, 0])
+    inputs = {"features": torch.ones(5, 3), "cosines": make_inputs()["cosines"]}
+    assert compute_scores([own], inputs)["Own"].shape == (5,)
+    with pytest.raises(InputError, match=r"score Own: the shapes .*features \[4, 3\], cosines"):
+        own.function(inputs["features"][:4], inputs["cosines"])
+
+
+def test_function_defined_again_replaces_its_score(monkeypatch):
+    """As in a notebook's cell that is run twice."""
+    monkeypatch.setattr(registry, "SCORES", {})
+
+    def run_cell(factor):
+        @score("Own")
+        def own(cosines):
+            return factor * cosines.amax(dim=-1)
+
+    run_cell(2)
+    run_cell(3)
+    assert registry.SCORES["Own"].function(torch.ones(4, 2)).tolist() == [3] * 4
+
+    def other(cosines):
+        return cosines.amax(dim=-1)
+
+    with pytest.raises(TypeError, match=r'twice, by .*own and .*other: .* del .*SCORES\["Own"\]'):
+        score("Own")(other)
+    with pytest.raises(TypeError, match="twice"):
+        score("Own")(torch.nn.Softmax(dim=-1))  # a callable without a name
+
+
 def test_registration_rules(monkeypatch):
     monkeypatch.setattr(registry, "SCORES", {})
 
