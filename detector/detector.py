@@ -30,9 +30,9 @@ from dassl.utils import BadImageError, InputError, read_image
 from dassl.utils.tools import path_of
 from detector.calibration import TPR, Threshold, check_tpr, warn_if_one_sided
 from detector.images import Input, check_tensor, is_one, not_an_image, one_by_one, take
-from detector.spec import FILE, DetectorSpec, read_spec, write_spec
+from detector.spec import DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
-from detector.zero_shot import spec_of_classes
+from detector.zero_shot import spec_of_classes, texts
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
 from ood.region_maps import RegionMap, save_region_maps
@@ -66,11 +66,12 @@ class Detector:
         score: str = "",
         tpr: float | None = None,
         device: torch.device | str = "",
-        backbone: str = "",
+        backbone: str | os.PathLike = "",
     ) -> Detector:
         """Load the detector of an evaluated run, or one that `save` wrote.
 
         Args:
+            folder: the run's or the saved one's, or the file that `save` returned.
             score, tpr: use another score, or keep another share of ID images, than the saved ones.
             device: by default a GPU if there is one.
             backbone: name or file of CLIP, if its file has moved.
@@ -78,22 +79,18 @@ class Detector:
         Raises:
             InputError: there is no detector, no such score, or CLIP has other weights.
         """
-        if not Path(folder, FILE).exists():
-            raise InputError(
-                f"{folder} has no {FILE}: run eval_ood.py, which writes one, or detect.py with "
-                "--calibrate FOLDER_OF_ID_IMAGES --save DIR"
-            )
+        folder, score, backbone = texts(folder=folder, score=score, backbone=backbone)
         spec = read_spec(folder).choose(score, tpr)
         name = backbone or spec.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(f"{name}, the detector's CLIP, is missing: name it with --backbone")
+            raise InputError(f"the CLIP {name} is missing: name its file as backbone (--backbone)")
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
         if model.weights_hash != spec.clip["weights_hash"]:
             raise InputError(
                 f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
-                "right file with --backbone, or evaluate again"
+                "right file as backbone (--backbone), or evaluate again"
             )
         detector = cls(spec, model)
         if dtype := detector._precision.autocast:
@@ -104,25 +101,32 @@ class Detector:
     def zero_shot(
         cls,
         classnames: Iterable[str],
-        backbone: str = "ViT-B/16",
+        backbone: str | os.PathLike = "ViT-B/16",
         template: str = "a photo of a {}.",
         activation: str = "",
         score: str = "",
         device: torch.device | str = "",
-        negatives: str = "",
-        outliers: str = "",
+        negatives: str | os.PathLike = "",
+        outliers: str | os.PathLike = "",
     ) -> Detector:
         """Make a detector for class names, from CLIP or a published CLIPN (a file with a "no" text
         encoder), without training. It gives no verdicts before `calibrate`.
 
         Args:
+            backbone: name or file of CLIP, as in `clip.load`.
+            template: a text with {} for the class name, or several separated by |; "imagenet80"
+                for the 80 of CLIP's paper, "published" for CLIPN's 128.
+            activation: "quick_gelu" or "gelu", for a file that does not state its own.
+            score: the score that verdicts use (default: NegLabel with `negatives`, EOE with
+                `outliers`, else ATD for CLIPN, MCM for CLIP, and MaxLogit for a single class).
             negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
             outliers: .txt file of outlier names, one per line, for EOE.
         """
         device = torch.device(device or local_device())
+        backbone, activation = texts(backbone=backbone, activation=activation)
+        given = texts(template=template, score=score, negatives=negatives, outliers=outliers)
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
-        words = (negatives, outliers)
-        return cls(spec_of_classes(model, preprocess, classnames, template, score, *words), model)
+        return cls(spec_of_classes(model, preprocess, classnames, *given), model)
 
     @property
     def score(self) -> str:

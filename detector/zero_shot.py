@@ -80,6 +80,17 @@ def _listed(names: Any) -> list[str]:
     return list(map(str, listed))  # numpy's texts are of a class of their own
 
 
+def texts(**settings: Any) -> list[str]:
+    """Return the values of settings, texts or paths, as texts; None is ""."""
+    for name, value in settings.items():
+        if not isinstance(value, str | os.PathLike | None):
+            raise InputError(
+                f"{name} is one text or path, got {value!r}. Several templates are one text, with "
+                "| between them; words and names of outliers are lines of files"
+            )
+    return [os.fspath(value or "") for value in settings.values()]
+
+
 def score_for_words(negatives: str, outliers: str) -> str:
     """Return the score that uses the given words, or "" without words."""
     return "NegLabel" if negatives else "EOE" if outliers else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +181,41 @@ def test_names_that_are_one_in_a_prompt_are_warned_of_once(caplog, clip_file, te
     assert names == text.split(",") and not caplog.text  # detect.py --classes reads, then makes
     Detector.zero_shot(names, clip_file("tiny-vit"))
     assert (alike in caplog.text) and bool(alike) == caplog.text.count("no prompt can tell")
+
+
+def test_a_detector_is_loaded_from_what_save_returned(detector, photograph, tmp_path, monkeypatch):
+    kept = detector.calibrate([photograph]).save(tmp_path / "kept")
+    monkeypatch.chdir(tmp_path / "kept")
+    for path in (kept, str(kept), kept.parent, kept.name):
+        assert Detector.load(path).threshold.images == 1
+    for path in (tmp_path, tmp_path / "detector.json"):
+        with pytest.raises(InputError, match=f"^{tmp_path} has no detector.json: run eval_ood.py"):
+            Detector.load(path)
+
+
+def test_settings_may_be_paths(clip_file, detector, photograph, tmp_path):
+    outliers, words = tmp_path / "out.txt", tmp_path / "noun.a.txt"
+    outliers.write_text("oak\nelm\n", encoding="utf-8")
+    words.write_text("oak\nelm\nyew\n" * 5, encoding="utf-8")
+    names, backbone = ["cat", "dog"], Path(clip_file("tiny-vit"))
+    assert Detector.zero_shot(names, backbone, outliers=outliers).score == "EOE"
+    with pytest.raises(InputError, match="less than one word"):
+        Detector.zero_shot(names, backbone, negatives=tmp_path)
+    detector.calibrate([photograph]).save(tmp_path / "kept")
+    assert Detector.load(tmp_path / "kept", backbone=backbone).threshold
+    with pytest.raises(InputError, match="There is no file or folder"):
+        Detector.load(tmp_path / "kept", backbone=Path("nothing.pt"))
+    assert Detector.load(tmp_path / "kept", score=None, backbone=None).score == "MCM"
+
+
+@pytest.mark.parametrize(
+    "setting", ["backbone", "template", "activation", "score", "negatives", "outliers"]
+)
+@pytest.mark.parametrize("value", [["oak", "elm"], ("oak",), 5, b"oak"])
+def test_a_setting_is_one_text(setting, value, clip_file, tmp_path):
+    settings = {"backbone": clip_file("tiny-vit"), setting: value}
+    with pytest.raises(InputError, match=f"^{setting} is one text or path, got "):
+        Detector.zero_shot(["cat", "dog"], **settings)
+    if setting in ("backbone", "score"):
+        with pytest.raises(InputError, match=f"^{setting} is one text or path, got "):
+            Detector.load(tmp_path, **{setting: value})
