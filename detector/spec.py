@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,18 @@ class DetectorSpec:
             )
         check_tpr(tpr)
         return replace(self, score=score, tpr=tpr)
+
+    def names_of(self, scores: str | Iterable[str]) -> list[str]:
+        """Return one or several names of the detector's scores as a list; "all" means all of them.
+
+        Raises:
+            InputError: the detector has no such score.
+        """
+        if scores == "all":
+            return list(self.parameters)
+        return [
+            self.choose(name).score for name in ([scores] if isinstance(scores, str) else scores)
+        ]
 
     def calibrate(
         self, id_scores: Mapping[str, ArrayLike], tpr: float, record: Mapping[str, Any]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dassl.utils.errors import InputError, WriteError
 from datasets.classnames import read_names
+from datasets.folders import images_of
 from detector import Detector
 from detector.calibration import warn_if_one_sided
 
@@ -181,6 +182,44 @@ def test_names_that_are_one_in_a_prompt_are_warned_of_once(caplog, clip_file, te
     assert names == text.split(",") and not caplog.text  # detect.py --classes reads, then makes
     Detector.zero_shot(names, clip_file("tiny-vit"))
     assert (alike in caplog.text) and bool(alike) == caplog.text.count("no prompt can tell")
+
+
+def test_a_calibration_is_a_new_detector(detector, photograph):
+    assert detector.calibrate([photograph] * 3).threshold.images == 3
+    assert detector.threshold is None
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_means_its_images(kind, detector, photograph, caplog):
+    folder = photograph.parent
+    (folder / "deeper").mkdir()
+    Image.open(photograph).save(folder / "deeper/other.png")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
+    found = detector.calibrate(kind(folder))
+    assert found.threshold == detector.calibrate(images_of([str(folder)])).threshold
+    assert found.spec.origin["calibration"] == {"images": str(folder), "unreadable": 0}
+    assert detector.calibrate(kind(photograph)).threshold.images == 1
+    assert "could not be read" not in caplog.text
+
+
+def test_unreadable_images_of_a_calibration_are_named(detector, photograph, caplog):
+    bad = [None, "a.png", torch.zeros(2, 2), "b.png"]
+    with pytest.raises(InputError) as error:
+        detector.calibrate(bad)
+    calibrated = detector.calibrate([*bad, photograph])
+    for message in (str(error.value), caplog.text):
+        assert "4 images could not be read, first: images[0]: an image is a path" in message
+        assert "Cannot read the image a.png ([Errno 2]" in message
+        assert "images[2]: an image tensor is [3, H, W]" in message and "b.png" not in message
+    assert calibrated.threshold.images == 1
+    assert calibrated.spec.origin["calibration"]["unreadable"] == 4
+
+
+def test_a_calibration_needs_an_image(detector, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for images, where in (([], ":"), (tmp_path / "empty", " in /.*empty:"), (iter([]), ":")):
+        with pytest.raises(InputError, match=f"calibrate on{where} give images, or a folder"):
+            detector.calibrate(images)
 
 
 def test_a_detector_is_loaded_from_what_save_returned(detector, photograph, tmp_path, monkeypatch):
