@@ -52,7 +52,7 @@ def available_models() -> list[str]:
 
 
 def load(
-    name: str,
+    name: str | os.PathLike,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     activation: str | None = None,
@@ -72,6 +72,7 @@ def load(
     """
     if activation is not None:
         check_availability(activation, ACTIVATIONS, what="activation")
+    name = os.fspath(name)
     path = _path(name)
     if name in OPENAI_MODELS:
         path = _download(name, OPENAI_MODELS[name], "openai")

@@ -125,8 +125,7 @@ def read_names(text: str, labelled: bool = False) -> list[str]:
     """Return the class names in `text`: separated by commas, or lines of a .txt file.
 
     If every line has a class folder before the name, as in `n01440764 tench` or with a tab between
-    them, the folders are dropped, and so are numbers that count the lines, as in `0 tench`. A
-    warning lists names that give equal prompts, such as `hot_dog` and `Hot dog`.
+    them, the folders are dropped, and so are numbers that count the lines, as in `0 tench`.
 
     Args:
         labelled: the position of a name is its label, so that nothing blank may lie between names.
@@ -143,8 +142,6 @@ def read_names(text: str, labelled: bool = False) -> list[str]:
         names = _without_numbers(text, names, labelled)
     if all("\t" in name or re.match(r"n\d{8}\s+\S", name) for name in names):
         names = [name.split("\t" if "\t" in name else None, 1)[1].strip() for name in names]
-    if shared := shared_prompts(names):
-        logger.warning("%s: %s", text, shared)
     return names
 
 

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from dassl.config.defaults import EVAL
 from dassl.utils.errors import InputError
+from datasets.folders import counted
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,22 @@ def check_tpr(tpr: float) -> None:
     """Raise InputError unless `tpr` is a share of images."""
     if not 0 < tpr <= 1:
         raise InputError(f"--tpr {tpr}: the share of ID images to keep lies in (0, 1], as 0.95")
+
+
+def check_read(read: int, unreadable: Sequence[str], of: str) -> None:
+    """Raise InputError if no ID image was read, else warn of unreadable ones.
+
+    Args:
+        unreadable: the error of each. of: source of the images, "" if it is not known.
+    """
+    errors = [error.rstrip(".") for error in unreadable]
+    first = ", first" * (len(errors) > 3)
+    fault = f"{counted(len(errors), 'image')} could not be read{first}: {'; '.join(errors[:3])}"
+    if not read:
+        reason = fault if errors else "give images, or a folder that holds some"
+        raise InputError(f"no ID image to calibrate on{of and f' in {of}'}: {reason}")
+    if errors:
+        logger.warning(f"Of the images to calibrate on, {fault}. The threshold is of the others")
 
 
 def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:

@@ -13,12 +13,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import clip
@@ -28,11 +26,12 @@ from dassl.data.ahead import one_ahead
 from dassl.distributed import local_device
 from dassl.utils import BadImageError, InputError, read_image
 from dassl.utils.tools import path_of
-from detector.calibration import TPR, Threshold, check_tpr, warn_if_one_sided
-from detector.images import Input, check_tensor, is_one, not_an_image, one_by_one, take
-from detector.spec import FILE, DetectorSpec, read_spec, write_spec
+from datasets.folders import absolute, images_of
+from detector.calibration import TPR, Threshold, check_read, check_tpr, warn_if_one_sided
+from detector.images import Input, check_paths, is_one, model_input, one_by_one, or_error, take
+from detector.spec import DetectorSpec, read_spec, write_spec
 from detector.verdicts import Verdict
-from detector.zero_shot import spec_of_classes
+from detector.zero_shot import spec_of_classes, texts
 from ood.decisions import NEEDS, warn_if_few_classes
 from ood.evaluation import Batch, BatchScores, score_batch
 from ood.region_maps import RegionMap, save_region_maps
@@ -58,6 +57,7 @@ class Detector:
         if self.model.provides.issuperset(NEEDS):
             warn_if_few_classes(len(spec.classnames))
         self._precision = clip.resolve_precision(spec.precision, self.device)
+        self._threshold = spec.threshold()
 
     @classmethod
     def load(
@@ -66,11 +66,12 @@ class Detector:
         score: str = "",
         tpr: float | None = None,
         device: torch.device | str = "",
-        backbone: str = "",
+        backbone: str | os.PathLike = "",
     ) -> Detector:
         """Load the detector of an evaluated run, or one that `save` wrote.
 
         Args:
+            folder: the run's or the saved one's, or the file that `save` returned.
             score, tpr: use another score, or keep another share of ID images, than the saved ones.
             device: by default a GPU if there is one.
             backbone: name or file of CLIP, if its file has moved.
@@ -78,22 +79,18 @@ class Detector:
         Raises:
             InputError: there is no detector, no such score, or CLIP has other weights.
         """
-        if not Path(folder, FILE).exists():
-            raise InputError(
-                f"{folder} has no {FILE}: run eval_ood.py, which writes one, or detect.py with "
-                "--calibrate FOLDER_OF_ID_IMAGES --save DIR"
-            )
+        folder, score, backbone = texts(folder=folder, score=score, backbone=backbone)
         spec = read_spec(folder).choose(score, tpr)
         name = backbone or spec.clip["name"]
         if os.path.isabs(name) and not os.path.exists(name):
-            raise InputError(f"{name}, the detector's CLIP, is missing: name it with --backbone")
+            raise InputError(f"the CLIP {name} is missing: name its file as backbone (--backbone)")
         check_same_backbone(name, spec.clip["name"])
         device = torch.device(device or local_device())
         model, _ = clip.load(name, device, spec.precision, spec.clip["activation"])
         if model.weights_hash != spec.clip["weights_hash"]:
             raise InputError(
                 f"{name} is not the CLIP of the detector in {folder}: its weights differ. Name the "
-                "right file with --backbone, or evaluate again"
+                "right file as backbone (--backbone), or evaluate again"
             )
         detector = cls(spec, model)
         if dtype := detector._precision.autocast:
@@ -104,35 +101,42 @@ class Detector:
     def zero_shot(
         cls,
         classnames: Iterable[str],
-        backbone: str = "ViT-B/16",
+        backbone: str | os.PathLike = "ViT-B/16",
         template: str = "a photo of a {}.",
         activation: str = "",
         score: str = "",
         device: torch.device | str = "",
-        negatives: str = "",
-        outliers: str = "",
+        negatives: str | os.PathLike = "",
+        outliers: str | os.PathLike = "",
     ) -> Detector:
         """Make a detector for class names, from CLIP or a published CLIPN (a file with a "no" text
         encoder), without training. It gives no verdicts before `calibrate`.
 
         Args:
+            backbone: name or file of CLIP, as in `clip.load`.
+            template: a text with {} for the class name, or several separated by |; "imagenet80"
+                for the 80 of CLIP's paper, "published" for CLIPN's 128.
+            activation: "quick_gelu" or "gelu", for a file that does not state its own.
+            score: the score that verdicts use (default: NegLabel with `negatives`, EOE with
+                `outliers`, else ATD for CLIPN, MCM for CLIP, and MaxLogit for a single class).
             negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
             outliers: .txt file of outlier names, one per line, for EOE.
         """
         device = torch.device(device or local_device())
+        backbone, activation = texts(backbone=backbone, activation=activation)
+        given = texts(template=template, score=score, negatives=negatives, outliers=outliers)
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
-        words = (negatives, outliers)
-        return cls(spec_of_classes(model, preprocess, classnames, template, score, *words), model)
+        return cls(spec_of_classes(model, preprocess, classnames, *given), model)
 
     @property
     def score(self) -> str:
         """Return the name of the score that verdicts use; `load` and `zero_shot` choose it."""
         return self.spec.score
 
-    @cached_property
+    @property
     def threshold(self) -> Threshold | None:
-        """Return the threshold of this detector's score, or None before a calibration."""
-        return self.spec.threshold()
+        """Return this score's `Threshold`, whose `value` is the number; None before `calibrate`."""
+        return self._threshold
 
     def __repr__(self) -> str:
         spec, limit = self.spec, self.threshold
@@ -173,48 +177,38 @@ class Detector:
             InputError: the image cannot be read or used, or is none: an array, or a tensor of
                 another shape, type or range.
         """
-        return self._input(image if isinstance(image, Tensor) else take(image, self.spec.exif))
-
-    def _input(self, image: Input) -> Tensor:
-        """Return the model's input for an image that no other thread uses."""
-        if isinstance(image, Tensor):
-            check_tensor(image)
-            if image.is_floating_point():
-                self.spec.preprocess.check(image)
-                return image
-            image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        elif not is_one(image):
-            raise not_an_image(image)
-        elif not isinstance(image, Image.Image):
-            image = read_image(image, self.spec.exif)
-        return self.spec.preprocess(image)
+        exif = self.spec.exif
+        taken = image if isinstance(image, Tensor) else take(image, exif)
+        return model_input(taken, self.spec.preprocess, exif)
 
     def calibrate(self, images: Iterable[Input], tpr: float = TPR, of: str = "") -> Detector:
-        """Return this detector with a threshold for each score that keeps `tpr` of ID images.
+        """Return a new detector, with a threshold for each score that keeps `tpr` of ID images.
+        This one stays as it is.
 
         Args:
-            images: held-out ID images, on which nothing was trained. Unreadable ones are left out
-                and counted in the spec.
-            of: source of the images, for the record.
+            images: held-out ID images, on which nothing was trained, or the path of their folder.
+                Unreadable ones are left out, with a warning, and counted in the spec.
+            of: source of the images, for the record (default: the folder).
 
         Raises:
             InputError: `tpr` is no share, or no image can be read.
         """
         check_tpr(tpr)  # before hours of scoring
+        if isinstance(images, str | os.PathLike):
+            images, of = images_of([images]), of or absolute(images)
         columns: dict[str, list[float]] = {name: [] for name in self.spec.parameters}
         labels: Counter[int] = Counter()
-        unreadable = 0
-        for _, errors, scored in self.score_images(images, list(columns)):
-            unreadable += sum(map(bool, errors))
+        unreadable: list[str] = []
+        for _, errors, scored in self.score_images(images, "all"):
+            unreadable += filter(None, errors)
             if scored:
                 labels.update(scored.cosines.argmax(dim=-1).tolist())
                 for name, values in scored.scores.items():
                     columns[name] += values.tolist()
-        if not labels:
-            raise InputError(f"no ID image to calibrate on: {unreadable} could not be read ({of})")
+        check_read(labels.total(), unreadable, of)
         warn_if_one_sided(labels, self.spec.classnames)
-        calibrated = self.spec.calibrate(columns, tpr, {"images": of, "unreadable": unreadable})
-        return Detector(calibrated, self.model.clip)
+        record = {"images": of, "unreadable": len(unreadable)}
+        return Detector(self.spec.calibrate(columns, tpr, record), self.model.clip)
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the detector for `load`, without the weights of CLIP, and return the file."""
@@ -236,22 +230,25 @@ class Detector:
         return self.label_ranks(image, label) > self.spec.top_k
 
     def region_map(
-        self, image: str | os.PathLike, of: Verdict | int | None = None, mask: str = ""
+        self,
+        image: str | os.PathLike,
+        of: Verdict | int | None = None,
+        mask: str | os.PathLike = "",
     ) -> RegionMap:
         """Return the region map of an image file.
 
         Args:
-            of: the image's class, or a verdict, which the caption quotes (default: a new one).
+            of: the image's class, or its verdict, which the caption quotes (default: a new one).
             mask: an image file of the same size, white where the object is; "" if not known.
 
         Raises:
-            InputError: `of` is no class, or an image cannot be read.
+            InputError: `of` is no class, or a verdict on another file; an image cannot be read.
         """
+        check_paths(image, mask)
         spec, decision = self.spec, ""
         of = self(image) if of is None else of
         if isinstance(of, Verdict):
-            if of.error:
-                raise InputError(f"there is no region map of an unreadable image: {of.error}")
+            of.check_is_on(image)
             of, decision = of.label, f"{spec.score} {of.decision}"
         original, shape = read_image(image, spec.exif), read_image(mask) if mask else None
         if shape and shape.size != original.size:
@@ -270,23 +267,34 @@ class Detector:
         return region_map.caption
 
     def score_images(
-        self, images: Iterable[Input], scores: Sequence[str]
+        self, images: Iterable[Input], scores: str | Iterable[str]
     ) -> Iterator[tuple[list[Input], list[str], BatchScores | None]]:
         """Yield for each batch its images, the error of each ("" if it was read), and the scores
-        of those that were read, if any. Files are read one batch ahead of the model."""
-        arrived = ((image, self._take(image)) for image in one_by_one(images))
+        of those that were read, if any. Files are read one batch ahead of the model.
+
+        Args:
+            scores: name or names of this detector's scores; "all" for all of them.
+        """
+        scores, one, exif = self.spec.names_of(scores), is_one(images), self.spec.exif
+        arrived = (
+            (image, "" if one or path_of(image) else f"images[{i}]: ", or_error(take, image, exif))
+            for i, image in enumerate(one_by_one(images))
+        )
         batches = iter(lambda: list(itertools.islice(arrived, BATCH)), [])
         with ThreadPoolExecutor(READERS) as pool:
             for batch, reading in one_ahead(
                 batches,
-                lambda batch: (batch, pool.map(self._read, [copy for _, copy in batch])),
+                lambda batch: (batch, pool.map(self._read, [copy for *_, copy in batch])),
                 lambda sent: sent,
             ):
                 read = list(reading)
                 pixels = [x for x in read if isinstance(x, Tensor)]
-                errors = ["" if isinstance(x, Tensor) else str(x) for x in read]
+                errors = [
+                    "" if isinstance(x, Tensor) else f"{place}{x}"
+                    for x, (_, place, _) in zip(read, batch, strict=True)
+                ]
                 scored = self._score_pixels(pixels, scores) if pixels else None
-                yield [image for image, _ in batch], errors, scored
+                yield [image for image, *_ in batch], errors, scored
 
     def judge(
         self, images: Sequence[Input], errors: Sequence[str], scored: BatchScores | None
@@ -296,17 +304,8 @@ class Detector:
         for image, error in zip(images, errors, strict=True):
             yield Verdict(path_of(image), **({"error": error} if error else next(rows)))
 
-    def _take(self, image: Input) -> Input | InputError:
-        try:
-            return take(image, self.spec.exif)
-        except InputError as error:
-            return error
-
     def _read(self, image: Input | InputError) -> Tensor | InputError:
-        try:
-            return image if isinstance(image, InputError) else self._input(image)
-        except InputError as error:
-            return error
+        return or_error(model_input, image, self.spec.preprocess, self.spec.exif)
 
     @torch.inference_mode()
     def _score_pixels(self, pixels: Sequence[Tensor], names: Sequence[str]) -> BatchScores:

@@ -52,17 +52,19 @@ class Graph(nn.Module):
 
 def check_export(spec: DetectorSpec, folder: str | os.PathLike) -> None:
     """Raise InputError if a detector cannot be exported, or not into `folder`."""
-    require_installed("--export", "export", "onnx", "onnxruntime")
+    require_installed("an export", "export", "onnx", "onnxruntime")
     unsupported = PromptedCLIP.FROM_IMAGES | {"candidate_lse"}
     exportable = [name for name in spec.parameters if unsupported.isdisjoint(SCORES[name].needs)]
     if spec.score not in exportable:
         raise InputError(
             f"{spec.score} needs more than one pass through a tower, which an ONNX graph cannot "
-            f"do: choose another --score of {', '.join(exportable)}"
+            f"do: choose another score of {', '.join(exportable)}"
         )
     entries = os.listdir(folder) if os.path.isdir(folder) else []
     if os.path.isfile(folder) or TENSORS in entries or (entries and GRAPH not in entries):
-        raise InputError(f"--export {folder}: it is a file, or has other files: name a new folder")
+        raise InputError(
+            f"cannot export to {folder}, a file or a folder of other files: name a new folder"
+        )
 
 
 def export(detector: Detector, folder: str | os.PathLike) -> Path:

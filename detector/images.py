@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Lock
 from typing import Any, BinaryIO
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dassl.data.transforms import Preprocess
 from dassl.utils import InputError, read_image
 from dassl.utils.tools import path_of, refuse_unreadable
 
@@ -45,6 +46,24 @@ def not_an_image(image: Any) -> InputError:
     )
 
 
+def or_error(function: Callable, image: Input | InputError, *arguments: Any) -> Any:
+    """Return what a function makes of an image, or its InputError; an earlier one is passed on."""
+    try:
+        return image if isinstance(image, InputError) else function(image, *arguments)
+    except InputError as error:
+        return error
+
+
+def check_paths(*files: Any) -> None:
+    """Raise InputError unless the image and the mask of a region map are given by their paths."""
+    for file in files:
+        if not isinstance(file, str | os.PathLike):
+            raise InputError(
+                "a region map is of one image file: give its path, and that of a mask, not "
+                f"{type(file).__name__}. label_ranks and irrelevant_regions take any image"
+            )
+
+
 def take(image: Input, upright: bool) -> Input:
     """Return a copy of `image` that does not change when its owner refills, moves or closes it, as
     generators do with the frames of a film. A path is returned as it is.
@@ -68,6 +87,21 @@ def take(image: Input, upright: bool) -> Input:
         copy = io.BytesIO(image.read())  # shares the bytes of another BytesIO
     copy.filename = path_of(image)
     return copy
+
+
+def model_input(image: Input, preprocess: Preprocess, upright: bool) -> Tensor:
+    """Return a model's input `[3, H, W]` for an image that no other thread uses."""
+    if isinstance(image, Tensor):
+        check_tensor(image)
+        if image.is_floating_point():
+            preprocess.check(image)
+            return image
+        image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    elif not is_one(image):
+        raise not_an_image(image)
+    elif not isinstance(image, Image.Image):
+        image = read_image(image, upright)
+    return preprocess(image)
 
 
 def check_tensor(image: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,22 @@ class DetectorSpec:
         if score not in self.parameters:
             raise InputError(
                 f"the detector has no score {score!r}. {suggest(score, self.parameters)} To add "
-                "others, evaluate again with their names as --scores"
+                "others, name them to an evaluation (eval_ood.py --scores), or one to zero_shot"
             )
         check_tpr(tpr)
         return replace(self, score=score, tpr=tpr)
+
+    def names_of(self, scores: str | Iterable[str]) -> list[str]:
+        """Return one or several names of the detector's scores as a list; "all" means all of them.
+
+        Raises:
+            InputError: the detector has no such score.
+        """
+        if scores == "all":
+            return list(self.parameters)
+        return [
+            self.choose(name).score for name in ([scores] if isinstance(scores, str) else scores)
+        ]
 
     def calibrate(
         self, id_scores: Mapping[str, ArrayLike], tpr: float, record: Mapping[str, Any]
@@ -182,12 +194,17 @@ def _describe(spec: DetectorSpec, tensors: bytes) -> dict[str, Any]:
 
 
 def read_spec(folder: str | Path) -> DetectorSpec:
-    """Read the detector in `folder`.
+    """Read the detector in `folder`, which may also be the path of its `FILE`.
 
     Raises:
         InputError: there is none, it is of another version, or its files do not belong together.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) if Path(folder).name == FILE else Path(folder, FILE)
+    if not path.exists():
+        raise InputError(
+            f"{path.parent} has no {FILE}: run eval_ood.py, which writes one, or save a calibrated "
+            "detector (detect.py: --calibrate FOLDER_OF_ID_IMAGES --save DIR)"
+        )
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
@@ -195,8 +212,8 @@ def read_spec(folder: str | Path) -> DetectorSpec:
     content = {"exif": False, **content}  # detectors of earlier versions lack it, and the hash
     if content.get(SETTINGS_HASH, "") not in ("", _hash_settings(content)):
         raise InputError(
-            f"{path} is damaged (it was changed after it was written): evaluate again. --score and "
-            "--tpr choose another score or share"
+            f"{path} is damaged (it was changed after it was written): evaluate again. Another "
+            "score or share is chosen when it is loaded, by score and tpr (--score, --tpr)"
         )
     try:
         return _spec(content, _read_tensors(path, content["tensors_sha256"]), path)

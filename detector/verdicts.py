@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dassl.utils.console import one_line, printable
+from dassl.utils.errors import InputError
 from dassl.utils.files import explain_write_error
 
 
@@ -42,11 +43,24 @@ class Verdict:
 
     @property
     def decision(self) -> str:
-        """Return score, threshold and verdict as a caption quotes them."""
+        """Return score, threshold and verdict as a caption quotes them, or the error."""
+        if self.error:
+            return self.error
         if not self.verdict:
             return f"{self.score:.6g}"
         sign = ">=" if self.score >= self.threshold else "<"
         return f"{self.score:.6g} {sign} {self.threshold:.6g}: {self.verdict}"
+
+    def check_is_on(self, image: str | os.PathLike) -> None:
+        """Raise InputError if this is a verdict on another file, or on an unreadable image."""
+        if self.error:
+            raise InputError(f"there is no region map of an unreadable image: {self.error}")
+        both = os.path.exists(self.image) and os.path.exists(image)
+        if both and not os.path.samefile(self.image, image):
+            raise InputError(
+                f"a region map of {image} cannot quote the verdict on {self.image}: give the "
+                "verdict on the same file, or none for a new one"
+            )
 
     def __str__(self) -> str:
         if self.error:

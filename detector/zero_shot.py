@@ -1,5 +1,6 @@
 """Make a detector for class names from CLIP, or from a published CLIPN."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,10 +12,13 @@ from clip.prompted import PromptedCLIP, TwoBranchCLIP
 from clip.templates import classifier, template_pairs
 from dassl.data.transforms import Preprocess
 from dassl.utils import InputError, versions
+from datasets.classnames import shared_prompts
 from detector.spec import DetectorSpec, refuse_fitted
 from ood.negatives import find_words
 from ood.regions import suggest_top_k
 from ood.scoring import get_scores, offered_scores_and, required_inputs, score_parameters
+
+logger = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -62,7 +66,8 @@ def spec_of_classes(
 
 
 def _listed(names: Any) -> list[str]:
-    """Return class names, of a list or anything else that has an order, as a list."""
+    """Return class names, of a list or anything else that has an order, as a list; warn of those
+    that give equal prompts, such as `hot_dog` and `Hot dog`."""
     unordered = isinstance(names, str | bytes | set | frozenset | Mapping)
     listed = [] if unordered or not isinstance(names, Iterable) else list(names)
     if not listed or not all(isinstance(name, str) and name.strip() for name in listed):
@@ -70,7 +75,20 @@ def _listed(names: Any) -> list[str]:
             "class names are a list such as ['cat', 'dog'], of one text for each class in label "
             f"order, got {listed or names!r}"
         )
+    if shared := shared_prompts(listed):
+        logger.warning(shared)
     return list(map(str, listed))  # numpy's texts are of a class of their own
+
+
+def texts(**settings: Any) -> list[str]:
+    """Return the values of settings, texts or paths, as texts; None is ""."""
+    for name, value in settings.items():
+        if not isinstance(value, str | os.PathLike | None):
+            raise InputError(
+                f"{name} is one text or path, got {value!r}. Several templates are one text, with "
+                "| between them; words and names of outliers are lines of files"
+            )
+    return [os.fspath(value or "") for value in settings.values()]
 
 
 def score_for_words(negatives: str, outliers: str) -> str:

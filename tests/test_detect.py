@@ -183,7 +183,7 @@ def test_what_is_no_image_is_refused(place, loaded, caplog):
         (torch.zeros(3, 0, 8, dtype=torch.uint8), r"got \[3, 0, 8\]"),
         (torch.zeros(3, 8, 8), r"is the model's input, .* not \[3, 8, 8\]"),
         (torch.full((3, *size), 255.0), "no pixels give values from 255 to 255"),
-        (torch.full((3, *size), torch.nan), "values from nan"),
+        (torch.full((3, *size), torch.nan), "this one holds NaN"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "uint8, got torch.int64"),
         (torch.zeros(3, 8, 8, dtype=torch.bool), "uint8, got torch.bool"),
         ([np.zeros((8, 8, 3), np.uint8)], "not ndarray.*PIL.Image.fromarray"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from detector import Detector
 from run.settings import default_cfg, keys
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,13 @@ def test_settings_that_are_named_exist():
         re.findall(r"`((?:DATALOADER|DATASET|TRAINER|MODEL|INPUT|OOD|EVAL)\.[A-Z0-9_.]+)", ALL)
     )
     assert len(named) > 8 and named <= known, named - known
+
+
+def test_methods_of_a_detector_that_are_named_exist():
+    examples = "\n".join(re.findall(r"```python\n(.*?)```", ALL, flags=re.DOTALL))
+    named = set(re.findall(r"\b(?:Detector|detector)\.(\w+)\(", examples))
+    assert {"zero_shot", "calibrate", "save", "load"} <= named
+    assert all(hasattr(Detector, name) for name in named), named
 
 
 def test_files_that_are_named_exist():

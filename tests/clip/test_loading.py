@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,13 @@ def test_a_path_that_is_not_there_is_said_to_be_missing(name, tmp_path, monkeypa
         ) as e:
             act(name)
         assert "Nearest" not in str(e.value)
+
+
+def test_a_file_is_named_by_a_path_too(clip_file):
+    model, _ = clip.load(Path(clip_file("tiny-vit")))
+    assert model.name == clip_file("tiny-vit")
+    with pytest.raises(InputError, match="There is no file or folder"):
+        clip.load(Path("no/clip.pt"))
 
 
 def test_activation_mismatch_of_a_pair_is_refused_before_downloading():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from dassl.utils.errors import InputError
+from dassl.utils.errors import BadImageError, InputError
 from detector import Detector
 from detector.verdicts import Verdict
 
@@ -200,6 +200,26 @@ def test_an_unreadable_image_has_no_region_map(detector, paths):
         detector.region_map(paths[0], Verdict("a.png", 7, "x", 0.5, 0.5, 1.0))
 
 
+def test_a_region_map_quotes_the_verdict_on_its_own_file(detector, paths, tmp_path, monkeypatch):
+    verdict = detector(paths[0])
+    with pytest.raises(InputError, match=r"of .*1.png cannot quote the verdict on .*0.png"):
+        detector.region_map(paths[1], verdict)
+    monkeypatch.chdir(paths[0].parent)
+    (tmp_path / "link.png").symlink_to(paths[0])
+    for same in (paths[0].name, str(paths[0]), tmp_path / "link.png"):
+        assert "MCM" in detector.region_map(same, verdict).verdict
+    for nameless in (replace(verdict, image=""), replace(verdict, image="inner/a.png")):
+        assert "MCM" in detector.region_map(paths[1], nameless).verdict
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 64, 64), [], ["a.png"], None, b"a.png"])
+def test_a_region_map_is_of_one_file(other, detector, paths):
+    with pytest.raises(InputError, match=f"give its path, .* not {type(other).__name__}"):
+        detector.region_map(other)
+    with pytest.raises(InputError, match="give its path, and that of a mask, not ndarray"):
+        detector.region_map(paths[0], 0, np.zeros((70, 70)))
+
+
 def test_regions_are_read_like_verdicts(detector, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -219,10 +239,50 @@ def test_a_detector_can_be_sent_to_another_process(detector, paths):
     assert received(paths) == detector(paths)
 
 
-def test_the_score_is_chosen_where_the_detector_is_made(detector):
+def test_the_score_is_chosen_where_the_detector_is_made(detector, paths):
     assert detector.score == "MCM"
-    with pytest.raises(AttributeError):
-        detector.score = "Energy"
+    calibrated = detector.calibrate(paths)
+    for found in (detector, calibrated):
+        for name in ("score", "threshold"):
+            with pytest.raises(AttributeError):
+                setattr(found, name, 0.5)
+    assert calibrated(paths[0]).threshold == calibrated.threshold.value
+
+
+def test_an_image_without_a_path_is_named_by_its_number(detector, paths):
+    ready = detector.preprocess(paths[0])
+    holey = ready.clone()
+    holey[0, 0, 0] = torch.nan
+    stream = [*paths * 10, holey, "nothing.png", None]
+    *_, with_nan, absent, nothing = detector.verdicts(stream)
+    assert with_nan.error.startswith("images[40]: a floating-point image is normalised")
+    assert "this one holds NaN. Pass pixels as uint8" in with_nan.error
+    assert absent.error.startswith("Cannot read the image nothing.png")
+    assert nothing.error.startswith("images[42]: an image is a path")
+    for several in ([paths[0], ready, holey], iter([paths[0], ready, holey])):
+        with pytest.raises(BadImageError, match=r"^images\[2\]: .* holds NaN"):
+            detector(several)
+    with pytest.raises(BadImageError, match=r"^images\[1\]: .* holds NaN"):
+        detector(torch.stack([ready, holey]))
+    with pytest.raises(BadImageError, match=r"^a floating-point image .* holds NaN"):
+        detector(holey)
+
+
+def test_the_decision_on_an_unreadable_image_is_its_error(detector):
+    (verdict,) = detector.verdicts(["nothing.png"])
+    assert verdict.decision == verdict.error and "nothing.png" in verdict.decision
+
+
+def test_scores_are_asked_for_by_name(detector, paths):
+    def found(scores):
+        return list(next(detector.score_images(paths, scores))[2].scores)
+
+    assert found("MCM") == found(["MCM"]) == ["MCM"]
+    assert found("all") == list(detector.spec.parameters)
+    assert found(name for name in ("Energy", "MCM")) == ["Energy", "MCM"]
+    for unknown in ("MCN", ["MCM", "ODIN"]):  # ODIN is a score, but not one of this detector
+        with pytest.raises(InputError, match=r"the detector has no score .* Known: MCM"):
+            found(unknown)
 
 
 @pytest.mark.parametrize("tpr", [95, 0, -1, float("nan")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from dassl.utils.errors import InputError, WriteError
 from datasets.classnames import read_names
+from datasets.folders import images_of
 from detector import Detector
 from detector.calibration import warn_if_one_sided
 
@@ -175,6 +177,84 @@ def test_a_list_of_class_names_may_have_their_folders(tmp_path):
         ("cat,dog", ""),
     ],
 )
-def test_names_that_are_one_in_a_prompt_are_warned_of(caplog, text, alike):
-    assert read_names(text) == text.split(",")
-    assert (alike in caplog.text) and bool(alike) == ("no prompt can tell" in caplog.text)
+def test_names_that_are_one_in_a_prompt_are_warned_of_once(caplog, clip_file, text, alike):
+    names = read_names(text)
+    assert names == text.split(",") and not caplog.text  # detect.py --classes reads, then makes
+    Detector.zero_shot(names, clip_file("tiny-vit"))
+    assert (alike in caplog.text) and bool(alike) == caplog.text.count("no prompt can tell")
+
+
+def test_a_calibration_is_a_new_detector(detector, photograph):
+    assert detector.calibrate([photograph] * 3).threshold.images == 3
+    assert detector.threshold is None
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_means_its_images(kind, detector, photograph, caplog):
+    folder = photograph.parent
+    (folder / "deeper").mkdir()
+    Image.open(photograph).save(folder / "deeper/other.png")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
+    found = detector.calibrate(kind(folder))
+    assert found.threshold == detector.calibrate(images_of([str(folder)])).threshold
+    assert found.spec.origin["calibration"] == {"images": str(folder), "unreadable": 0}
+    assert detector.calibrate(kind(photograph)).threshold.images == 1
+    assert "could not be read" not in caplog.text
+
+
+def test_unreadable_images_of_a_calibration_are_named(detector, photograph, caplog):
+    bad = [None, "a.png", torch.zeros(2, 2), "b.png"]
+    with pytest.raises(InputError) as error:
+        detector.calibrate(bad)
+    calibrated = detector.calibrate([*bad, photograph])
+    for message in (str(error.value), caplog.text):
+        assert "4 images could not be read, first: images[0]: an image is a path" in message
+        assert "Cannot read the image a.png ([Errno 2]" in message
+        assert "images[2]: an image tensor is [3, H, W]" in message and "b.png" not in message
+    assert calibrated.threshold.images == 1
+    assert calibrated.spec.origin["calibration"]["unreadable"] == 4
+
+
+def test_a_calibration_needs_an_image(detector, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for images, where in (([], ":"), (tmp_path / "empty", " in /.*empty:"), (iter([]), ":")):
+        with pytest.raises(InputError, match=f"calibrate on{where} give images, or a folder"):
+            detector.calibrate(images)
+
+
+def test_a_detector_is_loaded_from_what_save_returned(detector, photograph, tmp_path, monkeypatch):
+    kept = detector.calibrate([photograph]).save(tmp_path / "kept")
+    monkeypatch.chdir(tmp_path / "kept")
+    for path in (kept, str(kept), kept.parent, kept.name):
+        assert Detector.load(path).threshold.images == 1
+    for path in (tmp_path, tmp_path / "detector.json"):
+        with pytest.raises(InputError, match=f"^{tmp_path} has no detector.json: run eval_ood.py"):
+            Detector.load(path)
+
+
+def test_settings_may_be_paths(clip_file, detector, photograph, tmp_path):
+    outliers, words = tmp_path / "out.txt", tmp_path / "noun.a.txt"
+    outliers.write_text("oak\nelm\n", encoding="utf-8")
+    words.write_text("oak\nelm\nyew\n" * 5, encoding="utf-8")
+    names, backbone = ["cat", "dog"], Path(clip_file("tiny-vit"))
+    assert Detector.zero_shot(names, backbone, outliers=outliers).score == "EOE"
+    with pytest.raises(InputError, match="less than one word"):
+        Detector.zero_shot(names, backbone, negatives=tmp_path)
+    detector.calibrate([photograph]).save(tmp_path / "kept")
+    assert Detector.load(tmp_path / "kept", backbone=backbone).threshold
+    with pytest.raises(InputError, match="There is no file or folder"):
+        Detector.load(tmp_path / "kept", backbone=Path("nothing.pt"))
+    assert Detector.load(tmp_path / "kept", score=None, backbone=None).score == "MCM"
+
+
+@pytest.mark.parametrize(
+    "setting", ["backbone", "template", "activation", "score", "negatives", "outliers"]
+)
+@pytest.mark.parametrize("value", [["oak", "elm"], ("oak",), 5, b"oak"])
+def test_a_setting_is_one_text(setting, value, clip_file, tmp_path):
+    settings = {"backbone": clip_file("tiny-vit"), setting: value}
+    with pytest.raises(InputError, match=f"^{setting} is one text or path, got "):
+        Detector.zero_shot(["cat", "dog"], **settings)
+    if setting in ("backbone", "score"):
+        with pytest.raises(InputError, match=f"^{setting} is one text or path, got "):
+            Detector.load(tmp_path, **{setting: value})

@@ -85,10 +85,10 @@ class Preprocess:
         mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
         pixels = values * std + mean
         if not ((pixels > -1) & (pixels < 2)).all():  # a resize may overshoot
+            found = f"no pixels give values from {values.min():.3g} to {values.max():.3g}"
             raise InputError(
                 f"a floating-point image is normalised with mean {self.mean} and std {self.std}; "
-                f"no pixels give values from {values.min():.3g} to {values.max():.3g}. Pass pixels "
-                "as uint8"
+                f"{'this one holds NaN' if values.isnan().any() else found}. Pass pixels as uint8"
             )
         if any(self.mean) and ((values >= 0) & (values <= 1)).all():
             _warn_once(
