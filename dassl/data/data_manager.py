@@ -105,7 +105,6 @@ def build_data_loader(
     Differs from upstream: there, augmentations depend on the number of workers.
 
     `batches` are positions in `data_source`, batch by batch, instead of a sampler and a batch size.
-    `n_domain` and `n_ins` are upstream's; no sampler here reads them.
     """
     if not data_source:
         role = "training" if is_train else "evaluation"
@@ -116,7 +115,7 @@ def build_data_loader(
     workers = cfg.DATALOADER.NUM_WORKERS
     sampling = {"batch_sampler": batches}
     if batches is None:
-        sampler = build_sampler(sampler_type, cfg, data_source)
+        sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
         sampling = _sampling_arguments(cfg, sampler, batch_size, is_train, drop_last)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
@@ -222,6 +221,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
+        training = {}
+        if is_train:
+            training = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            training["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
@@ -230,7 +233,7 @@ class DataManager:
             tfm=self.tfm_train if is_train else self.tfm_test,
             is_train=is_train,
             dataset_wrapper=self._dataset_wrapper,
-            drop_last=is_train and settings.DROP_LAST,
+            **training,
         )
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
