@@ -92,10 +92,11 @@ def test_fast_features_are_the_plain_ones(names, kind, n_ctx, csc, position, chu
 @pytest.mark.parametrize("n_ctx", [1, 16])
 def test_the_benchmarks_plain_step_is_the_fast_one(n_ctx, models):
     """Both sides of benchmarks/train_step.py compute the same loss and the same gradient."""
-    model = models[KINDS[0]][0]
-    learner = PromptLearner(NAMES, model, n_ctx=n_ctx)
+    model, draw = models[KINDS[0]][0], torch.Generator().manual_seed(n_ctx)
+    learner = PromptLearner(NAMES, model, n_ctx=n_ctx, generator=draw)
     prompted = PromptedCLIP(model, LearnedPrompts(model, learner))
-    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 4])
+    # Seeded: where the two terms nearly cancel, the rest has fewer digits than the test asks for.
+    images, labels = torch.randn(2, 3, 64, 64, generator=draw), torch.tensor([0, 4])
     slow = plain.locoop_loss(model, learner, images, labels, k=2, weight=0.25)
     features, regions = prompted.image_features(images, local=True)
     text, scale = prompted.text_features(), model.scale
