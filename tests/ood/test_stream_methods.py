@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,26 @@ def test_adaneg_compares_entropies_in_float64(order):
     method = AdaNeg(texts[:2], texts[2:], scale, groups=1, length=2)
     method.update(images[order], images[order, 0])
     assert method.images[0, 0].equal(images[1])
+
+
+@pytest.mark.parametrize(
+    "kind, batch, published",
+    [
+        (OODD, 64, {"size": 2048, "k": 5}),
+        (AdaNeg, 256, {"groups": 5, "length": 10, "threshold": 0.5, "gap": 0.5, "weight": 0.1}),
+        (
+            TANL,
+            256,
+            {"labels": 1000, "step": 1, "length": 300, "gap": 0.5, "weight": 0.0, "past": 20000}
+            | {"seed": 0},
+        ),
+    ],
+)
+def test_the_defaults_are_the_published_numbers(kind, batch, published):
+    """A command sets none of them; docs/methods.md says what they are."""
+    parameters = inspect.signature(kind).parameters.values()
+    assert {x.name: x.default for x in parameters if x.default is not x.empty} == published
+    assert kind.batch == batch
 
 
 def _texts(draw: torch.Generator) -> dict[str, torch.Tensor]:
