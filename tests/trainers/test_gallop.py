@@ -237,6 +237,21 @@ def test_a_resnet_is_refused(make, backbone):
         make(ABOUT["train"], **{"MODEL.BACKBONE.NAME": backbone("tiny-rn")})
 
 
+def test_one_number_of_top_regions_is_that_of_each_local_prompt(golden, make):
+    """And no prompt changes its kind: the m first stay global, whatever the numbers."""
+    arrays, case = golden("gallop.npz"), ABOUT["cases"][0]
+    found = []
+    for numbers in ((3,), (3,) * case["n"]):
+        trainer = disturbed(make(case, **{"TRAINER.GALLOP.TOPK": numbers}), arrays, case["id"])
+        assert trainer.ks == [3] * case["n"]
+        inputs = trainer.model.image_features(pixels(arrays, case["id"]), local=True)
+        with torch.no_grad():
+            pair = trainer.model.set_cosines(*inputs, trainer.model.text_features())
+        assert [len(x[0]) for x in pair] == [case["m"], case["n"]]
+        found.append(pair)
+    assert all(map(torch.equal, *found))
+
+
 def test_more_regions_than_there_are_mean_all(make, caplog):
     make(ABOUT["train"], **{"TRAINER.GALLOP.TOPK": (30,)})
     assert "an image has 16 regions; a larger number means all" in caplog.text
