@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
@@ -195,8 +196,8 @@ def test_fewer_negatives_than_groups_make_one(case, golden):
 def test_temperature_and_one_group(golden):
     arrays = golden("zeroshot_neglabel.npz")
     logits = [100 * torch.from_numpy(arrays[f"g0_{side}_cos"]) for side in ("pos", "neg")]
-    for t in ("1", "2.5"):
-        values = _scored("NegLabel", *logits, groups=5, negatives_temperature=float(t))
+    for score, t in itertools.product(("NegLabel", "CSP"), ("1", "2.5")):
+        values = _scored(score, *logits, groups=5, negatives_temperature=float(t))
         expected = torch.from_numpy(arrays[f"g0_forward_t{t}_groups5_f32"])
         assert_close(values, expected, rtol=1e-5, atol=1e-6)
     one = torch.from_numpy(golden("zeroshot_csp.npz")["g0_forward_one_group"])
