@@ -19,6 +19,7 @@ from tests.run.test_sweep import metrics, same, stopped_at
 from tests.worlds import CLASSES
 from trainers.prompt_trainer import PromptTrainer
 from trainers.side_by_side import SideBySide
+from trainers.views import KeptViews
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -181,11 +182,32 @@ def test_what_cannot_be_kept_is_refused(world, told, tmp_path, trainer, settings
     assert not (tmp_path / "run").exists()
 
 
+def built(world, views, *more):
+    args = map(str, flags(world, world / "unused", "CoOp", views, *more))
+    return build_trainer(build_cfg(make_parser("").parse_args(list(args))))
+
+
+@pytest.mark.parametrize(
+    "settings, other",
+    [
+        (["OPTIM.LR", 0.1], False),
+        (["MODEL.BACKBONE.NAME", "another CLIP"], True),
+        (["TRAINER.COOP.PREC", "amp_bf16"], True),
+        (["INPUT.RRCROP_SCALE", (0.5, 1.0)], True),
+        (["DATALOADER.TRAIN_X.BATCH_SIZE", BATCH - 1], True),
+    ],
+)
+def test_what_changes_features_has_views_of_its_own(world, clip_file, settings, other):
+    settings = [clip_file("tiny-vit", 5) if x == "another CLIP" else x for x in settings]
+    folders = [
+        KeptViews(built(world, 2, *more)).store._place("view", []) for more in ((), settings)
+    ]
+    assert (folders[0] != folders[1]) == other
+
+
 def test_results_say_how_many_views_came_again(world):
     def training(views):
-        args = map(str, flags(world, world / "unused", "CoOp", views))
-        trainer = build_trainer(build_cfg(make_parser("").parse_args(list(args))))
-        return trainer.provenance()["comparable"]["training"]
+        return built(world, views).provenance()["comparable"]["training"]
 
     assert training(2) == training(0) | {"views": 2}
     assert training(EPOCHS) == training(0)  # bit by bit, as the tests above show
