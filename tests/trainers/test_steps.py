@@ -333,6 +333,12 @@ def test_k_of_all_classes_is_warned_of(make, caplog):
     assert "K = 3 is the number of classes" in caplog.text and "LoCoOp becomes CoOp" in caplog.text
 
 
+def test_the_preset_k_is_comparable_with_the_same_k_given(make):
+    preset, given = (make("LoCoOp", "TRAINER.LOCOOP.TOPK", k) for k in (0, 1))  # 1 of 3 classes
+    assert preset.top_k == given.top_k == 1
+    assert preset.provenance()["comparable"] == given.provenance()["comparable"]
+
+
 # Going on with other settings
 
 
