@@ -127,6 +127,9 @@ def test_scores_and_predictions(case, golden, make):
     for kind, cosines in (("global", whole), ("local", parts)):
         predicted = cosines.mean(dim=1).argmax(-1).tolist()
         assert predicted == arrays[f"{name}/pred_{kind}_f64"].tolist()
+    cosines = trainer.model_inference((whole, parts)) / trainer.model.scale  # of the accuracy
+    np.testing.assert_allclose(cosines.numpy(), found[0].cosines, rtol=1e-5, atol=1e-7)
+    assert all(model.reads_regions({"cosines"}) for model in (trainer.model, described))
 
 
 def test_beside_words_its_mean_prompts_have_length_one(make):
