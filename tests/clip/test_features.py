@@ -121,10 +121,16 @@ def test_wrong_size_is_told(tiny_clip):
 
 
 def test_tower_without_regions_is_an_error():
-    visual = torch.nn.Sequential(torch.nn.Flatten())
+    class Pooled(torch.nn.Flatten):
+        def forward(self, images):  # the feature and tokens, as open_clip's with output_tokens
+            return super().forward(images), images
+
+    visual, images = torch.nn.Flatten(), torch.rand(1, 3, 4, 4)
     with pytest.raises(InputError, match="GL-MCM would silently equal MCM"):
-        clip.image.encode_image(visual, torch.zeros(1, 3, 4, 4), local=True)
-    assert clip.image.encode_image(visual, torch.zeros(1, 3, 4, 4), local=False)[0].shape == (1, 48)
+        clip.image.encode_image(visual, images, local=True)
+    for tower in (visual, Pooled()):
+        features, regions = clip.image.encode_image(tower, images, local=False)
+        assert features.equal(images.flatten(1)) and regions is None
 
 
 def test_towers_stay_frozen_and_in_evaluation_mode(tiny_clip):
