@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import clip
 from clip.negation import build_no_encoder
-from clip.prompted import ODIN_MAGNITUDE, ODIN_TEMPERATURE, PromptedCLIP, TwoBranchCLIP
+from clip.prompted import DescribedCLIP, PromptedCLIP, TwoBranchCLIP
 from clip.templates import template_pairs
 from tests.golden import weights_clipn
 
@@ -40,6 +40,7 @@ def test_everything_a_model_provides(model):
     torch.testing.assert_close(inputs["logits"], model.scale * cosines)
     torch.testing.assert_close(inputs["head_norm"], model.scale * features.abs().sum(dim=1))
     assert set(_inputs(model, _images(), classes, {"logits"})) == {"logits", "cosines"}
+    assert DescribedCLIP(model.clip, classes, model.scale).provides == model.provides
 
 
 def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
@@ -48,17 +49,15 @@ def test_odin_steps_up_the_confidence_by_the_papers_magnitude(model):
     leaf = images.clone().requires_grad_()
     features = F.normalize(model.clip.encode_image(leaf), dim=-1)
     logits = model.scale * features @ text.T
-    F.log_softmax(logits / ODIN_TEMPERATURE, dim=-1).amax(dim=-1).sum().backward()
+    F.log_softmax(logits / 1000, dim=-1).amax(dim=-1).sum().backward()
     with torch.inference_mode():
         moved = model.odin_images(images, text)
         odin_logits = _inputs(model, images, model.class_features(), {"odin_logits"})["odin_logits"]
     std = torch.tensor(model.clip.preprocess.std).view(3, 1, 1)
-    step = (moved - images) * std / ODIN_MAGNITUDE  # -1, 0 or 1, but for rounding
+    step = (moved - images) * std / 0.0014  # -1, 0 or 1, but for rounding
     agree = (step - leaf.grad.sign()).abs() < 0.01
     assert agree.float().mean() > 0.999
-    confidence = [
-        F.softmax(x / ODIN_TEMPERATURE, dim=-1).amax(dim=-1) for x in (logits, odin_logits)
-    ]
+    confidence = [F.softmax(x / 1000, dim=-1).amax(dim=-1) for x in (logits, odin_logits)]
     assert (confidence[1] > confidence[0]).all()
     assert all(p.grad is None for p in model.parameters())
 
@@ -73,7 +72,9 @@ def test_two_branches_are_the_public_codes(variant, clipn_file, golden):
         tiny, build_no_encoder(tiny, names[variant]), about["classes"], template_pairs("published")
     ).requires_grad_(False)
     images = torch.from_numpy(weights_clipn.make_images(about["seed"] + 1, 5, 64))
-    inputs = _inputs(model, images, model.class_features(), model.provides - {"odin_logits"})
+    classes = model.class_features()
+    assert DescribedCLIP(tiny, classes, model.scale).provides == model.provides
+    inputs = _inputs(model, images, classes, model.provides - {"odin_logits"})
     features = F.normalize(torch.from_numpy(arrays[f"zeroshot/{variant}/feat"]), dim=-1).float()
     for key, branch in (("cosines", "yes"), ("no_cosines", "no")):
         weights = torch.from_numpy(arrays[f"zeroshot/{variant}/fc_{branch}"]).float()
