@@ -256,6 +256,13 @@ def test_fobor_training(run, golden, clip_file, tmp_path, monkeypatch):
         close(found[name], arrays[f"{run['id']}/{key}_f64"])
 
 
+def test_regions_of_equal_attention_weigh_one_half(clip_file, tmp_path):
+    """Their attention, 0 to 1 in each image, is 0 divided by 0 but for 1e-8."""
+    trainer = trained_with("LoCoOpFoBoR", clip_file, tmp_path)
+    weights = trainer.region_weights(torch.tensor([0.0, 2.0]), torch.full((2, 5), 0.2))
+    assert weights.equal(torch.full((2, 5), 0.5))
+
+
 @pytest.mark.parametrize("name", ["LoCoOpFoBoR", "SCTFoBoR"])
 def test_fobor_refuses_a_resnet(name, clip_file, tmp_path):
     case = {"n_ctx": 4, "csc": False, "class_token_position": "end"}
