@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import clip
 from clip.facts import OPENAI_TRANSFORM
-from clip.prefix import ROW, Packing, encode_packed
+from clip.prefix import ROW, Packing, encode_packed, encode_texts
 from dassl.utils.errors import InputError
 
 TEXTS = [
@@ -180,6 +180,16 @@ def test_memory_is_that_of_a_chunk():
     assert kept[256, 10**6] > 3 * kept[64, 10**6]
     # Of a chunk nothing stays but its features.
     assert kept[256, 64] < kept[256, 10**6] / 20
+
+
+def test_texts_of_a_template_share_its_beginning_and_their_rows():
+    """70,000 words would take twice the time, and no figure would show it."""
+    model, encoded = _model(), []
+    model.text.transformer.resblocks[0].mlp.register_forward_pre_hook(
+        lambda _, inputs: encoded.append(tuple(inputs[0].shape[:-1]))
+    )
+    encode_texts(model, ["a photo of a cat", "a photo of a very small dog"])
+    assert encoded == [(1, 5), (1, 2 + 4)]  # [SOS] a photo of a; "cat" and three words, each [EOT]
 
 
 def test_repeats_are_bit_identical():
