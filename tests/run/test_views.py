@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow  # trains
 KEEPING = [n for n in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(n).KEEPS_VIEWS]
 EPOCHS, SHOTS, BATCH = 3, 3, 5
 IMAGES = SHOTS * len(CLASSES)  # 2 batches and 2 images that they leave out
+BYTES = (1 + 16) * 64 * 4  # an image's features and those of its regions, in float32
 
 
 def flags(world: Path, output: Path, trainer: str, views: int, *more) -> list:
@@ -174,7 +175,11 @@ def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world,
             "without a seed no two runs see the same views",
         ),
         ("CoOp", ["EVAL.FEATURES", "none"], "EVAL.FEATURES names no folder"),
-        ("LoCoOp", ["EVAL.FEATURES_LIMIT", 1e-6], "no room for the features of 2 views: about"),
+        (
+            "LoCoOp",
+            ["EVAL.FEATURES_LIMIT", 1e-6],
+            f"no room for the features of 2 views: about {2 * IMAGES * BYTES / 2**30:.3g} GiB are",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused(world, told, tmp_path, trainer, settings, words):
