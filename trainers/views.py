@@ -138,7 +138,7 @@ class KeptViews:
                 with self.trainer.explain_out_of_memory("a training step", "TRAIN_X"):
                     outputs = self.trainer.tower(images, *needs)
                 writer = writer or self._writer(view, name, items, *outputs)
-                writer.append(place[batch["index"]], *outputs)
+                writer.append(place[batch["index"].numpy()], *outputs)
             if writer is not None:
                 writer.finish()
         finally:

@@ -134,6 +134,7 @@ def test_fewer_views_are_encoded_once_for_all_runs(run, encoded):
         ("CoOp", ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "OPTIM.MAX_EPOCH", 2], 2 * IMAGES),
         ("LoCoOp", [], 2 * IMAGES),
         ("LoCoOp", [], 0),
+        ("LoCoOpFoBoR", [], 2 * IMAGES),  # it reads attention
         ("CoOp", [], 0),
     ):
         encoded.clear()
@@ -153,12 +154,14 @@ def test_a_resumed_run_does_not_depend_on_what_is_still_kept(run, tmp_path, monk
     assert_same(run("CoOp", 1, output=tmp_path / "parts"), whole)
 
 
-def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world, tmp_path):
+@pytest.mark.parametrize("batch", [BATCH, 1])  # of 1: batches without a readable image
+def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world, tmp_path, batch):
     root = tmp_path / "data"
     shutil.copytree(world / "data", root)
     for path in sorted((root / "pets/train/cat").iterdir())[:2]:
         path.write_bytes(b"no image")
     settings = ["DATASET.ROOT", root, "DATALOADER.BAD_IMAGES", "skip"]
+    settings += ["DATALOADER.TRAIN_X.BATCH_SIZE", batch]
     plain = run("CoOp", 0, *settings)
     for _ in range(2):
         assert_same(run("CoOp", EPOCHS, *settings), plain)
