@@ -64,6 +64,7 @@ SCHEDULES = st.fixed_dictionaries(
         "MAX_EPOCH": st.integers(1, 12),
         "LR": st.floats(1e-4, 1.0),
         "LR_SCHEDULER": st.sampled_from(["single_step", "multi_step", "cosine"]),
+        "GAMMA": st.sampled_from([0.1, 0.5]),
         "STEPSIZE": st.lists(st.integers(1, 6), min_size=1, max_size=3).map(
             lambda steps: tuple(sorted(set(steps)))
         ),
@@ -84,8 +85,8 @@ def formula(keys, epoch):
     if keys["LR_SCHEDULER"] == "cosine":
         return keys["LR"] * (1 + math.cos(math.pi * e / keys["MAX_EPOCH"])) / 2
     if keys["LR_SCHEDULER"] == "single_step":
-        return keys["LR"] * 0.1 ** (e // keys["STEPSIZE"][-1])
-    return keys["LR"] * 0.1 ** sum(step <= e for step in keys["STEPSIZE"])
+        return keys["LR"] * keys["GAMMA"] ** (e // keys["STEPSIZE"][-1])
+    return keys["LR"] * keys["GAMMA"] ** sum(step <= e for step in keys["STEPSIZE"])
 
 
 @settings(max_examples=60, deadline=None)
