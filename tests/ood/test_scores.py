@@ -387,9 +387,10 @@ def test_parameter_nobody_declares():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-45])
-@pytest.mark.parametrize("name", ["MCM", "GL-MCM", "Energy"])
-def test_temperature_must_be_positive(name, value):
-    parameter = "energy_temperature" if name == "Energy" else "temperature"
+@pytest.mark.parametrize(
+    "name, parameter", [(n, x) for n in SCORES for x in SCORES[n].parameters if "temperature" in x]
+)
+def test_temperature_must_be_positive(name, parameter, value):
     with pytest.raises(InputError, match="must be a positive number"):
         one(name, make_inputs(), **{parameter: value})
 
