@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +67,17 @@ def test_noise_is_the_same_for_a_seed():
     assert images.shape == (15, 3, 8, 8) and images.dtype == torch.float32
     assert images.min() == 0 and images.max() == 1 and set(images[12:].unique().tolist()) == {0, 1}
     assert images.equal(noise_images(8)) and not images.equal(noise_images(8, 1))
+
+
+def test_noise_has_the_laws_that_it_says():
+    """Shifted and scaled to [0, 1]; each kind has three images, 36,864 values."""
+    normal, poisson, gamma, uniform, halves = noise_images(64).double().flatten(1).split(3)
+    for kind, skew in ((normal, 0), (poisson, 5**-0.5), (gamma, 2 / 2**0.5), (uniform, 0)):
+        z = (kind - kind.mean()) / kind.std()
+        assert (z**3).mean().item() == pytest.approx(skew, abs=0.08)
+    one = poisson[poisson > 0].min()  # they begin at 0
+    assert (poisson.mean() / one).item() == pytest.approx(5, abs=0.05)
+    kurtosis = ((normal - normal.mean()) / normal.std()).pow(4).mean().item()
+    assert kurtosis == pytest.approx(3, abs=0.1)
+    assert uniform.std().item() == pytest.approx(12**-0.5, abs=0.005)
+    assert halves.mean().item() == pytest.approx(0.5, abs=0.01)
