@@ -111,6 +111,8 @@ def test_record_has_relative_posix_paths(tmp_path):
         "train": [["pets/train/dog/b.png", 1, "dog"], ["pets/train/cat/ä.png", 0, "cat"]],
     }
     assert json.loads(json.dumps(record)) == record
+    held_out = {"held_out": [["pets/train/cat/ä.png", 0, "cat"]]}
+    assert split_record(items, root, 1, 0, items[1:]) == record | held_out
 
 
 def test_record_of_a_relative_root(tmp_path, monkeypatch):
