@@ -194,9 +194,8 @@ class FeatureWriter:
         self.index: list[int] = []
         self.temporary = temporary_beside(place)
         self.names = {kind: f"{kind}.{SUFFIXES[dtype]}" for kind, dtype in kinds.items()}
-        self.files: dict[str, IO] | None = (
-            None  # opened for the first batch: waits are no leftovers
-        )
+        # Opened for the first batch: those of a set that waits would soon count as abandoned.
+        self.files: dict[str, IO] | None = None
 
     def append(
         self,
