@@ -85,7 +85,7 @@ def _acquire(lock: FileLock, folder: Path) -> list[Path]:
             ) from error
     remove_leftovers(folder)
     for part in filter(Path.is_dir, folder.iterdir()):  # no deeper: other runs may lie below
-        if not (part / LOCK).exists():
+        if not os.path.exists(part / LOCK):  # False where another user permits no look
             remove_leftovers(part)
     return created
 

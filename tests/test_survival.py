@@ -226,6 +226,20 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     assert left == {"mine.tmp", "scores", LOCK}
 
 
+def test_a_folder_of_another_user_below_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    stat = os.stat
+
+    def refused(path, *args, **kwargs):
+        if "theirs/" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with locked(tmp_path):
+        pass
+
+
 def test_what_another_run_below_is_writing_is_left(tmp_path):
     name = ".model.pth.tar-2.0123abcd.tmp"
     (tmp_path / "seed2/prompt_learner").mkdir(parents=True)
