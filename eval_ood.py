@@ -24,7 +24,7 @@ HELP = {
     "SCORES": "scores to compute, separated by commas: all, which means the usual ones that the "
     f"model supports, or some of {', '.join(SCORES)}; or {PREFIX}NAME for a detector of that "
     "library (docs/methods.md)",
-    "TEMPERATURE": "temperature of MCM and GL-MCM, for cosine similarities",
+    "TEMPERATURE": "temperature of MCM, GL-MCM, L-MCM and FA's scores, for cosine similarities",
     "LOCAL_WEIGHT": "weight of the regions in GL-MCM",
     "NEGATIVES": "words that are not classes, for NegLabel and CSP: wordnet, which this repository "
     "includes, or a folder of word lists (noun.NAME.txt, adj.NAME.txt) or of WordNet's data "

@@ -29,7 +29,8 @@ COMMON_FLAGS = {  # of sweep.py and of the entry points for one run
     "config-file": "path of such a file, in place of --config (default: none)",
     "id-data": "folder of your ID images: class folders inside train/ and val/ or test/; or class "
     "folders alone, and then part of each class is held out for testing (default: none)",
-    "backbone": "CLIP: OpenAI name, open_clip model/tag or file (default: the config's)",
+    "backbone": "CLIP: OpenAI name, open_clip model/tag, file or Hugging Face folder (default: the "
+    "config's)",
 }
 TRAINER_FLAGS = {  # what the flags that trainers declare mean
     "variant": "prompts of the negated text tower: learnable or handcrafted",
@@ -85,7 +86,8 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     add(
         "--output-dir",
         default="",
-        help="folder of the run (default: output/DATASET/TRAINER/CONFIG_SHOTSshots/.../seedSEED)",
+        help="folder of the results (default: --model-dir, else a folder of this run's settings, "
+        "output/DATASET/TRAINER/...)",
     )
     run = "folder of a trained run, whose settings become the other flags' defaults (default: none)"
     add("--model-dir", default="", help=run)

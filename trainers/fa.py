@@ -32,7 +32,7 @@ class FA(StepSchedule, CoOp):
     CONFIG = CfgNode(
         {
             **PROMPT_CONFIG,
-            "N_CTX": 4,  # without effect: CTX_INIT's number of tokens is used
+            "N_CTX": 4,  # names the run's folder; CTX_INIT's number of tokens is used
             "CTX_INIT": "a photo of a",  # both the learned prompts' start and the frozen prompts
             "K": 3,  # copies of the frozen prompts in the softmax
         }
