@@ -70,6 +70,8 @@ SCHEDULES = st.fixed_dictionaries(
         ),
         "WARMUP_EPOCH": st.integers(-1, 4),
         "WARMUP_TYPE": st.sampled_from(["constant", "linear"]),
+        "WARMUP_CONS_LR": st.sampled_from([1e-5, 3e-5]),
+        "WARMUP_MIN_LR": st.sampled_from([1e-5, 2e-5]),
     }
 )
 
@@ -78,8 +80,10 @@ def formula(keys, epoch):
     """The schedule with WARMUP_RECOUNT, from its description."""
     warmup = max(keys["WARMUP_EPOCH"], 0)
     if epoch < warmup:
-        if keys["WARMUP_TYPE"] == "constant" or epoch == 0:
-            return 1e-5
+        if keys["WARMUP_TYPE"] == "constant":
+            return keys["WARMUP_CONS_LR"]
+        if epoch == 0:
+            return keys["WARMUP_MIN_LR"]
         return keys["LR"] * epoch / warmup
     e = epoch - warmup
     if keys["LR_SCHEDULER"] == "cosine":
@@ -130,6 +134,37 @@ def test_warm_ups_have_upstreams_signatures(scheduler, first):
         return optim.param_groups[0]["lr"]
 
     assert rate(2, 0.01, -1, False) == rate(warmup_epoch=2, **{first: 0.01}, verbose=True) == 0.01
+
+
+@pytest.mark.parametrize("kind, expected", [("constant", [3e-5, 3e-5]), ("linear", [2e-5, 2e-5])])
+def test_a_warm_up_is_that_of_every_group(kind, expected):
+    cfg = optim_cfg(
+        WARMUP_EPOCH=1, WARMUP_TYPE=kind, WARMUP_CONS_LR=3e-5, WARMUP_MIN_LR=2e-5, MAX_EPOCH=4
+    )
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.2)]
+    optim = build_optimizer([], cfg, groups)
+    sched = build_lr_scheduler(optim, cfg)
+    assert [group["lr"] for group in optim.param_groups] == expected
+    optim.step()
+    sched.step()
+    assert [group["lr"] for group in optim.param_groups] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    "name, keys, expected",
+    [
+        (
+            "sgd",
+            {"MOMENTUM": 0.8, "SGD_DAMPNING": 0.3, "WEIGHT_DECAY": 0.02},
+            {"momentum": 0.8, "dampening": 0.3, "nesterov": False, "weight_decay": 0.02},
+        ),
+        ("sgd", {"SGD_NESTEROV": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0}),
+        ("adamw", {"ADAM_BETA1": 0.7, "ADAM_BETA2": 0.9}, {"betas": (0.7, 0.9)}),
+    ],
+)
+def test_an_optimiser_has_the_settings_asked_for(name, keys, expected):
+    (group,) = build_optimizer(nn.Linear(1, 1), optim_cfg(NAME=name, **keys)).param_groups
+    assert {key: group[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

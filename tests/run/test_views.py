@@ -123,6 +123,17 @@ def test_side_by_side_and_stopped_in_between(world, call, run, encoded, tmp_path
         assert_same(Path(row["folder"]), reference)
 
 
+def test_with_fewer_views_kept_features_are_those_of_the_same_augmentations(run, monkeypatch):
+    """Epochs have batches of their own, in which a view's images come again, those too that its
+    first epoch left out. Encoded in other batches, features differ in their last bits."""
+    settings = ["CoOp", 2, "OPTIM.MAX_EPOCH", 4]  # both views come twice
+    kept = metrics(run(*settings))
+    monkeypatch.setattr(PromptTrainer, "views", None)  # encoded anew in every epoch
+    anew = metrics(run(*settings))
+    for one, other in zip(kept, anew, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
 def test_fewer_views_are_encoded_once_for_all_runs(run, encoded):
     """Of other learning rates and methods; a method that reads regions encodes them, once."""
     first = run("CoOp", 2)

@@ -7,13 +7,16 @@ import json
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 import detect
 import eval_ood
 import train
+from clip import load
+from clip.templates import classifier
 from detector import Detector
 from results.files import read_scores
-from tests.worlds import ROOT, clip_of_few_words, flags, images, write
+from tests.worlds import CLASSES, ROOT, clip_of_few_words, flags, images, write
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -68,6 +71,12 @@ def test_zoc_from_training_to_the_detector(world, captioned, call, tmp_path, cap
         verdict = detector(world / "data" / image)
         assert verdict.score == pytest.approx(value, rel=1e-4, abs=1e-3)
         assert verdict.verdict in ("ID", "OOD")
+    kept, (model, _) = load_file(run / "detector.safetensors"), load(captioned / "few.safetensors")
+    assert kept["captioner.rule"].tolist() == [3, 4]  # STEPS, TOP
+    classes = classifier(model, sorted(CLASSES), ["This is a photo of a {}"])
+    assert_close(kept["text"], classes, rtol=1e-4, atol=1e-5)
+    candidate = classifier(model, ["grass"], ["This is a photo of a {}"])
+    assert (kept["captioner.texts"] @ candidate.T).amax() == pytest.approx(1, abs=1e-6)
     call(eval_ood, "--root", f"{world}/data", "--model-dir", run, "--scores", "MCM")
     assert not [name for name in load_file(run / "detector.safetensors") if "captioner" in name]
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clip import tokenize
 from clip.negation import draw
+from clip.templates import classifier
 from clip.tokenizer import cut_to_longest
 from dassl.data.transforms import build_transform
 from datasets.captions import PREFETCH, as_bytes, build_pairs_loader, from_bytes
@@ -396,6 +397,18 @@ def test_handcrafted_captions_are_wrapped_in_pairs(make_trainer):
     )
     assert torch.equal(texts["tokens"], read) and torch.equal(texts["denied"], denied)
     assert read.shape == denied.shape == (2, 11)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_classes_are_averaged_over_all_templates(variant, make_trainer):
+    trainer = make_trainer(
+        {**TRAIN["A"], "variant": variant}, **{"TRAINER.CLIPN.TEMPLATE": "a {}.|the nice {}"}
+    )
+    found, encoder = trainer.class_features(), trainer.encoder
+    read = ["a {}.", "the nice {}"]
+    denied = read if variant == "src" else ["no {}.", "no nice {}"]
+    for name, tower, templates in (("text", trainer.model.clip, read), ("no", encoder, denied)):
+        torch.testing.assert_close(found[name], classifier(tower, ["cat", "dog"], templates))
 
 
 @pytest.fixture

@@ -201,9 +201,18 @@ def test_dropout_is_a_function_of_seed_and_step(make):
     first = trainer.kept_prompts(64)
     torch.rand(3)
     assert torch.equal(trainer.kept_prompts(64), first) and first.shape == (64, 1)
-    trainer.batch_idx = 4
-    assert not torch.equal(trainer.kept_prompts(64), first)
     assert set(first.flatten().tolist()) == {0, 1, 2, 3}
+    for seed, epoch, batch in ((1, 2, 4), (1, 3, 3), (1, 3, 2), (2, 2, 3)):  # none repeats it
+        trainer.cfg.merge_from_list(["SEED", seed])
+        trainer.epoch, trainer.batch_idx = epoch, batch
+        assert not torch.equal(trainer.kept_prompts(64), first)
+
+
+@pytest.mark.parametrize("share, kept", [(0.0, 4), (0.4, 3), (0.6, 2), (0.75, 1), (0.99, 1)])
+def test_the_number_of_dropped_prompts_is_rounded_down(share, kept, make):
+    trainer = make(ABOUT["train"] | {"m": 4}, **{"TRAINER.GALLOP.DROPOUT": share})
+    trainer.num_batches = 1
+    assert trainer.kept_prompts(2).shape == (2, kept)
 
 
 def test_a_prompt_has_no_full_stop_and_starts_at_the_template(tiny_clip):
