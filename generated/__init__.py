@@ -40,7 +40,7 @@ depends on it must be measured again.
     data/generated/masks/val/<class>/00000.png     255 where the object is visible, else 0
     data/generated/captions.csv                    path, caption, class, background
     data/generated/pairs/00000.png, pairs.csv      the pairs and their captions
-    data/generated/shifted/<corruption>/<severity>/<class>_00000.png    listed with labels in shifted.txt
+    data/generated/shifted/<corruption>/<severity>/<class>_00000.png    their labels: shifted.txt
     data/generated/words/noun.thing.txt, ...       words for NegLabel and CSP (`words.py`)
     data/generated/generated.json                  version, seed, counts, hash of all pixels
     data/generated_ood/<set>/<concept>/00000.png
