@@ -215,7 +215,7 @@ def test_the_state_of_another_optimiser_is_refused(make_cfg, recorded):
     if not recorded:
         del state["optim_settings"]
     torch.save(state, path)
-    with pytest.raises(InputError, match="another optimiser.*(SGD, OPTIM asks for Adam|is adam)"):
+    with pytest.raises(InputError, match=r"another optimiser.*(SGD, OPTIM asks for Adam|is adam)"):
         run(make_cfg("OPTIM.NAME", "adam"))
 
 

@@ -381,7 +381,7 @@ def test_fa_may_begin_with_another_trainers_context(clip_file, tmp_path):
     file = str(tmp_path / "prompt_learner/model.pth.tar-1")
     begun = trained_with("FA", clip_file, tmp_path, CSC=True, **{"MODEL.INIT_WEIGHTS": file})
     assert torch.equal(begun.learner.ctx, source.learner.ctx)
-    with pytest.raises(InputError, match="holds one context for each of 2 .* asks for a shared"):
+    with pytest.raises(InputError, match=r"holds one context for each of 2 .* asks for a shared"):
         trained_with("SCT", clip_file, tmp_path, **{"MODEL.INIT_WEIGHTS": file})
 
 
