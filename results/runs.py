@@ -21,6 +21,7 @@ from ood.metrics import PRIMARY
 from ood.set_scores import SetScores
 from results.files import AVERAGE, Means, read_results, read_scores
 
+ID_SET = ("dataset", "folder")  # facts that say which images are in-distribution
 NAMED = 3  # most runs, or differences, that one sentence names
 
 
@@ -251,21 +252,11 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _on_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Return the largest set of runs on the same images, and notes on the others.
-
-    Image files are compared where they were recorded: earlier versions recorded only their number.
-    """
+    """Return the largest set of runs on the same images, and notes on the others."""
     runs, notes = _keep_largest(runs, _images)
-    known: dict[str, str] = {}
-    for run in reversed(runs):
-        known |= run.provenance.get("image_files", {})
-
-    def files(run: Run) -> dict[str, Any]:
-        hashes = known | run.provenance.get("image_files", {})
-        return {f"files of {name} (hash)": value for name, value in hashes.items()}
-
-    runs, others = _keep_largest(runs, files)
-    return runs, notes + others
+    runs, elsewhere = _keep_alike(runs, _id_set)
+    runs, others = _keep_alike(runs, _image_files)
+    return runs, notes + elsewhere + others
 
 
 def _images(run: Run) -> dict[str, Any]:
@@ -273,16 +264,41 @@ def _images(run: Run) -> dict[str, Any]:
     rows = next(iter(run.figures.values()))
     ood_sets = {f"OOD set {name}": rows[name]["n_ood"] for name in sorted(run.ood_sets)}
     shifted = {f"shifted ID set {s}": run.result["images"][s] for s in run.spectrum[1:]}
-    where = {f"ID {key}": run.comparable.get(key) for key in ("dataset", "folder")}
     images = {"ID images": rows[AVERAGE]["n_id"]}
-    return {"ID set": run.id_set} | where | images | ood_sets | shifted
+    return {"ID set": run.id_set} | images | ood_sets | shifted
+
+
+def _id_set(run: Run) -> dict[str, Any]:
+    """Return where the ID images come from, as far as it is recorded."""
+    facts = {f"ID {key}": run.comparable.get(key) for key in ID_SET}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _image_files(run: Run) -> dict[str, Any]:
+    """Return hashes of the image files; earlier versions recorded only their number."""
+    hashes = run.provenance.get("image_files", {})
+    return {f"files of {name} (hash)": value for name, value in hashes.items()}
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    """Return the facts that must be equal in the runs of a method, with dotted keys."""
+    """Return the facts that must be equal in the runs of a method, with dotted keys.
+
+    Runs without a fact are not averaged with those that have it. ID_SET is left to `_id_set`.
+    """
+    comparable = {key: value for key, value in run.comparable.items() if key not in ID_SET}
     conventions = {**run.result["conventions"], AVERAGE: run.means}  # the sets, however worded
     more = {"conventions": conventions, "scores found": sorted(run.figures)}
-    return flatten({**run.comparable, **more})
+    return flatten({**comparable, **more})
+
+
+def _keep_alike(
+    runs: Sequence[Run], facts_of: Callable[[Run], dict[str, Any]]
+) -> tuple[list[Run], list[str]]:
+    """Return `_keep_largest` of facts that are unknown, not different, where not recorded."""
+    known: dict[str, Any] = {}
+    for run in reversed(runs):
+        known |= facts_of(run)
+    return _keep_largest(runs, lambda run: known | facts_of(run))
 
 
 def _keep_largest(
@@ -304,7 +320,7 @@ def _keep_largest(
         folders = first_few([str(run.folder) for run in group], NAMED, "; ")
         notes.append(
             f"set apart {folders}: {first_few(reasons, NAMED, '; ')}. To see it, name only its "
-            "folder; to include it, evaluate it in the same way"
+            "folder; to include it, evaluate it and the table's runs again, in the same way"
         )
     return kept, notes
 

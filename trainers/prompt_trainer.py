@@ -18,7 +18,7 @@ from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import is_weight, plain_names
-from dassl.utils import InputError, load_pretrained_weights
+from dassl.utils import InputError, load_checkpoint, load_weights_into
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
 from trainers.words import ContextTrainer
@@ -59,8 +59,8 @@ class PromptTrainer(ContextTrainer):
             copies=self.COPIES,
         ).to(self.device)
         self.model = self.build_prompted(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        if path := cfg.MODEL.INIT_WEIGHTS:  # may be of another trainer, as FA's of CoOp
+            load_weights_into(learner, self.context_state(load_checkpoint(path), path), path)
         self.learn("prompt_learner", learner)
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:
@@ -145,15 +145,12 @@ class PromptTrainer(ContextTrainer):
                 return folder / "model.pth"
         return super().checkpoint_file(folder, name, epoch)
 
-    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
-        """Refuse a context that was learned for another configuration.
-
-        A shared context may be used for other classes, with a warning.
-        """
+    def context_state(self, checkpoint: dict, path: str | Path) -> dict[str, Tensor]:
+        """Return the learner's entries of a checkpoint; InputError if its context does not fit."""
         # Other training code writes module.ctx, no "state_dict", or a whole model.
         named, prefix = plain_names(checkpoint, path), "prompt_learner."
         state = {n.removeprefix(prefix): x for n, x in named.items() if n.startswith(prefix)}
-        state = checkpoint["state_dict"] = state or named
+        state = state or named
         ctx = state.get("ctx")
         if ctx is None or not is_weight(ctx) or ctx.dim() not in (2, 3) or not ctx.isfinite().all():
             raise InputError(
@@ -168,6 +165,14 @@ class PromptTrainer(ContextTrainer):
                 f"for {_describe(expected)}. Set TRAINER.{self.CONFIG_KEY}.N_CTX, .CSC and "
                 ".CTX_INIT (or --backbone, or the classes) as they were in training"
             )
+        return state
+
+    def check_checkpoint(self, checkpoint: dict, path: Path) -> None:
+        """Refuse a context that was learned for another configuration.
+
+        A shared context may be used for other classes, with a warning.
+        """
+        checkpoint["state_dict"] = self.context_state(checkpoint, path)
         super().check_checkpoint(checkpoint, path)
         message = self._mismatch(checkpoint, path, "classnames_hash")
         if message and self.settings.CSC:

@@ -123,8 +123,8 @@ class Models:
         """Restore what the files <directory>/<name>/checkpoint name; return the start epoch.
 
         Models, optimisers, schedulers, the scaler and all random generators are restored. If OPTIM
-        differs from the checkpoint's, the new schedule is used, advanced to the epoch. Returns 0 if
-        there is nothing to resume from.
+        differs from the checkpoint's, or is not recorded there, the new schedule is used, advanced
+        to the epoch. Returns 0 if there is nothing to resume from.
         """
         start_epoch = self._resume(directory)
         epochs = distributed.from_all(start_epoch)
@@ -169,7 +169,11 @@ class Models:
 
     def _steps_of_new_schedule(self, checkpoint: dict[str, Any], path: Path) -> int | None:
         """Return by how many steps to advance a schedule of new settings; None if unchanged."""
-        old, new = checkpoint.get("optim_settings") or {}, self.optim_settings()
+        old, new = checkpoint.get("optim_settings"), self.optim_settings()
+        steps = self.schedule_steps(int(checkpoint["epoch"]))
+        if old is None:  # a file of upstream, or of an earlier version
+            logger.info("%s does not record OPTIM: the config's schedule is followed", path)
+            return steps
         changed = [key for key in old if key in new and old[key] != new[key]]
         changes = {key: f"{key} was {old[key]}, is {new[key]}" for key in changed}
         if "NAME" in changes:
@@ -180,7 +184,7 @@ class Models:
         if not changes:
             return None
         logger.info("New settings of the optimiser: %s", "; ".join(changes.values()))
-        return self.schedule_steps(int(checkpoint["epoch"]))
+        return steps
 
     def _restore_run(self, checkpoint: dict[str, Any]) -> None:
         if self.scaler is not None and checkpoint.get("scaler"):

@@ -76,7 +76,13 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
     if os.path.isdir(fpath):
         raise InputError(f"{fpath} is a folder, not a checkpoint file.{_files_in(fpath)}")
     if not os.path.isfile(fpath):
-        raise InputError(f"There is no checkpoint {fpath}.{_files_in(Path(fpath).parent)}")
+        folder = Path(fpath).parent
+        # The best is looked for where no file's name is that of a checkpoint.
+        unnumbered = Path(fpath).name == BEST and folder.is_dir() and any(folder.iterdir())
+        remedy = " Rename the one to load to model.pth.tar-50, the epoch it was trained for."
+        raise InputError(
+            f"There is no checkpoint {fpath}.{_files_in(folder)}{remedy if unnumbered else ''}"
+        )
     if not os.path.getsize(fpath):
         raise InputError(f"{fpath} is empty (0 bytes). Copy or download it again.")
     try:
@@ -120,7 +126,7 @@ def load_weights_into(model: nn.Module, state_dict: dict[str, Any], path: Any) -
     except RuntimeError as error:
         raise InputError(
             f"The checkpoint {path} does not fit the model ({' '.join(str(error).split())[:500]}). "
-            "Was it trained with another backbone, context length or class list?"
+            "Was it trained with another method, backbone, context length or class list?"
         ) from error
 
 
@@ -139,6 +145,9 @@ def restore(
     Args:
         steps: if the settings of optimiser and scheduler differ from the checkpoint's, the number
             of steps to advance the scheduler by; the new settings are kept. None: they agree.
+
+    Raises:
+        InputError: the weights do not fit the model, or the state is of another optimiser.
     """
     load_weights_into(model, checkpoint["state_dict"], path)
     epoch = int(checkpoint["epoch"])
@@ -155,16 +164,25 @@ def restore(
     # ones, unless its settings have changed.
     if optimizer is not None and checkpoint.get("optimizer") is not None:
         settings = [{**group, "params": None} for group in optimizer.param_groups]
-        try:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-        except ValueError as error:
-            raise InputError(
-                f"{path} is of another optimiser ({error}): set OPTIM as it was."
-            ) from error
+        _load_optimizer(optimizer, checkpoint["optimizer"], path)
         if steps is not None:
             for group, current in zip(optimizer.param_groups, settings, strict=True):
                 group.update(current | {"params": group["params"]})
     return epoch
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Any) -> None:
+    # SGD takes Adam's state, and Adam SGD's: the momentum would be lost without a word.
+    groups = {"found": state["param_groups"][0], "asked": optimizer.param_groups[0]}
+    kinds = {which: "Adam" if "betas" in group else "SGD" for which, group in groups.items()}
+    try:
+        if kinds["found"] != kinds["asked"]:
+            raise ValueError(f"{kinds['found']}, OPTIM asks for {kinds['asked']}")
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise InputError(
+            f"{path} is of another optimiser ({error}): set OPTIM as it was."
+        ) from error
 
 
 def resume_from_checkpoint(

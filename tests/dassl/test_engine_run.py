@@ -188,6 +188,37 @@ def test_a_setting_that_the_config_no_longer_has_is_no_new_schedule(make_cfg, ca
     assert "New settings of the optimiser" not in caplog.text
 
 
+@pytest.mark.parametrize("epochs", [3, 5, 8])
+def test_a_checkpoint_that_records_no_settings_follows_the_configs_schedule(
+    make_cfg, tmp_path, epochs
+):
+    """From the epoch reached; the same rates as before if the schedule is unchanged."""
+    cfg = make_cfg()
+    run(cfg, stop_after=2)
+    path = Path(cfg.OUTPUT_DIR, "prompt_learner/model.pth.tar-2")
+    state = load_checkpoint(path)
+    del state["optim_settings"]
+    torch.save(state, path)
+    common = ("OPTIM.MAX_EPOCH", epochs, "TEST.NO_TEST", True, "OUTPUT_DIR")
+    fresh, resumed = make_cfg(*common, str(tmp_path / "fresh")), make_cfg(*common, cfg.OUTPUT_DIR)
+    run(fresh), run(resumed)
+    expected, found = ({r["epoch"]: r["lr"] for r in records(c) if "lr" in r} for c in (fresh, cfg))
+    assert found.keys() == expected.keys() == {*range(1, epochs + 1)}
+    assert [found[e] for e in range(3, epochs + 1)] == [expected[e] for e in range(3, epochs + 1)]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_state_of_another_optimiser_is_refused(make_cfg, recorded):
+    run(make_cfg(), stop_after=2)
+    path = Path(make_cfg().OUTPUT_DIR, "prompt_learner/model.pth.tar-2")
+    state = load_checkpoint(path)
+    if not recorded:
+        del state["optim_settings"]
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"another optimiser.*(SGD, OPTIM asks for Adam|is adam)"):
+        run(make_cfg("OPTIM.NAME", "adam"))
+
+
 def test_best_val_keeps_and_deploys_the_best(make_cfg):
     cfg = make_cfg("TEST.FINAL_MODEL", "best_val")
     trainer = run(cfg)
@@ -292,11 +323,19 @@ def test_without_a_note_the_highest_epoch_is_loaded(base, tmp_path, caplog):
         base.load_model(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize("name", ["model.pth.tar", "published.ckpt"])
+def test_a_file_without_an_epoch_in_its_name_is_told_how_to_be_named(base, tmp_path, name):
+    base.save_model(0, tmp_path, model_name=name)
+    (tmp_path / "net/checkpoint").unlink()
+    with pytest.raises(InputError, match=rf"holds: {name}\. Rename .* to model\.pth\.tar-50"):
+        base.load_model(tmp_path)
+
+
 def test_checkpoint_of_another_shape_is_a_sentence(base, tmp_path):
     base.save_model(0, tmp_path)
     other = TrainerBase()
     other.register_model("net", torch.nn.Linear(3, 2))
-    with pytest.raises(InputError, match="does not fit the model"):
+    with pytest.raises(InputError, match=r"does not fit the model.*another method, backbone"):
         other.load_model(tmp_path, epoch=1)
 
 

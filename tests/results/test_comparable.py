@@ -14,7 +14,7 @@ FILES = {"image_files": {"indoor": "cd34"}}
 @pytest.fixture
 def run(write_run, tmp_path):
     return lambda seed=1, **how: write_run(
-        tmp_path / f"seed{seed}", seed, **{"provenance": FILES, **how}
+        tmp_path / f"seed{seed}", seed, **{"provenance": FILES, "dataset": "pets", **how}
     )
 
 
@@ -34,7 +34,7 @@ def run(write_run, tmp_path):
         ),
         ({"n": 121}, r"ID images 121 \(the table: 120\)"),
         ({"m": 81}, r"OOD set indoor 81 \(the table: 80\)"),
-        ({"dataset": "other"}, r"ID dataset other \(the table: None\)"),
+        ({"dataset": "other"}, r"ID dataset other \(the table: pets\)"),
         (
             {"provenance": {"image_files": {"indoor": "ab12"}}},
             r"files of indoor \(hash\) ab12 \(the table: cd34\)",
@@ -55,6 +55,17 @@ def test_files_are_compared_where_they_are_recorded(run):
     """Earlier versions recorded only their number."""
     runs = [run(1, provenance={}), run(2), run(3, provenance={}), run(4)]
     assert comparable_runs({"CoOp": runs}) == ({"CoOp": runs}, [])
+
+
+@pytest.mark.parametrize("newer", [{"folder": "pets"}, {"dataset": "pets", "folder": "pets"}])
+def test_an_id_set_that_was_not_recorded_is_unknown(write_run, tmp_path, newer):
+    """Missing or None; what is recorded still parts runs."""
+    facts = ({}, {"dataset": None, "folder": None}, newer, {"folder": "other"})
+    old, none, new, other = (write_run(tmp_path / f"s{i}", i, **x) for i, x in enumerate(facts))
+    assert comparable_runs({"CoOp": [old, none, new]}) == ({"CoOp": [old, none, new]}, [])
+    kept, (note,) = comparable_runs({"CoOp": [new, old, none], "SCT": [other]})
+    assert kept == {"CoOp": [new, old, none]} and "ID folder other (the table: pets)" in note
+    assert "evaluate it and the table's runs again" in note
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,8 @@ def test_published_files_load(name, layout, clip_file, tmp_path):
     trainer.load_model(str(tmp_path / "published"))
     assert torch.equal(trainer.learner.ctx, ctx)
     assert trainer.provenance()["context"]["file"] == str(file)
+    begun = trained_with(name, clip_file, tmp_path, **{"MODEL.INIT_WEIGHTS": str(file)})
+    assert torch.equal(begun.learner.ctx, ctx)
 
 
 def refused(trainer, folder):
@@ -374,6 +376,16 @@ def test_fa_is_not_scored_with_another_k_or_other_words(clip_file, tmp_path):
     trained_with("CoOp", clip_file, tmp_path).save_model(0, str(tmp_path / "coop"))
     fa = trained_with("FA", clip_file, tmp_path)
     assert "was trained with trainer CoOp" in refused(fa, tmp_path / "coop")
+
+
+def test_fa_may_begin_with_another_trainers_context(clip_file, tmp_path):
+    source = trained_with("CoOp", clip_file, tmp_path, CSC=True)
+    source.save_model(0, str(tmp_path))
+    file = str(tmp_path / "prompt_learner/model.pth.tar-1")
+    begun = trained_with("FA", clip_file, tmp_path, CSC=True, **{"MODEL.INIT_WEIGHTS": file})
+    assert torch.equal(begun.learner.ctx, source.learner.ctx)
+    with pytest.raises(InputError, match=r"holds one context for each of 2 .* asks for a shared"):
+        trained_with("SCT", clip_file, tmp_path, **{"MODEL.INIT_WEIGHTS": file})
 
 
 def test_locoop_and_its_successors_read_each_others_contexts(clip_file, tmp_path):
