@@ -86,8 +86,8 @@ def make_parser(description: str, pairs: bool = True) -> Parser:
     add(
         "--output-dir",
         default="",
-        help="folder of the results (default: --model-dir, else a folder of this run's settings, "
-        "output/DATASET/TRAINER/...)",
+        help="folder of the results (default: the folder of --model-dir, else one named after the "
+        "settings, output/DATASET/TRAINER/...)",
     )
     run = "folder of a trained run, whose settings become the other flags' defaults (default: none)"
     add("--model-dir", default="", help=run)
