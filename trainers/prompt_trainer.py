@@ -26,6 +26,10 @@ from trainers.words import ContextTrainer
 logger = logging.getLogger(__name__)
 
 
+# What turns images into the features of a step.
+IMAGE_HALF = ("autocast", "encode", "encoded", "parse_batch_train", "tower", "train_batches")
+
+
 class PromptTrainer(ContextTrainer):
     """A trainer that learns only the context of the prompt.
 
@@ -36,7 +40,8 @@ class PromptTrainer(ContextTrainer):
 
     A step has two halves: `encode` runs the frozen image tower, and the rest never sees an image.
     Trainers that see the same images share the first half (`trainers.side_by_side`); repeated
-    augmentations are encoded once, and their features kept (`trainers.views`).
+    augmentations are encoded once, and their features kept (`trainers.views`). A subclass that
+    defines anything of that half anew does neither.
     """
 
     LOCAL: ClassVar[bool] = False
@@ -44,6 +49,11 @@ class PromptTrainer(ContextTrainer):
     COPIES: ClassVar[bool] = False  # CSC starts from a copy of CTX_INIT for each class
     KEEPS_VIEWS = True
     BATCH = ("features", "regions", "label")  # entries of what `encode` returns
+
+    @classmethod
+    def redefined(cls, names: Iterable[str] = IMAGE_HALF) -> list[str]:
+        """Return which of the attributes `names` the class does not have from `PromptTrainer`."""
+        return [name for name in names if getattr(cls, name) is not getattr(PromptTrainer, name)]
 
     def build_model(self) -> None:
         cfg, settings = self.cfg, self.settings

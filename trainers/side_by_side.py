@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from yacs.config import CfgNode
 
-from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
+from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from dassl.engine.progress import timed
 from dassl.utils import (
     RunLog,
@@ -25,7 +25,7 @@ from dassl.utils import (
     set_rng_state,
 )
 from dassl.utils.errors import InputError, explain_killed_worker
-from trainers.prompt_trainer import PromptTrainer
+from trainers.prompt_trainer import IMAGE_HALF, PromptTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,25 @@ logger = logging.getLogger(__name__)
 MAY_DIFFER = ("TRAINER", "OPTIM", "TRAIN", "MODEL.INIT_WEIGHTS", "OUTPUT_DIR", "RESUME", "VERBOSE")
 
 
+# What members leave to the first of them, or to the loop that all share: one with its own trains
+# alone.
+SHARED = (
+    *("build_data_loader", "build_data_manager", "load_clip", "train_loader_x", "test_loader"),
+    *(*IMAGE_HALF, "parse_batch_test", "forward_backward", "run_epoch"),
+)
+
+
 def images_seen(cfg: CfgNode) -> str | None:
     """Return a key that is equal for runs that encode the same images; None if a run cannot share.
 
-    A run can share if it has a seed and its trainer takes the steps of `PromptTrainer`.
+    A run can share if it has a seed and its trainer loads and encodes images, and takes steps, as
+    `PromptTrainer` does.
     """
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     can_share = (
         issubclass(trainer_class, PromptTrainer)
         and cfg.SEED >= 0
-        and trainer_class.forward_backward is PromptTrainer.forward_backward
-        and trainer_class.run_epoch is TrainerX.run_epoch
+        and not trainer_class.redefined(SHARED)
     )
     if not can_share:
         return None

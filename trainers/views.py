@@ -47,7 +47,12 @@ logger = logging.getLogger(__name__)
 def check_views(trainer: PromptTrainer) -> None:
     """Raise InputError if the features of a run's training images cannot be kept."""
     cfg, loader, reason = trainer.cfg, trainer.train_loader_x, ""
-    if cfg.SEED < 0:
+    if own := trainer.redefined():
+        reason = (
+            f"features are kept only as PromptTrainer encodes images, and {cfg.TRAINER.NAME} has "
+            f"its own {', '.join(own)}: leave these to PromptTrainer"
+        )
+    elif cfg.SEED < 0:
         reason = "without a seed no two runs see the same views: give a --seed of 0 or more"
     elif distributed.world_size() > 1:
         reason = "each process sees only its share of the images: start one process"

@@ -21,7 +21,7 @@ from run import config, flags
 from run import folder as run_folder
 from tests.worlds import script
 from trainers.base import ClipTrainer
-from trainers.side_by_side import SideBySide, images_seen
+from trainers.side_by_side import SHARED, SideBySide, images_seen
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -528,8 +528,11 @@ def test_what_decides_which_images_a_run_sees(world, monkeypatch):
     assert len({usual, *(seen(*words) for words in other)}) == 1 + len(other)
     assert seen("--seed", "-1") is None
     kind = TRAINER_REGISTRY.get("CoOp")
-    monkeypatch.setattr(kind, "forward_backward", lambda self, batch: None)
-    assert seen() is None  # a step of its own
+    for name in SHARED:  # a step, images or features of its own
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, name, lambda self, *_: None)
+            assert seen() is None and seen(trainer="LoCoOp") == usual, name
+    assert seen() == usual
 
 
 @pytest.mark.parametrize("trainers", ["CoOp,LoCoOp", "CLIPN"])

@@ -17,7 +17,7 @@ from run.config import build_cfg
 from run.flags import make_parser
 from tests.run.test_sweep import metrics, same, stopped_at
 from tests.worlds import CLASSES
-from trainers.prompt_trainer import PromptTrainer
+from trainers.prompt_trainer import IMAGE_HALF, PromptTrainer
 from trainers.side_by_side import SideBySide
 from trainers.views import KeptViews
 
@@ -198,6 +198,18 @@ def test_images_that_cannot_be_read_are_left_out_as_in_the_plain_run(run, world,
 )
 def test_what_cannot_be_kept_is_refused(world, told, tmp_path, trainer, settings, words):
     assert words in told(train, *flags(world, tmp_path / "run", trainer, 2, *settings))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", IMAGE_HALF)
+def test_a_trainer_that_encodes_in_its_own_way_keeps_no_views(
+    world, told, tmp_path, monkeypatch, name
+):
+    """Its features would be taken for those of others, and theirs for its own."""
+    kind = TRAINER_REGISTRY.get("CoOp")
+    monkeypatch.setattr(kind, name, lambda self, *_: None)
+    words = told(train, *flags(world, tmp_path / "run", "CoOp", 2))
+    assert f"and CoOp has its own {name}: leave these to PromptTrainer, or set it to 0" in words
     assert not (tmp_path / "run").exists()
 
 
