@@ -82,7 +82,8 @@ class Bench:
             cfg.TRAINER[trainer_class.CONFIG_KEY].PREC = self.prec
             cfg.USE_CUDA = self.device.type == "cuda"
             cfg.OPTIM.NAME, cfg.VERBOSE = "sgd", False
-            trainer = self.trainers[name] = trainer_class(cfg, beside=self.beside)
+            trainer = self.trainers[name] = trainer_class(cfg, beside=[self.beside])
+            trainer.store_for_autocast()
             trainer.train_loader_x, trainer.num_batches = range(STEPS), STEPS
         return self.trainers[name]
 

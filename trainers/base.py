@@ -55,21 +55,30 @@ class ClipTrainer(StepTrainer):
     _text: Tensor | None = None
     _loaded_from: str | None = None
 
-    def __init__(self, cfg: CfgNode, beside: ClipTrainer | None = None, images: bool = True):
+    def __init__(
+        self, cfg: CfgNode, beside: Sequence[ClipTrainer] | None = None, images: bool = True
+    ):
         """Build the data, the model and the evaluator.
 
         Args:
-            beside: a trainer of the same data and the same CLIP, to share them.
+            beside: trainers of the same data and CLIP, to share theirs. Unless None (others may
+                follow, even if there are none yet), `store_for_autocast` is left to the caller.
             images: False to load only the class names, without the images of the data set (see
                 `build_dataset`); such a trainer can neither train nor test.
         """
-        self._beside, self._images = beside, images
+        self._beside, self._images = next(iter(beside or ()), None), images
         super().__init__(cfg)
         self._beside = None
-        if self.precision.autocast:  # not earlier: building may need text features in float32
-            self.model.clip.store_for_autocast(self.precision.autocast)
+        if beside is None:
+            self.store_for_autocast()
 
     # Building
+
+    def store_for_autocast(self) -> None:
+        """Store the CLIP for autocast, if it is in use; not before all trainers that share it are
+        built, as building may need text features in float32."""
+        if self.precision.autocast:
+            self.model.clip.store_for_autocast(self.precision.autocast)
 
     @property
     def settings(self) -> CfgNode:

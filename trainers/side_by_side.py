@@ -103,9 +103,9 @@ class SideBySide(TrainerBase):
     def add(self, name: str, folder: str, build: Callable[..., PromptTrainer]) -> None:
         """Add a run called `name`, which logs into `folder`.
 
-        `build(beside=other)` builds its trainer, on the data and CLIP of `other` if not None.
+        `build(beside=others)` builds its trainer, on the data and CLIP of the trainers `others`.
         """
-        beside = self.active[0].trainer if self.active else None
+        beside = [member.trainer for member in self.active]
         member = Member(name, folder)
         self.members.append(member)
         with self._state_of(member):
@@ -151,6 +151,7 @@ class SideBySide(TrainerBase):
         super().train(0, max((m.trainer.max_epoch for m in self.active), default=0))
 
     def before_train(self) -> None:
+        self._call("store_for_autocast", self.active)
         self._call("before_train", self.active)
         starts = [m.trainer.start_epoch for m in self.active]
         self.start_epoch = min(starts, default=self.max_epoch)

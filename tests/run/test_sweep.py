@@ -16,10 +16,11 @@ import torch
 import eval_ood
 import sweep
 import train
+from clip.templates import classifier
 from dassl.engine import TRAINER_REGISTRY, TrainerBase
 from run import config, flags
 from run import folder as run_folder
-from tests.worlds import script
+from tests.worlds import CLASSES, script
 from trainers.base import ClipTrainer
 from trainers.side_by_side import SHARED, SideBySide, images_seen
 
@@ -413,6 +414,29 @@ def test_what_a_run_draws_is_its_own(world, call, tmp_path, monkeypatch):
         assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
 
 
+def test_texts_encoded_while_building_are_those_of_the_run_alone(
+    world, call, tmp_path, monkeypatch
+):
+    """In float32, whichever trainers were built on the same CLIP before."""
+    for kind in map(TRAINER_REGISTRY.get, ("CoOp", "LoCoOp")):
+
+        def build_model(self, build=kind.build_model) -> None:
+            build(self)
+            self.hand_written = classifier(self.model.clip, CLASSES, ["a photo of a {}."])
+
+        def pulled(self, *args, loss=kind.loss):
+            cosines, parts = loss(self, *args)
+            pull = (self.model.text_features() - self.hand_written).square().sum()
+            return cosines, {**parts, "loss": parts["loss"] + pull}
+
+        monkeypatch.setattr(kind, "build_model", build_model)
+        monkeypatch.setattr(kind, "loss", pulled)
+    settings = [*SETTINGS, "TRAINER.*.PREC", "amp_bf16"]
+    call(sweep, *sweep_flags(world, tmp_path / "out"), "--shots", 2, "--no-eval", *settings)
+    for row in listed(tmp_path / "out"):
+        assert_is_the_run_alone(Path(row["folder"]), alone(call, row, tmp_path / row["run"]))
+
+
 def test_clipn_shares_nothing(world, call, tmp_path, capsys):
     arguments = [*sweep_flags(world, tmp_path / "out", "CLIPN"), "--shots", 1, "--no-eval"]
     arguments[arguments.index("--config-file") + 1] = f"{world}/CLIPN/run.yaml"
@@ -544,7 +568,7 @@ def test_a_group_is_freed_before_the_next_begins(world, call, tmp_path, monkeypa
     alive, build = [], ClipTrainer.__init__
 
     def watched(self, cfg, **options):
-        if options.get("beside") is None:
+        if not options.get("beside"):
             assert [ref for ref in alive if ref() is not None] == []
         build(self, cfg, **options)
         alive.extend(map(weakref.ref, (self, self.model, self.model.clip, self.train_loader_x)))
