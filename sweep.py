@@ -30,6 +30,7 @@ from run.config import build_cfg
 from run.flags import Parser, add_data_flags, as_words, choose
 from run.folder import RunState, finish_run, locked, open_run
 from run.plan import PlannedRun, group_by_images, list_runs, plan
+from run.settings import require_clip_trainer
 from trainers.side_by_side import SideBySide, images_seen, isolated
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def main() -> None:
     runs = plan(args)
     for run in runs:  # before hours of training
         evaluation.check_settings(build_cfg(choose(run.args, opts=evaluation_pairs(run, args))))
+        if not args.no_eval:
+            require_clip_trainer(run.cfg)
     groups = group_by_images(runs)
     setup_logger()
     counts = counted(len(runs), "run"), counted(len(groups), "group")

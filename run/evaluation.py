@@ -102,6 +102,7 @@ def evaluate(cfg: CfgNode, model_dir: str = "", load_epoch: int | None = None) -
         "image_files": {s: images_hash(x) for s, x in {**id_and_ood, **shifted}.items()},
         "skipped": evaluation.skipped,
         "features_read": evaluation.read,
+        "provides": sorted(trainer.model.provides),
         "classnames": list(trainer.dm.dataset.classnames),
         "versions": versions(),
         "git": git_state(),
@@ -206,7 +207,17 @@ def has_results(cfg: CfgNode) -> bool:
         return False
     no_epoch = provenance["comparable"].get("load_epoch") is None
     same_config = provenance.get("config") == recorded_config(cfg)
-    return no_epoch and same_config and same_words(cfg, provenance)
+    return no_epoch and same_config and has_scores(cfg, provenance) and same_words(cfg, provenance)
+
+
+def has_scores(cfg: CfgNode, provenance: Mapping) -> bool:
+    """Return whether a results file has every score that "all" now means for its model, which may
+    be more than when it was written."""
+    computed = provenance["comparable"].get("scores", {})
+    # Earlier versions did not record what the model provides: at least what its scores needed.
+    needed = required_inputs(s for s in get_scores("all") if s.name in computed)
+    offered = offered_scores("all", provenance.get("provides", needed))
+    return score_names(cfg) != "all" or all(s.name in computed for s in offered)
 
 
 def recorded_config(cfg: CfgNode) -> str:

@@ -286,7 +286,7 @@ def require_clip_trainer(cfg: CfgNode) -> None:
         raise InputError(
             f"{cfg.TRAINER.NAME} is no ClipTrainer: it can be trained and tested, but its images "
             "cannot be scored. Derive it from PromptTrainer or ClipTrainer "
-            "(docs/methods.md#add-one)"
+            "(docs/methods.md#add-one); sweep.sh --no-eval trains it without scoring"
         )
 
 

@@ -10,6 +10,8 @@ import eval_ood
 import visualize
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.utils import InputError, write_json
+from ood.registry import SCORES, Score
+from ood.scoring import offered_scores
 from ood.words import read_lists, words_hash
 from results.streams import FILES as STREAM_FILES
 from run.config import build_cfg
@@ -117,6 +119,29 @@ def test_results_are_of_the_same_evaluation_wherever_features_lie(tmp_path):
     assert not has_results(settings(*out))
     write(settings(*out), recorded=False)  # by an earlier version
     assert not has_results(settings(*out))
+
+
+@pytest.mark.parametrize("recorded", [True, False])  # False: results of an earlier version
+@pytest.mark.parametrize(
+    "needs, words, missing",
+    [
+        (["logits"], [], True),
+        (["no_logits"], [], False),  # the model lacks its input, however often it is evaluated
+        (["logits"], ["--scores", "MCM"], False),
+    ],
+)
+def test_a_score_registered_since_is_missing_in_all(
+    tmp_path, monkeypatch, needs, words, missing, recorded
+):
+    cfg = settings("--output-dir", str(tmp_path), *words)
+    provides = {"cosines", "local_cosines", "logits", "head_norm"}
+    computed = {s.name: {} for s in offered_scores(score_names(cfg), provides)}
+    provenance = {"config": recorded_config(cfg), "comparable": {"scores": computed}}
+    provenance |= {"image_files": {}} | ({"provides": sorted(provides)} if recorded else {})
+    write_json({**RESULTS, "provenance": provenance}, tmp_path / "results.json")
+    assert has_results(cfg)
+    monkeypatch.setitem(SCORES, "Own", Score("Own", tuple(needs), max, {}))
+    assert has_results(cfg) == (not missing)
 
 
 def test_an_evaluation_without_its_streams_is_not_done(tmp_path):

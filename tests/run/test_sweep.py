@@ -17,11 +17,13 @@ import eval_ood
 import sweep
 import train
 from clip.templates import classifier
-from dassl.engine import TRAINER_REGISTRY, TrainerBase
+from dassl.engine import TRAINER_REGISTRY, TrainerBase, TrainerX
+from ood.registry import SCORES, Score
 from run import config, flags
 from run import folder as run_folder
 from tests.worlds import CLASSES, script
 from trainers.base import ClipTrainer
+from trainers.coop import CoOp
 from trainers.side_by_side import SHARED, SideBySide, images_seen
 
 pytestmark = pytest.mark.slow  # trains
@@ -467,6 +469,21 @@ def test_what_learns_nothing_has_no_shots_seeds_and_rates(world, call, tmp_path,
     assert lines[1].endswith("out/pets/ZeroshotCLIP/run_templatea-.")
 
 
+def test_a_score_registered_since_enters_finished_runs_once(
+    world, call, tmp_path, capsys, monkeypatch
+):
+    arguments = [*sweep_flags(world, tmp_path / "out", "ZeroshotCLIP")[:-1], "all"]
+    own = {"Own": Score("Own", ("cosines",), lambda x: x.amax(-1), {})}
+    lacking = {"Lacking": Score("Lacking", ("no_logits",), lambda x: x.amax(-1), {})}
+    for registered, evaluated in (({}, 1), ({}, 0), (own, 1), (own | lacking, 0)):
+        with monkeypatch.context() as patch:
+            for name, score in registered.items():
+                patch.setitem(SCORES, name, score)
+            call(sweep, *arguments)
+        assert capsys.readouterr().out.count("evaluating") == evaluated
+    assert "| Own |" in next((tmp_path / "out").rglob("summary.md")).read_text(encoding="utf-8")
+
+
 def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
     arguments = [*sweep_flags(world, tmp_path / "out"), "--seeds", "0,1", "--shots", "1,2"]
     call(
@@ -520,6 +537,18 @@ def test_a_dry_run_lists_and_touches_nothing(world, call, tmp_path, capsys):
 def test_bad_input_is_told_before_anything_is_done(world, told, tmp_path, extra, words):
     assert words in told(sweep, *sweep_flags(world, tmp_path / "out"), *extra)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trainer_that_cannot_be_scored_is_refused_before_it_is_trained(
+    world, call, told, tmp_path, monkeypatch
+):
+    plain = type("Plain", (TrainerX,), {"CONFIG_KEY": "COOP", "CONFIG": CoOp.CONFIG})
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Plain", plain)
+    arguments = sweep_flags(world, tmp_path / "out", "CoOp,Plain")
+    words = told(sweep, *arguments)
+    assert "Plain is no ClipTrainer" in words and "sweep.sh --no-eval trains it" in words
+    assert not (tmp_path / "out").exists()
+    call(sweep, *arguments, "--no-eval", "--dry-run")
 
 
 def test_what_decides_which_images_a_run_sees(world, monkeypatch):
