@@ -76,13 +76,7 @@ def load_checkpoint(fpath: str | os.PathLike | None) -> dict[str, Any]:
     if os.path.isdir(fpath):
         raise InputError(f"{fpath} is a folder, not a checkpoint file.{_files_in(fpath)}")
     if not os.path.isfile(fpath):
-        folder = Path(fpath).parent
-        # The best is looked for where no file's name is that of a checkpoint.
-        unnumbered = Path(fpath).name == BEST and folder.is_dir() and any(folder.iterdir())
-        remedy = " Rename the one to load to model.pth.tar-50, the epoch it was trained for."
-        raise InputError(
-            f"There is no checkpoint {fpath}.{_files_in(folder)}{remedy if unnumbered else ''}"
-        )
+        raise InputError(f"There is no checkpoint {fpath}.{_instead_of(Path(fpath))}")
     if not os.path.getsize(fpath):
         raise InputError(f"{fpath} is empty (0 bytes). Copy or download it again.")
     try:
@@ -292,6 +286,15 @@ def _refusal(path: str | os.PathLike, why: str) -> InputError:
 
 def _without_module(state_dict: dict[str, Any]) -> OrderedDict[str, Any]:
     return OrderedDict((name.removeprefix("module."), v) for name, v in state_dict.items())
+
+
+def _instead_of(path: Path) -> str:
+    """Return what the folder of a missing checkpoint holds, and what to rename, if anything."""
+    files = _files_in(path.parent)
+    # The best is looked for where no file's name is that of a checkpoint.
+    if path.name == BEST and path.parent.is_dir() and any(path.parent.iterdir()):
+        files += " Rename the one to load to model.pth.tar-50, the epoch it was trained for."
+    return files
 
 
 def _files_in(folder: str | os.PathLike) -> str:
