@@ -96,21 +96,40 @@ def test_they_share_no_features_and_have_no_detector(
     assert "no detector can stand for ZeroshotCLIP" in said
 
 
+class Doubled(PromptedCLIP):
+    """Its class texts are also others by the name `own`, as if they were learned."""
+
+    @property
+    def provides(self):
+        return super().provides | {"own_cosines"}
+
+    def class_features(self):
+        return super().class_features() | {"own": self.text_features().flip(0)[:2]}
+
+
+def describe(model):
+    model.texts["own"] = model.text_features().flip(0)[:2]
+
+
+def double(model):
+    model.__class__ = Doubled
+
+
 @pytest.mark.slow  # plots
-def test_texts_of_its_own_are_inputs_of_scores_beside_words(evaluate, world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [describe, double])
+def test_texts_of_its_own_are_inputs_of_scores_beside_words(
+    evaluate, world, tmp_path, monkeypatch, change
+):
     """Also in the detector, and of an evaluation without words after one with them."""
     own = Score("Own", ("own_cosines",), lambda own_cosines: own_cosines.amax(dim=-1), {})
     monkeypatch.setitem(SCORES, "Own", own)
     (tmp_path / "words").mkdir()
     (tmp_path / "words/noun.a.txt").write_text("oak\nelm\nfog\nice\n", encoding="utf-8")
 
-    def describe(model):
-        model.texts["own"] = model.text_features().flip(0)[:2]
-
     words = ["--negatives", tmp_path / "words", "--negatives-share", "0.5"]
-    figures = evaluate("words", tmp_path / "kept", describe, "Own,NegLabel", *words)
+    figures = evaluate("words", tmp_path / "kept", change, "Own,NegLabel", *words)
     assert list(figures) == ["Own", "NegLabel"]
-    assert evaluate("plain", tmp_path / "kept", describe, "Own") == {"Own": figures["Own"]}
+    assert evaluate("plain", tmp_path / "kept", change, "Own") == {"Own": figures["Own"]}
     image = next((world / "data/pets").rglob("*.jpg"))
     verdicts = [Detector.load(tmp_path / name, "Own")(image) for name in ("words", "plain")]
     assert verdicts[0].score == verdicts[1].score
