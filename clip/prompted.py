@@ -30,7 +30,8 @@ class PromptedCLIP(nn.Module):
 
     Attributes:
         texts: name -> further text features `[*, D]`, normalised, whose cosines and logits are
-            inputs of scores by that name; None: the class texts under another name.
+            inputs of scores by that name (texts "zs": `zs_cosines`, `zs_logits`); None: the class
+            texts under another name. Evaluations add those of words (`ood.negatives.WORD_TEXTS`).
         captioner: finds the words of images' captions (ZOC), or None.
     """
 

@@ -115,6 +115,11 @@ CSP = Recipe(
     near_copy=0.95,
 )
 RECIPES = (NEGLABEL, CSP)
+# All names that `Words.texts` may have.
+WORD_TEXTS = {
+    *(f"{recipe.name}{kind}" for recipe in RECIPES for kind in ("", "_negatives")),
+    *("eoe", "eoe_outliers"),
+}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@
 
 A score is one decorated function. Its positional arguments are the inputs it needs, its
 keyword-only arguments are its parameters. The registry reads both from the signature, so the
-command line, the results files and the tests know a new score as soon as it is defined here.
+command line, the results files and the tests know a new score as soon as it is defined here. Its
+parameters are set from Python (`compute_scores`); an evaluation takes their defaults, unless a key
+under EVAL, which is a flag too, sets one (`run.evaluation.score_params`).
 
 Inputs (any floating type; half precision is computed in float32, float64 stays float64):
 

@@ -2,7 +2,8 @@
 
 **Higher = more in-distribution.** A method is a class with one instance for every stream. `update`
 takes a batch and returns its scores, which depend on the batch and on all images before it.
-Arguments with a default are settings, with the published values; the others, `needs`, are inputs:
+Arguments of `__init__` with a default are settings, with the published values; the others are the
+inputs it needs (`INPUTS`):
 
 - `classes` [C, D], `negatives` [M, D]: NegLabel's class texts and the negatives chosen for them.
 - `words` [A, D]: all words from which negatives are chosen. `noise` [15, D]: images of noise.
@@ -11,9 +12,10 @@ Arguments with a default are settings, with the published values; the others, `n
 All texts and images are normalised features.
 """
 
+import inspect
 from collections.abc import Mapping
 from math import inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,18 +25,27 @@ from clip.prompted import cosines
 from dassl.config import check_ranges
 from ood.word_scores import grouping, neg_label
 
+FROM_WORDS = ("classes", "negatives", "words")  # inputs that exist with `--negatives` alone
+INPUTS = (*FROM_WORDS, "noise", "scale")
+
 
 class StreamMethod:
     """A test-time method with a memory.
 
     Attributes:
-        needs: names of the arguments without a default. batch: images a batch, as published.
-        ranges: setting -> its smallest, largest value.
+        batch: images a batch, as published. ranges: setting -> its smallest, largest value.
+        needs: names of the arguments without a default. settings: the others -> their defaults.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    batch: ClassVar[int]
+    batch: ClassVar[int] = 256
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    needs: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        defaults = {a.name: a.default for a in inspect.signature(cls).parameters.values()}
+        cls.needs = tuple(name for name, x in defaults.items() if x is inspect.Parameter.empty)
+        cls.settings = {name: x for name, x in defaults.items() if name not in cls.needs}
 
     def check(self, **settings: float) -> None:
         """Raise InputError for settings outside `ranges`."""
@@ -102,7 +113,6 @@ class AdaNeg(StreamMethod):
         proxies: `[C + M, D]`.
     """
 
-    needs = ("classes", "negatives", "scale")
     batch = 256
     ranges: ClassVar = {"length": (2, inf), "threshold": (0, 1), "gap": (0, 1)}
 
@@ -179,7 +189,6 @@ class TANL(StreamMethod):
         threshold: of the last batch.
     """
 
-    needs = ("classes", "words", "noise", "scale")
     batch = 256
     ranges: ClassVar = {
         "labels": (1, inf),

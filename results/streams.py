@@ -67,7 +67,8 @@ def write_streams(
     """Write streams.csv and streams.json.
 
     Args:
-        settings: those of all streams: "base", the base score, and "seed", that of the order.
+        settings: those of all streams: "base", the base score, "seed", that of the order, and
+            "methods", the settings of each method.
     """
     rows = [{"kind": KIND, **_row(stream), "order_seed": settings["seed"]} for stream in streams]
     write_csv(Path(folder, "streams.csv"), rows[0], (row.values() for row in rows))

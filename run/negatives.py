@@ -9,7 +9,15 @@ from yacs.config import CfgNode
 from clip import PRECISIONS, ClipModel, load
 from dassl.data.datasets import Datum
 from datasets.folders import counted, first_few
-from ood.negatives import Negatives, Words, candidate_texts, find_words, overlaps, read_outliers
+from ood.negatives import (
+    WORD_TEXTS,
+    Negatives,
+    Words,
+    candidate_texts,
+    find_words,
+    overlaps,
+    read_outliers,
+)
 from ood.registry import FROM_WORDS
 from ood.scoring import get_scores, required_inputs
 from ood.word_scores import GROUPS, grouping
@@ -26,6 +34,7 @@ def add_words(trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
     """Give the trainer's model the words of EVAL that `scores` need, and a captioner its texts.
 
     A method that learns class texts keeps them; others take the class texts of the score's recipe.
+    Texts of the model's own stay, words of an earlier evaluation do not.
     """
     needs, names = required_inputs(get_scores(scores)), trainer.dm.dataset.classnames
     folder, outliers = lists_folder(trainer.cfg), trainer.cfg.EVAL.OUTLIERS
@@ -36,7 +45,8 @@ def add_words(trainer: ClipTrainer, scores: str | Sequence[str]) -> Words:
         words = find_words(model, names, needs, folder, outliers, share)
         if captioner:
             captioner.texts, captioner.text_of = candidate_texts(model, captioner, names)
-    trainer.model.texts = {
+    own = {name: x for name, x in trainer.model.texts.items() if name not in WORD_TEXTS}
+    trainer.model.texts = own | {
         name: None if trainer.model.learns_texts and not name.endswith(NOT_CLASSES) else features
         for name, features in words.texts.items()
     }

@@ -17,7 +17,7 @@ from ood.evaluation import Evaluation, Sets
 from ood.features import FeatureStore, feature_store, keeps_nothing
 from ood.negatives import NEGLABEL
 from ood.registry import Score
-from ood.stream_methods import STREAMS
+from ood.stream_methods import FROM_WORDS, INPUTS, STREAMS
 from ood.streams import StreamImages, mixture, mixture_sizes, noise_images, run_stream
 from ood.words import read_lists
 from results.streams import FILES, Stream, format_streams, with_averages, write_streams
@@ -36,14 +36,26 @@ def _methods(cfg: CfgNode) -> list[str]:
     names = split_commas(cfg.EVAL.STREAMS) if cfg.EVAL.STREAMS else []
     for name in names:
         check_availability(name, STREAMS, "test-time method")
-        if STREAMS[name].needs and not cfg.EVAL.NEGATIVES:
-            raise InputError(
-                f"--streams {name} needs words that are not classes: add --negatives with a folder "
-                "of word lists, or with wordnet"
-            )
+        _check_needs(name, bool(cfg.EVAL.NEGATIVES))
     if len(set(names)) < len(names):
         raise InputError(f"--streams {cfg.EVAL.STREAMS}: name each method once")
     return names
+
+
+def _check_needs(name: str, has_words: bool) -> None:
+    """Raise InputError if a method needs what is no input, or words, which there are not."""
+    needs = STREAMS[name].needs
+    if unknown := [need for need in needs if need not in INPUTS]:
+        raise InputError(
+            f"--streams {name}: {name}.__init__ asks for {', '.join(unknown)} without a default, "
+            f"but the inputs of a test-time method are {', '.join(INPUTS)}: name one of these, or "
+            "give a setting its default"
+        )
+    if not has_words and (from_words := [need for need in needs if need in FROM_WORDS]):
+        raise InputError(
+            f"--streams {name} needs words that are not classes (for its {', '.join(from_words)}): "
+            "add --negatives with a folder of word lists, or with wordnet"
+        )
 
 
 def _ratios(cfg: CfgNode) -> list[float | None]:
@@ -110,6 +122,7 @@ def evaluate_streams(
         return
     base, store = base_score(cfg), feature_store(cfg, trainer.image_encoding())
     settings = {"base": base, "seed": cfg.EVAL.STREAM_SEED}
+    settings["methods"] = {name: STREAMS[name].settings for name in _methods(cfg)}
     try:
         images = {
             name: StreamImages(_features(store, name, items), evaluation.sets[name].scores[base])

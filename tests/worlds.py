@@ -94,14 +94,12 @@ def tiny_world(folder: Path, clip_file) -> Path:
     (folder / "words/noun.a.txt").write_text("oak\nelm\nfog\nice\n", encoding="utf-8")
     (folder / "outliers.txt").write_text("storm\npine\n", encoding="utf-8")
     write(folder / "tiny.yaml", {"DATASET": {"NAME": "ImageFolder", "FOLDER": "tiny"}})
-    bases = {"CLIPN": "tiny", "ZeroshotCLIP": "vit_b16", "SCT": "vit_b16_ep25"}
-    bases |= {"LoCoOpFoBoR": "vit_b16_ep30", "SCTFoBoR": "vit_b16_ep30", "ZOC": "vit_b32_coco"}
     for name in TRAINER_REGISTRY.registered_names():
         kind = TRAINER_REGISTRY.get(name)
         if not issubclass(kind, ClipTrainer):
             continue
         settings = {
-            "_BASE_": str(ROOT / f"configs/trainers/{name}/{bases.get(name, 'vit_b16_ep50')}.yaml"),
+            "_BASE_": str(first_config(name)),
             "INPUT": {"SIZE": [64, 64], "TRANSFORMS": ["normalize"]},
             "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 6}},
             "OPTIM": {"MAX_EPOCH": 2},
@@ -116,6 +114,14 @@ def tiny_world(folder: Path, clip_file) -> Path:
             settings["TRAINER"][kind.CONFIG_KEY]["TOPK"] = 2
         write(folder / f"{name}.yaml", settings)
     return folder
+
+
+def first_config(name: str) -> Path:
+    """Return a trainer's YAML for small data, or the one that holds all its settings."""
+    paths = sorted(ROOT.glob(f"configs/trainers/{name}/*.yaml"))
+    small = [path for path in paths if path.name == "tiny.yaml"]
+    whole = [path for path in paths if "_BASE_" not in path.read_text(encoding="utf-8")]
+    return [*small, *whole, *paths][0]
 
 
 def clip_of_few_words(weights: str, texts: Iterable[str], path: Path) -> None:

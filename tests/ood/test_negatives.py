@@ -18,7 +18,15 @@ from torch.testing import assert_close
 import clip
 from dassl.utils.errors import InputError
 from ood import word_features as word_features_module
-from ood.negatives import CSP, NEGLABEL, find_words, mine_negatives, overlaps, read_outliers
+from ood.negatives import (
+    CSP,
+    NEGLABEL,
+    WORD_TEXTS,
+    find_words,
+    mine_negatives,
+    overlaps,
+    read_outliers,
+)
 from ood.scores import SCORES
 from ood.scoring import compute_scores, get_scores
 from ood.word_features import template_features, word_features
@@ -409,6 +417,7 @@ def test_only_what_scores_need_is_encoded(model, kept, tmp_path):
         "eoe": [2, 64],
         "eoe_outliers": [1, 64],
     }
+    assert texts("NegLabel", "CSP", "EOE").texts.keys() == WORD_TEXTS
     assert both.facts["NegLabel"].keys() == {"words", "candidates", "negatives", "share"}
     assert not find_words(model, CLASSES, {"neglabel_negatives_logits"}).texts
 

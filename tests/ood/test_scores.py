@@ -91,7 +91,36 @@ def make_inputs(seed=0, batch=5, regions=4, classes=7, scale=100.0, dtype=torch.
         inputs |= {f"{name}_logits": scale * cosines, f"{name}_negatives_logits": scale * words}
     inputs |= {"eoe_cosines": cosines, "eoe_outliers_cosines": words}
     inputs |= {"candidate_lse": (scale * words).logsumexp(dim=-1)}
+    features = torch.randn(batch, 6, generator=generator)
+    inputs |= {"features": torch.nn.functional.normalize(features, dim=-1)}
     return {name: x.to(dtype) for name, x in inputs.items()}
+
+
+def inputs_of(x):
+    """Every input of images whose cosines with the classes are `x`, with other texts 0.2."""
+    local, no = x.unsqueeze(1).expand(-1, 6, -1), torch.full_like(x, 0.2)
+    return {
+        "cosines": x,
+        "logits": 100 * x,
+        "features": torch.nn.functional.normalize(x, dim=-1),  # as if the classes were the axes
+        "local_cosines": local,
+        "no_logits": 100 * no,
+        "odin_logits": 100 * x,
+        "head_norm": torch.full((len(x),), 5.0),
+        **{f"{own}_logits": 100 * x for own in ("neglabel", "csp")},
+        **{f"{own}_negatives_logits": 100 * no for own in ("neglabel", "csp")},
+        "eoe_cosines": x,
+        "eoe_outliers_cosines": no,
+        "candidate_lse": torch.full((len(x),), 20.0),
+        "frozen_cosines": x - 0.05,
+        "frozen_local_cosines": local - 0.05,
+        "frozen_copies": torch.full((len(x),), 3.0),
+    }
+
+
+# Scores whose inputs are listed above; `test_inputs_of_every_score` says which are not.
+LISTED = [name for name, s in SCORES.items() if {*s.needs} <= {*make_inputs()}]
+ALL = offered_scores("all", make_inputs())
 
 
 def recorded(key):
@@ -118,7 +147,7 @@ def test_every_score_is_its_formula(
     inputs = make_inputs(seed, batch, regions, classes, scale, dtype)
     params = {"temperature": temperature, "local_weight": weight, "energy_temperature": temperature}
     inputs = {name: x.clamp(-6e4, 6e4) for name, x in inputs.items()}
-    results = compute_scores(list(SCORES.values()), inputs, params)
+    results = compute_scores(get_scores(LISTED), inputs, params)
     plain = {name: x.double().tolist() for name, x in inputs.items()}
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     for name, values in results.items():
@@ -128,11 +157,17 @@ def test_every_score_is_its_formula(
         assert values.tolist() == pytest.approx(expected, rel=tolerance, abs=slack)
 
 
+def test_inputs_of_every_score():
+    """An input of one's own has an entry in `make_inputs` and in `inputs_of`."""
+    for listed in (make_inputs(), inputs_of(torch.full((4, 10), 0.15))):
+        assert not [need for need in required_inputs(SCORES.values()) if need not in listed]
+
+
 def test_oracle_for_every_score():
     assert set(ORACLES) == set(SCORES)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_registered_score_shape_type_and_purity(name, dtype):
     inputs = make_inputs(batch=3, dtype=dtype)
@@ -142,36 +177,16 @@ def test_registered_score_shape_type_and_purity(name, dtype):
     assert all(torch.equal(before[key], x) for key, x in inputs.items())
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_higher_is_more_in_distribution(name):
     """Images that resemble one class score above images that resemble all classes alike."""
     confident = torch.full((4, 10), 0.15)
     confident[:, 3] = 0.35
     uniform = torch.full((4, 10), 0.15)
-
-    def inputs(x):
-        local, no = x.unsqueeze(1).expand(-1, 6, -1), torch.full_like(x, 0.2)
-        return {
-            "cosines": x,
-            "logits": 100 * x,
-            "local_cosines": local,
-            "no_logits": 100 * no,
-            "odin_logits": 100 * x,
-            "head_norm": torch.full((len(x),), 5.0),
-            **{f"{own}_logits": 100 * x for own in ("neglabel", "csp")},
-            **{f"{own}_negatives_logits": 100 * no for own in ("neglabel", "csp")},
-            "eoe_cosines": x,
-            "eoe_outliers_cosines": no,
-            "candidate_lse": torch.full((len(x),), 20.0),
-            "frozen_cosines": x - 0.05,
-            "frozen_local_cosines": local - 0.05,
-            "frozen_copies": torch.full((len(x),), 3.0),
-        }
-
-    assert (one(name, inputs(confident)) > one(name, inputs(uniform))).all()
+    assert (one(name, inputs_of(confident)) > one(name, inputs_of(uniform))).all()
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_class_and_region_order_do_not_matter(name):
     inputs = make_inputs(seed=3, dtype=torch.float64)
     classes, regions = torch.randperm(7), torch.randperm(4)
@@ -185,7 +200,7 @@ def test_class_and_region_order_do_not_matter(name):
     torch.testing.assert_close(one(name, shuffled), one(name, inputs), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_images_are_scored_one_by_one(name):
     inputs = make_inputs(seed=4, batch=6)
     together = one(name, inputs)
@@ -194,7 +209,7 @@ def test_images_are_scored_one_by_one(name):
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_empty_batch(name):
     assert one(name, make_inputs(batch=0)).shape == (0,)
 
@@ -370,8 +385,8 @@ def test_no_or_repeated_score(asked):
 
 def test_parameters_reach_only_those_who_declare_them():
     inputs = make_inputs()
-    cold = compute_scores(get_scores("all"), inputs, {"temperature": 0.1})
-    plain = compute_scores(get_scores("all"), inputs)
+    cold = compute_scores(ALL, inputs, {"temperature": 0.1})
+    plain = compute_scores(ALL, inputs)
     changed = {name for name in cold if not torch.equal(cold[name], plain[name])}
     assert changed == {name for name in cold if "temperature" in SCORES[name].parameters}
     assert changed & KNOWN == {"MCM", "GL-MCM", "FA-MCM", "FA-GL-MCM"}
@@ -388,7 +403,7 @@ def test_parameter_nobody_declares():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-45])
 @pytest.mark.parametrize(
-    "name, parameter", [(n, x) for n in SCORES for x in SCORES[n].parameters if "temperature" in x]
+    "name, parameter", [(n, x) for n in LISTED for x in SCORES[n].parameters if "temperature" in x]
 )
 def test_temperature_must_be_positive(name, parameter, value):
     with pytest.raises(InputError, match="must be a positive number"):
@@ -406,11 +421,11 @@ def test_missing_local_features_are_refused():
     without = {key: x for key, x in inputs.items() if key != "local_cosines"}
     for absent in (without, {**inputs, "local_cosines": None}):
         with pytest.raises(InputError, match="no local features: GL-MCM would silently equal MCM"):
-            compute_scores(get_scores("all"), absent)
+            compute_scores(ALL, absent)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_non_finite_input_names_the_score(name, value):
     inputs = make_inputs()
     inputs[SCORES[name].needs[-1]].view(5, -1)[3, -1] = value
@@ -426,10 +441,10 @@ def test_classes_that_are_alike_are_warned_of_once(classes, caplog):
         inputs[key] = inputs[key][..., :1] + 1e-7 * inputs[key]  # equal texts, but for rounding
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            compute_scores(get_scores("all"), inputs)
+            compute_scores(ALL, inputs)
     assert len(caplog.records) == 1
     plain = {key: x.tolist() for key, x in inputs.items()}
-    values = {s.name: ORACLES[s.name](plain, {}) for s in get_scores("all")}
+    values = {s.name: ORACLES[s.name](plain, {}) for s in ALL}
     constant = [name for name, x in values.items() if np.allclose(x, x[0], rtol=1e-4, atol=1e-6)]
     named = ", ".join(constant)
     assert f"so {named} cannot tell images apart; use MaxLogit or Energy" in caplog.text
@@ -441,11 +456,11 @@ def test_classes_that_are_alike_are_warned_of_once(classes, caplog):
 def test_a_single_word_is_not_a_single_class(need, caplog):
     scoring._warn_once.cache_clear()
     equal_images = {key: x[:1].expand_as(x) for key, x in make_inputs().items()}
-    compute_scores(get_scores("all"), {**equal_images, need: torch.ones(5, 1)})
+    compute_scores(ALL, {**equal_images, need: torch.ones(5, 1)})
     assert not caplog.records
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", LISTED)
 def test_inputs_that_would_be_broadcast_are_refused(name):
     needs, right, score = SCORES[name].needs, make_inputs(), SCORES[name].function
     with pytest.raises(InputError, match=f"score {name}: .* must be a torch tensor, not ndarray"):
@@ -456,7 +471,7 @@ def test_inputs_that_would_be_broadcast_are_refused(name):
         assert score(x[:, None]).shape == (len(x), 1)
         return
     similar = [need for need in needs if right[need].dim() > 1]
-    of_classes = [need for need in similar if need not in FROM_WORDS]
+    of_classes = [need for need in similar if need not in {*FROM_WORDS, "features"}]
     wrong = [{need: right[need][0]} for need in similar]  # as if of a single image
     wrong += [{need: right[need][:2]} for need in needs]
     wrong += [{need: right[need][..., :3]} for need in of_classes if len(of_classes) > 1]

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from dassl.utils.errors import InputError
-from ood.stream_methods import OODD, STREAMS, TANL, AdaNeg, dividing_threshold
+from ood.stream_methods import INPUTS, OODD, STREAMS, TANL, AdaNeg, StreamMethod, dividing_threshold
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -128,6 +128,16 @@ def test_the_defaults_are_the_published_numbers(kind, batch, published):
     parameters = inspect.signature(kind).parameters.values()
     assert {x.name: x.default for x in parameters if x.default is not x.empty} == published
     assert kind.batch == batch
+
+
+def test_needs_are_the_arguments_without_a_default():
+    class Own(StreamMethod):
+        def __init__(self, scale, k=5, *, classes, name="own"):
+            pass
+
+    assert Own.needs == ("scale", "classes") and Own.settings == {"k": 5, "name": "own"}
+    assert Own.batch == 256 and not OODD.needs
+    assert set(INPUTS) == {need for kind in STREAMS.values() for need in kind.needs}
 
 
 def _texts(draw: torch.Generator) -> dict[str, torch.Tensor]:

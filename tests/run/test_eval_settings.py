@@ -12,6 +12,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.utils import InputError, write_json
 from ood.registry import SCORES, Score
 from ood.scoring import offered_scores
+from ood.stream_methods import STREAMS, StreamMethod
 from ood.words import read_lists, words_hash
 from results.streams import FILES as STREAM_FILES
 from run.config import build_cfg
@@ -75,6 +76,39 @@ def test_flags_set_keys_and_pairs_win():
 def test_impossible_settings_are_refused(pairs, words):
     with pytest.raises(InputError, match=words):
         check_settings(settings(*pairs))
+
+
+class OfScale(StreamMethod):
+    def __init__(self, scale):
+        pass
+
+
+class OfClasses(StreamMethod):
+    def __init__(self, classes, k=5):
+        pass
+
+
+class OfTexts(StreamMethod):
+    def __init__(self, texts, classes, scales):
+        pass
+
+
+@pytest.mark.parametrize(
+    "method, refusal",
+    [
+        (OfScale, None),
+        (OfClasses, r"OfClasses needs words that are not classes \(for its classes\): add"),
+        (OfTexts, "OfTexts.__init__ asks for texts, scales without a default.* are classes, neg"),
+    ],
+)
+def test_a_method_of_ones_own_needs_what_its_arguments_name(method, refusal, monkeypatch):
+    monkeypatch.setitem(STREAMS, method.__name__, method)
+    plain = settings("--streams", method.__name__, "EVAL.NEGATIVES", "")
+    if refusal is None:
+        check_settings(plain)
+    else:
+        with pytest.raises(InputError, match=refusal):
+            check_settings(plain)
 
 
 PHOTO = str(ROOT / "docs/page.png")

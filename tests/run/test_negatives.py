@@ -149,7 +149,7 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     cfg.EVAL.NEGATIVES = "wordnet"
     trainer = SimpleNamespace(
         cfg=cfg,
-        model=SimpleNamespace(clip=None, captioner=None, learns_texts=False),
+        model=SimpleNamespace(clip=None, captioner=None, learns_texts=False, texts={}),
         device=torch.device("cuda"),
         precision=resolve_precision("tf32", "cuda"),
         dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
@@ -159,6 +159,20 @@ def test_a_run_keeps_its_switches_for_tf32(monkeypatch, switches):
     with negatives.text_model(trainer):  # as streams read it
         assert not any(switch.allow_tf32 for switch in switches)
     assert all(switch.allow_tf32 for switch in switches)
+
+
+def test_texts_of_the_model_stay_and_words_of_an_earlier_evaluation_go(monkeypatch):
+    own, word = torch.ones(2, 4), torch.zeros(3, 4)
+    trainer = SimpleNamespace(
+        cfg=get_cfg_default(),
+        model=SimpleNamespace(clip=None, captioner=None, learns_texts=False, texts={"zs": own}),
+        dm=SimpleNamespace(dataset=SimpleNamespace(classnames=["cat"])),
+    )
+    for names in (["neglabel", "neglabel_negatives"], ["eoe", "eoe_outliers"], []):
+        words = Words(dict.fromkeys(names, word), [], {})
+        monkeypatch.setattr(negatives, "find_words", lambda *_, words=words: words)
+        negatives.add_words(trainer, "MCM")
+        assert trainer.model.texts == {"zs": own, **words.texts}
 
 
 @pytest.mark.parametrize(

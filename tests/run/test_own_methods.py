@@ -11,6 +11,9 @@ import eval_ood
 import visualize
 from clip.prompted import PromptedCLIP
 from dassl.engine import TRAINER_REGISTRY
+from detector import Detector
+from ood.registry import Score
+from ood.scores import SCORES
 from trainers.zsclip import ZeroshotCLIP
 
 
@@ -54,9 +57,9 @@ def flags(world, clip_file):
 
 @pytest.fixture
 def evaluate(flags, call, tmp_path, monkeypatch):
-    """Return a function that evaluates CLIP changed by `change`; it returns MCM's figures."""
+    """Return a function that evaluates CLIP changed by `change`; it returns the figures."""
 
-    def run(folder, features, change=None):
+    def run(folder, features, change=None, scores="MCM", *more):
         class Changed(ZeroshotCLIP):
             def build_model(self):
                 super().build_model()
@@ -66,7 +69,7 @@ def evaluate(flags, call, tmp_path, monkeypatch):
         Changed.__name__ = "ZeroshotCLIP"
         monkeypatch.setitem(TRAINER_REGISTRY._objects, "ZeroshotCLIP", Changed)
         out = ["--output-dir", tmp_path / folder]
-        call(eval_ood, "--scores", "MCM", "--features", features, *out, *flags)
+        call(eval_ood, "--scores", scores, "--features", features, *out, *more, *flags)
         return json.loads((tmp_path / folder / "results.json").read_text())["figures"]
 
     return run
@@ -91,3 +94,42 @@ def test_they_share_no_features_and_have_no_detector(
     image = next((world / "data/pets").rglob("*.jpg"))
     said = told(visualize, "--trainer", "ZeroshotCLIP", "--image", image, "--label", "cat", *flags)
     assert "no detector can stand for ZeroshotCLIP" in said
+
+
+class Doubled(PromptedCLIP):
+    """Its class texts are also others by the name `own`, as if they were learned."""
+
+    @property
+    def provides(self):
+        return super().provides | {"own_cosines"}
+
+    def class_features(self):
+        return super().class_features() | {"own": self.text_features().flip(0)[:2]}
+
+
+def describe(model):
+    model.texts["own"] = model.text_features().flip(0)[:2]
+
+
+def double(model):
+    model.__class__ = Doubled
+
+
+@pytest.mark.slow  # plots
+@pytest.mark.parametrize("change", [describe, double])
+def test_texts_of_its_own_are_inputs_of_scores_beside_words(
+    evaluate, world, tmp_path, monkeypatch, change
+):
+    """Also in the detector, and of an evaluation without words after one with them."""
+    own = Score("Own", ("own_cosines",), lambda own_cosines: own_cosines.amax(dim=-1), {})
+    monkeypatch.setitem(SCORES, "Own", own)
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/noun.a.txt").write_text("oak\nelm\nfog\nice\n", encoding="utf-8")
+
+    words = ["--negatives", tmp_path / "words", "--negatives-share", "0.5"]
+    figures = evaluate("words", tmp_path / "kept", change, "Own,NegLabel", *words)
+    assert list(figures) == ["Own", "NegLabel"]
+    assert evaluate("plain", tmp_path / "kept", change, "Own") == {"Own": figures["Own"]}
+    image = next((world / "data/pets").rglob("*.jpg"))
+    verdicts = [Detector.load(tmp_path / name, "Own")(image) for name in ("words", "plain")]
+    assert verdicts[0].score == verdicts[1].score

@@ -32,9 +32,30 @@ def test_a_config_lists_its_methods_numbers_and_says_what_to_expect(path):
     kind = TRAINER_REGISTRY.get(path.parent.name)
     listed = read_config_file(path)["TRAINER"][kind.CONFIG_KEY]
     assert set(listed) == set(kind.CONFIG)
-    head = path.read_text(encoding="utf-8").split("\n\n")[0]
-    assert "et al." in head and "#   bash scripts/" in head
-    assert any(words in head for words in ("Expected", "not yet run", "Figures: "))
+    missing = missing_in(path.read_text(encoding="utf-8").split("\n\n")[0])
+    assert not missing, f"the comment at the head of {path} lacks {'; '.join(missing)}"
+
+
+HEAD = {  # what the comment at a YAML's head holds -> the texts of which it has one
+    'who made the method ("NAME et al.", of a method of your own too)': ["et al."],
+    'its command ("#   bash scripts/...")': ["#   bash scripts/"],
+    'what to expect ("Expected", "Figures: " or "not yet run")': [
+        "Expected",
+        "Figures: ",
+        "not yet run",
+    ],
+}
+
+
+def missing_in(head: str) -> list[str]:
+    return [what for what, texts in HEAD.items() if not any(text in head for text in texts)]
+
+
+def test_what_a_head_lacks_is_said():
+    assert missing_in("# My method.\n#   bash scripts/train.sh\n# Figures: none") == [
+        'who made the method ("NAME et al.", of a method of your own too)'
+    ]
+    assert len(missing_in("# My method.")) == 3
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: "/".join(path.parts[-2:]))

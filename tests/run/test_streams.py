@@ -8,6 +8,7 @@ import json
 import pytest
 
 import eval_ood
+from ood.stream_methods import STREAMS, StreamMethod
 from results.streams import KIND
 
 pytestmark = pytest.mark.slow  # evaluates
@@ -31,6 +32,7 @@ def test_streams_have_files_and_a_table_of_their_own(call, arguments, tmp_path, 
     assert f"Streams, {KIND}" in out and "order of seed 110" in out and "NegLabel AUROC" in out
     content = json.loads((tmp_path / "out/streams.json").read_text())
     assert content["kind"] == KIND and content["base"] == "NegLabel" and content["seed"] == 110
+    assert content["methods"]["OODD"] == {"size": 2048, "k": 5} and len(content["methods"]) == 3
     assert "over all OOD sets" in content["conventions"]["average"] and "over all OOD sets" in out
     with open(tmp_path / "out/streams.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -43,6 +45,25 @@ def test_streams_have_files_and_a_table_of_their_own(call, arguments, tmp_path, 
     assert list(results["figures"]) == ["MCM", "NegLabel"]  # no stream among them
     call(eval_ood, *arguments("--scores", "MCM"))
     assert not list((tmp_path / "out").glob("streams.*"))  # of another evaluation
+
+
+def test_a_method_of_ones_own(call, arguments, tmp_path, monkeypatch):
+    """Its batch has a default, and needs no words for CLIP's scale."""
+
+    class Own(StreamMethod):
+        def __init__(self, scale, noise, weight=0.5):
+            assert len(noise) == 15
+            self.factor = scale * weight
+
+        def update(self, features, base):
+            return self.factor * base
+
+    monkeypatch.setitem(STREAMS, "Own", Own)
+    call(eval_ood, *arguments("--streams", "Own", "--negatives", "", "--scores", "MCM"))
+    content = json.loads((tmp_path / "out/streams.json").read_text())
+    row = content["streams"][0]
+    assert content["methods"] == {"Own": {"weight": 0.5}} and row["batch"] == 256
+    assert row["auroc"] == row["base_auroc"]
 
 
 def test_all_images_without_words_start_from_mcm(call, arguments, tmp_path):
