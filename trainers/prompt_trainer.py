@@ -18,7 +18,7 @@ from clip.image import collected_attention
 from clip.prefix import CHUNK, encode_packed
 from clip.prompted import PromptedCLIP, cosines, normalised
 from clip.weights import is_weight, plain_names
-from dassl.utils import InputError, load_checkpoint, load_weights_into
+from dassl.utils import InputError, load_checkpoint, load_fitting
 from trainers.prompt_learner import PromptLearner
 from trainers.views import KeptViews, check_views
 from trainers.words import ContextTrainer
@@ -70,7 +70,7 @@ class PromptTrainer(ContextTrainer):
         ).to(self.device)
         self.model = self.build_prompted(clip, LearnedPrompts(clip, learner, settings.TEXT_CHUNK))
         if path := cfg.MODEL.INIT_WEIGHTS:  # may be of another trainer, as FA's of CoOp
-            load_weights_into(learner, self.context_state(load_checkpoint(path), path), path)
+            load_fitting(learner, self.context_state(load_checkpoint(path), path), path)
         self.learn("prompt_learner", learner)
 
     def build_prompted(self, clip: ClipModel, prompts: LearnedPrompts) -> PromptedCLIP:

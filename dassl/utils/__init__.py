@@ -1,5 +1,6 @@
 from .checkpoint import (
     load_checkpoint,
+    load_fitting,
     load_pretrained_weights,
     load_weights_into,
     named_checkpoint,

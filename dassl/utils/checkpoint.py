@@ -9,6 +9,7 @@ import shutil
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,11 @@ def restore(
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Any) -> None:
     # SGD takes Adam's state, and Adam SGD's: the momentum would be lost without a word.
-    groups = {"found": state["param_groups"][0], "asked": optimizer.param_groups[0]}
-    kinds = {which: "Adam" if "betas" in group else "SGD" for which, group in groups.items()}
+    groups = state["param_groups"][0], optimizer.param_groups[0]
+    found, asked = ("Adam" if "betas" in group else "SGD" for group in groups)
     try:
-        if kinds["found"] != kinds["asked"]:
-            raise ValueError(f"{kinds['found']}, OPTIM asks for {kinds['asked']}")
+        if found != asked:
+            raise ValueError(f"{found}, OPTIM asks for {asked}")
         optimizer.load_state_dict(state)
     except ValueError as error:
         raise InputError(
@@ -195,34 +196,42 @@ def resume_from_checkpoint(
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
-    """Load the entries of a checkpoint or state dict that fit `model` by name and shape.
+    """Load the entries of a checkpoint or state dict that fit `model`, as `load_fitting` does.
 
-    "module." is stripped; entries that do not fit are left out and listed in a warning.
+    "module." is stripped.
 
     Differs from upstream: InputError if nothing fits; there, training continues silently.
     """
     checkpoint = load_checkpoint(weight_path)
-    weights = model.state_dict()
-    fitting, left_out = OrderedDict(), []
     state = checkpoint.get("state_dict", checkpoint)
     if twice := [name for name in state if f"module.{name}" in state]:
         raise InputError(
             f"{weight_path} holds both {twice[0]} and module.{twice[0]}: save one of them alone."
         )
-    for name, value in _without_module(state).items():
+    load_fitting(model, _without_module(state), weight_path)
+
+
+def load_fitting(model: nn.Module, state_dict: Mapping[str, Any], path: Any) -> None:
+    """Load the entries of `state_dict` that fit `model` by name and shape.
+
+    Those that do not fit are left out and listed in a warning; InputError if nothing fits.
+    """
+    weights = model.state_dict()
+    fitting, left_out = OrderedDict(), []
+    for name, value in state_dict.items():
         if name in weights and torch.is_tensor(value) and weights[name].shape == value.shape:
             fitting[name] = value
         else:
             left_out.append(name)
     if not fitting:
         raise InputError(
-            f"Nothing in {weight_path} fits the model: it holds {left_out[:5]}, "
+            f"Nothing in {path} fits the model: it holds {left_out[:5]}, "
             f"the model has {list(weights)[:5]} (names and shapes must agree)."
         )
     model.load_state_dict({**weights, **fitting})
-    logger.info("Loaded pretrained weights from %s", weight_path)
+    logger.info("Loaded pretrained weights from %s", path)
     if left_out:
-        logger.warning("Left out of %s, because names or shapes differ: %s", weight_path, left_out)
+        logger.warning("Left out of %s, because names or shapes differ: %s", path, left_out)
 
 
 class _Dropped:

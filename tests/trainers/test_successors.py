@@ -378,6 +378,17 @@ def test_fa_is_not_scored_with_another_k_or_other_words(clip_file, tmp_path):
     assert "was trained with trainer CoOp" in refused(fa, tmp_path / "coop")
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "prompt_learner."])
+def test_a_run_may_begin_with_a_context_beside_other_weights(prefix, clip_file, tmp_path, caplog):
+    """As CoCoOp's files hold it; those of its other network are left out, with a warning."""
+    file = tmp_path / "cocoop.pth"
+    state = {"ctx": torch.randn(4, 128), "meta_net.linear1.bias": torch.zeros(8)}
+    torch.save({"state_dict": {prefix + name: x for name, x in state.items()}}, file)
+    begun = trained_with("SCT", clip_file, tmp_path, **{"MODEL.INIT_WEIGHTS": str(file)})
+    assert torch.equal(begun.learner.ctx, state["ctx"])
+    assert f"Left out of {file}" in caplog.text and "meta_net.linear1.bias" in caplog.text
+
+
 def test_fa_may_begin_with_another_trainers_context(clip_file, tmp_path):
     source = trained_with("CoOp", clip_file, tmp_path, CSC=True)
     source.save_model(0, str(tmp_path))
