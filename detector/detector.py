@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Detector:
         device: torch.device | str = "",
         negatives: str | os.PathLike = "",
         outliers: str | os.PathLike = "",
+        exif: bool = False,
     ) -> Detector:
         """Make a detector for class names, from CLIP or a published CLIPN (a file with a "no" text
         encoder), without training. It gives no verdicts before `calibrate`.
@@ -121,12 +123,14 @@ class Detector:
                 `outliers`, else ATD for CLIPN, MCM for CLIP, and MaxLogit for a single class).
             negatives: folder of words that are not classes, or "wordnet", for NegLabel and CSP.
             outliers: .txt file of outlier names, one per line, for EOE.
+            exif: turn photographs upright by their EXIF orientation.
         """
         device = torch.device(device or local_device())
         backbone, activation = texts(backbone=backbone, activation=activation)
         given = texts(template=template, score=score, negatives=negatives, outliers=outliers)
         model, preprocess = clip.load(backbone, device, "fp32", activation or None)
-        return cls(spec_of_classes(model, preprocess, classnames, *given), model)
+        spec = spec_of_classes(model, preprocess, classnames, *given)
+        return cls(replace(spec, exif=exif), model)
 
     @property
     def score(self) -> str:
