@@ -2,7 +2,7 @@
 # is set: that of $REPOSITORY/.venv, else the first on the path from 3.11 on.
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
-    for PYTHON in "$REPOSITORY/.venv/bin/python" python python3 python3.13 python3.12 python3.11; do
+    for PYTHON in "$REPOSITORY/.venv/bin/python" python python3 python3.14 python3.13 python3.12 python3.11; do
         "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     done
 fi

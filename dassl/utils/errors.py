@@ -83,13 +83,19 @@ def explain_out_of_memory(task: str, settings: Mapping[str, object]) -> Iterator
 
 @contextmanager
 def explain_killed_worker() -> Iterator[None]:
-    """Turn PyTorch's error for a worker that was killed into a KilledWorkerError."""
+    """Turn PyTorch's error for a worker that was killed into a KilledWorkerError.
+
+    PyTorch notices a killed child at once. Under a fork server (`dassl.data.workers`) it may first
+    ask the dead worker for an image: then the connection fails, or ends (EOFError without a text).
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError, ConnectionResetError, ConnectionRefusedError) as error:
+        first = str(error).partition("\n")[0].rstrip(". ")
+        if isinstance(error, OSError) or (isinstance(error, EOFError) and not first):
+            first = f"DataLoader worker gone ({first or 'no answer'})"
+        if not first.startswith("DataLoader worker"):
             raise
-        first = str(error).splitlines()[0].rstrip(". ")
         raise KilledWorkerError(
             f"{first}: a process that loads images was killed, often because the machine's memory "
             "is full. Lower DATALOADER.NUM_WORKERS (0 loads in the main process)"

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -55,6 +57,33 @@ def test_more_workers_than_cores_are_no_warning(make_cfg, recwarn):
     assert loader.num_workers == cfg.DATALOADER.NUM_WORKERS and not recwarn.list
 
 
+PROBE = """
+import sys
+class Probe(list):
+    had_dassl = "dassl.data" in sys.modules
+    def __getitem__(self, i):
+        return self.had_dassl
+"""
+
+
+def test_the_fork_server_imports_dassl_for_all_workers(tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    program = """
+from torch.utils.data import DataLoader
+from probe import Probe
+from dassl.config import get_cfg_default
+from dassl.data.workers import worker_settings
+cfg = get_cfg_default()
+cfg.DATALOADER.NUM_WORKERS = 1
+print(*DataLoader(Probe([0]), multiprocessing_context="forkserver", **worker_settings(cfg)))
+"""
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "tensor([True])\n", done.stderr
+
+
 def lives(pid: int) -> bool:
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # a zombie has none
@@ -65,13 +94,29 @@ def lives(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_worker_is_a_sentence(number):
     loader = DataLoader(range(9), num_workers=2, worker_init_fn=end_with_parent)
-    killed = pytest.raises(KilledWorkerError, match=r"^DataLoader worker \(pid.*Lower DATALOADER")
+    sentence = r"^DataLoader worker .* was killed.*Lower DATALOADER"
     batches = iter(loader)
-    with killed, explain_killed_worker():
+    with pytest.raises(KilledWorkerError, match=sentence), explain_killed_worker():
         next(batches)
         os.kill(batches._workers[0].pid, number)
-        time.sleep(PATIENCE)
+        while lives(batches._workers[0].pid):  # interrupted, where it is a child of this process
+            time.sleep(0.05)
+        list(batches)
     batches._shutdown_workers()
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_worker_that_does_not_answer_was_killed(error):
+    sentence = r"worker gone \(.+\): a process"
+    with pytest.raises(KilledWorkerError, match=sentence), explain_killed_worker():
+        raise error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), EOFError("No data left"), RuntimeError("a")])
+def test_other_errors_stay_as_they_are(error):
+    with pytest.raises(type(error)) as raised, explain_killed_worker():
+        raise error
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("stops", [False, True])
