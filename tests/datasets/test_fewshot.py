@@ -82,8 +82,17 @@ def test_no_items_give_none():
 
 
 def test_minus_one_takes_all_and_needs_no_seed():
-    items = items_of([3, 5])
+    items = items_of([3, 5])[::-1]  # in the order they are listed
     assert few_shot(items, -1, seed=-1) == items
+
+
+def test_classes_with_too_few_images_are_warned_of(caplog):
+    few_shot(items_of([4, 3, 5, 1]), 4, 1)
+    assert "2 of 4 classes have fewer than 4 training images" in caplog.text
+    assert "such as 1 (c1) with 3" in caplog.text
+    caplog.clear()
+    few_shot(items_of([4, 5]), 4, 1)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("shots", [0, -2])
