@@ -265,7 +265,7 @@ class IndexOnly(torch.utils.data.Dataset):
     """A wrapper as users pass it: here an item is its own index."""
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
-        self.data_source = data_source
+        self.data_source, self.is_train = data_source, is_train
 
     def __len__(self):
         return len(self.data_source)
@@ -343,7 +343,7 @@ def test_empty_set_unknown_sampler_and_dropped_rest():
             is_train=is_train,
             dataset_wrapper=IndexOnly,
         )
-        assert len(loader) == batches
+        assert len(loader) == batches and loader.dataset.is_train == is_train
 
 
 def test_wrapper_items(make_cfg):
