@@ -294,3 +294,17 @@ def test_a_loader_is_told_the_epoch(make_cfg):
     trainer.__dict__["train_loader_x"] = Told(trainer.dm.train_loader_x.dataset, batch_size=9)
     trainer.train()
     assert Told.epochs == [0, 1, 2]
+
+
+def test_every_rank_draws_numbers_of_its_own(monkeypatch):
+    """Also the ranks above 1; rank 0's are those of a single process."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "from_main", lambda function: function())
+    drawn, state = [], torch.get_rng_state()
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.set_rng_state(state)
+        distributed.seed_other_ranks()
+        drawn.append(torch.rand(()).item())
+    torch.set_rng_state(state)
+    assert len(set(drawn)) == 3 and drawn[0] == torch.rand(()).item()
