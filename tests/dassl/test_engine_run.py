@@ -349,6 +349,50 @@ def test_checkpoints_of_different_epochs_are_not_mixed(base, tmp_path):
         base.resume_model_if_exist(tmp_path)
 
 
+def test_a_resumed_run_has_the_scale_and_the_generators_of_its_checkpoint(base, tmp_path):
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    base.save_model(0, tmp_path)
+    expected = torch.rand(3)
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert base.resume_model_if_exist(tmp_path) == 1
+    assert base.scaler.get_scale() == 4.0 and torch.equal(torch.rand(3), expected)
+
+
+def test_a_checkpoint_of_upstreams_is_resumed_with_a_warning(base, tmp_path, caplog):
+    """Its files record neither scale, generators nor who wrote them."""
+    base.save_model(0, tmp_path)
+    path = tmp_path / "net/model.pth.tar-1"
+    state = load_checkpoint(path)
+    torch.save({key: state[key] for key in ("state_dict", "epoch", "optimizer")}, path)
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert base.resume_model_if_exist(tmp_path) == 1 and base.scaler.get_scale() == 8.0
+    assert "holds no random state, so resuming is not exact" in caplog.text
+
+
+def test_another_trainers_run_is_not_resumed(base, tmp_path):
+    base.checkpoint_meta = lambda: {"trainer": "CoOp"}
+    base.save_model(0, tmp_path)
+    base.checkpoint_meta = lambda: {"trainer": "SCT"}
+    with pytest.raises(InputError, match=r"is of CoOp, not SCT: .*MODEL\.INIT_WEIGHTS"):
+        base.resume_model_if_exist(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["load_model", "resume_model_if_exist"])
+def test_a_trainer_may_refuse_a_checkpoint(base, tmp_path, way):
+    base.save_model(0, tmp_path)
+
+    def refuse(checkpoint, path):
+        raise InputError(f"{path.name} of epoch {checkpoint['epoch']} does not fit")
+
+    base.check_checkpoint = refuse
+    with pytest.raises(InputError, match=r"model\.pth\.tar-1 of epoch 1 does not fit"):
+        getattr(base, way)(tmp_path)
+
+
+def test_nothing_is_resumed_without_models(tmp_path):
+    assert TrainerBase().resume_model_if_exist(tmp_path) == 0
+
+
 def test_registration_rules(base):
     with pytest.raises(ValueError, match="registered already"):
         base.register_model("net")
