@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer)
+from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, build_trainer
 from dassl.utils import (
     InputError,
@@ -227,6 +228,16 @@ def test_best_val_keeps_and_deploys_the_best(make_cfg):
     torch.testing.assert_close(best["state_dict"]["ctx"], trainer.model.prompt_learner.ctx.detach())
 
 
+def test_a_resumed_run_keeps_the_best_of_before(make_cfg):
+    cfg = make_cfg("TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", 1)
+    for epochs, accuracy in ((2, 60.0), (3, 40.0)):
+        trainer = build_trainer(cfg)
+        trainer.test = lambda split="test", val=accuracy: val if split == "val" else 99.0
+        trainer.train(max_epoch=epochs)
+    best = load_checkpoint(Path(cfg.OUTPUT_DIR, "prompt_learner/model-best.pth.tar"))
+    assert (best["val_result"], best["epoch"]) == (60.0, 1)  # the first of equal ones
+
+
 def test_best_val_without_validation_set_is_refused(make_cfg):
     trainer = build_trainer(make_cfg("TEST.FINAL_MODEL", "best_val"))
     trainer.val_loader = None
@@ -393,6 +404,25 @@ def test_nothing_is_resumed_without_models(tmp_path):
     assert TrainerBase().resume_model_if_exist(tmp_path) == 0
 
 
+def test_spoilt_weights_are_not_saved(base, tmp_path):
+    """The step after the last loss that was seen may have spoilt them."""
+    base.save_model(0, tmp_path)
+    net = base._models["net"]
+    net.bias.data[0] = math.nan
+    with pytest.raises(NonFiniteLossError, match=r"bias of net is not finite after epoch 2\. Try"):
+        base.save_model(1, tmp_path)
+    assert Path(tmp_path, "net/checkpoint").read_text() == "model.pth.tar-1\n"
+    net.bias.requires_grad_(False)  # frozen: no step spoilt it
+    base.save_model(1, tmp_path)
+
+
+def test_a_model_without_an_optimiser_takes_no_step(base):
+    net = base._models["net"]
+    before = net.weight.clone()
+    base.model_backward_and_update(net(torch.ones(1, 2)).sum())
+    assert torch.equal(net.weight, before)
+
+
 def test_registration_rules(base):
     with pytest.raises(ValueError, match="registered already"):
         base.register_model("net")
@@ -484,6 +514,17 @@ def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplo
     assert "1 unreadable images of the test set were left out" in caplog.messages
     assert any("* total: 8\n" in m for m in caplog.messages)
     assert [r["bad_images"] for r in records(cfg) if "bad_images" in r] == [1, 1, 1]
+
+
+def test_unreadable_images_of_all_ranks_are_counted(make_cfg, tmp_path, caplog, monkeypatch):
+    root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
+    skip = ("DATALOADER.BAD_IMAGES", "skip", "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
+    trainer = build_trainer(make_cfg("DATASET.ROOT", root, *skip))
+    monkeypatch.setattr(distributed, "from_all", lambda value: [value, value])  # two such ranks
+    trainer.train(max_epoch=1)
+    assert "Epoch 1: 2 unreadable images were left out" in caplog.messages
+    assert "2 unreadable images of the test set were left out" in caplog.messages
+    assert any("* total: 16\n" in m for m in caplog.messages)
 
 
 def test_learning_rate_moves_on_when_the_last_batch_is_all_bad(make_cfg, tmp_path):
