@@ -156,6 +156,13 @@ def test_the_resume_test_can_fail(make_cfg, tmp_path, monkeypatch):
     assert not torch.equal(run(cfg).model.prompt_learner.ctx, whole.model.prompt_learner.ctx)
 
 
+@pytest.mark.parametrize("freq, saved", [(0, [3]), (1, [1, 2, 3]), (2, [2, 3]), (-1, [3])])
+def test_the_last_epoch_is_saved_and_every_few_before(make_cfg, caplog, freq, saved):
+    build_trainer(make_cfg("TRAIN.CHECKPOINT_FREQ", freq, "TEST.NO_TEST", True)).train()
+    files = [m for m in caplog.messages if m.startswith("Checkpoint saved to")]
+    assert [int(m.rpartition("-")[2]) for m in files] == saved
+
+
 def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
     cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
     folder = Path(cfg.OUTPUT_DIR, "prompt_learner")
@@ -236,6 +243,30 @@ def test_a_resumed_run_keeps_the_best_of_before(make_cfg):
         trainer.train(max_epoch=epochs)
     best = load_checkpoint(Path(cfg.OUTPUT_DIR, "prompt_learner/model-best.pth.tar"))
     assert (best["val_result"], best["epoch"]) == (60.0, 1)  # the first of equal ones
+
+
+def test_the_split_asked_for_is_evaluated_each_time_anew(make_cfg, caplog):
+    trainer, training = build_trainer(make_cfg()), []
+    trainer.dm.dataset._val = trainer.dm.dataset.val[:5]
+    learner = trainer.model.prompt_learner
+    learner.register_forward_hook(lambda *_: training.append(learner.training))
+    for split, total in (("val", 5), ("test", 9), (None, 9), ("val", 5)):
+        caplog.clear()
+        trainer.set_model_mode("train")
+        trainer.test(split)
+        assert f"* total: {total}\n" in caplog.text
+    trainer.val_loader = None
+    trainer.test("val")
+    assert "Evaluate on the *test* set" in caplog.messages[-2] and not any(training)
+
+
+def test_a_run_starts_from_rank_0s_models(make_cfg, monkeypatch):
+    given = []
+    monkeypatch.setattr(distributed, "broadcast_state", given.append)
+    trainer = build_trainer(make_cfg())
+    trainer.before_train()
+    trainer.close()
+    assert given == [trainer.model.prompt_learner]
 
 
 def test_best_val_without_validation_set_is_refused(make_cfg):
