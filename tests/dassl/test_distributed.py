@@ -233,6 +233,13 @@ def test_a_last_batch_smaller_than_the_ranks_is_refused(monkeypatch):
         RankBatches(range(11), 8, drop_last=False)
 
 
+@pytest.mark.parametrize("ranks, size", [(1, 0), (2, 0), (2, 5), (4, 6)])
+def test_batches_that_ranks_cannot_share_are_refused(monkeypatch, ranks, size):
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    with pytest.raises(InputError, match=rf"BATCH_SIZE is {size}, which {ranks} processes cannot"):
+        RankBatches(range(12), size, drop_last=True)
+
+
 def test_one_process_needs_no_group():
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.is_main() and distributed.first_to_fail()

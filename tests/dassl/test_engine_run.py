@@ -260,13 +260,13 @@ def test_the_split_asked_for_is_evaluated_each_time_anew(make_cfg, caplog):
     assert "Evaluate on the *test* set" in caplog.messages[-2] and not any(training)
 
 
-def test_a_run_starts_from_rank_0s_models(make_cfg, monkeypatch):
-    given = []
+def test_all_ranks_start_from_rank_0s_models_and_are_seeded_in_each_epoch(make_cfg, monkeypatch):
+    given, epochs = [], []
+    trainer = build_trainer(make_cfg("TEST.NO_TEST", True))
     monkeypatch.setattr(distributed, "broadcast_state", given.append)
-    trainer = build_trainer(make_cfg())
-    trainer.before_train()
-    trainer.close()
-    assert given == [trainer.model.prompt_learner]
+    monkeypatch.setattr(distributed, "seed_other_ranks", lambda: epochs.append(trainer.epoch))
+    trainer.train()
+    assert given == [trainer.model.prompt_learner] and epochs == [0, 1, 2]
 
 
 def test_best_val_without_validation_set_is_refused(make_cfg):
