@@ -199,7 +199,7 @@ def test_sets_of_lists(world, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_path):
+def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_path, caplog):
     with pytest.raises(InputError, match=r"train_id\.txt does not exist"):
         len(build_dataset(world).train_x)
     (tmp_path / "lists/train_id.txt").write_text("id/0.png 0\nid/1.png 1\nid/9.png 2\n")
@@ -213,6 +213,12 @@ def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_
     world.DATASET.SUBSAMPLE_CLASSES = "new"
     assert build_dataset(world).classnames == NAMES[2:]
     assert load_shifted_sets(world, NAMES[2:]) == {}
+    assert "need all classes: V2 left out" in caplog.text
+    caplog.clear()
+    world.OOD.SHIFTED = CN(new_allowed=True)
+    assert load_shifted_sets(world, NAMES[2:]) == {} and not caplog.text
+    (tmp_path / "large/near/x/0.png").unlink()
+    assert len(load_ood_sets(world)["Near"]) == 2
 
 
 @pytest.mark.parametrize("name", ["test_id.txt", "TEST.TXT"])
