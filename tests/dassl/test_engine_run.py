@@ -454,6 +454,17 @@ def test_a_model_without_an_optimiser_takes_no_step(base):
     assert torch.equal(net.weight, before)
 
 
+@pytest.mark.parametrize("text", ["model.pth.tar-1", " model.pth.tar-1 \r\nmodel.pth.tar-2\n"])
+def test_the_first_line_of_the_file_checkpoint_counts(base, tmp_path, text):
+    base.save_model(0, tmp_path)
+    Path(tmp_path, "net/checkpoint").write_text(text)
+    assert base.resume_model_if_exist(tmp_path) == 1
+    for blank in ("", " \n"):
+        Path(tmp_path, "net/checkpoint").write_text(blank)
+        with pytest.raises(InputError, match="checkpoint is empty; write the name"):
+            base.resume_model_if_exist(tmp_path)
+
+
 def test_registration_rules(base):
     with pytest.raises(ValueError, match="registered already"):
         base.register_model("net")

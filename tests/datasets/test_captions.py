@@ -20,7 +20,7 @@ from dassl.utils.errors import InputError
 from datasets import caption_shards
 from datasets.caption_shards import cut, find_shards
 from datasets.captions import build_pairs_loader
-from datasets.pairs import BadPair, read_caption
+from datasets.pairs import BadPair, read_caption, read_pair
 
 TRANSFORM = Compose([RandomCrop(6), ToTensor()])
 
@@ -653,3 +653,8 @@ def test_other_braces_of_a_template_stay(pets, loader):
 def test_templates_need_one_place_for_the_name(pets, loader, templates):
     with pytest.raises(InputError, match=r"TEMPLATES.*must hold {} once"):
         loader(SOURCE="classnames", TEMPLATES=templates)
+
+
+def test_a_pair_without_an_image_says_so():
+    with pytest.raises(BadPair, match=r"^no image$"):
+        read_pair(None, "a cat")

@@ -488,6 +488,14 @@ def test_loading_fits_into_six_gib(name):
     assert batches * cfg.DATALOADER.TRAIN_X.BATCH_SIZE * 3 * height * width < 6 * 2**30
 
 
+def test_a_micro_batch_is_all_that_is_encoded_at_once(make_trainer):
+    trainer, sizes = make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": 2}), []
+    trainer.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    texts = trainer.texts()(["a cat"] * 5, 0)
+    trainer.no_features(texts["denied"], texts["choices"])
+    assert sizes == [2, 2, 1]
+
+
 def test_runs_with_other_micro_batches_are_comparable(make_trainer):
     settings = [
         make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": size}).provenance()["comparable"][
