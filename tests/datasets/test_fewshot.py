@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from datasets.fewshot import few_shot, split_record
+from datasets.fewshot import few_shot, part_of_classes, split_record
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fewshot.json").read_text())
 
@@ -99,6 +99,13 @@ def test_classes_with_too_few_images_are_warned_of(caplog):
 def test_other_shots_are_refused(shots):
     with pytest.raises(InputError, match=rf"NUM_SHOTS is {shots}.*1 or more.*-1"):
         few_shot(items_of([3]), shots, 1)
+
+
+@pytest.mark.parametrize("count, half", [(2, 1), (3, 2), (10, 5), (101, 51), (1000, 500)])
+def test_base_classes_are_half_rounded_up_and_new_ones_the_rest(count, half):
+    assert part_of_classes(count, "base") == range(half)
+    assert part_of_classes(count, "new") == range(half, count)
+    assert part_of_classes(count, "all") == range(count)
 
 
 def test_negative_seed_is_refused():
