@@ -52,7 +52,7 @@ class ImageList(DatasetBase):
         self.dataset_dir, file = str(folder), self.list_file(cfg, "test")
         for fault in protocol_faults("ID", lists["test"], cfg.OOD.ID, file):
             logger.warning("%s", fault)
-        if file.suffix != ".json" and lacks_only_label_0(file, lists["test"], len(names)):
+        if lacks_only_label_0(file, lists["test"], len(names)):
             text = "%s has all labels but 0 (%s): subtract 1 if they were counted from 1"
             logger.warning(text, absolute(file), names[0])
         part = part_of_classes(len(names), cfg.DATASET.SUBSAMPLE_CLASSES)

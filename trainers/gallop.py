@@ -127,7 +127,7 @@ class GalLoP(ContextTrainer):
     def kept_prompts(self, count: int) -> Tensor:
         """Draw with replacement the global prompts `[count, q]` that dropout keeps."""
         prompts = self.settings.N_GLOBAL
-        kept = max(prompts - int(self.settings.DROPOUT * prompts), 1)
+        kept = prompts - int(self.settings.DROPOUT * prompts)  # 1 or more, as DROPOUT is below 1
         step = self.epoch * self.num_batches + self.batch_idx
         counts = from_all(count)  # of the last batch, ranks may hold unequal shares
         drawn = draw(sum(counts) * kept, prompts, self.cfg.SEED, step).view(-1, kept)

@@ -75,7 +75,7 @@ class LoCoOp(PromptTrainer):
     def provenance(self) -> dict[str, object]:
         facts = super().provenance()
         facts["comparable"]["settings"]["TOPK"] = self.top_k
-        return facts | {"top_k_is_a_preset": self.settings.TOPK == 0}
+        return facts
 
     def before_train(self) -> None:
         check_top_k(self.top_k, self.num_classes)

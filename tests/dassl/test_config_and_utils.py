@@ -236,6 +236,18 @@ def test_evaluator():
         evaluator.evaluate()
 
 
+def test_results_of_the_evaluator(caplog):
+    """Of three classes, one never predicted; a fourth, predicted once, has no images."""
+    evaluator = build_evaluator(get_cfg_default())
+    caplog.set_level(logging.INFO)
+    evaluator.process(torch.eye(4)[[0, 0, 1]], torch.tensor([0, 0, 1]))
+    evaluator.process(torch.eye(4)[[1, 3]], torch.tensor([2, 1]))
+    results = evaluator.evaluate()
+    assert list(results) == ["accuracy", "error_rate", "macro_f1"]
+    assert list(results.values()) == pytest.approx([60, 40, 100 * (1 + 1 / 2 + 0) / 3])
+    assert "* total: 5\n* correct: 3\n* accuracy: 60.0%\n* error: 40.0%" in caplog.text
+
+
 def test_metrics_file_drops_what_a_stopped_run_wrote_too_much(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(path)

@@ -265,7 +265,7 @@ class IndexOnly(torch.utils.data.Dataset):
     """A wrapper as users pass it: here an item is its own index."""
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
-        self.data_source = data_source
+        self.data_source, self.is_train = data_source, is_train
 
     def __len__(self):
         return len(self.data_source)
@@ -343,7 +343,7 @@ def test_empty_set_unknown_sampler_and_dropped_rest():
             is_train=is_train,
             dataset_wrapper=IndexOnly,
         )
-        assert len(loader) == batches
+        assert len(loader) == batches and loader.dataset.is_train == is_train
 
 
 def test_wrapper_items(make_cfg):
@@ -487,6 +487,32 @@ def test_manager_table_and_loaders(make_cfg, caplog):
     assert len(manager.train_loader_x) == 4 and manager.train_loader_u is None
     assert next(iter(manager.test_loader))["img"].shape == (4, 3, 16, 16)
     assert manager.val_loader is not None
+
+
+def test_transforms_of_ones_own_take_the_place_of_the_configs(make_cfg):
+    ones, twos = (lambda image, n=n: torch.full((1,), n) for n in (1, 2))
+    manager = DataManager(make_cfg(), custom_tfm_train=[ones, twos], custom_tfm_test=twos)
+    batch = next(iter(manager.train_loader_x))
+    assert (batch["img"] == 1).all() and (batch["img2"] == 2).all()
+    for loader in (manager.val_loader, manager.test_loader):
+        assert (next(iter(loader))["img"] == 2).all()
+
+
+@pytest.mark.parametrize("same, size", [(True, 5), (False, 3)])
+def test_unlabelled_images_have_a_loader_of_their_settings(make_cfg, same, size):
+    settings = ("DATALOADER.TRAIN_U.BATCH_SIZE", 3, "DATALOADER.TRAIN_U.SAME_AS_X", same)
+    manager = DataManager(make_cfg(*settings), dataset_wrapper=IndexOnly)
+    manager.dataset._train_u = items_of([9])
+    loader = manager.train_loader_u
+    assert next(iter(loader)).shape == (size,) and loader.dataset.is_train
+
+
+def test_test_images_come_in_the_order_asked_for(make_cfg):
+    drawn, listed = (
+        torch.cat([b["index"] for b in DataManager(make_cfg(*sampler)).test_loader]).tolist()
+        for sampler in (("DATALOADER.TEST.SAMPLER", "RandomSampler"), ())
+    )
+    assert listed == list(range(9)) and drawn != listed and sorted(drawn) == listed
 
 
 class OwnManager(DataManager):

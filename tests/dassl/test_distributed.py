@@ -233,6 +233,13 @@ def test_a_last_batch_smaller_than_the_ranks_is_refused(monkeypatch):
         RankBatches(range(11), 8, drop_last=False)
 
 
+@pytest.mark.parametrize("ranks, size", [(1, 0), (2, 0), (2, 5), (4, 6)])
+def test_batches_that_ranks_cannot_share_are_refused(monkeypatch, ranks, size):
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    with pytest.raises(InputError, match=rf"BATCH_SIZE is {size}, which {ranks} processes cannot"):
+        RankBatches(range(12), size, drop_last=True)
+
+
 def test_one_process_needs_no_group():
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.is_main() and distributed.first_to_fail()
@@ -294,3 +301,17 @@ def test_a_loader_is_told_the_epoch(make_cfg):
     trainer.__dict__["train_loader_x"] = Told(trainer.dm.train_loader_x.dataset, batch_size=9)
     trainer.train()
     assert Told.epochs == [0, 1, 2]
+
+
+def test_every_rank_draws_numbers_of_its_own(monkeypatch):
+    """Also the ranks above 1; rank 0's are those of a single process."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "from_main", lambda function: function())
+    drawn, state = [], torch.get_rng_state()
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.set_rng_state(state)
+        distributed.seed_other_ranks()
+        drawn.append(torch.rand(()).item())
+    torch.set_rng_state(state)
+    assert len(set(drawn)) == 3 and drawn[0] == torch.rand(()).item()

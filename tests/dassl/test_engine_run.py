@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tests.dassl.upstream_style_trainer  # noqa: F401  (registers the trainer)
+from dassl import distributed
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, build_trainer
 from dassl.utils import (
     InputError,
@@ -155,6 +156,13 @@ def test_the_resume_test_can_fail(make_cfg, tmp_path, monkeypatch):
     assert not torch.equal(run(cfg).model.prompt_learner.ctx, whole.model.prompt_learner.ctx)
 
 
+@pytest.mark.parametrize("freq, saved", [(0, [3]), (1, [1, 2, 3]), (2, [2, 3]), (-1, [3])])
+def test_the_last_epoch_is_saved_and_every_few_before(make_cfg, caplog, freq, saved):
+    build_trainer(make_cfg("TRAIN.CHECKPOINT_FREQ", freq, "TEST.NO_TEST", True)).train()
+    files = [m for m in caplog.messages if m.startswith("Checkpoint saved to")]
+    assert [int(m.rpartition("-")[2]) for m in files] == saved
+
+
 def test_only_the_newest_intermediate_checkpoint_stays(make_cfg):
     cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
     folder = Path(cfg.OUTPUT_DIR, "prompt_learner")
@@ -225,6 +233,40 @@ def test_best_val_keeps_and_deploys_the_best(make_cfg):
     best = load_checkpoint(Path(cfg.OUTPUT_DIR, "prompt_learner/model-best.pth.tar"))
     assert best["val_result"] == trainer.best_result
     torch.testing.assert_close(best["state_dict"]["ctx"], trainer.model.prompt_learner.ctx.detach())
+
+
+def test_a_resumed_run_keeps_the_best_of_before(make_cfg):
+    cfg = make_cfg("TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", 1)
+    for epochs, accuracy in ((2, 60.0), (3, 40.0)):
+        trainer = build_trainer(cfg)
+        trainer.test = lambda split="test", val=accuracy: val if split == "val" else 99.0
+        trainer.train(max_epoch=epochs)
+    best = load_checkpoint(Path(cfg.OUTPUT_DIR, "prompt_learner/model-best.pth.tar"))
+    assert (best["val_result"], best["epoch"]) == (60.0, 1)  # the first of equal ones
+
+
+def test_the_split_asked_for_is_evaluated_each_time_anew(make_cfg, caplog):
+    trainer, training = build_trainer(make_cfg()), []
+    trainer.dm.dataset._val = trainer.dm.dataset.val[:5]
+    learner = trainer.model.prompt_learner
+    learner.register_forward_hook(lambda *_: training.append(learner.training))
+    for split, total in (("val", 5), ("test", 9), (None, 9), ("val", 5)):
+        caplog.clear()
+        trainer.set_model_mode("train")
+        trainer.test(split)
+        assert f"* total: {total}\n" in caplog.text
+    trainer.val_loader = None
+    trainer.test("val")
+    assert "Evaluate on the *test* set" in caplog.messages[-2] and not any(training)
+
+
+def test_all_ranks_start_from_rank_0s_models_and_are_seeded_in_each_epoch(make_cfg, monkeypatch):
+    given, epochs = [], []
+    trainer = build_trainer(make_cfg("TEST.NO_TEST", True))
+    monkeypatch.setattr(distributed, "broadcast_state", given.append)
+    monkeypatch.setattr(distributed, "seed_other_ranks", lambda: epochs.append(trainer.epoch))
+    trainer.train()
+    assert given == [trainer.model.prompt_learner] and epochs == [0, 1, 2]
 
 
 def test_best_val_without_validation_set_is_refused(make_cfg):
@@ -349,6 +391,80 @@ def test_checkpoints_of_different_epochs_are_not_mixed(base, tmp_path):
         base.resume_model_if_exist(tmp_path)
 
 
+def test_a_resumed_run_has_the_scale_and_the_generators_of_its_checkpoint(base, tmp_path):
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    base.save_model(0, tmp_path)
+    expected = torch.rand(3)
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert base.resume_model_if_exist(tmp_path) == 1
+    assert base.scaler.get_scale() == 4.0 and torch.equal(torch.rand(3), expected)
+
+
+def test_a_checkpoint_of_upstreams_is_resumed_with_a_warning(base, tmp_path, caplog):
+    """Its files record neither scale, generators nor who wrote them."""
+    base.save_model(0, tmp_path)
+    path = tmp_path / "net/model.pth.tar-1"
+    state = load_checkpoint(path)
+    torch.save({key: state[key] for key in ("state_dict", "epoch", "optimizer")}, path)
+    base.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    assert base.resume_model_if_exist(tmp_path) == 1 and base.scaler.get_scale() == 8.0
+    assert "holds no random state, so resuming is not exact" in caplog.text
+
+
+def test_another_trainers_run_is_not_resumed(base, tmp_path):
+    base.checkpoint_meta = lambda: {"trainer": "CoOp"}
+    base.save_model(0, tmp_path)
+    base.checkpoint_meta = lambda: {"trainer": "SCT"}
+    with pytest.raises(InputError, match=r"is of CoOp, not SCT: .*MODEL\.INIT_WEIGHTS"):
+        base.resume_model_if_exist(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["load_model", "resume_model_if_exist"])
+def test_a_trainer_may_refuse_a_checkpoint(base, tmp_path, way):
+    base.save_model(0, tmp_path)
+
+    def refuse(checkpoint, path):
+        raise InputError(f"{path.name} of epoch {checkpoint['epoch']} does not fit")
+
+    base.check_checkpoint = refuse
+    with pytest.raises(InputError, match=r"model\.pth\.tar-1 of epoch 1 does not fit"):
+        getattr(base, way)(tmp_path)
+
+
+def test_nothing_is_resumed_without_models(tmp_path):
+    assert TrainerBase().resume_model_if_exist(tmp_path) == 0
+
+
+def test_spoilt_weights_are_not_saved(base, tmp_path):
+    """The step after the last loss that was seen may have spoilt them."""
+    base.save_model(0, tmp_path)
+    net = base._models["net"]
+    net.bias.data[0] = math.nan
+    with pytest.raises(NonFiniteLossError, match=r"bias of net is not finite after epoch 2\. Try"):
+        base.save_model(1, tmp_path)
+    assert Path(tmp_path, "net/checkpoint").read_text() == "model.pth.tar-1\n"
+    net.bias.requires_grad_(False)  # frozen: no step spoilt it
+    base.save_model(1, tmp_path)
+
+
+def test_a_model_without_an_optimiser_takes_no_step(base):
+    net = base._models["net"]
+    before = net.weight.clone()
+    base.model_backward_and_update(net(torch.ones(1, 2)).sum())
+    assert torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize("text", ["model.pth.tar-1", " model.pth.tar-1 \r\nmodel.pth.tar-2\n"])
+def test_the_first_line_of_the_file_checkpoint_counts(base, tmp_path, text):
+    base.save_model(0, tmp_path)
+    Path(tmp_path, "net/checkpoint").write_text(text)
+    assert base.resume_model_if_exist(tmp_path) == 1
+    for blank in ("", " \n"):
+        Path(tmp_path, "net/checkpoint").write_text(blank)
+        with pytest.raises(InputError, match="checkpoint is empty; write the name"):
+            base.resume_model_if_exist(tmp_path)
+
+
 def test_registration_rules(base):
     with pytest.raises(ValueError, match="registered already"):
         base.register_model("net")
@@ -440,6 +556,17 @@ def test_bad_images_are_skipped_counted_and_named_once(make_cfg, tmp_path, caplo
     assert "1 unreadable images of the test set were left out" in caplog.messages
     assert any("* total: 8\n" in m for m in caplog.messages)
     assert [r["bad_images"] for r in records(cfg) if "bad_images" in r] == [1, 1, 1]
+
+
+def test_unreadable_images_of_all_ranks_are_counted(make_cfg, tmp_path, caplog, monkeypatch):
+    root = break_images(make_cfg(), tmp_path, ["train/bee/1.png", "test/ant/0.png"])
+    skip = ("DATALOADER.BAD_IMAGES", "skip", "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
+    trainer = build_trainer(make_cfg("DATASET.ROOT", root, *skip))
+    monkeypatch.setattr(distributed, "from_all", lambda value: [value, value])  # two such ranks
+    trainer.train(max_epoch=1)
+    assert "Epoch 1: 2 unreadable images were left out" in caplog.messages
+    assert "2 unreadable images of the test set were left out" in caplog.messages
+    assert any("* total: 16\n" in m for m in caplog.messages)
 
 
 def test_learning_rate_moves_on_when_the_last_batch_is_all_bad(make_cfg, tmp_path):

@@ -20,7 +20,7 @@ from dassl.utils.errors import InputError
 from datasets import caption_shards
 from datasets.caption_shards import cut, find_shards
 from datasets.captions import build_pairs_loader
-from datasets.pairs import BadPair, read_caption
+from datasets.pairs import BadPair, read_caption, read_pair
 
 TRANSFORM = Compose([RandomCrop(6), ToTensor()])
 
@@ -164,6 +164,18 @@ def test_ranks_share_each_batch_of_a_table(folder, loader, as_rank):
         as_rank(rank, 2)
         parts.append([batch["caption"] for batch in loader(batch_size=4, **LISTED[1])])
     assert [one + other for one, other in zip(*parts, strict=True)] == whole
+
+
+def test_workers_of_each_rank_draw_numbers_of_their_own(folder, loader, as_rank):
+    seeds = set()
+    for rank in range(3):
+        as_rank(rank, 1)
+        made = loader(batch_size=4, **LISTED[0])
+        for epoch in (0, 1):
+            made.set_epoch(epoch)
+            iter(made)
+            seeds.add(made.generator.initial_seed())
+    assert len(seeds) == 6
 
 
 def test_ranks_that_do_not_divide_the_batch(folder, loader, as_rank):
@@ -467,6 +479,17 @@ def test_a_bad_image_gives_way_to_the_next(folder, loader, source):
     assert named == {"3.jpg", "4.jpg"}
 
 
+def test_the_last_image_gives_way_to_the_first(folder, loader):
+    (folder / "deep/9.jpg").unlink()
+    made = loader(batch_size=5, SOURCE="csv", PATH="web/a.csv")
+    assert sorted(captions(made)) == sorted(f"caption {n % 9}" for n in range(10))
+
+
+def test_without_a_seed_each_run_draws_its_own(folder, loader):
+    made = [loader(seed=-1, SOURCE="csv", PATH="web/a.csv").seed for _ in range(3)]
+    assert min(made) >= 0 and len(set(made)) == 3
+
+
 @pytest.mark.parametrize(
     "keys, message",
     [
@@ -548,7 +571,7 @@ def test_quoted_captions_and_blank_lines(folder, loader):
     assert made.dataset.captions == ['a "red" dog, 24"', '24"', "a cat,\non grass\n", "x"]
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv.gz"])
+@pytest.mark.parametrize("name", ["a.parquet", "A.PARQUET", "a.jsonl", "a.csv.gz"])
 def test_a_table_of_another_kind_is_refused(folder, loader, name):
     (folder / name).write_bytes(b"PAR1\0\1\2")
     with pytest.raises(InputError, match=f"{name} is no text: .*SOURCE csv reads CSV or TSV"):
@@ -630,3 +653,8 @@ def test_other_braces_of_a_template_stay(pets, loader):
 def test_templates_need_one_place_for_the_name(pets, loader, templates):
     with pytest.raises(InputError, match=r"TEMPLATES.*must hold {} once"):
         loader(SOURCE="classnames", TEMPLATES=templates)
+
+
+def test_a_pair_without_an_image_says_so():
+    with pytest.raises(BadPair, match=r"^no image$"):
+        read_pair(None, "a cat")

@@ -146,6 +146,9 @@ def test_names_of_one_prompt_are_warned_of(caplog, pair):
         ("1 cat\n1 dog\n", ["1 cat", "1 dog"]),
         ("7_up\n707-320\n", ["7_up", "707-320"]),
         ("7 up\ncat\n", ["7 up", "cat"]),
+        ("n01440764 tench\ncat\n", ["n01440764 tench", "cat"]),
+        ("n01440764 tench\nn01443537 gold fish\n", ["tench", "gold fish"]),
+        ("my cat\t tabby\nmy dog\t tea cup\n", ["tabby", "tea cup"]),
         ("2012 Audi TT\n2012 BMW M3\n", ["2012 Audi TT", "2012 BMW M3"]),
     ],
 )
@@ -153,6 +156,13 @@ def test_which_words_of_a_line_are_the_name(tmp_path, text, names):
     path = tmp_path / "names.txt"
     path.write_text(text, encoding="utf-8")
     assert read_names(str(path)) == read_names(str(path), labelled=True) == names
+
+
+def test_there_must_be_a_name(tmp_path):
+    (tmp_path / "none.txt").write_text("# cats\n\n")
+    for text in ("", " , ", str(tmp_path / "none.txt")):
+        with pytest.raises(InputError, match="holds no name: give names, as cat,dog"):
+            read_names(text)
 
 
 @pytest.mark.parametrize(

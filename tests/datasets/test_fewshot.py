@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from datasets.fewshot import few_shot, split_record
+from datasets.fewshot import few_shot, part_of_classes, split_record
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fewshot.json").read_text())
 
@@ -82,14 +82,30 @@ def test_no_items_give_none():
 
 
 def test_minus_one_takes_all_and_needs_no_seed():
-    items = items_of([3, 5])
+    items = items_of([3, 5])[::-1]  # in the order they are listed
     assert few_shot(items, -1, seed=-1) == items
+
+
+def test_classes_with_too_few_images_are_warned_of(caplog):
+    few_shot(items_of([4, 3, 5, 1]), 4, 1)
+    assert "2 of 4 classes have fewer than 4 training images" in caplog.text
+    assert "such as 1 (c1) with 3" in caplog.text
+    caplog.clear()
+    few_shot(items_of([4, 5]), 4, 1)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("shots", [0, -2])
 def test_other_shots_are_refused(shots):
     with pytest.raises(InputError, match=rf"NUM_SHOTS is {shots}.*1 or more.*-1"):
         few_shot(items_of([3]), shots, 1)
+
+
+@pytest.mark.parametrize("count, half", [(2, 1), (3, 2), (10, 5), (101, 51), (1000, 500)])
+def test_base_classes_are_half_rounded_up_and_new_ones_the_rest(count, half):
+    assert part_of_classes(count, "base") == range(half)
+    assert part_of_classes(count, "new") == range(half, count)
+    assert part_of_classes(count, "all") == range(count)
 
 
 def test_negative_seed_is_refused():

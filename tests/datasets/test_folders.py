@@ -93,9 +93,10 @@ def test_missing_folder_cannot_be_listed(tmp_path):
 
 
 def test_loose_images_beside_class_folders_are_warned_of(tree, caplog):
-    root = tree({"val": 2, "val/cat": 1})
-    assert class_folders(root / "val") == ["cat"]
-    assert "2 images lie directly in" in caplog.text
+    root = tree({"val": 2, "val/cat": 1, "val/dog.png": 1})
+    (root / "val/README.txt").write_text("no image")
+    assert class_folders(root / "val") == ["cat", "dog.png"]
+    assert "2 images lie directly in" in caplog.text and "such as 0.png" in caplog.text
 
 
 def test_some_says_how_many_more():

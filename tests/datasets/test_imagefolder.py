@@ -189,6 +189,12 @@ def test_a_split_under_a_usual_name_is_taken(tree, build, name):
     assert len(data.test) == 2 and len(data.train_x) == 3
 
 
+def test_a_splits_own_name_comes_before_its_others(tree, build):
+    tree({"train/cat": 3, "training/cat": 4, "val/cat": 2, "valid/cat": 5})
+    data = build()
+    assert len(data.test) == 2 and len(data.train_x) == 3
+
+
 @pytest.mark.parametrize(
     "folders, words",
     [

@@ -76,6 +76,24 @@ def test_a_file_of_the_users_elsewhere(listed, tmp_path):
     assert len(build_dataset(listed).test) == 6
 
 
+def test_a_file_is_found_in_the_home_and_in_the_working_folder(listed, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "things/split.json").rename(tmp_path / "home/my.json")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("~/my.json", "home/my.json"):
+        listed.DATASET.SPLIT_FILE = name
+        assert len(build_dataset(listed).test) == 6
+
+
+def test_folders_are_found_in_any_case(listed):
+    listed.DATASET.FOLDER, listed.DATASET.IMAGES = "Things", "Pictures"
+    assert len(build_dataset(listed).test) == 6
+    listed.DATASET.FOLDER = "nothing"
+    with pytest.raises(InputError, match=r"images' folder .*nothing/Pictures does not exist"):
+        build_dataset(listed)
+
+
 def test_aircrafts_own_lists(cfg, tmp_path):
     folder = tmp_path / "planes"
     (folder / "images").mkdir(parents=True)
@@ -90,6 +108,10 @@ def test_aircrafts_own_lists(cfg, tmp_path):
     data = build_dataset(cfg)
     assert data.classnames == ["Boeing 707-320", "A300"]
     assert [(Path(x.impath).name, x.label) for x in data.test] == [("21.jpg", 0), ("22.jpg", 1)]
+    (folder / "images/13.jpg").write_bytes(b"")
+    (folder / "images_variant_val.txt").write_text("11 Boeing 707-320\n12 A300\n13 A300\n")
+    cfg.DATASET.NUM_SHOTS = 1  # of val too, as CoOp draws it
+    assert len(build_dataset(cfg).val) == 2
     for line in ("12 A400", "A300"):  # of no such class, of no image
         (folder / "images_variant_val.txt").write_text(f"{line}\n")
         with pytest.raises(InputError, match=rf"outside the 2 classes .*: line 1, {line}\."):
@@ -121,7 +143,15 @@ def damage(root, content):
         ),
         (
             lambda root: damage(root, {s: [["1/0.png", 4, "x"]] for s in ("train", "val", "test")}),
-            "labels must run from 0",
+            r"labels must run from 0, .* labels from 4 to 4; labels with several names: none\.",
+        ),
+        (
+            lambda root: damage(root, {s: [["1/0.png", 0, s]] for s in ("train", "val", "test")}),
+            r"labels from 0 to 0; labels with several names: \[0\]\.",
+        ),
+        (
+            lambda root: damage(root, {s: [["../a", 0, "x"]] for s in ("train", "val", "test")}),
+            r"split\.json has images with a path that .* leads out of .*pictures: \.\./a, ",
         ),
         (
             lambda root: (root / "things/pictures").rename(root / "things/other"),

@@ -6,6 +6,7 @@ from dassl.data.datasets import build_dataset
 from dassl.utils.errors import InputError
 from datasets.check.layout import require_data
 from datasets.classnames import imagenet_classnames, imagenet_wnids
+from datasets.imagenet import ImageNet
 from datasets.needs import Needs, names_known
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
@@ -54,6 +55,16 @@ def test_present_takes_the_folders_there_are(tree, build, caplog):
     tree(images("val", [GOLDFISH, TENCH]))
     assert build(CLASSES="present").classnames == ["tench", "goldfish"]
     assert "2 images in ImageNet's val where the protocol has 100" in caplog.text
+    tree(images("train", [TENCH]))  # all splits must have them
+    assert build(CLASSES="present").classnames == ["tench"]
+
+
+@pytest.mark.parametrize(
+    "split, classes, count",
+    [("train", 1000, 1_281_167), ("train", 10, None), ("val", 10, 500), ("val", 1000, 50_000)],
+)
+def test_the_protocols_numbers_of_images(split, classes, count):
+    assert ImageNet.expected_images(split, classes) == count
 
 
 @pytest.mark.parametrize("test", ["ILSVRC2012_test_1.JPEG", ""])

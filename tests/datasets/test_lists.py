@@ -38,7 +38,9 @@ def named(items, root):
     [
         ("list.txt", b"b/1.png 2\na/0.png 0\n"),
         ("list.txt", b"\xef\xbb\xbfb/1.png tea pot\r\n\r\na/0.png ant\r\n"),
+        ("list.txt", b"b/1.png  tea pot \n a/0.png   0\n"),
         ("list.csv", b"path,label\nb/1.png,2\na/0.png,0\n"),
+        ("list.csv", b"path,label\nb/1.png, tea pot\n a/0.png ,0 \n"),
         ("list.CSV", b'more,label,path\r\nx,tea pot,b/1.png\r\n"x, y",ant,"a/0.png"\r\n'),
     ],
 )
@@ -114,6 +116,8 @@ def test_missing_images(listed, tree):
     missing = absent_images(items)
     assert missing == [f"{root}/a/2.png", f"{root}/b/0.png", f"{root}/a", f"{root}/a/c.png"]
     assert f"there: {root}/a (a folder), {root}/a/2.png. U" in str(not_there("l", missing[2::-2]))
+    error = not_there("list.CSV", missing)
+    assert " and 1 more. " in str(error) and "blank" not in str(error) and error.names == missing
 
 
 def test_what_differs_from_the_protocol(listed, tmp_path):
@@ -121,6 +125,7 @@ def test_what_differs_from_the_protocol(listed, tmp_path):
     md5 = hashlib.md5(b"a/0.png 0\n").hexdigest()
     assert protocol_faults("X", items, {"IMAGES": 1, "MD5": md5}, file) == []
     assert protocol_faults("X", items, {"FOLDERS": ["a"]}, file) == []
+    assert protocol_faults("X", items, {"MD5": md5}) == []  # of a set without a list
     count, checksum = protocol_faults("X", items, {"IMAGES": 2, "MD5": "0" * 32}, file)
     assert "1 image in X where the protocol has 2" in str(count)
     assert f"MD5 {md5}, not {'0' * 32}" in str(checksum) and checksum.kind == "checksum"
@@ -194,7 +199,7 @@ def test_sets_of_lists(world, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_path):
+def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_path, caplog):
     with pytest.raises(InputError, match=r"train_id\.txt does not exist"):
         len(build_dataset(world).train_x)
     (tmp_path / "lists/train_id.txt").write_text("id/0.png 0\nid/1.png 1\nid/9.png 2\n")
@@ -208,14 +213,42 @@ def test_training_and_validation_lists_are_read_when_they_are_needed(world, tmp_
     world.DATASET.SUBSAMPLE_CLASSES = "new"
     assert build_dataset(world).classnames == NAMES[2:]
     assert load_shifted_sets(world, NAMES[2:]) == {}
+    assert "need all classes: V2 left out" in caplog.text
+    caplog.clear()
+    world.OOD.SHIFTED = CN(new_allowed=True)
+    assert load_shifted_sets(world, NAMES[2:]) == {} and not caplog.text
+    (tmp_path / "large/near/x/0.png").unlink()
+    assert len(load_ood_sets(world)["Near"]) == 2
 
 
-def test_one_list_is_a_test_set(world):
-    world.DATASET.SPLIT_FILE = "lists/test_id.txt"
+@pytest.mark.parametrize("name", ["test_id.txt", "TEST.TXT"])
+def test_one_list_is_a_test_set(world, tmp_path, name):
+    (tmp_path / "lists/test_id.txt").rename(tmp_path / "lists" / name)
+    world.DATASET.SPLIT_FILE = f"lists/{name}"
     data = build_dataset(world)
     assert len(data.test) == 6 and data.val is None
     with pytest.raises(InputError, match="lists test images only"):
         len(data.train_x)
+
+
+def test_lists_may_have_any_ending(world, tmp_path):
+    (tmp_path / "lists/test_id.txt").rename(tmp_path / "lists/test.lst")
+    world.DATASET.SPLIT_FILE = "lists/{}.lst"
+    assert len(build_dataset(world).test) == 6
+
+
+@pytest.mark.parametrize("dataset", ["ImageList", "ImageNetList"])
+def test_class_names_from_a_file_in_the_folder(world, tmp_path, dataset):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "large").rename(tmp_path / "data/large")
+    (tmp_path / "lists").rename(tmp_path / "data/lists")
+    world.DATASET.NAME, world.DATASET.FOLDER = dataset, "data"
+    world.DATASET.CLASSNAMES_FILE = "names.TXT"
+    (tmp_path / "data/names.TXT").write_text("\n".join(NAMES))
+    assert build_dataset(world).classnames == NAMES
+    (tmp_path / "data/names.TXT").write_text("ant\n\nbee\ntea pot\n")
+    with pytest.raises(InputError, match="entry 2 is blank"):  # labels would shift
+        build_dataset(world)
 
 
 def test_other_counts_and_lists_are_warned_of(world, caplog):

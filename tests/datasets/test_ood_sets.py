@@ -3,7 +3,7 @@ from yacs.config import CfgNode as CN
 
 from dassl.data.datasets import Datum
 from dassl.utils.errors import InputError
-from datasets.ood_sets import check_sets, load_ood_sets, ood_means, warn_of_shared_images
+from datasets.ood_sets import check_sets, load_ood_sets, ood_means, set_names, warn_of_shared_images
 
 
 @pytest.fixture
@@ -93,12 +93,20 @@ def test_no_set_is_refused(load):
         ("Places/365", "Places/365.*becomes a file name"),
         ("_x", "starts with a letter or digit"),
         ("Average", "may not be called 'Average'"),
+        ("average near", "may not be called 'average near'"),
         ("id", "may not be called 'id'.*Rename OOD.SETS.id in .*or .*--ood-data NAME=FOLDER"),
     ],
 )
 def test_names_unfit_for_the_results_are_refused_before_any_listing(load, name, message):
     with pytest.raises(InputError, match=message):
         load(SUN=entry("nowhere"), **{name: entry("nowhere")})
+
+
+def test_names_of_shifted_sets_are_refused_too(cfg):
+    cfg.OOD.SETS = CN({"SUN": entry("nowhere")}, new_allowed=True)
+    cfg.OOD.SHIFTED = CN({"ID": entry("nowhere")}, new_allowed=True)
+    with pytest.raises(InputError, match=r"may not be called 'ID'.* Rename OOD\.SHIFTED\.ID in"):
+        set_names(cfg)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_groups_are_averaged_apart(cfg, groups, means):
     assert ood_means(cfg) == means
 
 
-@pytest.mark.parametrize("value", ["SUN", CN({"IMAGES": 3})])
+@pytest.mark.parametrize("value", ["SUN", 5, CN({"IMAGES": 3})])
 def test_entries_without_folders_are_refused(cfg, value):
     cfg.OOD.SETS = CN({"SUN": value}, new_allowed=True)
     with pytest.raises(InputError, match=r"OOD.SETS.SUN is .*FOLDERS: "):

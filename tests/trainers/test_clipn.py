@@ -1,7 +1,6 @@
 """CLIPN's losses, gradients and training against the public code, and where ours is better."""
 
 import json
-from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -375,12 +374,17 @@ def test_checkpoint_holds_tensors_only_and_the_branch_only(make_trainer, tmp_pat
     assert torch.equal(other.encoder.prompt_no, trainer.encoder.prompt_no)
 
 
-def test_another_batch_of_draws_in_each_step(make_trainer):
-    texts = make_trainer(TRAIN["A"]).texts()
+def test_another_batch_of_draws_in_each_step(make_trainer, monkeypatch):
+    """A rank takes its share of what one process draws."""
+    trainer = make_trainer(TRAIN["A"])
     for step in (0, 1):
-        found = texts(["a cat"] * 6, step)["choices"]
+        found = trainer.texts()(["a cat"] * 6, step)["choices"]
         assert torch.equal(found, draw(6, 17, seed=1, step=step))
-    halves = [replace(texts, rank=rank, ranks=2)(["a cat"] * 3, 1)["choices"] for rank in (0, 1)]
+    monkeypatch.setattr(clipn, "world_size", lambda: 2)
+    halves = []
+    for rank in (0, 1):
+        monkeypatch.setattr(clipn, "rank", lambda rank=rank: rank)
+        halves.append(trainer.texts()(["a cat"] * 3, 1)["choices"])
     assert torch.equal(torch.cat(halves), found)
 
 
@@ -482,6 +486,14 @@ def test_loading_fits_into_six_gib(name):
     batches = max(1, cfg.DATALOADER.NUM_WORKERS) * PREFETCH + 3
     height, width = cfg.INPUT.SIZE
     assert batches * cfg.DATALOADER.TRAIN_X.BATCH_SIZE * 3 * height * width < 6 * 2**30
+
+
+def test_a_micro_batch_is_all_that_is_encoded_at_once(make_trainer):
+    trainer, sizes = make_trainer(TRAIN["A"], **{"TRAINER.CLIPN.MICRO_BATCH": 2}), []
+    trainer.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    texts = trainer.texts()(["a cat"] * 5, 0)
+    trainer.no_features(texts["denied"], texts["choices"])
+    assert sizes == [2, 2, 1]
 
 
 def test_runs_with_other_micro_batches_are_comparable(make_trainer):

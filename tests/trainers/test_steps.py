@@ -21,9 +21,11 @@ import trainers.base
 from clip.precision import PRECISIONS
 from dassl import command
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import read_image
 from dassl.utils.errors import InputError, NonFiniteLossError
 from run.config import build_cfg
 from run.flags import make_parser
+from run.settings import default_cfg, read_config_file
 from tests.worlds import tiny_flags, tiny_world
 from trainers.base import ClipTrainer
 
@@ -72,6 +74,32 @@ def test_every_state_is_contiguous(make, name):
 def test_who_learns_class_texts(make, name):
     """Those that learn none have the texts of a score's own templates beside words."""
     assert make(name).model.learns_texts == (name not in ("ZeroshotCLIP", "CLIPN", "ZOC"))
+
+
+def test_zocs_defaults_are_those_of_its_yaml():
+    own = read_config_file("configs/trainers/ZOC/vit_b32_coco.yaml")["TRAINER"]["ZOC"]
+    assert own == default_cfg().TRAINER.ZOC
+    assert (own["STEPS"], own["TOP"]) == (9, 35)  # those of the public code
+
+
+def test_zoc_may_begin_with_another_runs_decoder(make, tmp_path):
+    source = make("ZOC", "TEST.NO_TEST", True, folder="source")
+    source.decoder.bias.data += 1
+    source.save_model(0, str(tmp_path))
+    file = tmp_path / "decoder/model.pth.tar-1"
+    begun = make("ZOC", "MODEL.INIT_WEIGHTS", file)
+    assert all(map(torch.equal, learned(begun), learned(source)))
+    assert begun.provenance()["decoder"]["file"] == str(file)
+
+
+def test_zocs_pairs_are_not_augmented(make):
+    trainer = make("ZOC", "INPUT.TRANSFORMS", "('random_resized_crop','random_flip','normalize')")
+    trainer.encode = None  # then the loader reads the images themselves
+    trainer.train_loader_x.set_epoch(1)
+    images = {item.impath: item for item in trainer.dm.dataset.train_x}
+    plain = [trainer.dm.tfm_test(read_image(path)) for path in images]
+    for image in next(iter(trainer.train_loader_x))["img"]:
+        assert any(torch.equal(image, other) for other in plain)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -340,10 +340,21 @@ def test_published_files_load(name, layout, clip_file, tmp_path):
     assert torch.equal(begun.learner.ctx, ctx)
 
 
-def refused(trainer, folder):
+def refused(trainer, folder, *epoch):
     with pytest.raises(InputError) as error:
-        trainer.load_model(str(folder))
+        trainer.load_model(str(folder), *epoch)
     return str(error.value)
+
+
+def test_a_file_without_an_epoch_is_not_taken_for_that_of_one(clip_file, tmp_path):
+    """FA's model.pth, when eval_ood.py is asked for an epoch."""
+    trainer = trained_with("FA", clip_file, tmp_path)
+    before = trainer.learner.ctx.clone()
+    torch.save({"ctx": before + 1}, tmp_path / "model.pth")
+    assert "There is no checkpoint" in (message := refused(trainer, tmp_path, 5))
+    assert "model.pth.tar-5" in message and torch.equal(trainer.learner.ctx, before)
+    trainer.load_model(str(tmp_path))
+    assert torch.equal(trainer.learner.ctx, before + 1)
 
 
 @pytest.mark.filterwarnings("ignore:.*sparse tensor")
