@@ -73,12 +73,29 @@ def test_missing_seeds_are_named(study, gather):
     assert missing_seeds(gather([study])) == ["CoOp has no run of seed 2"]
 
 
-def test_scores_of_another_evaluation(study, gather):
+def test_older_results_have_one_mean_over_all_sets(study, gather):
+    run = gather([study])["ZeroshotCLIP"][0]
+    del run.result["means"]
+    assert run.means == {"average": ["nature", "indoor"]} and run.ood_sets == ["nature", "indoor"]
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda rows: rows[:-1], "79 images with MCM, GL-MCM"),
+        (lambda rows: [*rows, rows[-1].replace("indoor/", "more/")], "81 images with MCM, GL-MCM"),
+        (lambda rows: [row.rpartition(",")[0] for row in rows], "80 images with MCM;"),
+    ],
+)
+def test_scores_of_another_evaluation(study, gather, change, found):
     run = gather([study])["ZeroshotCLIP"][0]
     assert run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
     path = study / "ZeroshotCLIP/scores/indoor.csv"
-    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"indoor.csv does not belong to the evaluation .* 79 images"
-    ):
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert header == "image,prediction,MCM,GL-MCM"
+    path.write_text(
+        "\n".join(change(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8"
+    )
+    told = rf"indoor.csv does not belong to the evaluation .* {found}"
+    with pytest.raises(InputError, match=told):
         run.images  # noqa: B018
