@@ -94,7 +94,7 @@ def _method_and_score(groups: Groups, text: str) -> tuple[str, str]:
     is_method = text in groups or ":" not in text
     method, _, score = (text, "", "") if is_method else text.rpartition(":")
     alike = [name for name in groups if name.startswith(f"{method} (")]
-    if method not in groups and alike:
+    if alike:
         raise InputError(
             f"{method} has several settings here: {first_few(alike)}. Quote a whole name as it is "
             f"listed, as in --compare '{text.replace(method, alike[0], 1)}' ..."

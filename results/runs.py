@@ -1,7 +1,8 @@
 """Find evaluated runs, group them into methods, and set apart those that cannot be compared.
 
 Runs of one method are averaged only if they measured the same thing; methods share a table only if
-they were evaluated on the same images. Runs that differ are set apart and named.
+they were evaluated on the same images and averaged over the same sets. Runs that differ are set
+apart and named.
 """
 
 from __future__ import annotations
@@ -252,11 +253,13 @@ def _without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _on_same_images(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Return the largest set of runs on the same images, and notes on the others."""
+    """Return the largest set of runs on the same images, with means over the same sets, and notes
+    on the others."""
     runs, notes = _keep_largest(runs, _images)
+    runs, averaged = _keep_largest(runs, _means)
     runs, elsewhere = _keep_alike(runs, _id_set)
     runs, others = _keep_alike(runs, _image_files)
-    return runs, notes + elsewhere + others
+    return runs, notes + averaged + elsewhere + others
 
 
 def _images(run: Run) -> dict[str, Any]:
@@ -266,6 +269,11 @@ def _images(run: Run) -> dict[str, Any]:
     shifted = {f"shifted ID set {s}": run.result["images"][s] for s in run.spectrum[1:]}
     images = {"ID images": rows[AVERAGE]["n_id"]}
     return {"ID set": run.id_set} | images | ood_sets | shifted
+
+
+def _means(run: Run) -> dict[str, Any]:
+    """Return the OOD sets of each mean, in any order."""
+    return {f"sets of {name}": sorted(sets) for name, sets in run.means.items()}
 
 
 def _id_set(run: Run) -> dict[str, Any]:
@@ -283,10 +291,11 @@ def _image_files(run: Run) -> dict[str, Any]:
 def _measured(run: Run) -> dict[str, Any]:
     """Return the facts that must be equal in the runs of a method, with dotted keys.
 
-    Runs without a fact are not averaged with those that have it. ID_SET is left to `_id_set`.
+    Runs without a fact are not averaged with those that have it. ID_SET is left to `_id_set`, the
+    sets of the average, however its convention words them, to `_means`.
     """
     comparable = {key: value for key, value in run.comparable.items() if key not in ID_SET}
-    conventions = {**run.result["conventions"], AVERAGE: run.means}  # the sets, however worded
+    conventions = {k: text for k, text in run.result["conventions"].items() if k != AVERAGE}
     more = {"conventions": conventions, "scores found": sorted(run.figures)}
     return flatten({**comparable, **more})
 

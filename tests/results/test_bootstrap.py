@@ -59,6 +59,13 @@ def test_of_equally_near_thresholds_the_laxest_counts():
     assert found == pytest.approx(slow(inside, outside, "SUN", 60, 0), abs=1e-12)
 
 
+@pytest.mark.parametrize("count", [7, 60])  # of 7 images all are kept: 6 are further from 95 %
+def test_ties_count_half_and_thresholds_lie_between_images(count):
+    inside, outside = RNG.integers(0, 9, count) / 4, RNG.integers(-3, 7, 50) / 4
+    found = resample([inside], {"SUN": [outside]}, 40)[0, :, 0]
+    assert found == pytest.approx(slow(inside, outside, "SUN", 40, 0), abs=1e-12)
+
+
 def test_company_changes_nothing():
     whole = resample(INSIDE, OUTSIDE, 30)
     assert (resample(INSIDE, OUTSIDE, 20) == whole[:, :20]).all()

@@ -85,6 +85,14 @@ def test_a_copied_run_counts_once(write_run, tmp_path, seed, weights, same):
     assert f"seed1_backup: the {same} of {first.folder}" in note
 
 
+@pytest.mark.parametrize("part", ["context", "no_encoder", "decoder"])
+def test_what_a_run_learned_says_whether_it_is_a_copy(write_run, tmp_path, part):
+    hashes = enumerate(("ab12", "cd34", "ab12"))
+    runs = [write_run(tmp_path / f"{i}", i, provenance={part: {"hash": h}}) for i, h in hashes]
+    kept, (note,) = comparable_runs({"CLIPN": runs})
+    assert kept == {"CLIPN": runs[:2]} and f"{runs[2].folder}: the weights of" in note
+
+
 def test_runs_without_a_seed_are_runs_of_their_own(write_run, tmp_path):
     for trainer, seed in (("CoOp", -1), ("CoOp", None), ("ZeroshotCLIP", 1)):
         folders = (tmp_path / f"{trainer}{seed}{i}" for i in (1, 2))
@@ -115,7 +123,28 @@ def test_the_sets_of_the_average_part_runs_and_its_wording_does_not(run):
     other["means"] = {"average": ["nature"]}
     runs = [run(1), replace(run(2), result=old), replace(run(3), result=other)]
     kept, (note,) = comparable_runs({"CoOp": runs})
-    assert len(kept["CoOp"]) == 2 and "conventions.average.average ['nature']" in note
+    assert len(kept["CoOp"]) == 2 and "sets of average ['nature'] (the" in note
+
+
+def test_methods_whose_averages_are_over_other_sets_share_no_table(write_run, tmp_path):
+    """The figures of the sets are alike, those of the average are not."""
+    runs = {name: [write_run(tmp_path / name, trainer=name)] for name in ("CoOp", "SCT", "CLIPN")}
+    for run, names in zip(runs["CoOp"] + runs["SCT"], ("indoor", "nature"), strict=True):
+        result = copy.deepcopy(run.result)
+        result["means"] = {"average": [names]}
+        runs[run.trainer] = [replace(run, result=result)]
+    runs["LoCoOp"] = [write_run(tmp_path / "LoCoOp", trainer="LoCoOp")]
+    kept, notes = comparable_runs(runs)
+    assert list(kept) == ["CLIPN", "LoCoOp"]
+    whole = r"\(the table: \['indoor', 'nature'\]\)"
+    for note, name in zip(notes, ("indoor", "nature"), strict=True):
+        assert re.search(rf"sets of average \['{name}'\] {whole}", note), note
+
+
+def test_the_order_of_sets_parts_no_runs(write_run, tmp_path):
+    orders = ("nature", "indoor"), ("indoor", "nature")
+    runs = [write_run(tmp_path / f"seed{i}", i, sets=sets) for i, sets in enumerate(orders)]
+    assert comparable_runs({"CoOp": runs}) == ({"CoOp": runs}, [])
 
 
 def test_methods_of_other_images_are_set_apart(write_run, tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dassl.utils.errors import InputError
-from results.bootstrap import METRICS, resample, two_sided_p
-from results.comparison import Side, compare, find_sides
+from results.bootstrap import METRICS, interval, resample, two_sided_p
+from results.comparison import Difference, Side, compare, find_sides, format_comparison
 
 RNG = np.random.default_rng(3)
 
@@ -41,6 +41,50 @@ def test_a_better_method_is_found_better(study, sides, gather):
         for own in runs.values()
     ]
     assert row.difference == pytest.approx(means[0] - means[1])
+
+
+def test_intervals_are_those_of_the_mean_over_each_sides_runs(study, gather):
+    """With other numbers of runs, and a mean over one of the two sets."""
+    groups = gather([study])
+    for run in (*groups["LoCoOp"], *groups["ZeroshotCLIP"]):
+        run.result["means"] = {"average": ["indoor"]}
+        run.figures["MCM"]["average"] |= run.figures["MCM"]["indoor"]
+    ((pair,), _), figures = find_sides(groups, "LoCoOp:MCM", "ZeroshotCLIP"), []
+    for side in pair:
+        inside, *outside = zip(*(run.images.values() for run in side.runs), strict=True)
+        scores = {part[0].name: [s.scores["MCM"] for s in part] for part in outside}
+        drawn = resample([s.scores["MCM"] for s in inside], scores, 100)[:, :, [0, 1, 1]]
+        figures.append(drawn.mean(axis=0))  # [100, sets + mean, 2]
+    for row in compare(*pair, 100):
+        place = ["nature", "indoor", "average"].index(row.set_name)
+        drawn = (figures[0] - figures[1])[:, place, METRICS.index(row.metric)]
+        assert (row.low, row.high, row.p) == pytest.approx((*interval(drawn), two_sided_p(drawn)))
+
+
+def test_the_table_of_a_comparison(study, gather):
+    runs = gather([study])["CoOp"]
+    sides = Side("a", runs, "MCM"), Side("b", runs[:1], "Energy")
+    rows = [Difference("SUN", METRICS[0], 0.5, 0.75, -0.3, -0.2, 0.002)]
+    rows.append(Difference("average", "auroc", 0.9, 0.875, -0.01, 0.06, 0.5))
+    first, second, _, header, _, *lines = format_comparison(*sides, rows).splitlines()
+    assert (first, second) == ("A = a, MCM (3 runs)", "B = b, Energy (1 run)")
+    expected = [
+        ["metric", "set", "A", "B", "A - B", "95 % interval", "p"],
+        ["FPR95, ID pos.", "SUN", "50.00", "75.00", "-25.00", "-30.00 to -20.00", "0.002"],
+        ["AUROC", "average", "90.00", "87.50", "+2.50", "-1.00 to +6.00", "0.5"],
+    ]
+    assert [re.split("  +", line.strip()) for line in (header, *lines)] == expected
+
+
+def test_an_image_that_is_there_twice_is_said(write_run, tmp_path):
+    """In the one file it is the first image, in the other the second."""
+    runs = [write_run(tmp_path / name) for name in "ab"]
+    for run, twice in zip(runs, (0, 4), strict=True):
+        path = run.folder / "scores/nature.csv"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("class0/8.png", f"class0/{twice}.png"), encoding="utf-8")
+    with pytest.raises(InputError, match="80 and 80; one is there twice"):
+        compare(Side("a", runs[:1], "MCM"), Side("b", runs[1:], "MCM"), 100)
 
 
 def test_equal_scores_do_not_differ(write_run, tmp_path):
@@ -76,6 +120,7 @@ def test_what_cannot_be_compared(study, sides, gather, write_run, tmp_path_facto
     for arguments, words in (
         (("CoOp", "CoOp"), "compared with itself"),
         (("CoOp", "LoCoop"), "Did you mean 'LoCoOp'"),
+        (("CoOp", "LoCo"), "Unknown method 'LoCo'"),
         (("CoOp:MCMM", "LoCoOp"), "CoOp was not evaluated with the score 'MCMM'.*mean 'MCM'"),
         (("LoCoOp", "CoOp:EOE"), "LoCoOp was not evaluated .*--scores MCM,GL-MCM,NAME"),
     ):
@@ -108,6 +153,14 @@ def test_a_method_with_several_settings_is_named_whole_and_quoted(study, gather,
             find_sides(groups, *pair)
     ((first, _), *_), _ = find_sides(groups, whole, "CoOp")
     assert first.method == "LoCoOp (16shots)"
+
+
+def test_a_name_with_a_colon_is_that_of_a_method(study, gather):
+    groups = gather([study])
+    groups = {"CoOp (a:b)": groups["CoOp"], "SCT": groups["LoCoOp"]}
+    for text, count in (("CoOp (a:b)", 2), ("CoOp (a:b):GL-MCM", 1)):
+        pairs, _ = find_sides(groups, text, "SCT")
+        assert {first.method for first, _ in pairs} == {"CoOp (a:b)"} and len(pairs) == count
 
 
 def test_a_stray_run_of_a_side_is_set_apart(study, write_run, gather):

@@ -7,7 +7,7 @@ import pytest
 from dassl.utils.errors import InputError
 from dassl.utils.files import read_json, write_json
 from results.files import OPTIONAL_PARTS, PARTS
-from results.runs import choose_scores, find_runs, missing_seeds
+from results.runs import choose_scores, find_runs, load_groups, missing_seeds
 
 
 def test_runs_are_gathered_by_all_but_their_seed(study, write_run, gather):
@@ -19,6 +19,35 @@ def test_runs_are_gathered_by_all_but_their_seed(study, write_run, gather):
     assert [run.seed for run in groups["ZeroshotCLIP"]] == [None]
     assert gather([study, study / "CoOp"]) == groups
     assert gather([study / "nothing"]) == {}
+
+
+def test_methods_are_named_after_their_folders_and_zero_shot_comes_first(
+    write_run, tmp_path, gather
+):
+    for folder in ("a/16shots/seed1", "a/16shots/long/seed1"):
+        write_run(tmp_path / folder, 1, "CoOp")
+    write_run(tmp_path / "b/zero", 1, "ZeroshotCLIP")
+    assert list(gather([tmp_path])) == ["ZeroshotCLIP", "CoOp (16shots)", "CoOp (long)"]
+
+
+def test_every_run_that_is_set_apart_has_a_note(study, write_run):
+    folder = study / "CoOp/16shots"
+    (folder / "seed1/results.json").write_text("{")
+    write_run(folder / "seed4", 4, "CoOp", provenance={"unfinished": "epoch 3 of 40"})
+    write_run(folder / "seed5", 5, "CoOp", n=121)
+    write_run(folder / "seed6", 6, "CoOp", scores=("Energy",))
+    groups, notes = load_groups([study], "GL-MCM,MCM")
+    assert [run.seed for run in groups["CoOp"]] == [2, 3]
+    assert list(groups["CoOp"][0].figures) == ["GL-MCM", "MCM"]  # as asked
+    assert len(notes) == 4 and all(note.startswith("set apart ") for note in notes[1:])
+    words = "seed1/results.json", "seed4: evaluated at epoch 3", "seed5: ID images", "seed6: eval"
+    assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
+def test_where_no_run_can_be_read_the_reason_is_told(tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(InputError, match=r"there are no results in .*\n.*results.json cannot be"):
+        load_groups([tmp_path])
 
 
 def test_only_some_scores(study, write_run, gather):
@@ -73,12 +102,29 @@ def test_missing_seeds_are_named(study, gather):
     assert missing_seeds(gather([study])) == ["CoOp has no run of seed 2"]
 
 
-def test_scores_of_another_evaluation(study, gather):
+def test_older_results_have_one_mean_over_all_sets(study, gather):
+    run = gather([study])["ZeroshotCLIP"][0]
+    del run.result["means"]
+    assert run.means == {"average": ["nature", "indoor"]} and run.ood_sets == ["nature", "indoor"]
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda rows: rows[:-1], "79 images with MCM, GL-MCM"),
+        (lambda rows: [*rows, rows[-1].replace("indoor/", "more/")], "81 images with MCM, GL-MCM"),
+        (lambda rows: [row.rpartition(",")[0] for row in rows], "80 images with MCM;"),
+    ],
+)
+def test_scores_of_another_evaluation(study, gather, change, found):
     run = gather([study])["ZeroshotCLIP"][0]
     assert run.id_set == "ID" and run.ood_sets == ["nature", "indoor"]
     path = study / "ZeroshotCLIP/scores/indoor.csv"
-    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"indoor.csv does not belong to the evaluation .* 79 images"
-    ):
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert header == "image,prediction,MCM,GL-MCM"
+    path.write_text(
+        "\n".join(change(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8"
+    )
+    told = rf"indoor.csv does not belong to the evaluation .* {found}"
+    with pytest.raises(InputError, match=told):
         run.images  # noqa: B018
