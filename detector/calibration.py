@@ -128,7 +128,7 @@ def warn_if_one_sided(labels: Counter[int], names: Sequence[str]) -> None:
     total = labels.total()
     running = itertools.accumulate(count for _, count in labels.most_common())
     needed = 1 + sum(images < NEARLY_ALL * total for images in running)
-    if len(names) > 1 and 2 * needed <= min(len(names), total):
+    if 2 * needed <= min(len(names), total):
         examples = ", ".join(names[label] for label, _ in labels.most_common(min(needed, 5)))
         logger.warning(
             f"Nearly all of the {total} images to calibrate on are predicted as {needed} of the "

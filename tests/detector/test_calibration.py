@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binomtest
 
 from dassl.utils.errors import InputError
-from detector.calibration import calibrate
+from detector.calibration import calibrate, check_read
 from ood.metrics import threshold_at_tpr
 
 tied_scores = st.lists(st.integers(-5, 5).map(lambda i: i / 4), min_size=1, max_size=60)
@@ -88,7 +88,14 @@ def test_few_images_promise_nothing_and_say_so():
     assert "0, which keeps 18 of 18 held-out ID images (100.00 %); of new ones 81.5 to" in str(few)
     assert "18 images are too few to promise 95 %" in str(few)
     assert not calibrate(range(500), 1.0).promised
-    assert calibrate(range(99), 0.07).required == 7  # 0.07 * 100 is 7.000000000000001
+    rounded = calibrate(range(99), 0.07)  # 0.07 * 100 is 7.000000000000001
+    assert rounded.required == 7 and rounded.promised
+
+
+def test_ties_raise_the_upper_end_alone():
+    found = calibrate([0.0] * 10 + [*range(1, 11)], 0.5)
+    assert (found.value, found.required, found.kept) == (0, 11, 20)
+    assert found.interval == pytest.approx((beta(11, 10).ppf(0.025), 1))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,7 @@ def test_few_images_promise_nothing_and_say_so():
     [
         ([], 0.95, "0 ID scores"),
         ([1.0, float("nan")], 0.95, "1 of them not finite"),
+        ([1.0, float("-inf")], 0.95, "1 of them not finite"),
         ([1.0], 0.0, "lies in"),
         ([1.0], 95.0, "--tpr 95.0"),
         ([1.0], float("nan"), "lies in"),
@@ -104,3 +112,16 @@ def test_few_images_promise_nothing_and_say_so():
 def test_mistakes_are_told(scores, tpr, says):
     with pytest.raises(InputError, match=says):
         calibrate(scores, tpr)
+
+
+@pytest.mark.parametrize("count, first", [(1, ""), (3, ""), (4, ", first")])
+def test_the_first_unreadable_images_are_named(caplog, count, first):
+    errors = [f"{name} is no image." for name in "abcd"[:count]]
+    check_read(9, errors, "")
+    assert (
+        f"could not be read{first}: a is no image" in caplog.text and "d is no" not in caplog.text
+    )
+    with pytest.raises(InputError, match=f"no ID image to calibrate on in pets: .*read{first}: a"):
+        check_read(0, errors, "pets")
+    with pytest.raises(InputError, match=r"no ID image to calibrate on: give images, or a folder"):
+        check_read(0, [], "")
