@@ -115,7 +115,7 @@ def build_data_loader(
     workers = cfg.DATALOADER.NUM_WORKERS
     sampling = {"batch_sampler": batches}
     if batches is None:
-        sampler = build_sampler(sampler_type, cfg, data_source)
+        sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
         sampling = _sampling_arguments(cfg, sampler, batch_size, is_train, drop_last)
     return (TrainLoader if is_train else DataLoader)(
         dataset,
@@ -221,7 +221,10 @@ class DataManager:
         return self._loader(self.dataset.test, self.cfg.DATALOADER.TEST, False)
 
     def _loader(self, source: Sequence[Datum], settings: CfgNode, is_train: bool) -> DataLoader:
-        training = {"drop_last": settings.DROP_LAST} if is_train else {}
+        training = {}
+        if is_train:
+            training = {"n_domain": settings.N_DOMAIN, "n_ins": settings.N_INS}
+            training["drop_last"] = settings.DROP_LAST
         return build_data_loader(
             self.cfg,
             sampler_type=settings.SAMPLER,
