@@ -15,6 +15,7 @@ from PIL import Image, ImageSequence
 
 from dassl.utils.errors import BadImageError, InputError
 from detector import Detector
+from detector.spec import write_spec
 from detector.verdicts import Verdict
 
 COUNT = 4
@@ -233,6 +234,23 @@ def test_regions_are_read_like_verdicts(detector, clip_file, tmp_path):
     for photograph in (tmp_path / "phone.png", Image.open(tmp_path / "phone.png")):
         assert torch.equal(upright.label_ranks(photograph, 0), by_hand)
     assert (upright.region_map(tmp_path / "phone.png", 0).ranks == by_hand.numpy()).all()
+
+
+def test_regions_are_irrelevant_where_the_label_ranks_below_k(detector, paths):
+    ranks = detector.label_ranks(paths[0], 0)
+    worst = int(ranks.max())
+    assert worst > 1
+    for k in (worst - 1, worst):
+        chosen = Detector(replace(detector.spec, top_k=k), detector.model.clip)
+        irrelevant = chosen.irrelevant_regions(paths[0], 0)
+        assert irrelevant.tolist() == (ranks > k).tolist() and bool(irrelevant.any()) == (k < worst)
+        assert (chosen.region_map(paths[0], 0).irrelevant == irrelevant.numpy()).all()
+
+
+def test_another_clip_is_refused_by_its_name(detector, tmp_path):
+    write_spec(tmp_path, replace(detector.spec, clip={**detector.spec.clip, "name": "ViT-B/16"}))
+    with pytest.raises(InputError, match="--backbone ViT-B/32, but the run was trained on ViT-B/1"):
+        Detector.load(tmp_path, backbone="ViT-B/32")  # before any download
 
 
 def test_a_detector_can_be_sent_to_another_process(detector, paths):
