@@ -17,8 +17,8 @@ def worker_settings(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of a DataLoader for its workers and for pinned memory.
 
     Each rank has DATALOADER.NUM_WORKERS workers, even on fewer cores: PyTorch's warning about that
-    is silenced. The fork server (see `end_with_parent`) imports this package once for all workers,
-    which would else take seconds each in a notebook and under `python -m`.
+    is silenced. The fork server (see `end_with_parent`) imports this package once for all workers:
+    in a notebook and under `python -m`, each would import it itself, which takes seconds.
     """
     multiprocessing.set_forkserver_preload(["__main__", __name__])
     warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
