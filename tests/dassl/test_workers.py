@@ -99,8 +99,9 @@ def test_a_killed_worker_is_a_sentence(number):
     with pytest.raises(KilledWorkerError, match=sentence), explain_killed_worker():
         next(batches)
         os.kill(batches._workers[0].pid, number)
-        while lives(batches._workers[0].pid):  # interrupted, where it is a child of this process
+        while lives(batches._workers[0].pid):
             time.sleep(0.05)
+        time.sleep(2)  # interrupted by the signal of its death, if it is a child of this process
         list(batches)
     batches._shutdown_workers()
 
