@@ -86,7 +86,7 @@ def run_until(process, seconds: float, workers: int = 0) -> float:
 
 
 def descendants(pid: int) -> int:
-    """Number of living processes that a process, or one of these, started: workers of loaders, and
+    """Count the living processes that a process, or one of these, started: workers of loaders, and
     from Python 3.14 on the server that forks them."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
